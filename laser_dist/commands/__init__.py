@@ -1,0 +1,1 @@
+"""The commands of `laser-jnd`, one thin file each."""

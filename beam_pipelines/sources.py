@@ -1,0 +1,135 @@
+"""Where pixels come from: photographs that Python packages ship, and a user's own files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from beam_pipelines.rejects import Reject
+from laser_dist.errors import UserError
+from laser_dist.video.codec import VideoError, probe
+
+# Photographs only: no charts, text, drawings, medical or microscope images, and of a stereo pair
+# one half. Named, so that a package's next release does not change the miniature silently.
+SKIMAGE_PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "moon.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+SKLEARN_PHOTOGRAPHS = ("china.jpg", "flower.jpg")
+MIN_SIDE_PX = 128
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A photograph or a video that clips are cut from.
+
+    Attributes:
+      group_id: what every clip cut from it has in common; splits keep it whole.
+      path: of the file.
+      is_video: real motion, or a still to film.
+    """
+
+    group_id: str
+    path: Path
+    is_video: bool
+
+
+def shipped_photographs() -> tuple[Footage, ...]:
+    """The photographs in scikit-image's and scikit-learn's wheels, in fixed order."""
+    import skimage
+    import sklearn
+
+    folders = (
+        (Path(skimage.__path__[0]) / "data", SKIMAGE_PHOTOGRAPHS),
+        (Path(sklearn.__path__[0]) / "datasets" / "images", SKLEARN_PHOTOGRAPHS),
+    )
+    return tuple(
+        Footage(Path(name).stem, folder / name, is_video=False)
+        for folder, names in folders
+        for name in names
+    )
+
+
+def photographs_in(folder: Path) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
+    """Photographs below a folder, by name, and the files there that are none.
+
+    Raises:
+      UserError: no such folder, or nothing in it that can be used.
+    """
+    return _footage_below(folder, "photograph", _photo_fault, is_video=False)
+
+
+def videos_in(folder: Path) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
+    """Videos below a folder, by name, and the files there that are none.
+
+    Raises:
+      UserError: no such folder, or nothing in it that can be used.
+    """
+    return _footage_below(folder, "video", _video_fault, is_video=True)
+
+
+def load_photo(path: Path) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of an image file."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _footage_below(
+    folder: Path, what: str, fault_of: Callable[[Path], str | None], *, is_video: bool
+) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
+    if not folder.is_dir():
+        raise UserError(f"Folder of {what}s {folder}", "a folder", "none there", "Check the path.")
+    found: list[Footage] = []
+    rejects: list[Reject] = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        fault = fault_of(path)
+        if fault is None:
+            group_id = path.relative_to(folder).with_suffix("").as_posix()
+            found.append(Footage(group_id, path, is_video=is_video))
+        else:
+            rejects.append(Reject(what="file", where=str(path), stage="find", reason=fault))
+    if not found:
+        raise UserError(
+            f"Folder of {what}s {folder}",
+            f"at least one {what} of {MIN_SIDE_PX} pixels or more on each side",
+            f"{len(rejects)} other files" + (f", such as {rejects[0]}" if rejects else ""),
+            f"Name another folder with --{what.removesuffix('graph')}s.",
+        )
+    return tuple(found), tuple(rejects)
+
+
+def _photo_fault(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            return _size_fault(*image.size)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        return "not an image"
+
+
+def _video_fault(path: Path) -> str | None:
+    try:
+        info = probe(path)
+    except VideoError as error:
+        return str(error)
+    if info.num_frames == 1:
+        return "a still image"
+    return _size_fault(info.width, info.height)
+
+
+def _size_fault(width: int, height: int) -> str | None:
+    if min(width, height) >= MIN_SIDE_PX:
+        return None
+    return f"{width}x{height} pixels, smaller than {MIN_SIDE_PX}"

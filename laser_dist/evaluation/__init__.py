@@ -1,0 +1,1 @@
+"""How well a trained predictor names the levels of clips it never saw, and a page that shows it."""

@@ -1,0 +1,258 @@
+"""The report's figures. One colour, marker and dash per predictor, the same in each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    ScalarFormatter,
+)
+
+from laser_dist.evaluation.learning_curves import Curve
+from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults
+from laser_dist.evaluation.svg import COLOURS, STYLE, inline_svg
+
+# Logged metrics worth a panel, with what to call them; what is not named here is not drawn.
+METRIC_TITLES = {
+    "loss": "loss",
+    "jnd1": "JND1 error",
+    "jnd2": "JND2 error",
+    "jnd3": "JND3 error",
+}
+_PIXELS_PER_INCH = 72
+_LOG_SCALE_FROM = 10.0
+_NEARBY = 2.0  # the error whose share of clips is read out for those who cannot see the lines
+
+
+@dataclass(frozen=True)
+class PredictorStyle:
+    """How one predictor is named and drawn.
+
+    Attributes:
+      label: its name in words.
+      colour: a key of `COLOURS`.
+      marker: matplotlib's sign for its dots.
+      dash: matplotlib's line style.
+    """
+
+    label: str
+    colour: str
+    marker: str
+    dash: str | tuple[int, tuple[float, ...]]
+
+
+_BASELINE_STYLES = {
+    CONSTANT: PredictorStyle("Constant", "constant", "s", (0, (5, 3))),
+    RIDGE: PredictorStyle("SI/TI ridge", "ridge", "D", (0, (1.5, 2))),
+}
+
+
+def predictor_style(name: str) -> PredictorStyle:
+    """Style of a predictor by its key; any key that is no baseline's is the network."""
+    return _BASELINE_STYLES.get(name) or PredictorStyle(name.upper(), "model", "o", "-")
+
+
+def error_intervals(results: EvaluationResults) -> str:
+    """Mean absolute errors with their intervals: a row per level, a mark per predictor."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _panel(430, 250, left=50, right=10, top=4, bottom=44)
+        num_levels = results.test.levels.shape[1]
+        # The network's mark stands on top of each row, and a little larger.
+        offsets = np.linspace(-0.26, 0.26, len(results.predictors))
+        for (name, result), offset in zip(results.predictors.items(), offsets, strict=True):
+            style, rows = predictor_style(name), np.arange(num_levels) + offset
+            low, high = np.array(result.score.abs_error_interval).T
+            colour, size = COLOURS[style.colour], 8.5 if name == results.model else 6.5
+            axes.hlines(rows, low, high, color=colour, linewidth=2.4, alpha=0.5)
+            axes.plot(result.score.abs_error, rows, style.marker, color=colour, markersize=size)
+        for boundary in np.arange(num_levels - 1) + 0.5:
+            axes.axhline(boundary, color=COLOURS["rule"], linewidth=0.8)
+        axes.set_yticks(range(num_levels), _level_names(results))
+        axes.tick_params(axis="y", labelcolor=COLOURS["ink"], labelsize=12)
+        axes.set_ylim(num_levels - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"Mean absolute error, {results.dataset.scale}, and its 95 % interval")
+    description = (
+        "Mean absolute error of each predictor at each level with its 95 percent interval;"
+        " the table beside it holds the same figures."
+    )
+    return inline_svg(figure, name="error-intervals", description=description)
+
+
+def agreement(results: EvaluationResults) -> tuple[str, ...]:
+    """Predicted against true levels: a panel per level, a dot per clip."""
+    span = _common_span(results.test.levels, results.predictors[results.model].predicted)
+    return tuple(
+        _agreement_panel(results, level, name, span)
+        for level, name in enumerate(_level_names(results))
+    )
+
+
+def _agreement_panel(results: EvaluationResults, level: int, name: str, span: float) -> str:
+    true = results.test.levels[:, level]
+    predicted = results.predictors[results.model].predicted[:, level]
+    constant = float(results.predictors[CONSTANT].predicted[0, level])
+    limits = _centred_limits(true, predicted, span)
+    scale = results.dataset.scale
+    with mpl.rc_context(STYLE):
+        figure, axes = _panel(330, 354, left=44, right=4, top=28, bottom=44)
+        axes.plot(limits, limits, color=COLOURS["ink"], linewidth=1.1)
+        dash = predictor_style(CONSTANT).dash
+        axes.axhline(constant, color=COLOURS["constant"], linewidth=1.8, linestyle=dash)
+        label = {"ha": "right", "va": "top", "color": COLOURS["muted"], "fontsize": 11}
+        axes.text(limits[1], constant - span / 60, f"constant {constant:.1f}", label)
+        dots = {"color": COLOURS["model"], "edgecolors": COLOURS["paper"], "linewidths": 0.8}
+        axes.scatter(true, predicted, s=34, alpha=0.7, zorder=3, **dots)
+        axes.set(xlim=limits, ylim=limits, aspect="equal", title=name)
+        axes.set(xlabel=f"True {scale}", ylabel=f"Predicted {scale}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True))
+    description = (
+        f"{name}: predicted against true {scale} of {len(true)} clips by"
+        f" {predictor_style(results.model).label}, {_correlation(true, predicted)}; the identity"
+        f" line and the constant {constant:.1f} are drawn in."
+    )
+    return inline_svg(figure, name=f"agreement-{level + 1}", description=description)
+
+
+def error_distribution(results: EvaluationResults) -> tuple[str, ...]:
+    """Share of clips within a given error: a panel per level, a line per predictor."""
+    errors = {name: one.errors.levels for name, one in results.predictors.items()}
+    widest = max(1.0, *(float(values.max()) for values in errors.values()))
+    return tuple(
+        _distribution_panel(
+            results,
+            level,
+            title,
+            {name: values[:, level] for name, values in errors.items()},
+            widest,
+        )
+        for level, title in enumerate(_level_names(results))
+    )
+
+
+def _distribution_panel(
+    results: EvaluationResults,
+    level: int,
+    title: str,
+    errors: Mapping[str, np.ndarray],
+    widest: float,
+) -> str:
+    scale = results.dataset.scale
+    with mpl.rc_context(STYLE):
+        figure, axes = _panel(330, 256, left=52, right=4, top=28, bottom=44)
+        for name, values in errors.items():
+            style = predictor_style(name)
+            width = 2.4 if name == results.model else 1.8
+            axes.ecdf(values, color=COLOURS[style.colour], linestyle=style.dash, linewidth=width)
+        axes.set(xlim=(0, widest), ylim=(0, 1.02), title=title)
+        axes.set(xlabel=f"Absolute error, {scale}", ylabel="Clips within it")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    shares = ", ".join(
+        f"{predictor_style(name).label} {np.mean(values <= _NEARBY):.0%}"
+        for name, values in errors.items()
+    )
+    description = (
+        f"{title}: share of clips within each absolute error. Within {_NEARBY:g} {scale}: {shares}."
+    )
+    return inline_svg(figure, name=f"distribution-{level + 1}", description=description)
+
+
+def learning(curves: Iterable[Curve]) -> tuple[str, ...]:
+    """A panel per stage and metric, training and validation together."""
+    by_panel: dict[tuple[str, str], dict[bool, Curve]] = {}
+    for curve in curves:
+        base = curve.metric.removeprefix("val_")
+        if base in METRIC_TITLES and len(curve.epochs) > 0:
+            held_out = curve.metric.startswith("val_")
+            by_panel.setdefault((curve.stage, base), {})[held_out] = curve
+    return tuple(_learning_panel(*key, both) for key, both in by_panel.items())
+
+
+def _learning_panel(stage: str, metric: str, both: Mapping[bool, Curve]) -> str:
+    title = f"{stage}: {METRIC_TITLES[metric]}"
+    with mpl.rc_context(STYLE):
+        figure, axes = _panel(256, 200, left=44, right=8, top=28, bottom=42)
+        for held_out, curve in sorted(both.items()):
+            colour = COLOURS["model" if held_out else "other"]
+            # A line through one point cannot be seen.
+            marker = "o" if len(curve.epochs) < 3 else ""
+            width = 2.2 if held_out else 1.5
+            axes.plot(
+                curve.epochs, curve.values, color=colour, lw=width, marker=marker, markersize=4
+            )
+        values = np.concatenate([curve.values for curve in both.values()])
+        if values.min() > 0 and values.max() / values.min() > _LOG_SCALE_FROM:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_formatter(_plain_numbers())
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set(title=title, xlabel="Epoch")
+    ends = "; ".join(
+        f"{'validation' if held_out else 'training'} ends at {curve.values[-1]:.4g}"
+        for held_out, curve in sorted(both.items(), reverse=True)
+    )
+    description = f"Stage {title} over epochs; {ends}."
+    return inline_svg(figure, name=f"learning-{stage}-{metric}", description=description)
+
+
+def _panel(
+    width: int, height: int, *, left: int, right: int, top: int, bottom: int
+) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes; all lengths in CSS pixels, so that panels line up."""
+    figure = Figure(figsize=(width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH))
+    axes = figure.add_axes(
+        (
+            left / width,
+            bottom / height,
+            (width - left - right) / width,
+            (height - top - bottom) / height,
+        )
+    )
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _level_names(results: EvaluationResults) -> Sequence[str]:
+    return [f"JND{index + 1}" for index in range(results.test.levels.shape[1])]
+
+
+def _common_span(true: np.ndarray, predicted: np.ndarray) -> float:
+    """One width for all panels, so that a distance means the same in each of them."""
+    both = np.concatenate([true, predicted])
+    return max(float((both.max(axis=0) - both.min(axis=0)).max()) * 1.12, 4.0)
+
+
+def _centred_limits(true: np.ndarray, predicted: np.ndarray, span: float) -> tuple[float, float]:
+    both = np.concatenate([true, predicted])
+    centre = (both.min() + both.max()) / 2
+    return float(centre - span / 2), float(centre + span / 2)
+
+
+def _plain_numbers() -> ScalarFormatter:
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_powerlimits((-3, 5))
+    return formatter
+
+
+def _correlation(true: np.ndarray, predicted: np.ndarray) -> str:
+    if np.ptp(true) == 0 or np.ptp(predicted) == 0:
+        return "one of the two does not vary"
+    return f"correlation {np.corrcoef(true, predicted)[0, 1]:.2f}"

@@ -1,0 +1,464 @@
+"""VideoSet's label files: `{resolution}_{1st,2nd,3rd}.csv`, read with their quirks and written.
+
+A file holds one JND level at one resolution, a row per source. All levels are quantisers (QP,
+0..51, higher = worse). Copies of the files that circulate have quirks; what had to be mended while
+reading is listed in `LabelTable.repairs`, one line each, and what cannot be mended is a
+`LabelFileError` that names file, line and column.
+
+Source: Wang et al. 2017 (VideoSet, arXiv 1701.01500) and the files published with it.
+"""
+
+import csv
+import io
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from laser_dist.errors import UserError
+from laser_dist.jnd.layout import source_id
+
+MAX_QP = 51  # H.264's largest quantiser at 8 bit
+LEVEL_SUFFIXES = ("1st", "2nd", "3rd")
+COLUMNS = (
+    "anchor",
+    "jnd",
+    "mean",
+    "normality",
+    "samples",
+    "samples_no",
+    "sequence_index",
+    "standard_deviation",
+)
+
+_DECIMAL = re.compile(r"[+-]?\d+(?:\.\d*)?|[+-]?\.\d+")
+# Tables that went through a spreadsheet or pandas write whole numbers as `33.0`.
+_WHOLE = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
+_SOURCE_ID = re.compile(r"videoSRC(\d{3})")
+_RESOLUTION = re.compile(r"[1-9]\d*x[1-9]\d*")
+
+
+class LabelFileError(UserError):
+    """A label file that cannot be read, and where.
+
+    Attributes:
+      file: name of the file.
+      line: number of the line where the row begins, the header being 1; None for the whole file.
+      column: name of the column; None for the whole row.
+    """
+
+    def __init__(
+        self, file: str, line: int | None, column: str | None, expected: str, got: str
+    ) -> None:
+        where = f"line {line}" if line is not None else ""
+        where += f"{', ' if where else ''}column '{column}'" if column is not None else ""
+        super().__init__(
+            f"reading labels from {file}{', ' if where else ''}{where}",
+            expected,
+            got,
+            "Mend that place, or copy the file anew from the dataset.",
+        )
+        # A pickled exception is rebuilt from `args`: they must be this constructor's, not the
+        # base's.
+        self.args = (file, line, column, expected, got)
+        self.file = file
+        self.line = line
+        self.column = column
+
+
+@dataclass(frozen=True)
+class LevelLabel:
+    """What a group of viewers said of one JND level of one source.
+
+    Attributes:
+      jnd: the level, QP in [0, 51]; near the 25th percentile of the samples, but taken as the
+        dataset gives it.
+      mean: mean of the samples, QP.
+      anchor: the QP that this level was compared against: 0 for the first level, the level before
+        for the others.
+      samples: [S] the first QP that each viewer noticed, in [0, 51], at least two. A position
+        identifies no viewer.
+      normality: 1 if the samples passed a test for a normal distribution, else 0.
+      standard_deviation: of the samples, ddof 1, QP.
+
+    Raises:
+      ValueError: a value outside the range given above.
+    """
+
+    jnd: float
+    mean: float
+    anchor: float
+    samples: tuple[int, ...]
+    normality: int
+    standard_deviation: float
+
+    def __post_init__(self) -> None:
+        if len(self.samples) < 2:
+            raise ValueError(f"samples: expected two or more, got {len(self.samples)}")
+        for name in ("jnd", "mean", "anchor", "standard_deviation"):
+            if not 0.0 <= getattr(self, name) <= MAX_QP:
+                raise ValueError(f"{name}: expected 0 to {MAX_QP}, got {getattr(self, name)}")
+        if not all(0 <= sample <= MAX_QP for sample in self.samples):
+            raise ValueError(f"samples: expected QPs from 0 to {MAX_QP}, got {self.samples}")
+        if self.normality not in {0, 1}:
+            raise ValueError(f"normality: expected 0 or 1, got {self.normality}")
+
+
+@dataclass(frozen=True)
+class SourceLabels:
+    """The three levels, JND1 to JND3, of one source.
+
+    Attributes:
+      source_id: `videoSRC001` and so on; the number is the file's `sequence_index`.
+      levels: JND1, JND2, JND3.
+
+    Raises:
+      ValueError: the id is not of that form.
+    """
+
+    source_id: str
+    levels: tuple[LevelLabel, LevelLabel, LevelLabel]
+
+    def __post_init__(self) -> None:
+        _sequence_index_of(self.source_id)
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """All labels of one resolution.
+
+    Attributes:
+      resolution: `640x360` and so on.
+      sources: in ascending order of their number.
+      repairs: what was mended or stands out, one readable line each: file, line, what, how mended.
+    """
+
+    resolution: str
+    sources: tuple[SourceLabels, ...]
+    repairs: tuple[str, ...]
+
+
+def label_file_name(resolution: str, level_index: int) -> str:
+    """Name of the file of one level: `640x360_1st.csv` for level index 0.
+
+    Args:
+      resolution: width x height, `640x360`.
+      level_index: 0, 1 or 2 for JND1, JND2, JND3: a position in `SourceLabels.levels`.
+
+    Raises:
+      ValueError: no such level.
+    """
+    _check_level(level_index)
+    return f"{resolution}_{LEVEL_SUFFIXES[level_index]}.csv"
+
+
+def format_videoset_labels(sources: Sequence[SourceLabels], level_index: int) -> str:
+    r"""Text of the label file of one level: VideoSet's columns, lines ended by `\n`.
+
+    Rows stand in ascending order of `sequence_index`. Numbers are plain decimals without an
+    exponent, the shortest that read back as the same float64 (`30`, `28.766666666666666`); nothing
+    is rounded beyond that. The published files keep ten significant digits.
+
+    Args:
+      sources: labels of each source, in any order.
+      level_index: 0, 1 or 2 for JND1, JND2, JND3: a position in `SourceLabels.levels`.
+
+    Raises:
+      ValueError: no such level, or a source given twice.
+    """
+    _check_level(level_index)
+    by_index = {_sequence_index_of(source.source_id): source for source in sources}
+    if len(by_index) != len(sources):
+        raise ValueError("sources: expected each source once, got one twice")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for sequence_index in sorted(by_index):
+        label = by_index[sequence_index].levels[level_index]
+        writer.writerow(_cells(sequence_index, label))
+    return text.getvalue()
+
+
+def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTable:
+    """Labels of all sources at one resolution, from the three files found below a folder.
+
+    Read without complaint: any order of columns, CRLF or LF, any number of rows. Mended and listed
+    in `repairs`: columns and cells that do not belong there, a stray `=`, a `jnd` column whose
+    header says `anchor`, `samples_no`, `mean` or `standard_deviation` that contradict the samples
+    (the samples are believed; a mean is kept while it agrees as far as it was written out).
+    Listed and kept as they stand: samples at or below the anchor, anchors that are not the level
+    before. The column `jnd` is never recomputed.
+
+    Args:
+      folder: searched with all folders below it.
+      resolution: width x height, part of the files' names.
+
+    Raises:
+      UserError: no such folder or resolution, or one of the three files is missing.
+      LabelFileError: a file that cannot be read, two differing copies of a file, or files that
+        do not hold the same sources.
+    """
+    repairs: list[str] = []
+    paths = _find_files(folder, resolution, repairs)
+    levels = [_read_level(path, repairs) for path in paths]
+    for path, level in zip(paths[1:], levels[1:], strict=True):
+        _check_same_sources(path, level, paths[0], levels[0])
+    sources: list[SourceLabels] = []
+    for sequence_index in sorted(levels[0]):
+        first, second, third = (level[sequence_index] for level in levels)
+        source = SourceLabels(source_id(sequence_index), (first, second, third))
+        repairs.extend(_remarks_on_anchors(source, paths))
+        sources.append(source)
+    return LabelTable(resolution, tuple(sources), tuple(repairs))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a file: where it stands and its cells by column name."""
+
+    file: str
+    line: int
+    cells: Mapping[str, str]
+
+    def error(self, column: str, expected: str) -> LabelFileError:
+        return LabelFileError(self.file, self.line, column, expected, _shown(self.cells[column]))
+
+    def decimal(self, column: str, *, lowest: int = 0, highest: int = MAX_QP) -> float:
+        text = self.cells[column]
+        if not _DECIMAL.fullmatch(text) or not lowest <= float(text) <= highest:
+            raise self.error(column, f"a decimal number from {lowest} to {highest}")
+        return float(text)
+
+    def whole(self, column: str, *, lowest: int, highest: int) -> int:
+        match = _WHOLE.fullmatch(self.cells[column])
+        if match is None or not lowest <= int(match[1]) <= highest:
+            raise self.error(column, f"a whole number from {lowest} to {highest}")
+        return int(match[1])
+
+    def samples(self) -> tuple[int, ...]:
+        text = self.cells["samples"]
+        balanced = text.startswith("[") == text.endswith("]")
+        text = text.removeprefix("[").removesuffix("]")
+        parts = re.split("[,;]", text) if re.search("[,;]", text) else text.split()
+        matches = [_WHOLE.fullmatch(part.strip()) for part in parts]
+        values = tuple(int(match[1]) for match in matches if match is not None)
+        readable = balanced and len(values) == len(matches) >= 2
+        if not readable or not all(0 <= value <= MAX_QP for value in values):
+            raise self.error("samples", f"a list of two or more QPs from 0 to {MAX_QP}")
+        return values
+
+
+def _find_files(folder: Path, resolution: str, repairs: list[str]) -> list[Path]:
+    if not _RESOLUTION.fullmatch(resolution):
+        raise UserError(
+            "choosing the resolution of the labels",
+            "width x height as in 640x360",
+            repr(resolution),
+            "Name one of the resolutions whose label files you have.",
+        )
+    names = [label_file_name(resolution, level) for level in range(len(LEVEL_SUFFIXES))]
+    found = {name: sorted(path for path in folder.rglob(name) if path.is_file()) for name in names}
+    missing = [name for name in names if not found[name]]
+    if missing:
+        pattern = f"{resolution}_{{{','.join(LEVEL_SUFFIXES)}}}.csv"
+        raise UserError(
+            f"looking for labels in {folder}",
+            f"the files {pattern} in that folder or below it",
+            "no such folder" if not folder.is_dir() else f"no {', '.join(missing)}",
+            "Put VideoSet's label files there, or name the folder that holds them.",
+        )
+    return [_only_copy(found[name], repairs) for name in names]
+
+
+def _only_copy(copies: list[Path], repairs: list[str]) -> Path:
+    first, *others = copies
+    for other in others:
+        if other.read_bytes() != first.read_bytes():
+            raise LabelFileError(
+                first.name, None, None, "copies that agree", f"{first} and {other}, which differ"
+            )
+        repairs.append(f"{first.name}: a second copy, the same, in {other.parent}; ignored")
+    return first
+
+
+def _read_level(path: Path, repairs: list[str]) -> dict[int, LevelLabel]:
+    labels: dict[int, LevelLabel] = {}
+    for row in _read_rows(path, repairs):
+        sequence_index = row.whole("sequence_index", lowest=1, highest=999)
+        if sequence_index in labels:
+            raise row.error("sequence_index", "each number once")
+        labels[sequence_index] = _label_of(row, repairs)
+    if not labels:
+        raise LabelFileError(path.name, None, None, "at least one row of labels", "none")
+    return labels
+
+
+def _label_of(row: _Row, repairs: list[str]) -> LevelLabel:
+    samples = row.samples()
+    mean, standard_deviation = _moments(samples)
+    label = LevelLabel(
+        jnd=row.decimal("jnd"),
+        mean=_agreeing(row, "mean", mean, repairs),
+        anchor=row.decimal("anchor"),
+        samples=samples,
+        normality=row.whole("normality", lowest=0, highest=1),
+        standard_deviation=_agreeing(row, "standard_deviation", standard_deviation, repairs),
+    )
+    samples_no = row.whole("samples_no", lowest=0, highest=10**9 - 1)
+    where = f"{row.file}, line {row.line}"
+    if samples_no != len(samples):
+        repairs.append(f"{where}: samples_no {samples_no}, samples hold {len(samples)}; counted")
+    too_low = [sample for sample in samples if sample <= label.anchor]
+    if too_low:
+        repairs.append(f"{where}: samples {too_low} at or below anchor {label.anchor:g}; kept")
+    return label
+
+
+def _agreeing(row: _Row, column: str, from_samples: float, repairs: list[str]) -> float:
+    """The column's value if it is that of the samples as far as it was written out, else theirs."""
+    value = row.decimal(column)
+    decimals = len(row.cells[column].partition(".")[2])
+    if abs(value - from_samples) <= 0.5 * 10.0**-decimals + 1e-9:
+        return value
+    repairs.append(
+        f"{row.file}, line {row.line}: {column} {value:.10g}, of the samples "
+        f"{from_samples:.10g}; taken from the samples"
+    )
+    return from_samples
+
+
+def _read_rows(path: Path, repairs: list[str]) -> Iterator[_Row]:
+    """The rows that hold values, each with the known columns only."""
+    (header_line, header), *records = _records(path)
+    names = [name.strip() for name in header]
+    if names.count("anchor") == 2 and "jnd" not in names:
+        names = _name_the_level(path.name, names, [cells for _, cells in records])
+        repairs.append(
+            f"{path.name}, line {header_line}: two columns 'anchor'; the higher is 'jnd'"
+        )
+    wrong = [name for name in COLUMNS if names.count(name) != 1]
+    if wrong:
+        expected = f"the columns {','.join(COLUMNS)}, each once"
+        got = _shown(",".join(names), longest=200)
+        raise LabelFileError(path.name, header_line, wrong[0], expected, got)
+    if len(names) > len(COLUMNS):
+        others = [name or "without a name" for name in names if name not in COLUMNS]
+        repairs.append(f"{path.name}, line {header_line}: columns {others}; ignored")
+    for line, cells in records:
+        where = f"{path.name}, line {line}"
+        if not any(cell.strip(" =") for cell in cells):
+            repairs.append(f"{where}: no values in the row; ignored")
+            continue
+        # Empty columns at the end are there in some rows only, so cells are asked for by name.
+        known = {n: c.strip(" =") for n, c in zip(names, cells, strict=False) if n in COLUMNS}
+        surplus = any(cell.strip(" =") for cell in cells[len(names) :])
+        if surplus or len(known) < len(COLUMNS):
+            raise LabelFileError(path.name, line, None, f"{len(names)} cells", str(len(cells)))
+        if any("=" in cell for cell in cells):
+            repairs.append(f"{where}: a stray '='; dropped")
+        yield _Row(path.name, line, known)
+
+
+def _records(path: Path) -> list[tuple[int, list[str]]]:
+    """The file's records and the lines where they begin; blank lines are left out."""
+    records: list[tuple[int, list[str]]] = []
+    line = 1
+    try:
+        # Spreadsheets put a byte order mark in front; an empty `newline` keeps CR and LF as they
+        # are, which `csv` wants.
+        text = path.read_bytes().decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for cells in reader:
+            if cells:
+                records.append((line, cells))
+            line = reader.line_num + 1
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise LabelFileError(path.name, line, None, "CSV in UTF-8", str(error)) from error
+    except OSError as error:
+        got = error.strerror or str(error)
+        raise LabelFileError(path.name, None, None, "a file that can be read", got) from error
+    if not records:
+        raise LabelFileError(path.name, 1, None, f"a header {','.join(COLUMNS)}", "an empty file")
+    return records
+
+
+def _name_the_level(file: str, names: list[str], rows: list[list[str]]) -> list[str]:
+    """Rename the higher of two columns `anchor` to `jnd`: a level lies above its anchor."""
+    left, right = (index for index, name in enumerate(names) if name == "anchor")
+    pairs = [
+        (float(cells[left]), float(cells[right]))
+        for cells in rows
+        if len(cells) > right and all(_DECIMAL.fullmatch(cells[i]) for i in (left, right))
+    ]
+    if all(low <= high for low, high in pairs):
+        level = right
+    elif all(high <= low for low, high in pairs):
+        level = left
+    else:
+        expected = "one of two columns 'anchor' to be the higher in every row, the level 'jnd'"
+        raise LabelFileError(file, 1, "anchor", expected, "neither")
+    return [*names[:level], "jnd", *names[level + 1 :]]
+
+
+def _check_same_sources(
+    path: Path, level: Mapping[int, LevelLabel], first_path: Path, first: Mapping[int, LevelLabel]
+) -> None:
+    lacking, added = sorted(first.keys() - level.keys()), sorted(level.keys() - first.keys())
+    if lacking or added:
+        expected = f"the same numbers as in {first_path.name}"
+        got = f"{lacking} missing and {added} added"
+        raise LabelFileError(path.name, None, "sequence_index", expected, got)
+
+
+def _remarks_on_anchors(source: SourceLabels, paths: Sequence[Path]) -> Iterator[str]:
+    expected = (0.0, source.levels[0].jnd, source.levels[1].jnd)
+    for path, label, anchor in zip(paths, source.levels, expected, strict=True):
+        if label.anchor != anchor:
+            yield (
+                f"{path.name}, {source.source_id}: anchor {label.anchor:g} where the level before "
+                f"gives {anchor:g}; kept"
+            )
+
+
+def _moments(samples: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and standard deviation (ddof 1), computed exactly, so in any order the same."""
+    return statistics.fmean(samples), statistics.stdev(samples)
+
+
+def _cells(sequence_index: int, label: LevelLabel) -> list[str]:
+    """A row in the order of `COLUMNS`."""
+    return [
+        _plain(label.anchor),
+        _plain(label.jnd),
+        _plain(label.mean),
+        str(int(label.normality)),
+        # NumPy's integers would print as `np.int64(33)`.
+        str([int(sample) for sample in label.samples]),
+        str(len(label.samples)),
+        str(sequence_index),
+        _plain(label.standard_deviation),
+    ]
+
+
+def _plain(value: float) -> str:
+    return np.format_float_positional(value, trim="-")
+
+
+def _sequence_index_of(identifier: str) -> int:
+    match = _SOURCE_ID.fullmatch(identifier)
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"source_id: expected videoSRC001 to videoSRC999, got {identifier!r}")
+    return int(match[1])
+
+
+def _check_level(level_index: int) -> None:
+    if level_index not in range(len(LEVEL_SUFFIXES)):
+        raise ValueError(f"level_index: expected 0, 1 or 2, got {level_index}")
+
+
+def _shown(text: str, longest: int = 80) -> str:
+    """A cell's text for a message that stays one line."""
+    return repr(text if len(text) <= longest else f"{text[:longest]}...") if text else "nothing"

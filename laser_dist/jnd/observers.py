@@ -1,0 +1,150 @@
+"""Simulated viewers: they stand in for people where no judged video is at hand.
+
+What they see is one number per coded clip, its visibility: how far its errors stand out from the
+reference (`laser_dist.video.visibility`), 1 being the median viewer's threshold. People differ (the
+panel's spread) and nobody answers alike twice (the trial's spread); both are log-normal, so the
+share of viewers who notice is a cumulative normal of log visibility, the usual psychometric
+function.
+
+The protocol is VideoSet's (Wang et al. 2017, section 3): all viewers judge against one anchor. The
+first anchor is the reference; the next is the clip coded at the level just found, for everyone.
+Against a coded anchor a viewer notices an increment of visibility. Its threshold follows contrast
+discrimination (Legge and Foley 1980): below the threshold of detection for a faint pedestal, then
+growing as a power of the pedestal.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laser_dist.jnd.labels import MAX_QP
+from laser_dist.jnd.sur import level_at_share
+
+NUM_LEVELS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The viewers of one experiment.
+
+    Attributes:
+      num_viewers: how many judge each clip.
+      viewer_spread: standard deviation of log threshold between viewers.
+      trial_spread: standard deviation of log threshold between one viewer's answers.
+      increment: least increment of visibility noticed against an anchor of visibility 1.
+      growth: exponent of the anchor's visibility in that increment.
+      seed: of the viewers' thresholds and of their trials.
+    """
+
+    num_viewers: int = 30
+    viewer_spread: float = 0.20
+    trial_spread: float = 0.15
+    increment: float = 0.33
+    growth: float = 0.5
+    seed: int = 0
+
+    def log_thresholds(self) -> NDArray[np.float64]:
+        """[S] natural log of each viewer's usual threshold, the median viewer's being about 0."""
+        rng = np.random.default_rng([self.seed, 0])
+        return rng.normal(0.0, self.viewer_spread, self.num_viewers)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the panel said of one clip at one level.
+
+    Attributes:
+      jnd_qp: the level: the QP at which 75 % of the viewers are still satisfied, just.
+      anchor_qp: what they compared with (0 = the reference).
+      samples: [S] first QP that each viewer noticed.
+    """
+
+    jnd_qp: int
+    anchor_qp: int
+    samples: tuple[int, ...]
+
+
+def judge_clip(
+    qps: NDArray[np.int64],
+    visibilities: NDArray[np.float64],
+    panel: Panel,
+    *,
+    clip_seed: int,
+) -> tuple[Judgement, ...]:
+    """Lets the panel find the three levels of a clip.
+
+    Args:
+      qps: [Q] int, measured QPs, strictly ascending, above 0.
+      visibilities: [Q] float above 0, of the clip coded at each QP against the reference.
+      panel: the viewers.
+      clip_seed: of the trials, so that a clip's judgement does not depend on the others'.
+
+    Returns:
+      One judgement per level, JND1 first; levels strictly ascend until they reach QP 51.
+
+    Raises:
+      ValueError: no QP measured, or `qps` not strictly ascending.
+    """
+    curve = visibility_curve(qps, visibilities)
+    rng = np.random.default_rng([panel.seed, 1, clip_seed])
+    usual = panel.log_thresholds()
+    judgements: list[Judgement] = []
+    anchor_qp = 0
+    for _ in range(NUM_LEVELS):
+        answers = np.exp(usual + rng.normal(0.0, panel.trial_spread, panel.num_viewers))
+        needed = answers * _needed_visibility(curve[anchor_qp], panel)
+        samples = first_noticed(curve, curve[anchor_qp] + needed, anchor_qp=anchor_qp)
+        level = level_at_share(samples)
+        judgements.append(Judgement(level, anchor_qp, tuple(int(qp) for qp in samples)))
+        anchor_qp = level
+    return tuple(judgements)
+
+
+def visibility_curve(
+    qps: NDArray[np.int64], visibilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Visibility at every whole QP.
+
+    Between measured QPs the log of visibility is taken as linear in QP, as the quantiser's step
+    grows exponentially with QP; outside them as constant. The curve does not fall: viewers who
+    have noticed a difference go on seeing it.
+
+    Args:
+      qps: [Q] int, strictly ascending, above 0.
+      visibilities: [Q] float above 0.
+
+    Returns:
+      [52] float, at QP 0..51; 0 at QP 0, the reference.
+
+    Raises:
+      ValueError: no QP measured, or `qps` not strictly ascending.
+    """
+    if len(qps) == 0 or np.any(np.diff(qps) <= 0):
+        raise ValueError(f"QPs: expected one or more, strictly ascending, got {qps}.")
+    rising = np.maximum.accumulate(np.log(visibilities))
+    curve = np.exp(np.interp(np.arange(MAX_QP + 1), qps, rising))
+    curve[0] = 0.0
+    return curve
+
+
+def first_noticed(
+    curve: NDArray[np.float64], thresholds: NDArray[np.float64], *, anchor_qp: int
+) -> NDArray[np.int64]:
+    """First whole QP above the anchor at which the curve reaches each threshold.
+
+    Args:
+      curve: [52] visibility at QP 0..51, non-decreasing.
+      thresholds: [S] visibility that each viewer notices.
+      anchor_qp: the QP compared with.
+
+    Returns:
+      [S] int above `anchor_qp`; 51 for a viewer who notices nothing up to there.
+    """
+    lowest = min(anchor_qp + 1, MAX_QP)
+    return np.clip(np.searchsorted(curve, thresholds), lowest, MAX_QP)
+
+
+def _needed_visibility(anchor: float, panel: Panel) -> float:
+    """Increment over the anchor that the median viewer notices; 1 over the reference itself."""
+    return 1.0 if anchor == 0 else panel.increment * anchor**panel.growth

@@ -1,0 +1,107 @@
+"""Building blocks of the heads."""
+
+from typing import Any
+
+import keras
+
+_POOL = 2
+
+
+@keras.saving.register_keras_serializable(package="laser_jnd")
+class ChannelAttention(keras.layers.Layer):
+    """Weighs each channel by what all positions of the map hold in it.
+
+    The map is averaged and maximised over its positions; one small network, shared by both vectors
+    (Dense n // ratio with ReLU, Dense n), turns them into scores; the sigmoid of their sum, in
+    (0, 1), multiplies the channel.
+
+    Input and output: [B, H, W, n]. Parameters, with m = max(1, n // ratio): 2nm + m + n.
+
+    Keras knows the class once this module is imported; then a saved model that holds it loads with
+    `safe_mode` on.
+
+    Raises:
+      ValueError: a ratio below 1, or an input that is no [B, H, W, n] with n known.
+
+    Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, section 3, equation
+    2. We differ in that both dense layers have a bias, as in the published LASeR-JND models.
+    """
+
+    def __init__(self, ratio: int = 8, **kwargs: Any) -> None:
+        if ratio < 1:
+            raise ValueError(f"ChannelAttention ratio: expected at least 1, got {ratio}.")
+        super().__init__(**kwargs)
+        self.ratio = ratio
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the shared network for `input_shape` [B, H, W, n], n known."""
+        channels = input_shape[-1]
+        if len(input_shape) != 4 or channels is None:
+            raise ValueError(
+                f"ChannelAttention input: expected [B, H, W, n] with n known, got {input_shape}."
+            )
+        # The policy goes on to the parts: a layer's dtype does not reach what it is made of.
+        self.squeeze = keras.layers.Dense(
+            max(1, channels // self.ratio),
+            activation="relu",
+            name="squeeze",
+            dtype=self.dtype_policy,
+        )
+        self.excite = keras.layers.Dense(channels, name="excite", dtype=self.dtype_policy)
+        self.squeeze.build((None, channels))
+        self.excite.build((None, self.squeeze.units))
+
+    def call(self, inputs: Any) -> Any:
+        """Weigh the channels of `inputs` [B, H, W, n]; the same shape comes back."""
+        average = keras.ops.mean(inputs, axis=(1, 2), keepdims=True)
+        maximum = keras.ops.max(inputs, axis=(1, 2), keepdims=True)
+        scores = self.excite(self.squeeze(average)) + self.excite(self.squeeze(maximum))
+        return inputs * keras.ops.sigmoid(scores)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument, name, trainable and dtype."""
+        return {**super().get_config(), "ratio": self.ratio}
+
+
+def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) -> Any:
+    """Conv 3×3, batch norm, ReLU and, given a ratio, channel attention.
+
+    With attention this is the method's block L (latent heads); without it, followed by
+    `halve`, its block R (reconstruction heads).
+
+    Args:
+      x: symbolic tensor [B, H, W, C].
+      filters: channels of the result.
+      attention_ratio: ratio of `ChannelAttention`; None leaves the attention out.
+      name: prefix of the layers' names.
+
+    Returns:
+      Symbolic tensor [B, H, W, filters].
+    """
+    x = keras.layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
+    x = keras.layers.BatchNormalization(name=f"{name}_norm")(x)
+    x = keras.layers.ReLU(name=f"{name}_relu")(x)
+    if attention_ratio is not None:
+        x = ChannelAttention(attention_ratio, name=f"{name}_attention")(x)
+    return x
+
+
+def halve(x: Any, *, name: str) -> Any:
+    """Max-pool 2×2 with stride 2; an odd last row or column is dropped.
+
+    An axis of length 1 is left as it is, so that heads also take small frames, where the published
+    stack would pool the map away. At the published size this changes nothing.
+
+    Args:
+      x: symbolic tensor [B, H, W, C], H and W known.
+      name: the layer's name.
+
+    Returns:
+      Symbolic tensor [B, max(1, H // 2), max(1, W // 2), C].
+    """
+    pool_size = tuple(min(_POOL, size) for size in x.shape[1:3])
+    return keras.layers.MaxPooling2D(pool_size, name=name)(x)

@@ -1,0 +1,168 @@
+"""The six published predictors, as combinations of a backbone's place, levels and training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+
+from laser_dist.errors import UserError
+from laser_dist.models.autoencoder import decoder_of, encoder_of
+from laser_dist.models.specs import LATENT_HEAD, RECONSTRUCTION_HEAD, BackboneSpec, HeadSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What one of the predictors is made of.
+
+    Attributes:
+      name: as on the command line.
+      space: what the head sees, the backbone's latent or the frame it reconstructs.
+      num_levels: levels predicted at once, and as many backbones.
+      end_to_end: whether the backbone is trained with the head; if not, it is frozen.
+    """
+
+    name: str
+    space: Literal["latent", "reconstructed"]
+    num_levels: Literal[1, 3]
+    end_to_end: bool
+
+    @property
+    def published_head(self) -> HeadSpec:
+        """The published head of this variant's family, with a linear output."""
+        return LATENT_HEAD if self.space == "latent" else RECONSTRUCTION_HEAD
+
+    def feature_shape(self, spec: BackboneSpec) -> tuple[int, int, int]:
+        """Shape (h, w, c) of what one backbone of size `spec` gives the head."""
+        return spec.latent_shape if self.space == "latent" else spec.frame_shape
+
+    def required_backbones(self, jnd_index: int = 1) -> tuple[str, ...]:
+        """Names of the autoencoders that are trained before this variant, in branch order.
+
+        Args:
+          jnd_index: which level (1, 2, 3) a single-level variant predicts; else not looked at.
+        """
+        if jnd_index not in (1, 2, 3):
+            raise ValueError(f"JND index: expected 1, 2 or 3, got {jnd_index}.")
+        if self.end_to_end:
+            return ("image",)
+        return (f"jnd{jnd_index}",) if self.num_levels == 1 else ("jnd1", "jnd2", "jnd3")
+
+
+LAT = Variant(name="lat", space="latent", num_levels=1, end_to_end=False)
+REC = Variant(name="rec", space="reconstructed", num_levels=1, end_to_end=False)
+E2E_LAT = Variant(name="e2e-lat", space="latent", num_levels=1, end_to_end=True)
+E2E_REC = Variant(name="e2e-rec", space="reconstructed", num_levels=1, end_to_end=True)
+MJ_LAT = Variant(name="mj-lat", space="latent", num_levels=3, end_to_end=False)
+MJ_REC = Variant(name="mj-rec", space="reconstructed", num_levels=3, end_to_end=False)
+
+VARIANTS = (LAT, REC, E2E_LAT, E2E_REC, MJ_LAT, MJ_REC)
+
+
+def variant_named(name: str) -> Variant:
+    """The variant of that name.
+
+    Raises:
+      UserError: there is none; the known ones are listed.
+    """
+    for variant in VARIANTS:
+        if variant.name == name:
+            return variant
+    known = ", ".join(variant.name for variant in VARIANTS)
+    raise UserError("Model variant", f"one of {known}", name, "Choose one of them.")
+
+
+def feature_extractor(variant: Variant, autoencoder: keras.Model) -> keras.Model:
+    """The part of a backbone that a head of `variant` needs, sharing the backbone's weights.
+
+    Returns:
+      The encoder, frames [B, H, W, 3] to latents, or the whole autoencoder, frames to frames.
+    """
+    return encoder_of(autoencoder) if variant.space == "latent" else autoencoder
+
+
+def build_predictor(
+    variant: Variant,
+    autoencoders: Sequence[keras.Model],
+    head: keras.Model,
+    *,
+    name: str = "predictor",
+) -> keras.Model:
+    """Backbones and head as one model that computes the levels and nothing else.
+
+    Latent variants contain no decoder. Weights are shared with the given models. Of a variant that
+    is not end to end the backbone's parts in use are frozen, in the given autoencoders too; an end
+    to end variant leaves them as they are.
+
+    Args:
+      variant: which predictor.
+      autoencoders: of `build_autoencoder`, in the order of `Variant.required_backbones`, of one
+        size, with differing names.
+      head: of `build_head`, made for `variant.feature_shape` and `variant.num_levels`.
+      name: the model's name.
+
+    Returns:
+      Model from raw frames [B, H, W, 3] float32, RGB in 0..255, to levels [B, num_levels] float32
+      on the dataset's scale.
+
+    Raises:
+      ValueError: number, names or sizes of the parts do not fit.
+    """
+    _check_parts(variant, autoencoders, head)
+    extractors = [feature_extractor(variant, autoencoder) for autoencoder in autoencoders]
+    if not variant.end_to_end:
+        for extractor in extractors:
+            extractor.trainable = False
+    raw = _raw_input(autoencoders[0])
+    features = [extractor(raw) for extractor in extractors]
+    return keras.Model(raw, head(features[0] if len(features) == 1 else features), name=name)
+
+
+def build_joint_model(
+    variant: Variant, autoencoder: keras.Model, head: keras.Model, *, name: str = "joint"
+) -> keras.Model:
+    """An end-to-end variant as it is trained: raw frames to the reconstructed frame and the level.
+
+    The weights are those of the given models, so the predictor of `build_predictor` made of the
+    same parts follows the training.
+
+    Args:
+      variant: E2E_LAT or E2E_REC.
+      autoencoder: of `build_end_to_end_autoencoder`.
+      head: as in `build_predictor`.
+      name: the model's name.
+
+    Returns:
+      Model from raw frames [B, H, W, 3] float32, RGB in 0..255, to a list of two: frames
+      [B, H, W, 3] and levels [B, 1], both float32.
+
+    Raises:
+      ValueError: `variant` is not end to end, or the parts do not fit.
+    """
+    if not variant.end_to_end:
+        raise ValueError(f"Joint model: expected an end-to-end variant, got {variant.name}.")
+    _check_parts(variant, [autoencoder], head)
+    raw = _raw_input(autoencoder)
+    latent = encoder_of(autoencoder)(raw)
+    frame = decoder_of(autoencoder)(latent)
+    level = head(latent if variant.space == "latent" else frame)
+    return keras.Model(raw, [frame, level], name=name)
+
+
+def _raw_input(autoencoder: keras.Model) -> Any:
+    return keras.Input(autoencoder.input_shape[1:], name="raw", dtype="float32")
+
+
+def _check_parts(variant: Variant, autoencoders: Sequence[keras.Model], head: keras.Model) -> None:
+    names = [autoencoder.name for autoencoder in autoencoders]
+    if len(set(names)) != variant.num_levels or len(names) != variant.num_levels:
+        raise ValueError(
+            f"Backbones of {variant.name}: expected {variant.num_levels} of differing names, "
+            f"got {names}."
+        )
+    expected = [feature_extractor(variant, each).output_shape for each in autoencoders]
+    got = head.input_shape if variant.num_levels > 1 else [head.input_shape]
+    if list(got) != expected:
+        raise ValueError(
+            f"Head of {variant.name}: expected one for features {expected}, got one for {got}."
+        )

@@ -1,0 +1,198 @@
+"""Load a finished run and name the levels of frames or of a whole clip."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+# Loading a saved model finds our layers by their registered names, so they must be known first.
+import laser_dist.models.layers  # noqa: F401
+from laser_dist.errors import UserError
+from laser_dist.video.codec import sample_frames
+
+MIN_QP = 1
+MAX_QP = 51
+_NUM_LEVELS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A trained model with what must be known to feed it.
+
+    Attributes:
+      model: raw frames [B, H, W, 3] float32 in 0..255, RGB, to levels [B, 3].
+      width: of the frames it takes.
+      height: of the frames it takes.
+    """
+
+    model: keras.Model
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, eq=False)
+class ClipPrediction:
+    """The levels of one clip.
+
+    Attributes:
+      levels: [3] float32, mean over the sampled frames, on the scale the model was trained on.
+        They are what the model says: neither rounded nor forced to ascend.
+      per_frame: [N, 3] float32, the levels of each sampled frame.
+      timestamps_s: when in the clip each of the N frames stands.
+      qps: [3] int, `levels` rounded to the nearest QP and clipped to 1..51: what to hand to an
+        encoder.
+    """
+
+    levels: np.ndarray
+    per_frame: np.ndarray
+    timestamps_s: tuple[float, ...]
+    qps: np.ndarray
+
+
+def load_predictor(run_dir: Path) -> Predictor:
+    """Load the complete predictor of a finished run.
+
+    Args:
+      run_dir: a run directory, holding `models/predictor.keras`.
+
+    Raises:
+      UserError: no finished model there, or a file that is not such a model.
+    """
+    path = run_dir / "models" / "predictor.keras"
+    if not path.is_file():
+        raise UserError(
+            f"run {run_dir}",
+            "a finished model in models/predictor.keras",
+            "no such file",
+            "Train first (laser-jnd train), or name another run.",
+        )
+    return from_model(load_model(path), origin=str(path))
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load one saved Keras model of ours; code inside the file is never run.
+
+    Raises:
+      UserError: no such file, or not a Keras model file.
+    """
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"model {path}",
+            "a whole Keras model file",
+            str(error).splitlines()[0],
+            "Train again, or name another run.",
+        ) from error
+    assert isinstance(model, keras.Model)  # what Keras saves in a .keras file of ours
+    return model
+
+
+def from_model(model: keras.Model, *, origin: str = "model") -> Predictor:
+    """Check a model's shapes and take it as a predictor.
+
+    Args:
+      model: raw frames to levels.
+      origin: named in the error, for example the file the model came from.
+
+    Raises:
+      UserError: it does not map one batch of RGB frames of fixed size to three levels.
+    """
+    inputs, outputs = model.inputs, model.outputs
+    shapes = f"{[i.shape for i in inputs]} to {[o.shape for o in outputs]}"
+    frame = tuple(inputs[0].shape[1:])
+    fits = len(inputs) == len(outputs) == 1 and len(frame) == 3 and None not in frame
+    if not fits or frame[-1] != 3 or tuple(outputs[0].shape[1:]) != (_NUM_LEVELS,):
+        raise UserError(
+            f"predictor {origin}",
+            "one input [B, H, W, 3] and one output [B, 3]",
+            shapes,
+            "Name a run whose variant predicts all three levels.",
+        )
+    return Predictor(model=model, width=int(frame[1]), height=int(frame[0]))
+
+
+def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+    """Levels of single frames.
+
+    Args:
+      predictor: as loaded.
+      frames: uint8 [N, H, W, 3], RGB, of exactly the predictor's size.
+      batch_size: how many go through the model at once; changes the memory, not the answer.
+
+    Returns:
+      float32 [N, 3].
+
+    Raises:
+      ValueError: frames of another shape or type.
+    """
+    expected = (predictor.height, predictor.width, 3)
+    if frames.dtype != np.uint8 or frames.shape[1:] != expected:
+        raise ValueError(
+            f"expected uint8 frames [N, {predictor.height}, {predictor.width}, 3],"
+            f" got {frames.dtype} {frames.shape}"
+        )
+    if len(frames) == 0:
+        return np.zeros((0, _NUM_LEVELS), np.float32)
+    return _forward(predictor.model, frames, batch_size)
+
+
+def predict_images(model: keras.Model, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+    """What a backbone makes of frames: its idea of them at one JND level.
+
+    Args:
+      model: an autoencoder, raw frames [B, H, W, 3] in 0..255 to frames of the same shape.
+      frames: uint8 [N, H, W, 3], RGB.
+      batch_size: how many go through the model at once.
+
+    Returns:
+      uint8 [N, H, W, 3], rounded and clipped to 0..255.
+    """
+    images = _forward(model, frames, batch_size)
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+
+
+def predict_clip(predictor: Predictor, path: Path, num_frames: int = 8) -> ClipPrediction:
+    """Levels of any video or image FFmpeg reads.
+
+    Args:
+      predictor: as loaded.
+      path: the clip; its frames are scaled, not cropped, to the predictor's size.
+      num_frames: how many frames are looked at, evenly over the clip; fewer if it has fewer.
+
+    Raises:
+      UserError: no such file, or not a readable video or image.
+    """
+    sampled = sample_frames(
+        path, num_frames=num_frames, width=predictor.width, height=predictor.height
+    )
+    per_frame = predict_frames(predictor, np.stack([frame.rgb for frame in sampled]))
+    levels = per_frame.mean(axis=0)
+    return ClipPrediction(
+        levels=levels,
+        per_frame=per_frame,
+        timestamps_s=tuple(float(frame.timestamp_s) for frame in sampled),
+        qps=nearest_qps(levels),
+    )
+
+
+def nearest_qps(levels: np.ndarray) -> np.ndarray:
+    """Round levels to the nearest QP an encoder takes for lossy coding, 1..51.
+
+    Returns:
+      int64 of the same shape.
+    """
+    return np.clip(np.rint(levels), MIN_QP, MAX_QP).astype(np.int64)
+
+
+def _forward(model: keras.Model, frames: np.ndarray, batch_size: int) -> np.ndarray:
+    """Run the model batch by batch: only one batch is ever held as float32."""
+    parts = [
+        np.asarray(model.predict_on_batch(frames[start : start + batch_size].astype(np.float32)))
+        for start in range(0, len(frames), batch_size)
+    ]
+    return np.concatenate(parts).astype(np.float32)

@@ -1,0 +1,205 @@
+"""Settings of a training run: nested frozen dataclasses, overridable by path, written beside it."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from laser_dist.errors import UserError
+from laser_dist.models.specs import BackboneSpec, HeadSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """How one stage is trained.
+
+    Attributes:
+      epochs: passes over the training split.
+      batch_size: examples of one step, over all workers and devices together.
+      learning_rate: of Adam, at its highest.
+      schedule: "constant", or "cosine" down to zero over the stage after 5 % of warm-up.
+      clip_norm: largest global norm of the gradient.
+      flips: whether frames are also seen mirrored left to right.
+    """
+
+    epochs: int
+    batch_size: int = 8
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: float = 1.0
+    flips: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"Stage setting {name}", "1 or more", self, name)
+        for name in ("learning_rate", "clip_norm"):
+            _require(getattr(self, name) > 0, f"Stage setting {name}", "above 0", self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Who does the work.
+
+    Attributes:
+      num_workers: processes, each on a node of the cluster.
+      cpus_per_worker: cores that each is given; also its number of threads.
+      gpus_per_worker: GPUs that each mirrors the model over; 0 trains on the processor.
+      max_failures: how often lost workers are replaced before the run gives up.
+    """
+
+    num_workers: int = 2
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "cpus_per_worker"):
+            _require(getattr(self, name) >= 1, f"Cluster setting {name}", "1 or more", self, name)
+        for name in ("gpus_per_worker", "max_failures"):
+            _require(getattr(self, name) >= 0, f"Cluster setting {name}", "0 or more", self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """All that decides a run, but for the data.
+
+    Attributes:
+      variant: the predictor to train.
+      backbone: size of each autoencoder.
+      head: size of the head.
+      image: stage raw to raw.
+      jnd: stages raw to JND1, JND2 and JND3, each from the image backbone.
+      heads: stage features to levels.
+      cluster: who does the work.
+      seed: of initial weights, order of examples and augmentation.
+    """
+
+    variant: str
+    backbone: BackboneSpec
+    head: HeadSpec
+    image: StageConfig
+    jnd: StageConfig
+    heads: StageConfig
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    seed: int = 0
+
+
+def _require(holds: bool, what: str, expected: str, config: object, name: str) -> None:
+    if not holds:
+        raise UserError(what, expected, str(getattr(config, name)), "Change it with --set.")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON types."""
+    return {
+        field.name: to_dict(value)
+        if dataclasses.is_dataclass(value := getattr(config, field.name))
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for field in dataclasses.fields(config)
+    }
+
+
+def from_dict(values: Mapping[str, Any], kind: type = TrainingConfig) -> Any:
+    """The configuration that `to_dict` wrote.
+
+    Args:
+      values: of a JSON file or another process.
+      kind: the dataclass to make.
+
+    Raises:
+      UserError: a value that the configuration refuses, or an unknown key.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise _unknown_key(unknown[0], sorted(hints))
+    return kind(**{name: _plain_to(hints[name], value) for name, value in values.items()})
+
+
+def _plain_to(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(value, typing.cast(type, hint))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def override(config: TrainingConfig, assignments: Sequence[str]) -> TrainingConfig:
+    """Changes settings by path, such as `heads.epochs=20` or `head.filters=32,64`.
+
+    Args:
+      config: to start from.
+      assignments: `path=value` each; a tuple's values are separated by commas.
+
+    Raises:
+      UserError: no `=`, an unknown path (the known ones are listed), or a value of another type.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(
+                f"--set {assignment}", "path=value", assignment, "Example: --set heads.epochs=20"
+            )
+        config = _with(config, path.strip().split("."), text.strip(), path)
+    return config
+
+
+def known_paths(kind: type = TrainingConfig, prefix: str = "") -> list[str]:
+    """Every path that `override` knows."""
+    paths: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            paths += known_paths(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            paths.append(prefix + name)
+    return paths
+
+
+def _with(config: Any, keys: list[str], text: str, path: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    key, rest = keys[0], keys[1:]
+    nested = dataclasses.is_dataclass(hints.get(key))
+    if key not in hints or bool(rest) != nested:
+        raise _unknown_key(path, known_paths())
+    value = (
+        _with(getattr(config, key), rest, text, path) if nested else _parse(hints[key], text, path)
+    )
+    return dataclasses.replace(config, **{key: value})
+
+
+def _unknown_key(path: str, known: Sequence[str]) -> UserError:
+    return UserError(f"Setting {path}", "one of " + ", ".join(known), path, "Correct the name.")
+
+
+def _parse(hint: Any, text: str, path: str) -> Any:
+    """A value of the hinted type from its text."""
+    try:
+        return _parser(hint)(text)
+    except ValueError as error:
+        expected = str(error) if typing.get_origin(hint) is Literal else _type_name(hint)
+        raise UserError(f"Setting {path}", expected, text, "Correct the value.") from error
+
+
+def _parser(hint: Any) -> Callable[[str], Any]:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return lambda text: _choice(text, arguments)
+    if origin is tuple:
+        return lambda text: tuple(_parser(arguments[0])(part) for part in text.split(",") if part)
+    if origin in (typing.Union, types.UnionType):
+        return lambda text: None if text == "none" else _parser(arguments[0])(text)
+    if hint is bool:
+        return lambda text: _choice(text, ("true", "false")) == "true"
+    return hint
+
+
+def _choice(text: str, choices: Sequence[str]) -> str:
+    if text not in choices:
+        raise ValueError("one of " + ", ".join(choices))
+    return text
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

@@ -1,0 +1,195 @@
+"""Frame pairs and features in global batches, of which each worker takes a distinct part."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from laser_dist.training.step import Batch
+
+SHUFFLE_BUFFER = 1024  # examples, still encoded: about 100 KB each at 320x176, 1.5 MB at 640x352
+IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every global batch is this worker's.
+
+    Attributes:
+      index: of the worker, from 0.
+      num_workers: how many there are.
+    """
+
+    index: int = 0
+    num_workers: int = 1
+
+    def slice_of(self, batch_size: int) -> slice:
+        """This worker's places in a global batch."""
+        size = batch_size // self.num_workers
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePairs:
+    """Batches of a raw frame and the frame to learn, read from a TFDS dataset.
+
+    Every worker walks the same examples in the same order, still encoded, and decodes only its own
+    part of each global batch. So an epoch sees every example exactly once, and the same global
+    batches, whatever the number of workers.
+
+    Attributes:
+      dataset_dir: of the prepared dataset.
+      split: such as "train".
+      target: "raw", "jnd1", "jnd2" or "jnd3".
+      height: of the frames given, in pixels; the stored ones are resized if they differ.
+      width: of the frames given, in pixels.
+      batch_size: global.
+      share: this worker's.
+      seed: of the order; None keeps the stored order.
+      flips: whether half of the pairs, drawn anew in each epoch, are mirrored left to right.
+    """
+
+    dataset_dir: Path
+    split: str
+    target: str
+    height: int
+    width: int
+    batch_size: int
+    share: Share = Share()
+    seed: int | None = None
+    flips: bool = False
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Batches of one epoch; the same `index` gives the same ones."""
+        dataset = _encoded(self.dataset_dir, self.split, sorted({"raw", self.target}))
+        if self.seed is not None:
+            dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=_mixed(self.seed, index))
+        batches = dataset.batch(self.batch_size).enumerate()
+        decoded = batches.map(
+            lambda number, batch: self._decode(batch, index, number),
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+        for raw, target, weights, count in decoded.prefetch(2).as_numpy_iterator():
+            yield Batch(raw, target, weights, int(count))
+
+    def _decode(self, batch: Any, epoch: int, number: Any) -> tuple[Any, Any, Any, Any]:
+        """Decodes this worker's part of a batch, padded to full size with weight 0."""
+        count = tf.shape(batch["raw"])[0]
+        places = self.share.slice_of(self.batch_size)
+        indices = tf.range(places.start, places.stop)
+        weights = tf.cast(indices < count, tf.float32)
+        present = tf.minimum(indices, count - 1)
+        raw, target = (
+            tf.map_fn(self._frame, tf.gather(batch[name], present), fn_output_signature=tf.float32)
+            for name in ("raw", self.target)
+        )
+        if self.flips:
+            seed = tf.stack([tf.constant(_mixed(self.seed or 0, epoch), tf.int64), number])
+            draws = tf.random.stateless_uniform([self.batch_size], seed)[places]
+            mirrored = draws[:, None, None, None] < 0.5
+            raw = tf.where(mirrored, raw[:, :, ::-1], raw)
+            target = tf.where(mirrored, target[:, :, ::-1], target)
+        return raw, target, weights, count
+
+    def _frame(self, encoded: Any) -> Any:
+        frame = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        frame = tf.ensure_shape(frame, [None, None, 3])
+        frame = tf.image.resize(frame, [self.height, self.width], method="area", antialias=True)
+        return tf.ensure_shape(frame, [self.height, self.width, 3])
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Labels of a split's examples, in stored order.
+
+    Attributes:
+      source_ids: [N] str.
+      levels: [N, 3] float32, on the dataset's scale.
+    """
+
+    source_ids: np.ndarray
+    levels: np.ndarray
+
+
+def read_labels(dataset_dir: Path, split: str) -> Labelled:
+    """Reads a split's labels; no image is decoded."""
+    dataset = _partial(dataset_dir, split, {"source_id": True, "jnd_levels": True}, {})
+    rows = list(dataset.as_numpy_iterator())
+    return Labelled(
+        np.array([row["source_id"].decode() for row in rows]),
+        np.array([row["jnd_levels"] for row in rows], np.float32).reshape(len(rows), -1),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureBatches:
+    """Batches of cached features.
+
+    Attributes:
+      features: [V, N, branches, h, w, c]: V versions (as stored, mirrored) of N examples.
+      levels: [N, L] float32.
+      batch_size: global.
+      share: this worker's.
+      seed: of order and choice of version; None keeps the order and takes version 0.
+    """
+
+    features: np.ndarray
+    levels: np.ndarray
+    batch_size: int
+    share: Share = Share()
+    seed: int | None = None
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Batches of one epoch; the same `index` gives the same ones."""
+        num_versions, num_examples = self.features.shape[:2]
+        order, versions = np.arange(num_examples), np.zeros(num_examples, np.int64)
+        if self.seed is not None:
+            rng = np.random.default_rng([self.seed, index])
+            order = rng.permutation(num_examples)
+            versions = rng.integers(num_versions, size=num_examples)
+        places = self.share.slice_of(self.batch_size)
+        positions = np.arange(places.start, places.stop)
+        for start in range(0, num_examples, self.batch_size):
+            count = min(self.batch_size, num_examples - start)
+            rows = order[start + np.minimum(positions, count - 1)]
+            features = self.features[versions[rows], rows].astype(np.float32)
+            branches = [features[:, branch] for branch in range(features.shape[1])]
+            inputs = branches[0] if len(branches) == 1 else branches
+            weights = (positions < count).astype(np.float32)
+            yield Batch(inputs, self.levels[rows], weights, count)
+
+
+def num_steps(num_examples: int, batch_size: int) -> int:
+    """Steps of an epoch, the last, smaller one included."""
+    return -(-num_examples // batch_size)
+
+
+def num_examples(dataset_dir: Path, split: str) -> int:
+    """Examples of a split, from the dataset's metadata."""
+    return int(tfds.builder_from_directory(dataset_dir).info.splits[split].num_examples)
+
+
+def _encoded(dataset_dir: Path, split: str, images: list[str]) -> tf.data.Dataset:
+    decoders = {name: tfds.decode.SkipDecoding() for name in images}
+    return _partial(dataset_dir, split, dict.fromkeys(images, True), decoders)
+
+
+def _partial(
+    dataset_dir: Path, split: str, features: dict[str, bool], decoders: dict[str, Any]
+) -> tf.data.Dataset:
+    return tfds.builder_from_directory(dataset_dir).as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding(features, decoders=decoders),
+        read_config=tfds.ReadConfig(try_autocache=False, add_tfds_id=False),
+    )
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    """One seed of two, below 2**31."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1)

@@ -1,0 +1,186 @@
+"""Trains one stage: epochs of steps, validation, checkpoint, best weights at the end."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from laser_dist.training.checkpoints import (
+    Progress,
+    checkpoint_path,
+    latest_checkpoint,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
+from laser_dist.training.config import StageConfig
+from laser_dist.training.logs import RunLog
+from laser_dist.training.step import Batch, Objective, Stepper
+
+WARM_UP_SHARE = 0.05
+
+
+class Batches(Protocol):
+    """Anything that gives the batches of an epoch."""
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Batches of one epoch; the same `index` gives the same ones."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One training, ready to run.
+
+    Attributes:
+      name: such as "jnd1".
+      model: to train, made under the strategy's scope.
+      objective: per-example losses and metrics.
+      settings: how.
+      training: batches to learn from.
+      validation: batches to choose the best epoch by.
+      steps_per_epoch: number of training batches.
+    """
+
+    name: str
+    model: keras.Model
+    objective: Objective
+    settings: StageConfig
+    training: Batches
+    validation: Batches
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Place:
+    """Where a stage runs and what it writes.
+
+    Attributes:
+      strategy: spreads steps over devices and workers.
+      local_replicas: devices of this worker.
+      is_chief: whether this worker writes.
+      run_dir: of the run.
+      log: of the run.
+      config: the run's resolved configuration, as plain values.
+      after_epoch: called by every worker after each epoch with its figures.
+    """
+
+    strategy: tf.distribute.Strategy
+    local_replicas: int
+    is_chief: bool
+    run_dir: Path
+    log: RunLog
+    config: dict[str, Any]
+    after_epoch: Callable[[dict[str, float]], None] = lambda _: None
+
+
+def train_stage(stage: Stage, place: Place) -> Progress:
+    """Trains a stage from its last checkpoint on; ends with the best epoch's weights in the model.
+
+    The best epoch is that of the lowest validation loss.
+
+    Args:
+      stage: what to train.
+      place: where; all workers call this with the same stage.
+
+    Returns:
+      How it went.
+
+    Raises:
+      FloatingPointError: the loss is no longer a number; the message names stage and step.
+    """
+    folder = place.run_dir / "checkpoints" / stage.name
+    with place.strategy.scope():
+        optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
+        optimizer.build(stage.model.trainable_variables)
+    state = [*stage.model.variables, *optimizer.variables]
+    progress = _resume(folder, state)
+    stepper = Stepper(place.strategy, stage.model, stage.objective, optimizer, place.local_replicas)
+    while progress.epochs_done < stage.settings.epochs:
+        started = time.monotonic()
+        epoch = progress.epochs_done + 1
+        trained = _averages(_train_epoch(stage, place, stepper, epoch))
+        measured = _averages(map(stepper.measure, stage.validation.epoch(0)))
+        figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}
+        progress = _next(progress, figures["val_loss"])
+        if place.is_chief:
+            save_checkpoint(folder, [v.numpy() for v in state], progress, place.config)
+            prune(folder, progress)
+        figures["seconds"] = time.monotonic() - started
+        place.log.epoch(stage.name, epoch, figures)
+        place.log.event("epoch", stage=stage.name, epoch=epoch, figures=figures)
+        place.after_epoch(figures)
+    _restore(state, checkpoint_path(folder, progress.best_epoch))
+    return progress
+
+
+def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Adam with the stage's schedule."""
+    steps = settings.epochs * steps_per_epoch
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        warm_up = max(1, round(WARM_UP_SHARE * steps))
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0,
+            decay_steps=max(1, steps - warm_up),
+            warmup_target=settings.learning_rate,
+            warmup_steps=warm_up,
+        )
+    return keras.optimizers.Adam(rate, global_clipnorm=settings.clip_norm)
+
+
+def _train_epoch(
+    stage: Stage, place: Place, stepper: Stepper, epoch: int
+) -> Iterator[dict[str, float]]:
+    for step, batch in enumerate(stage.training.epoch(epoch), start=1):
+        sums = stepper.train(batch)
+        if not math.isfinite(sums["loss"]):
+            raise FloatingPointError(
+                f"Stage {stage.name}, epoch {epoch}, step {step}: the loss is {sums['loss']}. "
+                "Lower the learning rate, or set a clip norm."
+            )
+        place.log.step(
+            stage=stage.name,
+            epoch=epoch,
+            epochs=stage.settings.epochs,
+            step=step,
+            steps=stage.steps_per_epoch,
+            loss=sums["loss"] / sums["count"],
+        )
+        yield sums
+
+
+def _averages(sums: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Means over examples: sums of all batches first, one division at the end."""
+    total: Counter[str] = Counter()
+    for each in sums:
+        total.update(each)
+    count = total.pop("count")
+    return {name: value / count for name, value in total.items()}
+
+
+def _next(progress: Progress, loss: float) -> Progress:
+    epoch = progress.epochs_done + 1
+    if loss < progress.best_loss:
+        return Progress(epochs_done=epoch, best_epoch=epoch, best_loss=loss)
+    return Progress(epochs_done=epoch, best_epoch=progress.best_epoch, best_loss=progress.best_loss)
+
+
+def _resume(folder: Path, state: list[Any]) -> Progress:
+    path = latest_checkpoint(folder)
+    if path is None:
+        return Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
+    return _restore(state, path)
+
+
+def _restore(state: list[Any], path: Path) -> Progress:
+    values, progress = load_checkpoint(path)
+    for variable, value in zip(state, values, strict=True):
+        variable.assign(value)
+    return progress

@@ -1,0 +1,127 @@
+"""A run's folder: started with its resolved configuration, read back when it is finished."""
+
+import json
+import os
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from laser_dist.errors import UserError
+
+CONFIG_FILE = "config.json"
+PACKAGES = ("laser-jnd", "tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      dir: its folder.
+      config: as `start_run` wrote it.
+      predictor_path: model from raw frames [B, H, W, 3] to levels [B, L].
+    """
+
+    dir: Path
+    config: dict[str, Any]
+    predictor_path: Path
+
+
+def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dict[str, Any]:
+    """Writes a run's resolved configuration, or checks that it is the one already there.
+
+    Args:
+      run_dir: of the run; made if it is not there.
+      training: `TrainingConfig` as plain values.
+      dataset_dir: of the prepared dataset.
+
+    Returns:
+      The configuration: `run_dir`, `variant`, `training`, `dataset`, `packages`.
+
+    Raises:
+      UserError: no dataset there, the folder cannot be written, or it holds another run.
+    """
+    config = {
+        "run_dir": str(run_dir.resolve()),
+        "variant": training["variant"],
+        "training": training,
+        "dataset": read_dataset_card(dataset_dir),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }
+    path = run_dir / CONFIG_FILE
+    if path.exists():
+        _check_same(run_dir, json.loads(path.read_text()), config)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(
+            f"Run folder {run_dir}",
+            "a place that can be written",
+            error.strerror or str(error),
+            "Free it, or name another with --output.",
+        ) from error
+    return config
+
+
+def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:
+    """What a run keeps of the dataset it learnt from: place, name, version, fingerprint, splits.
+
+    Raises:
+      UserError: the folder holds no prepared dataset of ours.
+    """
+    try:
+        info = json.loads((dataset_dir / "dataset_info.json").read_text())
+        about = json.loads((dataset_dir / "metadata.json").read_text())
+        return {
+            "dir": str(dataset_dir.resolve()),
+            "name": f"{info['name']}/{info['configName']}",
+            "version": info["version"],
+            "fingerprint": about["fingerprint"],
+            "simulated": about["simulated"],
+            "splits": about["splits"],
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"Dataset {dataset_dir}",
+            "a prepared dataset (dataset_info.json, metadata.json)",
+            f"{type(error).__name__}: {error}",
+            "Build one with: laser-jnd build videoset_jnd --manual-dir FOLDER --data-dir FOLDER",
+        ) from error
+
+
+def load_run(run_dir: Path) -> Run:
+    """Reads a finished run.
+
+    Raises:
+      UserError: no such folder, or no finished predictor in it.
+    """
+    path = run_dir / "models" / "predictor.keras"
+    config_path = run_dir / CONFIG_FILE
+    if not config_path.exists() or not path.exists():
+        missing = config_path if not config_path.exists() else path
+        raise UserError(
+            f"Run {run_dir}",
+            "a finished training",
+            f"no {missing.relative_to(run_dir)}" if run_dir.is_dir() else "no such folder",
+            "Train one with: laser-jnd train mj-lat --preset demo --dataset FOLDER",
+        )
+    return Run(run_dir, json.loads(config_path.read_text()), path)
+
+
+def _check_same(run_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """A folder holds one run: going on needs the same settings and the same data."""
+    for part, name in (("training", "settings"), ("dataset", "dataset")):
+        ours = {key: value for key, value in new[part].items() if key != "dir"}
+        theirs = {key: value for key, value in old[part].items() if key != "dir"}
+        differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        if differing:
+            raise UserError(
+                f"Run folder {run_dir}",
+                f"a run of the same {name}",
+                f"another {', '.join(differing)}",
+                "Name another folder with --output, or remove this one.",
+            )

@@ -1,0 +1,230 @@
+"""The stages of a run, in order: backbones raw to raw, raw to JND1..3, then heads on features.
+
+    image ──▶ jnd1, jnd2, jnd3 ──▶ features (once) ──▶ heads ──▶ predictor.keras
+
+A stage whose model lies in the run's folder already is not trained again.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from laser_dist.models.autoencoder import build_autoencoder
+from laser_dist.models.heads import build_head
+from laser_dist.models.variants import (
+    Variant,
+    build_predictor,
+    feature_extractor,
+    variant_named,
+)
+from laser_dist.training.config import StageConfig, TrainingConfig
+from laser_dist.training.data import (
+    FeatureBatches,
+    FramePairs,
+    Share,
+    num_examples,
+    num_steps,
+    read_labels,
+)
+from laser_dist.training.latents import BATCH_SIZE, read_shares, write_share
+from laser_dist.training.loop import Place, Stage, train_stage
+from laser_dist.training.objectives import frame_objective, level_objective
+
+TRAIN, VALIDATION = "train", "validation"
+PREDICTOR = "predictor"
+
+
+def stage_names(variant: Variant) -> tuple[str, ...]:
+    """Names of a variant's stages, in order."""
+    return ("image", *variant.required_backbones(), variant.name)
+
+
+def run_stages(config: TrainingConfig, dataset_dir: Path, share: Share, place: Place) -> None:
+    """Trains all stages of a run; every worker calls this.
+
+    Args:
+      config: of the run.
+      dataset_dir: of the prepared dataset.
+      share: this worker's.
+      place: where the run runs and writes.
+    """
+    variant = variant_named(config.variant)
+    image = _backbone("image", None, config, dataset_dir, share, place)
+    backbones = [
+        _backbone(name, image, config, dataset_dir, share, place)
+        for name in variant.required_backbones()
+    ]
+    if model_path(place.run_dir, PREDICTOR).exists():
+        place.log.event("note", text=f"{variant.name}: trained before, reused")
+        return
+    head = _head(variant, backbones, config, dataset_dir, share, place)
+    if place.is_chief:
+        save_model(build_predictor(variant, backbones, head), place.run_dir, PREDICTOR)
+
+
+def model_path(run_dir: Path, name: str) -> Path:
+    """Where a finished model of a run lies."""
+    return run_dir / "models" / f"{name}.keras"
+
+
+def save_model(model: keras.Model, run_dir: Path, name: str) -> None:
+    """Saves a model, complete or absent."""
+    final = model_path(run_dir, name)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = final.with_name(f".{name}.unfinished.keras")
+    model.save(unfinished)
+    os.replace(unfinished, final)
+
+
+def _backbone(
+    name: str,
+    image: keras.Model | None,
+    config: TrainingConfig,
+    dataset_dir: Path,
+    share: Share,
+    place: Place,
+) -> keras.Model:
+    """One autoencoder: trained before, or trained now from the image one's weights."""
+    path = model_path(place.run_dir, name)
+    with place.strategy.scope():
+        model = build_autoencoder(config.backbone, name)
+        if path.exists():
+            place.log.event("note", text=f"{name}: trained before, reused")
+            model.load_weights(path)
+            return model
+        if image is not None:
+            model.set_weights(image.get_weights())
+    settings = config.image if image is None else config.jnd
+    target = "raw" if image is None else name
+    stage = Stage(
+        name=name,
+        model=model,
+        objective=frame_objective,
+        settings=settings,
+        training=_pairs(TRAIN, target, settings, config, dataset_dir, share, seed=config.seed),
+        validation=_pairs(VALIDATION, target, settings, config, dataset_dir, share),
+        steps_per_epoch=num_steps(num_examples(dataset_dir, TRAIN), settings.batch_size),
+    )
+    _announce(stage, place)
+    train_stage(stage, place)
+    if place.is_chief:
+        save_model(model, place.run_dir, name)
+    return model
+
+
+def _head(
+    variant: Variant,
+    backbones: Sequence[keras.Model],
+    config: TrainingConfig,
+    dataset_dir: Path,
+    share: Share,
+    place: Place,
+) -> keras.Model:
+    """The head of a frozen variant, trained on features that are computed once."""
+    settings = config.heads
+    extractors = [feature_extractor(variant, backbone) for backbone in backbones]
+    features = {
+        split: _features(split, extractors, versions, config, dataset_dir, share, place)
+        for split, versions in ((TRAIN, 2 if settings.flips else 1), (VALIDATION, 1))
+    }
+    levels = {split: read_labels(dataset_dir, split).levels for split in features}
+    with place.strategy.scope():
+        head = build_head(
+            config.head,
+            variant.feature_shape(config.backbone),
+            levels=variant.num_levels,
+            initial_levels=np.mean(levels[TRAIN], axis=0).tolist(),
+        )
+
+    def batches(split: str, seed: int | None) -> FeatureBatches:
+        return FeatureBatches(
+            features=features[split],
+            levels=levels[split],
+            batch_size=settings.batch_size,
+            share=share,
+            seed=seed,
+        )
+
+    stage = Stage(
+        name=variant.name,
+        model=head,
+        objective=level_objective,
+        settings=settings,
+        training=batches(TRAIN, config.seed),
+        validation=batches(VALIDATION, None),
+        steps_per_epoch=num_steps(len(levels[TRAIN]), settings.batch_size),
+    )
+    _announce(stage, place)
+    train_stage(stage, place)
+    return head
+
+
+def _features(
+    split: str,
+    extractors: Sequence[keras.Model],
+    versions: int,
+    config: TrainingConfig,
+    dataset_dir: Path,
+    share: Share,
+    place: Place,
+) -> np.ndarray:
+    """Every worker computes its share; then all read all."""
+    folder = place.run_dir / "features"
+    batch_size = BATCH_SIZE * share.num_workers
+    settings = StageConfig(epochs=1, batch_size=batch_size)
+    place.log.event("note", text=f"features of {split}: {num_examples(dataset_dir, split)} frames")
+    frames = _pairs(split, "raw", settings, config, dataset_dir, share)
+    write_share(folder, extractors, frames, versions=versions)
+    wait_for_all(place.strategy)
+    return read_shares(folder, split, batch_size, share.num_workers)
+
+
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Returns when every worker has come here."""
+
+    @tf.function
+    def meet() -> Any:
+        def replica() -> Any:
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones([]))
+
+        return strategy.run(replica)
+
+    meet()
+
+
+def _pairs(
+    split: str,
+    target: str,
+    settings: StageConfig,
+    config: TrainingConfig,
+    dataset_dir: Path,
+    share: Share,
+    seed: int | None = None,
+) -> FramePairs:
+    return FramePairs(
+        dataset_dir=dataset_dir,
+        split=split,
+        target=target,
+        height=config.backbone.height,
+        width=config.backbone.width,
+        batch_size=settings.batch_size,
+        share=share,
+        seed=seed,
+        flips=settings.flips and seed is not None,
+    )
+
+
+def _announce(stage: Stage, place: Place) -> None:
+    place.log.event(
+        "stage",
+        stage=stage.name,
+        epochs=stage.settings.epochs,
+        steps=stage.steps_per_epoch,
+        parameters=stage.model.count_params(),
+    )

@@ -1,0 +1,120 @@
+"""One step of training or measuring: the same code on one device, several, and several workers.
+
+Keras's own `fit` does not run under the multi-worker strategy, so the step is ours: gradients of
+the examples at hand, summed over all replicas by the optimizer, then applied everywhere alike.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Per example: model outputs and targets to {name: [B] values}; "loss" is what is minimised.
+Objective = Callable[[Any, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """This worker's part of one global batch.
+
+    Attributes:
+      inputs: what the model takes: [b, ...] array, or a list of such.
+      targets: what the objective compares with, [b, ...].
+      weights: [b] float32, 1 for an example, 0 for padding.
+      global_count: examples of the global batch, over all workers, padding left out.
+    """
+
+    inputs: Any
+    targets: Any
+    weights: Any
+    global_count: int
+
+
+Sums = Mapping[str, Any]
+
+
+class Stepper:
+    """Runs steps of one model under a strategy.
+
+    A batch's loss is the sum over its examples divided by their number in the global batch, so the
+    gradient, summed over replicas, is that of the global batch's mean however it is cut up.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        objective: Objective,
+        optimizer: keras.optimizers.Optimizer,
+        local_replicas: int,
+    ) -> None:
+        """Makes the compiled steps.
+
+        Args:
+          strategy: under whose scope `model` and `optimizer` were made.
+          model: to train.
+          objective: per-example losses and metrics, "loss" among them.
+          optimizer: built on the model's trainable variables.
+          local_replicas: devices of this worker.
+        """
+        self._strategy = strategy
+        self._local_replicas = local_replicas
+
+        def train_replica(inputs: Any, targets: Any, weights: Any, count: Any) -> Sums:
+            with tf.GradientTape() as tape:
+                values = objective(model(inputs, training=True), targets)
+                loss = tf.reduce_sum(values["loss"] * weights) / count
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            return _weighted_sums(values, weights)
+
+        def measure_replica(inputs: Any, targets: Any, weights: Any, _: Any) -> Sums:
+            return _weighted_sums(objective(model(inputs, training=False), targets), weights)
+
+        self._train = self._compiled(train_replica)
+        self._measure = self._compiled(measure_replica)
+
+    def train(self, batch: Batch) -> dict[str, float]:
+        """Changes the weights by one step; gives sums over the global batch, before the change."""
+        return self._run(self._train, batch)
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """Sums over the global batch; the weights stay."""
+        return self._run(self._measure, batch)
+
+    def _compiled(self, replica_fn: Callable[..., Sums]) -> Callable[..., Any]:
+        def step(*args: Any) -> Any:
+            sums = self._strategy.run(replica_fn, args=args)
+            reduce = tf.distribute.ReduceOp.SUM
+            return {name: self._strategy.reduce(reduce, sums[name], axis=None) for name in sums}
+
+        return tf.function(step)
+
+    def _run(self, step: Callable[..., Any], batch: Batch) -> dict[str, float]:
+        count = tf.constant(batch.global_count, tf.float32)
+        parts = [self._spread(part) for part in (batch.inputs, batch.targets, batch.weights)]
+        return {name: float(value) for name, value in step(*parts, count).items()}
+
+    def _spread(self, array: Any) -> Any:
+        """Cuts this worker's part evenly over its devices."""
+        if self._local_replicas == 1:
+            return tf.nest.map_structure(tf.convert_to_tensor, array)
+
+        def share(context: tf.distribute.ValueContext) -> Any:
+            index = context.replica_id_in_sync_group % self._local_replicas
+            return tf.nest.map_structure(
+                lambda values: tf.convert_to_tensor(
+                    np.array_split(values, self._local_replicas)[index]
+                ),
+                array,
+            )
+
+        return self._strategy.experimental_distribute_values_from_function(share)
+
+
+def _weighted_sums(values: Mapping[str, Any], weights: Any) -> Sums:
+    sums = {name: tf.reduce_sum(value * weights) for name, value in values.items()}
+    return {**sums, "count": tf.reduce_sum(weights)}

@@ -1,0 +1,76 @@
+"""What one worker process does: sets up TensorFlow, then runs the stages."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from laser_dist.training.config import TrainingConfig, from_dict
+
+
+def work(
+    run_config: dict[str, Any],
+    *,
+    worker_index: int = 0,
+    num_workers: int = 1,
+    after_epoch: Callable[[dict[str, float]], None] = lambda _: None,
+) -> None:
+    """Runs all stages on this worker.
+
+    Args:
+      run_config: what `runs.start_run` wrote: plain values, so that it travels anywhere.
+      worker_index: from 0, the chief.
+      num_workers: in the run; above 1, `TF_CONFIG` names them all.
+      after_epoch: called after each epoch with its figures.
+
+    Raises:
+      RuntimeError: `keras` is not Keras 3 on TensorFlow.
+    """
+    config: TrainingConfig = from_dict(run_config["training"])
+    import keras
+    import tensorflow as tf
+
+    _check_keras(keras)
+    threads = config.cluster.cpus_per_worker
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    strategy = _strategy(tf, num_workers)
+    keras.utils.set_random_seed(config.seed)
+
+    from laser_dist.training.data import Share
+    from laser_dist.training.logs import RunLog
+    from laser_dist.training.loop import Place
+    from laser_dist.training.stages import run_stages
+
+    run_dir = Path(run_config["run_dir"])
+    is_chief = worker_index == 0
+    place = Place(
+        strategy=strategy,
+        local_replicas=strategy.num_replicas_in_sync // num_workers,
+        is_chief=is_chief,
+        run_dir=run_dir,
+        log=RunLog(run_dir, is_chief=is_chief),
+        config=run_config,
+        after_epoch=after_epoch,
+    )
+    share = Share(worker_index, num_workers)
+    run_stages(config, Path(run_config["dataset"]["dir"]), share, place)
+
+
+def _check_keras(keras: Any) -> None:
+    """Refuses another Keras than 3 on TensorFlow: Ray's workers ask TensorFlow for the old one."""
+    if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"Keras: expected version 3 on TensorFlow, got {keras.__version__} on "
+            f"{keras.backend.backend()} ({sys.modules['keras'].__file__})."
+        )
+
+
+def _strategy(tf: Any, num_workers: int) -> Any:
+    """One device, several mirrored, or several workers: each worker's own devices either way."""
+    if num_workers > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()

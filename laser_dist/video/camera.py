@@ -1,0 +1,163 @@
+"""A virtual camera: short moving clips filmed off a still photograph."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+# 180 degree shutter, the cinematographer's usual choice: light is gathered half of the frame time.
+SHUTTER = 0.5
+# Sub-exposures follow the camera in steps of at most this many output pixels.
+EXPOSURE_STEP_PX = 1.0
+MAX_EXPOSURES = 8
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """One take of the virtual camera. Lengths are in photograph pixels, times in frames.
+
+    Attributes:
+      center_x: centre of the window in mid-clip.
+      center_y: the same, vertical.
+      window_width: width of the window in mid-clip; its height follows the clip's aspect.
+      pan_x: horizontal movement per frame.
+      pan_y: vertical movement per frame.
+      zoom: factor on the window's size per frame (1 = none, below 1 = zooming in).
+      shake: standard deviation of the hand's random movement per frame.
+      gain: exposure factor on code values.
+      defocus: Gaussian blur's standard deviation, in output pixels.
+      grain: standard deviation of sensor noise, in code values, anew in each frame.
+      mirrored: left and right exchanged.
+      seed: of the shake and the grain.
+    """
+
+    center_x: float
+    center_y: float
+    window_width: float
+    pan_x: float
+    pan_y: float
+    zoom: float
+    shake: float
+    gain: float
+    defocus: float
+    grain: float
+    mirrored: bool
+    seed: int
+
+
+def draw_shot(rng: np.random.Generator, photo_width: int, photo_height: int, aspect: float) -> Shot:
+    """Draws a take: where the camera stands, how it moves, focuses and exposes.
+
+    The spread is that of everyday footage: tripod, slow and fast pans, zooms, hand-held; most takes
+    in focus and well lit, some soft, dark or grainy. Windows span from a detail to the whole
+    photograph, so one photograph gives both smooth and busy clips.
+
+    Args:
+      rng: source of chance.
+      photo_width: of the photograph, in pixels.
+      photo_height: of the photograph, in pixels.
+      aspect: width over height of the clip.
+
+    Returns:
+      A shot that `film` keeps within the photograph.
+    """
+    widest = min(photo_width, photo_height * aspect)
+    width = widest * float(np.exp(rng.uniform(np.log(0.25), np.log(1.0))))
+    move = rng.choice(["tripod", "pan", "zoom", "hand"], p=[0.2, 0.4, 0.2, 0.2])
+    speed = width * float(np.exp(rng.uniform(np.log(0.001), np.log(0.015))))
+    angle = rng.uniform(0, 2 * np.pi)
+    return Shot(
+        center_x=float(rng.uniform(width / 2, photo_width - width / 2)),
+        center_y=float(rng.uniform(width / aspect / 2, photo_height - width / aspect / 2)),
+        window_width=width,
+        pan_x=speed * float(np.cos(angle)) if move == "pan" else 0.0,
+        pan_y=speed * float(np.sin(angle)) if move == "pan" else 0.0,
+        zoom=float(rng.uniform(0.98, 1.02)) if move == "zoom" else 1.0,
+        shake=0.25 * speed if move == "hand" else 0.0,
+        gain=float(np.exp(rng.normal(0.0, 0.25))),
+        defocus=float(rng.choice([0.0, rng.uniform(0.5, 3.0)], p=[0.6, 0.4])),
+        grain=float(rng.choice([rng.uniform(0.0, 1.0), rng.uniform(1.0, 6.0)], p=[0.6, 0.4])),
+        mirrored=bool(rng.random() < 0.5),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def film(photo: np.ndarray, shot: Shot, *, num_frames: int, width: int, height: int) -> np.ndarray:
+    """Films a photograph.
+
+    Args:
+      photo: [H, W, 3] uint8 RGB.
+      shot: the take.
+      num_frames: T.
+      width: of the clip, in pixels.
+      height: of the clip, in pixels.
+
+    Returns:
+      [T, height, width, 3] uint8 RGB.
+    """
+    image = Image.fromarray(photo)
+    rng = np.random.default_rng(shot.seed)
+    # The hand's path is a random walk, known at whole frames and straight between them.
+    walk = np.cumsum(rng.normal(0.0, shot.shake, size=(num_frames + 1, 2)), axis=0)
+    frames = np.empty((num_frames, height, width, 3), np.uint8)
+    for index in range(num_frames):
+        boxes = _exposure_boxes(shot, index, walk, num_frames, image.size, width, height)
+        light = sum(_look(image, box, width, height, shot.defocus) for box in boxes) / len(boxes)
+        noise = rng.normal(0.0, shot.grain, size=(height, width, 1))
+        frames[index] = np.clip(np.rint(light * shot.gain + noise), 0, 255)
+    return frames[:, :, ::-1] if shot.mirrored else frames
+
+
+def _exposure_boxes(
+    shot: Shot,
+    index: int,
+    walk: np.ndarray,
+    num_frames: int,
+    photo_size: tuple[int, int],
+    width: int,
+    height: int,
+) -> list[Box]:
+    """Windows of the sub-exposures that make frame `index`, in photograph pixels."""
+    opened, closed = (
+        _window(shot, index + part, walk, num_frames, photo_size, width / height)
+        for part in (0.0, SHUTTER)
+    )
+    scale = width / shot.window_width
+    travel_px = scale * max(abs(a - b) for a, b in zip(opened, closed, strict=True))
+    count = int(np.clip(np.ceil(travel_px / EXPOSURE_STEP_PX), 1, MAX_EXPOSURES))
+    return [
+        _window(shot, index + SHUTTER * part, walk, num_frames, photo_size, width / height)
+        for part in (np.arange(count) + 0.5) / count
+    ]
+
+
+def _window(
+    shot: Shot,
+    time: float,
+    walk: np.ndarray,
+    num_frames: int,
+    photo_size: tuple[int, int],
+    aspect: float,
+) -> Box:
+    """The camera's window at `time` (frames), pushed back where it would leave the photograph."""
+    since_middle = time - num_frames / 2
+    width = min(shot.window_width * shot.zoom**since_middle, photo_size[0], photo_size[1] * aspect)
+    size = np.array([width, width / aspect])
+    whole = min(int(time), num_frames - 1)
+    hand = walk[whole] + (time - whole) * (walk[whole + 1] - walk[whole])
+    center = np.array([shot.center_x, shot.center_y]) + hand
+    center += since_middle * np.array([shot.pan_x, shot.pan_y])
+    center = np.clip(center, size / 2, np.maximum(np.array(photo_size) - size / 2, size / 2))
+    left, top = np.maximum(center - size / 2, 0.0)
+    right, bottom = np.minimum(center + size / 2, photo_size)
+    return (float(left), float(top), float(right), float(bottom))
+
+
+def _look(image: Image.Image, box: Box, width: int, height: int, defocus: float) -> np.ndarray:
+    """What the sensor sees through one window: float32 [height, width, 3]."""
+    view = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    if defocus > 0:
+        view = view.filter(ImageFilter.GaussianBlur(defocus))
+    return np.asarray(view, np.float32)

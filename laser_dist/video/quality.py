@@ -1,0 +1,183 @@
+"""How far a distorted clip is from its reference: PSNR, SSIM and XPSNR.
+
+Higher is better for every figure. PSNR is computed here; SSIM and XPSNR are FFmpeg's own filters,
+run in this process on one thread.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from av.error import BlockingIOError as NoFrameYet
+from av.error import EOFError as NoFrameLeft
+from av.filter import Graph
+from av.filter.context import FilterContext
+from numpy.typing import NDArray
+
+from laser_dist.video.frames import Clip, UInt8Array
+
+PSNR_CAP_DB = 100.0
+"""What identical frames get in place of infinity; no PSNR or XPSNR here is higher."""
+
+_PEAK = 255.0
+# FFmpeg's xpsnr filter works in square blocks of 4 round(32 sqrt(area / (3840 x 2160))) pixels.
+# Below this area the side is 0 and the filter divides by it, which kills the process (SIGFPE,
+# FFmpeg 8.1).
+_XPSNR_MIN_AREA = 2048
+
+
+@dataclass(frozen=True)
+class ClipQuality:
+    """Quality of a distorted clip against its reference; higher is better.
+
+    Attributes:
+      psnr_y_db: luma PSNR in dB, capped at `PSNR_CAP_DB` in each frame, then averaged over the
+        frames in dB, as is the practice with VideoSet.
+      psnr_rgb_db: PSNR over the three channels of RGB frames at model resolution, capped and
+        averaged alike.
+      ssim: structural similarity of luma, at most 1, averaged over the frames (FFmpeg's `ssim`,
+        8x8 windows at steps of 4).
+      xpsnr_db: perceptually weighted PSNR of luma in dB, capped; FFmpeg's own figure for a clip,
+        in which square roots of the frames' weighted errors are averaged (`xpsnr` filter;
+        Helmrich et al. 2020). On frames of fewer than 2048 pixels it equals `psnr_y_db`.
+    """
+
+    psnr_y_db: float
+    psnr_rgb_db: float
+    ssim: float
+    xpsnr_db: float
+
+
+def measure_quality(
+    reference: Clip, distorted: Clip, *, rgb_width: int, rgb_height: int
+) -> ClipQuality:
+    """Measure a distorted clip against its reference, frame by frame in order.
+
+    Args:
+      reference: what the frames are compared with.
+      distorted: as many frames of the same size; its timestamps do not matter.
+      rgb_width: columns of the RGB frames that `psnr_rgb_db` compares (the model's input).
+      rgb_height: rows of them.
+
+    Returns:
+      The clip's figures.
+
+    Raises:
+      ValueError: the clips differ in number or size of frames.
+    """
+    if reference.y.shape != distorted.y.shape:
+        raise ValueError(
+            f"clips must agree in [T, H, W], got {reference.y.shape} and {distorted.y.shape}"
+        )
+    psnr_y = [_psnr_db(*pair) for pair in zip(reference.y, distorted.y, strict=True)]
+    psnr_rgb = [
+        psnr_rgb_db(
+            reference.rgb(index, width=rgb_width, height=rgb_height),
+            distorted.rgb(index, width=rgb_width, height=rgb_height),
+        )
+        for index in range(reference.num_frames)
+    ]
+    has_xpsnr = reference.width * reference.height >= _XPSNR_MIN_AREA
+    scores = list(_filter_scores(reference, distorted, with_xpsnr=has_xpsnr))
+    psnr_y_db = float(np.mean(psnr_y))
+    return ClipQuality(
+        psnr_y_db=psnr_y_db,
+        psnr_rgb_db=float(np.mean(psnr_rgb)),
+        ssim=float(np.mean([score["lavfi.ssim.Y"] for score in scores])),
+        xpsnr_db=_clip_xpsnr_db([score["lavfi.xpsnr.xpsnr.y"] for score in scores])
+        if has_xpsnr
+        else psnr_y_db,
+    )
+
+
+def psnr_rgb_db(reference: UInt8Array, distorted: UInt8Array) -> float:
+    """PSNR of RGB pixels in dB, from one mean squared error over all channels and pixels.
+
+    Args:
+      reference: [..., 3] uint8.
+      distorted: the same shape.
+
+    Returns:
+      dB, peak 255, at most `PSNR_CAP_DB`.
+
+    Raises:
+      ValueError: shapes that differ or are not [..., 3], or no pixel.
+    """
+    if reference.shape != distorted.shape or reference.shape[-1:] != (3,) or not reference.size:
+        raise ValueError(f"need two equal [..., 3], got {reference.shape} and {distorted.shape}")
+    return _psnr_db(reference, distorted)
+
+
+def _psnr_db(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
+    error = np.subtract(reference, distorted, dtype=np.int32).ravel()
+    # Integers all the way: exact, and the sum over one frame stays far below 2**63.
+    squared = int(np.einsum("i,i->", error, error, dtype=np.int64))
+    if squared == 0:
+        return PSNR_CAP_DB
+    return min(PSNR_CAP_DB, float(10 * np.log10(_PEAK**2 * error.size / squared)))
+
+
+def _clip_xpsnr_db(frames_db: list[float]) -> float:
+    """FFmpeg's clip figure: an error of 10^(-x/20) per frame, averaged; infinity counts as none."""
+    error = float(np.mean([10 ** (-value / 20) for value in frames_db]))
+    return PSNR_CAP_DB if error == 0 else min(PSNR_CAP_DB, float(-20 * np.log10(error)))
+
+
+def _filter_scores(
+    reference: Clip, distorted: Clip, *, with_xpsnr: bool
+) -> Iterator[dict[str, float]]:
+    """The filters' figures of each frame by FFmpeg's metadata keys, such as "lavfi.ssim.Y"."""
+    inputs, sink, graph = _quality_graph(reference, with_xpsnr=with_xpsnr)
+    time_base = 1 / reference.fps
+    for index in range(reference.num_frames):
+        for entry, clip in zip(inputs, (reference, distorted), strict=True):
+            frame = clip.frame(index)
+            frame.pts, frame.time_base = index, time_base
+            entry.push(frame)
+        # Drained as it fills, so that memory does not grow with the clip.
+        yield from _drain(sink)
+    for entry in inputs:
+        entry.push(None)
+    yield from _drain(sink)
+    del graph  # The contexts above do not keep the graph alive by themselves.
+
+
+def _drain(sink: FilterContext) -> Iterator[dict[str, float]]:
+    while True:
+        try:
+            frame = sink.pull()
+        except (NoFrameYet, NoFrameLeft):
+            return
+        yield {key: float(value) for key, value in frame.metadata.items()}
+
+
+def _quality_graph(
+    clip: Clip, *, with_xpsnr: bool
+) -> tuple[tuple[FilterContext, FilterContext], FilterContext, Graph]:
+    """A graph of ssim and xpsnr in a row: (reference, distorted) inputs, sink, and the graph."""
+    graph = Graph()
+    graph.threads = 1
+    # The xpsnr filter weighs motion by the frame rate, which `add_buffer` cannot state.
+    source = (
+        f"video_size={clip.width}x{clip.height}:pix_fmt=yuv420p:time_base={_ratio(1 / clip.fps)}"
+        f":frame_rate={_ratio(clip.fps)}:pixel_aspect=1/1:colorspace=bt709:range=tv"
+    )
+    reference, distorted = graph.add("buffer", source), graph.add("buffer", source)
+    split, ssim, sink = graph.add("split"), graph.add("ssim"), graph.add("buffersink")
+    reference.link_to(split)
+    distorted.link_to(ssim, 0, 0)
+    split.link_to(ssim, 0, 1)
+    last = graph.add("xpsnr") if with_xpsnr else graph.add("null")
+    ssim.link_to(last, 0, 0)
+    if with_xpsnr:
+        split.link_to(last, 1, 1)
+    else:
+        split.link_to(graph.add("nullsink"), 1, 0)
+    last.link_to(sink)
+    graph.configure()
+    return (reference, distorted), sink, graph
+
+
+def _ratio(value: Fraction) -> str:
+    return f"{value.numerator}/{value.denominator}"

@@ -1,0 +1,143 @@
+"""Made-up sources, predictions and pages for the tests; nothing here was measured.
+
+Run it to look at the page without a trained model:
+`python tests/evaluation/evaluation_fakes.py page.html`.
+"""
+
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from laser_dist.evaluation import exemplars, report
+from laser_dist.evaluation.baselines import SourceTable, constant_predictions, ridge_predictions
+from laser_dist.evaluation.dataset import DatasetInfo, FramePair
+from laser_dist.evaluation.learning_curves import Curve
+from laser_dist.evaluation.quality_table import QualityCurve
+from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults, assess
+
+MODEL = "mj-lat"
+
+
+def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: float = 1.0):
+    """Sources whose levels follow SI and TI, but for `noise`; three to a group."""
+    rng = np.random.default_rng(seed)
+    activity = rng.uniform((20, 0), (90, 40), size=(num_sources, 2))
+    base = 20 + 0.08 * activity[:, :1] + 0.06 * activity[:, 1:]
+    levels = base + np.array([4.0, 8.5, 12.0]) + noise * rng.normal(size=(num_sources, 3)) * 1.8
+    numbers = range(first, first + num_sources)
+    return SourceTable(
+        source_ids=tuple(f"videoSRC{number:03d}" for number in numbers),
+        group_ids=tuple(f"photo{number // 3:02d}" for number in numbers),
+        levels=np.rint(levels) if noise else levels,
+        activity=activity,
+    )
+
+
+def make_curve(slope: float = 0.6) -> QualityCurve:
+    qps = np.arange(1.0, 52.0)
+    return QualityCurve(qps=qps, psnr_rgb_db=58.0 - slope * qps)
+
+
+def make_info(**changes) -> DatasetInfo:
+    info = DatasetInfo(
+        name="videoset_jnd",
+        version="1.0.0",
+        config="miniature",
+        fingerprint="3f6c0d9a51b2e874",
+        simulated=True,
+        simulation="30 viewers per clip: a visibility model of masking by texture and motion,"
+        " with a sensitivity and a lapse rate of their own.",
+        level_definition="the QP at which a quarter of the viewers notice",
+        seed=7,
+    )
+    return replace(info, **changes)
+
+
+def make_results(num_sources: int = 42, *, skill: float = 0.5, **info_changes) -> EvaluationResults:
+    """Results of a network that explains `skill` of what varies."""
+    train = make_sources(90, seed=1, first=1)
+    test = make_sources(num_sources, seed=2, first=201)
+    noise = np.random.default_rng(3).normal(size=test.levels.shape)
+    centre = test.levels.mean(axis=0)
+    predicted = centre + skill * (test.levels - centre) + 1.6 * noise * (1.2 - skill)
+    splits = {"train": train.source_ids, "validation": (), "test": test.source_ids}
+    info_changes = {"splits": splits} | info_changes
+    return assess(
+        test,
+        {source_id: make_curve() for source_id in test.source_ids},
+        {
+            MODEL: predicted,
+            CONSTANT: constant_predictions(train, num_sources),
+            RIDGE: ridge_predictions(train, test.activity),
+        },
+        dataset=make_info(**info_changes),
+        model=MODEL,
+        seed=11,
+        versions={"laser-jnd": "0.1.0", "keras": "3.15.1"},
+        run="runs/demo/train",
+    )
+
+
+def make_learning_curves(num_epochs: int = 12) -> tuple[Curve, ...]:
+    epochs = np.arange(1, num_epochs + 1)
+    rng = np.random.default_rng(4)
+
+    def curve(stage: str, metric: str, start: float, end: float) -> Curve:
+        values = end + (start - end) * np.exp(-epochs / 3) * (
+            1 + 0.05 * rng.normal(size=num_epochs)
+        )
+        return Curve(stage=stage, metric=metric, epochs=epochs, values=values)
+
+    stages = [
+        ("image", 900.0, 40.0),
+        ("jnd1", 70.0, 38.0),
+        ("jnd2", 80.0, 45.0),
+        ("jnd3", 90.0, 52.0),
+    ]
+    curves = [
+        curve(stage, metric, start * factor, end * factor)
+        for stage, start, end in stages
+        for metric, factor in (("loss", 1.0), ("val_loss", 1.1))
+    ]
+    heads = [
+        (f"{prefix}{name}", start, end)
+        for name in ("loss", "jnd1", "jnd2", "jnd3")
+        for prefix, start, end in (("", 3.2, 1.3), ("val_", 3.0, 1.7))
+    ]
+    heads.append(("learning_rate", 1e-3, 1e-5))
+    return (*curves, *(curve("heads", *one) for one in heads))
+
+
+def make_pair(source_id: str, *, width: int = 32, height: int = 16, photo: int = 0) -> FramePair:
+    """A photograph and three JPEGs of it, which stand in for the coded frames."""
+    image = Image.fromarray(load_sample_images().images[photo]).resize((width, height))
+    coded = [_jpeg(image, quality) for quality in (60, 30, 15)]
+    return FramePair(source_id, 4, np.asarray(image), np.stack(coded))
+
+
+def make_inputs(results: EvaluationResults, **size) -> report.ReportInputs:
+    chosen = exemplars.choose(results.predictors[MODEL].errors.levels.mean(axis=1))
+    ids = [results.test.source_ids[row] for row in chosen.values()]
+    pairs = {one: make_pair(one, photo=row % 2, **size) for row, one in enumerate(ids)}
+    backbones = [lambda raw, step=step: raw // step * step for step in (8, 16, 32)]
+    return report.ReportInputs(
+        results=results,
+        curves=make_learning_curves(),
+        exemplars=exemplars.make_exemplars(results, chosen, pairs, backbones),
+    )
+
+
+def _jpeg(image: Image.Image, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+if __name__ == "__main__":
+    page = report.render(make_inputs(make_results(), width=320, height=176))
+    Path(sys.argv[1]).write_text(page, encoding="utf-8")

@@ -1,0 +1,164 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from evaluation_fakes import MODEL, make_curve, make_info, make_pair, make_results, make_sources
+
+from laser_dist.errors import UserError
+from laser_dist.evaluation.evaluate import TrainedRun, evaluate_on, write_atomically
+from laser_dist.evaluation.results import to_json
+
+
+class MemoryDataset:
+    """A dataset of two frames a source, whose frames carry their level in the first channel."""
+
+    def __init__(self, folder, **info_changes):
+        self.tables = {"train": make_sources(30), "test": make_sources(9, seed=1, first=101)}
+        splits = {name: table.source_ids for name, table in self.tables.items()}
+        self.info = make_info(**({"splits": splits} | info_changes))
+        self.quality_path = folder / "quality"
+        self.quality_path.mkdir()
+        curve = make_curve()
+        rows = [
+            {"source_id": source_id, "qp": int(qp), "psnr_rgb_db": float(psnr)}
+            for source_id in self.tables["test"].source_ids
+            for qp, psnr in zip(curve.qps, curve.psnr_rgb_db, strict=True)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), self.quality_path / "part.parquet")
+
+    def sources(self, split):
+        return self.tables[split]
+
+    def raw_batches(self, split):
+        table = self.tables[split]
+        for source_id, levels in zip(table.source_ids, table.levels, strict=True):
+            raw = np.zeros((2, 16, 32, 3), np.uint8)
+            # One frame a QP too low and one a QP too high: their mean is right.
+            raw[0], raw[1] = levels - 1, levels + 1
+            yield [source_id] * 2, raw
+
+    def frame_pairs(self, split, source_ids):
+        return {source_id: make_pair(source_id) for source_id in source_ids}
+
+
+def make_run(**changes):
+    run = TrainedRun(
+        path="runs/demo/train",
+        variant=MODEL,
+        fingerprint=make_info().fingerprint,
+        trained_on=frozenset(),
+        width=32,
+        height=16,
+        predict=lambda raw: raw[:, 0, 0].astype(np.float32),
+        backbones=(lambda raw: raw,) * 3,
+    )
+    return replace(run, **changes)
+
+
+def test_frames_are_averaged_before_they_are_compared(tmp_path):
+    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out", seed=0)
+    assert results.predictors[MODEL].score.abs_error == (0, 0, 0)
+    assert results.predictors[MODEL].score.abs_psnr_error_db == (0, 0, 0)
+
+
+def test_what_is_written_is_what_is_promised(tmp_path):
+    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out", seed=3)
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert document["simulated"] is True
+    assert (document["dataset"], document["seed"]) == ("videoset_jnd", 3)
+    assert document["num_sources"] == 9
+    assert list(document["predictors"]) == ["mj-lat", "constant", "si-ti-ridge"]
+    for one in document["predictors"].values():
+        assert np.shape(one["abs_error"]) == np.shape(one["abs_psnr_error_db"]) == (3,)
+        assert np.shape(one["abs_error_interval"]) == (3, 2)
+    assert (tmp_path / "out" / "report" / "index.html").read_text().startswith("<!DOCTYPE html>")
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 * 3
+    # The mean of the rows is the figure in the JSON: the report can be made again from them.
+    errors = [abs(float(r["constant"]) - float(r["true"])) for r in rows if r["jnd_index"] == "1"]
+    assert np.mean(errors) == pytest.approx(results.predictors["constant"].score.abs_error[0])
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == [
+        "index.html", "predictions.csv", "report", "results.json",
+    ]  # fmt: skip
+
+
+def test_frames_of_another_size_are_scaled_to_the_models(tmp_path):
+    seen = []
+
+    def predict(raw):
+        seen.append(raw.shape[1:])
+        return np.zeros((len(raw), 3), np.float32)
+
+    run = make_run(width=16, height=8, predict=predict)
+    evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+    assert set(seen) == {(8, 16, 3)}
+
+
+def test_a_run_on_another_dataset_is_refused(tmp_path):
+    dataset = MemoryDataset(tmp_path, fingerprint="another")
+    with pytest.raises(UserError, match="with fingerprint another"):
+        evaluate_on(dataset, make_run(), tmp_path / "out", seed=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_saw_a_test_source_is_refused(tmp_path):
+    run = make_run(trained_on=frozenset({"videoSRC103", "videoSRC001"}))
+    with pytest.raises(UserError, match="1 it was trained on, first videoSRC103"):
+        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+
+
+def test_a_dataset_with_a_source_in_two_splits_is_refused(tmp_path):
+    splits = {"train": ("videoSRC101",), "test": ("videoSRC101",)}
+    with pytest.raises(UserError, match="first videoSRC101"):
+        evaluate_on(MemoryDataset(tmp_path, splits=splits), make_run(), tmp_path / "out", seed=0)
+
+
+def test_a_model_that_answers_nan_is_not_scored(tmp_path):
+    run = make_run(predict=lambda raw: np.full((len(raw), 3), np.nan))
+    with pytest.raises(ValueError, match="27 not finite"):
+        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+
+
+def test_json_holds_null_where_there_is_no_ratio():
+    results = make_results(4)
+    own = results.predictors[MODEL]
+    changed = replace(own, score=replace(own.score, ratio_to_constant=float("nan")))
+    text = to_json(replace(results, predictors={**results.predictors, MODEL: changed}))
+    assert json.loads(text)["predictors"][MODEL]["ratio_to_constant"] is None
+
+
+def test_a_file_in_the_way_is_the_users_to_mend_and_nothing_is_left(tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(UserError, match="writing"):
+        write_atomically(tmp_path / "out" / "results.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_write_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_atomically(path, "whole")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_atomically(path, "half")
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["whole"]
+
+
+def test_evaluation_imports_no_framework_before_it_needs_one():
+    code = (
+        "import sys, laser_dist.evaluation.evaluate;"
+        "print([m for m in ('tensorflow', 'keras', 'ray', 'apache_beam') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

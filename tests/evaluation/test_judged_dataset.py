@@ -1,0 +1,127 @@
+"""The adapter on a dataset that TFDS itself wrote, tiny and in the layout of ours."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from laser_dist.errors import UserError
+from laser_dist.evaluation.dataset import TfdsDataset, fit_frames
+
+# TFDS asks protobuf for a field's label when it reads its own metadata; it does so with either
+# of the two questions, and the newer protobuf warns about the older one.
+pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
+
+IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
+
+
+def example(source, frame_index):
+    """Frame `frame_index` of a source; its images tell which source, frame and level it is."""
+    images = {
+        name: np.full((4, 8, 3), [source, frame_index, level], np.uint8)
+        for level, name in enumerate(IMAGES)
+    }
+    return images | {
+        "source_id": f"videoSRC{source:03d}",
+        "group_id": f"photo{source // 2}",
+        "frame_index": frame_index,
+        "jnd_levels": [source + 20, source + 25, source + 30],
+        "spatial_information": 10.0 * source,
+        "temporal_information": 1.0 * source,
+    }
+
+
+class TinyJnd(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("0.1.0")
+    METADATA = {
+        "simulated": True,
+        "scale": "QP",
+        "fingerprint": "abc",
+        "seed": 7,
+        "splits": {"train": ["videoSRC009"], "test": ["videoSRC001", "videoSRC002"]},
+    }
+
+    def _info(self):
+        features = {name: tfds.features.Image(shape=(4, 8, 3)) for name in IMAGES} | {
+            "source_id": tfds.features.Text(),
+            "group_id": tfds.features.Text(),
+            "frame_index": np.int64,
+            "jnd_levels": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+            "spatial_information": np.float32,
+            "temporal_information": np.float32,
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(self.METADATA),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples([9]), "test": self._generate_examples([2, 1])}
+
+    def _generate_examples(self, sources):
+        for source in sources:
+            for frame_index in (0, 3, 6):
+                yield f"{source}-{frame_index}", example(source, frame_index)
+
+
+class NamelessJnd(TinyJnd):
+    METADATA = {"simulated": True}
+
+
+def build(builder_class, folder):
+    builder = builder_class(data_dir=folder)
+    builder.download_and_prepare()
+    return builder.data_path
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return TfdsDataset(build(TinyJnd, tmp_path_factory.mktemp("data")), batch_size=4)
+
+
+def test_metadata_are_read(dataset):
+    info = dataset.info
+    assert (info.name, info.version, info.fingerprint) == ("tiny_jnd", "0.1.0", "abc")
+    assert (info.simulated, info.scale, info.seed) == (True, "QP", 7)
+    assert info.splits == {"train": ("videoSRC009",), "test": ("videoSRC001", "videoSRC002")}
+
+
+def test_sources_are_sorted_and_once(dataset):
+    test = dataset.sources("test")
+    assert test.source_ids == ("videoSRC001", "videoSRC002")
+    assert test.group_ids == ("photo0", "photo1")
+    assert test.levels.tolist() == [[21, 26, 31], [22, 27, 32]]
+    assert test.activity.tolist() == [[10, 1], [20, 2]]
+
+
+def test_every_raw_frame_comes_once_with_its_source(dataset):
+    seen = []
+    for source_ids, raw in dataset.raw_batches("test"):
+        assert raw.dtype == np.uint8
+        assert raw.shape[1:] == (4, 8, 3)
+        assert [f"videoSRC{frame[0, 0, 0]:03d}" for frame in raw] == source_ids
+        seen += [tuple(frame[0, 0]) for frame in raw]
+    assert sorted(seen) == [(source, index, 0) for source in (1, 2) for index in (0, 3, 6)]
+
+
+def test_a_frame_pair_is_the_middle_frame_at_all_levels(dataset):
+    (pair,) = dataset.frame_pairs("test", ["videoSRC002"]).values()
+    assert (pair.source_id, pair.frame_index) == ("videoSRC002", 3)
+    assert pair.raw[0, 0].tolist() == [2, 3, 0]
+    assert pair.coded[:, 0, 0].tolist() == [[2, 3, 1], [2, 3, 2], [2, 3, 3]]
+
+
+def test_a_folder_that_is_no_dataset_is_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match="folder of one version of a built dataset"):
+        TfdsDataset(tmp_path)
+
+
+def test_a_dataset_that_does_not_say_what_it_is_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no scale, fingerprint"):
+        TfdsDataset(build(NamelessJnd, tmp_path))
+
+
+def test_frames_that_fit_are_not_touched():
+    frames = np.zeros((2, 4, 8, 3), np.uint8)
+    assert fit_frames(frames, width=8, height=4) is frames
+    assert fit_frames(frames, width=16, height=2).shape == (2, 2, 16, 3)

@@ -1,0 +1,127 @@
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from laser_dist.errors import UserError
+from laser_dist.prediction import predict
+
+WIDTH, HEIGHT = 16, 8
+
+
+def mean_colour_model(outputs: int = 3) -> keras.Model:
+    """Levels that are the mean of each channel, so that every answer is known."""
+    frames = keras.Input((HEIGHT, WIDTH, 3))
+    means = keras.layers.GlobalAveragePooling2D()(frames)
+    return keras.Model(frames, means[:, :outputs] if outputs < 3 else means)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return predict.from_model(mean_colour_model())
+
+
+def plain_frames(*colours) -> np.ndarray:
+    return np.stack([np.full((HEIGHT, WIDTH, 3), colour, np.uint8) for colour in colours])
+
+
+def test_the_frame_size_is_read_off_the_model(predictor):
+    assert (predictor.width, predictor.height) == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_batches_change_nothing(predictor, batch_size):
+    colours = [(20, 30, 40), (22, 32, 42), (24, 30, 40)]
+    levels = predict.predict_frames(predictor, plain_frames(*colours), batch_size=batch_size)
+    assert levels.dtype == np.float32
+    assert levels == pytest.approx(np.array(colours), abs=1e-4)
+
+
+def test_no_frame_no_level(predictor):
+    assert predict.predict_frames(predictor, plain_frames(0)[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [np.zeros((1, HEIGHT, WIDTH + 1, 3), np.uint8), np.zeros((1, HEIGHT, WIDTH, 3), np.float32)],
+)
+def test_frames_of_another_shape_or_type_are_refused(predictor, frames):
+    with pytest.raises(ValueError, match=r"expected uint8 frames \[N, 8, 16, 3\]"):
+        predict.predict_frames(predictor, frames)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    timestamp_s: float
+    rgb: np.ndarray
+
+
+def test_a_clips_levels_are_the_mean_over_its_frames_as_the_model_says(
+    predictor, monkeypatch, tmp_path
+):
+    asked = {}
+
+    def sample_frames(path, **size):
+        asked.update(size, path=path)
+        colours = plain_frames((30, 20, 60), (31, 20, 61))
+        return [Sampled(0.5 + second, rgb) for second, rgb in enumerate(colours)]
+
+    monkeypatch.setattr(predict, "sample_frames", sample_frames)
+    found = predict.predict_clip(predictor, tmp_path / "clip.mp4", num_frames=2)
+    assert asked == {
+        "path": tmp_path / "clip.mp4", "num_frames": 2, "width": WIDTH, "height": HEIGHT,
+    }  # fmt: skip
+    # Neither rounded, nor clipped, nor made to ascend ...
+    assert found.levels == pytest.approx([30.5, 20, 60.5], abs=1e-4)
+    assert found.timestamps_s == (0.5, 1.5)
+    assert found.per_frame.shape == (2, 3)
+    # ... unlike what an encoder is given.
+    assert found.qps.tolist() in ([30, 20, 51], [31, 20, 51])
+
+
+@given(hnp.arrays(np.float32, 3, elements=st.floats(-100, 200, width=32)))
+def test_qps_are_what_an_encoder_takes_and_nearest(levels):
+    qps = predict.nearest_qps(levels)
+    assert qps.min() >= 1
+    assert qps.max() <= 51
+    inside = (levels >= 1) & (levels <= 51)
+    assert (np.abs(qps - levels)[inside] <= 0.5).all()
+
+
+def test_a_saved_run_answers_like_the_model_it_was_saved_from(predictor, tmp_path):
+    (tmp_path / "models").mkdir()
+    predictor.model.save(tmp_path / "models" / "predictor.keras")
+    loaded = predict.load_predictor(tmp_path)
+    frames = plain_frames((20, 30, 40))
+    expected = predict.predict_frames(predictor, frames)
+    assert (predict.predict_frames(loaded, frames) == expected).all()
+
+
+def test_a_directory_without_a_model_is_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match=r"finished model in models/predictor\.keras"):
+        predict.load_predictor(tmp_path)
+
+
+def test_a_file_that_is_no_model_is_the_users_to_mend(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "predictor.keras").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="whole Keras model file"):
+        predict.load_predictor(tmp_path)
+
+
+def test_a_model_of_one_level_is_no_predictor():
+    with pytest.raises(UserError, match=r"one output \[B, 3\]"):
+        predict.from_model(mean_colour_model(outputs=1))
+
+
+def test_images_are_rounded_and_clipped():
+    frames = keras.Input((HEIGHT, WIDTH, 3))
+    brighter = keras.Model(frames, keras.layers.Rescaling(1.5, offset=-20.4)(frames))
+    images = predict.predict_images(brighter, plain_frames((0, 100, 250)))
+    assert images.dtype == np.uint8
+    # 0 and 354.6 lie outside; 150 - 20.4 rounds to 130.
+    assert np.unique(images.reshape(-1, 3), axis=0).tolist() == [[0, 130, 255]]

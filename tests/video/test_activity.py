@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from video_clips import moving_clip, random_clip
+
+from laser_dist.video.activity import spatial_information, temporal_information
+
+clips = st.builds(
+    random_clip,
+    st.integers(1, 4),
+    st.integers(8, 16).map(lambda half: 2 * half),
+    st.integers(8, 16).map(lambda half: 2 * half),
+    seed=st.integers(0, 1000),
+)
+
+
+def with_luma(luma):
+    luma = np.asarray(luma, np.uint8)
+    return replace(random_clip(*luma.shape), y=luma)
+
+
+@settings(deadline=None)
+@given(clip=clips)
+def test_spatial_information_agrees_with_scipys_sobel(clip):
+    expected = []
+    for luma in clip.y.astype(float):
+        length = np.hypot(ndimage.sobel(luma, axis=0), ndimage.sobel(luma, axis=1))
+        expected.append(length[1:-1, 1:-1].std())
+    assert spatial_information(clip) == pytest.approx(max(expected), rel=1e-5)
+
+
+def test_a_flat_or_evenly_rising_frame_has_no_spatial_information():
+    assert spatial_information(with_luma(np.full((2, 16, 16), 90))) == 0
+    ramp = np.tile(np.arange(16) * 3, (1, 16, 1))
+    assert spatial_information(with_luma(ramp)) == 0  # the same gradient everywhere
+
+
+def test_spatial_information_of_a_step():
+    step = np.zeros((1, 16, 18))
+    step[:, :, 9:] = 50
+    # Inside the frame, 2 of 16 columns lie on the edge, where the filter answers 4 * 50 = 200:
+    # the standard deviation is 200 sqrt(1/8 * 7/8).
+    assert spatial_information(with_luma(step)) == pytest.approx(200 * np.sqrt(7) / 8)
+
+
+def test_temporal_information_of_a_half_that_changes():
+    luma = np.full((2, 16, 16), 100)
+    luma[1, :8] = 120  # differences 20 in one half and 0 in the other
+    assert temporal_information(with_luma(luma)) == pytest.approx(10)
+
+
+def test_a_change_of_brightness_alone_is_no_temporal_information():
+    assert temporal_information(with_luma([np.full((16, 16), value) for value in (10, 250)])) == 0
+
+
+def test_a_single_frame_has_no_temporal_information():
+    assert temporal_information(random_clip(1)) == 0
+
+
+@settings(deadline=None)
+@given(clip=clips)
+def test_temporal_information_is_that_of_the_busiest_step_either_way(clip):
+    steps = np.diff(clip.y.astype(float), axis=0)
+    expected = max((step.std() for step in steps), default=0)
+    assert temporal_information(clip) == pytest.approx(expected)
+    backwards = clip.select(range(clip.num_frames)[::-1])
+    assert temporal_information(backwards) == pytest.approx(expected)
+
+
+def test_the_clips_figure_is_that_of_its_busiest_frame():
+    clip = moving_clip(3)
+    dull = clip.y.copy()
+    dull[:2] = 128
+    assert spatial_information(replace(clip, y=dull)) == spatial_information(clip.select([2]))

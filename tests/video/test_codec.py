@@ -1,0 +1,163 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from video_clips import NTSC, moving_clip, random_clip
+
+from laser_dist.video.codec import (
+    VIDEOSET,
+    VideoError,
+    decode,
+    encode_h264,
+    x264_settings_of,
+    x264_version_of,
+)
+
+# What x264 wrote into VideoSet's own streams (x264 core 148), but for version and threads.
+VIDEOSET_SEI = {
+    "cabac": "1",
+    "ref": "3",
+    "deblock": "1:0:0",
+    "analyse": "0x3:0x111",
+    "me": "umh",
+    "subme": "9",
+    "psy": "0",
+    "mixed_ref": "1",
+    "me_range": "128",
+    "chroma_me": "1",
+    "trellis": "2",
+    "8x8dct": "1",
+    "deadzone": "21,11",
+    "fast_pskip": "0",
+    "chroma_qp_offset": "0",
+    "bframes": "3",
+    "b_pyramid": "2",
+    "b_adapt": "2",
+    "direct": "3",
+    "weightb": "1",
+    "open_gop": "0",
+    "weightp": "2",
+    "keyint": "60",
+    "keyint_min": "31",
+    "scenecut": "0",
+    "rc": "cqp",
+    "mbtree": "0",
+    "ip_ratio": "1.00",
+    "pb_ratio": "1.00",
+    "aq": "0",
+}
+
+IDR_SLICE, OTHER_SLICE = 5, 1
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return moving_clip(8)
+
+
+@pytest.fixture(scope="module")
+def coded(clip):
+    return encode_h264(clip, qp=27)
+
+
+def slices(stream):
+    """NAL unit types of the slices of an Annex-B stream, in order."""
+    types = [unit[0] & 31 for unit in stream.split(b"\0\0\1")[1:]]
+    return [kind for kind in types if kind in (IDR_SLICE, OTHER_SLICE)]
+
+
+@pytest.mark.parametrize("setting", VIDEOSET_SEI)
+def test_each_of_videosets_settings_is_in_the_coded_stream(coded, setting):
+    assert x264_settings_of(coded)[setting] == VIDEOSET_SEI[setting]
+
+
+@pytest.mark.parametrize("qp", [1, 27, 51])
+def test_the_quantiser_is_in_the_coded_stream(clip, qp):
+    assert x264_settings_of(encode_h264(clip, qp=qp))["qp"] == str(qp)
+
+
+def test_one_thread_and_whole_frames(coded, clip):
+    written = x264_settings_of(coded)
+    assert (written["threads"], written["lookahead_threads"]) == ("1", "1")
+    assert len(slices(coded)) == clip.num_frames
+
+
+def test_other_settings_and_threads_reach_the_encoder(clip):
+    stream = encode_h264(clip, qp=27, settings=replace(VIDEOSET, ref=1, me="hex"), threads=2)
+    written = x264_settings_of(stream)
+    assert (written["ref"], written["me"], written["threads"]) == ("1", "hex", "2")
+
+
+def test_an_idr_picture_every_60_frames():
+    kinds = slices(encode_h264(moving_clip(130, 16, 16), qp=40))
+    assert [index for index, kind in enumerate(kinds) if kind == IDR_SLICE] == [0, 60, 120]
+
+
+def test_the_version_is_that_of_the_stream(coded):
+    assert int(x264_version_of(coded)) >= 148
+    videosets = (
+        b"\0\0\1\6x264 - core 148 r2748 97eaef2 - H.264/MPEG-4 AVC codec - ... options: a=1\0"
+    )
+    assert x264_version_of(videosets) == "148 r2748 97eaef2"
+    assert x264_settings_of(videosets) == {"a": "1"}
+
+
+def test_a_stream_without_x264s_sei_is_refused():
+    with pytest.raises(VideoError, match="an SEI written by x264"):
+        x264_settings_of(b"no video")
+    with pytest.raises(VideoError, match="an SEI written by x264"):
+        x264_version_of(b"")
+
+
+def test_the_same_clip_gives_the_same_bytes(clip, coded):
+    assert encode_h264(clip, qp=27) == coded
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    num_frames=st.integers(1, 5),
+    height=st.integers(8, 24).map(lambda half: 2 * half),
+    width=st.integers(8, 24).map(lambda half: 2 * half),
+    seed=st.integers(0, 99),
+)
+def test_qp_0_is_lossless(num_frames, height, width, seed):
+    clip = random_clip(num_frames, height, width, seed=seed)
+    decoded = decode(encode_h264(clip, qp=0))
+    assert np.array_equal(decoded.y, clip.y)
+    assert np.array_equal(decoded.u, clip.u)
+    assert np.array_equal(decoded.v, clip.v)
+    assert decoded.timestamps == clip.timestamps
+
+
+def test_a_higher_qp_gives_fewer_bytes_and_larger_errors(clip):
+    streams = [encode_h264(clip, qp=qp) for qp in (1, 12, 24, 36, 48)]
+    errors = [np.square(decode(stream).y.astype(int) - clip.y).mean() for stream in streams]
+    assert sorted(map(len, streams), reverse=True) == list(map(len, streams))
+    assert sorted(errors) == errors
+    assert errors[0] > 0
+
+
+@pytest.mark.parametrize("qp", [-1, 52])
+def test_a_quantiser_out_of_range_is_refused(clip, qp):
+    with pytest.raises(ValueError, match=r"qp must be in 0\.\.51"):
+        encode_h264(clip, qp=qp)
+
+
+def test_no_thread_is_refused(clip):
+    with pytest.raises(ValueError, match="threads"):
+        encode_h264(clip, qp=30, threads=0)
+
+
+def test_a_clip_too_small_to_encode_is_refused():
+    with pytest.raises(VideoError, match="16x16 pixels after cropping to even, got 16x14"):
+        encode_h264(random_clip(1, 14, 16), qp=30)
+
+
+def test_a_raw_streams_rate_is_its_headers_or_the_callers(coded):
+    assert decode(coded).fps == NTSC
+    named = decode(coded, fps=Fraction(24))
+    assert named.fps == 24
+    assert named.timestamps == tuple(Fraction(index, 24) for index in range(8))

@@ -1,0 +1,356 @@
+import gc
+import io
+import pickle
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+from video_clips import NTSC, moving_clip, muxed, random_clip
+
+from laser_dist.errors import UserError
+from laser_dist.video.codec import ClipInfo, VideoError, decode, encode_h264, probe, sample_frames
+from laser_dist.video.frames import Clip
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return moving_clip(8)
+
+
+@pytest.fixture(scope="module")
+def raw(clip):
+    return encode_h264(clip, qp=27)
+
+
+@pytest.fixture(scope="module")
+def files(clip, tmp_path_factory):
+    """The clip in the containers people have, by name."""
+    return {
+        "annexb": encode_h264(clip, qp=27),
+        "mp4": muxed(clip, "mp4"),
+        "mp4 for the web": muxed(clip, "mp4", folder=tmp_path_factory.mktemp("web")),
+        "matroska": muxed(clip, "matroska"),
+        "avi": muxed(clip, "avi", codec="mpeg4"),
+        "mpegts": muxed(clip, "mpegts"),
+    }
+
+
+KINDS = ("annexb", "mp4", "mp4 for the web", "matroska", "avi", "mpegts")
+
+
+def image_bytes(rgb, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, kind, **options)
+    return file.getvalue()
+
+
+def outcome(content):
+    """A clip, or None for the one error that damage may raise."""
+    try:
+        return decode(content)
+    except VideoError:
+        return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_container_gives_all_frames_and_times(clip, files, kind):
+    decoded = decode(files[kind])
+    assert (decoded.num_frames, decoded.height, decoded.width) == (8, 48, 64)
+    assert decoded.fps == NTSC
+    tick = Fraction(1, 1000) if kind == "matroska" else 0  # its clock counts milliseconds
+    pairs = zip(decoded.timestamps, clip.timestamps, strict=True)
+    assert all(abs(ours - exact) <= tick for ours, exact in pairs)
+    assert np.abs(decoded.y.astype(int) - clip.y).mean() < 4
+
+
+def test_a_path_and_its_content_decode_alike(files, tmp_path):
+    path = tmp_path / "a:b%02d.mp4"  # neither FFmpeg's "a:" protocol nor its "%02d" pattern
+    path.write_bytes(files["mp4"])
+    assert np.array_equal(decode(path).y, decode(files["mp4"]).y)
+
+
+def test_max_frames_are_the_first_ones(raw):
+    few = decode(raw, max_frames=3)
+    assert np.array_equal(few.y, decode(raw).y[:3])
+    with pytest.raises(ValueError, match="max_frames"):
+        decode(raw, max_frames=0)
+
+
+def test_a_rate_for_streams_without_times_leaves_others_alone(files):
+    assert decode(files["mp4"], fps=Fraction(24)).fps == NTSC
+
+
+def test_an_rgb_image_becomes_the_clip_of_its_pixels():
+    rgb = moving_clip(1).rgb(0)
+    image, clip = decode(image_bytes(rgb, "PNG")), Clip.from_rgb(rgb[None], NTSC)
+    assert image.timestamps == (0,)
+    assert np.array_equal(image.y, clip.y)
+    assert np.array_equal(image.u, clip.u)
+    assert np.array_equal(image.v, clip.v)
+
+
+def test_a_jpegs_own_matrix_and_range_are_honoured():
+    rgb = np.zeros((32, 32, 3), np.uint8) + np.array([200, 60, 30], np.uint8)
+    jpeg = image_bytes(rgb, "JPEG", quality=95)
+    theirs = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
+    # Read as BT.709 or as limited range, red alone would be off by more than 10.
+    assert np.abs(decode(jpeg).rgb(0) - theirs).max() <= 3
+
+
+def test_grey_and_transparent_images_are_read():
+    ramp = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
+    grey = decode(image_bytes(ramp, "PNG"))
+    assert np.abs(grey.y[0] - (16 + ramp * (219 / 255))).max() < 0.6
+    assert set(grey.u.ravel().tolist()) == {128}
+    opaque = np.dstack([ramp, ramp, ramp, np.full_like(ramp, 255)])
+    assert np.array_equal(decode(image_bytes(opaque, "PNG")).y, grey.y)
+
+
+def test_odd_sizes_are_cropped_to_even():
+    rgb = random_clip(1, 34, 20).rgb(0)
+    odd = decode(image_bytes(np.ascontiguousarray(rgb[:33, :19]), "PNG"))
+    assert (odd.height, odd.width) == (32, 18)
+    assert np.array_equal(odd.y, decode(image_bytes(rgb, "PNG")).y[:, :32, :18])
+
+
+def test_ten_bits_become_eight(clip):
+    deep = decode(muxed(clip, "matroska", codec="ffv1", pixel_format="yuv420p10le"))
+    assert np.abs(deep.y.astype(int) - clip.y).max() <= 1
+    assert np.abs(deep.u.astype(int) - clip.u).max() <= 1
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+def test_frames_are_turned_as_the_file_asks(clip, degrees, tmp_path):
+    plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    plain.write_bytes(muxed(clip, "mp4"))
+    turned.write_bytes(muxed(clip, "mp4", rotation=degrees))
+    before, after = decode(plain), decode(turned)
+    for name in ("y", "u", "v"):
+        # The muxer turns counter-clockwise, as numpy does.
+        expected = np.rot90(getattr(before, name), degrees // 90, axes=(1, 2))
+        assert np.array_equal(getattr(after, name), expected)
+    info = probe(turned)
+    assert (info.height, info.width) == (after.height, after.width)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_orientation_is_followed_as_pillow_does(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    jpeg = image_bytes(moving_clip(1).rgb(0), "JPEG", quality=98, subsampling=0, exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg)))).astype(int)
+    ours = decode(jpeg).rgb(0)
+    assert ours.shape == upright.shape
+    assert np.abs(ours - upright).mean() < 4  # 4:2:0 and rounding; a wrong turn gives over 30
+
+
+@pytest.mark.parametrize("orientation", [2, 4, 5, 7])
+def test_a_mirrored_photograph_is_read(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    clip = decode(image_bytes(moving_clip(1).rgb(0), "JPEG", exif=exif))
+    assert (clip.width > clip.height) == (orientation in (2, 4))  # lying; 5 and 7 stand
+
+
+def test_a_picture_with_a_colour_profile_does_no_harm():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    rgb = moving_clip(1).rgb(0)
+    # Read through PyAV's side data, the profile is freed twice: that ends the process.
+    profiled = decode(image_bytes(rgb, "PNG", icc_profile=profile))
+    gc.collect()
+    assert np.array_equal(profiled.y, decode(image_bytes(rgb, "PNG")).y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.7, 0.95])
+def test_a_cut_file_is_an_error(files, kind, share):
+    whole = files[kind]
+    with pytest.raises(VideoError):
+        decode(whole[: int(len(whole) * share)], expected_frames=8)
+
+
+def test_a_cut_inside_a_raw_streams_frame_is_seen_without_a_count(raw):
+    last = raw.rindex(b"\0\0\1")
+    with pytest.raises(VideoError, match="decode .* bytes in memory"):
+        decode(raw[: (last + len(raw)) // 2])
+
+
+def test_a_raw_stream_cut_between_frames_needs_the_count(raw):
+    cut = raw[: raw.rindex(b"\0\0\1")]
+    assert decode(cut).num_frames == 7
+    assert decode(cut, expected_frames=7).num_frames == 7
+    with pytest.raises(VideoError, match="expected 8 frames, got 7"):
+        decode(cut, expected_frames=8)
+
+
+def test_an_mp4_cut_between_frames_is_an_error(files, tmp_path):
+    whole = files["mp4 for the web"]
+    with av.open(io.BytesIO(whole)) as container:
+        entry = container.streams.video[0].index_entries[5]
+        cut = whole[: entry.pos + entry.size]
+    with pytest.raises(VideoError, match="truncated"):
+        decode(cut)
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(cut)
+    with pytest.raises(VideoError, match="truncated"):
+        sample_frames(path, num_frames=2, width=16, height=16)
+
+
+@pytest.mark.parametrize("kind", ["mp4 for the web", "matroska", "avi"])
+def test_a_cut_file_is_not_sampled(files, kind, tmp_path):
+    path = tmp_path / "cut"
+    path.write_bytes(files[kind][: int(len(files[kind]) * 0.8)])
+    with pytest.raises(VideoError):
+        sample_frames(path, num_frames=2, width=16, height=16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("matroska", r"expected 0\.267 s, as its header says, got .* \(truncated\)"),
+        ("avi", r"expected 8 frames, as its header says, got \d \(truncated\)"),
+    ],
+)
+def test_a_file_cut_between_its_blocks_is_an_error(files, kind, message):
+    with av.open(io.BytesIO(files[kind])) as container:
+        starts = [packet.pos for packet in container.demux(video=0) if packet.size]
+    with pytest.raises(VideoError, match=message):
+        decode(files[kind][: sorted(starts)[4]])
+
+
+def test_groups_without_a_pick_are_not_decoded(tmp_path):
+    path = tmp_path / "clip.mp4"
+    content = bytearray(muxed(moving_clip(30, 32, 32), "mp4", g="6", folder=tmp_path))
+    with av.open(io.BytesIO(content)) as container:
+        # Frames 12 to 17 are the third of five groups; the picks are 7 and 22.
+        entries = container.streams.video[0].index_entries
+        start, end = entries[12].pos, entries[17].pos + entries[17].size
+    content[start:end] = bytes(end - start)
+    path.write_bytes(content)
+    with pytest.raises(VideoError):
+        decode(path)
+    assert len(sample_frames(path, num_frames=2, width=16, height=16)) == 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_damage_gives_a_clip_or_a_video_error_and_nothing_else(files, data):
+    content = bytearray(files[data.draw(st.sampled_from(KINDS))])
+    for _ in range(data.draw(st.integers(0, 6))):
+        # Half of them in the headers, where most of the ways to go wrong are.
+        limit = data.draw(st.sampled_from((300, len(content))))
+        content[data.draw(st.integers(0, min(limit, len(content)) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    cut = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
+    clip = outcome(bytes(content[:cut]))
+    assert clip is None or clip.num_frames >= 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 5000, b"# A heading\n\nSome text, no video.\n" * 40, bytes(range(256)) * 20],
+    ids=["empty", "zeros", "text", "bytes"],
+)
+def test_what_is_no_video_is_refused(content, tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"decode .*clip\.mp4: expected .* that FFmpeg can decode"):
+        decode(path)
+    with pytest.raises(VideoError, match="that FFmpeg can decode"):
+        probe(path)
+    with pytest.raises(VideoError, match="that FFmpeg can decode"):
+        sample_frames(path, num_frames=1, width=16, height=16)
+
+
+def test_sound_alone_is_no_video():
+    file = io.BytesIO()
+    with av.open(file, "w", format="wav") as output:
+        stream = output.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        sound.sample_rate = 8000
+        output.mux(stream.encode(sound))
+        output.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="streams of type: audio"):
+        decode(file.getvalue())
+
+
+def test_a_missing_file_and_a_directory_are_named(tmp_path):
+    with pytest.raises(VideoError, match="no such file"):
+        decode(tmp_path / "absent.mp4")
+    with pytest.raises(VideoError, match="got a directory"):
+        probe(tmp_path)
+
+
+def test_a_clip_too_small_to_use_is_refused():
+    with pytest.raises(VideoError, match="16x16 pixels after cropping to even, got 0x0"):
+        decode(image_bytes(np.zeros((1, 1, 3), np.uint8), "PNG"))
+    with pytest.raises(VideoError, match="16x16 pixels after cropping to even, got 14x16"):
+        decode(image_bytes(np.zeros((16, 15, 3), np.uint8), "PNG"))
+
+
+def test_frames_of_changing_size_are_refused():
+    both = [encode_h264(moving_clip(2, side, side), qp=30) for side in (32, 48)]
+    with pytest.raises(VideoError, match="frames of one size"):
+        decode(b"".join(both))
+
+
+def test_the_error_survives_pickling(tmp_path):
+    with pytest.raises(VideoError) as caught:
+        decode(tmp_path / "absent.mp4")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(copy, VideoError)
+    assert isinstance(copy, UserError)
+    assert str(copy) == str(caught.value)
+
+
+def test_probe_tells_what_the_file_says(files, tmp_path):
+    path = tmp_path / "clip"
+    path.write_bytes(files["mp4"])
+    assert probe(path) == ClipInfo(
+        width=64,
+        height=48,
+        fps=NTSC,
+        num_frames=8,
+        duration_s=pytest.approx(float(8 / NTSC)),
+        codec="h264",
+        pixel_format="yuv420p",
+    )
+    path.write_bytes(files["annexb"])
+    info = probe(path)
+    assert (info.num_frames, info.duration_s, info.fps) == (None, None, NTSC)
+    path.write_bytes(image_bytes(np.zeros((33, 19, 3), np.uint8), "PNG"))
+    assert (probe(path).width, probe(path).height, probe(path).num_frames) == (18, 32, 1)
+
+
+@pytest.mark.parametrize("kind", ["annexb", "mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize("num_frames", [1, 3, 7])
+def test_samples_are_the_centres_of_equal_intervals(kind, num_frames, tmp_path):
+    long = moving_clip(40, 32, 32)
+    # Short groups of pictures, so that there is something to skip.
+    coded = encode_h264(long, qp=20) if kind == "annexb" else muxed(long, kind, g="6")
+    path = tmp_path / "long"
+    path.write_bytes(coded)
+    samples = sample_frames(path, num_frames=num_frames, width=24, height=16)
+    decoded = decode(path)
+    for index, sample in enumerate(samples):
+        centre = int((index + 0.5) * 40 / num_frames)
+        assert np.array_equal(sample.rgb, decoded.rgb(centre, width=24, height=16))
+        assert sample.timestamp_s == float(decoded.timestamps[centre])
+    assert len(samples) == num_frames
+
+
+def test_there_are_never_more_samples_than_frames(files, tmp_path):
+    path = tmp_path / "clip"
+    path.write_bytes(files["mp4"])
+    samples = sample_frames(path, num_frames=50, width=16, height=16)
+    assert [sample.timestamp_s for sample in samples] == [float(index / NTSC) for index in range(8)]
+    path.write_bytes(image_bytes(moving_clip(1).rgb(0), "PNG"))
+    (only,) = sample_frames(path, num_frames=8, width=16, height=16)
+    assert (only.timestamp_s, only.rgb.shape) == (0.0, (16, 16, 3))
+    with pytest.raises(ValueError, match="num_frames"):
+        sample_frames(path, num_frames=0, width=16, height=16)

@@ -1,0 +1,245 @@
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import ColorRange
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from video_clips import NTSC, moving_clip, random_clip
+
+from laser_dist.video.frames import Clip, frame_planes, resize_rgb, to_bt709_420
+
+code_values = st.integers(0, 255)
+
+
+def luma_weights(matrix):
+    return {
+        "bt709": np.array([0.2126, 0.7152, 0.0722]),  # ITU-R BT.709-6, item 3.2
+        "bt601": np.array([0.299, 0.587, 0.114]),  # ITU-R BT.601-7, section 2.5.1
+    }[matrix]
+
+
+def to_ycbcr(rgb, matrix="bt709"):
+    """Full-range R'G'B' to limited-range Y'CbCr, unrounded, by the standards' equations."""
+    red, _, blue = weights = luma_weights(matrix)
+    rgb01 = np.asarray(rgb, float) / 255
+    luma = rgb01 @ weights
+    blue_difference = (rgb01[..., 2] - luma) / (2 * (1 - blue))
+    red_difference = (rgb01[..., 0] - luma) / (2 * (1 - red))
+    return np.stack((16 + 219 * luma, 128 + 224 * blue_difference, 128 + 224 * red_difference), -1)
+
+
+def to_rgb(ycbcr, matrix="bt709"):
+    """The inverse of `to_ycbcr`, by inverting its (affine) map."""
+    origin = to_ycbcr(np.zeros(3), matrix)
+    linear = to_ycbcr(np.eye(3) * 255, matrix) - origin
+    return (np.asarray(ycbcr, float) - origin) @ np.linalg.inv(linear) * 255
+
+
+def flat_frame(values, *, colorspace, color_range, pixel_format="yuv420p"):
+    frame = av.VideoFrame(32, 32, pixel_format)
+    for plane, value in zip(frame.planes, values, strict=True):
+        plane.update(bytes([value]) * plane.buffer_size)
+    frame.colorspace, frame.color_range = colorspace, color_range
+    return frame
+
+
+def planes_centre(frame):
+    return [int(plane[8, 8]) for plane in frame_planes(frame)]
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(rgb=st.tuples(code_values, code_values, code_values))
+def test_a_flat_colour_becomes_its_bt709_code_values(rgb):
+    clip = Clip.from_rgb(np.full((1, 16, 16, 3), rgb, np.uint8), NTSC)
+    for plane, expected in zip((clip.y, clip.u, clip.v), to_ycbcr(rgb), strict=True):
+        assert plane.min() == plane.max()
+        assert abs(float(plane[0, 0, 0]) - expected) <= 1
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(rgb=st.tuples(code_values, code_values, code_values))
+def test_rgb_undoes_from_rgb_up_to_rounding(rgb):
+    clip = Clip.from_rgb(np.full((1, 16, 16, 3), rgb, np.uint8), NTSC)
+    # Half a code value of Cb alone moves blue by 1.8556 * 255 / 224 / 2 = 1.06; luma adds 0.58.
+    assert np.abs(clip.rgb(0).astype(int) - rgb).max() <= 3
+
+
+def test_every_pixels_luma_is_bt709s():
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (2, 32, 48, 3), np.uint8)
+    clip = Clip.from_rgb(rgb, NTSC)
+    assert np.abs(clip.y - to_ycbcr(rgb)[..., 0]).max() < 0.6
+
+
+def test_white_and_black_are_the_ends_of_the_limited_range():
+    ends = np.stack([np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)])
+    clip = Clip.from_rgb(ends, NTSC)
+    assert clip.y[:, 0, 0].tolist() == [16, 235]
+    assert {*clip.u.ravel().tolist(), *clip.v.ravel().tolist()} == {128}
+    assert np.array_equal(clip.rgb(0), ends[0])
+    assert np.array_equal(clip.rgb(1), ends[1])
+
+
+@pytest.mark.parametrize(("colorspace", "matrix"), [(5, "bt601"), (6, "bt601"), (1, "bt709")])
+def test_the_stated_matrix_is_honoured(colorspace, matrix):
+    coded = (120, 100, 160)
+    frame = flat_frame(coded, colorspace=colorspace, color_range=ColorRange.MPEG)
+    expected = to_ycbcr(to_rgb(coded, matrix))
+    assert np.abs(planes_centre(to_bt709_420(frame)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("colorspace", [0, 2], ids=["rgb (nonsense)", "unspecified"])
+def test_an_unstated_matrix_is_bt709(colorspace):
+    frame = flat_frame((120, 100, 160), colorspace=colorspace, color_range=0)
+    assert planes_centre(to_bt709_420(frame)) == [120, 100, 160]
+
+
+def test_full_range_is_brought_to_limited():
+    frame = flat_frame((255, 128, 128), colorspace=1, color_range=ColorRange.JPEG)
+    assert planes_centre(to_bt709_420(frame)) == [235, 128, 128]
+
+
+@pytest.mark.parametrize("color_range", [0, ColorRange.MPEG, ColorRange.JPEG])
+def test_rgb_is_full_range_whatever_it_states(color_range):
+    frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 255, np.uint8), format="rgb24")
+    frame.color_range = color_range
+    assert planes_centre(to_bt709_420(frame)) == [235, 128, 128]
+
+
+def test_other_subsampling_keeps_the_values():
+    frame = flat_frame((90, 60, 200), colorspace=2, color_range=0, pixel_format="yuv444p")
+    converted = to_bt709_420(frame)
+    assert converted.format.name == "yuv420p"
+    assert planes_centre(converted) == [90, 60, 200]
+
+
+def test_an_odd_last_row_and_column_are_cut():
+    y, u, v = frame_planes(av.VideoFrame(33, 19, "yuv420p"))
+    assert (y.shape, u.shape, v.shape) == ((18, 32), (9, 16), (9, 16))
+
+
+def test_frame_and_frame_planes_are_inverse():
+    clip = random_clip(2, 18, 34)
+    for index in range(2):
+        y, u, v = frame_planes(clip.frame(index))
+        assert np.array_equal(y, clip.y[index])
+        assert np.array_equal(u, clip.u[index])
+        assert np.array_equal(v, clip.v[index])
+
+
+def test_a_clip_tells_its_sizes_and_times():
+    clip = random_clip(3, 16, 32, fps=Fraction(24))
+    assert (clip.num_frames, clip.height, clip.width) == (3, 16, 32)
+    assert clip.timestamps == (Fraction(0), Fraction(1, 24), Fraction(1, 12))
+    assert clip.duration_s == pytest.approx(3 / 24)
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(indices=st.lists(st.integers(0, 4), min_size=1, max_size=8))
+def test_select_keeps_order_frames_and_timestamps(indices):
+    clip = random_clip(5)
+    chosen = clip.select(indices)
+    assert chosen.timestamps == tuple(clip.timestamps[index] for index in indices)
+    for position, index in enumerate(indices):
+        assert np.array_equal(chosen.y[position], clip.y[index])
+        assert np.array_equal(chosen.u[position], clip.u[index])
+        assert np.array_equal(chosen.v[position], clip.v[index])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.zeros((2, 15, 16), np.uint8)}, "even H and W"),
+        ({"y": np.zeros((16, 16), np.uint8)}, "must be"),
+        ({"y": np.zeros((0, 16, 16), np.uint8)}, "must be"),
+        ({"u": np.zeros((2, 16, 16), np.uint8)}, r"must be \(2, 8, 8\)"),
+        ({"v": np.zeros((1, 8, 8), np.uint8)}, r"must be \(2, 8, 8\)"),
+        ({"y": np.zeros((2, 16, 16), np.uint16)}, "uint16"),
+        ({"timestamps": (Fraction(0),)}, "2 frames but 1 timestamps"),
+        ({"fps": Fraction(0)}, "above 0"),
+    ],
+)
+def test_planes_that_do_not_fit_are_refused(change, message):
+    clip = random_clip(2)
+    fields = {"y": clip.y, "u": clip.u, "v": clip.v, "fps": clip.fps, "timestamps": clip.timestamps}
+    with pytest.raises(ValueError, match=message):
+        Clip(**{**fields, **change})
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((1, 15, 16, 3), np.uint8),
+        np.zeros((1, 16, 17, 3), np.uint8),
+        np.zeros((0, 16, 16, 3), np.uint8),
+        np.zeros((1, 16, 16, 4), np.uint8),
+        np.zeros((16, 16, 3), np.uint8),
+        np.zeros((1, 16, 16, 3), np.float32),
+    ],
+)
+def test_from_rgb_refuses_other_arrays(frames):
+    with pytest.raises(ValueError, match="frames"):
+        Clip.from_rgb(frames, NTSC)
+
+
+def test_rgb_takes_any_size():
+    clip = moving_clip(1, 48, 64)
+    assert clip.rgb(0).shape == (48, 64, 3)
+    assert clip.rgb(0, width=21, height=13).shape == (13, 21, 3)
+    assert clip.rgb(-1, width=128, height=96).shape == (96, 128, 3)
+
+
+def test_a_clips_rgb_and_resize_rgb_scale_alike():
+    rgb = np.repeat(moving_clip(1, 48, 64).y[0][..., None], 3, axis=2)  # grey: no chroma planes
+    clip = Clip.from_rgb(rgb[None], NTSC)
+    direct = clip.rgb(0, width=32, height=24).astype(int)
+    # The clip's way rounds once more, to one of 219 luma steps.
+    assert np.abs(direct - resize_rgb(rgb, width=32, height=24)).max() <= 2
+
+
+def test_resize_rgb_agrees_with_pillows_bicubic():
+    rgb = moving_clip(1, 48, 64).rgb(0)
+    ours = resize_rgb(rgb, width=32, height=24).astype(int)
+    theirs = np.asarray(Image.fromarray(rgb).resize((32, 24), Image.Resampling.BICUBIC))
+    # Kernels differ in their parameter (-0.6 against -0.5), and in the treatment of borders.
+    assert np.abs(ours - theirs).mean() < 0.5
+    assert np.abs(ours - theirs).max() <= 8
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.zeros((32, 64, 3), np.uint8)
+    stripes[:, ::2] = 255  # finer than the result can show: it must become grey
+    shrunk = resize_rgb(stripes, width=16, height=8)[:, 2:-2]
+    assert np.abs(shrunk.astype(int) - 127).max() <= 6
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(
+    rgb=st.tuples(code_values, code_values, code_values),
+    width=st.integers(8, 40),
+    height=st.integers(8, 40),
+)
+def test_resizing_a_flat_colour_keeps_it_exactly(rgb, width, height):
+    resized = resize_rgb(np.full((18, 26, 3), rgb, np.uint8), width=width, height=height)
+    assert np.array_equal(resized, np.full((height, width, 3), rgb, np.uint8))
+
+
+def test_channels_are_resized_each_by_itself():
+    rgb = moving_clip(1, 48, 64).rgb(0)
+    turned = resize_rgb(rgb[..., ::-1], width=32, height=24)
+    assert np.array_equal(turned[..., ::-1], resize_rgb(rgb, width=32, height=24))
+
+
+def test_resizing_to_the_same_size_is_a_copy():
+    rgb = moving_clip(1).rgb(0)
+    same = resize_rgb(rgb, width=rgb.shape[1], height=rgb.shape[0])
+    assert np.array_equal(same, rgb)
+    assert not np.shares_memory(same, rgb)
+
+
+def test_resize_rgb_refuses_other_arrays():
+    with pytest.raises(ValueError, match="float64"):
+        resize_rgb(np.zeros((4, 4, 3)), width=2, height=2)

@@ -1,0 +1,66 @@
+"""Small clips made in code, and files holding them, for the tests of `laser_dist.video`."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from laser_dist.video.frames import Clip
+
+NTSC = Fraction(30000, 1001)
+
+
+def random_clip(num_frames=2, height=16, width=16, *, seed=0, fps=NTSC):
+    """Independent code values 0..255 everywhere: the hardest content for a codec."""
+    rng = np.random.default_rng(seed)
+    shapes = [(num_frames, height, width), *[(num_frames, height // 2, width // 2)] * 2]
+    y, u, v = (rng.integers(0, 256, shape, np.uint8) for shape in shapes)
+    return Clip(y, u, v, tuple(index / fps for index in range(num_frames)), fps)
+
+
+def moving_clip(num_frames=8, height=48, width=64, *, seed=0, fps=NTSC):
+    """Smooth coloured waves that move, with a little fixed texture: content like a camera's."""
+    rng = np.random.default_rng(seed)
+    texture = rng.normal(0, 4, (height, width, 3))
+    rows, columns = np.mgrid[:height, :width]
+    frames = []
+    for index in range(num_frames):
+        waves = [
+            127 + 70 * np.sin((columns + 2 * index) / (7 + channel) + rows / (11 - channel))
+            for channel in range(3)
+        ]
+        frames.append(np.clip(np.stack(waves, axis=-1) + texture, 0, 255).astype(np.uint8))
+    return Clip.from_rgb(np.stack(frames), fps)
+
+
+def muxed(
+    clip,
+    container,
+    *,
+    codec="libx264",
+    pixel_format="yuv420p",
+    rotation=None,
+    folder: Path | None = None,
+    **options,
+):
+    """A file's bytes: the clip coded (H.264 QP 12 by default) in a container of FFmpeg's.
+
+    `options` go to the encoder. With a `folder` the file is written there first, with its index
+    at the front, which FFmpeg does for real files only.
+    """
+    target = io.BytesIO() if folder is None else str(folder / f"muxed.{container}")
+    flags = {} if folder is None else {"movflags": "faststart"}
+    with av.open(target, "w", format=container, options=flags) as output:
+        stream = output.add_stream(codec, rate=clip.fps)
+        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, pixel_format
+        stream.codec_context.options = {"qp": "12", **options} if codec == "libx264" else options
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for index in range(clip.num_frames):
+            frame = clip.frame(index).reformat(format=pixel_format)
+            frame.pts, frame.time_base = index, 1 / clip.fps
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return target.getvalue() if folder is None else Path(target).read_bytes()

@@ -1,0 +1,146 @@
+"""The TFDS builder `videoset_jnd`."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import tensorflow_datasets as tfds
+
+from beam_pipelines.elements import JudgedSource, MeasuredSource
+from beam_pipelines.frame_pairs import REJECTS, MeasureSources, PairSettings
+from beam_pipelines.rejects import check_share
+from beam_pipelines.rejects_table import WriteRejects
+from beam_pipelines.videoset_files import Inventory, take_inventory
+from laser_dist.jnd.splits import SPLITS, assign_splits
+from tfds_builders.jnd_dataset import examples_of, pair_features
+
+QUALITY_FOLDER = "quality"
+REJECTS_FILE = "rejects.parquet"
+
+
+@dataclasses.dataclass
+class VideosetJndConfig(tfds.core.BuilderConfig):
+    """One resolution of the clips and how frames are taken from them.
+
+    Attributes:
+      resolution: of the coded clips, such as "1280x720".
+      model_width: of the frames in the examples, in pixels.
+      model_height: of the frames in the examples, in pixels.
+      frames_per_second: frames taken of each source.
+    """
+
+    resolution: str = "640x360"
+    model_width: int = 640
+    model_height: int = 352
+    frames_per_second: float = 1.0
+
+    @property
+    def pairs(self) -> PairSettings:
+        """What the pipeline needs to know."""
+        return PairSettings(
+            model_width=self.model_width,
+            model_height=self.model_height,
+            frames_per_second=self.frames_per_second,
+        )
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Frame pairs raw/JND1..3 and the quality table of VideoSet or of its miniature."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Frame pairs, viewers' samples and the quality table."}
+    BUILDER_CONFIGS = [
+        VideosetJndConfig(
+            name="miniature",
+            description="The miniature: 320x176 clips of 0.2 s, judged by simulated viewers.",
+            resolution="320x176",
+            model_width=320,
+            model_height=176,
+            frames_per_second=15.0,  # three frames of each six
+        ),
+        *(
+            VideosetJndConfig(
+                name=f"{resolution.split('x')[1]}p",
+                description=f"VideoSet's {resolution} clips.",
+                resolution=resolution,
+            )
+            for resolution in ("640x360", "960x540", "1280x720", "1920x1080")
+        ),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    Register and download VideoSet (Wang et al. 2017) from IEEE DataPort, or run
+    `laser-jnd miniature`. Put the coded clips (videoSRC001_640x360_30_qp_22.264, ...) and the label
+    tables (640x360_1st.csv, ...) anywhere below the manual folder.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config: VideosetJndConfig = self.builder_config
+        return self.dataset_info_from_configs(
+            features=pair_features(
+                height=config.model_height, width=config.model_width, scale="QP"
+            ),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager, pipeline: beam.Pipeline
+    ) -> Mapping[str, Any]:
+        inventory = take_inventory(Path(dl_manager.manual_dir), self.builder_config.resolution)
+        total = len(inventory.sources) + len(inventory.rejects)
+        check_share(inventory.rejects, total)
+        splits = assign_splits({s.source_id: s.group_id for s in inventory.sources})
+        self.info.metadata.update(self._metadata(inventory, splits))
+        folder = Path(self.data_dir)
+        outputs = (
+            pipeline
+            | "Sources" >> beam.Create(inventory.sources)
+            | "SpreadSources" >> beam.Reshuffle()
+            | "MeasureSources"
+            >> beam.ParDo(
+                MeasureSources(self.builder_config.pairs, folder / QUALITY_FOLDER)
+            ).with_outputs(REJECTS, main="measured")
+        )
+        _ = (
+            outputs[REJECTS]
+            | "GatherRejects" >> beam.combiners.ToList()
+            | "WriteRejects"
+            >> beam.ParDo(WriteRejects(folder / REJECTS_FILE, inventory.rejects, total))
+        )
+        return {
+            split: outputs["measured"]
+            | f"Keep_{split}" >> beam.Filter(_is_in, split, splits)
+            | f"Examples_{split}" >> beam.FlatMap(examples_of)
+            for split in SPLITS
+        }
+
+    def _generate_examples(self) -> Iterable[Any]:
+        raise NotImplementedError("Examples come from the pipeline of `_split_generators`.")
+
+    def _metadata(self, inventory: Inventory, splits: Mapping[str, str]) -> dict[str, Any]:
+        config: VideosetJndConfig = self.builder_config
+        return {
+            "simulated": bool(inventory.simulated),
+            "simulation": inventory.simulated,
+            "seed": inventory.seed,
+            "scale": "QP",
+            "higher_is_worse": True,
+            "level_definition": "the label tables' column jnd, about the 25th percentile",
+            "resolution": config.resolution,
+            "model_width": config.model_width,
+            "model_height": config.model_height,
+            "frames_per_second": config.frames_per_second,
+            "fingerprint": inventory.fingerprint,
+            "repairs": list(inventory.repairs),
+            "num_rejected_by_name": len(inventory.rejects),
+            "splits": {
+                split: sorted(source for source, name in splits.items() if name == split)
+                for split in SPLITS
+            },
+        }
+
+
+def _is_in(measured: MeasuredSource, split: str, splits: Mapping[str, str]) -> bool:
+    source: JudgedSource = measured.source
+    return splits[source.source_id] == split
