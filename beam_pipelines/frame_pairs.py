@@ -7,19 +7,19 @@ JudgedSource ─ decode reference ─▶ at each QP: decode, measure ─▶ Meas
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import apache_beam as beam
 import numpy as np
 
 from beam_pipelines.elements import FramePair, JudgedSource, MeasuredSource, QualityRow
 from beam_pipelines.quality_sweep import measure_clip, sorted_rows, write_quality_table
-from beam_pipelines.rejects import Reject
+from beam_pipelines.rejects import SOURCE, Reject
+from beam_pipelines.rejects_table import REJECTS
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.codec import VideoError, decode, encode_h264
 from laser_dist.video.frames import Clip
 from laser_dist.video.quality import psnr_rgb_db
-
-REJECTS = "rejects"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,17 @@ class PairSettings:
 def measure_source(source: JudgedSource, settings: PairSettings) -> MeasuredSource:
     """Decodes, measures and pairs one source.
 
+    Args:
+      source: found and matched; its clips include the reference.
+      settings: of the examples.
+
+    Returns:
+      Rows for all QPs that have a clip and for the three levels, and the frame pairs. A level
+      without a coded clip is encoded anew from the reference.
+
     Raises:
       VideoError: a clip cannot be decoded, or differs from its reference in size or length.
+      OSError: a file cannot be read.
     """
     paths = dict(source.clips)
     reference = decode(paths[0], fps=source.fps)
@@ -58,8 +67,7 @@ def measure_source(source: JudgedSource, settings: PairSettings) -> MeasuredSour
             stream, origin = paths[qp].read_bytes(), "file"
         else:
             stream, origin = encode_h264(reference, qp=qp), "encoded"
-        clip = decode(stream, fps=source.fps, expected_frames=reference.num_frames)
-        _check_same_size(source, qp, reference, clip)
+        clip = _decode_like(reference, stream, paths.get(qp, Path(f"of QP {qp}")))
         clips = (reference, clip)
         rows.append(measure_clip(source, qp, stream, origin, clips=clips, model_size=size))
         if qp in source.level_qps:
@@ -94,14 +102,22 @@ def _pairs(reference: Clip, levels: list[Clip], settings: PairSettings) -> tuple
     return tuple(pairs)
 
 
-def _check_same_size(source: JudgedSource, qp: int, reference: Clip, clip: Clip) -> None:
+def _decode_like(reference: Clip, stream: bytes, path: Path) -> Clip:
+    """Decodes a coded clip, which must be as long and as large as its reference."""
+    try:
+        clip = decode(stream, fps=reference.fps, expected_frames=reference.num_frames)
+    except VideoError as error:  # which speaks of "bytes in memory"
+        raise VideoError(
+            f"Clip {path}", error.expected, error.got, "Fetch the clip again."
+        ) from error
     if clip.y.shape != reference.y.shape:
         raise VideoError(
-            f"Clip of {source.source_id} at QP {qp}",
+            f"Clip {path}",
             f"the reference's {reference.width}x{reference.height}",
             f"{clip.width}x{clip.height}",
             "Fetch the clip again.",
         )
+    return clip
 
 
 class MeasureSources(beam.DoFn):
@@ -116,15 +132,15 @@ class MeasureSources(beam.DoFn):
         self._measured = beam.metrics.Metrics.counter("sources", "measured")
         self._rejected = beam.metrics.Metrics.counter("sources", "rejected")
 
-    def process(self, source: JudgedSource) -> Iterable[MeasuredSource | beam.pvalue.TaggedOutput]:
+    def process(
+        self, source: JudgedSource
+    ) -> Iterable[MeasuredSource | beam.pvalue.TaggedOutput[Literal["rejects"], Reject]]:
         """Yields the measured source, or one reject."""
         try:
             measured = measure_source(source, self._settings)
-        except VideoError as error:
+        except (VideoError, OSError) as error:
             self._rejected.inc()
-            reject = Reject(
-                what="source", where=source.source_id, stage="measure", reason=str(error)
-            )
+            reject = Reject(what=SOURCE, where=source.source_id, stage="measure", reason=str(error))
             yield beam.pvalue.TaggedOutput(REJECTS, reject)
             return
         write_quality_table(measured.rows, self._quality_folder)

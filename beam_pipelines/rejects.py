@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from laser_dist.errors import UserError
 
 MAX_REJECTED_SHARE = 0.05
+SOURCE = "source"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,9 +14,9 @@ class Reject:
     """One input that could not be used.
 
     Attributes:
-      what: a source, clip, label row or file.
+      what: "source" for a whole source; else what part or file: "clip", "file".
       where: its path or id.
-      stage: of the work: find, decode, encode, label.
+      stage: of the work: "find", "make" or "measure".
       reason: why, in a sentence.
     """
 
@@ -28,25 +29,31 @@ class Reject:
         return f"{self.what} {self.where} ({self.stage}): {self.reason}"
 
 
+def lost_sources(rejects: Sequence[Reject]) -> list[Reject]:
+    """The rejects that cost a whole source; a second copy of a clip, for one, costs none."""
+    return [reject for reject in rejects if reject.what == SOURCE]
+
+
 def check_share(
     rejects: Sequence[Reject], total: int, *, max_share: float = MAX_REJECTED_SHARE
 ) -> None:
-    """Stops a build that would lose too much.
+    """Stops work that would lose too much.
 
     Args:
-      rejects: of the build.
-      total: number of inputs, the rejected ones included.
-      max_share: largest share that may be lost.
+      rejects: of all kinds; those of whole sources count.
+      total: number of sources, the rejected ones included.
+      max_share: largest share of the sources that may be lost.
 
     Raises:
       UserError: more than `max_share` were rejected; the message names the first ones.
     """
-    if len(rejects) <= max_share * total:
+    lost = lost_sources(rejects)
+    if len(lost) <= max_share * total:
         return
-    shown = "; ".join(str(reject) for reject in rejects[:3])
+    shown = "; ".join(str(reject) for reject in lost[:3])
     raise UserError(
-        f"Build of {total} sources",
+        f"Work on {total} sources",
         f"at most {max_share:.0%} rejected",
-        f"{len(rejects)} rejected: {shown}{'; …' if len(rejects) > 3 else ''}",
-        "Mend or remove these inputs, then build again.",
+        f"{len(lost)} rejected: {shown}{'; …' if len(lost) > 3 else ''}",
+        "Mend or remove these inputs, then start again.",
     )

@@ -1,6 +1,15 @@
-"""Writes the rejects of a build as a table, and stops a build that loses too much."""
+"""The rejects of a pipeline as a table, and the end of one that loses too much.
 
-from collections.abc import Iterable, Sequence
+Beam hands a worker's exception on as text, and what a failed build has written is removed with it.
+So a worker that finds too many rejects leaves the table in a second place as well, the refusal,
+before it fails; `clear_failures` around the pipeline reads it there and raises the error anew.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -9,29 +18,110 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipelines.rejects import Reject, check_share
+from laser_dist.errors import UserError
 
+REJECTS = "rejects"
+"""Tag of the output that rejects go to."""
+
+REJECTS_FILE = "rejects.parquet"
 SCHEMA = pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(Reject)])
+
+_TOTAL_KEY = b"num_sources"
+# What a user can mend about the place written to, as Python prints it: "[Errno 28] No space ...".
+_PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+
+def write_rejects(rejects: Sequence[Reject], total: int, path: Path) -> None:
+    """Writes a table of rejects, with the number of sources they are of, at once or not at all."""
+    table = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=SCHEMA)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    metadata = {_TOTAL_KEY: str(total).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), unfinished)
+    unfinished.rename(path)
+
+
+def read_rejects(path: Path) -> tuple[tuple[Reject, ...], int]:
+    """The rejects of a table, and the number of sources they are of."""
+    table = pq.read_table(path)
+    rejects = tuple(Reject(**row) for row in table.to_pylist())
+    return rejects, int(table.schema.metadata[_TOTAL_KEY])
 
 
 class WriteRejects(beam.DoFn):
     """Writes all rejects at once; fails the pipeline when they are too many."""
 
-    def __init__(self, path: Path, found: Sequence[Reject], total: int) -> None:
+    def __init__(self, path: Path, refusal: Path, found: Sequence[Reject], total: int) -> None:
         """Takes note of what was rejected before the pipeline began.
 
         Args:
           path: of the Parquet file.
+          refusal: of the second one, written only where the pipeline is failed.
           found: rejects known by name alone.
           total: number of sources, rejected ones included.
         """
         self._path = path
+        self._refusal = refusal
         self._found = tuple(found)
         self._total = total
 
     def process(self, rejects: Sequence[Reject]) -> Iterable[int]:
         """Yields the number of rejects."""
         ordered = sorted((*self._found, *rejects), key=lambda reject: (reject.where, reject.stage))
-        table = pa.Table.from_pylist([asdict(reject) for reject in ordered], schema=SCHEMA)
-        pq.write_table(table, self._path)
-        check_share(ordered, self._total)
+        write_rejects(ordered, self._total, self._path)
+        try:
+            check_share(ordered, self._total)
+        except UserError:
+            write_rejects(ordered, self._total, self._refusal)
+            raise
         yield len(ordered)
+
+
+@contextmanager
+def clear_failures(refusal: Path, output: Path) -> Iterator[None]:
+    """Turns a pipeline's failure that the user can mend into a `UserError`.
+
+    Args:
+      refusal: as given to `WriteRejects`; removed on entry and left in place after a refusal, for
+        the user to read.
+      output: the folder written to, for messages.
+
+    Raises:
+      UserError: too much was rejected, or `output` cannot be written (full, read-only).
+    """
+    try:
+        refusal.unlink(missing_ok=True)
+    except OSError as error:
+        raise _place_error(output, error.strerror or str(error)) from error
+    try:
+        yield
+    except Exception as error:
+        # The refusal first: without worker processes Beam raises the UserError itself, but adds
+        # to its text.
+        if refusal.exists():
+            _raise_refusal(refusal, error)
+        if isinstance(error, UserError):
+            raise
+        for number in map(int, _ERRNO.findall(str(error))):
+            if number in _PLACE_ERRORS:
+                raise _place_error(output, os.strerror(number)) from error
+        raise
+
+
+def _raise_refusal(refusal: Path, error: Exception) -> None:
+    rejects, total = read_rejects(refusal)
+    try:
+        check_share(rejects, total)
+    except UserError as refused:
+        raise UserError(
+            refused.what,
+            refused.expected,
+            refused.got,
+            f"All of them: {refusal}. {refused.next_step}",
+        ) from error
+
+
+def _place_error(output: Path, got: str) -> UserError:
+    return UserError(
+        f"Output folder {output}", "a place that can be written", got, "Free it or name another."
+    )

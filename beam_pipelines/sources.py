@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from beam_pipelines.rejects import Reject
 from laser_dist.errors import UserError
@@ -30,6 +30,10 @@ SKIMAGE_PHOTOGRAPHS = (
 )
 SKLEARN_PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 MIN_SIDE_PX = 128
+
+_TURNED_BY_A_QUARTER = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+# Pillow answers a damaged file with any of these.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,17 @@ def videos_in(folder: Path) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
 
 
 def load_photo(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of an image file."""
+    """[H, W, 3] uint8 RGB of an image file, turned upright as its EXIF block asks."""
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """(width, height) of what `load_photo` gives, from the header alone."""
+    with Image.open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_A_QUARTER
+    return (height, width) if turned else (width, height)
 
 
 def _footage_below(
@@ -114,9 +126,12 @@ def _footage_below(
 def _photo_fault(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
-            return _size_fault(*image.size)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return "not an image"
+            fault = _size_fault(*image.size)
+            if fault is None:
+                image.load()  # the header of a file cut short is whole
+            return fault
+    except _DAMAGED as error:
+        return f"not a whole image ({error})"
 
 
 def _video_fault(path: Path) -> str | None:

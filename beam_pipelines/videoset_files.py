@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beam_pipelines.elements import JudgedSource
-from beam_pipelines.rejects import Reject
+from beam_pipelines.rejects import SOURCE, Reject, lost_sources
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import LabelTable, SourceLabels, read_videoset_labels
 from laser_dist.jnd.layout import MARKER_NAME, ClipName, parse_clip_name
@@ -35,6 +35,11 @@ class Inventory:
     seed: int | None
     fingerprint: str
 
+    @property
+    def num_sources(self) -> int:
+        """Number of sources, those that cannot be built included."""
+        return len(self.sources) + len(lost_sources(self.rejects))
+
 
 def take_inventory(folder: Path, resolution: str) -> Inventory:
     """Finds and matches all clips and labels of one resolution.
@@ -43,8 +48,11 @@ def take_inventory(folder: Path, resolution: str) -> Inventory:
       folder: searched with all that is below it.
       resolution: such as "1280x720".
 
+    Returns:
+      The sources that can be built as far as names tell, ascending by id, and the rejects.
+
     Raises:
-      UserError: no such folder, no label tables, or no clip at all.
+      UserError: no such folder, no label tables, no clip at all, or a marker that cannot be read.
     """
     if not folder.is_dir():
         raise UserError(
@@ -93,7 +101,7 @@ def _find_clips(folder: Path, resolution: str) -> tuple[Found, list[Reject]]:
     rejects: list[Reject] = []
     for path in sorted(folder.rglob("videoSRC*")):
         name = parse_clip_name(path.name)
-        if name is None or name.resolution != resolution:
+        if name is None or name.resolution != resolution or _is_hidden(path, folder):
             continue
         if name.qp in found[name.source_id]:
             reason = f"a second clip of QP {name.qp}; the first is kept"
@@ -101,6 +109,11 @@ def _find_clips(folder: Path, resolution: str) -> tuple[Found, list[Reject]]:
             continue
         found[name.source_id][name.qp] = (name, path)
     return found, rejects
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Hidden folders hold what is not finished, or what a file manager has thrown away."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _fault(source_id: str, found: Found, labels: dict[str, SourceLabels]) -> Reject | None:
@@ -113,20 +126,34 @@ def _fault(source_id: str, found: Found, labels: dict[str, SourceLabels]) -> Rej
         reason = "no reference (QP 0)"
     else:
         return None
-    return Reject(what="source", where=source_id, stage="find", reason=reason)
+    return Reject(what=SOURCE, where=source_id, stage="find", reason=reason)
 
 
 def _read_marker(folder: Path) -> dict:
-    """What a miniature says of itself; empty for the real VideoSet."""
-    path = folder / MARKER_NAME
-    if not path.exists():
+    """What a miniature at or below the folder says of itself; empty for the real VideoSet."""
+    found = [path for path in sorted(folder.rglob(MARKER_NAME)) if not _is_hidden(path, folder)]
+    if not found:
         return {}
+    path, *others = found
+    if others:
+        raise UserError(
+            f"Folder {folder}", f"one {MARKER_NAME}", f"{len(found)}", "Name one miniature."
+        )
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        marker = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise UserError(
             f"Marker {path}", "JSON", str(error), "Make the miniature again."
         ) from error
+    # A marker that does not say so would have simulated viewers pass for people.
+    if not isinstance(marker, dict) or not marker.get("simulated_viewers"):
+        raise UserError(
+            f"Marker {path}",
+            "what the simulated viewers are, under simulated_viewers",
+            "nothing of that name",
+            "Make the miniature again.",
+        )
+    return marker
 
 
 def _fingerprint(table: LabelTable, found: Found) -> str:

@@ -40,9 +40,9 @@ def pair_features(*, height: int, width: int, scale: str) -> tfds.features.Featu
             "jnd3": frame("The frame coded at JND3, RGB."),
             "jnd_levels": levels(f"JND1..3 in {scale}, as the label table has them."),
             "jnd_level_means": levels(f"Mean of the viewers' samples per level, in {scale}."),
+            # Three of them, but no length is given: TFDS cannot read a ragged feature that has one.
             "viewer_samples": tfds.features.Sequence(
                 tfds.features.Sequence(tfds.features.Scalar(np.int64)),
-                length=NUM_LEVELS,
                 doc=f"First {scale} that each viewer noticed, per level; order is no identity.",
             ),
             "level_origins": tfds.features.Sequence(

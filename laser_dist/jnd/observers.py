@@ -3,14 +3,15 @@
 What they see is one number per coded clip, its visibility: how far its errors stand out from the
 reference (`laser_dist.video.visibility`), 1 being the median viewer's threshold. People differ (the
 panel's spread) and nobody answers alike twice (the trial's spread); both are log-normal, so the
-share of viewers who notice is a cumulative normal of log visibility, the usual psychometric
-function.
+share of viewers who notice a coded clip beside the reference is a cumulative normal of log
+visibility, the usual psychometric function.
 
 The protocol is VideoSet's (Wang et al. 2017, section 3): all viewers judge against one anchor. The
 first anchor is the reference; the next is the clip coded at the level just found, for everyone.
 Against a coded anchor a viewer notices an increment of visibility. Its threshold follows contrast
 discrimination (Legge and Foley 1980): below the threshold of detection for a faint pedestal, then
-growing as a power of the pedestal.
+growing as a power of the pedestal. To say which of two coded clips is the worse is the harder
+question, and answers to it scatter more.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from laser_dist.jnd.labels import MAX_QP
 from laser_dist.jnd.sur import level_at_share
 
 NUM_LEVELS = 3
+# Visibilities below this are taken as this: an error that no viewer sees has no logarithm at 0.
+FAINTEST = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +32,36 @@ class Panel:
     """The viewers of one experiment.
 
     Attributes:
-      num_viewers: how many judge each clip.
+      num_viewers: how many judge each clip, at least 2.
       viewer_spread: standard deviation of log threshold between viewers.
-      trial_spread: standard deviation of log threshold between one viewer's answers.
-      increment: least increment of visibility noticed against an anchor of visibility 1.
+      trial_spread: standard deviation of log threshold between one viewer's answers, where the
+        anchor is the reference.
+      increment: increment of visibility that the median viewer notices against a coded anchor of
+        visibility 1, above 0.
+      increment_spread: as `trial_spread`, in its place where the anchor is a coded clip.
       growth: exponent of the anchor's visibility in that increment.
-      seed: of the viewers' thresholds and of their trials.
+      seed: of the viewers' thresholds and of their trials, at least 0.
+
+    Raises:
+      ValueError: a value outside its range.
     """
 
     num_viewers: int = 30
     viewer_spread: float = 0.20
     trial_spread: float = 0.15
-    increment: float = 0.33
+    increment: float = 0.43
+    increment_spread: float = 0.50
     growth: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_viewers < 2:
+            raise ValueError(f"num_viewers: expected 2 or more, got {self.num_viewers}")
+        if self.increment <= 0:
+            raise ValueError(f"increment: expected above 0, got {self.increment}")
+        for name in ("viewer_spread", "trial_spread", "increment_spread", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
     def log_thresholds(self) -> NDArray[np.float64]:
         """[S] natural log of each viewer's usual threshold, the median viewer's being about 0."""
@@ -76,15 +95,16 @@ def judge_clip(
 
     Args:
       qps: [Q] int, measured QPs, strictly ascending, above 0.
-      visibilities: [Q] float above 0, of the clip coded at each QP against the reference.
+      visibilities: [Q] float, 0 or more, of the clip coded at each QP against the reference.
       panel: the viewers.
       clip_seed: of the trials, so that a clip's judgement does not depend on the others'.
 
     Returns:
-      One judgement per level, JND1 first; levels strictly ascend until they reach QP 51.
+      One judgement per level, JND1 first; levels strictly ascend until they reach QP 51, which is
+      also the answer of a viewer who notices nothing up to there.
 
     Raises:
-      ValueError: no QP measured, or `qps` not strictly ascending.
+      ValueError: as `visibility_curve`.
     """
     curve = visibility_curve(qps, visibilities)
     rng = np.random.default_rng([panel.seed, 1, clip_seed])
@@ -92,7 +112,8 @@ def judge_clip(
     judgements: list[Judgement] = []
     anchor_qp = 0
     for _ in range(NUM_LEVELS):
-        answers = np.exp(usual + rng.normal(0.0, panel.trial_spread, panel.num_viewers))
+        spread = panel.trial_spread if anchor_qp == 0 else panel.increment_spread
+        answers = np.exp(usual + rng.normal(0.0, spread, panel.num_viewers))
         needed = answers * _needed_visibility(curve[anchor_qp], panel)
         samples = first_noticed(curve, curve[anchor_qp] + needed, anchor_qp=anchor_qp)
         level = level_at_share(samples)
@@ -107,23 +128,31 @@ def visibility_curve(
     """Visibility at every whole QP.
 
     Between measured QPs the log of visibility is taken as linear in QP, as the quantiser's step
-    grows exponentially with QP; outside them as constant. The curve does not fall: viewers who
-    have noticed a difference go on seeing it.
+    grows exponentially with QP; outside them it goes on as between the two nearest. (A constant
+    there would have viewers answer QP 1 wherever the least measured QP is visible.) The curve does
+    not fall: viewers who have noticed a difference go on seeing it.
 
     Args:
-      qps: [Q] int, strictly ascending, above 0.
-      visibilities: [Q] float above 0.
+      qps: [Q] int, two or more, strictly ascending, from 1 to 51.
+      visibilities: [Q] float, 0 or more; below `FAINTEST` counts as that.
 
     Returns:
-      [52] float, at QP 0..51; 0 at QP 0, the reference.
+      [52] float, at QP 0..51, non-decreasing; 0 at QP 0, the reference.
 
     Raises:
-      ValueError: no QP measured, or `qps` not strictly ascending.
+      ValueError: fewer than two QPs, not strictly ascending or outside 1..51, or not one
+        visibility for each.
     """
-    if len(qps) == 0 or np.any(np.diff(qps) <= 0):
-        raise ValueError(f"QPs: expected one or more, strictly ascending, got {qps}.")
-    rising = np.maximum.accumulate(np.log(visibilities))
-    curve = np.exp(np.interp(np.arange(MAX_QP + 1), qps, rising))
+    if len(qps) < 2 or np.any(np.diff(qps) <= 0) or qps[0] < 1 or qps[-1] > MAX_QP:
+        raise ValueError(f"QPs: expected two or more, ascending within 1..{MAX_QP}, got {qps}")
+    if len(visibilities) != len(qps):
+        raise ValueError(f"expected {len(qps)} visibilities, got {len(visibilities)}")
+    rising = np.maximum.accumulate(np.log(np.maximum(visibilities, FAINTEST)))
+    grid = np.arange(MAX_QP + 1)
+    logs = np.interp(grid, qps, rising)
+    slopes = np.diff(rising) / np.diff(qps)
+    logs += slopes[0] * np.minimum(grid - qps[0], 0) + slopes[-1] * np.maximum(grid - qps[-1], 0)
+    curve = np.exp(logs)
     curve[0] = 0.0
     return curve
 
@@ -139,7 +168,8 @@ def first_noticed(
       anchor_qp: the QP compared with.
 
     Returns:
-      [S] int above `anchor_qp`; 51 for a viewer who notices nothing up to there.
+      [S] int; the QP after the anchor for a viewer whom less would do, as no lower QP is shown;
+      51 for one who notices nothing up to there, and for all where the anchor is 51 itself.
     """
     lowest = min(anchor_qp + 1, MAX_QP)
     return np.clip(np.searchsorted(curve, thresholds), lowest, MAX_QP)

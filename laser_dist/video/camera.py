@@ -1,17 +1,25 @@
 """A virtual camera: short moving clips filmed off a still photograph."""
 
+# NumPy leaves the result of its mathematics on a single number open.
+# pyright: reportUnknownArgumentType=false
+
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+from laser_dist.video.frames import UInt8Array
 
 # 180 degree shutter, the cinematographer's usual choice: light is gathered half of the frame time.
 SHUTTER = 0.5
 # Sub-exposures follow the camera in steps of at most this many output pixels.
 EXPOSURE_STEP_PX = 1.0
 MAX_EXPOSURES = 8
+MID_GREY = 118.0  # code value of an 18 % grey card in sRGB
 
 Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in photograph pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,8 @@ class Shot:
       zoom: factor on the window's size per frame (1 = none, below 1 = zooming in).
       shake: standard deviation of the hand's random movement per frame.
       gain: exposure factor on code values.
+      contrast: factor on the distance from mid grey; low in haze and in a flat camera profile.
+      tint: white balance, a factor on each of red, green and blue.
       defocus: Gaussian blur's standard deviation, in output pixels.
       grain: standard deviation of sensor noise, in code values, anew in each frame.
       mirrored: left and right exchanged.
@@ -41,6 +51,8 @@ class Shot:
     zoom: float
     shake: float
     gain: float
+    contrast: float
+    tint: tuple[float, float, float]
     defocus: float
     grain: float
     mirrored: bool
@@ -50,9 +62,10 @@ class Shot:
 def draw_shot(rng: np.random.Generator, photo_width: int, photo_height: int, aspect: float) -> Shot:
     """Draws a take: where the camera stands, how it moves, focuses and exposes.
 
-    The spread is that of everyday footage: tripod, slow and fast pans, zooms, hand-held; most takes
-    in focus and well lit, some soft, dark or grainy. Windows span from a detail to the whole
-    photograph, so one photograph gives both smooth and busy clips.
+    The spread is that of everyday footage: tripod, slow and fast pans, zooms, hand-held; takes in
+    focus and soft, bright and dark, clear and hazy, clean and grainy, warm and cold. Windows span
+    from a detail to the whole photograph. So one photograph gives very different clips, and what
+    it shows does not tell how its clips are judged.
 
     Args:
       rng: source of chance.
@@ -65,7 +78,7 @@ def draw_shot(rng: np.random.Generator, photo_width: int, photo_height: int, asp
     """
     widest = min(photo_width, photo_height * aspect)
     width = widest * float(np.exp(rng.uniform(np.log(0.25), np.log(1.0))))
-    move = rng.choice(["tripod", "pan", "zoom", "hand"], p=[0.2, 0.4, 0.2, 0.2])
+    move = ("tripod", "pan", "zoom", "hand")[int(rng.choice(4, p=[0.2, 0.4, 0.2, 0.2]))]
     speed = width * float(np.exp(rng.uniform(np.log(0.001), np.log(0.015))))
     angle = rng.uniform(0, 2 * np.pi)
     return Shot(
@@ -76,15 +89,22 @@ def draw_shot(rng: np.random.Generator, photo_width: int, photo_height: int, asp
         pan_y=speed * float(np.sin(angle)) if move == "pan" else 0.0,
         zoom=float(rng.uniform(0.98, 1.02)) if move == "zoom" else 1.0,
         shake=0.25 * speed if move == "hand" else 0.0,
-        gain=float(np.exp(rng.normal(0.0, 0.25))),
-        defocus=float(rng.choice([0.0, rng.uniform(0.5, 3.0)], p=[0.6, 0.4])),
-        grain=float(rng.choice([rng.uniform(0.0, 1.0), rng.uniform(1.0, 6.0)], p=[0.6, 0.4])),
+        gain=float(np.exp(rng.normal(0.0, 0.3))),
+        contrast=float(np.exp(rng.uniform(np.log(0.3), np.log(1.2)))),
+        tint=(float(np.exp(rng.normal(0.0, 0.15))), 1.0, float(np.exp(rng.normal(0.0, 0.15)))),
+        defocus=_one_of(rng, (0.0, rng.uniform(0.5, 3.0))),
+        grain=_one_of(rng, (rng.uniform(0.0, 1.0), rng.uniform(1.0, 6.0))),
         mirrored=bool(rng.random() < 0.5),
         seed=int(rng.integers(2**31)),
     )
 
 
-def film(photo: np.ndarray, shot: Shot, *, num_frames: int, width: int, height: int) -> np.ndarray:
+def _one_of(rng: np.random.Generator, usual_and_rare: tuple[float, float]) -> float:
+    """The usual value in three takes of five, the rare one in two."""
+    return usual_and_rare[int(rng.choice(2, p=[0.6, 0.4]))]
+
+
+def film(photo: UInt8Array, shot: Shot, *, num_frames: int, width: int, height: int) -> UInt8Array:
     """Films a photograph.
 
     Args:
@@ -99,6 +119,7 @@ def film(photo: np.ndarray, shot: Shot, *, num_frames: int, width: int, height: 
     """
     image = Image.fromarray(photo)
     rng = np.random.default_rng(shot.seed)
+    gains = shot.gain * np.array(shot.tint, np.float32)
     # The hand's path is a random walk, known at whole frames and straight between them.
     walk = np.cumsum(rng.normal(0.0, shot.shake, size=(num_frames + 1, 2)), axis=0)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
@@ -106,14 +127,15 @@ def film(photo: np.ndarray, shot: Shot, *, num_frames: int, width: int, height: 
         boxes = _exposure_boxes(shot, index, walk, num_frames, image.size, width, height)
         light = sum(_look(image, box, width, height, shot.defocus) for box in boxes) / len(boxes)
         noise = rng.normal(0.0, shot.grain, size=(height, width, 1))
-        frames[index] = np.clip(np.rint(light * shot.gain + noise), 0, 255)
+        seen = MID_GREY + shot.contrast * (light * gains - MID_GREY)
+        frames[index] = np.clip(np.rint(seen + noise), 0, 255)
     return frames[:, :, ::-1] if shot.mirrored else frames
 
 
 def _exposure_boxes(
     shot: Shot,
     index: int,
-    walk: np.ndarray,
+    walk: NDArray[np.float64],
     num_frames: int,
     photo_size: tuple[int, int],
     width: int,
@@ -136,7 +158,7 @@ def _exposure_boxes(
 def _window(
     shot: Shot,
     time: float,
-    walk: np.ndarray,
+    walk: NDArray[np.float64],
     num_frames: int,
     photo_size: tuple[int, int],
     aspect: float,
@@ -155,7 +177,9 @@ def _window(
     return (float(left), float(top), float(right), float(bottom))
 
 
-def _look(image: Image.Image, box: Box, width: int, height: int, defocus: float) -> np.ndarray:
+def _look(
+    image: Image.Image, box: Box, width: int, height: int, defocus: float
+) -> NDArray[np.float32]:
     """What the sensor sees through one window: float32 [height, width, 3]."""
     view = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     if defocus > 0:

@@ -9,15 +9,16 @@ import apache_beam as beam
 import tensorflow_datasets as tfds
 
 from beam_pipelines.elements import JudgedSource, MeasuredSource
-from beam_pipelines.frame_pairs import REJECTS, MeasureSources, PairSettings
+from beam_pipelines.frame_pairs import MeasureSources, PairSettings
 from beam_pipelines.rejects import check_share
-from beam_pipelines.rejects_table import WriteRejects
+from beam_pipelines.rejects_table import REJECTS, REJECTS_FILE, WriteRejects, clear_failures
+from beam_pipelines.runner import worker_environment
 from beam_pipelines.videoset_files import Inventory, take_inventory
+from laser_dist.errors import UserError
 from laser_dist.jnd.splits import SPLITS, assign_splits
 from tfds_builders.jnd_dataset import examples_of, pair_features
 
 QUALITY_FOLDER = "quality"
-REJECTS_FILE = "rejects.parquet"
 
 
 @dataclasses.dataclass
@@ -75,8 +76,33 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     tables (640x360_1st.csv, ...) anywhere below the manual folder.
     """
 
+    # TFDS wraps its own method for logging, which a type checker takes for another kind of thing.
+    def download_and_prepare(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, **kwargs: Any
+    ) -> None:
+        """As TFDS's own, which does nothing where the dataset is there already.
+
+        Raises:
+          UserError: clips or labels that cannot be used, more than 5 % of the sources rejected (a
+            table of them then lies beside the dataset's folder), or a folder that cannot be
+            written.
+        """
+        with worker_environment(), clear_failures(self._refusal, Path(self.data_dir)):
+            super().download_and_prepare(**kwargs)
+
+    @property
+    def _config(self) -> VideosetJndConfig:
+        config = self.builder_config
+        assert isinstance(config, VideosetJndConfig)
+        return config
+
+    @property
+    def _refusal(self) -> Path:
+        # While TFDS builds, `data_dir` is a temporary folder in the same place.
+        return Path(self.data_dir).parent / f"rejected-{self.version}.parquet"
+
     def _info(self) -> tfds.core.DatasetInfo:
-        config: VideosetJndConfig = self.builder_config
+        config = self._config
         return self.dataset_info_from_configs(
             features=pair_features(
                 height=config.model_height, width=config.model_width, scale="QP"
@@ -87,26 +113,32 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager, pipeline: beam.Pipeline
     ) -> Mapping[str, Any]:
-        inventory = take_inventory(Path(dl_manager.manual_dir), self.builder_config.resolution)
-        total = len(inventory.sources) + len(inventory.rejects)
+        manual_folder = Path(dl_manager.manual_dir)
+        inventory = take_inventory(manual_folder, self._config.resolution)
+        total = inventory.num_sources
         check_share(inventory.rejects, total)
         splits = assign_splits({s.source_id: s.group_id for s in inventory.sources})
-        self.info.metadata.update(self._metadata(inventory, splits))
+        _check_every_split(splits, manual_folder)
+        metadata = self.info.metadata
+        assert metadata is not None  # `_info` gives one
+        metadata.update(self._metadata(inventory, splits))
         folder = Path(self.data_dir)
         outputs = (
             pipeline
             | "Sources" >> beam.Create(inventory.sources)
             | "SpreadSources" >> beam.Reshuffle()
             | "MeasureSources"
-            >> beam.ParDo(
-                MeasureSources(self.builder_config.pairs, folder / QUALITY_FOLDER)
-            ).with_outputs(REJECTS, main="measured")
+            >> beam.ParDo(MeasureSources(self._config.pairs, folder / QUALITY_FOLDER)).with_outputs(
+                REJECTS, main="measured"
+            )
         )
         _ = (
             outputs[REJECTS]
             | "GatherRejects" >> beam.combiners.ToList()
             | "WriteRejects"
-            >> beam.ParDo(WriteRejects(folder / REJECTS_FILE, inventory.rejects, total))
+            >> beam.ParDo(
+                WriteRejects(folder / REJECTS_FILE, self._refusal, inventory.rejects, total)
+            )
         )
         return {
             split: outputs["measured"]
@@ -119,7 +151,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("Examples come from the pipeline of `_split_generators`.")
 
     def _metadata(self, inventory: Inventory, splits: Mapping[str, str]) -> dict[str, Any]:
-        config: VideosetJndConfig = self.builder_config
+        config = self._config
         return {
             "simulated": bool(inventory.simulated),
             "simulation": inventory.simulated,
@@ -139,6 +171,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 for split in SPLITS
             },
         }
+
+
+def _check_every_split(splits: Mapping[str, str], folder: Path) -> None:
+    missing = sorted(set(SPLITS) - set(splits.values()))
+    if missing:
+        raise UserError(
+            f"Sources below {folder}",
+            f"three groups or more, one for each of {', '.join(SPLITS)}",
+            f"{len(splits)} sources, none left for {', '.join(missing)}",
+            "Add sources of other footage.",
+        )
 
 
 def _is_in(measured: MeasuredSource, split: str, splits: Mapping[str, str]) -> bool:

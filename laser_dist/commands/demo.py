@@ -1,0 +1,138 @@
+"""`laser-jnd demo`: photographs to report, on this machine, in minutes."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laser_dist.commands import build, evaluate, miniature, predict, train
+from laser_dist.commands.options import add_seed
+from laser_dist.commands.quiet import quiet
+from laser_dist.commands.wording import time_text
+
+if TYPE_CHECKING:
+    from laser_dist.commands.terminal import Terminal
+
+HELP = "do the whole job on a miniature: photographs to report"
+EXAMPLE = """\
+example:
+  laser-jnd demo
+"""
+QPS = (16, 20, 24, 27, 30, 33, 36, 40, 45)  # a level between two is coded anew when it is built
+NUM_WORKERS = 2
+NUM_STEPS = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs") / "demo",
+        metavar="DIR",
+        help="folder for all of it (default: %(default)s)",
+    )
+    add_seed(parser, "the miniature, the training and the bootstrap")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs all steps; the miniature and the dataset are reused where they are there."""
+    output, seed = arguments.output, arguments.seed
+    videoset, run_dir = output / "videoset", output / "run"
+    started = time.monotonic()
+    miniature.check_output(videoset)
+    with quiet(output / "demo.log", debug=arguments.debug) as terminal:
+        terminal.say(f"Everything goes below {output}, libraries' messages to demo.log there.")
+        with _Step(terminal, 1, "Miniature VideoSet"):
+            _make_miniature(terminal, videoset, seed)
+        with _Step(terminal, 2, "Dataset"):
+            dataset_dir = _build(terminal, videoset, output / "data")
+        with _Step(terminal, 3, "Training"):
+            config = _train(terminal, run_dir, dataset_dir, seed)
+        with _Step(terminal, 4, "Evaluation"):
+            evaluate.evaluate_run(terminal, dataset_dir, run_dir, run_dir, seed)
+        with _Step(terminal, 5, "Prediction of one held-out clip"):
+            _predict(terminal, videoset, run_dir, config)
+        terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Look at the report:")
+        terminal.say(f"  {run_dir / 'report' / 'index.html'}", style="bold")
+
+
+class _Step:
+    """A title before a part of the work and its time after it, if it succeeds."""
+
+    def __init__(self, terminal: Terminal, number: int, title: str) -> None:
+        self._terminal = terminal
+        self._title = f"[{number}/{NUM_STEPS}] {title}"
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+        self._terminal.say(f"\n{self._title}", style="bold")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._terminal.say(f"  took {time_text(time.monotonic() - self._started)}")
+
+
+def _make_miniature(terminal: Terminal, folder: Path, seed: int) -> None:
+    from beam_pipelines.miniature import MiniatureSettings
+
+    footage, _ = miniature.find_footage(None, None)
+    settings = MiniatureSettings(num_sources=miniature.NUM_SOURCES, qps=QPS, seed=seed)
+    # As with the dataset below: the folder is the demo's own, so another miniature in it is one of
+    # an earlier version or of another seed.
+    miniature.make_or_reuse(terminal, footage, settings, folder, replace_other=True)
+
+
+def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
+    config = "miniature"
+    inventory = build.look_at(manual_dir, config)
+    return build.build_or_reuse(
+        terminal, manual_dir, data_dir, config, inventory, replace_other=True
+    )
+
+
+def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> dict[str, Any]:
+    from laser_dist.training.config import override, to_dict
+    from laser_dist.training.presets import demo
+    from laser_dist.training.runs import start_run
+
+    if make_room(run_dir):
+        terminal.say(f"  Trained anew; the run before is now {run_dir}-before")
+    training = override(demo(), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
+    config = start_run(run_dir, to_dict(training), dataset_dir)
+    train.train_or_reuse(terminal, config, run_dir)
+    return config
+
+
+def make_room(run_dir: Path) -> bool:
+    """Moves a finished run aside, in place of the one before it; removes an unfinished one.
+
+    Returns:
+      Whether there was a finished one.
+    """
+    finished = (run_dir / "models" / "predictor.keras").exists()
+    if finished:
+        before = run_dir.with_name(f"{run_dir.name}-before")
+        shutil.rmtree(before, ignore_errors=True)
+        run_dir.rename(before)
+    elif run_dir.exists():
+        shutil.rmtree(run_dir)
+    return finished
+
+
+def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str, Any]) -> None:
+    from laser_dist.jnd.labels import read_videoset_labels
+
+    source_id = sorted(config["dataset"]["splits"]["test"])[0]
+    resolution = build.RESOLUTIONS["miniature"]
+    labels = {s.source_id: s for s in read_videoset_labels(videoset, resolution).sources}
+    clip = next(videoset.rglob(f"{source_id}_*_qp_00.264"))
+    terminal.say(f"  laser-jnd predict {clip} --model {run_dir}")
+    predictions = predict.predict_clips(terminal, [clip], run_dir, predict.NUM_FRAMES)
+    terminal.say()
+    predict.say_predictions(terminal, [clip], predictions, config)
+    levels = ", ".join(f"{level.jnd:.0f}" for level in labels[source_id].levels)
+    terminal.say(f"The simulated viewers said {levels}.")

@@ -1,0 +1,130 @@
+"""`laser-jnd evaluate`: errors on sources never trained on, beside two baselines."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from laser_dist.commands.options import add_seed
+from laser_dist.commands.places import find_dataset
+from laser_dist.commands.quiet import quiet
+from laser_dist.commands.wording import count_text, interval_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from laser_dist.commands.terminal import Terminal
+    from laser_dist.evaluation.metrics import PredictorScore
+    from laser_dist.evaluation.results import EvaluationResults
+
+HELP = "measure a run on held-out sources and write the report"
+EXAMPLE = """\
+example:
+  laser-jnd evaluate --model runs/first --dataset runs/data
+"""
+
+NUM_LEVELS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="RUN", help="folder of a finished run"
+    )
+    parser.add_argument(
+        "--dataset",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the dataset it was trained on, or the --data-dir that holds just one",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="for results and report (default: the run)"
+    )
+    add_seed(parser, "the bootstrap")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluates the run and prints the table."""
+    from laser_dist.training.runs import load_run
+
+    load_run(arguments.model)  # for its errors, before anything heavy is loaded
+    dataset_dir = find_dataset(arguments.dataset)
+    output_dir = arguments.output or arguments.model
+    log_path = output_dir / "logs" / "evaluate.log"
+    with quiet(log_path, debug=arguments.debug) as terminal:
+        evaluate_run(terminal, dataset_dir, arguments.model, output_dir, arguments.seed)
+
+
+def evaluate_run(
+    terminal: Terminal, dataset_dir: Path, run_dir: Path, output_dir: Path, seed: int
+) -> None:
+    """Evaluates a run, writes the report and tells the figures."""
+    with terminal.live_line() as show:
+        show("predicting the held-out sources")
+        from laser_dist.evaluation.evaluate import evaluate
+
+        results = evaluate(dataset_dir, run_dir, output_dir, seed)
+    say_results(terminal, results)
+    terminal.facts(
+        [
+            ("results", str(output_dir / "results.json")),
+            ("report", str(output_dir / "report" / "index.html")),
+        ]
+    )
+
+
+def say_results(terminal: Terminal, results: EvaluationResults) -> None:
+    """Prints the figures of an evaluation."""
+    scale = results.dataset.scale
+    scores = {name: result.score for name, result in results.predictors.items()}
+    clips = count_text(results.num_sources, "held-out clip")
+    groups = count_text(results.num_groups, "group")
+    terminal.say(f"  {clips} in {groups}; mean error (95 % interval):")
+    terminal.say()
+    terminal.table(
+        ["", *scores], [level_rows(scores, scale), psnr_rows(scores), ratio_rows(scores)]
+    )
+    terminal.say()
+    terminal.say("  Lower is better. ratio: to the constant predictor's mean.")
+    if results.dataset.simulated:
+        terminal.say("  Viewers are SIMULATED: this says nothing about people.")
+
+
+def level_rows(scores: Mapping[str, PredictorScore], scale: str) -> list[list[str]]:
+    """Rows of the mean absolute error of each level and of all."""
+    rows = [
+        [
+            f"JND{level + 1}",
+            *(
+                interval_text(s.abs_error[level], s.abs_error_interval[level])
+                for s in scores.values()
+            ),
+        ]
+        for level in range(NUM_LEVELS)
+    ]
+    mean = ["mean", *(f"{score.mean_abs_error:.2f}" for score in scores.values())]
+    return [_title(f"|Δ{scale}|", scores), *rows, mean]
+
+
+def psnr_rows(scores: Mapping[str, PredictorScore]) -> list[list[str]]:
+    """Rows of the mean error in dB that wrong levels amount to."""
+    rows = [
+        [f"JND{level + 1}", *(f"{s.abs_psnr_error_db[level]:.2f} dB" for s in scores.values())]
+        for level in range(NUM_LEVELS)
+    ]
+    return [_title("|ΔPSNR|", scores), *rows]
+
+
+def ratio_rows(scores: Mapping[str, PredictorScore]) -> list[list[str]]:
+    """The row that compares with the constant predictor."""
+    ratios = (
+        interval_text(score.ratio_to_constant, score.ratio_to_constant_interval)
+        for score in scores.values()
+    )
+    return [["ratio", *ratios]]
+
+
+def _title(text: str, scores: Mapping[str, PredictorScore]) -> list[str]:
+    return [text, *([""] * len(scores))]

@@ -1,0 +1,124 @@
+"""Entry point of `laser-jnd`: reads the command line, runs a command, answers for its errors.
+
+Exit status: 0 success, 1 a fault of ours, 2 something the user can mend, 128 + signal when stopped.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from laser_dist import __version__
+from laser_dist.commands import build, demo, evaluate, miniature, predict, train
+from laser_dist.commands.faults import USER_ERROR, Verdict, explain
+from laser_dist.commands.processes import Stopped, end_descendants, stop_on_signals
+from laser_dist.commands.quiet import prepare_environment
+
+COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "miniature": miniature,
+    "build": build,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+}
+DESCRIPTION = "Predict at which quantiser a video clip stops looking like its source (JND1..3)."
+EPILOG = "Begin with: laser-jnd demo. Examples of each command: laser-jnd COMMAND --help"
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, as the shell reports it of other programs
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+      arguments: without the program's name; None takes the process's own.
+
+    Returns:
+      The exit status.
+    """
+    debug = False
+    prepare_environment()
+    try:
+        try:
+            parsed = make_parser().parse_args(arguments)
+            debug = parsed.debug
+            with stop_on_signals():
+                parsed.run(parsed)
+        finally:
+            sys.stdout.flush()  # here, where an error can still be told; help is printed too
+    except Stopped as stopped:
+        _say_last("stopped")
+        _leave_at_once(stopped.status)
+    except BrokenPipeError:
+        _give_up_stdout()
+        return _PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001 - the last place that can turn it into a line
+        return _fail(error, debug)
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser("laser-jnd", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"laser-jnd {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=f"{module.HELP[0].upper()}{module.HELP[1:]}.",
+            epilog=module.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.add_argument(
+            "--debug", action="store_true", help="show tracebacks and the libraries' messages"
+        )
+        command.set_defaults(run=module.run, command=name)
+    return parser
+
+
+def _fail(error: Exception, debug: bool) -> int:
+    verdict = explain(error)
+    if debug:
+        traceback.print_exception(error)
+    _say_last(_last_words(error, verdict, debug))
+    end_descendants()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
+    return verdict.status
+
+
+def _last_words(error: Exception, verdict: Verdict, debug: bool) -> str:
+    if verdict.status == USER_ERROR:
+        return f"error: {verdict.line}"
+    where = "".join(f" {note}" for note in getattr(error, "__notes__", []))
+    hint = "" if debug else " Run it again with --debug for the traceback."
+    return f"fault: {verdict.line} (laser-jnd's, not yours).{hint}{where}"
+
+
+def _say_last(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be listening any more
+        print(f"laser-jnd: {text}", file=sys.stderr, flush=True)
+
+
+def _leave_at_once(status: int) -> None:
+    """Ends without waiting for the libraries' threads, which wait for workers that are gone."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(status)
+
+
+def _give_up_stdout() -> None:
+    """Gives standard output a place where Python's own last flush does not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,121 @@
+"""`laser-jnd predict`: at which QPs a clip stops looking like its source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laser_dist.commands.options import whole_number
+from laser_dist.commands.quiet import quiet
+
+if TYPE_CHECKING:
+    from laser_dist.commands.terminal import Terminal
+    from laser_dist.prediction.predict import ClipPrediction
+
+HELP = "tell the three QPs of any video or image"
+EXAMPLE = """\
+examples:
+  laser-jnd predict clip.mp4 --model runs/first
+  laser-jnd predict *.mkv --model runs/first --json > levels.json
+"""
+NUM_FRAMES = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP", help="video or image")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="RUN", help="folder of a finished run"
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
+    parser.add_argument(
+        "--frames",
+        type=whole_number(1),
+        default=NUM_FRAMES,
+        metavar="N",
+        help="frames to look at, evenly over each clip (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Predicts each clip; prints only when all have been."""
+    from laser_dist.training.runs import load_run
+    from laser_dist.video.codec import probe
+    from laser_dist.video.containers import check_size
+
+    # Both for their errors, before anything heavy is loaded.
+    trained = load_run(arguments.model)
+    for clip in arguments.clips:
+        info = probe(clip)
+        check_size(f"decode {clip}", info.width, info.height)
+    with quiet(None, debug=arguments.debug) as terminal:
+        predictions = predict_clips(terminal, arguments.clips, arguments.model, arguments.frames)
+        if arguments.json:
+            terminal.say(to_json(arguments.clips, predictions, trained.config, arguments.model))
+        else:
+            say_predictions(terminal, arguments.clips, predictions, trained.config)
+
+
+def predict_clips(
+    terminal: Terminal, clips: Sequence[Path], run_dir: Path, num_frames: int
+) -> list[ClipPrediction]:
+    """Predicts each clip with one model."""
+    with terminal.live_line() as show:
+        show("loading the model")
+        from laser_dist.prediction.predict import load_predictor, predict_clip
+
+        predictor = load_predictor(run_dir)
+        predictions: list[ClipPrediction] = []
+        for clip in clips:
+            show(f"looking at {clip}")
+            predictions.append(predict_clip(predictor, clip, num_frames))
+    return predictions
+
+
+def say_predictions(
+    terminal: Terminal,
+    clips: Sequence[Path],
+    predictions: Sequence[ClipPrediction],
+    config: dict[str, Any],
+) -> None:
+    """Prints a row for each clip."""
+    rows = [
+        [str(clip), *level_texts(prediction.qps.tolist(), prediction.levels.tolist())]
+        for clip, prediction in zip(clips, predictions, strict=True)
+    ]
+    terminal.table(["clip", "JND1", "JND2", "JND3"], [rows])
+    terminal.say()
+    terminal.say("QP (as predicted, before rounding); a higher QP is coarser.")
+    if config["dataset"]["simulated"]:
+        terminal.say("The model has learnt from SIMULATED viewers.")
+
+
+def level_texts(qps: Sequence[int], levels: Sequence[float]) -> list[str]:
+    """Such as "27 (27.3)" for each level."""
+    return [f"{qp} ({level:.1f})" for qp, level in zip(qps, levels, strict=True)]
+
+
+def to_json(
+    clips: Sequence[Path],
+    predictions: Sequence[ClipPrediction],
+    config: dict[str, Any],
+    run_dir: Path,
+) -> str:
+    """A JSON list, an object for each clip."""
+    documents = [
+        {
+            "clip": str(clip),
+            "qps": prediction.qps.tolist(),
+            "levels": prediction.levels.tolist(),
+            "timestamps_s": list(prediction.timestamps_s),
+            "levels_per_frame": prediction.per_frame.tolist(),
+            "model": str(run_dir),
+            "variant": config["variant"],
+            "simulated": config["dataset"]["simulated"],
+        }
+        for clip, prediction in zip(clips, predictions, strict=True)
+    ]
+    return json.dumps(documents, indent=2, allow_nan=False)

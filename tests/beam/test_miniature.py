@@ -1,0 +1,176 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from miniature_fakes import TINY, contents, photographs
+from PIL import Image
+
+from beam_pipelines.miniature import (
+    CodedClip,
+    draw_takes,
+    fingerprint,
+    judge,
+    make_clip,
+    make_miniature,
+    marker_of,
+    marker_text,
+)
+from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.runner import local_options
+from beam_pipelines.sources import Footage
+from laser_dist.errors import UserError
+from laser_dist.jnd.labels import read_videoset_labels
+from laser_dist.jnd.layout import FRAME_RATES, parse_clip_name
+from laser_dist.video.codec import decode, encode_h264, x264_settings_of
+from laser_dist.video.frames import Clip
+
+pytestmark = [
+    pytest.mark.beam,
+    # Beam's own use of the packages that it asks for.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
+]
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory):
+    return photographs(tmp_path_factory.mktemp("footage"))
+
+
+@pytest.fixture(scope="module")
+def miniature(footage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "mini"
+    make_miniature(footage, TINY, folder, local_options(1))
+    return folder
+
+
+def test_take_i_does_not_depend_on_how_many_there_are(footage):
+    few = draw_takes(footage, replace(TINY, num_sources=2))
+    assert draw_takes(footage, TINY)[:2] == few
+    assert draw_takes(footage, replace(TINY, seed=1))[:2] != few
+    assert [take.footage.group_id for take in draw_takes(footage, TINY)] == [
+        "photo0", "photo1", "photo2", "photo0",
+    ]  # fmt: skip
+
+
+def test_the_miniature_has_videosets_layout(miniature):
+    names = [parse_clip_name(path.name) for path in miniature.rglob("*.264")]
+    expected = {(source, qp) for source in (1, 2, 3, 4) for qp in (0, *TINY.qps)}
+    assert {(name.source_index, name.qp) for name in names} == expected
+    table = read_videoset_labels(miniature, "64x48")
+    assert [source.source_id[-1] for source in table.sources] == ["1", "2", "3", "4"]
+    assert table.repairs == ()
+    assert read_rejects(miniature / "rejects.parquet") == ((), 4)
+
+
+def test_each_clip_is_what_its_name_says(miniature, footage):
+    for take in draw_takes(footage, TINY)[:2]:
+        reference = make_clip(take, TINY)
+        (folder,) = miniature.glob(f"videoSRC{take.source_index:03d}_*")
+        lossless = decode((folder / f"{folder.name}_qp_00.264").read_bytes(), fps=reference.fps)
+        np.testing.assert_array_equal(lossless.y, reference.y)
+        stream = (folder / f"{folder.name}_qp_34.264").read_bytes()
+        assert x264_settings_of(stream)["qp"] == "34"
+        assert stream == encode_h264(reference, qp=34)
+
+
+def test_labels_are_the_panels_word(miniature, footage):
+    take = draw_takes(footage, TINY)[1]
+    judgements = judge(CodedClip(make_clip(take, TINY), TINY.masking), take.source_index, TINY)
+    levels = read_videoset_labels(miniature, "64x48").sources[1].levels
+    assert [level.samples for level in levels] == [j.samples for j in judgements]
+    assert [level.jnd for level in levels] == [j.jnd_qp for j in judgements]
+    assert [level.anchor for level in levels] == [j.anchor_qp for j in judgements]
+
+
+def test_the_marker_says_simulated_how_and_what_belongs_together(miniature, footage):
+    text = (miniature / "SIMULATED.json").read_text()
+    marker = json.loads(text)
+    assert marker == json.loads(json.dumps(marker_of(draw_takes(footage, TINY), TINY)))
+    assert marker["simulated"] is True
+    assert "simulated viewers" in marker["simulated_viewers"]
+    assert marker["settings"]["qps"] == list(TINY.qps)
+    assert '"qps": [22, 28, 34, 40],\n' in text
+    assert marker["groups"]["videoSRC004"] == marker["groups"]["videoSRC001"] == "photo0"
+
+
+def test_a_markers_strings_are_left_alone():
+    marker = {"a": "[\n  1,\n  2\n]", "b": [1, 2], "c": ["x", "y"], "d": []}
+    assert json.loads(marker_text(marker)) == marker
+
+
+def test_two_workers_make_the_same_files(miniature, footage, tmp_path):
+    make_miniature(footage, TINY, tmp_path / "again", local_options(2))
+    assert contents(tmp_path / "again") == contents(miniature)
+
+
+def test_the_fingerprint_follows_settings_cuts_and_footage(footage, tmp_path):
+    takes = draw_takes(footage, TINY)
+    prints = {
+        fingerprint(takes, TINY),
+        fingerprint(takes[:3], replace(TINY, num_sources=3)),
+        fingerprint(takes, replace(TINY, panel=replace(TINY.panel, increment=0.5))),
+        fingerprint(draw_takes(footage[:2], TINY), TINY),
+    }
+    assert len(prints) == 4
+    copies = photographs(tmp_path)
+    assert fingerprint(draw_takes(copies, TINY), TINY) == fingerprint(takes, TINY)
+    Image.new("RGB", (160, 130)).save(copies[0].path)
+    assert fingerprint(draw_takes(copies, TINY), TINY) != fingerprint(takes, TINY)
+
+
+def test_an_interrupted_miniature_leaves_nothing_that_looks_whole(footage, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("beam_pipelines.miniature.marker_text", interrupt)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        make_miniature(footage, TINY, tmp_path / "mini", local_options(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_footage_that_cannot_be_decoded_ends_in_one_clear_error(tmp_path, num_workers):
+    path = tmp_path / "broken.264"
+    noise = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), np.uint8)
+    stream = bytearray(encode_h264(Clip.from_rgb(noise, FRAME_RATES[30]), qp=20))
+    last_slice = stream.rfind(b"\0\0\1") + 60  # past its header, so that all six are counted
+    stream[last_slice : last_slice + 20] = b"\x55" * 20
+    path.write_bytes(stream)
+    damaged = (Footage("broken", path, is_video=True),)
+    settings = replace(TINY, num_frames=6, num_sources=2)
+    with pytest.raises(UserError, match=r"got \d rejected: source videoSRC00\d from .*broken.264"):
+        make_miniature(damaged, settings, tmp_path / "mini", local_options(num_workers))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"broken.264", "mini-rejects.parquet"}
+    assert len(read_rejects(tmp_path / "mini-rejects.parquet")[0]) == 2
+
+
+def test_real_motion_is_cut_from_a_video(tmp_path):
+    path = tmp_path / "video.264"
+    noise = np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), np.uint8)
+    path.write_bytes(encode_h264(Clip.from_rgb(noise, FRAME_RATES[30]), qp=20))
+    (take,) = draw_takes([Footage("v", path, is_video=True)], replace(TINY, num_sources=1))
+    clip = make_clip(take, TINY)
+    assert (clip.num_frames, clip.height, clip.width) == (3, 48, 64)
+    assert np.any(clip.y[0] != clip.y[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_sources": 0}, "num_sources: expected 1 to 999, got 0"),
+        ({"num_sources": 1000}, "num_sources: expected 1 to 999, got 1000"),
+        ({"width": 63}, "clips: expected even sides of 16 pixels or more, got 63x48"),
+        ({"height": 8}, "clips: expected even sides of 16 pixels or more, got 64x8"),
+        ({"num_frames": 0}, "num_frames: expected 1 or more, got 0"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"qps": (30,)}, "qps: expected two or more"),
+        ({"qps": (30, 20)}, "qps: expected two or more"),
+        ({"qps": (0, 20)}, "qps: expected two or more"),
+        ({"qps": (20, 52)}, "qps: expected two or more"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change, text):
+    with pytest.raises(UserError, match=text):
+        replace(TINY, **change)

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from beam_pipelines.sources import (
+    load_photo,
+    photo_size,
+    photographs_in,
+    shipped_photographs,
+    videos_in,
+)
+from laser_dist.errors import UserError
+
+
+def save(path, *, width=160, height=130, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def test_the_shipped_photographs_are_there_and_large_enough():
+    shipped = shipped_photographs()
+    assert len({footage.group_id for footage in shipped}) == len(shipped) >= 15
+    assert all(min(photo_size(footage.path)) >= 128 for footage in shipped)
+
+
+def test_photographs_are_found_by_name_and_the_rest_told(tmp_path):
+    save(tmp_path / "b" / "sea.jpg")
+    save(tmp_path / "a.png")
+    save(tmp_path / "icon.png", width=32, height=32)
+    (tmp_path / "notes.txt").write_text("no image")
+    whole = save(tmp_path / "z.png").read_bytes()
+    (tmp_path / "z.png").write_bytes(whole[: len(whole) // 2])
+    found, rejects = photographs_in(tmp_path)
+    assert [footage.group_id for footage in found] == ["a", "b/sea"]
+    assert [(r.where.rpartition("/")[2], r.reason[:16]) for r in rejects] == [
+        ("icon.png", "32x32 pixels, sm"),
+        ("notes.txt", "not a whole imag"),
+        ("z.png", "not a whole imag"),
+    ]
+
+
+def test_a_turned_photograph_is_set_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    path = save(tmp_path / "phone.jpg", exif=exif)
+    assert photo_size(path) == (130, 160)
+    assert load_photo(path).shape == (160, 130, 3)
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path):
+    Image.new("LA", (8, 4), (200, 0)).save(tmp_path / "grey.png")
+    assert load_photo(tmp_path / "grey.png").shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize("find", [photographs_in, videos_in])
+def test_a_folder_without_anything_to_use_is_an_error(tmp_path, find):
+    (tmp_path / "notes.txt").write_text("neither")
+    with pytest.raises(UserError, match="expected at least one .* of 128 pixels or more"):
+        find(tmp_path)
+    with pytest.raises(UserError, match="expected a folder, got none there"):
+        find(tmp_path / "none")

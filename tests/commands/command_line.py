@@ -1,0 +1,65 @@
+"""Runs `laser-jnd` as a user does: as a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+# Unbuffered, argparse itself meets a write error, and keeps silent about it.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+LASER_JND = (sys.executable, "-m", "laser_dist.commands.main")
+
+
+def laser_jnd(*arguments, **options):
+    """Runs a command to its end."""
+    return subprocess.run(
+        [*LASER_JND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def marked_processes(mark):
+    """Ids of the living processes that have inherited an environment variable of that name."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        try:
+            inherited = f"{mark}=".encode() in (folder / "environ").read_bytes()
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:  # no process, another user's, or gone meanwhile
+            continue
+        if inherited and state != "Z":
+            found.add(int(folder.name))
+    return found
+
+
+class Started:
+    """A running command, and every process that it starts."""
+
+    def __init__(self, *arguments, cwd):
+        self._mark = f"LASER_JND_TEST_{uuid.uuid4().hex}"
+        self.process = subprocess.Popen(
+            [*LASER_JND, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, self._mark: "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def processes(self):
+        """Ids of those that live."""
+        return marked_processes(self._mark)
+
+    def wait_for(self, condition, seconds):
+        """Waits until `condition()` holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, "the command did not come so far"
+            time.sleep(0.05)
+
+    def stop(self, number, seconds=30):
+        """Sends a signal to the command alone; gives what it has printed."""
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=seconds)

@@ -1,0 +1,188 @@
+import errno
+import json
+import os
+import re
+import subprocess
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from command_line import BUFFERED, LASER_JND, laser_jnd
+from PIL import Image
+
+from laser_dist.video.codec import encode_h264
+from laser_dist.video.frames import Clip
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """Looks finished; what is wrong with a clip is said before the model is loaded."""
+    folder = tmp_path / "run"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "predictor.keras").touch()
+    (folder / "config.json").write_text(json.dumps({"dataset": {"simulated": True}}))
+    return folder
+
+
+def refusal(*arguments, cwd):
+    """The one line of a command that refuses its input; nothing else may be said."""
+    result = laser_jnd(*arguments, cwd=cwd)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("laser-jnd: error: ")
+    return result.stderr.removeprefix("laser-jnd: error: ").strip()
+
+
+def clip_file(path, size=64):
+    frames = np.random.default_rng(0).integers(0, 255, (4, size, size, 3), dtype=np.uint8)
+    path.write_bytes(encode_h264(Clip.from_rgb(frames, Fraction(30)), qp=30))
+    return path
+
+
+def test_no_such_clip(run_dir, tmp_path):
+    line = refusal("predict", "none.mp4", "--model", run_dir, cwd=tmp_path)
+    assert line == (
+        "read none.mp4: expected a video or image file, got no such file. Check the path."
+    )
+
+
+def test_not_a_video(run_dir, tmp_path):
+    (tmp_path / "song.txt").write_text("la la la")
+    line = refusal("predict", "song.txt", "--model", run_dir, cwd=tmp_path)
+    assert line.startswith("decode song.txt: expected a video ")
+
+
+def test_the_second_of_two_clips_is_bad_and_nothing_is_printed_of_the_first(run_dir, tmp_path):
+    clip_file(tmp_path / "whole.264")
+    (tmp_path / "song.txt").write_text("la la la")
+    line = refusal("predict", "whole.264", "song.txt", "--json", "--model", run_dir, cwd=tmp_path)
+    assert line.startswith("decode song.txt: ")
+
+
+def test_an_image_of_one_pixel(run_dir, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    line = refusal("predict", "dot.png", "--model", run_dir, cwd=tmp_path)
+    assert re.search(r"dot\.png.*: expected at least 16x16 pixels.*, got 0x0\. ", line)
+
+
+def test_no_run(tmp_path):
+    line = refusal("predict", "a.mp4", "--model", "none", cwd=tmp_path)
+    assert line == (
+        "Run none: expected a finished training, got no such folder. "
+        "Train one with: laser-jnd train mj-lat --preset demo --dataset FOLDER"
+    )
+
+
+@pytest.mark.parametrize("command", [("predict", "a.mp4"), ("evaluate", "--dataset", "data")])
+def test_a_run_without_a_finished_model(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    line = refusal(*command, "--model", "run", cwd=tmp_path)
+    assert "got no models/predictor.keras. Train one with: " in line
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json"]
+
+
+def test_no_dataset(tmp_path):
+    line = refusal("train", "mj-lat", "--preset", "demo", "--dataset", "none", cwd=tmp_path)
+    assert line.startswith("Dataset none: expected a prepared dataset, got no such folder. Build ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_datasets(tmp_path):
+    for version in ("1.0.0", "1.1.0"):
+        folder = tmp_path / "data" / "videoset_jnd" / "360p" / version
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").touch()
+    line = refusal("train", "mj-lat", "--preset", "demo", "--dataset", "data", cwd=tmp_path)
+    assert "got videoset_jnd/360p/1.0.0, videoset_jnd/360p/1.1.0. Name one of them." in line
+
+
+def test_an_unknown_setting_lists_the_known_ones(tmp_path):
+    settings = ("--set", "head.dropuot=0.1")
+    line = refusal(
+        "train", "mj-lat", "--preset", "demo", "--dataset", "none", *settings, cwd=tmp_path
+    )
+    assert line.startswith("Setting head.dropuot: expected one of variant, backbone.")
+    for known in ("heads.epochs", "cluster.num_workers", "seed"):
+        assert f" {known}" in line
+
+
+def test_a_folder_without_photographs(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "notes.txt").write_text("nothing to see")
+    line = refusal("miniature", "--output", "out", "--photos", "photos", cwd=tmp_path)
+    assert line.startswith("Folder of photographs photos: expected at least one photograph of ")
+    assert "1 other file" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+
+def test_an_output_that_is_something_else(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    line = refusal("miniature", "--output", "out", cwd=tmp_path)
+    assert line == (
+        "Output out: expected a new folder, or a miniature, got a folder with other things in it. "
+        "Name another with --output."
+    )
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_nothing_to_build_from(tmp_path):
+    arguments = ("--manual-dir", "none", "--data-dir", "data")
+    line = refusal("build", "videoset_jnd", *arguments, cwd=tmp_path)
+    assert line.startswith("Folder none: expected VideoSet's clips and labels, got none")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
+def test_a_full_disk_on_standard_output(arguments):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*LASER_JND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=BUFFERED
+        )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "laser-jnd: error: Writing: expected room on the disk, got No space left on device. "
+        "Free some space, or name another folder.\n"
+    )
+
+
+def mounted(folder, options):
+    """Mounts a file system of its own on a folder, or skips: only root may."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"cannot mount a file system here: {error}")
+
+
+@pytest.fixture
+def read_only_disk(tmp_path):
+    mounted(tmp_path / "disk", "ro,size=64k")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    mounted(tmp_path / "disk", "size=256k")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+def test_a_read_only_disk(read_only_disk, tmp_path):
+    line = refusal("miniature", "--output", read_only_disk / "out", cwd=tmp_path)
+    assert f"got {os.strerror(errno.EROFS)}. " in line
+    assert str(read_only_disk) in line
+
+
+@pytest.mark.beam
+@pytest.mark.slow
+def test_a_disk_that_becomes_full_leaves_nothing_that_looks_whole(full_disk, tmp_path):
+    arguments = ("--num-sources", "3", "--qps", "16,30", "--workers", "1")
+    line = refusal("miniature", "--output", full_disk / "out", *arguments, cwd=tmp_path)
+    assert f"got {os.strerror(errno.ENOSPC)}. " in line
+    assert [path.name for path in full_disk.iterdir()] == ["out.log"]

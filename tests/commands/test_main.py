@@ -1,0 +1,83 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from command_line import BUFFERED, LASER_JND, laser_jnd
+
+from laser_dist.commands.main import COMMANDS, make_parser
+
+HEAVY = ("tensorflow", "keras", "ray", "apache_beam", "tensorflow_datasets", "av", "matplotlib")
+
+
+def test_help_comes_within_a_second():
+    started = time.monotonic()
+    result = laser_jnd("--help")
+    assert time.monotonic() - started < 1.0
+    assert result.returncode == 0
+    for name in COMMANDS:
+        assert f"\n    {name}" in result.stdout
+
+
+def test_nothing_heavy_is_imported_before_a_command_runs():
+    code = "import sys, laser_dist.commands.main; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not set(HEAVY) & set(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_shows_an_example_that_parses(name, capsys):
+    parser = make_parser()
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([name, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    examples = [line.split("laser-jnd ")[1] for line in text.splitlines() if "  laser-jnd" in line]
+    assert examples
+    for example in examples:
+        assert parser.parse_args(example.split(" > ")[0].split()).command == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("miniature",), "the following arguments are required: --output"),
+        (("miniature", "--output", "x", "--qps", "0,9"), "expected 'all' or QPs from 1 to 51"),
+        (("miniature", "--output", "x", "--num-sources", "1000"), "whole number, 1 to 999"),
+        (("demo", "--seed", "-1"), "whole number, 0 to"),
+        (("build", "nothing"), "invalid choice: 'nothing'"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(arguments, text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        make_parser().parse_args(arguments)
+    assert ended.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_ends_with_1_and_says_how_to_see_more(tmp_path):
+    # A run's settings that are no JSON: nobody but us has written them.
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "predictor.keras").touch()
+    (tmp_path / "config.json").write_text("{")
+    result = laser_jnd("predict", "x.mp4", "--model", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("laser-jnd: fault: JSONDecodeError: ")
+    assert "--debug" in result.stderr
+    assert result.stderr.count("\n") == 1
+    debugged = laser_jnd("predict", "x.mp4", "--model", tmp_path, "--debug")
+    assert "Traceback" in debugged.stderr
+
+
+def test_a_closed_pipe_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [*LASER_JND, "--help"], stdout=writing, stderr=subprocess.PIPE, text=True, env=BUFFERED
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")

@@ -1,0 +1,93 @@
+import pytest
+
+from laser_dist.commands import build, demo, miniature, train
+from laser_dist.commands.places import find_dataset
+from laser_dist.errors import UserError
+
+
+def test_another_miniature_is_not_taken_for_the_one_asked_for(tmp_path):
+    wanted = {"fingerprint": "a", "settings": {"seed": 0, "qps": (1, 2)}}
+    miniature.check_same(tmp_path, wanted, wanted)
+    other = {"fingerprint": "b", "settings": {"seed": 1, "qps": [1, 2]}}
+    with pytest.raises(UserError, match="got one with another seed. Name another folder"):
+        miniature.check_same(tmp_path, other, wanted)
+    moved = {"fingerprint": "c", "settings": {"seed": 0, "qps": [1, 2]}}
+    with pytest.raises(UserError, match="got one with another choice of footage"):
+        miniature.check_same(tmp_path, moved, wanted)
+
+
+def test_qps():
+    assert miniature.parse_qps("all") == tuple(range(1, 52))
+    assert miniature.parse_qps("30,16,30") == (16, 30)
+
+
+def test_another_dataset_is_refused_with_the_way_to_replace_it(tmp_path):
+    build.check_same(tmp_path, {"fingerprint": "a"}, "a", tmp_path)
+    with pytest.raises(UserError, match="Replace it with --overwrite"):
+        build.check_same(tmp_path, {"fingerprint": "b"}, "a", tmp_path)
+
+
+def test_what_is_replaced_comes_back_if_the_work_fails(tmp_path):
+    folder = tmp_path / "1.0.0"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(ValueError, match="half way"), build.set_aside(folder):  # noqa: PT012
+        folder.mkdir()
+        (folder / "half").touch()
+        raise ValueError("half way")
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    with build.set_aside(folder):
+        folder.mkdir()
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["1.0.0", "new"]
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "config"),
+    [
+        (["320x176"], "miniature"),
+        (["1280x720"], "720p"),
+        (["1280x720", "640x360"], "360p"),
+        ([], "360p"),
+    ],
+)
+def test_the_configuration_is_the_one_whose_labels_are_there(resolutions, config, tmp_path):
+    for resolution in resolutions:
+        (tmp_path / f"{resolution}_1st.csv").touch()
+    assert build.choose_config(tmp_path) == config
+
+
+def test_a_dataset_is_found_from_each_folder_above_it(tmp_path):
+    folder = tmp_path / "data" / "videoset_jnd" / "miniature" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").touch()
+    for start in (folder, *list(folder.parents)[:3]):
+        assert find_dataset(start) == folder
+    with pytest.raises(UserError, match="expected a prepared dataset, got none in it"):
+        find_dataset(tmp_path)
+
+
+def test_a_finished_run_is_moved_aside_and_an_unfinished_one_removed(tmp_path):
+    run_dir = tmp_path / "run"
+    assert not demo.make_room(run_dir)
+    for name in ("first", "second"):
+        (run_dir / "models").mkdir(parents=True)
+        (run_dir / "models" / "predictor.keras").write_text(name)
+        assert demo.make_room(run_dir)
+    (run_dir / "checkpoints").mkdir(parents=True)
+    assert not demo.make_room(run_dir)
+    assert not run_dir.exists()
+    assert (tmp_path / "run-before" / "models" / "predictor.keras").read_text() == "second"
+
+
+@pytest.mark.slow
+def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
+    from laser_dist.models.variants import variant_named
+    from laser_dist.training.presets import PRESETS
+    from laser_dist.training.stages import stage_names
+    from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
+
+    assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == build.RESOLUTIONS
+    assert set(train.PRESETS) == set(PRESETS)
+    for variant, stages in train.STAGES.items():
+        assert stage_names(variant_named(variant)) == stages

@@ -1,0 +1,75 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from command_line import Started, marked_processes
+
+# `laser-jnd train` with a training that only starts Ray and has a worker sleep.
+ENDLESS_TRAINING = """
+import pathlib, sys, time
+from laser_dist.commands import main, train
+from laser_dist.training import ray_entry, runs
+
+def endless(config, watch):
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+
+    @ray.remote
+    def work(path):
+        pathlib.Path(path).touch()
+        time.sleep(600)
+
+    ray.get(work.remote(str(pathlib.Path("working").absolute())))
+
+ray_entry.train = endless
+runs.start_run = lambda *_: {"variant": "mj-lat", "training": {"cluster": {"num_workers": 1}}}
+train.find_dataset = lambda path: path
+arguments = ["train", "mj-lat", "--preset", "demo", "--dataset", "x", "--output", "run"]
+sys.exit(main.run(arguments))
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
+
+
+@pytest.mark.beam
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_miniature_leaves_no_process_and_no_folder(number, status, tmp_path):
+    command = Started("miniature", "--output", "out", "--workers", "2", cwd=tmp_path)
+    command.wait_for(lambda: any(tmp_path.glob(".out.unfinished/*/*.264")), seconds=120)
+    assert len(command.processes()) > 1
+    _, errors = command.stop(number)
+    assert command.process.returncode == status
+    assert errors == "laser-jnd: stopped\n"
+    assert command.processes() == set()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.log"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_leaves_no_process_of_ray(number, status, tmp_path):
+    mark = f"LASER_JND_TEST_RAY_{os.getpid()}_{int(number)}"
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS_TRAINING],
+        cwd=tmp_path,
+        env={**os.environ, mark: "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "working").exists():
+            assert command.poll() is None, command.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(marked_processes(mark)) > 3
+        command.send_signal(number)
+        _, errors = command.communicate(timeout=30)
+    assert (command.returncode, errors) == (status, "laser-jnd: stopped\n")
+    assert marked_processes(mark) == set()

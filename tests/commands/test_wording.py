@@ -1,0 +1,67 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laser_dist.commands.wording import (
+    count_text,
+    counting,
+    figure_text,
+    interval_text,
+    notes,
+    size_text,
+    time_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (12.4, "12 s"),
+        (59.7, "1 min 00 s"),
+        (80, "1 min 20 s"),
+        (3599.8, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_time(seconds, text):
+    assert time_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(999, "999 bytes"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (3.2e9, "3.2 GB")],
+)
+def test_size(num_bytes, text):
+    assert size_text(num_bytes) == text
+
+
+def test_figures():
+    assert count_text(1, "clip") == "1 clip"
+    assert count_text(0, "clip") == "0 clips"
+    assert interval_text(2.314, (1.951, 2.7)) == "2.31 (1.95–2.70)"
+    assert figure_text(2.31449) == "2.314"
+    assert figure_text(9597.2) == "9597"
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_a_figure_keeps_three_digits_and_stays_short(value):
+    text = figure_text(value)
+    assert len(text) <= 10
+    assert float(text) == pytest.approx(value, rel=1e-3, abs=1e-9)
+
+
+def test_notes_are_counted_and_the_first_ones_shown():
+    assert notes([]) == "none"
+    assert notes(["a"]).split() == ["1", "a"]
+    assert notes(str(n) for n in range(9)).split() == ["9", "0", "1", "2", "3", "4", "…"]
+
+
+def test_counting_ends_with_no_time_left():
+    shown = []
+    report = counting(shown.append, "clips")
+    report(3, 12)
+    report(12, 12)
+    assert shown[0].startswith("clips  3/12  ")
+    assert shown[1] == "clips  12/12  0.0 s left"

@@ -1,0 +1,51 @@
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laser_dist.jnd.layout import ClipName, parse_clip_name, source_id
+
+NAMES = st.builds(
+    ClipName,
+    source_index=st.integers(1, 999),
+    width=st.integers(1, 9999),
+    height=st.integers(1, 9999),
+    rate=st.sampled_from([24, 30]),
+    qp=st.integers(0, 51),
+    suffix=st.sampled_from(["264", "mp4", "avi", "yuv"]),
+)
+
+
+@given(NAMES)
+def test_a_name_reads_back_as_what_it_was_made_of(name):
+    assert parse_clip_name(name.path.name) == name
+
+
+def test_a_clip_of_videoset():
+    # A name and a folder as they stand in VideoSet's own archives.
+    name = parse_clip_name("videoSRC001_1280x720_30_qp_22.264")
+    assert name is not None
+    assert str(name.path) == "videoSRC001_1280x720_30/videoSRC001_1280x720_30_qp_22.264"
+    assert (name.source_id, name.resolution, name.qp) == ("videoSRC001", "1280x720", 22)
+    assert name.fps == Fraction(30000, 1001)
+    assert ClipName(source_index=91, width=640, height=360, rate=24, qp=0).fps == 24
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "videoSRC001_1280x720_30_qp_22.264.part",
+        "videoSRC01_1280x720_30_qp_22.264",
+        "videoSRC001_1280x720_25_qp_22.264",
+        "videoSRC001_1280x720_30_qp_5.264",
+        "videoSRC001_1280x720_30_qp_22.mkv",
+        "640x360_1st.csv",
+    ],
+)
+def test_other_files_are_no_clips(name):
+    assert parse_clip_name(name) is None
+
+
+def test_source_ids_have_three_digits():
+    assert [source_id(1), source_id(220)] == ["videoSRC001", "videoSRC220"]
