@@ -66,7 +66,7 @@ class MiniatureSettings:
       UserError: a value outside its range.
     """
 
-    num_sources: int = 300
+    num_sources: int = 360
     width: int = 320
     height: int = 176
     num_frames: int = 6

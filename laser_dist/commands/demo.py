@@ -21,7 +21,7 @@ EXAMPLE = """\
 example:
   laser-jnd demo
 """
-QPS = (16, 20, 24, 27, 30, 33, 36, 40, 45)  # a level between two is coded anew when it is built
+QPS = (16, 21, 26, 30, 34, 38, 44)  # a level between two is coded anew when it is built
 NUM_WORKERS = 2
 NUM_STEPS = 5
 

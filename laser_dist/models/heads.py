@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from laser_dist.models.layers import conv_block, halve
+from laser_dist.models.layers import NORM_MOMENTUM, conv_block, halve
 from laser_dist.models.specs import HeadSpec
 
 
@@ -58,7 +58,7 @@ def build_head(
 
 def _branch(features: Any, spec: HeadSpec, *, name: str) -> Any:
     """Batch norm and the first block of one branch."""
-    x = keras.layers.BatchNormalization(name=f"{name}_norm")(features)
+    x = keras.layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(features)
     return _block(x, spec, 1, name=f"{name}_block1")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 _POOL = 2
+NORM_MOMENTUM = 0.9  # Keras's 0.99 lags behind for hundreds of steps: much of a short training
 
 
 @keras.saving.register_keras_serializable(package="laser_jnd")
@@ -83,7 +84,7 @@ def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) 
       Symbolic tensor [B, H, W, filters].
     """
     x = keras.layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
-    x = keras.layers.BatchNormalization(name=f"{name}_norm")(x)
+    x = keras.layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(x)
     x = keras.layers.ReLU(name=f"{name}_relu")(x)
     if attention_ratio is not None:
         x = ChannelAttention(attention_ratio, name=f"{name}_attention")(x)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from laser_dist.errors import UserError
-from laser_dist.models.specs import BackboneSpec, HeadSpec
+from laser_dist.models.specs import STRIDE, BackboneSpec, HeadSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,12 @@ class StageConfig:
       schedule: "constant", or "cosine" down to zero over the stage after 5 % of warm-up.
       clip_norm: largest global norm of the gradient.
       flips: whether frames are also seen mirrored left to right.
+      crop: side in pixels of random squares that a backbone learns from, a multiple of 16; None for
+        whole frames, as published. Small squares make cheap steps, and many steps are what a
+        backbone trained from scratch on few processors needs.
+      crops_per_frame: squares cut from each frame of a batch, where `crop` is set.
+      mixup: parameter of the Beta distribution by which a head's examples are blended in pairs,
+        features and levels alike (Zhang et al. 2018); 0 for none.
     """
 
     epochs: int
@@ -30,12 +36,18 @@ class StageConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: float = 1.0
     flips: bool = False
+    crop: int | None = None
+    crops_per_frame: int = 1
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "crops_per_frame"):
             _require(getattr(self, name) >= 1, f"Stage setting {name}", "1 or more", self, name)
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"Stage setting {name}", "above 0", self, name)
+        _require(self.mixup >= 0, "Stage setting mixup", "0 or more", self, "mixup")
+        fits = self.crop is None or (self.crop > 0 and self.crop % STRIDE == 0)
+        _require(fits, "Stage setting crop", f"none or a multiple of {STRIDE}", self, "crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +96,14 @@ class TrainingConfig:
     heads: StageConfig
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        parts = self.cluster.num_workers * max(self.cluster.gpus_per_worker, 1)
+        for name in ("image", "jnd", "heads"):
+            stage: StageConfig = getattr(self, name)
+            what = f"Setting {name}.batch_size"
+            expected = f"a multiple of {parts}, the workers' devices in all"
+            _require(stage.batch_size % parts == 0, what, expected, stage, "batch_size")
 
 
 def _require(holds: bool, what: str, expected: str, config: object, name: str) -> None:

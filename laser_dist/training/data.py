@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from laser_dist.training.step import Batch
+from laser_dist.video.frames import resize_rgb
 
 SHUFFLE_BUFFER = 1024  # examples, still encoded: about 100 KB each at 320x176, 1.5 MB at 640x352
 IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
@@ -51,6 +52,9 @@ class FramePairs:
       share: this worker's.
       seed: of the order; None keeps the stored order.
       flips: whether half of the pairs, drawn anew in each epoch, are mirrored left to right.
+      crop: side of random squares that are given in place of whole frames, drawn anew in each
+        epoch; None for whole frames.
+      crops_per_frame: squares per frame; an example then is a square.
     """
 
     dataset_dir: Path
@@ -62,6 +66,8 @@ class FramePairs:
     share: Share = Share()
     seed: int | None = None
     flips: bool = False
+    crop: int | None = None
+    crops_per_frame: int = 1
 
     def epoch(self, index: int) -> Iterator[Batch]:
         """Batches of one epoch; the same `index` gives the same ones."""
@@ -75,7 +81,8 @@ class FramePairs:
             deterministic=True,
         )
         for raw, target, weights, count in decoded.prefetch(2).as_numpy_iterator():
-            yield Batch(raw, target, weights, int(count))
+            copies = 1 if self.crop is None else self.crops_per_frame
+            yield Batch(raw, target, np.repeat(weights, copies), int(count) * copies)
 
     def _decode(self, batch: Any, epoch: int, number: Any) -> tuple[Any, Any, Any, Any]:
         """Decodes this worker's part of a batch, padded to full size with weight 0."""
@@ -88,19 +95,42 @@ class FramePairs:
             tf.map_fn(self._frame, tf.gather(batch[name], present), fn_output_signature=tf.float32)
             for name in ("raw", self.target)
         )
+        seed = tf.stack([tf.constant(_mixed(self.seed or 0, epoch), tf.int64), number])
         if self.flips:
-            seed = tf.stack([tf.constant(_mixed(self.seed or 0, epoch), tf.int64), number])
             draws = tf.random.stateless_uniform([self.batch_size], seed)[places]
             mirrored = draws[:, None, None, None] < 0.5
             raw = tf.where(mirrored, raw[:, :, ::-1], raw)
             target = tf.where(mirrored, target[:, :, ::-1], target)
+        if self.crop is not None:
+            raw, target = self._crops(raw, target, seed, places)
         return raw, target, weights, count
 
+    def _crops(self, raw: Any, target: Any, seed: Any, places: slice) -> tuple[Any, Any]:
+        """The same random squares of both; which ones does not depend on the worker."""
+        side, copies = self.crop, self.crops_per_frame
+        assert side is not None
+        most = tf.constant([self.height - side + 1, self.width - side + 1], tf.float32)
+        draws = tf.random.stateless_uniform([self.batch_size, copies, 2], seed + 1)[places]
+        corners = tf.cast(draws * most, tf.int32)
+        both = tf.concat([raw, target], axis=-1)
+        squares = [
+            both[index, corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+            for index in range(places.stop - places.start)
+            for corner in tf.unstack(corners[index])
+        ]
+        stacked = tf.ensure_shape(tf.stack(squares), [None, side, side, 6])
+        return stacked[..., :3], stacked[..., 3:]
+
     def _frame(self, encoded: Any) -> Any:
-        frame = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        frame = tf.ensure_shape(frame, [None, None, 3])
-        frame = tf.image.resize(frame, [self.height, self.width], method="area", antialias=True)
-        return tf.ensure_shape(frame, [self.height, self.width, 3])
+        """Decodes a frame and, where its stored size is another, resizes it as everyone does."""
+        frame = tf.io.decode_png(encoded, channels=3)
+        frame = tf.numpy_function(self._fitted, [frame], tf.uint8, stateful=False)
+        return tf.ensure_shape(tf.cast(frame, tf.float32), [self.height, self.width, 3])
+
+    def _fitted(self, frame: np.ndarray) -> np.ndarray:
+        if frame.shape[:2] == (self.height, self.width):
+            return frame
+        return resize_rgb(frame, width=self.width, height=self.height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +165,8 @@ class FeatureBatches:
       levels: [N, L] float32.
       batch_size: global.
       share: this worker's.
-      seed: of order and choice of version; None keeps the order and takes version 0.
+      seed: of order, choice of version and blending; None keeps the order and takes version 0.
+      mixup: as `StageConfig.mixup`; none where `seed` is None.
     """
 
     features: np.ndarray
@@ -143,25 +174,40 @@ class FeatureBatches:
     batch_size: int
     share: Share = Share()
     seed: int | None = None
+    mixup: float = 0.0
 
     def epoch(self, index: int) -> Iterator[Batch]:
         """Batches of one epoch; the same `index` gives the same ones."""
         num_versions, num_examples = self.features.shape[:2]
         order, versions = np.arange(num_examples), np.zeros(num_examples, np.int64)
+        partners, kept = order, np.ones(num_examples, np.float32)
         if self.seed is not None:
             rng = np.random.default_rng([self.seed, index])
             order = rng.permutation(num_examples)
             versions = rng.integers(num_versions, size=num_examples)
+            if self.mixup > 0:
+                partners = rng.permutation(num_examples)
+                kept = rng.beta(self.mixup, self.mixup, size=num_examples).astype(np.float32)
         places = self.share.slice_of(self.batch_size)
         positions = np.arange(places.start, places.stop)
         for start in range(0, num_examples, self.batch_size):
             count = min(self.batch_size, num_examples - start)
             rows = order[start + np.minimum(positions, count - 1)]
-            features = self.features[versions[rows], rows].astype(np.float32)
+            mates, share = partners[rows], kept[rows]
+            features = _blend(
+                self.features[versions[rows], rows], self.features[versions[mates], mates], share
+            )
+            levels = _blend(self.levels[rows], self.levels[mates], share)
             branches = [features[:, branch] for branch in range(features.shape[1])]
             inputs = branches[0] if len(branches) == 1 else branches
             weights = (positions < count).astype(np.float32)
-            yield Batch(inputs, self.levels[rows], weights, count)
+            yield Batch(inputs, levels, weights, count)
+
+
+def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """[b, ...] float32: `share` [b] of the first and the rest of the second."""
+    weight = share.reshape(-1, *[1] * (first.ndim - 1))
+    return weight * first.astype(np.float32) + (1 - weight) * second.astype(np.float32)
 
 
 def num_steps(num_examples: int, batch_size: int) -> int:
@@ -183,7 +229,7 @@ def _partial(
     dataset_dir: Path, split: str, features: dict[str, bool], decoders: dict[str, Any]
 ) -> tf.data.Dataset:
     return tfds.builder_from_directory(dataset_dir).as_dataset(
-        split=split,
+        split=split,  # pyright: ignore[reportCallIssue]: the decorated method hides its signature
         shuffle_files=False,
         decoders=tfds.decode.PartialDecoding(features, decoders=decoders),
         read_config=tfds.ReadConfig(try_autocache=False, add_tfds_id=False),

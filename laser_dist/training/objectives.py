@@ -32,5 +32,5 @@ def level_objective(levels: Any, targets: Any) -> dict[str, Any]:
       "loss": [B], mean over levels; "jnd1".."jndL": [B], absolute error of each.
     """
     error = ops.abs(ops.cast(levels, "float32") - ops.cast(targets, "float32"))
-    each = {f"jnd{index + 1}": error[:, index] for index in range(error.shape[1])}
+    each = {f"jnd{index}": level for index, level in enumerate(ops.unstack(error, axis=1), start=1)}
     return {"loss": ops.mean(error, axis=1), **each}

@@ -1,5 +1,7 @@
 """Ready-made configurations. Each states the command, what to expect and how long it takes."""
 
+from dataclasses import replace
+
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.training.config import ClusterConfig, StageConfig, TrainingConfig
 
@@ -9,14 +11,28 @@ def demo() -> TrainingConfig:
 
     Command: `laser-jnd train mj-lat --preset demo --dataset DIR`.
     """
+    squares = StageConfig(
+        epochs=10,
+        batch_size=2,
+        learning_rate=1e-3,
+        schedule="cosine",
+        flips=True,
+        crop=64,
+        crops_per_frame=4,
+    )
     return TrainingConfig(
         variant="mj-lat",
-        backbone=BackboneSpec(filters=24, latent_filters=32, height=176, width=320),
-        head=HeadSpec(filters=(32, 48, 64, 96), dense=(64,), pooling="average"),
-        image=StageConfig(epochs=4, batch_size=8, learning_rate=1e-3, schedule="cosine"),
-        jnd=StageConfig(epochs=1, batch_size=8, learning_rate=5e-4, schedule="cosine"),
+        backbone=BackboneSpec(filters=24, latent_filters=64, height=176, width=320),
+        head=HeadSpec(filters=(32, 48), dense=(), pooling="average"),
+        image=squares,
+        jnd=replace(squares, epochs=2, learning_rate=5e-4),
         heads=StageConfig(
-            epochs=30, batch_size=16, learning_rate=1e-3, schedule="cosine", flips=True
+            epochs=20,
+            batch_size=16,
+            learning_rate=1e-3,
+            schedule="cosine",
+            flips=True,
+            mixup=1.0,
         ),
         cluster=ClusterConfig(num_workers=2),
     )

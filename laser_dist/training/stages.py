@@ -7,6 +7,7 @@ A stage whose model lies in the run's folder already is not trained again.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,23 @@ def _backbone(
 ) -> keras.Model:
     """One autoencoder: trained before, or trained now from the image one's weights."""
     path = model_path(place.run_dir, name)
+    settings = config.image if image is None else config.jnd
+    side = settings.crop
+    spec = config.backbone if side is None else replace(config.backbone, height=side, width=side)
     with place.strategy.scope():
         model = build_autoencoder(config.backbone, name)
         if path.exists():
             place.log.event("note", text=f"{name}: trained before, reused")
             model.load_weights(path)
             return model
+        # Convolutions fit any size: what is learnt on squares is used on whole frames.
+        learner = build_autoencoder(spec, name)
         if image is not None:
-            model.set_weights(image.get_weights())
-    settings = config.image if image is None else config.jnd
+            learner.set_weights(image.get_weights())
     target = "raw" if image is None else name
     stage = Stage(
         name=name,
-        model=model,
+        model=learner,
         objective=frame_objective,
         settings=settings,
         training=_pairs(TRAIN, target, settings, config, dataset_dir, share, seed=config.seed),
@@ -112,6 +117,7 @@ def _backbone(
     )
     _announce(stage, place)
     train_stage(stage, place)
+    model.set_weights(learner.get_weights())
     if place.is_chief:
         save_model(model, place.run_dir, name)
     return model
@@ -148,6 +154,7 @@ def _head(
             batch_size=settings.batch_size,
             share=share,
             seed=seed,
+            mixup=settings.mixup,
         )
 
     stage = Stage(
@@ -217,6 +224,8 @@ def _pairs(
         share=share,
         seed=seed,
         flips=settings.flips and seed is not None,
+        crop=settings.crop,
+        crops_per_frame=settings.crops_per_frame,
     )
 
 

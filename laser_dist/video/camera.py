@@ -17,6 +17,7 @@ SHUTTER = 0.5
 EXPOSURE_STEP_PX = 1.0
 MAX_EXPOSURES = 8
 MID_GREY = 118.0  # code value of an 18 % grey card in sRGB
+METER_RANGE = (0.4, 2.5)  # factors on code values; a night sky stays dark
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in photograph pixels."""
@@ -34,7 +35,8 @@ class Shot:
       pan_y: vertical movement per frame.
       zoom: factor on the window's size per frame (1 = none, below 1 = zooming in).
       shake: standard deviation of the hand's random movement per frame.
-      gain: exposure factor on code values.
+      exposure: factor on code values.
+      metered: whether the camera's meter first brings the window in mid-clip to mid grey.
       contrast: factor on the distance from mid grey; low in haze and in a flat camera profile.
       tint: white balance, a factor on each of red, green and blue.
       defocus: Gaussian blur's standard deviation, in output pixels.
@@ -50,7 +52,8 @@ class Shot:
     pan_y: float
     zoom: float
     shake: float
-    gain: float
+    exposure: float
+    metered: bool
     contrast: float
     tint: tuple[float, float, float]
     defocus: float
@@ -89,7 +92,8 @@ def draw_shot(rng: np.random.Generator, photo_width: int, photo_height: int, asp
         pan_y=speed * float(np.sin(angle)) if move == "pan" else 0.0,
         zoom=float(rng.uniform(0.98, 1.02)) if move == "zoom" else 1.0,
         shake=0.25 * speed if move == "hand" else 0.0,
-        gain=float(np.exp(rng.normal(0.0, 0.3))),
+        exposure=float(np.exp(rng.normal(0.0, 0.35))),
+        metered=True,
         contrast=float(np.exp(rng.uniform(np.log(0.3), np.log(1.2)))),
         tint=(float(np.exp(rng.normal(0.0, 0.15))), 1.0, float(np.exp(rng.normal(0.0, 0.15)))),
         defocus=_one_of(rng, (0.0, rng.uniform(0.5, 3.0))),
@@ -119,9 +123,12 @@ def film(photo: UInt8Array, shot: Shot, *, num_frames: int, width: int, height: 
     """
     image = Image.fromarray(photo)
     rng = np.random.default_rng(shot.seed)
-    gains = shot.gain * np.array(shot.tint, np.float32)
     # The hand's path is a random walk, known at whole frames and straight between them.
     walk = np.cumsum(rng.normal(0.0, shot.shake, size=(num_frames + 1, 2)), axis=0)
+    middle = _window(shot, num_frames / 2, walk, num_frames, image.size, width / height)
+    gains = shot.exposure * np.array(shot.tint)
+    if shot.metered:
+        gains *= _metered(_look(image, middle, width, height, 0.0))
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for index in range(num_frames):
         boxes = _exposure_boxes(shot, index, walk, num_frames, image.size, width, height)
@@ -130,6 +137,12 @@ def film(photo: UInt8Array, shot: Shot, *, num_frames: int, width: int, height: 
         seen = MID_GREY + shot.contrast * (light * gains - MID_GREY)
         frames[index] = np.clip(np.rint(seen + noise), 0, 255)
     return frames[:, :, ::-1] if shot.mirrored else frames
+
+
+def _metered(view: NDArray[np.float32]) -> float:
+    """Factor that the camera's meter chooses, within its range, to bring a view to mid grey."""
+    low, high = METER_RANGE
+    return float(np.clip(MID_GREY / max(float(view.mean()), 1.0), low, high))
 
 
 def _exposure_boxes(

@@ -9,7 +9,8 @@ from laser_dist.video.camera import Shot, draw_shot, film
 
 STILL = Shot(
     center_x=64.0, center_y=48.0, window_width=64.0, pan_x=0.0, pan_y=0.0, zoom=1.0, shake=0.0,
-    gain=1.0, contrast=1.0, tint=(1.0, 1.0, 1.0), defocus=0.0, grain=0.0, mirrored=False, seed=0,
+    exposure=1.0, metered=False, contrast=1.0, tint=(1.0, 1.0, 1.0), defocus=0.0, grain=0.0,
+    mirrored=False, seed=0,
 )  # fmt: skip
 SIZE = {"num_frames": 3, "width": 64, "height": 48}
 
@@ -58,11 +59,11 @@ def test_what_moves_differs_from_frame_to_frame(change):
     assert np.any(frames[0] != frames[1])
 
 
-def test_defocus_smooths_and_gain_brightens():
+def test_defocus_smooths_and_exposure_brightens():
     sharp = film(photo(), STILL, **SIZE).astype(float)
     soft = film(photo(), replace(STILL, defocus=2.0), **SIZE).astype(float)
     assert np.abs(np.diff(soft, axis=2)).mean() < 0.3 * np.abs(np.diff(sharp, axis=2)).mean()
-    dark = film(photo(), replace(STILL, gain=0.5), **SIZE).astype(float)
+    dark = film(photo(), replace(STILL, exposure=0.5), **SIZE).astype(float)
     np.testing.assert_allclose(dark, np.rint(sharp * 0.5), atol=1.0)
 
 
