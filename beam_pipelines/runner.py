@@ -5,12 +5,8 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TextIO
 
 from apache_beam.options.pipeline_options import PipelineOptions
-
-from laser_dist.errors import UserError
 
 
 def local_options(num_workers: int | None = None) -> PipelineOptions:
@@ -57,56 +53,6 @@ def worker_environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def quiet_workers(log_path: Path) -> Iterator[TextIO]:
-    """Sends all that this process and its children print to a file while a pipeline runs.
-
-    Beam's workers, TensorFlow and TFDS write to the file descriptors 1 and 2, from C++ and from
-    processes of their own, past Python's `sys.stderr`. So the descriptors themselves are turned,
-    for the whole process: no other thread should print meanwhile.
-
-    Args:
-      log_path: of the file, added to; its folder is made.
-
-    Yields:
-      A line-buffered text stream on the real stderr, for progress; closed at the end.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    try:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        log = log_path.open("ab", buffering=0)
-    except OSError as error:
-        raise UserError(
-            f"Log {log_path}",
-            "a place that can be written",
-            error.strerror or str(error),
-            "Free it or name another.",
-        ) from error
-    with log:
-        _flush_streams()
-        saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
-        try:
-            with open(os.dup(saved[2]), "w", buffering=1, errors="replace") as terminal:
-                for descriptor in saved:
-                    os.dup2(log.fileno(), descriptor)
-                yield terminal
-        finally:
-            _flush_streams()  # what was printed meanwhile belongs into the file
-            for descriptor, original in saved.items():
-                os.dup2(original, descriptor)
-                os.close(original)
-
-
-def _flush_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):  # a closed pipe or stream has nothing left to save
-            continue
 
 
 def _num_cores() -> int:

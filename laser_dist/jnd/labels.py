@@ -19,54 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.label_rows import COLUMNS as COLUMNS
+from laser_dist.jnd.label_rows import MAX_QP as MAX_QP
+from laser_dist.jnd.label_rows import LabelFileError as LabelFileError
+from laser_dist.jnd.label_rows import LabelRow, read_rows
 from laser_dist.jnd.layout import source_id
 
-MAX_QP = 51  # H.264's largest quantiser at 8 bit
 LEVEL_SUFFIXES = ("1st", "2nd", "3rd")
-COLUMNS = (
-    "anchor",
-    "jnd",
-    "mean",
-    "normality",
-    "samples",
-    "samples_no",
-    "sequence_index",
-    "standard_deviation",
-)
-
-_DECIMAL = re.compile(r"[+-]?\d+(?:\.\d*)?|[+-]?\.\d+")
-# Tables that went through a spreadsheet or pandas write whole numbers as `33.0`.
-_WHOLE = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
 _SOURCE_ID = re.compile(r"videoSRC(\d{3})")
 _RESOLUTION = re.compile(r"[1-9]\d*x[1-9]\d*")
-
-
-class LabelFileError(UserError):
-    """A label file that cannot be read, and where.
-
-    Attributes:
-      file: name of the file.
-      line: number of the line where the row begins, the header being 1; None for the whole file.
-      column: name of the column; None for the whole row.
-    """
-
-    def __init__(
-        self, file: str, line: int | None, column: str | None, expected: str, got: str
-    ) -> None:
-        where = f"line {line}" if line is not None else ""
-        where += f"{', ' if where else ''}column '{column}'" if column is not None else ""
-        super().__init__(
-            f"reading labels from {file}{', ' if where else ''}{where}",
-            expected,
-            got,
-            "Mend that place, or copy the file anew from the dataset.",
-        )
-        # A pickled exception is rebuilt from `args`: they must be this constructor's, not the
-        # base's.
-        self.args = (file, line, column, expected, got)
-        self.file = file
-        self.line = line
-        self.column = column
 
 
 @dataclass(frozen=True)
@@ -215,42 +176,6 @@ def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTabl
     return LabelTable(resolution, tuple(sources), tuple(repairs))
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of a file: where it stands and its cells by column name."""
-
-    file: str
-    line: int
-    cells: Mapping[str, str]
-
-    def error(self, column: str, expected: str) -> LabelFileError:
-        return LabelFileError(self.file, self.line, column, expected, _shown(self.cells[column]))
-
-    def decimal(self, column: str, *, lowest: int = 0, highest: int = MAX_QP) -> float:
-        text = self.cells[column]
-        if not _DECIMAL.fullmatch(text) or not lowest <= float(text) <= highest:
-            raise self.error(column, f"a decimal number from {lowest} to {highest}")
-        return float(text)
-
-    def whole(self, column: str, *, lowest: int, highest: int) -> int:
-        match = _WHOLE.fullmatch(self.cells[column])
-        if match is None or not lowest <= int(match[1]) <= highest:
-            raise self.error(column, f"a whole number from {lowest} to {highest}")
-        return int(match[1])
-
-    def samples(self) -> tuple[int, ...]:
-        text = self.cells["samples"]
-        balanced = text.startswith("[") == text.endswith("]")
-        text = text.removeprefix("[").removesuffix("]")
-        parts = re.split("[,;]", text) if re.search("[,;]", text) else text.split()
-        matches = [_WHOLE.fullmatch(part.strip()) for part in parts]
-        values = tuple(int(match[1]) for match in matches if match is not None)
-        readable = balanced and len(values) == len(matches) >= 2
-        if not readable or not all(0 <= value <= MAX_QP for value in values):
-            raise self.error("samples", f"a list of two or more QPs from 0 to {MAX_QP}")
-        return values
-
-
 def _find_files(folder: Path, resolution: str, repairs: list[str]) -> list[Path]:
     if not _RESOLUTION.fullmatch(resolution):
         raise UserError(
@@ -286,7 +211,7 @@ def _only_copy(copies: list[Path], repairs: list[str]) -> Path:
 
 def _read_level(path: Path, repairs: list[str]) -> dict[int, LevelLabel]:
     labels: dict[int, LevelLabel] = {}
-    for row in _read_rows(path, repairs):
+    for row in read_rows(path, repairs):
         sequence_index = row.whole("sequence_index", lowest=1, highest=999)
         if sequence_index in labels:
             raise row.error("sequence_index", "each number once")
@@ -296,7 +221,7 @@ def _read_level(path: Path, repairs: list[str]) -> dict[int, LevelLabel]:
     return labels
 
 
-def _label_of(row: _Row, repairs: list[str]) -> LevelLabel:
+def _label_of(row: LabelRow, repairs: list[str]) -> LevelLabel:
     samples = row.samples()
     mean, standard_deviation = _moments(samples)
     label = LevelLabel(
@@ -308,99 +233,27 @@ def _label_of(row: _Row, repairs: list[str]) -> LevelLabel:
         standard_deviation=_agreeing(row, "standard_deviation", standard_deviation, repairs),
     )
     samples_no = row.whole("samples_no", lowest=0, highest=10**9 - 1)
-    where = f"{row.file}, line {row.line}"
     if samples_no != len(samples):
-        repairs.append(f"{where}: samples_no {samples_no}, samples hold {len(samples)}; counted")
+        repairs.append(
+            f"{row.place}: samples_no {samples_no}, samples hold {len(samples)}; counted"
+        )
     too_low = [sample for sample in samples if sample <= label.anchor]
     if too_low:
-        repairs.append(f"{where}: samples {too_low} at or below anchor {label.anchor:g}; kept")
+        repairs.append(f"{row.place}: samples {too_low} at or below anchor {label.anchor:g}; kept")
     return label
 
 
-def _agreeing(row: _Row, column: str, from_samples: float, repairs: list[str]) -> float:
+def _agreeing(row: LabelRow, column: str, from_samples: float, repairs: list[str]) -> float:
     """The column's value if it is that of the samples as far as it was written out, else theirs."""
     value = row.decimal(column)
     decimals = len(row.cells[column].partition(".")[2])
     if abs(value - from_samples) <= 0.5 * 10.0**-decimals + 1e-9:
         return value
     repairs.append(
-        f"{row.file}, line {row.line}: {column} {value:.10g}, of the samples "
+        f"{row.place}: {column} {value:.10g}, of the samples "
         f"{from_samples:.10g}; taken from the samples"
     )
     return from_samples
-
-
-def _read_rows(path: Path, repairs: list[str]) -> Iterator[_Row]:
-    """The rows that hold values, each with the known columns only."""
-    (header_line, header), *records = _records(path)
-    names = [name.strip() for name in header]
-    if names.count("anchor") == 2 and "jnd" not in names:
-        names = _name_the_level(path.name, names, [cells for _, cells in records])
-        repairs.append(
-            f"{path.name}, line {header_line}: two columns 'anchor'; the higher is 'jnd'"
-        )
-    wrong = [name for name in COLUMNS if names.count(name) != 1]
-    if wrong:
-        expected = f"the columns {','.join(COLUMNS)}, each once"
-        got = _shown(",".join(names), longest=200)
-        raise LabelFileError(path.name, header_line, wrong[0], expected, got)
-    if len(names) > len(COLUMNS):
-        others = [name or "without a name" for name in names if name not in COLUMNS]
-        repairs.append(f"{path.name}, line {header_line}: columns {others}; ignored")
-    for line, cells in records:
-        where = f"{path.name}, line {line}"
-        if not any(cell.strip(" =") for cell in cells):
-            repairs.append(f"{where}: no values in the row; ignored")
-            continue
-        # Empty columns at the end are there in some rows only, so cells are asked for by name.
-        known = {n: c.strip(" =") for n, c in zip(names, cells, strict=False) if n in COLUMNS}
-        surplus = any(cell.strip(" =") for cell in cells[len(names) :])
-        if surplus or len(known) < len(COLUMNS):
-            raise LabelFileError(path.name, line, None, f"{len(names)} cells", str(len(cells)))
-        if any("=" in cell for cell in cells):
-            repairs.append(f"{where}: a stray '='; dropped")
-        yield _Row(path.name, line, known)
-
-
-def _records(path: Path) -> list[tuple[int, list[str]]]:
-    """The file's records and the lines where they begin; blank lines are left out."""
-    records: list[tuple[int, list[str]]] = []
-    line = 1
-    try:
-        # Spreadsheets put a byte order mark in front; an empty `newline` keeps CR and LF as they
-        # are, which `csv` wants.
-        text = path.read_bytes().decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        for cells in reader:
-            if cells:
-                records.append((line, cells))
-            line = reader.line_num + 1
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise LabelFileError(path.name, line, None, "CSV in UTF-8", str(error)) from error
-    except OSError as error:
-        got = error.strerror or str(error)
-        raise LabelFileError(path.name, None, None, "a file that can be read", got) from error
-    if not records:
-        raise LabelFileError(path.name, 1, None, f"a header {','.join(COLUMNS)}", "an empty file")
-    return records
-
-
-def _name_the_level(file: str, names: list[str], rows: list[list[str]]) -> list[str]:
-    """Rename the higher of two columns `anchor` to `jnd`: a level lies above its anchor."""
-    left, right = (index for index, name in enumerate(names) if name == "anchor")
-    pairs = [
-        (float(cells[left]), float(cells[right]))
-        for cells in rows
-        if len(cells) > right and all(_DECIMAL.fullmatch(cells[i]) for i in (left, right))
-    ]
-    if all(low <= high for low, high in pairs):
-        level = right
-    elif all(high <= low for low, high in pairs):
-        level = left
-    else:
-        expected = "one of two columns 'anchor' to be the higher in every row, the level 'jnd'"
-        raise LabelFileError(file, 1, "anchor", expected, "neither")
-    return [*names[:level], "jnd", *names[level + 1 :]]
 
 
 def _check_same_sources(
@@ -457,8 +310,3 @@ def _sequence_index_of(identifier: str) -> int:
 def _check_level(level_index: int) -> None:
     if level_index not in range(len(LEVEL_SUFFIXES)):
         raise ValueError(f"level_index: expected 0, 1 or 2, got {level_index}")
-
-
-def _shown(text: str, longest: int = 80) -> str:
-    """A cell's text for a message that stays one line."""
-    return repr(text if len(text) <= longest else f"{text[:longest]}...") if text else "nothing"

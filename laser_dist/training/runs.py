@@ -10,6 +10,7 @@ from typing import Any
 from laser_dist.errors import UserError
 
 CONFIG_FILE = "config.json"
+CONFIG_PARTS = {"variant", "training", "dataset"}
 PACKAGES = ("laser-jnd", "tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 
@@ -40,7 +41,8 @@ def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dic
       The configuration: `run_dir`, `variant`, `training`, `dataset`, `packages`.
 
     Raises:
-      UserError: no dataset there, the folder cannot be written, or it holds another run.
+      UserError: no dataset there, the folder cannot be written, or it holds another run or one
+        whose configuration cannot be read.
     """
     config = {
         "run_dir": str(run_dir.resolve()),
@@ -51,7 +53,7 @@ def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dic
     }
     path = run_dir / CONFIG_FILE
     if path.exists():
-        _check_same(run_dir, json.loads(path.read_text()), config)
+        _check_same(run_dir, _read_config(path), config)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
@@ -97,7 +99,8 @@ def load_run(run_dir: Path) -> Run:
     """Reads a finished run.
 
     Raises:
-      UserError: no such folder, or no finished predictor in it.
+      UserError: no such folder, no finished predictor in it, or a configuration that cannot be
+        read.
     """
     path = run_dir / "models" / "predictor.keras"
     config_path = run_dir / CONFIG_FILE
@@ -109,7 +112,22 @@ def load_run(run_dir: Path) -> Run:
             f"no {missing.relative_to(run_dir)}" if run_dir.is_dir() else "no such folder",
             "Train one with: laser-jnd train mj-lat --preset demo --dataset FOLDER",
         )
-    return Run(run_dir, json.loads(config_path.read_text()), path)
+    return Run(run_dir, _read_config(config_path), path)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or not CONFIG_PARTS <= config.keys():
+            raise ValueError(f"no object with {', '.join(sorted(CONFIG_PARTS))}")
+        return config
+    except (OSError, ValueError) as error:  # what is no JSON, or no UTF-8, is a ValueError too
+        raise UserError(
+            f"Settings of a run {path}",
+            "the JSON that training wrote",
+            f"{type(error).__name__}: {error}",
+            "Put the file back, or train into another folder.",
+        ) from error
 
 
 def _check_same(run_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

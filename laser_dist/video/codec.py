@@ -33,7 +33,7 @@ from laser_dist.video.containers import (
     scan,
     time_of,
 )
-from laser_dist.video.frames import Clip, Planes, UInt8Array, upright_planes
+from laser_dist.video.frames import Clip, Planes, UInt8Array, upright_planes, upright_size
 
 MAX_QP = 51
 """Coarsest quantiser of 8-bit H.264."""
@@ -199,14 +199,12 @@ def decode(
         planes: list[Planes] = []
         times: list[Fraction | None] = []
         for frame in islice(frames_of(container, stream, name), max_frames):
-            planes.append(upright_planes(frame))
+            planes.append(_checked_planes(frame, name))
             times.append(time_of(frame))
     check_count(name, len(planes), expected_frames)
     sizes = {y.shape for y, _, _ in planes}
     if len(sizes) > 1:
         raise damaged(name, "frames of one size", f"sizes {sorted(sizes)} (rows, columns)")
-    height, width = planes[0][0].shape
-    check_size(f"decode {name}", width, height)
     untimed = None in times
     rate = fps if untimed and fps else rate
     first = times[0] or Fraction(0)
@@ -221,14 +219,15 @@ def probe(path: Path) -> ClipInfo:
     """What a file holds, from its headers and its first frame.
 
     Raises:
-      VideoError: no such file, not a video, or no first frame that decodes.
+      VideoError: no such file, not a video, no first frame that decodes, or one smaller than
+        16x16.
     """
     name = name_of(path)
     with opened(path) as (container, stream):
         first = next(frames_of(container, stream, name), None)
         check_count(name, int(first is not None), 1)
         assert first is not None
-        rows, columns = upright_planes(first)[0].shape
+        rows, columns = _checked_planes(first, name)[0].shape
         duration_s = None
         if stream.duration is not None and stream.time_base is not None:
             duration_s = float(stream.duration * stream.time_base)
@@ -348,8 +347,11 @@ def _frames_numbered(
 
 
 def _one_frame_rgb(frame: av.VideoFrame, width: int, height: int, name: str) -> UInt8Array:
-    planes = upright_planes(frame)
-    rows, columns = planes[0].shape
-    check_size(f"decode {name}", columns, rows)
-    clip = Clip.from_planes([planes], [Fraction(0)], Fraction(1))
+    clip = Clip.from_planes([_checked_planes(frame, name)], [Fraction(0)], Fraction(1))
     return clip.rgb(0, width=width, height=height)
+
+
+def _checked_planes(frame: av.VideoFrame, name: str) -> Planes:
+    """`upright_planes` of a frame that is large enough."""
+    check_size(f"decode {name}", *upright_size(frame))
+    return upright_planes(frame)

@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 from laser_dist.errors import UserError
 
 MIN_SIZE = 16
-"""Smallest width and height in pixels, after cropping to even: one macroblock."""
+"""Smallest width and height in pixels: one macroblock."""
 
 # 8192 x 8192: a damaged header may claim any size, and the decoder would reserve it.
 _MAX_PIXELS = str(1 << 26)
@@ -100,11 +100,11 @@ def damaged(name: str, expected: str, got: str) -> VideoError:
 
 
 def check_size(what: str, width: int, height: int) -> None:
-    """Raise VideoError unless both sizes are at least `MIN_SIZE`."""
+    """Raise VideoError unless both sizes, taken before any cropping, are at least `MIN_SIZE`."""
     if min(width, height) < MIN_SIZE:
         raise VideoError(
             what,
-            f"at least {MIN_SIZE}x{MIN_SIZE} pixels after cropping to even",
+            f"at least {MIN_SIZE}x{MIN_SIZE} pixels",
             f"{width}x{height}",
             "Use a larger one.",
         )

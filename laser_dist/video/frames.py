@@ -224,6 +224,12 @@ def frame_planes(frame: av.VideoFrame) -> Planes:
     return y[: 2 * rows, : 2 * columns], u[:rows, :columns], v[:rows, :columns]
 
 
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """(width, height) of a frame turned as its file asks, before anything is cropped."""
+    is_turned = frame.rotation % 180 == 90
+    return (frame.height, frame.width) if is_turned else (frame.width, frame.height)
+
+
 def upright_planes(frame: av.VideoFrame) -> Planes:
     """A frame's planes in BT.709 limited range, turned by the quarters that its file asks for.
 

@@ -20,7 +20,8 @@ def run_dir(tmp_path):
     folder = tmp_path / "run"
     (folder / "models").mkdir(parents=True)
     (folder / "models" / "predictor.keras").touch()
-    (folder / "config.json").write_text(json.dumps({"dataset": {"simulated": True}}))
+    config = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True}}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -63,7 +64,7 @@ def test_the_second_of_two_clips_is_bad_and_nothing_is_printed_of_the_first(run_
 def test_an_image_of_one_pixel(run_dir, tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     line = refusal("predict", "dot.png", "--model", run_dir, cwd=tmp_path)
-    assert re.search(r"dot\.png.*: expected at least 16x16 pixels.*, got 0x0\. ", line)
+    assert re.search(r"dot\.png.*: expected at least 16x16 pixels, got 1x1\. ", line)
 
 
 def test_no_run(tmp_path):
@@ -81,6 +82,42 @@ def test_a_run_without_a_finished_model(command, tmp_path):
     line = refusal(*command, "--model", "run", cwd=tmp_path)
     assert "got no models/predictor.keras. Train one with: " in line
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json"]
+
+
+@pytest.mark.parametrize("command", [("predict", "a.mp4"), ("evaluate", "--dataset", "data")])
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"{", "JSONDecodeError: Expecting property name"),
+        (b"\xff", "UnicodeDecodeError: "),
+        (b"[]", "ValueError: no object with dataset, training, variant. "),
+        (b'{"variant": "mj-lat"}', "ValueError: no object with dataset, training, variant. "),
+    ],
+)
+def test_a_run_whose_settings_cannot_be_read(command, content, got, run_dir, tmp_path):
+    path = run_dir / "config.json"
+    path.write_bytes(content)
+    line = refusal(*command, "--model", run_dir, cwd=tmp_path)
+    assert line.startswith(
+        f"Settings of a run {path}: expected the JSON that training wrote, got {got}"
+    )
+    assert path.read_bytes() == content
+
+
+def test_a_run_whose_settings_cannot_be_read_is_not_gone_on_with(tmp_path):
+    files = {
+        "data/dataset_info.json": {"name": "d", "configName": "c", "version": "1.0.0"},
+        "data/metadata.json": {"fingerprint": "f", "simulated": True, "splits": {}},
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{")
+    options = ("--preset", "demo", "--dataset", "data", "--output", "run")
+    line = refusal("train", "mj-lat", *options, cwd=tmp_path)
+    assert line.startswith("Settings of a run run/config.json: expected the JSON that training ")
+    assert (tmp_path / "run" / "config.json").read_text() == "{"
 
 
 def test_no_dataset(tmp_path):

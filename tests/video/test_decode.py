@@ -2,6 +2,7 @@ import gc
 import io
 import pickle
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
@@ -287,10 +288,26 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path):
 
 
 def test_a_clip_too_small_to_use_is_refused():
-    with pytest.raises(VideoError, match="16x16 pixels after cropping to even, got 0x0"):
-        decode(image_bytes(np.zeros((1, 1, 3), np.uint8), "PNG"))
-    with pytest.raises(VideoError, match="16x16 pixels after cropping to even, got 14x16"):
-        decode(image_bytes(np.zeros((16, 15, 3), np.uint8), "PNG"))
+    for height, width in ((1, 1), (16, 15), (15, 17)):
+        with pytest.raises(VideoError, match=f"at least 16x16 pixels, got {width}x{height}"):
+            decode(image_bytes(np.zeros((height, width, 3), np.uint8), "PNG"))
+
+
+def test_the_size_told_of_a_clip_too_small_is_the_true_one_wherever_it_is_read(tmp_path):
+    path = tmp_path / "dot.png"
+    path.write_bytes(image_bytes(np.zeros((3, 1, 3), np.uint8), "PNG"))
+    for read in (decode, probe, partial(sample_frames, num_frames=1, width=16, height=16)):
+        with pytest.raises(
+            VideoError, match=r"dot\.png: expected at least 16x16 pixels, got 1x3\."
+        ):
+            read(path)
+
+
+def test_the_size_told_of_a_turned_picture_is_as_it_is_shown():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    with pytest.raises(VideoError, match="got 3x20"):
+        decode(image_bytes(np.zeros((3, 20, 3), np.uint8), "JPEG", exif=exif))
 
 
 def test_frames_of_changing_size_are_refused():

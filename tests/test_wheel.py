@@ -1,0 +1,71 @@
+"""What a wheel built from this tree holds."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+import laser_dist
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("laser_dist", "beam_pipelines", "tfds_builders")
+NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy: setuptools leaves `build` and `*.egg-info` in the tree."""
+    tree, folder = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for package in (*PACKAGES, "tests"):
+        shutil.copytree(ROOT / package, tree / package, ignore=NOT_SHIPPED)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    # Without isolation: this environment's setuptools builds it, and nothing is fetched.
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    done = subprocess.run(build, cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def shipped(wheel):
+    return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
+def about(wheel, name):
+    (path,) = (each for each in wheel.namelist() if each.endswith(f".dist-info/{name}"))
+    return wheel.read(path)
+
+
+def test_it_holds_every_file_of_the_three_packages_and_nothing_else(wheel):
+    assert shipped(wheel) == {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_what_is_no_python_is_there(wheel):
+    cards = ("README.md", "CITATIONS.bib", "TAGS.txt", "checksums.tsv")
+    assert shipped(wheel) >= {
+        "laser_dist/py.typed",
+        "laser_dist/evaluation/templates/report.html.j2",
+        "laser_dist/evaluation/templates/report.css",
+        *(f"tfds_builders/videoset_jnd/{card}" for card in cards),
+    }
+    assert b"Apache License" in about(wheel, "licenses/LICENSE")
+
+
+def test_its_card_says_what_it_is(wheel):
+    card = message_from_bytes(about(wheel, "METADATA"))
+    assert (card["Name"], card["Version"]) == ("laser-jnd", laser_dist.__version__)
+    assert card["License-Expression"] == "Apache-2.0"
+    assert b"laser-jnd = laser_dist.commands.main:run" in about(wheel, "entry_points.txt")
