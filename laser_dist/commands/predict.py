@@ -44,13 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Predicts each clip; prints only when all have been."""
     from laser_dist.training.runs import load_run
     from laser_dist.video.codec import probe
-    from laser_dist.video.containers import check_size
 
     # Both for their errors, before anything heavy is loaded.
     trained = load_run(arguments.model)
     for clip in arguments.clips:
-        info = probe(clip)
-        check_size(f"decode {clip}", info.width, info.height)
+        probe(clip)
     with quiet(None, debug=arguments.debug) as terminal:
         predictions = predict_clips(terminal, arguments.clips, arguments.model, arguments.frames)
         if arguments.json:

@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest epoch; unfinished ones do not count."""
-    return max(folder.glob("epoch-*"), default=None)
+    return max(folder.glob("epoch-*"), key=_epoch_of, default=None)
 
 
 def prune(folder: Path, progress: Progress) -> None:
@@ -81,3 +81,7 @@ def prune(folder: Path, progress: Progress) -> None:
     for path in [*folder.glob("epoch-*"), *folder.glob(".unfinished-*")]:
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.name.removeprefix("epoch-"))

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from laser_dist.errors import UserError
 from laser_dist.models.specs import STRIDE, BackboneSpec, HeadSpec
 
+SCHEDULES = ("constant", "cosine")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
@@ -45,6 +47,8 @@ class StageConfig:
             _require(getattr(self, name) >= 1, f"Stage setting {name}", "1 or more", self, name)
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"Stage setting {name}", "above 0", self, name)
+        known = "one of " + ", ".join(SCHEDULES)
+        _require(self.schedule in SCHEDULES, "Stage setting schedule", known, self, "schedule")
         _require(self.mixup >= 0, "Stage setting mixup", "0 or more", self, "mixup")
         fits = self.crop is None or (self.crop > 0 and self.crop % STRIDE == 0)
         _require(fits, "Stage setting crop", f"none or a multiple of {STRIDE}", self, "crop")
@@ -156,14 +160,16 @@ def override(config: TrainingConfig, assignments: Sequence[str]) -> TrainingConf
     Raises:
       UserError: no `=`, an unknown path (the known ones are listed), or a value of another type.
     """
+    values = to_dict(config)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(
                 f"--set {assignment}", "path=value", assignment, "Example: --set heads.epochs=20"
             )
-        config = _with(config, path.strip().split("."), text.strip(), path)
-    return config
+        _assign(values, TrainingConfig, path.strip(), text.strip())
+    # Checked together: a batch size and the workers that it fits can change at once.
+    return from_dict(values)
 
 
 def known_paths(kind: type = TrainingConfig, prefix: str = "") -> list[str]:
@@ -177,16 +183,17 @@ def known_paths(kind: type = TrainingConfig, prefix: str = "") -> list[str]:
     return paths
 
 
-def _with(config: Any, keys: list[str], text: str, path: str) -> Any:
-    hints = typing.get_type_hints(type(config))
-    key, rest = keys[0], keys[1:]
-    nested = dataclasses.is_dataclass(hints.get(key))
-    if key not in hints or bool(rest) != nested:
+def _assign(values: dict[str, Any], kind: Any, path: str, text: str) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        kind = typing.get_type_hints(kind).get(parent)
+        if not dataclasses.is_dataclass(kind):
+            raise _unknown_key(path, known_paths())
+        values = values[parent]
+    hint = typing.get_type_hints(kind).get(name)
+    if hint is None or dataclasses.is_dataclass(hint):
         raise _unknown_key(path, known_paths())
-    value = (
-        _with(getattr(config, key), rest, text, path) if nested else _parse(hints[key], text, path)
-    )
-    return dataclasses.replace(config, **{key: value})
+    values[name] = _parse(hint, text, path)
 
 
 def _unknown_key(path: str, known: Sequence[str]) -> UserError:

@@ -93,7 +93,8 @@ def train_stage(stage: Stage, place: Place) -> Progress:
       How it went.
 
     Raises:
-      FloatingPointError: the loss is no longer a number; the message names stage and step.
+      FloatingPointError: the loss is no longer a number; the message names stage and step, or
+        stage and epoch if it is the validation's.
     """
     folder = place.run_dir / "checkpoints" / stage.name
     with place.strategy.scope():
@@ -107,6 +108,7 @@ def train_stage(stage: Stage, place: Place) -> Progress:
         epoch = progress.epochs_done + 1
         trained = _averages(_train_epoch(stage, place, stepper, epoch))
         measured = _averages(map(stepper.measure, stage.validation.epoch(0)))
+        _check_finite(measured["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
         figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}
         progress = _next(progress, figures["val_loss"])
         if place.is_chief:
@@ -132,7 +134,22 @@ def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimiz
             warmup_target=settings.learning_rate,
             warmup_steps=warm_up,
         )
-    return keras.optimizers.Adam(rate, global_clipnorm=settings.clip_norm)
+    return ReplicatedAdam(rate, global_clipnorm=settings.clip_norm)
+
+
+class ReplicatedAdam(keras.optimizers.Adam):
+    """Adam that clips the gradient of the global batch.
+
+    Keras 3.15 clips what each replica has and sums it then, so what is learnt would depend on how
+    a batch is cut up. Here the sum comes first.
+    """
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        context = tf.distribute.get_replica_context()
+        return super()._clip_gradients(context.all_reduce(tf.distribute.ReduceOp.SUM, grads))
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list[Any]) -> list[Any]:
+        return grads_and_vars
 
 
 def _train_epoch(
@@ -140,11 +157,7 @@ def _train_epoch(
 ) -> Iterator[dict[str, float]]:
     for step, batch in enumerate(stage.training.epoch(epoch), start=1):
         sums = stepper.train(batch)
-        if not math.isfinite(sums["loss"]):
-            raise FloatingPointError(
-                f"Stage {stage.name}, epoch {epoch}, step {step}: the loss is {sums['loss']}. "
-                "Lower the learning rate, or set a clip norm."
-            )
+        _check_finite(sums["loss"], f"Stage {stage.name}, epoch {epoch}, step {step}")
         place.log.step(
             stage=stage.name,
             epoch=epoch,
@@ -154,6 +167,14 @@ def _train_epoch(
             loss=sums["loss"] / sums["count"],
         )
         yield sums
+
+
+def _check_finite(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"{where}: expected a finite loss, got {loss}. "
+            "Lower the learning rate or the clip norm."
+        )
 
 
 def _averages(sums: Iterable[dict[str, float]]) -> dict[str, float]:

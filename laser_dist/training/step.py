@@ -103,7 +103,7 @@ class Stepper:
         if self._local_replicas == 1:
             return tf.nest.map_structure(tf.convert_to_tensor, array)
 
-        def share(context: tf.distribute.ValueContext) -> Any:
+        def share(context: tf.distribute.experimental.ValueContext) -> Any:
             index = context.replica_id_in_sync_group % self._local_replicas
             return tf.nest.map_structure(
                 lambda values: tf.convert_to_tensor(

@@ -1,0 +1,9 @@
+import pytest
+from training_fakes import TinyPairs
+
+
+@pytest.fixture(scope="session")
+def dataset_dir(tmp_path_factory):
+    builder = TinyPairs(data_dir=tmp_path_factory.mktemp("tiny_pairs"))
+    builder.download_and_prepare()
+    return builder.data_path

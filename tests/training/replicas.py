@@ -1,0 +1,70 @@
+"""Trains one model on one device and on two, and writes how far apart they end: FILE.json."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from laser_dist.training.config import StageConfig
+from laser_dist.training.loop import make_optimizer
+from laser_dist.training.objectives import level_objective
+from laser_dist.training.step import Batch, Stepper
+
+NUM_STEPS = 5
+
+
+def batches():
+    """Of 6 places each; of the last batch only the first device has examples, 2 of its 3."""
+    rng = np.random.default_rng(0)
+    for count in [6] * (NUM_STEPS - 1) + [2]:
+        inputs = [rng.normal(size=(6, 3)).astype(np.float32) for _ in range(2)]
+        targets = 5 * rng.normal(size=(6, 1)).astype(np.float32)
+        yield Batch(inputs, targets, (np.arange(6) < count).astype(np.float32), count)
+
+
+def train(strategy):
+    """Weights at the start and the end, and the sums of each step."""
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        inputs = [keras.Input((3,)), keras.Input((3,))]
+        hidden = keras.layers.Dense(4, activation="tanh")(keras.layers.Multiply()(inputs))
+        model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+        # So small a norm that every step's gradient is clipped.
+        settings = StageConfig(epochs=1, learning_rate=0.1, clip_norm=0.01, schedule="cosine")
+        optimizer = make_optimizer(settings, NUM_STEPS)
+        optimizer.build(model.trainable_variables)
+    start = model.get_weights()
+    replicas = strategy.num_replicas_in_sync
+    stepper = Stepper(strategy, model, level_objective, optimizer, local_replicas=replicas)
+    sums = [stepper.train(batch) for batch in batches()]
+    sums += [stepper.measure(batch) for batch in batches()]
+    return start, model.get_weights(), sums
+
+
+def apart(ours, theirs):
+    return max(float(abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def main(path):
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    two_devices = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    start, one, sums_of_one = train(tf.distribute.get_strategy())
+    same_start, two, sums_of_two = train(two_devices)
+    assert apart(start, same_start) == 0
+    told = {
+        "replicas": two_devices.num_replicas_in_sync,
+        "moved": apart(start, one),
+        "largest_difference": apart(one, two),
+        "sums_of_one": sums_of_one,
+        "sums_of_two": sums_of_two,
+    }
+    path.write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

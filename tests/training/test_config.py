@@ -1,0 +1,225 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laser_dist.errors import UserError
+from laser_dist.models.specs import BackboneSpec, HeadSpec
+from laser_dist.training.config import (
+    ClusterConfig,
+    StageConfig,
+    TrainingConfig,
+    from_dict,
+    known_paths,
+    override,
+    to_dict,
+)
+from laser_dist.training.presets import PRESETS
+
+POSITIVE = st.floats(1e-9, 1e9)
+SIZES = st.lists(st.integers(1, 512), max_size=4).map(tuple)
+SIDES = st.integers(1, 20).map(lambda count: 16 * count)
+
+
+@st.composite
+def configs(draw):
+    cluster = draw(
+        st.builds(
+            ClusterConfig,
+            num_workers=st.integers(1, 4),
+            cpus_per_worker=st.integers(1, 8),
+            gpus_per_worker=st.integers(0, 2),
+            max_failures=st.integers(0, 5),
+        )
+    )
+    devices = cluster.num_workers * max(1, cluster.gpus_per_worker)
+    stages = st.builds(
+        StageConfig,
+        epochs=st.integers(1, 500),
+        batch_size=st.integers(1, 8).map(lambda each: each * devices),
+        learning_rate=POSITIVE,
+        schedule=st.sampled_from(["constant", "cosine"]),
+        clip_norm=POSITIVE,
+        flips=st.booleans(),
+        crop=st.none() | SIDES,
+        crops_per_frame=st.integers(1, 9),
+        mixup=st.floats(0, 9),
+    )
+    heads = st.builds(
+        HeadSpec,
+        filters=SIZES.filter(len),
+        pool_every=st.integers(1, 3),
+        attention_ratio=st.none() | st.integers(1, 16),
+        dense=SIZES,
+        shared_dense=st.booleans(),
+        pooling=st.sampled_from(["flatten", "average"]),
+        output=st.sampled_from(["linear", "relu"]),
+    )
+    return TrainingConfig(
+        variant=draw(st.sampled_from(["lat", "mj-lat", "mj-rec"])),
+        backbone=draw(st.builds(BackboneSpec, height=SIDES, width=SIDES)),
+        head=draw(heads),
+        image=draw(stages),
+        jnd=draw(stages),
+        heads=draw(stages),
+        cluster=cluster,
+        seed=draw(st.integers(0, 2**31 - 1)),
+    )
+
+
+def config(**changes):
+    stage = StageConfig(epochs=3, batch_size=4)
+    fields = {
+        "variant": "mj-lat",
+        "backbone": BackboneSpec(height=32, width=48),
+        "head": HeadSpec(filters=(4,)),
+        "image": stage,
+        "jnd": stage,
+        "heads": stage,
+        "cluster": ClusterConfig(num_workers=1),
+    }
+    return TrainingConfig(**fields | changes)
+
+
+@given(configs())
+def test_a_config_survives_a_file(original):
+    assert from_dict(json.loads(json.dumps(to_dict(original)))) == original
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_config_that_survives_a_file(name):
+    preset = PRESETS[name]()
+    assert isinstance(preset, TrainingConfig)
+    assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
+
+
+def test_the_known_paths_are_the_leaves_of_the_plain_config():
+    def leaves(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    assert known_paths() == list(leaves(to_dict(config())))
+
+
+@given(configs(), configs())
+def test_any_config_becomes_any_other_by_its_paths(start, goal):
+    def text_at(path):
+        value = to_dict(goal)
+        for key in path.split("."):
+            value = value[key]
+        if isinstance(value, list):
+            return ",".join(map(str, value))
+        return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+    assert override(start, [f"{path}={text_at(path)}" for path in known_paths()]) == goal
+
+
+def test_an_override_changes_its_setting_alone_and_the_last_one_counts():
+    changed = override(config(), ["heads.epochs=7", " head.filters = 8,16 ", "heads.epochs=9"])
+    original = config()
+    assert changed.heads == replace(original.heads, epochs=9)
+    assert changed.head == replace(original.head, filters=(8, 16))
+    assert replace(changed, heads=original.heads, head=original.head) == original == config()
+
+
+def test_workers_and_the_batches_that_fit_them_change_together():
+    # Neither alone is allowed: 4 examples do not fit 3 workers, nor do 3 fit 2.
+    batch_sizes = [f"{stage}.batch_size=3" for stage in ("image", "jnd", "heads")]
+    start = config(cluster=ClusterConfig(num_workers=2))
+    for assignments in (
+        ["cluster.num_workers=3", *batch_sizes],
+        [*batch_sizes, "cluster.num_workers=3"],
+    ):
+        changed = override(start, assignments)
+        assert (changed.cluster.num_workers, changed.jnd.batch_size) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "path", ["epochs", "heads.epoch", "heads", "head.filters.0", "seed.x", "", "a.b.c"]
+)
+def test_an_unknown_path_lists_the_known_ones(path):
+    with pytest.raises(UserError) as caught:
+        override(config(), [f"{path}=1"])
+    assert caught.value.what == f"Setting {path}"
+    assert caught.value.expected == "one of " + ", ".join(known_paths())
+
+
+def test_an_unknown_key_in_a_file_lists_the_known_ones():
+    values = to_dict(config())
+    values["cluster"]["num_wrokers"] = 2
+    known = r"cpus_per_worker, gpus_per_worker, max_failures, num_workers"
+    with pytest.raises(UserError, match=rf"Setting num_wrokers: expected one of {known}, got"):
+        from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("heads.epochs", r"--set heads\.epochs: expected path=value, got heads\.epochs\."),
+        ("heads.epochs=many", r"Setting heads\.epochs: expected int, got many\."),
+        ("heads.epochs=1.5", r"Setting heads\.epochs: expected int, got 1\.5\."),
+        ("heads.learning_rate=high", r"heads\.learning_rate: expected float, got high\."),
+        ("image.flips=yes", r"Setting image\.flips: expected bool, got yes\."),
+        ("image.crop=whole", r"Setting image\.crop: expected int \| None, got whole\."),
+        ("head.filters=8,x", r"head\.filters: expected tuple\[int, \.\.\.\], got 8,x\."),
+        ("jnd.schedule=linear", r"jnd\.schedule: expected one of constant, cosine, got linear\."),
+    ],
+)
+def test_a_value_of_another_type_is_refused(assignment, message):
+    with pytest.raises(UserError, match=message):
+        override(config(), [assignment])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("heads.epochs=0", "Stage setting epochs: expected 1 or more, got 0"),
+        ("heads.batch_size=-4", "Stage setting batch_size: expected 1 or more, got -4"),
+        ("heads.learning_rate=0", r"learning_rate: expected above 0, got 0\.0"),
+        ("heads.learning_rate=nan", "learning_rate: expected above 0, got nan"),
+        ("heads.clip_norm=-1", r"clip_norm: expected above 0, got -1\.0"),
+        ("heads.mixup=-0.1", r"mixup: expected 0 or more, got -0\.1"),
+        ("image.crop=24", "crop: expected none or a multiple of 16, got 24"),
+        ("image.crop=0", "crop: expected none or a multiple of 16, got 0"),
+        ("cluster.num_workers=0", "Cluster setting num_workers: expected 1 or more, got 0"),
+        ("cluster.max_failures=-1", "Cluster setting max_failures: expected 0 or more, got -1"),
+        ("backbone.height=20", "Model input height: expected a multiple of 16"),
+        ("head.filters=", "Head setting filters: expected at least one"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(assignment, message):
+    with pytest.raises(UserError, match=message):
+        override(config(), [assignment])
+
+
+def test_a_schedule_that_is_not_known_is_refused_in_python_too():
+    with pytest.raises(UserError, match="schedule: expected one of constant, cosine, got linear"):
+        StageConfig(epochs=1, schedule="linear")
+
+
+@given(
+    num_workers=st.integers(1, 4),
+    gpus_per_worker=st.integers(0, 3),
+    batch_size=st.integers(1, 24),
+    stage=st.sampled_from(["image", "jnd", "heads"]),
+)
+def test_a_batch_must_fit_the_workers_devices(num_workers, gpus_per_worker, batch_size, stage):
+    devices = num_workers * (gpus_per_worker or 1)  # without a GPU a worker has one device
+    changes = {
+        name: StageConfig(epochs=1, batch_size=devices) for name in ("image", "jnd", "heads")
+    }
+    changes[stage] = StageConfig(epochs=1, batch_size=batch_size)
+    cluster = ClusterConfig(num_workers=num_workers, gpus_per_worker=gpus_per_worker)
+    if batch_size in range(0, 100, devices):
+        assert config(cluster=cluster, **changes).cluster == cluster
+    else:
+        message = (
+            rf"Setting {stage}\.batch_size: expected a multiple of {devices}, .* got {batch_size}\."
+        )
+        with pytest.raises(UserError, match=message):
+            config(cluster=cluster, **changes)

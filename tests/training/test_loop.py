@@ -1,0 +1,193 @@
+import csv
+import math
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_fakes import linear_model, linear_stage, place
+
+from laser_dist.training.config import StageConfig
+from laser_dist.training.logs import METRICS_FILE
+from laser_dist.training.loop import make_optimizer, train_stage
+
+RNG = np.random.default_rng(0)
+FEATURES = RNG.normal(size=(7, 3))
+LEVELS = FEATURES @ RNG.normal(size=(3, 2)) + 0.1 * RNG.normal(size=(7, 2))
+START = np.zeros((3, 2), np.float32)
+
+
+class Interrupted(Exception):
+    """What ends a training in a test."""
+
+
+class Breaking:
+    """Batches that break off, or lose a value, at one step (from 1) of one epoch."""
+
+    def __init__(self, batches, epoch, step, value=None):
+        self.batches, self.place, self.value = batches, (epoch, step), value
+
+    def epoch(self, index):
+        for step, batch in enumerate(self.batches.epoch(index), start=1):
+            if (index, step) != self.place:
+                yield batch
+            elif self.value is None:
+                raise Interrupted
+            else:
+                yield replace(batch, targets=np.full_like(batch.targets, self.value))
+
+
+def noisy_stage(start=START, **changes):
+    settings = {"epochs": 4, "learning_rate": 0.05, "schedule": "cosine"} | changes
+    return linear_stage(start, FEATURES, LEVELS, **settings)
+
+
+def figures(run_dir):
+    """Of `metrics.csv`, but for the times."""
+    with (run_dir / METRICS_FILE).open(newline="") as file:
+        return [row for row in csv.reader(file) if row[2] != "seconds"]
+
+
+def interrupt(stage, run_dir, epoch, step):
+    with pytest.raises(Interrupted):
+        train_stage(replace(stage, training=Breaking(stage.training, epoch, step)), place(run_dir))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_resumed_training_ends_bit_for_bit_where_an_unbroken_one_does(tmp_path, schedule):
+    unbroken = noisy_stage(schedule=schedule)
+    progress = train_stage(unbroken, place(tmp_path / "unbroken"))
+    # Broken off before there is a checkpoint, within the third epoch and as the fourth begins.
+    interrupt(noisy_stage(schedule=schedule), tmp_path / "broken", epoch=1, step=2)
+    interrupt(noisy_stage(schedule=schedule), tmp_path / "broken", epoch=3, step=3)
+    # What a later attempt starts with does not count.
+    interrupt(noisy_stage(START + 1, schedule=schedule), tmp_path / "broken", epoch=4, step=1)
+    resumed = noisy_stage(START + 2, schedule=schedule)
+    assert train_stage(resumed, place(tmp_path / "broken")) == progress
+    assert progress.epochs_done == 4
+    for ours, theirs in zip(resumed.model.get_weights(), unbroken.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert figures(tmp_path / "broken") == figures(tmp_path / "unbroken")
+
+
+def rising_stage(epochs=4):
+    """One weight that rises from 0 by about 0.1 an epoch, and is right at 0.2, after two.
+
+    Its gradient is -1 throughout, so each of Adam's steps is as long as the learning rate.
+    """
+    return linear_stage(
+        [[0.0]],
+        [[1.0], [1.0]],
+        [[10.0], [10.0]],
+        validation=([[1.0]], [[0.2]]),
+        epochs=epochs,
+        learning_rate=0.1,
+    )
+
+
+@pytest.mark.parametrize(("epochs", "best"), [(1, 1), (2, 2), (4, 2)])
+def test_the_best_epochs_weights_are_left_in_the_model(tmp_path, epochs, best):
+    stage = rising_stage(epochs)
+    progress = train_stage(stage, place(tmp_path))
+    weight = stage.model.get_weights()[0].item()
+    assert weight == pytest.approx(0.1 * best, abs=1e-5)
+    assert (progress.epochs_done, progress.best_epoch) == (epochs, best)
+    assert progress.best_loss == pytest.approx(abs(weight - 0.2), abs=1e-6)
+    kept = {path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()}
+    assert kept == {f"epoch-{best:03d}", f"epoch-{epochs:03d}"}
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    first = train_stage(rising_stage(), place(tmp_path))
+    stage = rising_stage()
+    told = []
+    assert train_stage(stage, place(tmp_path, after_epoch=told.append)) == first
+    assert told == []
+    assert stage.model.get_weights()[0].item() == pytest.approx(0.2, abs=1e-5)
+
+
+def test_figures_are_means_over_examples_of_unequal_batches(tmp_path):
+    # At so low a rate the weights stay: before and after the epoch 7 examples are off by their
+    # levels, in batches of 2, 2, 2 and 1.
+    told = []
+    stage = noisy_stage(epochs=1, learning_rate=1e-12)
+    train_stage(stage, place(tmp_path, after_epoch=told.append))
+    errors = np.abs(LEVELS)
+    expected = {"loss": errors.mean(), "jnd1": errors[:, 0].mean(), "jnd2": errors[:, 1].mean()}
+    (figures_of_epoch,) = told
+    assert figures_of_epoch.pop("seconds") > 0
+    both = expected | {f"val_{name}": value for name, value in expected.items()}
+    assert figures_of_epoch == pytest.approx(both, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_training_loss_that_is_no_number_ends_it_with_stage_and_step(tmp_path, value):
+    stage = noisy_stage()
+    stage = replace(stage, training=Breaking(stage.training, 2, 3, value))
+    with pytest.raises(FloatingPointError, match=f"Stage tiny, epoch 2, step 3: .* got {value}"):
+        train_stage(stage, place(tmp_path))
+    kept = [path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()]
+    assert kept == ["epoch-001"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_loss_that_is_no_number_ends_it_with_stage_and_epoch(tmp_path, value):
+    stage = noisy_stage()
+    stage = replace(stage, validation=Breaking(stage.validation, 0, 1, value))
+    with pytest.raises(
+        FloatingPointError, match=f"Stage tiny, epoch 1, validation: .* got {value}"
+    ):
+        train_stage(stage, place(tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def rates(optimizer, steps):
+    """The learning rate of each step, from the first, counted from 0."""
+    told = []
+    for step in steps:
+        optimizer.iterations.assign(step)
+        told.append(float(optimizer.learning_rate))
+    return np.array(told)
+
+
+def test_a_constant_rate_stays():
+    settings = StageConfig(epochs=3, learning_rate=0.25, clip_norm=0.5)
+    optimizer = make_optimizer(settings, steps_per_epoch=10)
+    assert set(rates(optimizer, range(30))) == {0.25}
+    assert optimizer.global_clipnorm == 0.5
+
+
+def test_a_cosine_rate_rises_for_a_twentieth_and_falls_to_zero():
+    settings = StageConfig(epochs=5, learning_rate=0.5, schedule="cosine")
+    told = rates(make_optimizer(settings, steps_per_epoch=40), range(201))
+    np.testing.assert_allclose(told[:11], 0.05 * np.arange(11), rtol=1e-6)  # 200 / 20 steps
+    falling = 0.5 * (1 + np.cos(np.pi * np.arange(191) / 190)) / 2
+    np.testing.assert_allclose(told[10:], falling, atol=1e-6)
+
+
+@settings(max_examples=15)
+@given(epochs=st.integers(1, 30), steps_per_epoch=st.integers(1, 30))
+def test_any_cosine_rate_rises_once_to_its_highest_and_ends_at_zero(epochs, steps_per_epoch):
+    config = StageConfig(epochs=epochs, learning_rate=0.5, schedule="cosine")
+    steps = epochs * steps_per_epoch
+    told = rates(make_optimizer(config, steps_per_epoch), range(0, steps + 1, max(1, steps // 40)))
+    highest = int(told.argmax())
+    assert (np.diff(told[: highest + 1]) >= 0).all()
+    assert (np.diff(told[highest:]) <= 0).all()
+    assert told.max() <= 0.5
+    optimizer = make_optimizer(config, steps_per_epoch)
+    assert rates(optimizer, [max(2, steps)])[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_gradient_is_clipped_to_its_norm_over_all_weights():
+    model = linear_model(START)
+    optimizer = make_optimizer(StageConfig(epochs=1, clip_norm=2.0), steps_per_epoch=1)
+    optimizer.build(model.trainable_variables)
+    gradient = keras.ops.ones((3, 2)) * 10
+    optimizer.apply([gradient], model.trainable_variables)
+    # Adam's first moment after one step is a tenth of the gradient it was given: of six equal
+    # parts, whose norm is 2.
+    momentum = next(v.numpy() for v in optimizer.variables if "momentum" in v.path)
+    np.testing.assert_allclose(momentum, 0.1 * 2 / math.sqrt(6), rtol=1e-5)

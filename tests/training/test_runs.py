@@ -1,0 +1,108 @@
+import json
+import shutil
+
+import pytest
+
+from laser_dist.errors import UserError
+from laser_dist.training.runs import load_run, read_dataset_card, start_run
+
+TRAINING = {"variant": "mj-lat", "seed": 1, "head": {"filters": [4, 8]}}
+
+
+@pytest.fixture
+def dataset(dataset_dir, tmp_path):
+    """A dataset's metadata, to be changed."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    for name in ("dataset_info.json", "metadata.json"):
+        shutil.copy(dataset_dir / name, folder)
+    return folder
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_run_keeps_what_the_dataset_says_of_itself(dataset_dir):
+    assert read_dataset_card(dataset_dir) == {
+        "dir": str(dataset_dir),
+        "name": "tiny_pairs/tiny",
+        "version": "1.0.0",
+        "fingerprint": "abc",
+        "simulated": True,
+        "splits": {"train": ["0"]},
+    }
+
+
+def test_a_run_is_started_with_all_that_decides_it(dataset, tmp_path):
+    config = start_run(tmp_path / "new" / "run", TRAINING, dataset)
+    assert json.loads((tmp_path / "new" / "run" / "config.json").read_text()) == config
+    assert config["run_dir"] == str(tmp_path / "new" / "run")
+    assert (config["variant"], config["training"]) == ("mj-lat", TRAINING)
+    assert config["dataset"] == read_dataset_card(dataset)
+    assert {"laser-jnd", "keras", "tensorflow"} <= config["packages"].keys()
+    assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["config.json"]
+
+
+def test_the_same_run_goes_on_even_where_the_dataset_was_moved(dataset, tmp_path):
+    start_run(tmp_path / "run", TRAINING, dataset)
+    dataset.rename(tmp_path / "moved")
+    config = start_run(tmp_path / "run", TRAINING, tmp_path / "moved")
+    assert config["dataset"]["dir"] == str(tmp_path / "moved")
+
+
+def test_other_settings_are_another_run(dataset, tmp_path):
+    start_run(tmp_path / "run", TRAINING, dataset)
+    before = (tmp_path / "run" / "config.json").read_text()
+    other = TRAINING | {"seed": 2, "head": {"filters": [4]}, "new": 0}
+    with pytest.raises(UserError, match="a run of the same settings, got another head, new, seed"):
+        start_run(tmp_path / "run", other, dataset)
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+def test_another_dataset_is_another_run(dataset, tmp_path):
+    start_run(tmp_path / "run", TRAINING, dataset)
+    change(dataset / "metadata.json", fingerprint="other", simulated=False)
+    message = "a run of the same dataset, got another fingerprint, simulated"
+    with pytest.raises(UserError, match=message):
+        start_run(tmp_path / "run", TRAINING, dataset)
+
+
+def test_a_folder_that_is_no_dataset_is_refused_and_nothing_is_written(dataset, tmp_path):
+    (dataset / "metadata.json").unlink()
+    with pytest.raises(UserError, match=r"Dataset .*dataset: expected a prepared dataset"):
+        start_run(tmp_path / "run", TRAINING, dataset)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_that_does_not_say_whether_it_is_simulated_is_refused(dataset):
+    (dataset / "metadata.json").write_text('{"fingerprint": "abc"}')
+    with pytest.raises(UserError, match="got KeyError: 'simulated'"):
+        read_dataset_card(dataset)
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(dataset, tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match=r"Run folder .*run: expected a place that can be written"):
+        start_run(tmp_path / "run", TRAINING, dataset)
+
+
+def test_a_finished_run_is_loaded(dataset, tmp_path):
+    config = start_run(tmp_path, TRAINING, dataset)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "predictor.keras").touch()
+    run = load_run(tmp_path)
+    assert (run.dir, run.config) == (tmp_path, config)
+    assert run.predictor_path == tmp_path / "models" / "predictor.keras"
+
+
+def test_what_an_unfinished_run_lacks_is_named(dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    with pytest.raises(UserError, match=r"Run .*run: expected a finished training, got no such f"):
+        load_run(run_dir)
+    run_dir.mkdir()
+    with pytest.raises(UserError, match=r"got no config\.json"):
+        load_run(run_dir)
+    start_run(run_dir, TRAINING, dataset)
+    with pytest.raises(UserError, match=r"got no models/predictor\.keras"):
+        load_run(run_dir)

@@ -1,0 +1,114 @@
+"""A tiny dataset, models and batches for the tests of training.
+
+A pixel of the dataset says where it comes from: red is the example (plus 50 per level), green the
+row, blue the column. So a frame, a square or a mirror image can be told from its values.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from laser_dist.training.config import StageConfig
+from laser_dist.training.data import FeatureBatches
+from laser_dist.training.logs import RunLog
+from laser_dist.training.loop import Place, Stage
+from laser_dist.training.objectives import level_objective
+
+HEIGHT, WIDTH = 32, 48
+NUM_TRAIN, NUM_VALIDATION = 7, 2
+IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
+
+
+def frame(number, level=0):
+    """[H, W, 3] uint8, the frame of an example at a level (0 is raw)."""
+    rows, columns = np.indices((HEIGHT, WIDTH))
+    return np.stack([np.full_like(rows, number + 50 * level), rows, columns], -1).astype(np.uint8)
+
+
+def levels_of(number):
+    return np.array([number + 20, number + 25, number + 30], np.float32)
+
+
+class TinyPairs(tfds.core.GeneratorBasedBuilder):
+    """Frame pairs as TFDS itself writes them, shuffled by their keys as ever."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="tiny")]
+
+    def _info(self):
+        features = {name: tfds.features.Image(shape=(HEIGHT, WIDTH, 3)) for name in IMAGES}
+        features["source_id"] = tfds.features.Text()
+        features["jnd_levels"] = tfds.features.Tensor(shape=(3,), dtype=np.float32)
+        metadata = {"simulated": True, "fingerprint": "abc", "splits": {"train": ["0"]}}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(metadata),
+        )
+
+    def _split_generators(self, dl_manager):
+        first_of_validation = NUM_TRAIN
+        return {
+            "train": self._generate_examples(range(NUM_TRAIN)),
+            "validation": self._generate_examples(
+                range(first_of_validation, first_of_validation + NUM_VALIDATION)
+            ),
+        }
+
+    def _generate_examples(self, numbers):
+        for number in numbers:
+            images = {name: frame(number, level) for level, name in enumerate(IMAGES)}
+            yield number, images | {"source_id": str(number), "jnd_levels": levels_of(number)}
+
+
+def linear_model(start):
+    """x [B, N] to x @ start, [B, L]: one layer of weights `start` [N, L] without bias."""
+    start = np.asarray(start, np.float32)
+    layer = keras.layers.Dense(start.shape[1], use_bias=False)
+    model = keras.Sequential([keras.Input(start.shape[:1]), layer])
+    model.set_weights([start])
+    return model
+
+
+def linear_stage(start, features, levels, *, validation=None, batch_size=2, **settings):
+    """A stage that learns `features @ weights = levels`, from the weights `start`.
+
+    Args:
+      start: [N, L].
+      features: [E, N] of E examples.
+      levels: [E, L].
+      validation: (features, levels) of its examples; the training ones if None.
+      batch_size: of both.
+      **settings: of `StageConfig`.
+    """
+    training = batches(features, levels, batch_size=batch_size, seed=3)
+    kept = (features, levels) if validation is None else validation
+    return Stage(
+        name="tiny",
+        model=linear_model(start),
+        objective=level_objective,
+        settings=StageConfig(batch_size=batch_size, **settings),
+        training=training,
+        validation=batches(*kept, batch_size=batch_size),
+        steps_per_epoch=-(-len(features) // batch_size),
+    )
+
+
+def batches(features, levels, **settings):
+    """Batches of [E, N] features: as they come, or in an order of `seed`."""
+    features, levels = np.asarray(features, np.float32), np.asarray(levels, np.float32)
+    return FeatureBatches(features=features[None, :, None], levels=levels, **settings)
+
+
+def place(run_dir, after_epoch=lambda _: None):
+    """This process and its first device."""
+    return Place(
+        strategy=tf.distribute.get_strategy(),
+        local_replicas=1,
+        is_chief=True,
+        run_dir=run_dir,
+        log=RunLog(run_dir, is_chief=True),
+        config={"seed": 3},
+        after_epoch=after_epoch,
+    )
