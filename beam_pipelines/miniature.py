@@ -66,10 +66,10 @@ class MiniatureSettings:
       UserError: a value outside its range.
     """
 
-    num_sources: int = 360
-    width: int = 320
-    height: int = 176
-    num_frames: int = 6
+    num_sources: int = 600
+    width: int = 256
+    height: int = 144
+    num_frames: int = 4
     qps: tuple[int, ...] = ALL_QPS
     seed: int = 0
     panel: Panel = field(default_factory=Panel)
@@ -88,7 +88,7 @@ class MiniatureSettings:
 
     @property
     def resolution(self) -> str:
-        """Such as `320x176`."""
+        """Such as `256x144`."""
         return f"{self.width}x{self.height}"
 
 

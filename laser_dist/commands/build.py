@@ -28,7 +28,7 @@ examples:
 """
 DATASET = "videoset_jnd"
 RESOLUTIONS = {
-    "miniature": "320x176",
+    "miniature": "256x144",
     "360p": "640x360",
     "540p": "960x540",
     "720p": "1280x720",

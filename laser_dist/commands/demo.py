@@ -21,7 +21,7 @@ EXAMPLE = """\
 example:
   laser-jnd demo
 """
-QPS = (16, 21, 26, 30, 34, 38, 44)  # a level between two is coded anew when it is built
+QPS = (18, 24, 29, 34, 39, 45)  # a level between two is coded anew when it is built
 NUM_WORKERS = 2
 NUM_STEPS = 5
 

@@ -25,7 +25,7 @@ examples:
   laser-jnd miniature --output runs/videoset
   laser-jnd miniature --output runs/mine --videos ~/clips --qps 16,24,30,36,45
 """
-NUM_SOURCES = 360
+NUM_SOURCES = 600
 MAX_SOURCES = 999  # VideoSet's names have three digits
 
 

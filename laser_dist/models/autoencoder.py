@@ -7,7 +7,7 @@ import keras
 from laser_dist.models.specs import NUM_CHANNELS, NUM_STAGES, BackboneSpec
 
 _KERNEL_SIZE = 5
-_NEGATIVE_SLOPE = 0.05
+NEGATIVE_SLOPE = 0.05
 
 
 def build_encoder(spec: BackboneSpec, name: str = "encoder") -> keras.Model:
@@ -18,7 +18,7 @@ def build_encoder(spec: BackboneSpec, name: str = "encoder") -> keras.Model:
     frame = x = keras.Input(spec.frame_shape, name="frame", dtype="float32")
     for stage in range(1, NUM_STAGES):
         x = _conv(spec.filters, name=f"conv{stage}")(x)
-        x = keras.layers.LeakyReLU(_NEGATIVE_SLOPE, name=f"leaky{stage}")(x)
+        x = keras.layers.LeakyReLU(NEGATIVE_SLOPE, name=f"leaky{stage}")(x)
     latent = _conv(spec.latent_filters, name="latent")(x)
     return keras.Model(frame, latent, name=name)
 
@@ -33,7 +33,7 @@ def build_decoder(spec: BackboneSpec, name: str = "decoder") -> keras.Model:
     latent = x = keras.Input(spec.latent_shape, name="latent", dtype="float32")
     for stage in range(1, NUM_STAGES):
         x = _deconv(spec.filters, name=f"deconv{stage}")(x)
-        x = keras.layers.LeakyReLU(_NEGATIVE_SLOPE, name=f"leaky{stage}")(x)
+        x = keras.layers.LeakyReLU(NEGATIVE_SLOPE, name=f"leaky{stage}")(x)
     frame = _deconv(NUM_CHANNELS, name="reconstruction", dtype="float32")(x)
     return keras.Model(latent, frame, name=name)
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from laser_dist.training.step import Batch
 from laser_dist.video.frames import resize_rgb
 
-SHUFFLE_BUFFER = 1024  # examples, still encoded: about 100 KB each at 320x176, 1.5 MB at 640x352
+SHUFFLE_BUFFER = 1024  # examples, still encoded: about 150 KB each at 256x144, 1.5 MB at 640x352
 IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
 
 
@@ -92,7 +92,11 @@ class FramePairs:
         weights = tf.cast(indices < count, tf.float32)
         present = tf.minimum(indices, count - 1)
         raw, target = (
-            tf.map_fn(self._frame, tf.gather(batch[name], present), fn_output_signature=tf.float32)
+            tf.map_fn(
+                lambda encoded: _frame(encoded, self.height, self.width),
+                tf.gather(batch[name], present),
+                fn_output_signature=tf.float32,
+            )
             for name in ("raw", self.target)
         )
         seed = tf.stack([tf.constant(_mixed(self.seed or 0, epoch), tf.int64), number])
@@ -121,16 +125,27 @@ class FramePairs:
         stacked = tf.ensure_shape(tf.stack(squares), [None, side, side, 6])
         return stacked[..., :3], stacked[..., 3:]
 
-    def _frame(self, encoded: Any) -> Any:
-        """Decodes a frame and, where its stored size is another, resizes it as everyone does."""
-        frame = tf.io.decode_png(encoded, channels=3)
-        frame = tf.numpy_function(self._fitted, [frame], tf.uint8, stateful=False)
-        return tf.ensure_shape(tf.cast(frame, tf.float32), [self.height, self.width, 3])
 
-    def _fitted(self, frame: np.ndarray) -> np.ndarray:
-        if frame.shape[:2] == (self.height, self.width):
-            return frame
-        return resize_rgb(frame, width=self.width, height=self.height)
+def sample_frames(
+    dataset_dir: Path, split: str, most: int, *, height: int, width: int
+) -> np.ndarray:
+    """Raw frames spread evenly over a split, the same ones on every worker.
+
+    Args:
+      dataset_dir: of the prepared dataset.
+      split: such as "train".
+      most: number of frames, or the split's if that has fewer.
+      height: of the frames given, in pixels.
+      width: of the frames given, in pixels.
+
+    Returns:
+      [N, height, width, 3] float32, RGB in 0..255.
+    """
+    total = num_examples(dataset_dir, split)
+    chosen = {index * total // most for index in range(most)}
+    rows = enumerate(_encoded(dataset_dir, split, ["raw"]))
+    frames = [_frame(row["raw"], height, width) for index, row in rows if index in chosen]
+    return np.stack([frame.numpy() for frame in frames])
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +233,19 @@ def num_steps(num_examples: int, batch_size: int) -> int:
 def num_examples(dataset_dir: Path, split: str) -> int:
     """Examples of a split, from the dataset's metadata."""
     return int(tfds.builder_from_directory(dataset_dir).info.splits[split].num_examples)
+
+
+def _frame(encoded: Any, height: int, width: int) -> Any:
+    """Decodes a frame and, where its stored size is another, resizes it as everyone does."""
+
+    def fitted(frame: np.ndarray) -> np.ndarray:
+        if frame.shape[:2] == (height, width):
+            return frame
+        return resize_rgb(frame, width=width, height=height)
+
+    frame = tf.io.decode_png(encoded, channels=3)
+    frame = tf.numpy_function(fitted, [frame], tf.uint8, stateful=False)
+    return tf.ensure_shape(tf.cast(frame, tf.float32), [height, width, 3])
 
 
 def _encoded(dataset_dir: Path, split: str, images: list[str]) -> tf.data.Dataset:

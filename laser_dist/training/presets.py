@@ -7,29 +7,29 @@ from laser_dist.training.config import ClusterConfig, StageConfig, TrainingConfi
 
 
 def demo() -> TrainingConfig:
-    """Small enough for two cores and a few minutes, on the miniature's 320x176 frames.
+    """Small enough for two cores and a few minutes, on the miniature's 256x144 frames.
 
     Command: `laser-jnd train mj-lat --preset demo --dataset DIR`.
     """
     squares = StageConfig(
-        epochs=10,
-        batch_size=2,
+        epochs=4,
+        batch_size=4,
         learning_rate=1e-3,
         schedule="cosine",
         flips=True,
         crop=64,
-        crops_per_frame=4,
+        crops_per_frame=2,
     )
     return TrainingConfig(
         variant="mj-lat",
-        backbone=BackboneSpec(filters=24, latent_filters=64, height=176, width=320),
-        head=HeadSpec(filters=(32, 48), dense=(), pooling="average"),
+        backbone=BackboneSpec(filters=48, latent_filters=96, height=144, width=256),
+        head=HeadSpec(filters=(32, 48, 64), dense=(), pooling="average"),
         image=squares,
-        jnd=replace(squares, epochs=2, learning_rate=5e-4),
+        jnd=replace(squares, epochs=1, learning_rate=5e-4),
         heads=StageConfig(
-            epochs=20,
+            epochs=15,
             batch_size=16,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             schedule="cosine",
             flips=True,
             mixup=1.0,

@@ -12,6 +12,8 @@ from typing import Any
 from laser_dist.training.logs import EVENTS_FILE
 
 SECONDS_BETWEEN_LOOKS = 0.3
+# What TensorFlow raises in the workers that are left when another one is lost.
+_LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal", "Unknown")
 
 
 def train(run_config: dict[str, Any], watch: Callable[[dict[str, Any]], None]) -> None:
@@ -49,6 +51,7 @@ def train(run_config: dict[str, Any], watch: Callable[[dict[str, Any]], None]) -
                 name="ray",
                 storage_path=str(run_dir.resolve()),
                 failure_config=FailureConfig(max_failures=cluster["max_failures"]),
+                callbacks=[_end_at_faults()],
             ),
         ).fit()
 
@@ -66,6 +69,38 @@ def _on_worker(run_config: dict[str, Any]) -> None:
         num_workers=context.get_world_size(),
         after_epoch=ray.train.report,
     )
+
+
+def _end_at_faults() -> Any:
+    """A callback of Ray's that ends the run at an error that would only come again.
+
+    Ray starts all workers anew after any error. That helps where one of them was lost; where the
+    code or the settings are at fault it takes half a minute each time, to no end.
+    """
+    from ray.train import UserCallback
+
+    class EndAtFaults(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
+            for error in worker_exceptions.values():
+                if not may_come_of_a_lost_worker(str(error)):
+                    raise RuntimeError(str(error))
+
+    return EndAtFaults()
+
+
+def may_come_of_a_lost_worker(error: str) -> bool:
+    """Whether a worker's error may be another worker's end, told by the error's own type.
+
+    Args:
+      error: text of the error, a traceback where it is one of the training function.
+    """
+    _, traceback, after = error.rpartition("Traceback (most recent call last):\n")
+    if not traceback:
+        return True  # Ray's own word: the worker has died
+    # The frames are indented; the error comes after them, TensorFlow's in many lines.
+    line = next(line for line in after.splitlines() if line and not line[0].isspace())
+    kind = line.partition(":")[0].rpartition(".")[2]
+    return kind.removesuffix("Error") in _LEFT_BEHIND
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.heads import build_head
+from laser_dist.models.principal import start_from_principal_components
+from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import (
     Variant,
     build_predictor,
@@ -31,13 +32,16 @@ from laser_dist.training.data import (
     num_examples,
     num_steps,
     read_labels,
+    sample_frames,
 )
 from laser_dist.training.latents import BATCH_SIZE, read_shares, write_share
 from laser_dist.training.loop import Place, Stage, train_stage
 from laser_dist.training.objectives import frame_objective, level_objective
+from laser_dist.training.together import chiefs_values, wait_for_all
 
 TRAIN, VALIDATION = "train", "validation"
 PREDICTOR = "predictor"
+NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
 
 
 def stage_names(variant: Variant) -> tuple[str, ...]:
@@ -103,8 +107,11 @@ def _backbone(
             return model
         # Convolutions fit any size: what is learnt on squares is used on whole frames.
         learner = build_autoencoder(spec, name)
-        if image is not None:
-            learner.set_weights(image.get_weights())
+        learner.set_weights(
+            _principal_start(spec, config, dataset_dir, place)
+            if image is None
+            else image.get_weights()
+        )
     target = "raw" if image is None else name
     stage = Stage(
         name=name,
@@ -121,6 +128,20 @@ def _backbone(
     if place.is_chief:
         save_model(model, place.run_dir, name)
     return model
+
+
+def _principal_start(
+    spec: BackboneSpec, config: TrainingConfig, dataset_dir: Path, place: Place
+) -> list[np.ndarray]:
+    """Weights from which a first autoencoder starts, the same on every worker."""
+    height, width = config.backbone.height, config.backbone.width
+    frames = sample_frames(dataset_dir, TRAIN, NUM_SAMPLE, height=height, width=width)
+    # Outside the strategy's scope: as plain variables, which each worker computes for itself.
+    model = build_autoencoder(spec, "start")
+    start_from_principal_components(model, frames)
+    text = f"image starts from the principal components of {len(frames)} frames"
+    place.log.event("note", text=text)
+    return chiefs_values(place.strategy, model.get_weights())
 
 
 def _head(
@@ -189,20 +210,6 @@ def _features(
     write_share(folder, extractors, frames, versions=versions)
     wait_for_all(place.strategy)
     return read_shares(folder, split, batch_size, share.num_workers)
-
-
-def wait_for_all(strategy: tf.distribute.Strategy) -> None:
-    """Returns when every worker has come here."""
-
-    @tf.function
-    def meet() -> Any:
-        def replica() -> Any:
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones([]))
-
-        return strategy.run(replica)
-
-    meet()
 
 
 def _pairs(

@@ -85,18 +85,30 @@ class Stepper:
         """Sums over the global batch; the weights stay."""
         return self._run(self._measure, batch)
 
-    def _compiled(self, replica_fn: Callable[..., Sums]) -> Callable[..., Any]:
+    def _compiled(self, replica_fn: Callable[..., Sums]) -> Callable[..., dict[str, float]]:
+        names: list[str] = []
+
+        def replica(*args: Any) -> Any:
+            sums = replica_fn(*args)
+            names[:] = sums
+            # One vector: between workers each reduction costs a round trip, whatever its size.
+            return tf.stack(list(sums.values()))
+
+        @tf.function
         def step(*args: Any) -> Any:
-            sums = self._strategy.run(replica_fn, args=args)
-            reduce = tf.distribute.ReduceOp.SUM
-            return {name: self._strategy.reduce(reduce, sums[name], axis=None) for name in sums}
+            sums = self._strategy.run(replica, args=args)
+            return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-        return tf.function(step)
+        def named(*args: Any) -> dict[str, float]:
+            values = step(*args).numpy()
+            return {name: float(value) for name, value in zip(names, values, strict=True)}
 
-    def _run(self, step: Callable[..., Any], batch: Batch) -> dict[str, float]:
+        return named
+
+    def _run(self, step: Callable[..., dict[str, float]], batch: Batch) -> dict[str, float]:
         count = tf.constant(batch.global_count, tf.float32)
         parts = [self._spread(part) for part in (batch.inputs, batch.targets, batch.weights)]
-        return {name: float(value) for name, value in step(*parts, count).items()}
+        return step(*parts, count)
 
     def _spread(self, array: Any) -> Any:
         """Cuts this worker's part evenly over its devices."""

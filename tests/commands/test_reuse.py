@@ -45,7 +45,7 @@ def test_what_is_replaced_comes_back_if_the_work_fails(tmp_path):
 @pytest.mark.parametrize(
     ("resolutions", "config"),
     [
-        (["320x176"], "miniature"),
+        (["256x144"], "miniature"),
         (["1280x720"], "720p"),
         (["1280x720", "640x360"], "360p"),
         ([], "360p"),

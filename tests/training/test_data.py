@@ -22,6 +22,7 @@ from laser_dist.training.data import (
     num_examples,
     num_steps,
     read_labels,
+    sample_frames,
 )
 from laser_dist.video.frames import resize_rgb
 
@@ -176,6 +177,24 @@ def test_frames_of_another_size_are_resized_as_everywhere(pairs):
     }
     for raw in first:
         np.testing.assert_array_equal(raw, expected[int(raw[0, 0, 0])])
+
+
+@pytest.mark.parametrize("most", [1, 3, NUM_TRAIN, 20])
+def test_a_sample_is_spread_evenly_over_the_stored_frames(most, pairs, dataset_dir):
+    stored = [batch.inputs[0] for batch in replace(pairs, batch_size=1, seed=None).epoch(0)]
+    sample = sample_frames(dataset_dir, "train", most, height=HEIGHT, width=WIDTH)
+    assert len(sample) == min(most, NUM_TRAIN)
+    places = [int(np.flatnonzero([np.array_equal(f, each) for f in stored])[0]) for each in sample]
+    assert places[0] == 0
+    steps = np.diff([*places, NUM_TRAIN])
+    assert steps.min() >= 1
+    assert steps.max() - steps.min() <= 1
+
+
+def test_a_sample_has_the_size_that_is_asked_for(dataset_dir):
+    sample = sample_frames(dataset_dir, "train", 2, height=16, width=32)
+    assert sample.shape == (2, 16, 32, 3)
+    assert sample.dtype == np.float32
 
 
 def test_labels_are_in_stored_order_with_their_levels(dataset_dir):

@@ -55,11 +55,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [
         VideosetJndConfig(
             name="miniature",
-            description="The miniature: 320x176 clips of 0.2 s, judged by simulated viewers.",
-            resolution="320x176",
-            model_width=320,
-            model_height=176,
-            frames_per_second=15.0,  # three frames of each six
+            description="The miniature: 256x144 clips of four frames, judged by simulated viewers.",
+            resolution="256x144",
+            model_width=256,
+            model_height=144,
+            frames_per_second=15.0,  # two frames of each four
         ),
         *(
             VideosetJndConfig(

@@ -1,0 +1,134 @@
+"""The main job at a tiny size, by the commands that a user types: photographs to a prediction."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+RUN_SETTINGS = (
+    "backbone.filters=4",
+    "backbone.latent_filters=6",
+    "head.filters=4,4",
+    "image.epochs=2",
+    "jnd.epochs=1",
+    "heads.epochs=2",
+)
+STAGES = ("image", "jnd1", "jnd2", "jnd3", "mj-lat")
+COMMANDS = (
+    ("miniature", "--output", "videoset", "--num-sources", "15", "--qps", "22,30,38"),
+    ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"),
+    (
+        "train",
+        "mj-lat",
+        "--preset",
+        "demo",
+        "--dataset",
+        "data",
+        "--output",
+        "run",
+        "--workers",
+        "2",
+    )
+    + tuple(part for setting in RUN_SETTINGS for part in ("--set", setting)),
+    ("evaluate", "--model", "run", "--dataset", "data"),
+)
+LOAD = """
+import tensorflow_datasets as tfds
+import tfds_builders
+data, info = tfds.load("videoset_jnd/miniature", data_dir="data", split="test", with_info=True)
+for example in data.as_numpy_iterator():
+    print(example["source_id"].decode(), *example["raw"].shape, *example["jnd_levels"])
+print(info.metadata["simulated"])
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.beam,
+    pytest.mark.ray,
+    pytest.mark.timeout(900),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where all the commands have run, in their order."""
+    where = tmp_path_factory.mktemp("job")
+    for command in COMMANDS:
+        said = laser_jnd(where, *command)
+        (where / f"{command[0]}.txt").write_text(said)
+    return where
+
+
+def laser_jnd(folder, *arguments):
+    return python(folder, "-m", "laser_dist.commands.main", *arguments)
+
+
+def python(folder, *arguments):
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_results_are_of_test_sources_with_all_predictors_and_simulated(folder):
+    results = json.loads((folder / "run" / "results.json").read_text())
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert results["simulated"] is True
+    assert results["num_sources"] == len(config["dataset"]["splits"]["test"])
+    assert set(results["predictors"]) == {"mj-lat", "constant", "si-ti-ridge"}
+    for predictor in results["predictors"].values():
+        for error, (low, high) in zip(
+            predictor["abs_error"], predictor["abs_error_interval"], strict=True
+        ):
+            assert 0 <= low <= error <= high < 51
+        assert all(0 <= error < 60 for error in predictor["abs_psnr_error_db"])
+
+
+def test_the_report_needs_nothing_but_itself(folder):
+    page = (folder / "run" / "report" / "index.html").read_text()
+    assert "simulated" in page.lower()
+    assert page.count("data:image/") >= 3 * (1 + 3 + 3)  # three clips: raw, coded, predicted
+    for outside in ('src="http', 'href="http', "url(http", "<script src"):
+        assert outside not in page
+
+
+def test_every_stage_learned_and_left_its_model_and_logs(folder):
+    run = folder / "run"
+    names = ["image", "jnd1", "jnd2", "jnd3", "predictor"]
+    assert sorted(path.stem for path in (run / "models").glob("*.keras")) == names
+    for stage in STAGES:
+        assert any((run / "checkpoints" / stage).iterdir())
+        assert stage in (run / "logs" / "metrics.csv").read_text()
+    assert any(run.rglob("events.out.tfevents.*"))
+
+
+def test_the_dataset_loads_by_its_name_from_any_python_session(folder):
+    *rows, simulated = python(folder, "-c", LOAD).splitlines()
+    assert simulated == "True"
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert {row.split()[0] for row in rows} == set(config["dataset"]["splits"]["test"])
+    assert {tuple(row.split()[1:4]) for row in rows} == {("144", "256", "3")}
+
+
+def test_quality_falls_and_rate_falls_with_the_quantiser(folder):
+    tables = sorted(folder.glob("data/videoset_jnd/miniature/*/quality/*.parquet"))
+    assert len(tables) == 15
+    for path in tables:
+        rows = sorted(pq.read_table(path).to_pylist(), key=lambda row: row["qp"])
+        assert [row["qp"] for row in rows][:1] == [22]
+        assert rows[0]["bitrate_kbps"] > rows[-1]["bitrate_kbps"]
+        assert rows[0]["psnr_y_db"] > rows[-1]["psnr_y_db"]
+
+
+def test_a_clip_is_predicted_and_a_run_goes_on_from_where_it_is(folder):
+    clip = next((folder / "videoset").rglob("*_qp_00.264"))
+    (told,) = json.loads(laser_jnd(folder, "predict", str(clip), "--model", "run", "--json"))
+    assert all(1 <= qp <= 51 for qp in told["qps"])
+    assert all(math.isfinite(level) for level in told["levels"])
+    assert told["simulated"] is True
+    for command in COMMANDS[:3]:
+        assert "Reused" in laser_jnd(folder, *command)
