@@ -1,4 +1,4 @@
-"""What all workers of a run do at one time: wait for each other, and take over the chief's values."""
+"""What all workers of a run do at one time: wait for each other, take over the chief's values."""
 
 from collections.abc import Sequence
 from typing import Any
