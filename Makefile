@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 help:  ## Show what there is.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.installed  ## Photographs to report, on this machine, in minutes.
+demo:  ## Photographs to report, on this machine, in minutes.
+	@if $(MAKE) --question $(VENV)/.installed 2>/dev/null; \
+	  then echo "Reused: $(VENV), the environment"; else $(MAKE) $(VENV)/.installed; fi
 	@$(BIN)/laser-jnd demo
 
 test: $(VENV)/.installed-dev lint  ## Every check and every test this machine can run.

@@ -70,6 +70,8 @@ def _replace(folder: Path, unfinished: Path) -> None:
             folder.rename(before)
         unfinished.rename(folder)
     except OSError as error:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
         raise _cannot_write(folder, error) from error
     shutil.rmtree(before, ignore_errors=True)
 

@@ -278,6 +278,8 @@ def make_miniature(
     settings: MiniatureSettings,
     folder: Path,
     options: PipelineOptions,
+    *,
+    left_out: Sequence[Reject] = (),
 ) -> None:
     """Makes the whole miniature; `folder` is complete or absent.
 
@@ -288,6 +290,7 @@ def make_miniature(
       settings: of the miniature.
       folder: to make; its parent must be writable. A miniature that stands there is replaced.
       options: of the Beam runner.
+      left_out: files that were no footage, for the table of rejects.
 
     Raises:
       UserError: the folder cannot be written or holds something else, a video is too short, or
@@ -312,7 +315,7 @@ def make_miniature(
             clips[REJECTS]
             | "GatherRejects" >> beam.combiners.ToList()
             | "WriteRejects"
-            >> beam.ParDo(WriteRejects(unfinished / REJECTS_FILE, refusal, (), len(takes)))
+            >> beam.ParDo(WriteRejects(unfinished / REJECTS_FILE, refusal, left_out, len(takes)))
         )
         _ = (
             clips["made"]

@@ -48,6 +48,24 @@ def read_rejects(path: Path) -> tuple[tuple[Reject, ...], int]:
     return rejects, int(table.schema.metadata[_TOTAL_KEY])
 
 
+def refuse_too_many(rejects: Sequence[Reject], total: int, refusal: Path) -> None:
+    """Stops work that would lose too much, and leaves the table of it.
+
+    Args:
+      rejects: all that are known.
+      total: number of sources, rejected ones included.
+      refusal: of the table, written only where the work is stopped.
+
+    Raises:
+      UserError: as `check_share`.
+    """
+    try:
+        check_share(rejects, total)
+    except UserError:
+        write_rejects(rejects, total, refusal)
+        raise
+
+
 class WriteRejects(beam.DoFn):
     """Writes all rejects at once; fails the pipeline when they are too many."""
 
@@ -69,11 +87,7 @@ class WriteRejects(beam.DoFn):
         """Yields the number of rejects."""
         ordered = sorted((*self._found, *rejects), key=lambda reject: (reject.where, reject.stage))
         write_rejects(ordered, self._total, self._path)
-        try:
-            check_share(ordered, self._total)
-        except UserError:
-            write_rejects(ordered, self._total, self._refusal)
-            raise
+        refuse_too_many(ordered, self._total, self._refusal)
         yield len(ordered)
 
 

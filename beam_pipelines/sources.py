@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from beam_pipelines.rejects import Reject
 from laser_dist.errors import UserError
-from laser_dist.video.codec import VideoError, probe
+from laser_dist.video.codec import VideoError
+from laser_dist.video.excerpt import extent
 
 # Photographs only: no charts, text, drawings, medical or microscope images, and of a stereo pair
 # one half. Named, so that a package's next release does not change the miniature silently.
@@ -76,13 +78,14 @@ def photographs_in(folder: Path) -> tuple[tuple[Footage, ...], tuple[Reject, ...
     return _footage_below(folder, "photograph", _photo_fault, is_video=False)
 
 
-def videos_in(folder: Path) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
-    """Videos below a folder, by name, and the files there that are none.
+def videos_in(folder: Path, *, min_frames: int) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
+    """Whole videos of `min_frames` or more below a folder, by name, and the files that are none.
 
     Raises:
       UserError: no such folder, or nothing in it that can be used.
     """
-    return _footage_below(folder, "video", _video_fault, is_video=True)
+    fault_of = partial(_video_fault, min_frames=min_frames)
+    return _footage_below(folder, "video", fault_of, is_video=True)
 
 
 def load_photo(path: Path) -> np.ndarray:
@@ -134,14 +137,16 @@ def _photo_fault(path: Path) -> str | None:
         return f"not a whole image ({error})"
 
 
-def _video_fault(path: Path) -> str | None:
+def _video_fault(path: Path, *, min_frames: int) -> str | None:
     try:
-        info = probe(path)
+        width, height, num_frames = extent(path)
     except VideoError as error:
         return str(error)
-    if info.num_frames == 1:
+    if num_frames == 1:
         return "a still image"
-    return _size_fault(info.width, info.height)
+    if num_frames < min_frames:
+        return f"{num_frames} frames, fewer than {min_frames}"
+    return _size_fault(width, height)
 
 
 def _size_fault(width: int, height: int) -> str | None:

@@ -10,7 +10,7 @@ from beam_pipelines.elements import JudgedSource
 from beam_pipelines.rejects import SOURCE, Reject, lost_sources
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import LabelTable, SourceLabels, read_videoset_labels
-from laser_dist.jnd.layout import MARKER_NAME, ClipName, parse_clip_name
+from laser_dist.jnd.layout import MARKER_NAME, ClipName, is_hidden, parse_clip_name
 
 Found = dict[str, dict[int, tuple[ClipName, Path]]]
 
@@ -25,7 +25,8 @@ class Inventory:
       repairs: made to the label tables.
       simulated: what the marker says of simulated viewers; empty for real ones.
       seed: of the simulation, None for real viewers.
-      fingerprint: hash of labels and of the clips' names and sizes, 16 hex digits.
+      fingerprint: hash of labels, of the clips' names and sizes, of groups and of what the marker
+        says, 16 hex digits.
     """
 
     sources: tuple[JudgedSource, ...]
@@ -92,7 +93,7 @@ def take_inventory(folder: Path, resolution: str) -> Inventory:
         repairs=table.repairs,
         simulated=marker.get("simulated_viewers", ""),
         seed=marker.get("settings", {}).get("seed"),
-        fingerprint=_fingerprint(table, found),
+        fingerprint=_fingerprint(table, found, marker),
     )
 
 
@@ -101,7 +102,7 @@ def _find_clips(folder: Path, resolution: str) -> tuple[Found, list[Reject]]:
     rejects: list[Reject] = []
     for path in sorted(folder.rglob("videoSRC*")):
         name = parse_clip_name(path.name)
-        if name is None or name.resolution != resolution or _is_hidden(path, folder):
+        if name is None or name.resolution != resolution or is_hidden(path, folder):
             continue
         if name.qp in found[name.source_id]:
             reason = f"a second clip of QP {name.qp}; the first is kept"
@@ -109,11 +110,6 @@ def _find_clips(folder: Path, resolution: str) -> tuple[Found, list[Reject]]:
             continue
         found[name.source_id][name.qp] = (name, path)
     return found, rejects
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    """Hidden folders hold what is not finished, or what a file manager has thrown away."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _fault(source_id: str, found: Found, labels: dict[str, SourceLabels]) -> Reject | None:
@@ -131,7 +127,7 @@ def _fault(source_id: str, found: Found, labels: dict[str, SourceLabels]) -> Rej
 
 def _read_marker(folder: Path) -> dict:
     """What a miniature at or below the folder says of itself; empty for the real VideoSet."""
-    found = [path for path in sorted(folder.rglob(MARKER_NAME)) if not _is_hidden(path, folder)]
+    found = [path for path in sorted(folder.rglob(MARKER_NAME)) if not is_hidden(path, folder)]
     if not found:
         return {}
     path, *others = found
@@ -156,10 +152,11 @@ def _read_marker(folder: Path) -> dict:
     return marker
 
 
-def _fingerprint(table: LabelTable, found: Found) -> str:
+def _fingerprint(table: LabelTable, found: Found, marker: dict) -> str:
     clips = [
         (str(name.path), path.stat().st_size)
         for source_id in sorted(found)
         for _, (name, path) in sorted(found[source_id].items())
     ]
-    return hashlib.sha256(repr((table.sources, clips)).encode()).hexdigest()[:16]
+    told = json.dumps(marker, sort_keys=True)  # who belongs together decides the splits
+    return hashlib.sha256(repr((table.sources, clips, told)).encode()).hexdigest()[:16]

@@ -3,11 +3,15 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email import message_from_bytes
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import laser_dist
 
@@ -69,3 +73,31 @@ def test_its_card_says_what_it_is(wheel):
     assert (card["Name"], card["Version"]) == ("laser-jnd", laser_dist.__version__)
     assert card["License-Expression"] == "Apache-2.0"
     assert b"laser-jnd = laser_dist.commands.main:run" in about(wheel, "entry_points.txt")
+
+
+def test_help_needs_none_of_the_dependencies(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps"]
+    subprocess.run([*install, "--python", python, wheel.filename], check=True)
+    command = tmp_path / "env" / "bin" / "laser-jnd"
+    for arguments in (["--help"], ["train", "--help"]):
+        done = subprocess.run(
+            [command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith("usage: laser-jnd")
+
+
+def test_the_lock_pins_whatever_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    asked = map(Requirement, chain(project["dependencies"], *extras))
+    pins: dict[str, set[str]] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        name, equals, version = line.partition(";")[0].strip().partition("==")
+        assert equals, line
+        pins.setdefault(canonicalize_name(name), set()).add(version)
+    for requirement in asked:
+        # Two pins of one package are for differing Pythons or systems; each must do.
+        for version in pins[canonicalize_name(requirement.name)]:
+            assert requirement.specifier.contains(version), requirement

@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with the coded clips and the label tables, or a miniature",
     )
     parser.add_argument(
-        "--data-dir", type=Path, required=True, metavar="DIR", help="where datasets are kept"
+        "--data-dir",
+        type=Path,
+        default=Path("runs") / "data",
+        metavar="DIR",
+        help="where datasets are kept (default: %(default)s)",
     )
     parser.add_argument(
         "--config",
@@ -78,11 +82,14 @@ def run(arguments: argparse.Namespace) -> None:
 def choose_config(manual_dir: Path) -> str:
     """The configuration whose label tables lie in a folder; 360p where that leaves a choice."""
     from laser_dist.jnd.labels import label_file_name
+    from laser_dist.jnd.layout import is_hidden
 
     found = [
         config
         for config, resolution in RESOLUTIONS.items()
-        if any(manual_dir.rglob(label_file_name(resolution, 0)))
+        if not all(
+            is_hidden(path, manual_dir) for path in manual_dir.rglob(label_file_name(resolution, 0))
+        )
     ]
     return found[0] if len(found) == 1 else "360p"
 
@@ -175,10 +182,12 @@ def _build(name: str, manual_dir: Path, data_dir: Path, workers: int | None) -> 
 @contextmanager
 def set_aside(folder: Path) -> Iterator[None]:
     """Moves what is at a place out of the way; back if the block fails, else it is removed."""
+    aside = folder.parent / f".{folder.name}.replaced"
+    if aside.exists() and not folder.exists():  # an earlier block was killed
+        aside.rename(folder)
     if not folder.exists():
         yield
         return
-    aside = folder.parent / f".{folder.name}.replaced"
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
     try:

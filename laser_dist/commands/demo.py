@@ -12,6 +12,7 @@ from laser_dist.commands import build, evaluate, miniature, predict, train
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.quiet import quiet
 from laser_dist.commands.wording import time_text
+from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     videoset, run_dir = output / "videoset", output / "run"
     started = time.monotonic()
     miniature.check_output(videoset)
+    check_room(run_dir)
     with quiet(output / "demo.log", debug=arguments.debug) as terminal:
         terminal.say(f"Everything goes below {output}, libraries' messages to demo.log there.")
         with _Step(terminal, 1, "Miniature VideoSet"):
@@ -107,6 +109,27 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     return config
 
 
+def check_room(run_dir: Path) -> None:
+    """Refuses to train where something else lies: nobody's other files are ever removed.
+
+    Raises:
+      UserError: the place of the run, or of the one before it, is taken by anything but a run.
+    """
+    from laser_dist.training.runs import CONFIG_FILE
+
+    for folder in (run_dir, _before(run_dir)):
+        is_free = not folder.exists() or (folder / CONFIG_FILE).is_file()
+        if not is_free and (not folder.is_dir() or any(folder.iterdir())):
+            got = "a folder with other things in it" if folder.is_dir() else "a file"
+            raise UserError(
+                f"Run folder {folder}", "a run or nothing", got, "Name another with --output."
+            )
+
+
+def _before(run_dir: Path) -> Path:
+    return run_dir.with_name(f"{run_dir.name}-before")
+
+
 def make_room(run_dir: Path) -> bool:
     """Moves a finished run aside, in place of the one before it; removes an unfinished one.
 
@@ -115,7 +138,7 @@ def make_room(run_dir: Path) -> bool:
     """
     finished = (run_dir / "models" / "predictor.keras").exists()
     if finished:
-        before = run_dir.with_name(f"{run_dir.name}-before")
+        before = _before(run_dir)
         shutil.rmtree(before, ignore_errors=True)
         run_dir.rename(before)
     elif run_dir.exists():

@@ -21,6 +21,7 @@ _DISK_RULES = {
     errno.EROFS: _READ_ONLY,
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
+    errno.EEXIST: ("a folder, or nothing", "Name another."),
     errno.ENOTDIR: ("folders on the way to it", "Name another folder."),
 }
 # Beam and Ray hand an error of a worker on as the text of its traceback. These are the ones whose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,13 @@ MAX_SOURCES = 999  # VideoSet's names have three digits
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs") / "videoset",
+        metavar="DIR",
+        help="folder to make (default: %(default)s)",
+    )
     parser.add_argument(
         "--photos", type=Path, metavar="DIR", help="photographs to add to the ones that ship"
     )
@@ -62,12 +69,17 @@ def run(arguments: argparse.Namespace) -> None:
     with quiet(log_path, debug=arguments.debug) as terminal:
         from beam_pipelines.miniature import MiniatureSettings
 
-        if rejects:
-            terminal.say(f"  Left out: {notes(map(str, rejects))}")
         settings = MiniatureSettings(
             num_sources=arguments.num_sources, qps=arguments.qps, seed=arguments.seed
         )
-        make_or_reuse(terminal, footage, settings, arguments.output, workers=arguments.workers)
+        make_or_reuse(
+            terminal,
+            footage,
+            settings,
+            arguments.output,
+            left_out=rejects,
+            workers=arguments.workers,
+        )
 
 
 def parse_qps(text: str) -> tuple[int, ...]:
@@ -93,10 +105,12 @@ def find_footage(
     Raises:
       UserError: a folder that is not there, or holds nothing that can be used.
     """
+    from beam_pipelines.miniature import MiniatureSettings
     from beam_pipelines.sources import photographs_in, shipped_photographs, videos_in
 
     footage, rejects = shipped_photographs(), ()
-    for folder, find in ((photos, photographs_in), (videos, videos_in)):
+    long_enough = partial(videos_in, min_frames=MiniatureSettings.num_frames)
+    for folder, find in ((photos, photographs_in), (videos, long_enough)):
         if folder is not None:
             found, not_found = find(folder)
             footage, rejects = (*footage, *found), (*rejects, *not_found)
@@ -126,6 +140,7 @@ def make_or_reuse(
     settings: MiniatureSettings,
     folder: Path,
     *,
+    left_out: Sequence[Reject] = (),
     workers: int | None = None,
     replace_other: bool = False,
 ) -> None:
@@ -136,6 +151,7 @@ def make_or_reuse(
       footage: photographs and videos.
       settings: of the miniature.
       folder: to make.
+      left_out: files that were no footage, for the table of rejects.
       workers: processes; one per core if None.
       replace_other: make it anew if another miniature lies there.
 
@@ -155,7 +171,8 @@ def make_or_reuse(
             show(f"coding {count_text(settings.num_sources, 'clip')}")
             report = counting(show, "clips filmed, coded and judged")
             with watch_progress(lambda: finished_clips(folder), settings.num_sources, report):
-                make_miniature(footage, settings, folder, local_options(workers))
+                options = local_options(workers)
+                make_miniature(footage, settings, folder, options, left_out=left_out)
     terminal.facts(summary(folder))
 
 
@@ -224,7 +241,7 @@ def summary(folder: Path) -> list[tuple[str, str]]:
     sources = read_videoset_labels(folder, resolution).sources
     levels = np.array([[level.jnd for level in source.levels] for source in sources])
     size = sum(path.stat().st_size for path in folder.rglob("*.264"))
-    clips = f"{count_text(len(groups), 'clip')} of {resolution}, {settings['num_frames']} frames"
+    clips = f"{count_text(len(sources), 'clip')} of {resolution}, {settings['num_frames']} frames"
     return [
         ("clips", f"{clips}, at {len(settings['qps']) + 1} QPs"),
         ("footage", count_text(len(set(groups.values())), "group") + " of clips that share it"),

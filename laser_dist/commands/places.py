@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.layout import is_hidden
 
 DATASET_INFO = "dataset_info.json"
 _DEPTHS = ("*", "*/*", "*/*/*")  # version; config/version; name/config/version
@@ -17,7 +18,10 @@ def find_dataset(folder: Path) -> Path:
     if (folder / DATASET_INFO).is_file():
         return folder
     found = sorted(
-        info.parent for depth in _DEPTHS for info in folder.glob(f"{depth}/{DATASET_INFO}")
+        info.parent
+        for depth in _DEPTHS
+        for info in folder.glob(f"{depth}/{DATASET_INFO}")
+        if not is_hidden(info, folder)
     )
     if len(found) == 1:
         return found[0]

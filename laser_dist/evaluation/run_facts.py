@@ -9,6 +9,8 @@ from typing import Any
 
 from laser_dist.errors import UserError
 
+_SEEN = ("train", "validation")
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -17,7 +19,7 @@ class RunFacts:
     Attributes:
       variant: the predictor's key in the results, for example `mj-lat`.
       fingerprint: of the dataset it was trained on.
-      trained_on: ids of the sources it saw, where the run lists them.
+      trained_on: ids of the sources it saw: those of training and of validation.
     """
 
     variant: str
@@ -29,22 +31,28 @@ def run_facts(config: Mapping[str, Any], run_dir: Path) -> RunFacts:
     """Pick the facts from a run's resolved configuration.
 
     Args:
-      config: holds `variant` and `dataset`: {`fingerprint`, and where listed `trained_on`}.
+      config: holds `variant` and `dataset`: {`fingerprint`, `splits`}.
       run_dir: named in the error.
 
     Raises:
       UserError: one of them is missing.
     """
     dataset = config.get("dataset")
-    if not isinstance(dataset, Mapping) or "fingerprint" not in dataset or "variant" not in config:
+    if (
+        not isinstance(dataset, Mapping)
+        or not {"fingerprint", "splits"} <= dataset.keys()
+        or "variant" not in config
+    ):
         raise UserError(
             f"config.json of run {run_dir}",
-            "the variant and the fingerprint of the dataset it was trained on",
+            "the variant, and the fingerprint and splits of the dataset it was trained on",
             f"the keys {', '.join(sorted(config)) or 'none'}",
             "Train again with this version of the project.",
         )
     return RunFacts(
         variant=str(config["variant"]).lower().replace("_", "-"),
         fingerprint=str(dataset["fingerprint"]),
-        trained_on=frozenset(dataset.get("trained_on", ())),
+        trained_on=frozenset(
+            source_id for split in _SEEN for source_id in dataset["splits"].get(split, ())
+        ),
     )

@@ -23,7 +23,7 @@ from laser_dist.jnd.label_rows import COLUMNS as COLUMNS
 from laser_dist.jnd.label_rows import MAX_QP as MAX_QP
 from laser_dist.jnd.label_rows import LabelFileError as LabelFileError
 from laser_dist.jnd.label_rows import LabelRow, read_rows
-from laser_dist.jnd.layout import source_id
+from laser_dist.jnd.layout import is_hidden, source_id
 
 LEVEL_SUFFIXES = ("1st", "2nd", "3rd")
 _SOURCE_ID = re.compile(r"videoSRC(\d{3})")
@@ -185,7 +185,12 @@ def _find_files(folder: Path, resolution: str, repairs: list[str]) -> list[Path]
             "Name one of the resolutions whose label files you have.",
         )
     names = [label_file_name(resolution, level) for level in range(len(LEVEL_SUFFIXES))]
-    found = {name: sorted(path for path in folder.rglob(name) if path.is_file()) for name in names}
+    found = {
+        name: sorted(
+            path for path in folder.rglob(name) if path.is_file() and not is_hidden(path, folder)
+        )
+        for name in names
+    }
     missing = [name for name in names if not found[name]]
     if missing:
         pattern = f"{resolution}_{{{','.join(LEVEL_SUFFIXES)}}}.csv"

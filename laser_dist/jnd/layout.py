@@ -8,7 +8,7 @@ the one in its name, where 24 stands for 24 and 30 for 30000/1001 frames per sec
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 # Seen in VideoSet's streams: sources "30" are coded at 30000/1001, sources "24" at 24 exactly.
 FRAME_RATES = {24: Fraction(24), 30: Fraction(30000, 1001)}
@@ -80,3 +80,8 @@ def parse_clip_name(file_name: str) -> ClipName | None:
         qp=int(match["qp"]),
         suffix=match["suffix"],
     )
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a hidden place below a folder: what is unfinished, or thrown away."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)

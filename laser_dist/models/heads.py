@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from laser_dist.models.layers import NORM_MOMENTUM, conv_block, halve
+from laser_dist.models.layers import NORM_MOMENTUM, SignedLog, conv_block, halve
 from laser_dist.models.specs import HeadSpec
 
 
@@ -57,8 +57,10 @@ def build_head(
 
 
 def _branch(features: Any, spec: HeadSpec, *, name: str) -> Any:
-    """Batch norm and the first block of one branch."""
+    """Batch norm, compression where asked for, and the first block of one branch."""
     x = keras.layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(features)
+    if spec.knee is not None:
+        x = SignedLog(spec.knee, name=f"{name}_log")(x)
     return _block(x, spec, 1, name=f"{name}_block1")
 
 

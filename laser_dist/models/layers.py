@@ -68,6 +68,38 @@ class ChannelAttention(keras.layers.Layer):
         return {**super().get_config(), "ratio": self.ratio}
 
 
+@keras.saving.register_keras_serializable(package="laser_jnd")
+class SignedLog(keras.layers.Layer):
+    """Compresses magnitudes and keeps signs: x to sign(x) log(1 + |x| / knee).
+
+    Near zero it is linear, beyond the knee logarithmic, as the eye's answer to contrast is (Weber
+    and Fechner), so that equal ratios of a feature become equal steps.
+
+    Input and output: any shape. No parameters.
+
+    Raises:
+      ValueError: a knee that is not above 0.
+    """
+
+    def __init__(self, knee: float, **kwargs: Any) -> None:
+        if not knee > 0:
+            raise ValueError(f"SignedLog knee: expected above 0, got {knee}.")
+        super().__init__(**kwargs)
+        self.knee = float(knee)
+
+    def call(self, inputs: Any) -> Any:
+        """Compress `inputs`; the same shape comes back."""
+        return keras.ops.sign(inputs) * keras.ops.log1p(keras.ops.abs(inputs) / self.knee)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument, name, trainable and dtype."""
+        return {**super().get_config(), "knee": self.knee}
+
+
 def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) -> Any:
     """Conv 3×3, batch norm, ReLU and, given a ratio, channel attention.
 

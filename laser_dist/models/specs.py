@@ -1,5 +1,6 @@
 """Sizes of the models, as plain data: nothing here needs Keras, so settings are checked at once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -76,9 +77,13 @@ class HeadSpec:
       output: "linear" has a gradient everywhere, so training from scratch always starts; "relu"
         is what published weights were trained with, and about half of such outputs are dead at
         random initialisation.
+      knee: where normalised features begin to be compressed by `layers.SignedLog`, in their
+        standard deviations; None leaves them as they are (published). Levels follow the logarithm
+        of what is seen, which a small head learns from few sources only if it is given.
 
     Raises:
-      UserError: a number below 1, no block, or an unknown `pooling` or `output`.
+      UserError: a number below 1, no block, an unknown `pooling` or `output`, or a knee that is not
+        above 0.
     """
 
     filters: tuple[int, ...] = (64, 128, 256, 512)
@@ -88,6 +93,7 @@ class HeadSpec:
     shared_dense: bool = False
     pooling: Literal["flatten", "average"] = "flatten"
     output: Literal["linear", "relu"] = "linear"
+    knee: float | None = None
 
     def __post_init__(self) -> None:
         if not self.filters:
@@ -106,6 +112,10 @@ class HeadSpec:
                     str(getattr(self, field)),
                     "Choose a larger one.",
                 )
+        if self.knee is not None and not 0 < self.knee < math.inf:
+            raise UserError(
+                "Head setting knee", "none, or above 0", str(self.knee), "Choose another."
+            )
         _check_choice("pooling", self.pooling, POOLINGS)
         _check_choice("output", self.output, OUTPUTS)
 

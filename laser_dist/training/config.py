@@ -1,6 +1,7 @@
 """Settings of a training run: nested frozen dataclasses, overridable by path, written beside it."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from laser_dist.errors import UserError
 from laser_dist.models.specs import STRIDE, BackboneSpec, HeadSpec
 
 SCHEDULES = ("constant", "cosine")
+_NOT_SET_BY_PATH = {"variant"}  # it decides which command and which stages: named, not overridden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,12 @@ class StageConfig:
         for name in ("epochs", "batch_size", "crops_per_frame"):
             _require(getattr(self, name) >= 1, f"Stage setting {name}", "1 or more", self, name)
         for name in ("learning_rate", "clip_norm"):
-            _require(getattr(self, name) > 0, f"Stage setting {name}", "above 0", self, name)
+            in_range = 0 < getattr(self, name) < math.inf
+            _require(in_range, f"Stage setting {name}", "above 0 and finite", self, name)
         known = "one of " + ", ".join(SCHEDULES)
         _require(self.schedule in SCHEDULES, "Stage setting schedule", known, self, "schedule")
-        _require(self.mixup >= 0, "Stage setting mixup", "0 or more", self, "mixup")
+        in_range = 0 <= self.mixup < math.inf
+        _require(in_range, "Stage setting mixup", "0 or more and finite", self, "mixup")
         fits = self.crop is None or (self.crop > 0 and self.crop % STRIDE == 0)
         _require(fits, "Stage setting crop", f"none or a multiple of {STRIDE}", self, "crop")
 
@@ -108,6 +112,13 @@ class TrainingConfig:
             what = f"Setting {name}.batch_size"
             expected = f"a multiple of {parts}, the workers' devices in all"
             _require(stage.batch_size % parts == 0, what, expected, stage, "batch_size")
+        side = min(self.backbone.height, self.backbone.width)
+        for name in ("image", "jnd"):
+            stage = getattr(self, name)
+            fits = stage.crop is None or stage.crop <= side
+            expected = f"at most {side}, the frame's shorter side"
+            _require(fits, f"Setting {name}.crop", expected, stage, "crop")
+        _require(0 <= self.seed < 2**31, "Setting seed", "from 0 to 2**31 - 1", self, "seed")
 
 
 def _require(holds: bool, what: str, expected: str, config: object, name: str) -> None:
@@ -178,7 +189,7 @@ def known_paths(kind: type = TrainingConfig, prefix: str = "") -> list[str]:
     for name, hint in typing.get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint):
             paths += known_paths(typing.cast(type, hint), f"{prefix}{name}.")
-        else:
+        elif prefix + name not in _NOT_SET_BY_PATH:
             paths.append(prefix + name)
     return paths
 
@@ -191,7 +202,7 @@ def _assign(values: dict[str, Any], kind: Any, path: str, text: str) -> None:
             raise _unknown_key(path, known_paths())
         values = values[parent]
     hint = typing.get_type_hints(kind).get(name)
-    if hint is None or dataclasses.is_dataclass(hint):
+    if hint is None or dataclasses.is_dataclass(hint) or path in _NOT_SET_BY_PATH:
         raise _unknown_key(path, known_paths())
     values[name] = _parse(hint, text, path)
 

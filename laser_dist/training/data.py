@@ -80,7 +80,7 @@ class FramePairs:
             num_parallel_calls=2,
             deterministic=True,
         )
-        for raw, target, weights, count in decoded.prefetch(2).as_numpy_iterator():
+        for raw, target, weights, count in _untuned(decoded.prefetch(2)).as_numpy_iterator():
             copies = 1 if self.crop is None else self.crops_per_frame
             yield Batch(raw, target, np.repeat(weights, copies), int(count) * copies)
 
@@ -91,14 +91,15 @@ class FramePairs:
         indices = tf.range(places.start, places.stop)
         weights = tf.cast(indices < count, tf.float32)
         present = tf.minimum(indices, count - 1)
-        raw, target = (
-            tf.map_fn(
+        decoded = {
+            name: tf.map_fn(
                 lambda encoded: _frame(encoded, self.height, self.width),
-                tf.gather(batch[name], present),
+                tf.gather(encoded_frames, present),
                 fn_output_signature=tf.float32,
             )
-            for name in ("raw", self.target)
-        )
+            for name, encoded_frames in batch.items()
+        }
+        raw, target = decoded["raw"], decoded[self.target]
         seed = tf.stack([tf.constant(_mixed(self.seed or 0, epoch), tf.int64), number])
         if self.flips:
             draws = tf.random.stateless_uniform([self.batch_size], seed)[places]
@@ -233,6 +234,13 @@ def num_steps(num_examples: int, batch_size: int) -> int:
 def num_examples(dataset_dir: Path, split: str) -> int:
     """Examples of a split, from the dataset's metadata."""
     return int(tfds.builder_from_directory(dataset_dir).info.splits[split].num_examples)
+
+
+def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The dataset without TensorFlow's tuning: its thread can take 10 s to end with an epoch."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _frame(encoded: Any, height: int, width: int) -> Any:

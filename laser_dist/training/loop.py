@@ -110,12 +110,14 @@ def train_stage(stage: Stage, place: Place) -> Progress:
         measured = _averages(map(stepper.measure, stage.validation.epoch(0)))
         _check_finite(measured["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
         figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}
+        figures["seconds"] = time.monotonic() - started
+        # Before the checkpoint: an epoch that is trained again replaces its figures, but one whose
+        # checkpoint stands is not trained again.
+        place.log.epoch(stage.name, epoch, figures)
         progress = _next(progress, figures["val_loss"])
         if place.is_chief:
             save_checkpoint(folder, [v.numpy() for v in state], progress, place.config)
             prune(folder, progress)
-        figures["seconds"] = time.monotonic() - started
-        place.log.epoch(stage.name, epoch, figures)
         place.log.event("epoch", stage=stage.name, epoch=epoch, figures=figures)
         place.after_epoch(figures)
     _restore(state, checkpoint_path(folder, progress.best_epoch))

@@ -12,7 +12,7 @@ def demo() -> TrainingConfig:
     Command: `laser-jnd train mj-lat --preset demo --dataset DIR`.
     """
     squares = StageConfig(
-        epochs=4,
+        epochs=3,
         batch_size=4,
         learning_rate=1e-3,
         schedule="cosine",
@@ -23,11 +23,11 @@ def demo() -> TrainingConfig:
     return TrainingConfig(
         variant="mj-lat",
         backbone=BackboneSpec(filters=48, latent_filters=96, height=144, width=256),
-        head=HeadSpec(filters=(32, 48, 64), dense=(), pooling="average"),
+        head=HeadSpec(filters=(32, 48, 64), dense=(), pooling="average", knee=0.2),
         image=squares,
         jnd=replace(squares, epochs=1, learning_rate=5e-4),
         heads=StageConfig(
-            epochs=15,
+            epochs=12,
             batch_size=16,
             learning_rate=2e-3,
             schedule="cosine",

@@ -53,7 +53,10 @@ def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dic
     }
     path = run_dir / CONFIG_FILE
     if path.exists():
-        _check_same(run_dir, _read_config(path), config)
+        before = _read_config(path)
+        _check_same(run_dir, before, config)
+        if _predictor_path(run_dir).exists():  # finished, and not by the packages of today
+            return {**before, "run_dir": config["run_dir"]}
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
@@ -102,7 +105,7 @@ def load_run(run_dir: Path) -> Run:
       UserError: no such folder, no finished predictor in it, or a configuration that cannot be
         read.
     """
-    path = run_dir / "models" / "predictor.keras"
+    path = _predictor_path(run_dir)
     config_path = run_dir / CONFIG_FILE
     if not config_path.exists() or not path.exists():
         missing = config_path if not config_path.exists() else path
@@ -113,6 +116,10 @@ def load_run(run_dir: Path) -> Run:
             "Train one with: laser-jnd train mj-lat --preset demo --dataset FOLDER",
         )
     return Run(run_dir, _read_config(config_path), path)
+
+
+def _predictor_path(run_dir: Path) -> Path:
+    return run_dir / "models" / "predictor.keras"
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def draw_excerpt(rng: np.random.Generator, path: Path, aspect: float, num_frames
     Raises:
       VideoError: the file is no video, is cut short, or has fewer frames than asked for.
     """
-    video_width, video_height, length = _extent(path, _modified_ns(path))
+    video_width, video_height, length = extent(path)
     if length < num_frames:
         raise VideoError(
             f"Video {path}", f"at least {num_frames} frames", str(length), "Leave it out."
@@ -121,6 +121,15 @@ def _window(frame: av.VideoFrame, excerpt: Excerpt, path: Path) -> UInt8Array:
             "Leave it out.",
         )
     return clip.rgb(0)[excerpt.top : bottom, excerpt.left : right]
+
+
+def extent(path: Path) -> tuple[int, int, int]:
+    """Width, height and number of frames of a video, read to its end.
+
+    Raises:
+      VideoError: the file is no video, or is cut short.
+    """
+    return _extent(path, _modified_ns(path))
 
 
 def _modified_ns(path: Path) -> int:

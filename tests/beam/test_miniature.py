@@ -16,6 +16,7 @@ from beam_pipelines.miniature import (
     marker_of,
     marker_text,
 )
+from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.sources import Footage
@@ -32,6 +33,9 @@ pytestmark = [
 ]
 
 
+LEFT_OUT = Reject(what="file", where="notes.txt", stage="find", reason="not a whole image")
+
+
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory):
     return photographs(tmp_path_factory.mktemp("footage"))
@@ -40,7 +44,7 @@ def footage(tmp_path_factory):
 @pytest.fixture(scope="module")
 def miniature(footage, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "mini"
-    make_miniature(footage, TINY, folder, local_options(1))
+    make_miniature(footage, TINY, folder, local_options(1), left_out=[LEFT_OUT])
     return folder
 
 
@@ -60,7 +64,7 @@ def test_the_miniature_has_videosets_layout(miniature):
     table = read_videoset_labels(miniature, "64x48")
     assert [source.source_id[-1] for source in table.sources] == ["1", "2", "3", "4"]
     assert table.repairs == ()
-    assert read_rejects(miniature / "rejects.parquet") == ((), 4)
+    assert read_rejects(miniature / "rejects.parquet") == ((LEFT_OUT,), 4)
 
 
 def test_each_clip_is_what_its_name_says(miniature, footage):
@@ -100,7 +104,7 @@ def test_a_markers_strings_are_left_alone():
 
 
 def test_two_workers_make_the_same_files(miniature, footage, tmp_path):
-    make_miniature(footage, TINY, tmp_path / "again", local_options(2))
+    make_miniature(footage, TINY, tmp_path / "again", local_options(2), left_out=[LEFT_OUT])
     assert contents(tmp_path / "again") == contents(miniature)
 
 

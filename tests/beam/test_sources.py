@@ -1,3 +1,6 @@
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +13,9 @@ from beam_pipelines.sources import (
     videos_in,
 )
 from laser_dist.errors import UserError
+from laser_dist.jnd.layout import FRAME_RATES
+from laser_dist.video.codec import encode_h264
+from laser_dist.video.frames import Clip
 
 
 def save(path, *, width=160, height=130, **options):
@@ -54,7 +60,23 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
     assert load_photo(tmp_path / "grey.png").shape == (4, 8, 3)
 
 
-@pytest.mark.parametrize("find", [photographs_in, videos_in])
+def test_short_cut_and_still_videos_are_told_before_the_work_begins(tmp_path):
+    rate = FRAME_RATES[30]
+    noise = np.random.default_rng(0).integers(0, 256, (6, 128, 128, 3), np.uint8)
+    whole = encode_h264(Clip.from_rgb(noise, rate), qp=30)
+    (tmp_path / "whole.264").write_bytes(whole)
+    (tmp_path / "cut.264").write_bytes(whole[: len(whole) * 3 // 5])
+    (tmp_path / "short.264").write_bytes(encode_h264(Clip.from_rgb(noise[:3], rate), qp=30))
+    Image.fromarray(noise[0]).save(tmp_path / "still.png")
+    found, rejects = videos_in(tmp_path, min_frames=6)
+    assert [footage.group_id for footage in found] == ["whole"]
+    reasons = {Path(reject.where).name: reject.reason for reject in rejects}
+    assert set(reasons) == {"cut.264", "short.264", "still.png"}
+    assert reasons["short.264"] == "3 frames, fewer than 6"
+    assert reasons["still.png"] == "a still image"
+
+
+@pytest.mark.parametrize("find", [photographs_in, partial(videos_in, min_frames=4)])
 def test_a_folder_without_anything_to_use_is_an_error(tmp_path, find):
     (tmp_path / "notes.txt").write_text("neither")
     with pytest.raises(UserError, match="expected at least one .* of 128 pixels or more"):

@@ -18,6 +18,7 @@ from beam_pipelines.miniature import MiniatureSettings, make_miniature
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.sources import Footage
+from beam_pipelines.videoset_files import take_inventory
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import read_videoset_labels
 from laser_dist.jnd.layout import FRAME_RATES
@@ -225,6 +226,25 @@ def test_a_build_that_loses_too_much_ends_in_one_clear_error(miniature, tmp_path
     assert [reject.where for reject in read_rejects(refusal)[0]] == ["videoSRC002"]
     # Nothing is left that TFDS would take for a dataset.
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+
+
+def test_sources_lost_by_name_are_all_in_the_table_of_a_refused_build(miniature, tmp_path):
+    shutil.copytree(miniature, tmp_path / "mini")
+    for path in (tmp_path / "mini").glob("*/*_qp_00.264"):
+        path.unlink()
+    with pytest.raises(UserError, match="6 rejected: .*All of them: "):
+        build(tmp_path / "mini", tmp_path / "data")
+    (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
+    assert len(read_rejects(refusal)[0]) == 6
+
+
+def test_another_grouping_is_another_dataset(miniature, tmp_path):
+    shutil.copytree(miniature, tmp_path / "mini")
+    before = take_inventory(tmp_path / "mini", TINY.resolution).fingerprint
+    path = tmp_path / "mini" / "SIMULATED.json"
+    marker = json.loads(path.read_text())
+    path.write_text(json.dumps({**marker, "groups": dict.fromkeys(marker["groups"], "one")}))
+    assert take_inventory(tmp_path / "mini", TINY.resolution).fingerprint != before
 
 
 def test_a_few_rejects_are_left_out_and_counted(miniature, tmp_path, monkeypatch):

@@ -80,8 +80,34 @@ def test_a_finished_run_is_moved_aside_and_an_unfinished_one_removed(tmp_path):
     assert (tmp_path / "run-before" / "models" / "predictor.keras").read_text() == "second"
 
 
+@pytest.mark.parametrize("name", ["run", "run-before"])
+def test_the_demo_removes_nothing_that_is_not_a_run(name, tmp_path):
+    demo.check_room(tmp_path / "run")
+    (tmp_path / name).mkdir()
+    demo.check_room(tmp_path / "run")
+    (tmp_path / name / "thesis.tex").touch()
+    with pytest.raises(UserError, match=f"{name}: expected a run or nothing, got a folder with"):
+        demo.check_room(tmp_path / "run")
+    (tmp_path / name / "config.json").touch()
+    demo.check_room(tmp_path / "run")
+
+
+def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_path):
+    aside = tmp_path / "name" / "config" / ".1.0.0.replaced"
+    aside.mkdir(parents=True)
+    (aside / "dataset_info.json").touch()
+    with pytest.raises(UserError, match="got none in it"):
+        find_dataset(tmp_path)
+    folder = aside.with_name("1.0.0")
+    with pytest.raises(ValueError, match="again"), build.set_aside(folder):
+        raise ValueError("again")
+    assert find_dataset(tmp_path) == folder
+    assert not aside.exists()
+
+
 @pytest.mark.slow
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
+    from beam_pipelines.miniature import MiniatureSettings
     from laser_dist.models.variants import variant_named
     from laser_dist.training.presets import PRESETS
     from laser_dist.training.stages import stage_names
@@ -89,5 +115,10 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
 
     assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == build.RESOLUTIONS
     assert set(train.PRESETS) == set(PRESETS)
+    settings = MiniatureSettings()
+    assert (settings.num_sources, settings.resolution) == (
+        miniature.NUM_SOURCES,
+        build.RESOLUTIONS["miniature"],
+    )
     for variant, stages in train.STAGES.items():
         assert stage_names(variant_named(variant)) == stages

@@ -248,3 +248,23 @@ def test_a_head_of_two_levels_or_with_missing_start_values_is_refused():
         build_head(TINY, SHAPE, levels=2)
     with pytest.raises(ValueError, match="initial_levels: expected 3 values, got 1"):
         build_head(TINY, SHAPE, levels=3, initial_levels=[30.0])
+
+
+@LEVELS
+def test_a_knee_compresses_each_branch_after_its_norm_and_survives_saving(levels, tmp_path):
+    spec = dataclasses.replace(TINY, knee=0.2)
+    head = build_head(spec, SHAPE, levels=levels)
+    for name in ("",) if levels == 1 else ("1", "2", "3"):
+        log = head.get_layer(f"branch{name}_log")
+        assert (log.knee, log.input is head.get_layer(f"branch{name}_norm").output) == (0.2, True)
+    head.save(tmp_path / "head.keras")
+    loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    inputs = features(levels)
+    np.testing.assert_array_equal(run(loaded, inputs), run(head, inputs))
+    assert not any("SignedLog" in layer_names(build_head(TINY, SHAPE, levels=n)) for n in (1, 3))
+
+
+@pytest.mark.parametrize("knee", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_knee_that_cannot_be_is_refused(knee):
+    with pytest.raises(UserError, match="Head setting knee: expected none, or above 0"):
+        dataclasses.replace(TINY, knee=knee)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laser_dist.models.layers import ChannelAttention, conv_block, halve
+from laser_dist.models.layers import ChannelAttention, SignedLog, conv_block, halve
 
 
 def channel_attention_by_hand(features, squeeze, squeeze_bias, excite, excite_bias):
@@ -124,3 +124,19 @@ def test_halve_keeps_the_largest_of_each_window_and_never_pools_a_side_away(heig
         ]
     )[np.newaxis]
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(got), expected)
+
+
+@given(value=st.floats(-1e4, 1e4), knee=st.floats(0.01, 10.0))
+def test_signed_log_is_odd_and_the_logarithm_beyond_its_knee(value, knee):
+    got, mirrored = (float(SignedLog(knee)(np.float32([each]))[0]) for each in (value, -value))
+    assert got == -mirrored
+    expected = np.copysign(np.log(1.0 + abs(value) / knee), value)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_signed_log_survives_a_round_trip_of_its_configuration():
+    layer = SignedLog(0.3, name="log")
+    again = SignedLog.from_config(layer.get_config())
+    assert (again.knee, again.name) == (0.3, "log")
+    with pytest.raises(ValueError, match="knee: expected above 0, got 0"):
+        SignedLog(0)

@@ -51,6 +51,16 @@ def test_the_same_run_goes_on_even_where_the_dataset_was_moved(dataset, tmp_path
     assert config["dataset"]["dir"] == str(tmp_path / "moved")
 
 
+def test_a_finished_run_keeps_the_word_of_the_packages_that_made_it(dataset, tmp_path):
+    start_run(tmp_path / "run", TRAINING, dataset)
+    path = tmp_path / "run" / "config.json"
+    change(path, packages={"keras": "3.0.0"})
+    (tmp_path / "run" / "models").mkdir()
+    (tmp_path / "run" / "models" / "predictor.keras").touch()
+    assert start_run(tmp_path / "run", TRAINING, dataset)["packages"] == {"keras": "3.0.0"}
+    assert json.loads(path.read_text())["packages"] == {"keras": "3.0.0"}
+
+
 def test_other_settings_are_another_run(dataset, tmp_path):
     start_run(tmp_path / "run", TRAINING, dataset)
     before = (tmp_path / "run" / "config.json").read_text()

@@ -10,8 +10,13 @@ import tensorflow_datasets as tfds
 
 from beam_pipelines.elements import JudgedSource, MeasuredSource
 from beam_pipelines.frame_pairs import MeasureSources, PairSettings
-from beam_pipelines.rejects import check_share
-from beam_pipelines.rejects_table import REJECTS, REJECTS_FILE, WriteRejects, clear_failures
+from beam_pipelines.rejects_table import (
+    REJECTS,
+    REJECTS_FILE,
+    WriteRejects,
+    clear_failures,
+    refuse_too_many,
+)
 from beam_pipelines.runner import worker_environment
 from beam_pipelines.videoset_files import Inventory, take_inventory
 from laser_dist.errors import UserError
@@ -116,7 +121,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         manual_folder = Path(dl_manager.manual_dir)
         inventory = take_inventory(manual_folder, self._config.resolution)
         total = inventory.num_sources
-        check_share(inventory.rejects, total)
+        refuse_too_many(inventory.rejects, total, self._refusal)
         splits = assign_splits({s.source_id: s.group_id for s in inventory.sources})
         _check_every_split(splits, manual_folder)
         metadata = self.info.metadata
