@@ -11,7 +11,7 @@ help:  ## Show what there is.
 
 demo:  ## Photographs to report, on this machine, in minutes.
 	@if $(MAKE) --question $(VENV)/.installed 2>/dev/null; \
-	  then echo "Reused: $(VENV), the environment"; else $(MAKE) $(VENV)/.installed; fi
+	  then echo "Reused: $(VENV), the environment"; else $(MAKE) --no-print-directory $(VENV)/.installed; fi
 	@$(BIN)/laser-jnd demo
 
 test: $(VENV)/.installed-dev lint  ## Every check and every test this machine can run.
