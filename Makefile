@@ -15,7 +15,7 @@ demo:  ## Photographs to report, on this machine, in minutes.
 	@$(BIN)/laser-jnd demo
 
 test: $(VENV)/.installed-dev lint  ## Every check and every test this machine can run.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## Format, lint and type checks.
 	@$(BIN)/ruff format --check .

@@ -27,6 +27,7 @@ examples:
   laser-jnd miniature --output runs/mine --videos ~/clips --qps 16,24,30,36,45
 """
 NUM_SOURCES = 600
+NUM_FRAMES = 4  # of each clip
 MAX_SOURCES = 999  # VideoSet's names have three digits
 
 
@@ -105,11 +106,10 @@ def find_footage(
     Raises:
       UserError: a folder that is not there, or holds nothing that can be used.
     """
-    from beam_pipelines.miniature import MiniatureSettings
     from beam_pipelines.sources import photographs_in, shipped_photographs, videos_in
 
     footage, rejects = shipped_photographs(), ()
-    long_enough = partial(videos_in, min_frames=MiniatureSettings.num_frames)
+    long_enough = partial(videos_in, min_frames=NUM_FRAMES)
     for folder, find in ((photos, photographs_in), (videos, long_enough)):
         if folder is not None:
             found, not_found = find(folder)

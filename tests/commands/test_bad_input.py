@@ -140,7 +140,7 @@ def test_an_unknown_setting_lists_the_known_ones(tmp_path):
     line = refusal(
         "train", "mj-lat", "--preset", "demo", "--dataset", "none", *settings, cwd=tmp_path
     )
-    assert line.startswith("Setting head.dropuot: expected one of variant, backbone.")
+    assert line.startswith("Setting head.dropuot: expected one of backbone.filters, ")
     for known in ("heads.epochs", "cluster.num_workers", "seed"):
         assert f" {known}" in line
 

@@ -116,9 +116,10 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
     assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == build.RESOLUTIONS
     assert set(train.PRESETS) == set(PRESETS)
     settings = MiniatureSettings()
-    assert (settings.num_sources, settings.resolution) == (
+    assert (settings.num_sources, settings.num_frames) == (
         miniature.NUM_SOURCES,
-        build.RESOLUTIONS["miniature"],
+        miniature.NUM_FRAMES,
     )
+    assert settings.resolution == build.RESOLUTIONS["miniature"]
     for variant, stages in train.STAGES.items():
         assert stage_names(variant_named(variant)) == stages
