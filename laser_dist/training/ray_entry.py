@@ -91,25 +91,21 @@ def _end_at_faults() -> Any:
     class EndAtFaults(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
             for error in worker_exceptions.values():
-                if not may_come_of_a_lost_worker(str(error)):
-                    raise RuntimeError(str(error))
+                if not may_come_of_a_lost_worker(error):
+                    raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     return EndAtFaults()
 
 
-def may_come_of_a_lost_worker(error: str) -> bool:
+def may_come_of_a_lost_worker(error: BaseException) -> bool:
     """Whether a worker's error may be another worker's end, told by the error's own type.
 
     Args:
-      error: text of the error, a traceback where it is one of the training function.
+      error: that the training function raised, or Ray's word that the worker has died.
     """
-    _, traceback, after = error.rpartition("Traceback (most recent call last):\n")
-    if not traceback:
-        return True  # Ray's own word: the worker has died
-    # The frames are indented; the error comes after them, TensorFlow's in many lines.
-    line = next(line for line in after.splitlines() if line and not line[0].isspace())
-    kind = line.partition(":")[0].rpartition(".")[2]
-    return kind.removesuffix("Error") in _LEFT_BEHIND
+    package, name = type(error).__module__.partition(".")[0], type(error).__name__
+    left_behind = package == "tensorflow" and name.removesuffix("Error") in _LEFT_BEHIND
+    return package == "ray" or left_behind
 
 
 @contextmanager
