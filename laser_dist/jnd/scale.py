@@ -1,0 +1,35 @@
+"""What levels count in, and which way is worse: stated here once, and in a dataset's metadata."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A quantiser's scale.
+
+    Attributes:
+      name: "QP" or "QF"; its lower case names the column of a quality table.
+      higher_is_worse: direction.
+      lowest: least level, coded with loss.
+      highest: greatest level, coded with loss.
+      reference: where the reference stands, which viewers compare the first level with.
+    """
+
+    name: str
+    higher_is_worse: bool
+    lowest: int
+    highest: int
+    reference: int
+
+    def rounded(self, level: float) -> int:
+        """The whole number at which a level's frames are coded: half up, within the scale."""
+        return min(max(int(level + 0.5), self.lowest), self.highest)
+
+
+QP = Scale(name="QP", higher_is_worse=True, lowest=1, highest=51, reference=0)
+"""H.264's quantiser index; VideoSet's QP 0 is the reference."""
+
+QF = Scale(name="QF", higher_is_worse=False, lowest=1, highest=100, reference=100)
+"""JPEG's quality factor; MCL-JCI's viewers compared with the JPEG of QF 100."""
+
+SCALES = {scale.name: scale for scale in (QP, QF)}
