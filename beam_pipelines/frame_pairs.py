@@ -1,25 +1,31 @@
-"""From found sources to frame pairs and quality rows.
+"""One source from its files to frame pairs and quality rows.
 
-JudgedSource ─ decode reference ─▶ at each QP: decode, measure ─▶ MeasuredSource
-                                    └ at a level without a coded clip: encode anew
+JudgedSource ─ read reference ─▶ at each quantiser: read, measure ─▶ MeasuredSource
+                                  └ at a level without a good clip: encode anew
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-import apache_beam as beam
 import numpy as np
 
-from beam_pipelines.elements import FramePair, JudgedSource, MeasuredSource, QualityRow
-from beam_pipelines.quality_sweep import measure_clip, sorted_rows, write_quality_table
-from beam_pipelines.rejects import SOURCE, Reject
-from beam_pipelines.rejects_table import REJECTS
+from beam_pipelines.codecs import CodedClip, encode_clip, read_clip
+from beam_pipelines.elements import (
+    FROM_FILE,
+    NUM_LEVELS,
+    FramePair,
+    JudgedSource,
+    MeasuredSource,
+    QualityRow,
+    SourceFacts,
+)
+from beam_pipelines.rejects import CLIP, Reject
+from beam_pipelines.storage import StoredFile
 from laser_dist.video.activity import spatial_information, temporal_information
-from laser_dist.video.codec import VideoError, decode, encode_h264
+from laser_dist.video.codec import VideoError
 from laser_dist.video.frames import Clip
-from laser_dist.video.quality import psnr_rgb_db
+from laser_dist.video.quality import PSNR_CAP_DB, ClipQuality, measure_quality, psnr_rgb_db
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,120 +35,230 @@ class PairSettings:
     Attributes:
       model_width: of the frames, in pixels.
       model_height: of the frames, in pixels.
-      frames_per_second: frames taken of each source; at least one.
+      frames_per_second: frames taken of each source, at least one; None for all.
     """
 
     model_width: int
     model_height: int
-    frames_per_second: float
+    frames_per_second: float | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames."""
+        return self.model_width, self.model_height
 
     def frame_indices(self, num_frames: int, fps: float) -> list[int]:
         """Which frames are taken: the centres of equal intervals over the clip."""
-        count = int(min(max(round(num_frames / fps * self.frames_per_second), 1), num_frames))
+        count = num_frames
+        if self.frames_per_second is not None:
+            wanted = round(num_frames / fps * self.frames_per_second)
+            count = int(min(max(wanted, 1), num_frames))
         return [int((i + 0.5) * num_frames / count) for i in range(count)]
 
 
-def measure_source(source: JudgedSource, settings: PairSettings) -> MeasuredSource:
-    """Decodes, measures and pairs one source.
+class Quantisers:
+    """The quantisers of one source at which there is something to do."""
+
+    def __init__(self, source: JudgedSource) -> None:
+        self.files = dict(source.clips)
+        self.levels = tuple(q for q in source.level_quantisers if q is not None)
+        self.reference = source.scale.reference
+        # MCL-JCI's reference may be a level itself; there its frames are the raw ones.
+        self.coded = sorted({*self.files, *self.levels} - {self.reference})
+
+
+def measure_source(
+    source: JudgedSource,
+    settings: PairSettings,
+    unusable: Mapping[int, str],
+    report: Callable[[int], None],
+) -> MeasuredSource:
+    """Reads, measures and pairs one source.
 
     Args:
-      source: found and matched; its clips include the reference.
+      source: found and matched.
       settings: of the examples.
+      unusable: quantiser to reason: files that are known to be bad, and are left alone.
+      report: called with each quantiser before its clip is touched.
 
     Returns:
-      Rows for all QPs that have a clip and for the three levels, and the frame pairs. A level
-      without a coded clip is encoded anew from the reference.
+      Rows for all quantisers that have a good clip and for the levels, the frame pairs, and a
+      reject for each clip that is not good. A level without a good clip is encoded anew.
 
     Raises:
-      VideoError: a clip cannot be decoded, or differs from its reference in size or length.
-      OSError: a file cannot be read.
+      VideoError: the reference cannot be used, or a level not be encoded.
+      OSError: the reference cannot be read.
     """
-    paths = dict(source.clips)
-    reference = decode(paths[0], fps=source.fps)
-    size = (settings.model_width, settings.model_height)
-    rows: list[QualityRow] = []
-    level_clips: dict[int, Clip] = {}
-    for qp in sorted({*paths, *source.level_qps} - {0}):
-        if qp in paths:
-            stream, origin = paths[qp].read_bytes(), "file"
-        else:
-            stream, origin = encode_h264(reference, qp=qp), "encoded"
-        clip = _decode_like(reference, stream, paths.get(qp, Path(f"of QP {qp}")))
-        clips = (reference, clip)
-        rows.append(measure_clip(source, qp, stream, origin, clips=clips, model_size=size))
-        if qp in source.level_qps:
-            level_clips[qp] = clip
-    first, second, third = ("file" if qp in paths else "encoded" for qp in source.level_qps)
-    return MeasuredSource(
-        source=source,
-        level_origins=(first, second, third),
-        spatial_information=spatial_information(reference),
-        temporal_information=temporal_information(reference),
-        rows=sorted_rows(rows),
-        pairs=_pairs(reference, [level_clips[qp] for qp in source.level_qps], settings),
-    )
+    quantisers = Quantisers(source)
+    report(quantisers.reference)
+    if quantisers.reference in unusable:
+        raise VideoError(
+            f"Reference of {source.source_id}",
+            "a clip that can be decoded",
+            unusable[quantisers.reference],
+            "Fetch it again.",
+        )
+    session = _Session(source, settings)
+    for quantiser in quantisers.coded:
+        report(quantiser)
+        session.measure(quantiser, unusable.get(quantiser, ""))
+    return session.result()
 
 
-def _pairs(reference: Clip, levels: list[Clip], settings: PairSettings) -> tuple[FramePair, ...]:
-    size = {"width": settings.model_width, "height": settings.model_height}
-    pairs: list[FramePair] = []
-    for index in settings.frame_indices(reference.num_frames, float(reference.fps)):
-        raw = reference.rgb(index, **size)
-        frames = np.stack([clip.rgb(index, **size) for clip in levels])
-        first, second, third = (psnr_rgb_db(raw, frame) for frame in frames)
-        pairs.append(
-            FramePair(
-                frame_index=index,
-                timestamp_s=float(reference.timestamps[index]),
-                raw=raw,
-                levels=frames,
-                psnr_db=(first, second, third),
+class _Session:
+    """One source's reference and what has been measured against it so far."""
+
+    def __init__(self, source: JudgedSource, settings: PairSettings) -> None:
+        self._source = source
+        self._files = dict(source.clips)
+        self._original = read_clip(source.original, source).clip if source.original else None
+        reference = self._read_reference()
+        self._reference = reference.clip
+        size = {"width": settings.model_width, "height": settings.model_height}
+        self._size = size
+        self._rgb = self._reference.rgb_frames(**size)
+        fps = float(self._reference.fps)
+        self._indices = settings.frame_indices(self._reference.num_frames, fps)
+        self._rows = [self._reference_row(reference)]
+        self._rejects: list[Reject] = []
+        self._other_counts: Counter[int] = Counter()
+        self._level_frames = {source.scale.reference: self._rgb[self._indices]}
+        self._origins = {source.scale.reference: reference.origin}
+
+    def _read_reference(self) -> CodedClip:
+        quantiser = self._source.scale.reference
+        if quantiser in self._files:
+            return read_clip(self._files[quantiser], self._source)
+        assert self._original is not None  # or the source would have been rejected by name
+        return encode_clip(self._original, quantiser, self._source)
+
+    def measure(self, quantiser: int, fault: str) -> None:
+        """Measures the clip at a quantiser; `fault` is what is known to be wrong with its file."""
+        coded = self._read(quantiser, fault) if quantiser in self._files else None
+        if coded is None and quantiser not in self._source.level_quantisers:
+            return
+        if coded is None:
+            coded = encode_clip(self._original or self._reference, quantiser, self._source)
+        rgb = coded.clip.rgb_frames(**self._size)
+        self._rows.append(self._row(quantiser, coded, rgb))
+        if quantiser in self._source.level_quantisers:
+            self._level_frames[quantiser] = rgb[self._indices]
+            self._origins[quantiser] = coded.origin
+
+    def _read(self, quantiser: int, fault: str) -> CodedClip | None:
+        """The clip of a file, None where it cannot be used: that is noted, and why."""
+        file = self._files[quantiser]
+        try:
+            if fault:
+                raise VideoError(f"Clip {file}", "a clip that can be decoded", fault, "Fetch it.")
+            coded = read_clip(file, self._source)
+            self._check_like_reference(coded.clip, str(file))
+        except (VideoError, OSError) as error:
+            self._reject(file, error)
+            return None
+        return coded
+
+    def _reject(self, file: StoredFile, error: VideoError | OSError) -> None:
+        why = str(error)
+        if isinstance(error, VideoError):  # whose text names the file again
+            why = f"expected {error.expected}, got {error.got}"
+        self._rejects.append(
+            Reject(
+                what=CLIP,
+                where=str(file),
+                stage="measure",
+                reason=why,
+                source_id=self._source.source_id,
             )
         )
-    return tuple(pairs)
 
-
-def _decode_like(reference: Clip, stream: bytes, path: Path) -> Clip:
-    """Decodes a coded clip, which must be as long and as large as its reference."""
-    try:
-        clip = decode(stream, fps=reference.fps, expected_frames=reference.num_frames)
-    except VideoError as error:  # which speaks of "bytes in memory"
-        raise VideoError(
-            f"Clip {path}", error.expected, error.got, "Fetch the clip again."
-        ) from error
-    if clip.y.shape != reference.y.shape:
-        raise VideoError(
-            f"Clip {path}",
-            f"the reference's {reference.width}x{reference.height}",
-            f"{clip.width}x{clip.height}",
-            "Fetch the clip again.",
-        )
-    return clip
-
-
-class MeasureSources(beam.DoFn):
-    """`measure_source` for every source; what cannot be used goes to the output `rejects`.
-
-    Each source's quality rows are written as soon as they are there: one file, complete or absent.
-    """
-
-    def __init__(self, settings: PairSettings, quality_folder: Path) -> None:
-        self._settings = settings
-        self._quality_folder = quality_folder
-        self._measured = beam.metrics.Metrics.counter("sources", "measured")
-        self._rejected = beam.metrics.Metrics.counter("sources", "rejected")
-
-    def process(
-        self, source: JudgedSource
-    ) -> Iterable[MeasuredSource | beam.pvalue.TaggedOutput[Literal["rejects"], Reject]]:
-        """Yields the measured source, or one reject."""
-        try:
-            measured = measure_source(source, self._settings)
-        except (VideoError, OSError) as error:
-            self._rejected.inc()
-            reject = Reject(what=SOURCE, where=source.source_id, stage="measure", reason=str(error))
-            yield beam.pvalue.TaggedOutput(REJECTS, reject)
+    def _check_like_reference(self, clip: Clip, file: str) -> None:
+        if clip.y.shape == self._reference.y.shape:
             return
-        write_quality_table(measured.rows, self._quality_folder)
-        self._measured.inc()
-        yield measured
+        if clip.num_frames != self._reference.num_frames:
+            self._other_counts[clip.num_frames] += 1
+        raise VideoError(f"Clip {file}", _shape(self._reference), _shape(clip), "Fetch it again.")
+
+    def _row(self, quantiser: int, coded: CodedClip, rgb: np.ndarray) -> QualityRow:
+        return self._quality_row(
+            quantiser,
+            coded,
+            measure_quality(
+                self._reference, coded.clip, reference_rgb=self._rgb, distorted_rgb=rgb
+            ),
+        )
+
+    def _reference_row(self, coded: CodedClip) -> QualityRow:
+        """What the reference cost; against itself there is nothing to measure."""
+        same = ClipQuality(PSNR_CAP_DB, PSNR_CAP_DB, 1.0, PSNR_CAP_DB)
+        return self._quality_row(self._source.scale.reference, coded, same)
+
+    def _quality_row(self, quantiser: int, coded: CodedClip, quality: ClipQuality) -> QualityRow:
+        seconds = float(self._reference.num_frames / self._reference.fps)
+        has_rate = coded.num_bits is not None and self._source.fps is not None
+        return QualityRow(
+            source_id=self._source.source_id,
+            quantiser=quantiser,
+            num_bits=coded.num_bits,
+            bitrate_kbps=(coded.num_bits or 0) / 1000 / seconds if has_rate else None,
+            psnr_y_db=quality.psnr_y_db,
+            psnr_rgb_db=quality.psnr_rgb_db,
+            ssim=quality.ssim,
+            xpsnr_db=quality.xpsnr_db,
+            origin=coded.origin,
+            encoder=coded.encoder,
+            encoder_version=coded.encoder_version,
+        )
+
+    def result(self) -> MeasuredSource:
+        """All of it; a reference that most of its clips contradict is no reference."""
+        self._check_length()
+        source, levels = self._source, self._source.level_quantisers
+        origins = ("" if level is None else self._origins[level] for level in levels)
+        facts = SourceFacts(
+            source_id=source.source_id,
+            group_id=source.group_id,
+            levels=source.levels,
+            level_origins=tuple(origins),
+            spatial_information=spatial_information(self._reference),
+            temporal_information=temporal_information(self._reference),
+        )
+        pairs = tuple(self._pair(position) for position in range(len(self._indices)))
+        rows = sorted(self._rows, key=lambda row: row.quantiser)
+        return MeasuredSource(
+            facts=facts, rows=tuple(rows), pairs=pairs, rejects=tuple(self._rejects)
+        )
+
+    def _check_length(self) -> None:
+        """A stream cut between two frames looks whole; only its other clips tell."""
+        num_agreeing = sum(row.origin == FROM_FILE for row in self._rows[1:])
+        for num_frames, count in self._other_counts.most_common(1):
+            if count > num_agreeing:
+                raise VideoError(
+                    f"Reference of {self._source.source_id}",
+                    f"{num_frames} frames, as most of its clips have",
+                    f"{self._reference.num_frames}",
+                    "Fetch it again.",
+                )
+
+    def _pair(self, position: int) -> FramePair:
+        raw = self._rgb[self._indices[position]]
+        frames = np.zeros((NUM_LEVELS, *raw.shape), np.uint8)
+        psnr_db = [float("nan")] * NUM_LEVELS
+        for level, quantiser in enumerate(self._source.level_quantisers):
+            if quantiser is not None:
+                frames[level] = self._level_frames[quantiser][position]
+                psnr_db[level] = psnr_rgb_db(raw, frames[level])
+        first, second, third = psnr_db
+        index = self._indices[position]
+        return FramePair(
+            frame_index=index,
+            timestamp_s=float(self._reference.timestamps[index]),
+            raw=raw,
+            levels=frames,
+            psnr_db=(first, second, third),
+        )
+
+
+def _shape(clip: Clip) -> str:
+    return f"{clip.num_frames} frames of {clip.width}x{clip.height}"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from beam_pipelines.folders import unfinished_folder
+from beam_pipelines.measured_files import PAIRS_SUFFIX
 
 POLL_S = 0.5
 
@@ -20,20 +21,13 @@ def finished_clips(folder: Path) -> int:
     return sum(1 for _ in unfinished_folder(folder.absolute()).glob("*/*_qp_00.264"))
 
 
-def finished_sources(data_dir: Path, dataset: str) -> int:
-    """Number of sources a dataset's build has measured so far.
+def finished_sources(work: Path) -> int:
+    """Number of sources a dataset's build has measured so far, earlier runs included.
 
     Args:
-      data_dir: of the build, as TFDS takes it.
-      dataset: name and configuration, "videoset_jnd/miniature".
+      work: folder of the build's measured files.
     """
-    # TFDS works in `incomplete.RANDOM_VERSION`; one that a killed build left would count as well,
-    # so only the newest does.
-    folders = list((data_dir / dataset).glob("incomplete.*"))
-    if not folders:
-        return 0
-    newest = max(folders, key=_modified_s)
-    return sum(1 for _ in (newest / "quality").glob("*.parquet"))
+    return sum(1 for _ in work.glob(f"[!.]*{PAIRS_SUFFIX}"))
 
 
 @contextmanager
@@ -79,10 +73,3 @@ def watch_progress(
         thread.join()
     if faults:
         raise faults[0]
-
-
-def _modified_s(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except FileNotFoundError:  # finished and renamed between the listing and this look
-        return 0.0

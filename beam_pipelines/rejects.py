@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from laser_dist.errors import UserError
 
 MAX_REJECTED_SHARE = 0.05
+
 SOURCE = "source"
+"""A whole source is lost."""
+CLIP = "clip"
+"""One coded clip is missing or damaged; its source goes on without it."""
+COPY = "copy"
+"""A second copy of something; the first is used."""
+ARCHIVE = "archive"
+"""An archive, or a name in one."""
+FILE = "file"
+"""Any other file."""
+
+_COSTLY = (SOURCE, CLIP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,24 +26,31 @@ class Reject:
     """One input that could not be used.
 
     Attributes:
-      what: "source" for a whole source; else what part or file: "clip", "file".
+      what: SOURCE, CLIP, COPY, ARCHIVE or FILE.
       where: its path or id.
       stage: of the work: "find", "make" or "measure".
       reason: why, in a sentence.
+      source_id: the source concerned; empty where `where` is its id, or where it is none's.
     """
 
     what: str
     where: str
     stage: str
     reason: str
+    source_id: str = ""
 
     def __str__(self) -> str:
         return f"{self.what} {self.where} ({self.stage}): {self.reason}"
 
 
-def lost_sources(rejects: Sequence[Reject]) -> list[Reject]:
-    """The rejects that cost a whole source; a second copy of a clip, for one, costs none."""
-    return [reject for reject in rejects if reject.what == SOURCE]
+def lost_sources(rejects: Sequence[Reject]) -> set[str]:
+    """The sources that are lost as a whole."""
+    return {_source_of(reject) for reject in rejects if reject.what == SOURCE}
+
+
+def impaired_sources(rejects: Sequence[Reject]) -> set[str]:
+    """The sources that are lost, or go on without one of their clips."""
+    return {_source_of(reject) for reject in rejects if reject.what in _COSTLY}
 
 
 def check_share(
@@ -40,20 +59,25 @@ def check_share(
     """Stops work that would lose too much.
 
     Args:
-      rejects: of all kinds; those of whole sources count.
+      rejects: of all kinds; the sources that are lost or lose a clip count, once each.
       total: number of sources, the rejected ones included.
-      max_share: largest share of the sources that may be lost.
+      max_share: largest share of the sources that may be so.
 
     Raises:
-      UserError: more than `max_share` were rejected; the message names the first ones.
+      UserError: it is more; the message names the first ones.
     """
-    lost = lost_sources(rejects)
-    if len(lost) <= max_share * total:
+    concerned = impaired_sources(rejects)
+    if len(concerned) <= max_share * total:
         return
-    shown = "; ".join(str(reject) for reject in lost[:3])
+    costly = [reject for reject in rejects if reject.what in _COSTLY]
+    shown = "; ".join(str(reject) for reject in costly[:3])
     raise UserError(
         f"Work on {total} sources",
-        f"at most {max_share:.0%} rejected",
-        f"{len(lost)} rejected: {shown}{'; …' if len(lost) > 3 else ''}",
+        f"at most {100 * max_share:g}% of them with rejects",
+        f"{len(concerned)} ({len(costly)} in all): {shown}{'; …' if len(costly) > 3 else ''}",
         "Mend or remove these inputs, then start again.",
     )
+
+
+def _source_of(reject: Reject) -> str:
+    return reject.source_id or reject.where

@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from io import BytesIO
 from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipelines.rejects import Reject, check_share
+from beam_pipelines import storage
+from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject, check_share
 from laser_dist.errors import UserError
 
 REJECTS = "rejects"
@@ -27,72 +29,102 @@ REJECTS_FILE = "rejects.parquet"
 SCHEMA = pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(Reject)])
 
 _TOTAL_KEY = b"num_sources"
+_SHARE_KEY = b"max_share"
 # What a user can mend about the place written to, as Python prints it: "[Errno 28] No space ...".
 _PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
-def write_rejects(rejects: Sequence[Reject], total: int, path: Path) -> None:
-    """Writes a table of rejects, with the number of sources they are of, at once or not at all."""
+def write_rejects(
+    rejects: Sequence[Reject],
+    total: int,
+    place: str | Path,
+    *,
+    max_share: float = MAX_REJECTED_SHARE,
+) -> None:
+    """Writes a table of rejects, complete or absent.
+
+    Args:
+      rejects: its rows.
+      total: number of sources they are of.
+      place: of the table.
+      max_share: of the sources that may be rejected; kept in the table with `total`.
+    """
     table = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=SCHEMA)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    metadata = {_TOTAL_KEY: str(total).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), unfinished)
-    unfinished.rename(path)
+    metadata = {_TOTAL_KEY: str(total).encode(), _SHARE_KEY: repr(max_share).encode()}
+    file = BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    storage.write_bytes(place, file.getvalue())
 
 
-def read_rejects(path: Path) -> tuple[tuple[Reject, ...], int]:
+def read_rejects(place: str | Path) -> tuple[tuple[Reject, ...], int]:
     """The rejects of a table, and the number of sources they are of."""
-    table = pq.read_table(path)
+    table = _read_table(place)
     rejects = tuple(Reject(**row) for row in table.to_pylist())
     return rejects, int(table.schema.metadata[_TOTAL_KEY])
 
 
-def refuse_too_many(rejects: Sequence[Reject], total: int, refusal: Path) -> None:
+def refuse_too_many(
+    rejects: Sequence[Reject],
+    total: int,
+    refusal: str | Path,
+    *,
+    max_share: float = MAX_REJECTED_SHARE,
+) -> None:
     """Stops work that would lose too much, and leaves the table of it.
 
     Args:
       rejects: all that are known.
       total: number of sources, rejected ones included.
       refusal: of the table, written only where the work is stopped.
+      max_share: of the sources that may be rejected.
 
     Raises:
       UserError: as `check_share`.
     """
     try:
-        check_share(rejects, total)
+        check_share(rejects, total, max_share=max_share)
     except UserError:
-        write_rejects(rejects, total, refusal)
+        write_rejects(rejects, total, refusal, max_share=max_share)
         raise
 
 
 class WriteRejects(beam.DoFn):
     """Writes all rejects at once; fails the pipeline when they are too many."""
 
-    def __init__(self, path: Path, refusal: Path, found: Sequence[Reject], total: int) -> None:
+    def __init__(
+        self,
+        place: str | Path,
+        refusal: str | Path,
+        found: Sequence[Reject],
+        total: int,
+        max_share: float = MAX_REJECTED_SHARE,
+    ) -> None:
         """Takes note of what was rejected before the pipeline began.
 
         Args:
-          path: of the Parquet file.
+          place: of the table.
           refusal: of the second one, written only where the pipeline is failed.
           found: rejects known by name alone.
           total: number of sources, rejected ones included.
+          max_share: of the sources that may be rejected.
         """
-        self._path = path
+        self._place = place
         self._refusal = refusal
         self._found = tuple(found)
         self._total = total
+        self._max_share = max_share
 
     def process(self, rejects: Sequence[Reject]) -> Iterable[int]:
         """Yields the number of rejects."""
         ordered = sorted((*self._found, *rejects), key=lambda reject: (reject.where, reject.stage))
-        write_rejects(ordered, self._total, self._path)
-        refuse_too_many(ordered, self._total, self._refusal)
+        write_rejects(ordered, self._total, self._place, max_share=self._max_share)
+        refuse_too_many(ordered, self._total, self._refusal, max_share=self._max_share)
         yield len(ordered)
 
 
 @contextmanager
-def clear_failures(refusal: Path, output: Path) -> Iterator[None]:
+def clear_failures(refusal: str | Path, output: str | Path) -> Iterator[None]:
     """Turns a pipeline's failure that the user can mend into a `UserError`.
 
     Args:
@@ -104,7 +136,7 @@ def clear_failures(refusal: Path, output: Path) -> Iterator[None]:
       UserError: too much was rejected, or `output` cannot be written (full, read-only).
     """
     try:
-        refusal.unlink(missing_ok=True)
+        storage.remove(refusal)
     except OSError as error:
         raise _place_error(output, error.strerror or str(error)) from error
     try:
@@ -112,7 +144,7 @@ def clear_failures(refusal: Path, output: Path) -> Iterator[None]:
     except Exception as error:
         # The refusal first: without worker processes Beam raises the UserError itself, but adds
         # to its text.
-        if refusal.exists():
+        if storage.exists(refusal):
             _raise_refusal(refusal, error)
         if isinstance(error, UserError):
             raise
@@ -122,10 +154,11 @@ def clear_failures(refusal: Path, output: Path) -> Iterator[None]:
         raise
 
 
-def _raise_refusal(refusal: Path, error: Exception) -> None:
+def _raise_refusal(refusal: str | Path, error: Exception) -> None:
     rejects, total = read_rejects(refusal)
+    max_share = float(_read_table(refusal).schema.metadata[_SHARE_KEY])
     try:
-        check_share(rejects, total)
+        check_share(rejects, total, max_share=max_share)
     except UserError as refused:
         raise UserError(
             refused.what,
@@ -135,7 +168,11 @@ def _raise_refusal(refusal: Path, error: Exception) -> None:
         ) from error
 
 
-def _place_error(output: Path, got: str) -> UserError:
+def _read_table(place: str | Path) -> pa.Table:
+    return pq.read_table(BytesIO(storage.read_bytes(place)))
+
+
+def _place_error(output: str | Path, got: str) -> UserError:
     return UserError(
         f"Output folder {output}", "a place that can be written", got, "Free it or name another."
     )

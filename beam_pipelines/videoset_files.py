@@ -1,162 +1,186 @@
-"""Finds VideoSet's clips and labels below a folder and matches them, by name alone."""
+"""Finds VideoSet's clips and labels among files and matches them, by name alone."""
 
-import hashlib
-import json
-from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
-from beam_pipelines.elements import JudgedSource
-from beam_pipelines.rejects import SOURCE, Reject, lost_sources
+from beam_pipelines.archives import read_stored
+from beam_pipelines.elements import JudgedLevel, JudgedSource
+from beam_pipelines.inventory import (
+    Clips,
+    Inventory,
+    fingerprint_of,
+    first_of_each,
+    match_sources,
+    missing_clips,
+    read_marker,
+)
+from beam_pipelines.rejects import FILE, SOURCE, Reject
+from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
-from laser_dist.jnd.labels import LabelTable, SourceLabels, read_videoset_labels
-from laser_dist.jnd.layout import MARKER_NAME, ClipName, is_hidden, parse_clip_name
+from laser_dist.jnd.labels import (
+    LabelFile,
+    LabelTable,
+    SourceLabels,
+    label_file_name,
+    parse_videoset_labels,
+)
+from laser_dist.jnd.layout import CLIP_SUFFIXES, ClipName, parse_clip_name
+from laser_dist.jnd.scale import QP
 
-Found = dict[str, dict[int, tuple[ClipName, Path]]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inventory:
-    """What lies below a folder.
-
-    Attributes:
-      sources: that can be built, by id.
-      rejects: that cannot, and why.
-      repairs: made to the label tables.
-      simulated: what the marker says of simulated viewers; empty for real ones.
-      seed: of the simulation, None for real viewers.
-      fingerprint: hash of labels, of the clips' names and sizes, of groups and of what the marker
-        says, 16 hex digits.
-    """
-
-    sources: tuple[JudgedSource, ...]
-    rejects: tuple[Reject, ...]
-    repairs: tuple[str, ...]
-    simulated: str
-    seed: int | None
-    fingerprint: str
-
-    @property
-    def num_sources(self) -> int:
-        """Number of sources, those that cannot be built included."""
-        return len(self.sources) + len(lost_sources(self.rejects))
+LevelDefinition = Literal["jnd", "mean"]
+LEVEL_DEFINITIONS: dict[LevelDefinition, str] = {
+    "jnd": "the label tables' column jnd, about the 25th percentile",
+    "mean": "the mean of the viewers' samples",
+}
 
 
-def take_inventory(folder: Path, resolution: str) -> Inventory:
-    """Finds and matches all clips and labels of one resolution.
+def take_inventory(
+    files: Sequence[StoredFile],
+    folder: str,
+    resolution: str,
+    *,
+    level_definition: LevelDefinition = "jnd",
+) -> Inventory:
+    """Matches all clips and labels of one resolution.
 
     Args:
-      folder: searched with all that is below it.
+      files: all that lie below the folder.
+      folder: for messages.
       resolution: such as "1280x720".
+      level_definition: what the value of a level is: the tables' column `jnd`, or the mean of the
+        viewers' samples. Frames are those of the clip at that value rounded half up (`Scale`).
 
     Returns:
       The sources that can be built as far as names tell, ascending by id, and the rejects.
 
     Raises:
-      UserError: no such folder, no label tables, no clip at all, or a marker that cannot be read.
+      UserError: no label tables, no clip at all, or a marker that cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"Folder {folder}", "VideoSet's clips and labels", "none", "Check the path."
-        )
-    table = read_videoset_labels(folder, resolution)
-    found, rejects = _find_clips(folder, resolution)
-    if not found:
+    table = parse_videoset_labels(label_files(files), resolution, where=folder)
+    clips, names, rejects = _find_clips(files, resolution)
+    if not clips:
         raise UserError(
             f"Folder {folder}",
             f"clips such as videoSRC001_{resolution}_30_qp_22.264",
             "none of that name",
             "Check the folder and the resolution.",
         )
-    marker = _read_marker(folder)
-    groups = marker.get("groups", {})
+
+    def fault_of(source_id: str) -> str | None:
+        return None if QP.reference in clips[source_id] else "no reference (QP 0)"
+
+    def name_of(source_id: str, qp: int) -> str:
+        return replace(names[source_id], qp=qp).path.name
+
     labels = {source.source_id: source for source in table.sources}
-    sources: list[JudgedSource] = []
-    for source_id in sorted(found.keys() | labels.keys()):
-        fault = _fault(source_id, found, labels)
-        if fault is not None:
-            rejects.append(fault)
-            continue
-        clips = found[source_id]
-        sources.append(
-            JudgedSource(
-                source_id=source_id,
-                group_id=groups.get(source_id, source_id),
-                fps=clips[0][0].fps,
-                clips=tuple((qp, clips[qp][1]) for qp in sorted(clips)),
-                labels=labels[source_id],
-            )
-        )
+    impossible = {fault.source_id for fault in table.faults}
+    left = {source_id: clips[source_id] for source_id in clips if source_id not in impossible}
+    usable, unmatched = match_sources(left, labels, fault_of)
+    marker = read_marker(files, folder)
+    groups = marker.get("groups", {})
     return Inventory(
-        sources=tuple(sources),
-        rejects=tuple(rejects),
+        sources=tuple(
+            _source(
+                names[source_id],
+                clips[source_id],
+                labels[source_id],
+                level_definition,
+                groups.get(source_id, source_id),
+            )
+            for source_id in usable
+        ),
+        rejects=(
+            *rejects,
+            *unmatched,
+            *_impossible(table),
+            *missing_clips({key: clips[key] for key in usable}, QP.reference, name_of),
+        ),
         repairs=table.repairs,
+        level_definition=LEVEL_DEFINITIONS[level_definition],
         simulated=marker.get("simulated_viewers", ""),
         seed=marker.get("settings", {}).get("seed"),
-        fingerprint=_fingerprint(table, found, marker),
+        fingerprint=fingerprint_of((table.sources, level_definition), clips, name_of, marker),
     )
 
 
-def _find_clips(folder: Path, resolution: str) -> tuple[Found, list[Reject]]:
-    found: Found = defaultdict(dict)
-    rejects: list[Reject] = []
-    for path in sorted(folder.rglob("videoSRC*")):
-        name = parse_clip_name(path.name)
-        if name is None or name.resolution != resolution or is_hidden(path, folder):
-            continue
-        if name.qp in found[name.source_id]:
-            reason = f"a second clip of QP {name.qp}; the first is kept"
-            rejects.append(Reject(what="clip", where=str(path), stage="find", reason=reason))
-            continue
-        found[name.source_id][name.qp] = (name, path)
-    return found, rejects
+def label_files(files: Sequence[StoredFile]) -> list[LabelFile]:
+    """The tables among the files, read."""
+    found: list[LabelFile] = []
+    for file in files:
+        if file.name.endswith(".csv"):
+            try:
+                found.append(LabelFile(file.name, str(file), read_stored(file)))
+            except OSError as error:
+                raise UserError(
+                    f"Label file {file}", "a file that can be read", str(error), "Check it."
+                ) from error
+    return found
 
 
-def _fault(source_id: str, found: Found, labels: dict[str, SourceLabels]) -> Reject | None:
-    """Why a source cannot be built, as far as names tell."""
-    if source_id not in labels:
-        reason = "clips, but no row in the label tables"
-    elif source_id not in found:
-        reason = "a row in the label tables, but no clip"
-    elif 0 not in found[source_id]:
-        reason = "no reference (QP 0)"
-    else:
-        return None
-    return Reject(what=SOURCE, where=source_id, stage="find", reason=reason)
+def resolutions_with_labels(files: Sequence[StoredFile], resolutions: Sequence[str]) -> list[str]:
+    """Those of the resolutions whose first label table is among the files."""
+    names = {file.name for file in files}
+    return [each for each in resolutions if label_file_name(each, 0) in names]
 
 
-def _read_marker(folder: Path) -> dict:
-    """What a miniature at or below the folder says of itself; empty for the real VideoSet."""
-    found = [path for path in sorted(folder.rglob(MARKER_NAME)) if not is_hidden(path, folder)]
-    if not found:
-        return {}
-    path, *others = found
-    if others:
-        raise UserError(
-            f"Folder {folder}", f"one {MARKER_NAME}", f"{len(found)}", "Name one miniature."
+def _find_clips(
+    files: Sequence[StoredFile], resolution: str
+) -> tuple[Clips, dict[str, ClipName], list[Reject]]:
+    candidates: list[tuple[str, int, StoredFile]] = []
+    names: dict[str, ClipName] = {}
+    strangers: list[Reject] = []
+    for file in files:
+        name = parse_clip_name(file.name)
+        if name is not None and name.qp <= QP.highest:
+            if name.resolution == resolution:
+                candidates.append((name.source_id, name.qp, file))
+                names.setdefault(name.source_id, name)
+        elif file.name.startswith("videoSRC"):
+            why = "not a clip's name, such as videoSRC001_640x360_30_qp_22.264"
+            strangers.append(Reject(what=FILE, where=str(file), stage="find", reason=why))
+    clips, copies = first_of_each(candidates, _preference)
+    return clips, names, [*strangers, *copies]
+
+
+def _preference(file: StoredFile) -> tuple[int, str]:
+    """As published first: copies in other containers may have been coded again."""
+    return CLIP_SUFFIXES.index(file.name.rpartition(".")[2]), file.place
+
+
+def _impossible(table: LabelTable) -> list[Reject]:
+    return [
+        Reject(
+            what=SOURCE,
+            where=fault.source_id,
+            stage="find",
+            reason=f"impossible labels in {fault.place}: {fault.why}",
         )
-    try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"Marker {path}", "JSON", str(error), "Make the miniature again."
-        ) from error
-    # A marker that does not say so would have simulated viewers pass for people.
-    if not isinstance(marker, dict) or not marker.get("simulated_viewers"):
-        raise UserError(
-            f"Marker {path}",
-            "what the simulated viewers are, under simulated_viewers",
-            "nothing of that name",
-            "Make the miniature again.",
-        )
-    return marker
-
-
-def _fingerprint(table: LabelTable, found: Found, marker: dict) -> str:
-    clips = [
-        (str(name.path), path.stat().st_size)
-        for source_id in sorted(found)
-        for _, (name, path) in sorted(found[source_id].items())
+        for fault in table.faults
     ]
-    told = json.dumps(marker, sort_keys=True)  # who belongs together decides the splits
-    return hashlib.sha256(repr((table.sources, clips, told)).encode()).hexdigest()[:16]
+
+
+def _source(
+    name: ClipName,
+    clips: dict[int, StoredFile],
+    labels: SourceLabels,
+    level_definition: LevelDefinition,
+    group_id: str,
+) -> JudgedSource:
+    first, second, third = (
+        JudgedLevel(
+            value=level.jnd if level_definition == "jnd" else level.mean,
+            mean=level.mean,
+            samples=level.samples,
+        )
+        for level in labels.levels
+    )
+    return JudgedSource(
+        source_id=name.source_id,
+        group_id=group_id,
+        scale=QP,
+        fps=name.fps,
+        size=(name.width, name.height),
+        clips=tuple((qp, clips[qp]) for qp in sorted(clips)),
+        levels=(first, second, third),
+    )

@@ -1,96 +1,326 @@
-"""What every dataset of judged frame pairs has in common: features, metadata, examples."""
+"""What the builders of judged frame pairs have in common: settings, metadata, the build."""
 
-import io
-from collections.abc import Iterable
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import apache_beam as beam
 import tensorflow_datasets as tfds
-from PIL import Image
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines.elements import MeasuredSource
+from beam_pipelines import storage
+from beam_pipelines.archive_indexing import members_of_archives
+from beam_pipelines.dataset_pipeline import BuildPlaces, BuildPlan, add_build, written_shards
+from beam_pipelines.frame_pairs import PairSettings
+from beam_pipelines.inventory import Inventory
+from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject
+from beam_pipelines.rejects_table import clear_failures, refuse_too_many
+from beam_pipelines.runner import local_options, run_to_end, worker_environment
+from beam_pipelines.storage import StoredFile
+from laser_dist.errors import UserError
+from laser_dist.jnd.scale import Scale
+from laser_dist.jnd.splits import SPLITS, assign_splits, folds
+from laser_dist.video.containers import MIN_SIZE
+from tfds_builders.jnd_features import pair_features
+from tfds_builders.shard_writer import WriteShards
 
-NUM_LEVELS = 3
+# TFDS takes a folder for a dataset where this file is: it is published last.
+_INFO_FILE = "dataset_info.json"
 
 
-def pair_features(*, height: int, width: int, scale: str) -> tfds.features.FeaturesDict:
-    """Features of a frame-pair example.
+@dataclasses.dataclass(kw_only=True)
+class JndConfig(tfds.core.BuilderConfig):
+    """How frames are taken from a dataset's clips.
 
-    Args:
-      height: of the frames, in pixels.
-      width: of the frames, in pixels.
-      scale: what levels count in, such as "QP".
+    Attributes:
+      model_width: of the frames in the examples, in pixels.
+      model_height: of the frames in the examples, in pixels.
+      frames_per_second: frames taken of each source; None for all.
+      num_folds: for cross-validation, listed in the metadata.
     """
 
-    def frame(doc: str) -> tfds.features.Image:
-        return tfds.features.Image(shape=(height, width, 3), encoding_format="png", doc=doc)
+    model_width: int = 640
+    model_height: int = 352
+    frames_per_second: float | None = 1.0
+    num_folds: int = 5
 
-    def levels(doc: str) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=(NUM_LEVELS,), dtype=np.float32, doc=doc)
-
-    return tfds.features.FeaturesDict(
-        {
-            "source_id": tfds.features.Text(doc="Clip's name; splits are by source."),
-            "group_id": tfds.features.Text(doc="What clips of one footage share."),
-            "frame_index": tfds.features.Scalar(np.int64, doc="Frame's number in the clip."),
-            "timestamp_s": tfds.features.Scalar(np.float32, doc="Frame's time in the clip."),
-            "raw": frame("Reference frame, RGB."),
-            "jnd1": frame("The frame coded at JND1, RGB."),
-            "jnd2": frame("The frame coded at JND2, RGB."),
-            "jnd3": frame("The frame coded at JND3, RGB."),
-            "jnd_levels": levels(f"JND1..3 in {scale}, as the label table has them."),
-            "jnd_level_means": levels(f"Mean of the viewers' samples per level, in {scale}."),
-            # Three of them, but no length is given: TFDS cannot read a ragged feature that has one.
-            "viewer_samples": tfds.features.Sequence(
-                tfds.features.Sequence(tfds.features.Scalar(np.int64)),
-                doc=f"First {scale} that each viewer noticed, per level; order is no identity.",
-            ),
-            "level_origins": tfds.features.Sequence(
-                tfds.features.Text(),
-                length=NUM_LEVELS,
-                doc="Per level: 'file' (the dataset's own coded clip) or 'encoded' (made anew).",
-            ),
-            "psnr_db": levels("PSNR of each level's frame against the raw one, RGB."),
-            "spatial_information": tfds.features.Scalar(
-                np.float32, doc="SI of the whole reference clip (ITU-T P.910)."
-            ),
-            "temporal_information": tfds.features.Scalar(
-                np.float32, doc="TI of the whole reference clip (ITU-T P.910)."
-            ),
-        }
-    )
-
-
-def examples_of(measured: MeasuredSource) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Keyed examples of one source, frames as lossless PNG."""
-    source = measured.source
-    of_source = {
-        "source_id": source.source_id,
-        "group_id": source.group_id,
-        "jnd_levels": np.array([level.jnd for level in source.labels.levels], np.float32),
-        "jnd_level_means": np.array([level.mean for level in source.labels.levels], np.float32),
-        "viewer_samples": [list(level.samples) for level in source.labels.levels],
-        "level_origins": list(measured.level_origins),
-        "spatial_information": np.float32(measured.spatial_information),
-        "temporal_information": np.float32(measured.temporal_information),
-    }
-    for pair in measured.pairs:
-        frames = {f"jnd{level + 1}": pair.levels[level] for level in range(NUM_LEVELS)}
-        yield (
-            f"{source.source_id}_{pair.frame_index:05d}",
-            {
-                **of_source,
-                "frame_index": pair.frame_index,
-                "timestamp_s": np.float32(pair.timestamp_s),
-                "psnr_db": np.array(pair.psnr_db, np.float32),
-                **{name: _png(frame) for name, frame in {"raw": pair.raw, **frames}.items()},
-            },
+    @property
+    def pairs(self) -> PairSettings:
+        """What the pipeline needs to know."""
+        return PairSettings(
+            model_width=self.model_width,
+            model_height=self.model_height,
+            frames_per_second=self.frames_per_second,
         )
 
 
-def _png(frame: np.ndarray) -> io.BytesIO:
-    """Lossless, quick to write: a higher level saves 5 % of the bytes for 4 times the time."""
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, format="png", compress_level=1)
-    file.seek(0)
-    return file
+def derived_config(config: JndConfig, changes: Mapping[str, Any]) -> JndConfig:
+    """A configuration with other settings, and with them in its name: `360p-fps2-480x272-mean`.
+
+    So datasets of several settings lie beside each other, and `tfds.load` finds each by its name.
+
+    Args:
+      config: to begin with.
+      changes: field to value; those that change nothing leave the name as it is.
+
+    Raises:
+      UserError: no frame size that the models take.
+    """
+    changed = dataclasses.replace(config, **changes)
+    if min(changed.model_width, changed.model_height) < MIN_SIZE:
+        raise UserError(
+            "Frames of the examples",
+            f"{MIN_SIZE}x{MIN_SIZE} pixels or more",
+            f"{changed.model_width}x{changed.model_height}",
+            "Name another with --model-size.",
+        )
+    parts = [config.name]
+    if changed.frames_per_second != config.frames_per_second:
+        rate = changed.frames_per_second
+        parts.append("all-frames" if rate is None else f"fps{rate:g}")
+    if changed.pairs.size != config.pairs.size:
+        parts.append(f"{changed.model_width}x{changed.model_height}")
+    definition = getattr(changed, "level_definition", None)
+    if definition != getattr(config, "level_definition", None):
+        parts.append(str(definition))
+    return dataclasses.replace(changed, name="-".join(parts))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """How a dataset is to be built, beyond what TFDS can be told.
+
+    Attributes:
+      manual_dir: of clips and labels, a path or URL; None for TFDS's own manual folder.
+      options: of Beam; None for all cores of this machine.
+      flags: Beam's own options as on a command line, for its file systems.
+      max_rejects: largest share of the sources that may be lost or lose a clip.
+      on_start: called with the name of the job, where it runs on other machines.
+    """
+
+    manual_dir: str | None = None
+    options: PipelineOptions | None = None
+    flags: tuple[str, ...] = ()
+    max_rejects: float = MAX_REJECTED_SHARE
+    on_start: Callable[[str], None] = print
+
+
+class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Frame pairs raw/JND1..3 and the quality table of judged clips or images.
+
+    Attributes:
+      SCALE: of the levels.
+      request: how it is to be built; set before `download_and_prepare`.
+    """
+
+    SCALE: Scale
+    request = BuildRequest()
+
+    def take_inventory(self, files: Sequence[StoredFile], folder: str) -> Inventory:
+        """Finds and matches clips and labels among the files below a folder."""
+        raise NotImplementedError
+
+    # TFDS wraps its own method for logging, which a type checker takes for another kind of thing.
+    def download_and_prepare(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, **kwargs: Any
+    ) -> None:
+        """As TFDS's own, which does nothing where the dataset is there already.
+
+        What an earlier build that failed has finished is taken over.
+
+        Raises:
+          UserError: clips or labels that cannot be used, too many of the sources with rejects (a
+            table of them then lies beside the dataset's folder), or a folder that cannot be
+            written.
+        """
+        places = places_of(self.data_dir)
+        with clear_failures(places.refusal, places.dataset):
+            super().download_and_prepare(**kwargs)
+        storage.remove(places.work)
+
+    def prepare_at(self, dataset: str, file_format: str) -> None:
+        """As `download_and_prepare`, into a folder that only Beam can write, such as gs://.
+
+        Args:
+          dataset: the version's folder; what stands there is replaced. Until all of it is there,
+            it holds nothing that TFDS would load.
+          file_format: of the examples.
+        """
+        places = places_of(dataset)
+        with clear_failures(places.refusal, dataset), tempfile.TemporaryDirectory() as scratch:
+            self.info.set_file_format(file_format, override=True)
+            storage.remove(storage.join(dataset, _INFO_FILE))
+            storage.remove(dataset)
+            self._build(places, self.request)
+            self.info.write_to_directory(scratch)
+            names = {path.name for path in Path(scratch).iterdir()}
+            for name in (*sorted(names - {_INFO_FILE}), _INFO_FILE):
+                storage.publish(Path(scratch) / name, storage.join(dataset, name))
+        storage.remove(places.work)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=pair_features(self._config.pairs, self.SCALE),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    @property
+    def _config(self) -> JndConfig:
+        config = self.builder_config
+        assert isinstance(config, JndConfig)
+        return config
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        request = dataclasses.replace(
+            self.request,
+            manual_dir=self.request.manual_dir or str(dl_manager.manual_dir),
+            options=self.request.options or download_config.beam_options,
+        )
+        # While TFDS builds, `data_dir` is a temporary folder in the same place.
+        self._build(places_of(self.data_dir), request)
+
+    def _build(self, places: BuildPlaces, request: BuildRequest) -> None:
+        """Runs the pipeline and tells TFDS what it has written."""
+        assert request.manual_dir is not None
+        options = request.options or local_options()
+        files, lost = find_files(request.manual_dir, places.archives, options)
+        inventory = self.take_inventory(files, request.manual_dir)
+        rejects = (*lost, *inventory.rejects)
+        refuse_too_many(
+            rejects, inventory.num_sources, places.refusal, max_share=request.max_rejects
+        )
+        groups = {source.source_id: source.group_id for source in inventory.sources}
+        splits = assign_splits(groups)
+        _check_every_split(splits, request.manual_dir)
+        plan = BuildPlan(
+            sources=inventory.sources,
+            rejects=rejects,
+            num_sources=inventory.num_sources,
+            splits=splits,
+            settings=self._config.pairs,
+            places=places,
+            max_rejects=request.max_rejects,
+            flags=request.flags,
+        )
+        write_shards = WriteShards(
+            self.name,
+            places.dataset,
+            self.info.file_format.value,
+            self._config.pairs,
+            self.SCALE,
+        )
+        pipeline = beam.Pipeline(options=options)
+        add_build(pipeline, plan, write_shards)
+        with worker_environment():
+            run_to_end(pipeline, request.on_start)
+        metadata = self.info.metadata
+        assert metadata is not None  # `_info` gives one
+        metadata.update(self._metadata(inventory, rejects, groups, splits))
+        self.info.set_splits(self._split_dict(places))
+
+    def _split_dict(self, places: BuildPlaces) -> Any:
+        return tfds.core.splits.SplitDict(
+            [
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[shard.num_examples for shard in shards],
+                    num_bytes=sum(shard.num_bytes for shard in shards),
+                    filename_template=self._get_filename_template(split),
+                )
+                for split, shards in written_shards(places.work).items()
+            ]
+        )
+
+    def _metadata(
+        self,
+        inventory: Inventory,
+        rejects: Sequence[Reject],
+        groups: Mapping[str, str],
+        splits: Mapping[str, str],
+    ) -> dict[str, Any]:
+        config = self._config
+        num_groups = len(set(groups.values()))
+        return {
+            "simulated": bool(inventory.simulated),
+            "simulation": inventory.simulated,
+            "seed": inventory.seed,
+            "scale": self.SCALE.name,
+            "higher_is_worse": self.SCALE.higher_is_worse,
+            "level_definition": inventory.level_definition,
+            **self._config_facts(),
+            "model_width": config.model_width,
+            "model_height": config.model_height,
+            "frames_per_second": config.frames_per_second,
+            "fingerprint": self.fingerprint(inventory),
+            "repairs": list(inventory.repairs),
+            "num_rejected_by_name": len(rejects),
+            "splits": {
+                split: sorted(source for source, name in splits.items() if name == split)
+                for split in SPLITS
+            },
+            "folds": [list(fold) for fold in folds(groups, min(config.num_folds, num_groups))],
+        }
+
+    def _config_facts(self) -> dict[str, Any]:
+        """What a dataset's own settings add to the metadata."""
+        return {}
+
+    def fingerprint(self, inventory: Inventory) -> str:
+        """Hash of input and settings, 16 hex digits: equal ones have equal examples."""
+        parts = repr((inventory.fingerprint, self._config.pairs))
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        raise NotImplementedError("The dataset is written by a pipeline of its own.")
+
+    def _generate_examples(self) -> Iterable[Any]:
+        raise NotImplementedError("The dataset is written by a pipeline of its own.")
+
+
+def places_of(dataset: str) -> BuildPlaces:
+    """Where the build of a version's folder works: beside it, hidden from any search.
+
+    Args:
+      dataset: `DATA_DIR/NAME/CONFIG/VERSION`, or TFDS's temporary name of it.
+    """
+    data_dir, name, config, version = str(dataset).rstrip("/").rsplit("/", 3)
+    version = version.rpartition("_")[2]
+    parent = storage.join(data_dir, name, config)
+    return BuildPlaces(
+        dataset=str(dataset),
+        work=storage.join(parent, f".unfinished-{version}"),
+        archives=archives_folder(data_dir),
+        refusal=storage.join(parent, f"rejected-{version}.parquet"),
+    )
+
+
+def archives_folder(data_dir: str) -> str:
+    """Where the indexes of archives are kept: all datasets below may be built from the same."""
+    return storage.join(data_dir, ".archives")
+
+
+def find_files(
+    manual_dir: str, archives: str, options: PipelineOptions
+) -> tuple[list[StoredFile], list[Reject]]:
+    """All files below a folder, members of archives among them, and what cannot be used of these.
+
+    Args:
+      manual_dir: of clips and labels; path or URL.
+      archives: where archives' indexes are kept.
+      options: of the Beam runner that makes them.
+    """
+    return members_of_archives(storage.list_files(manual_dir), archives, options)
+
+
+def _check_every_split(splits: Mapping[str, str], folder: str) -> None:
+    missing = sorted(set(SPLITS) - set(splits.values()))
+    if missing:
+        raise UserError(
+            f"Sources below {folder}",
+            f"three groups or more, one for each of {', '.join(SPLITS)}",
+            f"{len(splits)} sources, none left for {', '.join(missing)}",
+            "Add sources of other footage.",
+        )

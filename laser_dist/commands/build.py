@@ -1,132 +1,291 @@
-"""`laser-jnd build`: VideoSet's folder, or a miniature's, becomes a TensorFlow dataset."""
+"""`laser-jnd build`: a judged dataset's files, or a miniature's, become a TensorFlow dataset."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.options import add_workers
+from laser_dist.commands.datasets import (
+    CONFIGS,
+    VIDEOSET,
+    choose_config,
+    is_built,
+    set_aside,
+    summary,
+)
+from laser_dist.commands.options import add_workers, positive_number, share, size
 from laser_dist.commands.quiet import quiet
-from laser_dist.commands.wording import count_text, counting, notes, size_text
+from laser_dist.commands.wording import counting
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from beam_pipelines.videoset_files import Inventory
-    from laser_dist.commands.terminal import Terminal
+    from apache_beam.options.pipeline_options import PipelineOptions
 
-HELP = "build the dataset of frame pairs and the quality table"
+    from beam_pipelines.inventory import Inventory
+    from beam_pipelines.rejects import Reject
+    from laser_dist.commands.terminal import Terminal
+    from tfds_builders.jnd_dataset import JndBuilder
+
+HELP = "build a dataset of frame pairs and its quality table"
 EXAMPLE = """\
 examples:
   laser-jnd build videoset_jnd --manual-dir runs/videoset --data-dir runs/data
-  laser-jnd build videoset_jnd --manual-dir ~/VideoSet --data-dir runs/data --config 720p
+  laser-jnd build videoset_jnd --manual-dir ~/VideoSet --data-dir runs/data --config 720p --plan
+  laser-jnd build mcl_jci_jnd --manual-dir ~/MCL-JCI.zip --data-dir runs/data
+  laser-jnd build videoset_jnd --manual-dir gs://mine/VideoSet --data-dir gs://mine/data \\
+    --config 1080p --runner DataflowRunner --project mine --region europe-west4 \\
+    --sdk_container_image europe-docker.pkg.dev/mine/images/laser-jnd
+
+All of Apache Beam's own options may follow: those of the runner, of gs:// and s3://.
 """
-DATASET = "videoset_jnd"
-RESOLUTIONS = {
-    "miniature": "256x144",
-    "360p": "640x360",
-    "540p": "960x540",
-    "720p": "1280x720",
-    "1080p": "1920x1080",
-}
+LOG = "build.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A dataset that is asked for.
+
+    Attributes:
+      dataset: one of `CONFIGS`.
+      manual_dir: of clips and labels; path or URL.
+      data_dir: where datasets are kept; path or URL.
+      config: one of the dataset's; None for the one that the files ask for.
+      changes: of the configuration's settings, by name.
+      file_format: of the examples.
+      max_rejects: largest share of the sources that may be lost or lose a clip.
+      runner: Beam's; None for this machine.
+      workers: processes on this machine; None for one a core.
+      flags: Beam's own options.
+      overwrite: build anew whatever lies there.
+      replace_other: build anew if what lies there was built from other input.
+    """
+
+    dataset: str
+    manual_dir: str
+    data_dir: str
+    config: str | None = None
+    changes: tuple[tuple[str, Any], ...] = ()
+    file_format: str = "tfrecord"
+    max_rejects: float = 0.05
+    runner: str | None = None
+    workers: int | None = None
+    flags: tuple[str, ...] = ()
+    overwrite: bool = False
+    replace_other: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What an order comes to, once its files have been looked at.
+
+    Attributes:
+      order: with the configuration chosen.
+      builder: of the dataset.
+      folder: of the dataset's version; path or URL.
+      inventory: of clips and labels.
+      rejects: known by name.
+      options: of Beam.
+    """
+
+    order: Order
+    builder: JndBuilder
+    folder: str
+    inventory: Inventory
+    rejects: tuple[Reject, ...]
+    options: PipelineOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("dataset", choices=(DATASET,), help="dataset to build")
+    parser.allow_abbrev = False  # Beam's options are theirs, however they begin
+    parser.add_argument("dataset", choices=tuple(CONFIGS), help="dataset to build")
     parser.add_argument(
         "--manual-dir",
-        type=Path,
         required=True,
-        metavar="DIR",
-        help="folder with the coded clips and the label tables, or a miniature",
+        metavar="PLACE",
+        help="clips and labels: a folder or a gs:// or s3:// URL, archives in it included",
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
-        default=Path("runs") / "data",
-        metavar="DIR",
+        default=str(Path("runs") / "data"),
+        metavar="PLACE",
         help="where datasets are kept (default: %(default)s)",
     )
+    names = "; ".join(f"{dataset}: {', '.join(found)}" for dataset, found in CONFIGS.items())
     parser.add_argument(
-        "--config",
-        choices=tuple(RESOLUTIONS),
-        help="which resolution (default: the one whose label tables are there, 360p if several)",
+        "--config", metavar="NAME", help=f"{names} (default: the one that the files ask for)"
+    )
+    parser.add_argument(
+        "--level-definition",
+        choices=("jnd", "mean"),
+        help="what a level of VideoSet is: the tables' column jnd (default), or the samples' mean",
+    )
+    frames = parser.add_mutually_exclusive_group()
+    frames.add_argument(
+        "--frames-per-second",
+        type=positive_number,
+        metavar="F",
+        help="frames taken of each clip (default: 1; of the miniature 15)",
+    )
+    frames.add_argument("--all-frames", action="store_true", help="take every frame")
+    parser.add_argument(
+        "--model-size",
+        type=size,
+        metavar="WxH",
+        help="of the frames in the examples (default: 640x352; of miniatures their own)",
+    )
+    parser.add_argument(
+        "--file-format",
+        choices=("tfrecord", "array_record", "parquet"),
+        default="tfrecord",
+        help="of the examples (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-rejects",
+        type=share,
+        default=0.05,
+        metavar="SHARE",
+        help="of the sources that may be lost or lose a clip (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="tell what would be done, and do none of it"
+    )
+    parser.add_argument(
+        "--runner", metavar="NAME", help="Beam's, such as DataflowRunner (default: this machine)"
     )
     add_workers(parser, "one per core")
     parser.add_argument("--overwrite", action="store_true", help="build anew what is there")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds the dataset, or finds it built."""
-    config = arguments.config or choose_config(arguments.manual_dir)
-    inventory = look_at(arguments.manual_dir, config)
-    with quiet(arguments.data_dir / "build.log", debug=arguments.debug) as terminal:
-        folder = build_or_reuse(
-            terminal,
-            arguments.manual_dir,
-            arguments.data_dir,
-            config,
-            inventory,
-            workers=arguments.workers,
-            overwrite=arguments.overwrite,
-        )
-        terminal.say(f"Next: laser-jnd train mj-lat --preset demo --dataset {folder}")
+    """Builds the dataset, finds it built, or tells what it would take."""
+    order = order_of(arguments)
+    if arguments.plan:
+        from laser_dist.commands.build_plan import tell_plan
+
+        with quiet(None, debug=arguments.debug) as terminal:
+            tell_plan(terminal, look_at(order))
+        return
+    with quiet(None, debug=arguments.debug):
+        found = look_at(order)
+    log = Path(LOG) if "://" in order.data_dir else Path(order.data_dir) / LOG
+    with quiet(log, debug=arguments.debug) as terminal:
+        folder = build_or_reuse(terminal, found)
+        if "://" not in folder:
+            terminal.say(f"Next: laser-jnd train mj-lat --preset demo --dataset {folder}")
 
 
-def choose_config(manual_dir: Path) -> str:
-    """The configuration whose label tables lie in a folder; 360p where that leaves a choice."""
-    from laser_dist.jnd.labels import label_file_name
-    from laser_dist.jnd.layout import is_hidden
-
-    found = [
-        config
-        for config, resolution in RESOLUTIONS.items()
-        if not all(
-            is_hidden(path, manual_dir) for path in manual_dir.rglob(label_file_name(resolution, 0))
-        )
-    ]
-    return found[0] if len(found) == 1 else "360p"
-
-
-def look_at(manual_dir: Path, config: str) -> Inventory:
-    """What would be built.
+def order_of(arguments: argparse.Namespace) -> Order:
+    """The command line as an order.
 
     Raises:
-      UserError: no such folder, or no clips and labels of that resolution in it.
+      UserError: options that do not go with the dataset.
     """
-    from beam_pipelines.videoset_files import take_inventory
+    dataset = arguments.dataset
+    if arguments.config is not None and arguments.config not in CONFIGS[dataset]:
+        raise UserError(
+            f"Configuration of {dataset}",
+            f"one of {', '.join(CONFIGS[dataset])}",
+            arguments.config,
+            "Name one with --config.",
+        )
+    changes: dict[str, Any] = {}
+    if arguments.all_frames:
+        changes["frames_per_second"] = None
+    elif arguments.frames_per_second is not None:
+        changes["frames_per_second"] = arguments.frames_per_second
+    if arguments.level_definition is not None:
+        changes["level_definition"] = arguments.level_definition
+    if changes and dataset != VIDEOSET:
+        raise UserError(
+            f"Options for {dataset}",
+            "none of --frames-per-second, --all-frames, --level-definition: it holds still images",
+            ", ".join(changes),
+            "Leave them out; --config chooses what a level is.",
+        )
+    if arguments.model_size is not None:
+        changes["model_width"], changes["model_height"] = arguments.model_size
+    return Order(
+        dataset=dataset,
+        manual_dir=arguments.manual_dir,
+        data_dir=arguments.data_dir,
+        config=arguments.config,
+        changes=tuple(changes.items()),
+        file_format=arguments.file_format,
+        max_rejects=arguments.max_rejects,
+        runner=arguments.runner,
+        workers=arguments.workers,
+        flags=tuple(arguments.beam_flags),
+        overwrite=arguments.overwrite,
+    )
 
-    return take_inventory(manual_dir, RESOLUTIONS[config])
+
+def look_at(order: Order) -> Found:
+    """What would be built, told by names and labels.
+
+    Raises:
+      UserError: no such folder, no clips and labels in it, or options that Beam does not know.
+    """
+    from laser_dist.commands.beam_flags import pipeline_options
+
+    options = pipeline_options(
+        order.runner, order.flags, workers=order.workers, data_dir=order.data_dir
+    )
+    from beam_pipelines import storage
+    from tfds_builders.jnd_dataset import archives_folder, find_files
+
+    if order.flags:
+        storage.use_options(order.flags)
+    files, lost = find_files(order.manual_dir, archives_folder(order.data_dir), options)
+    order = replace(order, config=order.config or choose_config(order.dataset, files))
+    builder = make_builder(order)
+    inventory = builder.take_inventory(files, order.manual_dir)
+    return Found(
+        order=order,
+        builder=builder,
+        folder=storage.join(
+            order.data_dir, order.dataset, builder.builder_config.name, str(builder.version)
+        ),
+        inventory=inventory,
+        rejects=(*lost, *inventory.rejects),
+        options=options,
+    )
 
 
-def build_or_reuse(
-    terminal: Terminal,
-    manual_dir: Path,
-    data_dir: Path,
-    config: str,
-    inventory: Inventory,
-    *,
-    workers: int | None = None,
-    overwrite: bool = False,
-    replace_other: bool = False,
-) -> Path:
+def make_builder(order: Order) -> JndBuilder:
+    """The TFDS builder of an order whose configuration is chosen.
+
+    Raises:
+      UserError: as `derived_config`.
+    """
+    import tempfile
+    import uuid
+
+    import tensorflow_datasets as tfds
+
+    import tfds_builders as tfds_builders  # registers the builders
+    from tfds_builders.jnd_dataset import derived_config
+
+    data_dir = order.data_dir
+    if "://" in data_dir:
+        # TFDS looks for an earlier build here; what lies in a bucket is for Beam to read.
+        data_dir = str(Path(tempfile.gettempdir()) / f"laser-jnd-{uuid.uuid4().hex}")
+    builder_class: Any = tfds.builder_cls(order.dataset)
+    assert order.config is not None
+    config = derived_config(builder_class.builder_configs[order.config], dict(order.changes))
+    return builder_class(data_dir=data_dir, config=config)
+
+
+def build_or_reuse(terminal: Terminal, found: Found) -> str:
     """Builds a dataset unless the same one lies there, and tells what there is.
 
     Args:
       terminal: to speak to.
-      manual_dir: of clips and labels.
-      data_dir: where datasets are kept.
-      config: of the builder.
-      inventory: of `manual_dir`.
-      workers: processes; one per core if None.
-      overwrite: build anew whatever lies there.
-      replace_other: build anew if what lies there was built from other input.
+      found: as `look_at` gives it.
 
     Returns:
       The dataset's folder.
@@ -134,128 +293,43 @@ def build_or_reuse(
     Raises:
       UserError: a dataset of other input lies there, or too much of the input cannot be used.
     """
-    with terminal.live_line() as show:
-        show("loading the libraries")
-        import tensorflow_datasets as tfds
-
-        import tfds_builders as tfds_builders  # registers the builder
-        from beam_pipelines.progress import finished_sources, watch_progress
-
-        name = f"{DATASET}/{config}"
-        folder = Path(tfds.builder(name, data_dir=data_dir).data_path)
-        if not overwrite and _is_built(folder, inventory.fingerprint, manual_dir, replace_other):
-            terminal.say(f"  Reused: {folder} is there, built from the same clips and labels.")
-        else:
-            report = counting(show, "sources measured and paired")
-            count = partial(finished_sources, data_dir, name)
-            total = len(inventory.sources)
-            with set_aside(folder), watch_progress(count, total, report):
-                _build(name, manual_dir, data_dir, workers)
+    order, folder = found.order, found.folder
+    fingerprint = found.builder.fingerprint(found.inventory)
+    is_there = not order.overwrite and is_built(
+        folder, fingerprint, order.manual_dir, replace_other=order.replace_other
+    )
+    if is_there:
+        terminal.say(f"  Reused: {folder} is there, built from the same clips and labels.")
+    else:
+        with terminal.live_line() as show:
+            show("starting")
+            _build(found, terminal.say, show)
     terminal.facts(summary(folder))
     return folder
 
 
-def _is_built(folder: Path, fingerprint: str, manual_dir: Path, replace_other: bool) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        check_same(folder, read_metadata(folder), fingerprint, manual_dir)
-    except UserError:
-        if replace_other:
-            return False
-        raise
-    return True
-
-
-def _build(name: str, manual_dir: Path, data_dir: Path, workers: int | None) -> None:
+def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]) -> None:
     import tensorflow_datasets as tfds
 
-    from beam_pipelines.runner import local_options
+    from beam_pipelines.progress import finished_sources, watch_progress
+    from tfds_builders.jnd_dataset import BuildRequest, places_of
 
-    tfds.builder(name, data_dir=data_dir).download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=manual_dir, beam_options=local_options(workers), try_download_gcs=False
-        )
+    order, builder = found.order, found.builder
+    builder.request = BuildRequest(
+        manual_dir=order.manual_dir,
+        options=found.options,
+        flags=order.flags,
+        max_rejects=order.max_rejects,
+        on_start=lambda job: say(f"  Running as {job}"),
     )
-
-
-@contextmanager
-def set_aside(folder: Path) -> Iterator[None]:
-    """Moves what is at a place out of the way; back if the block fails, else it is removed."""
-    aside = folder.parent / f".{folder.name}.replaced"
-    if aside.exists() and not folder.exists():  # an earlier block was killed
-        aside.rename(folder)
-    if not folder.exists():
-        yield
+    if "://" in order.data_dir:
+        builder.prepare_at(found.folder, order.file_format)
         return
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """What a prepared dataset says of itself.
-
-    Raises:
-      UserError: it says nothing that can be read.
-    """
-    path = folder / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text())
-        return {**metadata, "fingerprint": str(metadata["fingerprint"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"Dataset {folder}",
-            "metadata.json with a fingerprint",
-            f"{type(error).__name__}: {error}",
-            "Build it anew with --overwrite.",
-        ) from error
-
-
-def check_same(folder: Path, metadata: dict[str, Any], fingerprint: str, manual_dir: Path) -> None:
-    """Refuses to take a dataset of other input for the one that is asked for.
-
-    Raises:
-      UserError: the fingerprints differ.
-    """
-    if metadata["fingerprint"] != fingerprint:
-        raise UserError(
-            f"Dataset {folder}",
-            f"the one of {manual_dir} (fingerprint {fingerprint})",
-            f"one of other clips or labels ({metadata['fingerprint']})",
-            "Replace it with --overwrite, or name another --data-dir.",
+    count = partial(finished_sources, Path(places_of(found.folder).work))
+    report = counting(show, "sources measured and paired")
+    total = len(found.inventory.sources)
+    with set_aside(Path(found.folder)), watch_progress(count, total, report):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            file_format=order.file_format,
         )
-
-
-def summary(folder: Path) -> list[tuple[str, str]]:
-    """What a prepared dataset holds: (name, value) for people."""
-    import tensorflow_datasets as tfds
-
-    from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
-
-    builder = tfds.builder_from_directory(folder)
-    metadata = read_metadata(folder)
-    rejects, _ = read_rejects(folder / REJECTS_FILE)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    frame = f"{metadata['model_width']}x{metadata['model_height']}"
-    return [
-        *(
-            (
-                split,
-                f"{count_text(info.num_examples, 'frame')} of {frame}, from "
-                + count_text(len(metadata["splits"][split]), "source"),
-            )
-            for split, info in builder.info.splits.items()
-        ),
-        ("rejects", notes(map(str, rejects))),
-        ("repairs", notes(metadata["repairs"])),
-        ("viewers", "SIMULATED" if metadata["simulated"] else "people"),
-        ("size", size_text(size)),
-        ("where", str(folder)),
-    ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands import build, evaluate, miniature, predict, train
+from laser_dist.commands.datasets import RESOLUTIONS, VIDEOSET
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.quiet import quiet
 from laser_dist.commands.wording import time_text
@@ -89,11 +90,17 @@ def _make_miniature(terminal: Terminal, folder: Path, seed: int) -> None:
 
 
 def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
-    config = "miniature"
-    inventory = build.look_at(manual_dir, config)
-    return build.build_or_reuse(
-        terminal, manual_dir, data_dir, config, inventory, replace_other=True
+    order = build.Order(
+        dataset=VIDEOSET,
+        manual_dir=str(manual_dir),
+        data_dir=str(data_dir),
+        config="miniature",
+        replace_other=True,
     )
+    with terminal.live_line() as show:
+        show("loading the libraries")
+        found = build.look_at(order)
+    return Path(build.build_or_reuse(terminal, found))
 
 
 def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str
     from laser_dist.jnd.labels import read_videoset_labels
 
     source_id = sorted(config["dataset"]["splits"]["test"])[0]
-    resolution = build.RESOLUTIONS["miniature"]
+    resolution = RESOLUTIONS["miniature"]
     labels = {s.source_id: s for s in read_videoset_labels(videoset, resolution).sources}
     clip = next(videoset.rglob(f"{source_id}_*_qp_00.264"))
     terminal.say(f"  laser-jnd predict {clip} --model {run_dir}")

@@ -43,7 +43,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     prepare_environment()
     try:
         try:
-            parsed = make_parser().parse_args(arguments)
+            parsed = parse(arguments)
             debug = parsed.debug
             with stop_on_signals():
                 parsed.run(parsed)
@@ -58,6 +58,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last place that can turn it into a line
         return _fail(error, debug)
     return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as values; what `build` does not know is left to Beam (`beam_flags`)."""
+    parser = make_parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown and parsed.command != "build":
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    parsed.beam_flags = unknown
+    return parsed
 
 
 def make_parser() -> argparse.ArgumentParser:

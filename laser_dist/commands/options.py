@@ -25,6 +25,38 @@ def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int
     return number
 
 
+def positive_number(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def share(text: str) -> float:
+    """A share from 0 to 1, such as 0.05 or 5%, for argparse."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(
+            f"expected a share from 0 to 1 or a percentage, got {text!r}"
+        )
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """(width, height) of "640x352", for argparse."""
+    width, separator, height = text.partition("x")
+    if not separator or not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected a size such as 640x352, got {text!r}")
+    return int(width), int(height)
+
+
 def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
     """Declares `--seed`."""
     parser.add_argument(

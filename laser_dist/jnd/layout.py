@@ -14,9 +14,12 @@ from pathlib import Path, PurePosixPath
 FRAME_RATES = {24: Fraction(24), 30: Fraction(30000, 1001)}
 MARKER_NAME = "SIMULATED.json"
 
+CLIP_SUFFIXES = ("264", "mp4", "avi", "yuv")
+"""Of the published streams, and of copies in other containers or decoded."""
+
 _NAME = re.compile(
     r"videoSRC(?P<source>\d{3})_(?P<width>\d+)x(?P<height>\d+)_(?P<rate>24|30)"
-    r"_qp_(?P<qp>\d{2})\.(?P<suffix>264|mp4|avi|yuv)"
+    rf"_qp_(?P<qp>\d{{2}})\.(?P<suffix>{'|'.join(CLIP_SUFFIXES)})"
 )
 
 

@@ -87,6 +87,16 @@ def opened(source: bytes | Path) -> Generator[tuple[InputContainer, VideoStream]
         raise damaged(name, "a video or image that FFmpeg can decode", text) from error
 
 
+def coded_bytes(content: bytes) -> int:
+    """Bytes of a file's coded pictures alone, without what its container adds.
+
+    Raises:
+      VideoError: not a video.
+    """
+    with opened(content) as (container, stream):
+        return sum(packet.size for packet in container.demux(stream))
+
+
 def name_of(source: bytes | Path) -> str:
     """How messages call a source."""
     return f"{len(source)} bytes in memory" if isinstance(source, bytes) else str(source)

@@ -161,6 +161,18 @@ class Clip:
         )
         return _as_uint8(converted.to_ndarray())
 
+    def rgb_frames(self, *, width: int, height: int) -> UInt8Array:
+        """[T, height, width, 3] uint8: all frames as `rgb` gives them."""
+        frames = np.empty((self.num_frames, height, width, 3), np.uint8)
+        for index in range(self.num_frames):
+            frames[index] = self.rgb(index, width=width, height=height)
+        return frames
+
+    def at_rate(self, fps: Fraction) -> "Clip":
+        """The same frames at a constant rate, whatever their timestamps were; the first at 0 s."""
+        timestamps = tuple(index / fps for index in range(self.num_frames))
+        return Clip(self.y, self.u, self.v, timestamps, fps)
+
 
 def resize_rgb(rgb: UInt8Array, *, width: int, height: int) -> UInt8Array:
     """Resize one RGB frame with the scaler of `Clip.rgb`, each channel by itself.

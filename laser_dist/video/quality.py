@@ -50,15 +50,17 @@ class ClipQuality:
 
 
 def measure_quality(
-    reference: Clip, distorted: Clip, *, rgb_width: int, rgb_height: int
+    reference: Clip, distorted: Clip, *, reference_rgb: UInt8Array, distorted_rgb: UInt8Array
 ) -> ClipQuality:
     """Measure a distorted clip against its reference, frame by frame in order.
 
     Args:
       reference: what the frames are compared with.
       distorted: as many frames of the same size; its timestamps do not matter.
-      rgb_width: columns of the RGB frames that `psnr_rgb_db` compares (the model's input).
-      rgb_height: rows of them.
+      reference_rgb: [T, h, w, 3] uint8, `reference.rgb_frames` at the size of the model's input.
+        Given, not made here: converting a frame costs as much as all measures of it, and one
+        reference is compared with many clips.
+      distorted_rgb: the distorted clip's, of the same shape.
 
     Returns:
       The clip's figures.
@@ -71,13 +73,7 @@ def measure_quality(
             f"clips must agree in [T, H, W], got {reference.y.shape} and {distorted.y.shape}"
         )
     psnr_y = [_psnr_db(*pair) for pair in zip(reference.y, distorted.y, strict=True)]
-    psnr_rgb = [
-        psnr_rgb_db(
-            reference.rgb(index, width=rgb_width, height=rgb_height),
-            distorted.rgb(index, width=rgb_width, height=rgb_height),
-        )
-        for index in range(reference.num_frames)
-    ]
+    psnr_rgb = [psnr_rgb_db(*pair) for pair in zip(reference_rgb, distorted_rgb, strict=True)]
     has_xpsnr = reference.width * reference.height >= _XPSNR_MIN_AREA
     scores = list(_filter_scores(reference, distorted, with_xpsnr=has_xpsnr))
     psnr_y_db = float(np.mean(psnr_y))

@@ -1,16 +1,19 @@
-"""The builder on a tiny miniature: four clips of two photographs, real files throughout."""
+"""The builder on a tiny miniature: six clips of three photographs, real files throughout."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -18,13 +21,15 @@ from beam_pipelines.miniature import MiniatureSettings, make_miniature
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.sources import Footage
+from beam_pipelines.storage import list_files
 from beam_pipelines.videoset_files import take_inventory
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import read_videoset_labels
 from laser_dist.jnd.layout import FRAME_RATES
 from laser_dist.video.activity import spatial_information, temporal_information
-from laser_dist.video.codec import decode, encode_h264
+from laser_dist.video.codec import decode, encode_h264, x264_version_of
 from laser_dist.video.quality import measure_quality, psnr_rgb_db
+from tfds_builders.jnd_dataset import BuildRequest, derived_config
 from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder, VideosetJndConfig
 
 pytestmark = [
@@ -136,19 +141,29 @@ def test_labels_are_the_tables(dataset, miniature):
 def test_quality_rows_are_what_is_measured_directly(dataset, miniature):
     rows = pq.read_table(dataset / "quality").to_pylist()
     levels = {e["source_id"].decode(): e["jnd_levels"].astype(int) for e in examples(dataset)}
-    expected = {(key, qp) for key, qps in levels.items() for qp in {*SETTINGS.qps, *qps.tolist()}}
+    expected = {
+        (key, qp) for key, qps in levels.items() for qp in {0, *SETTINGS.qps, *qps.tolist()}
+    }
     assert {(row["source_id"], row["qp"]) for row in rows} == expected
     for row in rows:
         reference, stream, is_there = reference_and(miniature, row["source_id"], row["qp"])
         coded = decode(stream, fps=FPS)
-        quality = measure_quality(reference, coded, rgb_width=32, rgb_height=32)
+        rgb = [clip.rgb_frames(width=32, height=32) for clip in (reference, coded)]
+        quality = measure_quality(reference, coded, reference_rgb=rgb[0], distorted_rgb=rgb[1])
         for name in ("psnr_y_db", "psnr_rgb_db", "ssim", "xpsnr_db"):
             assert row[name] == getattr(quality, name)
         assert row["origin"] == ("file" if is_there else "encoded")
-        assert row["num_bytes"] == len(stream)
+        assert row["num_bits"] == 8 * len(stream)
         # 3 frames last 3 * 1001 / 30000 s.
         assert row["bitrate_kbps"] == pytest.approx(len(stream) * 8 / 1000 / (3 * 1001 / 30000))
-        assert row["encoder"].startswith("x264 ")
+        assert row["encoder"] == "x264"
+        assert row["encoder_version"] == x264_version_of(stream)
+
+
+def test_one_source_of_the_quality_table_can_be_read_alone(dataset):
+    rows = pq.read_table(dataset / "quality" / "videoSRC003.parquet").to_pylist()
+    assert {row["source_id"] for row in rows} == {"videoSRC003"}
+    assert [row["qp"] for row in rows] == sorted({row["qp"] for row in rows})
 
 
 def test_metadata_say_simulated_and_name_the_splits(dataset, miniature):
@@ -180,89 +195,241 @@ def test_a_marker_above_or_below_the_manual_folder_is_not_overlooked(miniature, 
     assert tfds.builder_from_directory(folder).info.metadata["simulated"] is True
 
 
-def canonical(path):
-    """A file's content; of records, with the fields of each in a fixed order.
-
-    TFDS lets protobuf write the fields of an example in the order of a hash table, which differs
-    from process to process.
-    """
-    if ".tfrecord" not in path.name:
-        return path.read_bytes()
-    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    return [
-        tf.train.Example.FromString(record).SerializeToString(deterministic=True)
-        for record in records
-    ]
-
-
-def test_two_workers_write_the_same_files(dataset, miniature, tmp_path):
+def test_two_workers_write_the_same_bytes(dataset, miniature, tmp_path):
     again = build(miniature, tmp_path, num_workers=2)
     names = sorted(path.relative_to(dataset).as_posix() for path in dataset.rglob("*.*"))
     assert names == sorted(path.relative_to(again).as_posix() for path in again.rglob("*.*"))
     assert sum(".tfrecord" in name for name in names) == 3
     for name in names:
-        assert canonical(again / name) == canonical(dataset / name), name
+        assert (again / name).read_bytes() == (dataset / name).read_bytes(), name
 
 
-def damage(miniature, folder, source_ids):
-    """A copy of the miniature in which one clip of each of these sources is cut short."""
+@pytest.mark.parametrize("file_format", ["array_record", "parquet"])
+def test_every_format_holds_the_same_examples(file_format, dataset, miniature, tmp_path):
+    builder = Builder(data_dir=tmp_path, config=TINY)
+    builder.request = BuildRequest(manual_dir=str(miniature), options=local_options(1))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        file_format=file_format,
+    )
+    if file_format == "parquet":
+        found = examples(builder.data_path)
+    else:
+        sources = tfds.builder_from_directory(builder.data_path).as_data_source()
+        found = [example for split in ("train", "validation", "test") for example in sources[split]]
+    for one, other in zip(examples(dataset), found, strict=True):
+        for name in one:
+            if name == "viewer_samples":
+                theirs = [list(row) for row in other[name]]
+                assert [list(row) for row in one[name]] == theirs
+            else:
+                np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def transcoded(miniature, folder, suffix):
+    """A copy of the miniature whose clips lie in other containers, or decoded."""
     shutil.copytree(miniature, folder)
-    for source_id in source_ids:
-        (path,) = folder.glob(f"{source_id}_*/*_qp_34.264")
+    for path in sorted(folder.rglob("*.264")):
+        target = path.with_suffix(suffix)
+        if suffix == ".yuv":
+            clip = decode(path, fps=FPS)
+            planes = zip(clip.y, clip.u, clip.v, strict=True)
+            target.write_bytes(b"".join(p.tobytes() for frame in planes for p in frame))
+        else:
+            target.write_bytes(remuxed(path.read_bytes(), suffix.removeprefix(".")))
+        path.unlink()
+
+
+def remuxed(stream, container):
+    """The same coded pictures in a container of FFmpeg's."""
+    target = io.BytesIO()
+    with av.open(io.BytesIO(stream), "r", options={"framerate": "30000/1001"}) as source:
+        with av.open(target, "w", format=container) as output:
+            (ours,) = source.streams.video
+            theirs = output.add_stream_from_template(ours)
+            packets = [packet for packet in source.demux(ours) if packet.size]
+            for number, packet in enumerate(packets):
+                packet.dts = number
+                packet.pts = packet.pts if packet.pts is not None else number
+                packet.time_base = Fraction(1001, 30000)
+                packet.stream = theirs
+                output.mux(packet)
+    return target.getvalue()
+
+
+def in_archives(miniature, folder):
+    """The miniature's clips in two archives, one of them issued anew, and its tables beside."""
+    folder.mkdir()
+    for path in (*miniature.glob("*.csv"), miniature / "SIMULATED.json"):
+        shutil.copy(path, folder)
+    clips = sorted(miniature.rglob("*.264"))
+    half = len(clips) // 2
+    parts = {
+        "64x48_part_1.tar.gz": clips[:half],
+        "64x48_part_2.tar.gz": clips[:3],
+        "64x48_part_2_fix.tar.gz": clips[half:],
+    }
+    for name, members in parts.items():
+        with tarfile.open(folder / name, "w:gz") as archive:
+            for path in members:
+                archive.add(path, f"part/{path.relative_to(miniature)}")
+
+
+@pytest.mark.parametrize("form", [".mp4", ".yuv", ".tar.gz"])
+def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, miniature, tmp_path):
+    if form == ".tar.gz":
+        in_archives(miniature, tmp_path / "mini")
+    else:
+        transcoded(miniature, tmp_path / "mini", form)
+    folder = build(tmp_path / "mini", tmp_path / "data")
+    rejects, _ = read_rejects(folder / "rejects.parquet")
+    replaced = [reject.where for reject in rejects if "replaced by" in reject.reason]
+    assert len(replaced) == len(rejects) == (form == ".tar.gz")
+    shards = sorted(path.name for path in dataset.glob("*.tfrecord*"))
+    assert len(shards) == 3
+    for name in shards:
+        assert (folder / name).read_bytes() == (dataset / name).read_bytes(), name
+    rows, expected = (pq.read_table(each / "quality").to_pylist() for each in (folder, dataset))
+    for row, other in zip(rows, expected, strict=True):
+        if row["origin"] == "encoded" or form == ".tar.gz":
+            assert row == other
+        elif form == ".yuv":
+            assert (row["num_bits"], row["bitrate_kbps"], row["encoder"]) == (None, None, "")
+        else:
+            # Parameter sets lie outside the pictures there.
+            assert row["num_bits"] == pytest.approx(other["num_bits"], rel=0.2)
+            assert row["encoder_version"] == other["encoder_version"]
+        for name in ("psnr_y_db", "psnr_rgb_db", "ssim", "xpsnr_db"):
+            assert row[name] == other[name]
+
+
+def damage(miniature, folder, *clips):
+    """A copy of the miniature in which some clips, (source number, QP), are cut short."""
+    shutil.copytree(miniature, folder)
+    for number, qp in clips:
+        (path,) = folder.glob(f"videoSRC{number:03d}_*/*_qp_{qp:02d}.264")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_build_that_loses_too_much_ends_in_one_clear_error(miniature, tmp_path, num_workers):
-    damage(miniature, tmp_path / "mini", ["videoSRC002"])
+    damage(miniature, tmp_path / "mini", (2, 0))
     with pytest.raises(UserError) as error:
         build(tmp_path / "mini", tmp_path / "data", num_workers)
     text = str(error.value)
-    assert "Work on 6 sources: expected at most 5% rejected, got 1 rejected" in text
-    assert "videoSRC002_64x48_30_qp_34.264" in text
+    assert "Work on 6 sources: expected at most 5% of them with rejects, got 1 (1 in all)" in text
+    assert "videoSRC002_64x48_30_qp_00.264" in text
     assert "while running" not in text
     (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
     assert str(refusal) in text
     assert [reject.where for reject in read_rejects(refusal)[0]] == ["videoSRC002"]
     # Nothing is left that TFDS would take for a dataset.
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))
+
+
+def test_a_build_goes_on_with_what_an_earlier_one_has_measured(miniature, dataset, tmp_path):
+    damage(miniature, tmp_path / "mini", (2, 0))
+    with pytest.raises(UserError):
+        build(tmp_path / "mini", tmp_path / "data")
+    (work,) = (tmp_path / "data").rglob(".unfinished-1.0.0")
+    before = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pairs.parquet")}
+    assert len(before) == 5
+    # A clip that has changed is measured anew, the others are not.
+    changed = next((tmp_path / "mini").glob("videoSRC004_*/*_qp_28.264"))
+    changed.touch()
+    with pytest.raises(UserError):
+        build(tmp_path / "mini", tmp_path / "data")
+    after = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pairs.parquet")}
+    assert before.items() <= after.items()
+    assert [name.partition("-")[0] for name in after.keys() - before.keys()] == ["videoSRC004"]
+    (whole,) = miniature.glob("videoSRC002_*/*_qp_00.264")
+    shutil.copy(whole, tmp_path / "mini" / whole.relative_to(miniature))
+    folder = build(tmp_path / "mini", tmp_path / "data")
+    for path in dataset.glob("*.tfrecord*"):
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert not work.exists()
 
 
 def test_sources_lost_by_name_are_all_in_the_table_of_a_refused_build(miniature, tmp_path):
     shutil.copytree(miniature, tmp_path / "mini")
     for path in (tmp_path / "mini").glob("*/*_qp_00.264"):
         path.unlink()
-    with pytest.raises(UserError, match="6 rejected: .*All of them: "):
+    with pytest.raises(UserError, match="6 .6 in all.: .*All of them: "):
         build(tmp_path / "mini", tmp_path / "data")
     (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
     assert len(read_rejects(refusal)[0]) == 6
 
 
+def inventory_of(folder):
+    return take_inventory(list_files(folder), str(folder), TINY.resolution)
+
+
 def test_another_grouping_is_another_dataset(miniature, tmp_path):
     shutil.copytree(miniature, tmp_path / "mini")
-    before = take_inventory(tmp_path / "mini", TINY.resolution).fingerprint
+    before = inventory_of(tmp_path / "mini").fingerprint
     path = tmp_path / "mini" / "SIMULATED.json"
     marker = json.loads(path.read_text())
     path.write_text(json.dumps({**marker, "groups": dict.fromkeys(marker["groups"], "one")}))
-    assert take_inventory(tmp_path / "mini", TINY.resolution).fingerprint != before
+    assert inventory_of(tmp_path / "mini").fingerprint != before
 
 
-def test_a_few_rejects_are_left_out_and_counted(miniature, tmp_path, monkeypatch):
-    monkeypatch.setattr("beam_pipelines.rejects.check_share.__kwdefaults__", {"max_share": 0.4})
-    damage(miniature, tmp_path / "mini", ["videoSRC002"])
+def test_settings_are_part_of_the_fingerprint(miniature, tmp_path):
+    inventory = inventory_of(miniature)
+    changes = ({}, {"model_width": 64}, {"frames_per_second": None})
+    builders = [Builder(data_dir=tmp_path, config=replace(TINY, **change)) for change in changes]
+    assert len({builder.fingerprint(inventory) for builder in builders}) == 3
+    by_mean = take_inventory(
+        list_files(miniature), "mini", TINY.resolution, level_definition="mean"
+    )
+    assert by_mean.fingerprint != inventory.fingerprint
+
+
+def test_a_few_rejects_are_left_out_and_counted(miniature, dataset, tmp_path):
+    damage(miniature, tmp_path / "mini", (1, 34), (2, 0))
     (clip,) = (tmp_path / "mini").glob("videoSRC006_*/*_qp_00.264")
     clip.unlink()
-    folder = build(tmp_path / "mini", tmp_path / "data")
+    builder = Builder(data_dir=tmp_path / "data", config=TINY)
+    builder.request = BuildRequest(
+        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_rejects=0.5
+    )
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    folder = builder.data_path
     rejects, total = read_rejects(folder / "rejects.parquet")
     assert total == 6
-    assert [(r.where, r.stage) for r in rejects] == [
-        ("videoSRC002", "measure"),
-        ("videoSRC006", "find"),
+    found = [(r.what, r.where.rpartition("/")[2], r.stage) for r in rejects]
+    assert sorted(found) == [
+        ("clip", "videoSRC001_64x48_30_qp_34.264", "measure"),
+        ("source", "videoSRC002", "measure"),
+        ("source", "videoSRC006", "find"),
     ]
-    assert "no reference (QP 0)" in rejects[1].reason
-    left = {e["source_id"].decode() for e in examples(folder)}
-    assert left == {f"videoSRC00{i}" for i in (1, 3, 4, 5)}
+    left = {e["source_id"].decode(): e for e in examples(folder)}
+    assert left.keys() == {f"videoSRC00{i}" for i in (1, 3, 4, 5)}
+    # The source that lost a clip has no row for it; a level there is coded anew instead.
+    rows = pq.read_table(folder / "quality" / "videoSRC001.parquet").to_pylist()
+    levels = left["videoSRC001"]["jnd_levels"].astype(int)
+    assert {row["qp"]: row["origin"] for row in rows if row["qp"] == 34} == (
+        {34: "encoded"} if 34 in levels else {}
+    )
     assert not list((tmp_path / "data").rglob("rejected-*"))
+
+
+def test_all_frames_and_levels_that_are_means(miniature, tmp_path):
+    config = derived_config(TINY, {"frames_per_second": None, "level_definition": "mean"})
+    assert config.name == "tiny-all-frames-mean"
+    folder = build(miniature, tmp_path, config=config)
+    found = examples(folder)
+    assert sorted(e["frame_index"] for e in found) == sorted([0, 1, 2] * 6)
+    assert tfds.builder_from_directory(folder).info.metadata["level_definition"].startswith("the m")
+    for example in found:
+        np.testing.assert_array_equal(example["jnd_levels"], example["jnd_level_means"])
+        reference, stream, _ = reference_and(
+            miniature, example["source_id"].decode(), int(example["jnd_levels"][1] + 0.5)
+        )
+        coded = decode(stream, fps=FPS).rgb(int(example["frame_index"]), width=32, height=32)
+        np.testing.assert_array_equal(example["jnd2"], coded)
 
 
 def test_too_few_groups_are_an_error(miniature, tmp_path):
@@ -280,6 +447,14 @@ def test_a_marker_that_does_not_say_how_is_an_error(miniature, tmp_path, text):
     (tmp_path / "mini" / "SIMULATED.json").write_text(text)
     with pytest.raises(UserError, match="Marker .*Make the miniature again"):
         build(tmp_path / "mini", tmp_path / "data")
+
+
+def test_folds_are_listed_and_hold_each_source_once(dataset):
+    metadata = tfds.builder_from_directory(dataset).info.metadata
+    folds = metadata["folds"]
+    assert len(folds) == 3  # five are wanted, but there are three groups
+    ids = [f"videoSRC00{i}" for i in range(1, 7)]
+    assert sorted(source_id for fold in folds for source_id in fold) == ids
 
 
 def test_a_manual_folder_without_clips_is_an_error(miniature, tmp_path):

@@ -28,7 +28,8 @@ def distorted(reference):
 
 
 def measured(reference, distorted):
-    return measure_quality(reference, distorted, rgb_width=64, rgb_height=48)
+    rgb = [clip.rgb_frames(width=64, height=48) for clip in (reference, distorted)]
+    return measure_quality(reference, distorted, reference_rgb=rgb[0], distorted_rgb=rgb[1])
 
 
 def with_luma(clip, luma):

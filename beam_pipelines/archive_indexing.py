@@ -1,0 +1,64 @@
+"""Looks into archives: those that are streams are read through once, in a pipeline of their own."""
+
+from collections.abc import Iterable, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_pipelines.archives import (
+    archives_among,
+    index_tar,
+    is_archive,
+    members_of,
+    needs_index,
+)
+from beam_pipelines.rejects import Reject
+from beam_pipelines.storage import StoredFile
+
+
+def members_of_archives(
+    files: Sequence[StoredFile], index_folder: str, options: PipelineOptions
+) -> tuple[list[StoredFile], list[Reject]]:
+    """Puts the members of archives in the place of the archives.
+
+    Args:
+      files: as they lie there.
+      index_folder: where indexes of `.tar.gz` are kept; those that are there are not made again.
+      options: of the Beam runner that makes the others, an archive each.
+
+    Returns:
+      All files, those in archives last, and the archives and members that cannot be used.
+    """
+    archives, rejects = archives_among(files)
+    _index(
+        [archive for archive in archives if needs_index(archive, index_folder)],
+        index_folder,
+        options,
+    )
+    found = [file for file in files if not is_archive(file)]
+    for archive in archives:
+        members, faults = members_of(archive, index_folder)
+        found += members
+        rejects += faults
+    return found, rejects
+
+
+class _IndexTars(beam.DoFn):
+    def __init__(self, index_folder: str) -> None:
+        self._index_folder = index_folder
+
+    def process(self, archive: StoredFile) -> Iterable[str]:
+        index_tar(archive, self._index_folder)
+        yield archive.place
+
+
+def _index(tars: list[StoredFile], index_folder: str, options: PipelineOptions) -> None:
+    if not tars:
+        return
+    with beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | "Archives" >> beam.Create(tars)
+            | "SpreadArchives" >> beam.Reshuffle()
+            | "IndexArchives" >> beam.ParDo(_IndexTars(index_folder))
+        )

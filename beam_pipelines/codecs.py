@@ -1,0 +1,93 @@
+"""A source's clips as pictures: read from its files, or coded anew where a file is missing."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from beam_pipelines.archives import read_stored
+from beam_pipelines.elements import ENCODED, FROM_FILE, JudgedSource
+from beam_pipelines.storage import StoredFile
+from laser_dist.jnd.scale import QP
+from laser_dist.video.codec import VideoError, decode, encode_h264, x264_version_of
+from laser_dist.video.containers import coded_bytes
+from laser_dist.video.frames import Clip
+from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
+from laser_dist.video.raw import read_yuv420p
+
+
+@dataclass(frozen=True, eq=False)
+class CodedClip:
+    """A clip as it was coded, and what it cost.
+
+    Attributes:
+      clip: decoded.
+      num_bits: of the coded pictures; None where the file holds them decoded.
+      origin: "file" or "encoded".
+      encoder: such as "x264"; empty where the file does not say.
+      encoder_version: such as "165"; empty alike.
+    """
+
+    clip: Clip
+    num_bits: int | None
+    origin: str
+    encoder: str
+    encoder_version: str
+
+
+def read_clip(file: StoredFile, source: JudgedSource) -> CodedClip:
+    """Reads one of a source's files, at the frame rate that its name says.
+
+    Raises:
+      VideoError: it cannot be decoded, or has another size than its name says.
+      OSError: it cannot be read.
+    """
+    content = read_stored(file)
+    suffix = PurePosixPath(file.name).suffix
+    try:
+        coded = _read_image(content) if source.fps is None else _read_video(content, suffix, source)
+    except VideoError as error:  # which speaks of bytes in memory
+        raise VideoError(f"Clip {file}", error.expected, error.got, "Fetch it again.") from error
+    size = (coded.clip.width, coded.clip.height)
+    if source.size is not None and size != source.size:
+        expected = "{}x{}, as its name says".format(*source.size)
+        raise VideoError(f"Clip {file}", expected, "{}x{}".format(*size), "Fetch it again.")
+    return coded
+
+
+def encode_clip(original: Clip, quantiser: int, source: JudgedSource) -> CodedClip:
+    """Codes a clip as the dataset's own were coded.
+
+    Args:
+      original: what to code.
+      quantiser: on the source's scale.
+      source: whose clip it is.
+    """
+    if source.scale == QP:
+        stream = encode_h264(original, qp=quantiser)
+        assert source.fps is not None
+        clip = decode(stream, fps=source.fps).at_rate(source.fps)
+        return CodedClip(clip, 8 * len(stream), ENCODED, *_x264_of(stream))
+    content = encode_jpeg(original.rgb(0), quality=quantiser)
+    return CodedClip(decode(content), 8 * len(content), ENCODED, *jpeg_encoder())
+
+
+def _read_video(content: bytes, suffix: str, source: JudgedSource) -> CodedClip:
+    assert source.fps is not None
+    if suffix == ".yuv":
+        assert source.size is not None
+        width, height = source.size
+        clip = read_yuv420p(content, width=width, height=height, fps=source.fps)
+        return CodedClip(clip, None, FROM_FILE, "", "")
+    clip = decode(content, fps=source.fps).at_rate(source.fps)
+    num_bytes = len(content) if suffix == ".264" else coded_bytes(content)
+    return CodedClip(clip, 8 * num_bytes, FROM_FILE, *_x264_of(content))
+
+
+def _read_image(content: bytes) -> CodedClip:
+    return CodedClip(decode(content, max_frames=1), 8 * len(content), FROM_FILE, "", "")
+
+
+def _x264_of(stream: bytes) -> tuple[str, str]:
+    try:
+        return "x264", x264_version_of(stream)
+    except VideoError:
+        return "", ""

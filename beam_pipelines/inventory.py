@@ -1,0 +1,174 @@
+"""What lies below a folder: a dataset's clips and labels, found by name and matched by source."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from beam_pipelines.archives import read_stored
+from beam_pipelines.elements import JudgedSource
+from beam_pipelines.rejects import CLIP, COPY, SOURCE, Reject, lost_sources
+from beam_pipelines.storage import StoredFile
+from laser_dist.errors import UserError
+from laser_dist.jnd.layout import MARKER_NAME
+
+Clips = dict[str, dict[int, StoredFile]]
+"""Source id to quantiser to file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """A dataset's input, known by names and labels; no clip has been read.
+
+    Attributes:
+      sources: that can be built, by id.
+      rejects: that cannot, and why.
+      repairs: made to the labels.
+      level_definition: what the value of a level is, a noun phrase.
+      simulated: what the marker says of simulated viewers; empty for real ones.
+      seed: of the simulation, None for real viewers.
+      fingerprint: hash of labels, of the clips' names and sizes, of groups and of what the marker
+        says, 16 hex digits.
+    """
+
+    sources: tuple[JudgedSource, ...]
+    rejects: tuple[Reject, ...]
+    repairs: tuple[str, ...]
+    level_definition: str
+    simulated: str
+    seed: int | None
+    fingerprint: str
+
+    @property
+    def num_sources(self) -> int:
+        """Number of sources, those that cannot be built included."""
+        return len(self.sources) + len(lost_sources(self.rejects))
+
+
+def first_of_each(
+    candidates: Iterable[tuple[str, int, StoredFile]], preference: Callable[[StoredFile], Any]
+) -> tuple[Clips, list[Reject]]:
+    """One file for each clip; where there are several, the first in order of preference.
+
+    Args:
+      candidates: (source id, quantiser, file).
+      preference: sorts the files of one clip, best first; files by themselves come before members
+        of archives.
+
+    Returns:
+      The files, and a reject for each further copy.
+    """
+    found: Clips = defaultdict(dict)
+    rejects: list[Reject] = []
+    for source_id, quantiser, file in sorted(
+        candidates,
+        key=lambda found: (found[0], found[1], bool(found[2].member), preference(found[2])),
+    ):
+        if quantiser in found[source_id]:
+            why = f"a second one; {found[source_id][quantiser]} is used"
+            rejects.append(Reject(what=COPY, where=str(file), stage="find", reason=why))
+            continue
+        found[source_id][quantiser] = file
+    return found, rejects
+
+
+def missing_clips(clips: Clips, reference: int, name_of: Callable[[str, int], str]) -> list[Reject]:
+    """A reject for each clip that a source lacks and more than half of the sources have.
+
+    A dataset need not have every quantiser; but one that most sources have has been lost for the
+    others. References are left to who knows whether they can be made.
+
+    Args:
+      clips: that were found.
+      reference: quantiser of the reference.
+      name_of: gives the name of a source's clip.
+    """
+    counts = Counter(quantiser for of_source in clips.values() for quantiser in of_source)
+    usual = sorted(q for q, count in counts.items() if 2 * count > len(clips) and q != reference)
+    return [
+        Reject(
+            what=CLIP,
+            where=name_of(source_id, quantiser),
+            stage="find",
+            reason="no such clip, though most sources have one",
+            source_id=source_id,
+        )
+        for source_id in sorted(clips)
+        for quantiser in usual
+        if quantiser not in clips[source_id]
+    ]
+
+
+def match_sources(
+    clips: Clips, labels: Mapping[str, Any], fault_of: Callable[[str], str | None]
+) -> tuple[list[str], list[Reject]]:
+    """The sources that have clips and labels, and a reject for each that lacks either.
+
+    Args:
+      clips: that were found.
+      labels: source id to its labels.
+      fault_of: what else is wrong with a source, None if nothing.
+    """
+    usable: list[str] = []
+    rejects: list[Reject] = []
+    for source_id in sorted(clips.keys() | labels.keys()):
+        if source_id not in labels:
+            why = "clips, but no row in the label tables"
+        elif source_id not in clips:
+            why = "a row in the label tables, but no clip"
+        else:
+            why = fault_of(source_id)
+        if why is None:
+            usable.append(source_id)
+        else:
+            rejects.append(Reject(what=SOURCE, where=source_id, stage="find", reason=why))
+    return usable, rejects
+
+
+def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
+    """What a miniature among the files says of itself; empty for people's judgements."""
+    found = [file for file in files if file.name == MARKER_NAME]
+    if not found:
+        return {}
+    file, *others = found
+    if others:
+        raise UserError(
+            f"Folder {folder}", f"one {MARKER_NAME}", f"{len(found)}", "Name one miniature."
+        )
+    try:
+        marker = json.loads(read_stored(file))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"Marker {file}", "JSON", str(error), "Make the miniature again."
+        ) from error
+    # A marker that does not say so would have simulated viewers pass for people.
+    if not isinstance(marker, dict) or not marker.get("simulated_viewers"):
+        raise UserError(
+            f"Marker {file}",
+            "what the simulated viewers are, under simulated_viewers",
+            "nothing of that name",
+            "Make the miniature again.",
+        )
+    return marker
+
+
+def fingerprint_of(
+    labels: object, clips: Clips, name_of: Callable[[str, int], str], marker: Mapping[str, Any]
+) -> str:
+    """Hash of all that decides a dataset before its clips are read, 16 hex digits.
+
+    Args:
+      labels: whose `repr` tells all of them.
+      clips: of which names and sizes count, not where they lie.
+      name_of: gives the name of a source's clip.
+      marker: of a miniature; who belongs together decides the splits.
+    """
+    sizes = [
+        (name_of(source_id, quantiser), clips[source_id][quantiser].size)
+        for source_id in sorted(clips)
+        for quantiser in sorted(clips[source_id])
+    ]
+    told = json.dumps(marker, sort_keys=True)
+    return hashlib.sha256(repr((labels, sizes, told)).encode()).hexdigest()[:16]

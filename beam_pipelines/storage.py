@@ -1,0 +1,235 @@
+"""Files by place, a path or a URL: on a disk, or wherever Beam's file systems reach (gs://, s3://).
+
+Beam is imported only for a URL: a process that reads a local disk does not pay for it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from laser_dist.errors import UserError
+
+_EXTRAS = {"gs": "gcp", "s3": "aws"}
+# Objects are never written through a growing buffer: Beam's writer sends whole parts.
+_COPY_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, order=True)
+class StoredFile:
+    """A file that is there, by itself or as a member of an archive.
+
+    Attributes:
+      place: path or URL; of the archive, if it is in one.
+      member: name inside the archive; empty for a file by itself.
+      size: in bytes, of the file itself.
+      modified_s: of `place`, in seconds since 1970; 0 where the store does not say.
+      offset: where the file begins in the unpacked archive, in bytes.
+      index: place of the archive's index, if it takes one to reach `offset`.
+    """
+
+    place: str
+    member: str = ""
+    size: int = 0
+    modified_s: float = 0.0
+    offset: int = 0
+    index: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return (self.member or self.place).rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.member}" if self.member else self.place
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a place is a URL that Beam reads, not a path."""
+    return "://" in str(place)
+
+
+def join(folder: str | Path, *parts: str) -> str:
+    """A place below a folder."""
+    return "/".join((str(folder).rstrip("/") or "/", *parts)) if parts else str(folder)
+
+
+def use_options(flags: Sequence[str]) -> None:
+    """Tells Beam's file systems of its own options (project, credentials) in this process."""
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    FileSystems.set_options(PipelineOptions(list(flags)))
+
+
+def list_files(root: str | Path) -> list[StoredFile]:
+    """All files below a folder, by place; hidden ones and those in hidden folders are left out.
+
+    Links to folders are followed, each folder once.
+
+    Raises:
+      UserError: no such folder or bucket, or one that cannot be read.
+    """
+    found = _list_remote(str(root)) if is_remote(root) else _list_local(Path(root))
+    return sorted(found)
+
+
+def read_bytes(place: str | Path) -> bytes:
+    """A file's content.
+
+    Raises:
+      OSError: there is none, or it cannot be read.
+    """
+    with open_binary(place) as file:
+        return file.read()
+
+
+def open_binary(place: str | Path) -> IO[bytes]:
+    """A file for reading at any position.
+
+    Raises:
+      OSError: there is none, or it cannot be read.
+    """
+    if not is_remote(place):
+        return Path(place).open("rb")
+    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    try:
+        return FileSystems.open(str(place), compression_type=CompressionTypes.UNCOMPRESSED)
+    except (BeamIOError, *_store_errors()) as error:
+        raise OSError(f"{place}: {error}") from error
+
+
+def write_bytes(place: str | Path, content: bytes) -> None:
+    """Writes a file, complete or absent; folders are made.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if is_remote(place):
+        from apache_beam.io.filesystems import FileSystems
+
+        with FileSystems.create(str(place), mime_type="application/octet-stream") as file:
+            file.write(content)
+        return
+    path = Path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished.write_bytes(content)
+    unfinished.rename(path)
+
+
+def publish(path: Path, place: str | Path) -> None:
+    """Moves a finished local file to its place, complete or absent; folders are made.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if not is_remote(place):
+        target = Path(place)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+        shutil.move(path, unfinished)
+        unfinished.rename(target)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    with (
+        path.open("rb") as source,
+        FileSystems.create(str(place), mime_type="application/octet-stream") as file,
+    ):
+        shutil.copyfileobj(source, file, _COPY_BYTES)
+    path.unlink()
+
+
+def exists(place: str | Path) -> bool:
+    """Whether there is a file (or, on a disk, a folder)."""
+    if not is_remote(place):
+        return Path(place).exists()
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems.exists(str(place))
+
+
+def remove(place: str | Path) -> None:
+    """Removes a file or a folder with all that is in it, if it is there."""
+    if not is_remote(place):
+        path = Path(place)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    if FileSystems.exists(str(place)):
+        FileSystems.delete([str(place)])
+    if below := [metadata.path for metadata in _matches(join(place, "**"))]:
+        FileSystems.delete(below)
+
+
+def _list_local(root: Path) -> Iterator[StoredFile]:
+    if not root.is_dir():
+        raise UserError(
+            f"Folder {root}", "a folder", "a file" if root.exists() else "none", "Check the path."
+        )
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and os.path.isfile(path):
+                status = os.stat(path)
+                yield StoredFile(path, size=status.st_size, modified_s=status.st_mtime)
+
+
+def _list_remote(root: str) -> Iterator[StoredFile]:
+    start = len(root.rstrip("/")) + 1
+    for metadata in _matches(join(root, "**")):
+        parts = metadata.path[start:].split("/")
+        if not any(part.startswith(".") for part in parts) and parts[-1]:
+            yield StoredFile(
+                metadata.path,
+                size=metadata.size_in_bytes,
+                modified_s=metadata.last_updated_in_seconds or 0.0,
+            )
+
+
+def _matches(pattern: str) -> list:
+    from apache_beam.io.filesystem import BeamIOError
+    from apache_beam.io.filesystems import FileSystems
+
+    scheme = pattern.partition("://")[0]
+    try:
+        return list(FileSystems.match([pattern])[0].metadata_list)
+    except ValueError as error:
+        extra = _EXTRAS.get(scheme)
+        advice = f"Install laser-jnd[{extra}]." if extra else "Use gs://, s3:// or a path."
+        raise UserError(
+            f"Place {pattern.removesuffix('/**')}", "a kind of URL that can be read", scheme, advice
+        ) from error
+    except BeamIOError as error:
+        causes = "; ".join(str(cause) for cause in (error.exception_details or {}).values())
+        raise UserError(
+            f"Place {pattern.removesuffix('/**')}",
+            "a bucket or folder that can be read",
+            causes or str(error),
+            "Check its name and your credentials.",
+        ) from error
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What the cloud libraries raise beside Beam's own error."""
+    try:
+        from google.api_core.exceptions import GoogleAPIError
+    except ImportError:
+        return ()
+    return (GoogleAPIError,)

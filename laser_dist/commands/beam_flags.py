@@ -1,0 +1,67 @@
+"""Beam's own options on our command line: checked, and handed on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from laser_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+DATAFLOW = "DataflowRunner"
+
+
+class _Refusing(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError("Beam's options", "options as Beam has them", message, "Mend them.")
+
+
+def pipeline_options(
+    runner: str | None, flags: Sequence[str], *, workers: int | None, data_dir: str
+) -> PipelineOptions:
+    """Beam's options for a build.
+
+    Args:
+      runner: Beam's name of it; None for this machine's cores.
+      flags: all that our own parser did not know.
+      workers: processes on this machine.
+      data_dir: where the dataset goes; Dataflow keeps its own files beside it.
+
+    Raises:
+      UserError: options that Beam does not know, or lacks.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from beam_pipelines.runner import dataflow_flags, local_options
+
+    _check_known(flags, PipelineOptions)
+    if runner is None:
+        return local_options(workers, flags)
+    if workers is not None:
+        raise UserError("Option --workers", "none with --runner", str(workers), "Use Beam's own.")
+    if runner == DATAFLOW:
+        flags = dataflow_flags(flags, data_dir)
+    return PipelineOptions([f"--runner={runner}", *flags])
+
+
+def _check_known(flags: Sequence[str], options: type) -> None:
+    parser = _Refusing(add_help=False, allow_abbrev=False)
+    for each in options.__subclasses__():
+        # Each group of options declares its own; two declare one of the same name.
+        group = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        each._add_argparse_args(group)
+        known = {name for action in parser._actions for name in action.option_strings}
+        for action in group._actions:
+            if not known.intersection(action.option_strings):
+                parser._add_action(action)
+    _, unknown = parser.parse_known_args(list(flags))
+    if unknown:
+        raise UserError(
+            "Command line",
+            "options of laser-jnd build, or of Apache Beam",
+            " ".join(unknown),
+            "See laser-jnd build --help.",
+        )

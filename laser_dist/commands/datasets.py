@@ -1,0 +1,159 @@
+"""The datasets that can be built: their configurations, and what lies built in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laser_dist.commands.wording import count_text, notes, size_text
+from laser_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from beam_pipelines.storage import StoredFile
+
+VIDEOSET = "videoset_jnd"
+MCL_JCI = "mcl_jci_jnd"
+RESOLUTIONS = {
+    "miniature": "256x144",
+    "360p": "640x360",
+    "540p": "960x540",
+    "720p": "1280x720",
+    "1080p": "1920x1080",
+}
+CONFIGS = {VIDEOSET: tuple(RESOLUTIONS), MCL_JCI: ("viewers", "stairs", "miniature")}
+
+
+def choose_config(dataset: str, files: list[StoredFile]) -> str:
+    """The configuration that a folder's files ask for.
+
+    Args:
+      dataset: one of `CONFIGS`.
+      files: that lie in the folder.
+
+    Returns:
+      Of VideoSet, the one whose label tables are there, 360p where that leaves a choice; of
+      MCL-JCI, `viewers`, or the miniature's where a miniature is there.
+    """
+    from beam_pipelines.videoset_files import resolutions_with_labels
+    from laser_dist.jnd.layout import MARKER_NAME
+
+    if dataset == MCL_JCI:
+        is_miniature = any(file.name == MARKER_NAME for file in files)
+        return "miniature" if is_miniature else "viewers"
+    there = resolutions_with_labels(files, tuple(RESOLUTIONS.values()))
+    found = [config for config, resolution in RESOLUTIONS.items() if resolution in there]
+    return found[0] if len(found) == 1 else "360p"
+
+
+@contextmanager
+def set_aside(folder: Path) -> Iterator[None]:
+    """Moves what is at a place out of the way; back if the block fails, else it is removed."""
+    aside = folder.parent / f".{folder.name}.replaced"
+    if aside.exists() and not folder.exists():  # an earlier block was killed
+        aside.rename(folder)
+    if not folder.exists():
+        yield
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_built(folder: str, fingerprint: str, manual_dir: str, *, replace_other: bool) -> bool:
+    """Whether the dataset that is asked for lies in a folder.
+
+    Args:
+      folder: of a dataset's version; path or URL.
+      fingerprint: of the one that is asked for.
+      manual_dir: it would be built from, for messages.
+      replace_other: another one that lies there is none.
+
+    Raises:
+      UserError: another one lies there.
+    """
+    from beam_pipelines import storage
+
+    if not storage.exists(storage.join(folder, "dataset_info.json")):
+        return False
+    try:
+        check_same(folder, read_metadata(folder), fingerprint, manual_dir)
+    except UserError:
+        if replace_other:
+            return False
+        raise
+    return True
+
+
+def read_metadata(folder: str | Path) -> dict[str, Any]:
+    """What a prepared dataset says of itself.
+
+    Raises:
+      UserError: it says nothing that can be read.
+    """
+    from beam_pipelines import storage
+
+    try:
+        metadata = json.loads(storage.read_bytes(storage.join(folder, "metadata.json")))
+        return {**metadata, "fingerprint": str(metadata["fingerprint"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Dataset {folder}",
+            "metadata.json with a fingerprint",
+            f"{type(error).__name__}: {error}",
+            "Build it anew with --overwrite.",
+        ) from error
+
+
+def check_same(
+    folder: str | Path, metadata: dict[str, Any], fingerprint: str, manual_dir: str | Path
+) -> None:
+    """Refuses to take a dataset of other input for the one that is asked for.
+
+    Raises:
+      UserError: the fingerprints differ.
+    """
+    if metadata["fingerprint"] != fingerprint:
+        raise UserError(
+            f"Dataset {folder}",
+            f"the one of {manual_dir} (fingerprint {fingerprint})",
+            f"one of other clips or labels ({metadata['fingerprint']})",
+            "Replace it with --overwrite, or name another --data-dir.",
+        )
+
+
+def summary(folder: str) -> list[tuple[str, str]]:
+    """What a prepared dataset holds: (name, value) for people."""
+    from beam_pipelines import storage
+    from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
+
+    info = json.loads(storage.read_bytes(storage.join(folder, "dataset_info.json")))
+    metadata = read_metadata(folder)
+    rejects, _ = read_rejects(storage.join(folder, REJECTS_FILE))
+    size = sum(file.size for file in storage.list_files(folder))
+    frame = f"{metadata['model_width']}x{metadata['model_height']}"
+    return [
+        *(_split_line(split, frame, metadata) for split in info["splits"]),
+        ("levels", f"{metadata['scale']}: {metadata['level_definition']}"),
+        ("rejects", notes(map(str, rejects))),
+        ("repairs", notes(metadata["repairs"])),
+        ("viewers", "SIMULATED" if metadata["simulated"] else "people"),
+        ("size", size_text(size)),
+        ("where", folder),
+    ]
+
+
+def _split_line(split: dict[str, Any], frame: str, metadata: dict[str, Any]) -> tuple[str, str]:
+    name, lengths = split["name"], [int(length) for length in split["shardLengths"]]
+    frames = count_text(sum(lengths), "frame")
+    sources = count_text(len(metadata["splits"][name]), "source")
+    return name, f"{frames} of {frame}, from {sources}, in {count_text(len(lengths), 'file')}"

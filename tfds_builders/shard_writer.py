@@ -1,0 +1,104 @@
+"""Writes a dataset's files, a shard at a time, in any of TFDS's formats."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.tfrecordio import _TFRecordUtil
+from tensorflow_datasets.core import example_serializer, file_adapters, naming
+
+from beam_pipelines import storage
+from beam_pipelines.elements import SourceFacts
+from beam_pipelines.frame_pairs import PairSettings
+from beam_pipelines.measured_files import StoredPair, read_pairs
+from beam_pipelines.shards import Shard, WrittenShard, example_key
+from laser_dist.jnd.scale import Scale
+from tfds_builders.jnd_features import example_of, pair_features
+
+FILE_FORMATS = ("tfrecord", "array_record", "parquet")
+
+
+class WriteShards(beam.DoFn):
+    """Writes each shard to a file of its own, complete or absent; TFDS finds it by its name."""
+
+    def __init__(
+        self, dataset: str, folder: str, file_format: str, settings: PairSettings, scale: Scale
+    ) -> None:
+        """Takes note of what to write.
+
+        Args:
+          dataset: its name, such as "videoset_jnd".
+          folder: of the dataset's files; path or URL.
+          file_format: one of `FILE_FORMATS`.
+          settings: of the examples.
+          scale: of the levels.
+        """
+        self._dataset = dataset
+        self._folder = folder
+        self._file_format = file_format
+        self._settings = settings
+        self._scale = scale
+        self._features: Any = None
+        self._serializer: Any = None
+
+    def setup(self) -> None:
+        """Makes what cannot be handed to another process."""
+        self._features = pair_features(self._settings, self._scale)
+        self._serializer = example_serializer.ExampleSerializer(
+            self._features.get_serialized_info()
+        )
+
+    def process(self, shard: Shard) -> Iterable[WrittenShard]:
+        """Yields what was written."""
+        keyed = [
+            (example_key(facts.source_id, pair.frame_index), self._serialize(facts, pair))
+            for facts, pair in _pairs_of(shard)
+        ]
+        file_format = file_adapters.FileFormat(self._file_format)
+        adapter = file_adapters.ADAPTER_FOR_FORMAT[file_format]
+        write = adapter.write_examples
+        if file_format == file_adapters.FileFormat.TFRECORD:
+            write = _write_tfrecord
+        with tempfile.TemporaryDirectory() as scratch:
+            template = naming.ShardedFileTemplate(
+                data_dir=Path(scratch),
+                dataset_name=self._dataset,
+                split=shard.split,
+                filetype_suffix=adapter.FILE_SUFFIX,
+            )
+            path = template.sharded_filepath(shard_index=shard.index, num_shards=shard.num_shards)
+            write(path, keyed)
+            storage.publish(Path(path), storage.join(self._folder, path.name))
+        yield WrittenShard(
+            split=shard.split,
+            index=shard.index,
+            num_examples=len(keyed),
+            num_bytes=sum(len(serialized) for _, serialized in keyed),
+        )
+
+    def _serialize(self, facts: SourceFacts, pair: StoredPair) -> bytes:
+        example = self._features.encode_example(example_of(facts, pair))
+        # Not the serializer's own call: it lets protobuf write the fields in the order of a hash
+        # table, which differs from process to process.
+        return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
+
+
+def _write_tfrecord(path: Path, examples: Iterable[tuple[str, bytes]]) -> None:
+    """Beam's writer, not TFDS's: that one has each worker import TensorFlow, for seconds of CPU."""
+    with open(path, "wb") as file:
+        for _, serialized in examples:
+            _TFRecordUtil.write_record(file, serialized)
+
+
+def _pairs_of(shard: Shard) -> list[tuple[SourceFacts, StoredPair]]:
+    """A shard's examples in order; each source's file is opened once."""
+    rows: dict[str, list[int]] = {}
+    for place, row in shard.examples:
+        rows.setdefault(place, []).append(row)
+    found: dict[tuple[str, int], tuple[SourceFacts, StoredPair]] = {}
+    for place, wanted in rows.items():
+        facts, pairs = read_pairs(place, wanted)
+        found |= {(place, row): (facts, pair) for row, pair in zip(wanted, pairs, strict=True)}
+    return [found[example] for example in shard.examples]
