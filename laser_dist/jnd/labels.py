@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFile as LabelFile
+from laser_dist.jnd.label_files import LabelFileError as LabelFileError
+from laser_dist.jnd.label_files import find_label_files, only_copy
 from laser_dist.jnd.label_rows import COLUMNS as COLUMNS
 from laser_dist.jnd.label_rows import MAX_QP as MAX_QP
-from laser_dist.jnd.label_rows import LabelFileError as LabelFileError
 from laser_dist.jnd.label_rows import LabelRow, read_rows
-from laser_dist.jnd.layout import is_hidden, source_id
+from laser_dist.jnd.layout import source_id
 
 LEVEL_SUFFIXES = ("1st", "2nd", "3rd")
 _SOURCE_ID = re.compile(r"videoSRC(\d{3})")
@@ -144,7 +146,26 @@ def format_videoset_labels(sources: Sequence[SourceLabels], level_index: int) ->
 
 
 def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTable:
-    """Labels of all sources at one resolution, from the three files found below a folder.
+    """Labels of all sources at one resolution, from the three files found below a local folder.
+
+    Args:
+      folder: searched with all folders below it.
+      resolution: width x height, part of the files' names.
+
+    Returns:
+      As `parse_videoset_labels`, which says what is mended.
+
+    Raises:
+      UserError: no such folder or resolution, or one of the three files is missing.
+      LabelFileError: as `parse_videoset_labels`.
+    """
+    names = _file_names(resolution)
+    files = find_label_files(folder, names.__contains__)
+    return parse_videoset_labels(files, resolution, where=str(folder))
+
+
+def parse_videoset_labels(files: Sequence[LabelFile], resolution: str, *, where: str) -> LabelTable:
+    """Labels of all sources at one resolution, from the three files of that resolution.
 
     Read without complaint: any order of columns, CRLF or LF, any number of rows. Mended and listed
     in `repairs`: columns and cells that do not belong there, a stray `=`, a `jnd` column whose
@@ -154,29 +175,31 @@ def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTabl
     before. The column `jnd` is never recomputed.
 
     Args:
-      folder: searched with all folders below it.
+      files: in any order; those of other names are passed over.
       resolution: width x height, part of the files' names.
+      where: the place that was searched, for messages.
 
     Raises:
-      UserError: no such folder or resolution, or one of the three files is missing.
+      UserError: no such resolution, or one of the three files is missing.
       LabelFileError: a file that cannot be read, two differing copies of a file, or files that
         do not hold the same sources.
     """
     repairs: list[str] = []
-    paths = _find_files(folder, resolution, repairs)
-    levels = [_read_level(path, repairs) for path in paths]
-    for path, level in zip(paths[1:], levels[1:], strict=True):
-        _check_same_sources(path, level, paths[0], levels[0])
+    chosen = _choose_files(files, resolution, where, repairs)
+    levels = [_read_level(file, repairs) for file in chosen]
+    for file, level in zip(chosen[1:], levels[1:], strict=True):
+        _check_same_sources(file, level, chosen[0], levels[0])
     sources: list[SourceLabels] = []
     for sequence_index in sorted(levels[0]):
         first, second, third = (level[sequence_index] for level in levels)
         source = SourceLabels(source_id(sequence_index), (first, second, third))
-        repairs.extend(_remarks_on_anchors(source, paths))
+        repairs.extend(_remarks_on_anchors(source, chosen))
         sources.append(source)
     return LabelTable(resolution, tuple(sources), tuple(repairs))
 
 
-def _find_files(folder: Path, resolution: str, repairs: list[str]) -> list[Path]:
+def _file_names(resolution: str) -> list[str]:
+    """Names of the files of the three levels."""
     if not _RESOLUTION.fullmatch(resolution):
         raise UserError(
             "choosing the resolution of the labels",
@@ -184,45 +207,36 @@ def _find_files(folder: Path, resolution: str, repairs: list[str]) -> list[Path]
             repr(resolution),
             "Name one of the resolutions whose label files you have.",
         )
-    names = [label_file_name(resolution, level) for level in range(len(LEVEL_SUFFIXES))]
-    found = {
-        name: sorted(
-            path for path in folder.rglob(name) if path.is_file() and not is_hidden(path, folder)
-        )
-        for name in names
-    }
-    missing = [name for name in names if not found[name]]
+    return [label_file_name(resolution, level) for level in range(len(LEVEL_SUFFIXES))]
+
+
+def _choose_files(
+    files: Sequence[LabelFile], resolution: str, where: str, repairs: list[str]
+) -> list[LabelFile]:
+    """One file per level."""
+    names = _file_names(resolution)
+    copies = [[file for file in files if file.name == name] for name in names]
+    missing = [name for name, found in zip(names, copies, strict=True) if not found]
     if missing:
         pattern = f"{resolution}_{{{','.join(LEVEL_SUFFIXES)}}}.csv"
         raise UserError(
-            f"looking for labels in {folder}",
+            f"looking for labels in {where}",
             f"the files {pattern} in that folder or below it",
-            "no such folder" if not folder.is_dir() else f"no {', '.join(missing)}",
+            f"no {', '.join(missing)}",
             "Put VideoSet's label files there, or name the folder that holds them.",
         )
-    return [_only_copy(found[name], repairs) for name in names]
+    return [only_copy(found, repairs) for found in copies]
 
 
-def _only_copy(copies: list[Path], repairs: list[str]) -> Path:
-    first, *others = copies
-    for other in others:
-        if other.read_bytes() != first.read_bytes():
-            raise LabelFileError(
-                first.name, None, None, "copies that agree", f"{first} and {other}, which differ"
-            )
-        repairs.append(f"{first.name}: a second copy, the same, in {other.parent}; ignored")
-    return first
-
-
-def _read_level(path: Path, repairs: list[str]) -> dict[int, LevelLabel]:
+def _read_level(file: LabelFile, repairs: list[str]) -> dict[int, LevelLabel]:
     labels: dict[int, LevelLabel] = {}
-    for row in read_rows(path, repairs):
+    for row in read_rows(file, repairs):
         sequence_index = row.whole("sequence_index", lowest=1, highest=999)
         if sequence_index in labels:
             raise row.error("sequence_index", "each number once")
         labels[sequence_index] = _label_of(row, repairs)
     if not labels:
-        raise LabelFileError(path.name, None, None, "at least one row of labels", "none")
+        raise LabelFileError(file.name, None, None, "at least one row of labels", "none")
     return labels
 
 
@@ -262,21 +276,24 @@ def _agreeing(row: LabelRow, column: str, from_samples: float, repairs: list[str
 
 
 def _check_same_sources(
-    path: Path, level: Mapping[int, LevelLabel], first_path: Path, first: Mapping[int, LevelLabel]
+    file: LabelFile,
+    level: Mapping[int, LevelLabel],
+    first_file: LabelFile,
+    first: Mapping[int, LevelLabel],
 ) -> None:
     lacking, added = sorted(first.keys() - level.keys()), sorted(level.keys() - first.keys())
     if lacking or added:
-        expected = f"the same numbers as in {first_path.name}"
+        expected = f"the same numbers as in {first_file.name}"
         got = f"{lacking} missing and {added} added"
-        raise LabelFileError(path.name, None, "sequence_index", expected, got)
+        raise LabelFileError(file.name, None, "sequence_index", expected, got)
 
 
-def _remarks_on_anchors(source: SourceLabels, paths: Sequence[Path]) -> Iterator[str]:
+def _remarks_on_anchors(source: SourceLabels, files: Sequence[LabelFile]) -> Iterator[str]:
     expected = (0.0, source.levels[0].jnd, source.levels[1].jnd)
-    for path, label, anchor in zip(paths, source.levels, expected, strict=True):
+    for file, label, anchor in zip(files, source.levels, expected, strict=True):
         if label.anchor != anchor:
             yield (
-                f"{path.name}, {source.source_id}: anchor {label.anchor:g} where the level before "
+                f"{file.name}, {source.source_id}: anchor {label.anchor:g} where the level before "
                 f"gives {anchor:g}; kept"
             )
 
