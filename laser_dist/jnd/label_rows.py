@@ -31,7 +31,7 @@ _DECIMAL = re.compile(r"[+-]?\d+(?:\.\d*)?|[+-]?\.\d+")
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a file. Its values are read by column, each within its range or an error.
+    """One row of a file. Its values are read by column; what is none is an error.
 
     Attributes:
       file: name of the file.
@@ -52,11 +52,11 @@ class LabelRow:
         """What to raise where a column holds something else than `expected`."""
         return LabelFileError(self.file, self.line, column, expected, shown(self.cells[column]))
 
-    def decimal(self, column: str, *, lowest: int = 0, highest: int = MAX_QP) -> float:
-        """A column's decimal number, from `lowest` to `highest`."""
+    def decimal(self, column: str) -> float:
+        """A column's decimal number, of any size."""
         text = self.cells[column]
-        if not _DECIMAL.fullmatch(text) or not lowest <= float(text) <= highest:
-            raise self.error(column, f"a decimal number from {lowest} to {highest}")
+        if not _DECIMAL.fullmatch(text):
+            raise self.error(column, "a decimal number")
         return float(text)
 
     def whole(self, column: str, *, lowest: int, highest: int) -> int:

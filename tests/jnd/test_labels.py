@@ -17,7 +17,7 @@ from label_fakes import (
 
 from laser_dist.jnd.labels import (
     COLUMNS,
-    LabelFileError,
+    LabelFault,
     LevelLabel,
     SourceLabels,
     format_videoset_labels,
@@ -25,17 +25,19 @@ from laser_dist.jnd.labels import (
     read_videoset_labels,
 )
 
-qps = st.floats(0, 51)
 labels = st.builds(
     make_label,
     st.lists(st.integers(0, 51), min_size=2, max_size=38),
-    jnd=qps,
-    anchor=qps,
+    jnd=st.floats(1, 51),
+    anchor=st.floats(0, 51),
     normality=st.integers(0, 1),
 )
-tables = st.dictionaries(
-    st.integers(1, 999), st.tuples(labels, labels, labels), min_size=1, max_size=4
-).map(lambda table: [SourceLabels(f"videoSRC{i:03d}", table[i]) for i in sorted(table)])
+ascending = st.tuples(labels, labels, labels).map(
+    lambda levels: tuple(sorted(levels, key=lambda label: label.jnd))
+)
+tables = st.dictionaries(st.integers(1, 999), ascending, min_size=1, max_size=4).map(
+    lambda table: [SourceLabels(f"videoSRC{i:03d}", table[i]) for i in sorted(table)]
+)
 
 
 @given(tables, st.randoms())
@@ -200,14 +202,12 @@ def test_an_anchor_that_is_not_the_level_before_is_kept_and_listed(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "column", "expected", "got"),
     [
-        (",30,", ",,", "jnd", "a decimal number from 0 to 51", "nothing"),
-        (",30,", ",thirty,", "jnd", "a decimal number from 0 to 51", "'thirty'"),
-        (",30,", ",3e1,", "jnd", "a decimal number from 0 to 51", "'3e1'"),
-        (",30,", ",nan,", "jnd", "a decimal number from 0 to 51", "'nan'"),
-        (",30,", ",52,", "jnd", "a decimal number from 0 to 51", "'52'"),
-        ("0,30", "-1,30", "anchor", "a decimal number from 0 to 51", "'-1'"),
-        (",32,", ",x,", "mean", "a decimal number from 0 to 51", "'x'"),
-        (",1,2", ",1,", "standard_deviation", "a decimal number from 0 to 51", "nothing"),
+        (",30,", ",,", "jnd", "a decimal number", "nothing"),
+        (",30,", ",thirty,", "jnd", "a decimal number", "'thirty'"),
+        (",30,", ",3e1,", "jnd", "a decimal number", "'3e1'"),
+        (",30,", ",nan,", "jnd", "a decimal number", "'nan'"),
+        (",32,", ",x,", "mean", "a decimal number", "'x'"),
+        (",1,2", ",1,", "standard_deviation", "a decimal number", "nothing"),
         (",1,2", ",0,2", "sequence_index", "a whole number from 1 to 999", "'0'"),
         (",1,2", ",1.5,2", "sequence_index", "a whole number from 1 to 999", "'1.5'"),
         (",1,2", f",{'9' * 5000},2", "sequence_index", "a whole number", f"'{'9' * 80}...'"),
@@ -258,19 +258,76 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, text, line, column, expec
     assert got in error.got
 
 
-def test_files_that_hold_different_sources(tmp_path):
-    other = table(SECOND.replace(",1,2", ",2,2"))
-    with pytest.raises(LabelFileError) as caught:
-        read_videoset_labels(write(tmp_path, table(FIRST), other, table(THIRD)))
-    assert caught.value.file == "640x360_2nd.csv"
-    assert caught.value.expected == "the same numbers as in 640x360_1st.csv"
-    assert caught.value.got == "[1] missing and [2] added"
+def test_a_source_that_a_file_lacks_is_a_fault_of_that_source(tmp_path):
+    second = table(SECOND, SECOND.replace(",1,2", ",2,2"))
+    third = table(THIRD, THIRD.replace(",1,2", ",3,2"))
+    result = read_videoset_labels(write(tmp_path, table(FIRST), second, third))
+    assert result.sources == (PLAIN,)
+    assert result.faults == (
+        LabelFault(
+            "videoSRC002",
+            "640x360_1st.csv",
+            "no row in 640x360_1st.csv; no row in 640x360_3rd.csv",
+        ),
+        LabelFault(
+            "videoSRC003",
+            "640x360_1st.csv",
+            "no row in 640x360_1st.csv; no row in 640x360_2nd.csv",
+        ),
+    )
 
 
-def test_a_file_that_holds_a_source_more(tmp_path):
-    third = table(THIRD, THIRD.replace(",1,2", ",2,2"))
-    with pytest.raises(LabelFileError, match=r"640x360_3rd.csv.* got \[\] missing and \[2\] added"):
-        read_videoset_labels(write(tmp_path, table(FIRST), table(SECOND), third))
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("30,33,", "30,52,", "JND2 52 outside 1 to 51"),
+        ("30,33,", "30,0,", "JND2 0 outside 1 to 51"),
+        ("30,33,", "30,0.99,", "JND2 0.99 outside 1 to 51"),
+        ("30,33,", "30,-33,", "JND2 -33 outside 1 to 51"),
+        ("30,33,", f"30,{'9' * 400},", "JND2 inf outside 1 to 51"),
+        ("30,33,", "-1,33,", "anchor -1 outside 0 to 51"),
+        ("30,33,", "51.5,33,", "anchor 51.5 outside 0 to 51"),
+    ],
+)
+def test_a_level_or_anchor_out_of_range_is_a_fault_of_its_source(tmp_path, old, new, why):
+    bad = SECOND.replace(",1,2", ",2,2").replace(old, new)
+    files = [table(row, row.replace(",1,2", ",2,2")) for row in (FIRST, THIRD)]
+    result = read_videoset_labels(write(tmp_path, files[0], table(SECOND, bad), files[1]))
+    assert result.sources == (PLAIN,)
+    assert result.faults == (LabelFault("videoSRC002", "640x360_2nd.csv, line 3", why),)
+
+
+@pytest.mark.parametrize(
+    ("levels", "why", "place"),
+    [
+        ((30, 24, 37), "JND2 24 below JND1 30", "640x360_2nd.csv"),
+        ((30, 33, 32.5), "JND3 32.5 below JND2 33", "640x360_3rd.csv"),
+        ((30, 24, 23), "JND2 24 below JND1 30; JND3 23 below JND2 24", "640x360_2nd.csv"),
+    ],
+)
+def test_levels_that_fall_are_a_fault_of_their_source(tmp_path, levels, why, place):
+    rows = [FIRST.replace(",30,", f",{levels[0]},")]
+    rows.append(SECOND.replace(",33,", f",{levels[1]},"))
+    rows.append(THIRD.replace(",37,", f",{levels[2]},"))
+    result = read_videoset_labels(write(tmp_path, *map(table, rows)))
+    assert result.sources == ()
+    assert result.faults == (LabelFault("videoSRC001", place, why),)
+
+
+@pytest.mark.parametrize("level", [1, 51])
+def test_equal_levels_and_the_ends_of_the_scale_are_possible(tmp_path, level):
+    row = f'0,{level},{level},1,"[{level}, {level}]",2,1,0'
+    result = read_videoset_labels(write(tmp_path, *[table(row)] * 3))
+    assert [label.jnd for label in result.sources[0].levels] == [level] * 3
+    assert result.faults == ()
+
+
+@pytest.mark.parametrize("written", ["320", "-32", "51.0000000001", "-0.0000000001"])
+def test_a_mean_or_deviation_out_of_range_is_taken_from_the_samples(tmp_path, written):
+    for samples, mean in (("51, 51", 51), ("0, 0", 0)):
+        row = f'0,30,{written},1,"[{samples}]",2,1,{written}'
+        label = read_with_first(tmp_path, table(row)).sources[0].levels[0]
+        assert (label.mean, label.standard_deviation) == (mean, 0)
 
 
 @pytest.mark.parametrize(
