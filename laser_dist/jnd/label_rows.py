@@ -10,11 +10,11 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFile, LabelFileError, decoded, shown, whole_number
+from laser_dist.jnd.scale import QP
 
-MAX_QP = 51  # H.264's largest quantiser at 8 bit
+MAX_QP = QP.highest
 COLUMNS = (
     "anchor",
     "jnd",
@@ -27,41 +27,11 @@ COLUMNS = (
 )
 
 _DECIMAL = re.compile(r"[+-]?\d+(?:\.\d*)?|[+-]?\.\d+")
-# Tables that went through a spreadsheet or pandas write whole numbers as `33.0`.
-_WHOLE = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
-
-
-class LabelFileError(UserError):
-    """A label file that cannot be read, and where.
-
-    Attributes:
-      file: name of the file.
-      line: number of the line where the row begins, the header being 1; None for the whole file.
-      column: name of the column; None for the whole row.
-    """
-
-    def __init__(
-        self, file: str, line: int | None, column: str | None, expected: str, got: str
-    ) -> None:
-        where = f"line {line}" if line is not None else ""
-        where += f"{', ' if where else ''}column '{column}'" if column is not None else ""
-        super().__init__(
-            f"reading labels from {file}{', ' if where else ''}{where}",
-            expected,
-            got,
-            "Mend that place, or copy the file anew from the dataset.",
-        )
-        # A pickled exception is rebuilt from `args`: they must be this constructor's, not the
-        # base's.
-        self.args = (file, line, column, expected, got)
-        self.file = file
-        self.line = line
-        self.column = column
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a file. Its values are read by column, each within its range or an error.
+    """One row of a file. Its values are read by column; what is none is an error.
 
     Attributes:
       file: name of the file.
@@ -80,21 +50,21 @@ class LabelRow:
 
     def error(self, column: str, expected: str) -> LabelFileError:
         """What to raise where a column holds something else than `expected`."""
-        return LabelFileError(self.file, self.line, column, expected, _shown(self.cells[column]))
+        return LabelFileError(self.file, self.line, column, expected, shown(self.cells[column]))
 
-    def decimal(self, column: str, *, lowest: int = 0, highest: int = MAX_QP) -> float:
-        """A column's decimal number, from `lowest` to `highest`."""
+    def decimal(self, column: str) -> float:
+        """A column's decimal number, of any size."""
         text = self.cells[column]
-        if not _DECIMAL.fullmatch(text) or not lowest <= float(text) <= highest:
-            raise self.error(column, f"a decimal number from {lowest} to {highest}")
+        if not _DECIMAL.fullmatch(text):
+            raise self.error(column, "a decimal number")
         return float(text)
 
     def whole(self, column: str, *, lowest: int, highest: int) -> int:
         """A column's whole number, from `lowest` to `highest`."""
-        match = _WHOLE.fullmatch(self.cells[column])
-        if match is None or not lowest <= int(match[1]) <= highest:
+        value = whole_number(self.cells[column])
+        if value is None or not lowest <= value <= highest:
             raise self.error(column, f"a whole number from {lowest} to {highest}")
-        return int(match[1])
+        return value
 
     def samples(self) -> tuple[int, ...]:
         """The column `samples`: [S] QPs, two or more, in the file's order."""
@@ -102,41 +72,41 @@ class LabelRow:
         balanced = text.startswith("[") == text.endswith("]")
         text = text.removeprefix("[").removesuffix("]")
         parts = re.split("[,;]", text) if re.search("[,;]", text) else text.split()
-        matches = [_WHOLE.fullmatch(part.strip()) for part in parts]
-        values = tuple(int(match[1]) for match in matches if match is not None)
-        readable = balanced and len(values) == len(matches) >= 2
+        found = [whole_number(part.strip()) for part in parts]
+        values = tuple(value for value in found if value is not None)
+        readable = balanced and len(values) == len(found) >= 2
         if not readable or not all(0 <= value <= MAX_QP for value in values):
             raise self.error("samples", f"a list of two or more QPs from 0 to {MAX_QP}")
         return values
 
 
-def read_rows(path: Path, repairs: list[str]) -> Iterator[LabelRow]:
+def read_rows(file: LabelFile, repairs: list[str]) -> Iterator[LabelRow]:
     """The rows of a file that hold values, in its order, each with the known columns only.
 
     Args:
-      path: of the file.
+      file: to read.
       repairs: added to: what was mended or left out, one line each.
 
     Raises:
-      LabelFileError: the file cannot be read, is no CSV in UTF-8, or lacks a column or a cell.
+      LabelFileError: the file is no CSV in UTF-8, or lacks a column or a cell.
     """
-    (header_line, header), *records = _records(path)
+    (header_line, header), *records = _records(file)
     names = [name.strip() for name in header]
     if names.count("anchor") == 2 and "jnd" not in names:
-        names = _name_the_level(path.name, names, [cells for _, cells in records])
+        names = _name_the_level(file.name, names, [cells for _, cells in records])
         repairs.append(
-            f"{path.name}, line {header_line}: two columns 'anchor'; the higher is 'jnd'"
+            f"{file.name}, line {header_line}: two columns 'anchor'; the higher is 'jnd'"
         )
     wrong = [name for name in COLUMNS if names.count(name) != 1]
     if wrong:
         expected = f"the columns {','.join(COLUMNS)}, each once"
-        got = _shown(",".join(names), longest=200)
-        raise LabelFileError(path.name, header_line, wrong[0], expected, got)
+        got = shown(",".join(names), longest=200)
+        raise LabelFileError(file.name, header_line, wrong[0], expected, got)
     if len(names) > len(COLUMNS):
         others = [name or "without a name" for name in names if name not in COLUMNS]
-        repairs.append(f"{path.name}, line {header_line}: columns {others}; ignored")
+        repairs.append(f"{file.name}, line {header_line}: columns {others}; ignored")
     for line, cells in records:
-        where = f"{path.name}, line {line}"
+        where = f"{file.name}, line {line}"
         if not any(cell.strip(" =") for cell in cells):
             repairs.append(f"{where}: no values in the row; ignored")
             continue
@@ -144,53 +114,49 @@ def read_rows(path: Path, repairs: list[str]) -> Iterator[LabelRow]:
         known = {n: c.strip(" =") for n, c in zip(names, cells, strict=False) if n in COLUMNS}
         surplus = any(cell.strip(" =") for cell in cells[len(names) :])
         if surplus or len(known) < len(COLUMNS):
-            raise LabelFileError(path.name, line, None, f"{len(names)} cells", str(len(cells)))
+            raise LabelFileError(file.name, line, None, f"{len(names)} cells", str(len(cells)))
         if any("=" in cell for cell in cells):
             repairs.append(f"{where}: a stray '='; dropped")
-        yield LabelRow(path.name, line, known)
+        yield LabelRow(file.name, line, known)
 
 
-def _records(path: Path) -> list[tuple[int, list[str]]]:
+def _records(file: LabelFile) -> list[tuple[int, list[str]]]:
     """The file's records and the lines where they begin; blank lines are left out."""
     records: list[tuple[int, list[str]]] = []
+    text = decoded(file, "CSV in UTF-8")
     line = 1
     try:
-        # Spreadsheets put a byte order mark in front; an empty `newline` keeps CR and LF as they
-        # are, which `csv` wants.
-        text = path.read_bytes().decode("utf-8-sig")
+        # An empty `newline` keeps CR and LF as they are, which `csv` wants.
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         for cells in reader:
             if cells:
                 records.append((line, cells))
             line = reader.line_num + 1
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise LabelFileError(path.name, line, None, "CSV in UTF-8", str(error)) from error
-    except OSError as error:
-        got = error.strerror or str(error)
-        raise LabelFileError(path.name, None, None, "a file that can be read", got) from error
+    except csv.Error as error:
+        raise LabelFileError(file.name, line, None, "CSV in UTF-8", str(error)) from error
     if not records:
-        raise LabelFileError(path.name, 1, None, f"a header {','.join(COLUMNS)}", "an empty file")
+        raise LabelFileError(file.name, 1, None, f"a header {','.join(COLUMNS)}", "an empty file")
     return records
 
 
 def _name_the_level(file: str, names: list[str], rows: list[list[str]]) -> list[str]:
     """Rename the higher of two columns `anchor` to `jnd`: a level lies above its anchor."""
     left, right = (index for index, name in enumerate(names) if name == "anchor")
-    pairs = [
-        (float(cells[left]), float(cells[right]))
+    texts = [
+        [cells[index].strip(" =") for index in (left, right)]
         for cells in rows
-        if len(cells) > right and all(_DECIMAL.fullmatch(cells[i]) for i in (left, right))
+        if len(cells) > right
     ]
-    if all(low <= high for low, high in pairs):
+    pairs = [
+        (float(low), float(high))
+        for low, high in texts
+        if _DECIMAL.fullmatch(low) and _DECIMAL.fullmatch(high)
+    ]
+    if pairs and all(low <= high for low, high in pairs):
         level = right
-    elif all(high <= low for low, high in pairs):
+    elif pairs and all(high <= low for low, high in pairs):
         level = left
     else:
         expected = "one of two columns 'anchor' to be the higher in every row, the level 'jnd'"
         raise LabelFileError(file, 1, "anchor", expected, "neither")
     return [*names[:level], "jnd", *names[level + 1 :]]
-
-
-def _shown(text: str, longest: int = 80) -> str:
-    """A cell's text for a message that stays one line."""
-    return repr(text if len(text) <= longest else f"{text[:longest]}...") if text else "nothing"

@@ -2,8 +2,9 @@
 
 A file holds one JND level at one resolution, a row per source. All levels are quantisers (QP,
 0..51, higher = worse). Copies of the files that circulate have quirks; what had to be mended while
-reading is listed in `LabelTable.repairs`, one line each, and what cannot be mended is a
-`LabelFileError` that names file, line and column.
+reading is listed in `LabelTable.repairs`, one line each. A source whose levels are impossible is
+left out and listed in `LabelTable.faults`. What cannot be read at all is a `LabelFileError` that
+names file, line and column.
 
 Source: Wang et al. 2017 (VideoSet, arXiv 1701.01500) and the files published with it.
 """
@@ -12,18 +13,22 @@ import csv
 import io
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFault as LabelFault
+from laser_dist.jnd.label_files import LabelFile as LabelFile
+from laser_dist.jnd.label_files import LabelFileError as LabelFileError
+from laser_dist.jnd.label_files import find_label_files, only_copy
 from laser_dist.jnd.label_rows import COLUMNS as COLUMNS
 from laser_dist.jnd.label_rows import MAX_QP as MAX_QP
-from laser_dist.jnd.label_rows import LabelFileError as LabelFileError
 from laser_dist.jnd.label_rows import LabelRow, read_rows
-from laser_dist.jnd.layout import is_hidden, source_id
+from laser_dist.jnd.layout import source_id
+from laser_dist.jnd.scale import QP
 
 LEVEL_SUFFIXES = ("1st", "2nd", "3rd")
 _SOURCE_ID = re.compile(r"videoSRC(\d{3})")
@@ -93,13 +98,16 @@ class LabelTable:
 
     Attributes:
       resolution: `640x360` and so on.
-      sources: in ascending order of their number.
+      sources: that can be used, in ascending order of their number; levels lie in [1, 51] and do
+        not fall from JND1 to JND3.
       repairs: what was mended or stands out, one readable line each: file, line, what, how mended.
+      faults: the sources that cannot be used, each once, in ascending order of their number.
     """
 
     resolution: str
     sources: tuple[SourceLabels, ...]
     repairs: tuple[str, ...]
+    faults: tuple[LabelFault, ...]
 
 
 def label_file_name(resolution: str, level_index: int) -> str:
@@ -144,7 +152,26 @@ def format_videoset_labels(sources: Sequence[SourceLabels], level_index: int) ->
 
 
 def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTable:
-    """Labels of all sources at one resolution, from the three files found below a folder.
+    """Labels of all sources at one resolution, from the three files found below a local folder.
+
+    Args:
+      folder: searched with all folders below it.
+      resolution: width x height, part of the files' names.
+
+    Returns:
+      As `parse_videoset_labels`, which says what is mended.
+
+    Raises:
+      UserError: no such folder or resolution, or one of the three files is missing.
+      LabelFileError: as `parse_videoset_labels`.
+    """
+    names = _file_names(resolution)
+    files = find_label_files(folder, names.__contains__)
+    return parse_videoset_labels(files, resolution, where=str(folder))
+
+
+def parse_videoset_labels(files: Sequence[LabelFile], resolution: str, *, where: str) -> LabelTable:
+    """Labels of all sources at one resolution, from the three files of that resolution.
 
     Read without complaint: any order of columns, CRLF or LF, any number of rows. Mended and listed
     in `repairs`: columns and cells that do not belong there, a stray `=`, a `jnd` column whose
@@ -153,30 +180,37 @@ def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTabl
     Listed and kept as they stand: samples at or below the anchor, anchors that are not the level
     before. The column `jnd` is never recomputed.
 
+    A source is left out and listed in `faults` where it lacks a row in one of the files, a level
+    lies outside 1 to 51 or below the one before, or an anchor outside 0 to 51.
+
     Args:
-      folder: searched with all folders below it.
+      files: in any order; those of other names are passed over.
       resolution: width x height, part of the files' names.
+      where: the place that was searched, for messages.
 
     Raises:
-      UserError: no such folder or resolution, or one of the three files is missing.
-      LabelFileError: a file that cannot be read, two differing copies of a file, or files that
-        do not hold the same sources.
+      UserError: no such resolution, or one of the three files is missing.
+      LabelFileError: a file, or a cell of it, that cannot be read; a source twice in one file; two
+        differing copies of a file.
     """
     repairs: list[str] = []
-    paths = _find_files(folder, resolution, repairs)
-    levels = [_read_level(path, repairs) for path in paths]
-    for path, level in zip(paths[1:], levels[1:], strict=True):
-        _check_same_sources(path, level, paths[0], levels[0])
+    chosen = _choose_files(files, resolution, where, repairs)
+    levels = [_read_level(file, index, repairs) for index, file in enumerate(chosen)]
     sources: list[SourceLabels] = []
-    for sequence_index in sorted(levels[0]):
-        first, second, third = (level[sequence_index] for level in levels)
-        source = SourceLabels(source_id(sequence_index), (first, second, third))
-        repairs.extend(_remarks_on_anchors(source, paths))
-        sources.append(source)
-    return LabelTable(resolution, tuple(sources), tuple(repairs))
+    faults: list[LabelFault] = []
+    for sequence_index in sorted(set[int]().union(*levels)):
+        found = [level.get(sequence_index) for level in levels]
+        source = _assemble(source_id(sequence_index), found, chosen)
+        if isinstance(source, LabelFault):
+            faults.append(source)
+        else:
+            repairs.extend(_remarks_on_anchors(source, chosen))
+            sources.append(source)
+    return LabelTable(resolution, tuple(sources), tuple(repairs), tuple(faults))
 
 
-def _find_files(folder: Path, resolution: str, repairs: list[str]) -> list[Path]:
+def _file_names(resolution: str) -> list[str]:
+    """Names of the files of the three levels."""
     if not _RESOLUTION.fullmatch(resolution):
         raise UserError(
             "choosing the resolution of the labels",
@@ -184,75 +218,73 @@ def _find_files(folder: Path, resolution: str, repairs: list[str]) -> list[Path]
             repr(resolution),
             "Name one of the resolutions whose label files you have.",
         )
-    names = [label_file_name(resolution, level) for level in range(len(LEVEL_SUFFIXES))]
-    found = {
-        name: sorted(
-            path for path in folder.rglob(name) if path.is_file() and not is_hidden(path, folder)
-        )
-        for name in names
-    }
-    missing = [name for name in names if not found[name]]
+    return [label_file_name(resolution, level) for level in range(len(LEVEL_SUFFIXES))]
+
+
+def _choose_files(
+    files: Sequence[LabelFile], resolution: str, where: str, repairs: list[str]
+) -> list[LabelFile]:
+    """One file per level."""
+    names = _file_names(resolution)
+    copies = [[file for file in files if file.name == name] for name in names]
+    missing = [name for name, found in zip(names, copies, strict=True) if not found]
     if missing:
         pattern = f"{resolution}_{{{','.join(LEVEL_SUFFIXES)}}}.csv"
         raise UserError(
-            f"looking for labels in {folder}",
+            f"looking for labels in {where}",
             f"the files {pattern} in that folder or below it",
-            "no such folder" if not folder.is_dir() else f"no {', '.join(missing)}",
+            f"no {', '.join(missing)}",
             "Put VideoSet's label files there, or name the folder that holds them.",
         )
-    return [_only_copy(found[name], repairs) for name in names]
+    return [only_copy(found, repairs) for found in copies]
 
 
-def _only_copy(copies: list[Path], repairs: list[str]) -> Path:
-    first, *others = copies
-    for other in others:
-        if other.read_bytes() != first.read_bytes():
-            raise LabelFileError(
-                first.name, None, None, "copies that agree", f"{first} and {other}, which differ"
-            )
-        repairs.append(f"{first.name}: a second copy, the same, in {other.parent}; ignored")
-    return first
-
-
-def _read_level(path: Path, repairs: list[str]) -> dict[int, LevelLabel]:
-    labels: dict[int, LevelLabel] = {}
-    for row in read_rows(path, repairs):
+def _read_level(
+    file: LabelFile, level_index: int, repairs: list[str]
+) -> dict[int, LevelLabel | LabelFault]:
+    """Each source's label in one file, or why its row is impossible; by the source's number."""
+    labels: dict[int, LevelLabel | LabelFault] = {}
+    for row in read_rows(file, repairs):
         sequence_index = row.whole("sequence_index", lowest=1, highest=999)
         if sequence_index in labels:
             raise row.error("sequence_index", "each number once")
-        labels[sequence_index] = _label_of(row, repairs)
+        labels[sequence_index] = _label_of(row, source_id(sequence_index), level_index, repairs)
     if not labels:
-        raise LabelFileError(path.name, None, None, "at least one row of labels", "none")
+        raise LabelFileError(file.name, None, None, "at least one row of labels", "none")
     return labels
 
 
-def _label_of(row: LabelRow, repairs: list[str]) -> LevelLabel:
-    samples = row.samples()
-    mean, standard_deviation = _moments(samples)
-    label = LevelLabel(
-        jnd=row.decimal("jnd"),
-        mean=_agreeing(row, "mean", mean, repairs),
-        anchor=row.decimal("anchor"),
-        samples=samples,
-        normality=row.whole("normality", lowest=0, highest=1),
-        standard_deviation=_agreeing(row, "standard_deviation", standard_deviation, repairs),
-    )
+def _label_of(
+    row: LabelRow, identifier: str, level_index: int, repairs: list[str]
+) -> LevelLabel | LabelFault:
+    # All cells are read before any is judged: what cannot be read is an error in every row.
+    jnd, anchor, samples = row.decimal("jnd"), row.decimal("anchor"), row.samples()
+    mean = _agreeing(row, "mean", statistics.fmean(samples), repairs)
+    deviation = _agreeing(row, "standard_deviation", statistics.stdev(samples), repairs)
+    normality = row.whole("normality", lowest=0, highest=1)
     samples_no = row.whole("samples_no", lowest=0, highest=10**9 - 1)
     if samples_no != len(samples):
         repairs.append(
             f"{row.place}: samples_no {samples_no}, samples hold {len(samples)}; counted"
         )
-    too_low = [sample for sample in samples if sample <= label.anchor]
+    if not QP.lowest <= jnd <= QP.highest:
+        why = f"JND{level_index + 1} {_plain(jnd)} outside {QP.lowest} to {QP.highest}"
+        return LabelFault(identifier, row.place, why)
+    if not QP.reference <= anchor <= QP.highest:
+        why = f"anchor {_plain(anchor)} outside {QP.reference} to {QP.highest}"
+        return LabelFault(identifier, row.place, why)
+    too_low = [sample for sample in samples if sample <= anchor]
     if too_low:
-        repairs.append(f"{row.place}: samples {too_low} at or below anchor {label.anchor:g}; kept")
-    return label
+        repairs.append(f"{row.place}: samples {too_low} at or below anchor {anchor:g}; kept")
+    return LevelLabel(jnd, mean, anchor, samples, normality, deviation)
 
 
 def _agreeing(row: LabelRow, column: str, from_samples: float, repairs: list[str]) -> float:
     """The column's value if it is that of the samples as far as it was written out, else theirs."""
     value = row.decimal(column)
     decimals = len(row.cells[column].partition(".")[2])
-    if abs(value - from_samples) <= 0.5 * 10.0**-decimals + 1e-9:
+    agrees = abs(value - from_samples) <= 0.5 * 10.0**-decimals + 1e-9
+    if agrees and 0.0 <= value <= MAX_QP:
         return value
     repairs.append(
         f"{row.place}: {column} {value:.10g}, of the samples "
@@ -261,29 +293,37 @@ def _agreeing(row: LabelRow, column: str, from_samples: float, repairs: list[str
     return from_samples
 
 
-def _check_same_sources(
-    path: Path, level: Mapping[int, LevelLabel], first_path: Path, first: Mapping[int, LevelLabel]
-) -> None:
-    lacking, added = sorted(first.keys() - level.keys()), sorted(level.keys() - first.keys())
-    if lacking or added:
-        expected = f"the same numbers as in {first_path.name}"
-        got = f"{lacking} missing and {added} added"
-        raise LabelFileError(path.name, None, "sequence_index", expected, got)
+def _assemble(
+    identifier: str, found: Sequence[LevelLabel | LabelFault | None], files: Sequence[LabelFile]
+) -> SourceLabels | LabelFault:
+    """A source of its three levels, None where a file has no row of it; or all that is wrong."""
+    labels = [label for label in found if isinstance(label, LevelLabel)]
+    faults = [
+        label or LabelFault(identifier, file.name, f"no row in {file.name}")
+        for file, label in zip(files, found, strict=True)
+        if not isinstance(label, LevelLabel)
+    ]
+    if not faults:
+        told = [f"JND{index + 1} {_plain(label.jnd)}" for index, label in enumerate(labels)]
+        faults = [
+            LabelFault(identifier, files[index].name, f"{told[index]} below {told[index - 1]}")
+            for index in range(1, len(labels))
+            if labels[index].jnd < labels[index - 1].jnd
+        ]
+    if faults:
+        return LabelFault(identifier, faults[0].place, "; ".join(fault.why for fault in faults))
+    first, second, third = labels
+    return SourceLabels(identifier, (first, second, third))
 
 
-def _remarks_on_anchors(source: SourceLabels, paths: Sequence[Path]) -> Iterator[str]:
+def _remarks_on_anchors(source: SourceLabels, files: Sequence[LabelFile]) -> Iterator[str]:
     expected = (0.0, source.levels[0].jnd, source.levels[1].jnd)
-    for path, label, anchor in zip(paths, source.levels, expected, strict=True):
+    for file, label, anchor in zip(files, source.levels, expected, strict=True):
         if label.anchor != anchor:
             yield (
-                f"{path.name}, {source.source_id}: anchor {label.anchor:g} where the level before "
+                f"{file.name}, {source.source_id}: anchor {label.anchor:g} where the level before "
                 f"gives {anchor:g}; kept"
             )
-
-
-def _moments(samples: tuple[int, ...]) -> tuple[float, float]:
-    """Mean and standard deviation (ddof 1), computed exactly, so in any order the same."""
-    return statistics.fmean(samples), statistics.stdev(samples)
 
 
 def _cells(sequence_index: int, label: LevelLabel) -> list[str]:

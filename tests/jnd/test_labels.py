@@ -1,16 +1,23 @@
-import pickle
-import statistics
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from label_fakes import (
+    FIRST,
+    HEADER,
+    PLAIN,
+    SECOND,
+    THIRD,
+    error_of_first,
+    make_label,
+    read_with_first,
+    table,
+    write,
+)
 
-from laser_dist.errors import UserError
 from laser_dist.jnd.labels import (
     COLUMNS,
-    LabelFileError,
+    LabelFault,
     LevelLabel,
     SourceLabels,
     format_videoset_labels,
@@ -18,67 +25,19 @@ from laser_dist.jnd.labels import (
     read_videoset_labels,
 )
 
-HEADER = "anchor,jnd,mean,normality,samples,samples_no,sequence_index,standard_deviation"
-# Samples 30, 32, 34: mean 32, standard deviation sqrt((4 + 0 + 4) / 2) = 2.
-FIRST = '0,30,32,1,"[30, 32, 34]",3,1,2'
-SECOND = '30,33,36,0,"[34, 36, 38]",3,1,2'
-THIRD = '33,37,40,1,"[38, 40, 42]",3,1,2'
-
-
-def make_label(samples, jnd, anchor, normality=1):
-    return LevelLabel(
-        jnd=jnd,
-        mean=statistics.fmean(samples),
-        anchor=anchor,
-        samples=tuple(samples),
-        normality=normality,
-        standard_deviation=statistics.stdev(samples),
-    )
-
-
-PLAIN = SourceLabels(
-    "videoSRC001",
-    (
-        make_label([30, 32, 34], 30.0, 0.0),
-        make_label([34, 36, 38], 33.0, 30.0, normality=0),
-        make_label([38, 40, 42], 37.0, 33.0),
-    ),
-)
-
-qps = st.floats(0, 51)
 labels = st.builds(
     make_label,
     st.lists(st.integers(0, 51), min_size=2, max_size=38),
-    jnd=qps,
-    anchor=qps,
+    jnd=st.floats(1, 51),
+    anchor=st.floats(0, 51),
     normality=st.integers(0, 1),
 )
-tables = st.dictionaries(
-    st.integers(1, 999), st.tuples(labels, labels, labels), min_size=1, max_size=4
-).map(lambda table: [SourceLabels(f"videoSRC{i:03d}", table[i]) for i in sorted(table)])
-
-
-def write(folder: Path, *texts: str, resolution="640x360") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for level_index, text in enumerate(texts):
-        data = text.encode("utf-8")
-        (folder / label_file_name(resolution, level_index)).write_bytes(data)
-    return folder
-
-
-def table(*rows, header=HEADER, end="\n"):
-    return end.join([header, *rows]) + end
-
-
-def read_with_first(folder, text):
-    """Reads a table whose 1st file is the given text and whose others are plain."""
-    return read_videoset_labels(write(folder, text, table(SECOND), table(THIRD)))
-
-
-def error_of_first(folder, text) -> LabelFileError:
-    with pytest.raises(LabelFileError) as caught:
-        read_with_first(folder, text)
-    return caught.value
+ascending = st.tuples(labels, labels, labels).map(
+    lambda levels: tuple(sorted(levels, key=lambda label: label.jnd))
+)
+tables = st.dictionaries(st.integers(1, 999), ascending, min_size=1, max_size=4).map(
+    lambda table: [SourceLabels(f"videoSRC{i:03d}", table[i]) for i in sorted(table)]
+)
 
 
 @given(tables, st.randoms())
@@ -207,6 +166,7 @@ def test_what_does_not_belong_there_is_left_out_and_listed(tmp_path, header, row
         table(FIRST, header=HEADER.replace("jnd", "anchor")),
         # The level stands before its anchor.
         table(FIRST.replace("0,30,", "30,0,", 1), header=HEADER.replace("jnd", "anchor")),
+        table(FIRST.replace("0,30,", " 30 , 0,", 1), header=HEADER.replace("jnd", "anchor")),
     ],
 )
 def test_of_two_columns_called_anchor_the_higher_is_the_level(tmp_path, text):
@@ -242,14 +202,12 @@ def test_an_anchor_that_is_not_the_level_before_is_kept_and_listed(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "column", "expected", "got"),
     [
-        (",30,", ",,", "jnd", "a decimal number from 0 to 51", "nothing"),
-        (",30,", ",thirty,", "jnd", "a decimal number from 0 to 51", "'thirty'"),
-        (",30,", ",3e1,", "jnd", "a decimal number from 0 to 51", "'3e1'"),
-        (",30,", ",nan,", "jnd", "a decimal number from 0 to 51", "'nan'"),
-        (",30,", ",52,", "jnd", "a decimal number from 0 to 51", "'52'"),
-        ("0,30", "-1,30", "anchor", "a decimal number from 0 to 51", "'-1'"),
-        (",32,", ",x,", "mean", "a decimal number from 0 to 51", "'x'"),
-        (",1,2", ",1,", "standard_deviation", "a decimal number from 0 to 51", "nothing"),
+        (",30,", ",,", "jnd", "a decimal number", "nothing"),
+        (",30,", ",thirty,", "jnd", "a decimal number", "'thirty'"),
+        (",30,", ",3e1,", "jnd", "a decimal number", "'3e1'"),
+        (",30,", ",nan,", "jnd", "a decimal number", "'nan'"),
+        (",32,", ",x,", "mean", "a decimal number", "'x'"),
+        (",1,2", ",1,", "standard_deviation", "a decimal number", "nothing"),
         (",1,2", ",0,2", "sequence_index", "a whole number from 1 to 999", "'0'"),
         (",1,2", ",1.5,2", "sequence_index", "a whole number from 1 to 999", "'1.5'"),
         (",1,2", f",{'9' * 5000},2", "sequence_index", "a whole number", f"'{'9' * 80}...'"),
@@ -300,79 +258,76 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, text, line, column, expec
     assert got in error.got
 
 
-def test_a_file_that_is_no_text(tmp_path):
-    write(tmp_path, table(FIRST), table(SECOND), table(THIRD))
-    (tmp_path / "640x360_1st.csv").write_bytes("ä".encode("latin-1"))
-    with pytest.raises(LabelFileError, match="expected CSV in UTF-8, got 'utf-8' codec can't"):
-        read_videoset_labels(tmp_path)
-
-
-def test_the_error_reads_as_one_sentence_and_survives_pickling(tmp_path):
-    error = error_of_first(tmp_path, table(FIRST.replace(",30,", ",?,")))
-    assert str(error) == (
-        "reading labels from 640x360_1st.csv, line 2, column 'jnd': expected a decimal number from "
-        "0 to 51, got '?'. Mend that place, or copy the file anew from the dataset."
-    )
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        copy = pickle.loads(pickle.dumps(error, protocol))
-        assert type(copy) is LabelFileError
-        assert vars(copy) == vars(error)
-        assert str(copy) == str(error)
-
-
-def test_files_that_hold_different_sources(tmp_path):
-    other = table(SECOND.replace(",1,2", ",2,2"))
-    with pytest.raises(LabelFileError) as caught:
-        read_videoset_labels(write(tmp_path, table(FIRST), other, table(THIRD)))
-    assert caught.value.file == "640x360_2nd.csv"
-    assert caught.value.expected == "the same numbers as in 640x360_1st.csv"
-    assert caught.value.got == "[1] missing and [2] added"
-
-
-def test_a_file_that_holds_a_source_more(tmp_path):
-    third = table(THIRD, THIRD.replace(",1,2", ",2,2"))
-    with pytest.raises(LabelFileError, match=r"640x360_3rd.csv.* got \[\] missing and \[2\] added"):
-        read_videoset_labels(write(tmp_path, table(FIRST), table(SECOND), third))
-
-
-def test_files_are_found_anywhere_below_and_other_resolutions_left_alone(tmp_path):
-    write(tmp_path / "labels" / "360p [small]", table(FIRST), table(SECOND), table(THIRD))
-    write(tmp_path, "nothing", "of", "ours", resolution="1640x360")
-    assert read_videoset_labels(tmp_path).sources == (PLAIN,)
-
-
-def test_a_second_copy_is_ignored_if_the_same_and_refused_if_not(tmp_path):
-    write(tmp_path, table(FIRST), table(SECOND), table(THIRD))
-    copy = tmp_path / "copy"
-    write(copy, table(FIRST))
-    result = read_videoset_labels(tmp_path)
+def test_a_source_that_a_file_lacks_is_a_fault_of_that_source(tmp_path):
+    second = table(SECOND, SECOND.replace(",1,2", ",2,2"))
+    third = table(THIRD, THIRD.replace(",1,2", ",3,2"))
+    result = read_videoset_labels(write(tmp_path, table(FIRST), second, third))
     assert result.sources == (PLAIN,)
-    assert result.repairs == (f"640x360_1st.csv: a second copy, the same, in {copy}; ignored",)
-    write(copy, table(FIRST.replace(",30,", ",31,")))
-    with pytest.raises(LabelFileError, match=r"640x360_1st.csv: expected copies that agree"):
-        read_videoset_labels(tmp_path)
-
-
-def test_missing_files_are_one_clear_error(tmp_path):
-    write(tmp_path, table(FIRST))
-    with pytest.raises(UserError) as caught:
-        read_videoset_labels(tmp_path)
-    assert str(caught.value) == (
-        f"looking for labels in {tmp_path}: expected the files 640x360_{{1st,2nd,3rd}}.csv in that "
-        "folder or below it, got no 640x360_2nd.csv, 640x360_3rd.csv. Put VideoSet's label files "
-        "there, or name the folder that holds them."
+    assert result.faults == (
+        LabelFault(
+            "videoSRC002",
+            "640x360_1st.csv",
+            "no row in 640x360_1st.csv; no row in 640x360_3rd.csv",
+        ),
+        LabelFault(
+            "videoSRC003",
+            "640x360_1st.csv",
+            "no row in 640x360_1st.csv; no row in 640x360_2nd.csv",
+        ),
     )
 
 
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="got no such folder"):
-        read_videoset_labels(tmp_path / "nowhere")
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("30,33,", "30,52,", "JND2 52 outside 1 to 51"),
+        ("30,33,", "30,0,", "JND2 0 outside 1 to 51"),
+        ("30,33,", "30,0.99,", "JND2 0.99 outside 1 to 51"),
+        ("30,33,", "30,-33,", "JND2 -33 outside 1 to 51"),
+        ("30,33,", f"30,{'9' * 400},", "JND2 inf outside 1 to 51"),
+        ("30,33,", "-1,33,", "anchor -1 outside 0 to 51"),
+        ("30,33,", "51.5,33,", "anchor 51.5 outside 0 to 51"),
+    ],
+)
+def test_a_level_or_anchor_out_of_range_is_a_fault_of_its_source(tmp_path, old, new, why):
+    bad = SECOND.replace(",1,2", ",2,2").replace(old, new)
+    files = [table(row, row.replace(",1,2", ",2,2")) for row in (FIRST, THIRD)]
+    result = read_videoset_labels(write(tmp_path, files[0], table(SECOND, bad), files[1]))
+    assert result.sources == (PLAIN,)
+    assert result.faults == (LabelFault("videoSRC002", "640x360_2nd.csv, line 3", why),)
 
 
-@pytest.mark.parametrize("resolution", ["360p", "*", "640x360/..", ""])
-def test_a_resolution_that_is_none(tmp_path, resolution):
-    with pytest.raises(UserError, match="expected width x height as in 640x360"):
-        read_videoset_labels(tmp_path, resolution)
+@pytest.mark.parametrize(
+    ("levels", "why", "place"),
+    [
+        ((30, 24, 37), "JND2 24 below JND1 30", "640x360_2nd.csv"),
+        ((30, 33, 32.5), "JND3 32.5 below JND2 33", "640x360_3rd.csv"),
+        ((30, 24, 23), "JND2 24 below JND1 30; JND3 23 below JND2 24", "640x360_2nd.csv"),
+    ],
+)
+def test_levels_that_fall_are_a_fault_of_their_source(tmp_path, levels, why, place):
+    rows = [FIRST.replace(",30,", f",{levels[0]},")]
+    rows.append(SECOND.replace(",33,", f",{levels[1]},"))
+    rows.append(THIRD.replace(",37,", f",{levels[2]},"))
+    result = read_videoset_labels(write(tmp_path, *map(table, rows)))
+    assert result.sources == ()
+    assert result.faults == (LabelFault("videoSRC001", place, why),)
+
+
+@pytest.mark.parametrize("level", [1, 51])
+def test_equal_levels_and_the_ends_of_the_scale_are_possible(tmp_path, level):
+    row = f'0,{level},{level},1,"[{level}, {level}]",2,1,0'
+    result = read_videoset_labels(write(tmp_path, *[table(row)] * 3))
+    assert [label.jnd for label in result.sources[0].levels] == [level] * 3
+    assert result.faults == ()
+
+
+@pytest.mark.parametrize("written", ["320", "-32", "51.0000000001", "-0.0000000001"])
+def test_a_mean_or_deviation_out_of_range_is_taken_from_the_samples(tmp_path, written):
+    for samples, mean in (("51, 51", 51), ("0, 0", 0)):
+        row = f'0,30,{written},1,"[{samples}]",2,1,{written}'
+        label = read_with_first(tmp_path, table(row)).sources[0].levels[0]
+        assert (label.mean, label.standard_deviation) == (mean, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+import pickle
+
+import pytest
+from label_fakes import FIRST, PLAIN, SECOND, THIRD, error_of_first, table, write
+
+from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFile, LabelFileError
+from laser_dist.jnd.labels import label_file_name, parse_videoset_labels, read_videoset_labels
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    write(tmp_path, table(FIRST), table(SECOND), table(THIRD))
+    (tmp_path / "640x360_1st.csv").write_bytes("ä".encode("latin-1"))
+    with pytest.raises(LabelFileError, match="expected CSV in UTF-8, got 'utf-8' codec can't"):
+        read_videoset_labels(tmp_path)
+
+
+def test_the_error_reads_as_one_sentence_and_survives_pickling(tmp_path):
+    error = error_of_first(tmp_path, table(FIRST.replace(",30,", ",?,")))
+    assert str(error) == (
+        "reading labels from 640x360_1st.csv, line 2, column 'jnd': expected a decimal number, "
+        "got '?'. Mend that place, or copy the file anew from the dataset."
+    )
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        copy = pickle.loads(pickle.dumps(error, protocol))
+        assert type(copy) is LabelFileError
+        assert vars(copy) == vars(error)
+        assert str(copy) == str(error)
+
+
+def test_files_are_found_anywhere_below_and_other_resolutions_left_alone(tmp_path):
+    write(tmp_path / "labels" / "360p [small]", table(FIRST), table(SECOND), table(THIRD))
+    write(tmp_path, "nothing", "of", "ours", resolution="1640x360")
+    assert read_videoset_labels(tmp_path).sources == (PLAIN,)
+
+
+def test_a_second_copy_is_ignored_if_the_same_and_refused_if_not(tmp_path):
+    write(tmp_path, table(FIRST), table(SECOND), table(THIRD))
+    copy = tmp_path / "copy"
+    write(copy, table(FIRST))
+    result = read_videoset_labels(tmp_path)
+    assert result.sources == (PLAIN,)
+    assert result.repairs == (f"640x360_1st.csv: a second copy, the same, in {copy}; ignored",)
+    write(copy, table(FIRST.replace(",30,", ",31,")))
+    with pytest.raises(LabelFileError, match=r"640x360_1st.csv: expected copies that agree"):
+        read_videoset_labels(tmp_path)
+
+
+def test_labels_are_parsed_from_any_store():
+    # As a caller would hand them over who lists a bucket: other files among them, a copy too.
+    places = ["gs://bucket/a", "gs://bucket/b"]
+    texts = table(FIRST), table(SECOND), table(THIRD)
+    files = [
+        LabelFile(name, f"{place}/{name}", text.encode())
+        for place in places
+        for name, text in [
+            ("1280x720_1st.csv", "of another resolution"),
+            *((label_file_name("640x360", i), text) for i, text in enumerate(texts)),
+        ]
+    ]
+    result = parse_videoset_labels(files, "640x360", where="gs://bucket")
+    assert result.sources == (PLAIN,)
+    assert result.repairs[0] == (
+        "640x360_1st.csv: a second copy, the same, in gs://bucket/b; ignored"
+    )
+    assert result == parse_videoset_labels(files[::-1], "640x360", where="gs://bucket")
+    with pytest.raises(UserError, match=r"labels in gs://bucket: .* got no 640x360_3rd.csv\. "):
+        parse_videoset_labels(files[:3], "640x360", where="gs://bucket")
+
+
+def test_missing_files_are_one_clear_error(tmp_path):
+    write(tmp_path, table(FIRST))
+    with pytest.raises(UserError) as caught:
+        read_videoset_labels(tmp_path)
+    assert str(caught.value) == (
+        f"looking for labels in {tmp_path}: expected the files 640x360_{{1st,2nd,3rd}}.csv in that "
+        "folder or below it, got no 640x360_2nd.csv, 640x360_3rd.csv. Put VideoSet's label files "
+        "there, or name the folder that holds them."
+    )
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="got no such folder"):
+        read_videoset_labels(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("resolution", ["360p", "*", "640x360/..", ""])
+def test_a_resolution_that_is_none(tmp_path, resolution):
+    with pytest.raises(UserError, match="expected width x height as in 640x360"):
+        read_videoset_labels(tmp_path, resolution)
