@@ -15,7 +15,7 @@ from laser_dist.commands.wording import count_text, counting, notes, size_text
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from beam_pipelines.miniature import MiniatureSettings
+    from beam_pipelines.miniature import Settings
     from beam_pipelines.rejects import Reject
     from beam_pipelines.sources import Footage
     from laser_dist.commands.terminal import Terminal
@@ -68,9 +68,9 @@ def run(arguments: argparse.Namespace) -> None:
     footage, rejects = find_footage(arguments.photos, arguments.videos)
     log_path = arguments.output.with_name(f"{arguments.output.name}.log")
     with quiet(log_path, debug=arguments.debug) as terminal:
-        from beam_pipelines.miniature import MiniatureSettings
+        from beam_pipelines.miniature_videoset import VideosetSettings
 
-        settings = MiniatureSettings(
+        settings = VideosetSettings(
             num_sources=arguments.num_sources, qps=arguments.qps, seed=arguments.seed
         )
         make_or_reuse(
@@ -137,7 +137,7 @@ def check_output(folder: Path) -> None:
 def make_or_reuse(
     terminal: Terminal,
     footage: Sequence[Footage],
-    settings: MiniatureSettings,
+    settings: Settings,
     folder: Path,
     *,
     left_out: Sequence[Reject] = (),

@@ -7,15 +7,13 @@ from miniature_fakes import TINY, contents, photographs
 from PIL import Image
 
 from beam_pipelines.miniature import (
-    CodedClip,
     draw_takes,
     fingerprint,
-    judge,
-    make_clip,
     make_miniature,
     marker_of,
     marker_text,
 )
+from beam_pipelines.miniature_videoset import CodedClip, judge, make_clip
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options

@@ -107,7 +107,7 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 
 @pytest.mark.slow
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
-    from beam_pipelines.miniature import MiniatureSettings
+    from beam_pipelines.miniature_videoset import VideosetSettings
     from laser_dist.models.variants import variant_named
     from laser_dist.training.presets import PRESETS
     from laser_dist.training.stages import stage_names
@@ -115,7 +115,7 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
 
     assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == build.RESOLUTIONS
     assert set(train.PRESETS) == set(PRESETS)
-    settings = MiniatureSettings()
+    settings = VideosetSettings()
     assert (settings.num_sources, settings.num_frames) == (
         miniature.NUM_SOURCES,
         miniature.NUM_FRAMES,
