@@ -144,7 +144,7 @@ def draw_takes(footage: Sequence[Footage], settings: Settings) -> tuple[Take, ..
       settings: of the miniature.
 
     Raises:
-      VideoError: a video is cut short, or too short for a take.
+      VideoError: a photograph is damaged, a video cut short or too short for a take.
     """
     return tuple(
         _draw_take(index, footage[(index - 1) % len(footage)], settings)

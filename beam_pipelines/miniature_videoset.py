@@ -179,7 +179,7 @@ def produce(take: Take, settings: VideosetSettings, folder: Path) -> SourceLabel
 
     Raises:
       VideoError: the footage is damaged where the take needs it.
-      OSError: the photograph cannot be read, or the folder not be written.
+      OSError: `folder` cannot be written.
     """
     coded = CodedClip(make_clip(take, settings), settings.masking)
     judgements = judge(coded, take.source_index, settings)

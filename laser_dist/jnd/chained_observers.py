@@ -65,7 +65,8 @@ def _chain(curve: NDArray[np.float64], answers: NDArray[np.float64], panel: Pane
     found: list[int] = []
     anchor = 0
     for answer in answers:
-        wanted = curve[anchor] + answer * needed_visibility(curve[anchor], panel)
+        seen = float(curve[anchor])
+        wanted = seen + float(answer) * needed_visibility(seen, panel)
         step = max(int(np.searchsorted(curve, wanted)), anchor + 1)
         if step > _COARSEST:
             break
