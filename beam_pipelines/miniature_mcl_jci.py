@@ -141,6 +141,18 @@ def samples_text(chains: Sequence[Chain]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_chains(folder: Path) -> list[tuple[Chain, ...]]:
+    """Each source's chains, by number, from the texts of a miniature (no other's: it is trusting).
+
+    Args:
+      folder: of the miniature.
+    """
+    return [
+        tuple(tuple(map(int, line.split()[1:])) for line in path.read_text().splitlines())
+        for path in sorted((folder / samples_path(1)).parent.iterdir())
+    ]
+
+
 def make_image(take: Take, settings: MclJciSettings) -> UInt8Array:
     """The image of a take: [height, width, 3] uint8 RGB; of a video, the excerpt's first frame.
 

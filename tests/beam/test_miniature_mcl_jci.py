@@ -8,7 +8,13 @@ from miniature_fakes import contents, photographs
 from PIL import Image
 
 from beam_pipelines.miniature import draw_takes, fingerprint, make_miniature, marker_of
-from beam_pipelines.miniature_mcl_jci import CodedImage, MclJciSettings, judge, make_image
+from beam_pipelines.miniature_mcl_jci import (
+    CodedImage,
+    MclJciSettings,
+    judge,
+    make_image,
+    read_chains,
+)
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
@@ -79,6 +85,7 @@ def test_the_texts_hold_the_viewers_word(miniature, footage):
         lines = lines_of(miniature, take.source_index)
         assert [line[0] for line in lines] == [f"subject{number:02d}" for number in range(1, 31)]
         assert [tuple(map(int, line[1:])) for line in lines] == list(chains)
+        assert read_chains(miniature)[take.source_index - 1] == chains
         for chain in chains:
             assert 1 <= len(chain) <= 8
             assert list(chain) == sorted(set(chain), reverse=True)
