@@ -1,6 +1,7 @@
 """Where pixels come from: photographs that Python packages ship, and a user's own files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,17 +90,36 @@ def videos_in(folder: Path, *, min_frames: int) -> tuple[tuple[Footage, ...], tu
 
 
 def load_photo(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of an image file, turned upright as its EXIF block asks."""
-    with Image.open(path) as image:
+    """[H, W, 3] uint8 RGB of an image file, turned upright as its EXIF block asks.
+
+    Raises:
+      VideoError: the file is missing, no image, or damaged.
+    """
+    with _opened(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def photo_size(path: Path) -> tuple[int, int]:
-    """(width, height) of what `load_photo` gives, from the header alone."""
-    with Image.open(path) as image:
+    """(width, height) of what `load_photo` gives, from the header alone.
+
+    Raises:
+      VideoError: the file is missing, no image, or damaged where it was read.
+    """
+    with _opened(path) as image:
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_A_QUARTER
     return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except _DAMAGED as error:
+        raise VideoError(
+            f"Photograph {path}", "a whole image", str(error), "Mend it, or leave it out."
+        ) from error
 
 
 def _footage_below(

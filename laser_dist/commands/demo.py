@@ -80,13 +80,14 @@ class _Step:
 
 
 def _make_miniature(terminal: Terminal, folder: Path, seed: int) -> None:
-    from beam_pipelines.miniature import MiniatureSettings
+    from beam_pipelines.miniature_videoset import VideosetSettings
+    from beam_pipelines.sources import shipped_photographs
 
-    footage, _ = miniature.find_footage(None, None)
-    settings = MiniatureSettings(num_sources=miniature.NUM_SOURCES, qps=QPS, seed=seed)
+    num_sources = miniature.LIKES["videoset"].num_sources
+    settings = VideosetSettings(num_sources=num_sources, qps=QPS, seed=seed)
     # As with the dataset below: the folder is the demo's own, so another miniature in it is one of
     # an earlier version or of another seed.
-    miniature.make_or_reuse(terminal, footage, settings, folder, replace_other=True)
+    miniature.make_or_reuse(terminal, shipped_photographs(), settings, folder, replace_other=True)
 
 
 def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:

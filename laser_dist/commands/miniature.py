@@ -1,44 +1,74 @@
-"""`laser-jnd miniature`: photographs and videos become a small VideoSet."""
+"""`laser-jnd miniature`: photographs and videos become a small VideoSet or MCL-JCI."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laser_dist.commands.miniature_folder import check_same, read_marker, summary
 from laser_dist.commands.options import add_seed, add_workers, whole_number
 from laser_dist.commands.quiet import quiet
-from laser_dist.commands.wording import count_text, counting, notes, size_text
+from laser_dist.commands.wording import count_text, counting
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from beam_pipelines.miniature import MiniatureSettings
+    from beam_pipelines.miniature import Settings
     from beam_pipelines.rejects import Reject
     from beam_pipelines.sources import Footage
     from laser_dist.commands.terminal import Terminal
 
-HELP = "make a small VideoSet from photographs and videos, with simulated viewers"
+HELP = "make a small VideoSet or MCL-JCI from photographs, with simulated viewers"
 EXAMPLE = """\
 examples:
   laser-jnd miniature --output runs/videoset
   laser-jnd miniature --output runs/mine --videos ~/clips --qps 16,24,30,36,45
+  laser-jnd miniature --like mcl-jci --output runs/mcl_jci
 """
-NUM_SOURCES = 600
-NUM_FRAMES = 4  # of each clip
-MAX_SOURCES = 999  # VideoSet's names have three digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Like:
+    """What is known of a kind of miniature without the libraries that make it.
+
+    Attributes:
+      output: folder where none is named.
+      num_sources: how many where it is not said.
+      max_sources: as many as the dataset's names have numbers for.
+      num_frames: of each source.
+    """
+
+    output: Path
+    num_sources: int
+    max_sources: int
+    num_frames: int
+
+
+LIKES = {
+    "videoset": Like(
+        output=Path("runs") / "videoset", num_sources=600, max_sources=999, num_frames=4
+    ),
+    "mcl-jci": Like(output=Path("runs") / "mcl_jci", num_sources=96, max_sources=99, num_frames=1),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument(
+        "--like",
+        choices=list(LIKES),
+        default="videoset",
+        help="dataset to stand in for: VideoSet's clips and QPs, or MCL-JCI's images and JPEG "
+        "quality factors (default: %(default)s)",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
-        default=Path("runs") / "videoset",
         metavar="DIR",
-        help="folder to make (default: %(default)s)",
+        help=f"folder to make (default: {_of_each('output')})",
     )
     parser.add_argument(
         "--photos", type=Path, metavar="DIR", help="photographs to add to the ones that ship"
@@ -46,41 +76,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=Path, metavar="DIR", help="videos to add")
     parser.add_argument(
         "--num-sources",
-        type=whole_number(1, MAX_SOURCES),
-        default=NUM_SOURCES,
+        type=whole_number(1, max(like.max_sources for like in LIKES.values())),
         metavar="N",
-        help="clips to make, spread evenly over the footage (default: %(default)s)",
+        help="clips or images to make, spread evenly over the footage "
+        f"(default: {_of_each('num_sources')}; at most {_of_each('max_sources')})",
     )
     parser.add_argument(
         "--qps",
         type=parse_qps,
-        default="all",
         metavar="QP,...",
-        help="QPs to code at beside the lossless 0 (default: all, 1 to 51)",
+        help="of videoset: QPs to code at beside the lossless 0 (default: all, 1 to 51)",
     )
     add_seed(parser, "takes, viewers and their trials")
     add_workers(parser, "one per core")
 
 
+def _of_each(name: str) -> str:
+    """A kind's default, of the first kind and of the others: "600, or 99 like mcl-jci"."""
+    first, *others = ((like, getattr(known, name)) for like, known in LIKES.items())
+    return ", or ".join([str(first[1]), *(f"{value} like {like}" for like, value in others)])
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Makes the miniature, or finds it made."""
-    check_output(arguments.output)
-    footage, rejects = find_footage(arguments.photos, arguments.videos)
-    log_path = arguments.output.with_name(f"{arguments.output.name}.log")
-    with quiet(log_path, debug=arguments.debug) as terminal:
-        from beam_pipelines.miniature import MiniatureSettings
-
-        settings = MiniatureSettings(
-            num_sources=arguments.num_sources, qps=arguments.qps, seed=arguments.seed
-        )
+    like = LIKES[arguments.like]
+    check_options(arguments)
+    output = arguments.output or like.output
+    check_output(output)
+    footage, rejects = find_footage(arguments.photos, arguments.videos, num_frames=like.num_frames)
+    with quiet(output.with_name(f"{output.name}.log"), debug=arguments.debug) as terminal:
         make_or_reuse(
             terminal,
             footage,
-            settings,
-            arguments.output,
+            settings_of(arguments),
+            output,
             left_out=rejects,
             workers=arguments.workers,
         )
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Refuses what the kind that is asked for does not have.
+
+    Raises:
+      UserError: QPs of JPEGs, or more sources than the dataset has names for.
+    """
+    if arguments.like == "mcl-jci" and arguments.qps is not None:
+        raise UserError(
+            "Option --qps",
+            "--like videoset",
+            "--like mcl-jci, whose images are coded at every quality factor",
+            "Leave it out.",
+        )
+    highest = LIKES[arguments.like].max_sources
+    if arguments.num_sources is not None and arguments.num_sources > highest:
+        raise UserError(
+            "Option --num-sources",
+            f"1 to {highest} with --like {arguments.like}",
+            str(arguments.num_sources),
+            "Ask for fewer.",
+        )
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings that a command line asks for."""
+    num_sources = arguments.num_sources or LIKES[arguments.like].num_sources
+    if arguments.like == "mcl-jci":
+        from beam_pipelines.miniature_mcl_jci import MclJciSettings
+
+        return MclJciSettings(num_sources=num_sources, seed=arguments.seed)
+    from beam_pipelines.miniature_videoset import VideosetSettings
+
+    qps = arguments.qps or parse_qps("all")
+    return VideosetSettings(num_sources=num_sources, qps=qps, seed=arguments.seed)
 
 
 def parse_qps(text: str) -> tuple[int, ...]:
@@ -99,9 +167,14 @@ def parse_qps(text: str) -> tuple[int, ...]:
 
 
 def find_footage(
-    photos: Path | None, videos: Path | None
+    photos: Path | None, videos: Path | None, *, num_frames: int
 ) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
     """The photographs that ship and what lies in the user's folders, and files that are neither.
+
+    Args:
+      photos: folder of photographs.
+      videos: folder of videos.
+      num_frames: a video needs at least.
 
     Raises:
       UserError: a folder that is not there, or holds nothing that can be used.
@@ -109,7 +182,7 @@ def find_footage(
     from beam_pipelines.sources import photographs_in, shipped_photographs, videos_in
 
     footage, rejects = shipped_photographs(), ()
-    long_enough = partial(videos_in, min_frames=NUM_FRAMES)
+    long_enough = partial(videos_in, min_frames=num_frames)
     for folder, find in ((photos, photographs_in), (videos, long_enough)):
         if folder is not None:
             found, not_found = find(folder)
@@ -137,7 +210,7 @@ def check_output(folder: Path) -> None:
 def make_or_reuse(
     terminal: Terminal,
     footage: Sequence[Footage],
-    settings: MiniatureSettings,
+    settings: Settings,
     folder: Path,
     *,
     left_out: Sequence[Reject] = (),
@@ -159,7 +232,7 @@ def make_or_reuse(
       UserError: another miniature lies there, or the place cannot be written.
     """
     from beam_pipelines.miniature import draw_takes, make_miniature, marker_of
-    from beam_pipelines.progress import finished_clips, watch_progress
+    from beam_pipelines.progress import watch_progress
     from beam_pipelines.runner import local_options
 
     with terminal.live_line() as show:
@@ -168,9 +241,11 @@ def make_or_reuse(
         if _is_made(folder, wanted, replace_other):
             terminal.say(f"  Reused: {folder} is there, made of the same footage and settings.")
         else:
-            show(f"coding {count_text(settings.num_sources, 'clip')}")
-            report = counting(show, "clips filmed, coded and judged")
-            with watch_progress(lambda: finished_clips(folder), settings.num_sources, report):
+            show(f"coding {count_text(settings.num_sources, 'source')}")
+            report = counting(show, "sources filmed, coded and judged")
+            with watch_progress(
+                lambda: settings.num_finished(folder), settings.num_sources, report
+            ):
                 options = local_options(workers)
                 make_miniature(footage, settings, folder, options, left_out=left_out)
     terminal.facts(summary(folder))
@@ -188,68 +263,3 @@ def _is_made(folder: Path, wanted: dict[str, Any], replace_other: bool) -> bool:
             return False
         raise
     return True
-
-
-def read_marker(folder: Path) -> dict[str, Any]:
-    """What a miniature says of itself.
-
-    Raises:
-      UserError: the marker cannot be read.
-    """
-    from laser_dist.jnd.layout import MARKER_NAME
-
-    try:
-        marker = json.loads((folder / MARKER_NAME).read_text())
-        return {name: marker[name] for name in ("fingerprint", "settings", "groups")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"Marker {folder / MARKER_NAME}",
-            "JSON with fingerprint, settings and groups",
-            f"{type(error).__name__}: {error}",
-            "Remove that folder, or name another with --output.",
-        ) from error
-
-
-def check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuses to take another miniature for the one that is asked for.
-
-    Raises:
-      UserError: they differ; the message says in which settings.
-    """
-    if found["fingerprint"] == wanted["fingerprint"]:
-        return
-    old, new = (json.loads(json.dumps(marker["settings"])) for marker in (found, wanted))
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    raise UserError(
-        f"Output {folder}",
-        "a miniature of the same footage and settings",
-        "one with another " + (", ".join(differing) or "choice of footage"),
-        "Name another folder with --output, or remove this one.",
-    )
-
-
-def summary(folder: Path) -> list[tuple[str, str]]:
-    """What lies in a miniature: (name, value) for people."""
-    import numpy as np
-
-    from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
-    from laser_dist.jnd.labels import read_videoset_labels
-
-    marker = read_marker(folder)
-    settings, groups = marker["settings"], marker["groups"]
-    resolution = f"{settings['width']}x{settings['height']}"
-    sources = read_videoset_labels(folder, resolution).sources
-    levels = np.array([[level.jnd for level in source.levels] for source in sources])
-    size = sum(path.stat().st_size for path in folder.rglob("*.264"))
-    clips = f"{count_text(len(sources), 'clip')} of {resolution}, {settings['num_frames']} frames"
-    return [
-        ("clips", f"{clips}, at {len(settings['qps']) + 1} QPs"),
-        ("footage", count_text(len(set(groups.values())), "group") + " of clips that share it"),
-        *(
-            (f"JND{index + 1}", f"QP {values.mean():.1f}, standard deviation {values.std():.1f}")
-            for index, values in enumerate(levels.T)
-        ),
-        ("rejects", notes(map(str, read_rejects(folder / REJECTS_FILE)[0]))),
-        ("size", size_text(size)),
-        ("viewers", f"SIMULATED, {settings['panel']['num_viewers']} of them: no person has judged"),
-    ]

@@ -114,7 +114,7 @@ def judge_clip(
     for _ in range(NUM_LEVELS):
         spread = panel.trial_spread if anchor_qp == 0 else panel.increment_spread
         answers = np.exp(usual + rng.normal(0.0, spread, panel.num_viewers))
-        needed = answers * _needed_visibility(curve[anchor_qp], panel)
+        needed = answers * needed_visibility(curve[anchor_qp], panel)
         samples = first_noticed(curve, curve[anchor_qp] + needed, anchor_qp=anchor_qp)
         level = level_at_share(samples)
         judgements.append(Judgement(level, anchor_qp, tuple(int(qp) for qp in samples)))
@@ -123,9 +123,9 @@ def judge_clip(
 
 
 def visibility_curve(
-    qps: NDArray[np.int64], visibilities: NDArray[np.float64]
+    qps: NDArray[np.int64], visibilities: NDArray[np.float64], *, coarsest: int = MAX_QP
 ) -> NDArray[np.float64]:
-    """Visibility at every whole QP.
+    """Visibility at every whole QP, or at every step of another axis from fine to coarse.
 
     Between measured QPs the log of visibility is taken as linear in QP, as the quantiser's step
     grows exponentially with QP; outside them it goes on as between the two nearest. (A constant
@@ -133,22 +133,25 @@ def visibility_curve(
     not fall: viewers who have noticed a difference go on seeing it.
 
     Args:
-      qps: [Q] int, two or more, strictly ascending, from 1 to 51.
+      qps: [Q] int, two or more, strictly ascending, from 1 to `coarsest`.
       visibilities: [Q] float, 0 or more; below `FAINTEST` counts as that.
+      coarsest: end of the axis, 51 for QP.
 
     Returns:
-      [52] float, at QP 0..51, non-decreasing; 0 at QP 0, the reference.
+      [coarsest + 1] float, at QP 0..`coarsest`, non-decreasing; 0 at QP 0, the reference.
 
     Raises:
-      ValueError: fewer than two QPs, not strictly ascending or outside 1..51, or not one
+      ValueError: fewer than two QPs, not strictly ascending or outside 1..`coarsest`, or not one
         visibility for each.
     """
-    if len(qps) < 2 or np.any(np.diff(qps) <= 0) or qps[0] < 1 or qps[-1] > MAX_QP:
-        raise ValueError(f"QPs: expected two or more, ascending within 1..{MAX_QP}, got {qps}")
+    if len(qps) < 2 or np.any(np.diff(qps) <= 0) or qps[0] < 1 or qps[-1] > coarsest:
+        raise ValueError(
+            f"quantisers: expected two or more, ascending within 1..{coarsest}, got {qps}"
+        )
     if len(visibilities) != len(qps):
         raise ValueError(f"expected {len(qps)} visibilities, got {len(visibilities)}")
     rising = np.maximum.accumulate(np.log(np.maximum(visibilities, FAINTEST)))
-    grid = np.arange(MAX_QP + 1)
+    grid = np.arange(coarsest + 1)
     logs = np.interp(grid, qps, rising)
     slopes = np.diff(rising) / np.diff(qps)
     logs += slopes[0] * np.minimum(grid - qps[0], 0) + slopes[-1] * np.maximum(grid - qps[-1], 0)
@@ -175,6 +178,6 @@ def first_noticed(
     return np.clip(np.searchsorted(curve, thresholds), lowest, MAX_QP)
 
 
-def _needed_visibility(anchor: float, panel: Panel) -> float:
-    """Increment over the anchor that the median viewer notices; 1 over the reference itself."""
+def needed_visibility(anchor: float, panel: Panel) -> float:
+    """Increment over the anchor's visibility that the median viewer notices; 1 over 0."""
     return 1.0 if anchor == 0 else panel.increment * anchor**panel.growth

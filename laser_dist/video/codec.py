@@ -173,8 +173,10 @@ def decode(
     """Decode the first video stream of anything FFmpeg reads; a still image is one frame.
 
     Frames are turned as the file asks (see `upright_planes`), cropped to even sizes and converted
-    to BT.709 limited 4:2:0 (see `to_bt709_420`). Damage that FFmpeg would conceal is an error
-    here. A raw H.264 stream cut between two frames looks whole: only `expected_frames` finds that.
+    to BT.709 limited 4:2:0 (see `to_bt709_420`), so that the chroma of RGB images and of 4:4:4 is
+    halved. Damage that FFmpeg would conceal is an error here, but for wrong bits in a JPEG that
+    decode to something. A raw H.264 stream cut between two frames looks whole: only
+    `expected_frames` finds that.
 
     Args:
       source: a file's content or its path.

@@ -213,6 +213,9 @@ def _packets(
 ) -> "Iterator[Packet[VideoStream]]":
     """All packets, the last one empty (it flushes the decoder); raises where the file is cut."""
     end, count = Fraction(0), 0
+    # FFmpeg paints over the last rows of one that lacks less than a few dozen bytes. Of pictures
+    # in a video it is not asked: some cameras leave the mark out there.
+    is_jpeg = is_still_image(container) and stream.codec_context.name == "mjpeg"
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise damaged(name, "whole packets", f"packet {count} cut or damaged")
@@ -221,6 +224,8 @@ def _packets(
             continue
         if packet.size:
             count += 1
+            if is_jpeg and not _has_jpegs_end(bytes(packet)):
+                raise damaged(name, "a JPEG's end mark", "none (truncated)")
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * _time_base(stream))
         yield packet
@@ -246,6 +251,17 @@ def _refuse_cut_index(container: InputContainer, stream: VideoStream, name: str)
     last = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if last > container.size:
         raise damaged(name, f"{last} bytes, as its index says", f"{container.size} (truncated)")
+
+
+def _has_jpegs_end(data: bytes) -> bool:
+    """Whether the mark stands after the first scan's beginning: a thumbnail before it has its own.
+
+    Coded pixels cannot hold the mark, what lies behind it does no harm.
+    """
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return data.find(b"\xff\xd9", position) >= 0
 
 
 def _refuse_early_end(

@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image
 
-from beam_pipelines.miniature import MiniatureSettings
+from beam_pipelines.miniature_videoset import VideosetSettings
 from beam_pipelines.sources import Footage
 
-TINY = MiniatureSettings(num_sources=4, width=64, height=48, num_frames=3, qps=(22, 28, 34, 40))
+TINY = VideosetSettings(num_sources=4, width=64, height=48, num_frames=3, qps=(22, 28, 34, 40))
 
 
 def photographs(folder, count=3):

@@ -7,15 +7,14 @@ from miniature_fakes import TINY, contents, photographs
 from PIL import Image
 
 from beam_pipelines.miniature import (
-    CodedClip,
+    Take,
     draw_takes,
     fingerprint,
-    judge,
-    make_clip,
     make_miniature,
     marker_of,
     marker_text,
 )
+from beam_pipelines.miniature_videoset import CodedClip, VideosetSettings, judge, make_clip
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
@@ -23,6 +22,7 @@ from beam_pipelines.sources import Footage
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import read_videoset_labels
 from laser_dist.jnd.layout import FRAME_RATES, parse_clip_name
+from laser_dist.video.camera import Shot
 from laser_dist.video.codec import decode, encode_h264, x264_settings_of
 from laser_dist.video.frames import Clip
 
@@ -178,3 +178,17 @@ def test_real_motion_is_cut_from_a_video(tmp_path):
 def test_settings_that_cannot_be_are_refused(change, text):
     with pytest.raises(UserError, match=text):
         replace(TINY, **change)
+
+
+def test_fingerprints_stay_what_they_were(tmp_path):
+    # Published figures name miniatures by it. The value is that of the program before there was
+    # a second kind of miniature, for this take and these settings.
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"\0" * 1000)
+    shot = Shot(
+        center_x=80.0, center_y=65.0, window_width=100.0, pan_x=1.0, pan_y=-0.5, zoom=1.01,
+        shake=0.25, exposure=1.1, metered=True, contrast=0.8, tint=(1.1, 1.0, 0.9), defocus=0.5,
+        grain=2.0, mirrored=True, seed=7,
+    )  # fmt: skip
+    takes = [Take(1, Footage("photo", path, is_video=False), shot)]
+    assert fingerprint(takes, VideosetSettings(num_sources=1)) == "18848cc8feb2be63"

@@ -14,7 +14,7 @@ from beam_pipelines.sources import (
 )
 from laser_dist.errors import UserError
 from laser_dist.jnd.layout import FRAME_RATES
-from laser_dist.video.codec import encode_h264
+from laser_dist.video.codec import VideoError, encode_h264
 from laser_dist.video.frames import Clip
 
 
@@ -83,3 +83,11 @@ def test_a_folder_without_anything_to_use_is_an_error(tmp_path, find):
         find(tmp_path)
     with pytest.raises(UserError, match="expected a folder, got none there"):
         find(tmp_path / "none")
+
+
+@pytest.mark.parametrize("read", [load_photo, photo_size])
+def test_a_photograph_that_was_damaged_since_is_one_clear_error(read, tmp_path):
+    path = save(tmp_path / "photo.png")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(VideoError, match=r"photo\.png: expected a whole image, got "):
+        read(path)

@@ -17,7 +17,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from beam_pipelines.miniature import MiniatureSettings, make_miniature
+from beam_pipelines.miniature import make_miniature
+from beam_pipelines.miniature_videoset import VideosetSettings
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.sources import Footage
@@ -39,7 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
 ]
 
-SETTINGS = MiniatureSettings(num_sources=6, width=64, height=48, num_frames=3, qps=(22, 28, 34, 40))
+SETTINGS = VideosetSettings(num_sources=6, width=64, height=48, num_frames=3, qps=(22, 28, 34, 40))
 TINY = VideosetJndConfig(
     name="tiny", resolution="64x48", model_width=32, model_height=32, frames_per_second=20.0
 )

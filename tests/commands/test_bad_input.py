@@ -155,6 +155,25 @@ def test_a_folder_without_photographs(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            ("--qps", "30,40"),
+            "Option --qps: expected --like videoset, got --like mcl-jci, whose images are coded at "
+            "every quality factor. Leave it out.",
+        ),
+        (
+            ("--num-sources", "100"),
+            "Option --num-sources: expected 1 to 99 with --like mcl-jci, got 100. Ask for fewer.",
+        ),
+    ],
+)
+def test_what_a_kind_of_miniature_does_not_have(options, text, tmp_path):
+    assert refusal("miniature", "--like", "mcl-jci", *options, cwd=tmp_path) == text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_that_is_something_else(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")

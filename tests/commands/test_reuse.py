@@ -16,6 +16,17 @@ def test_another_miniature_is_not_taken_for_the_one_asked_for(tmp_path):
         miniature.check_same(tmp_path, moved, wanted)
 
 
+def test_one_kind_of_miniature_is_not_taken_for_the_other(tmp_path):
+    videoset = {"fingerprint": "a", "settings": {"seed": 0, "qps": [1, 2]}}
+    mcl_jci = {"fingerprint": "b", "settings": {"seed": 0, "qfs": [1, 100]}, "like": "mcl-jci"}
+    for found, wanted, text in (
+        (videoset, mcl_jci, "got one like videoset, not mcl-jci. Name another folder"),
+        (mcl_jci, videoset, "got one like mcl-jci, not videoset. Name another folder"),
+    ):
+        with pytest.raises(UserError, match=text):
+            miniature.check_same(tmp_path, found, wanted)
+
+
 def test_qps():
     assert miniature.parse_qps("all") == tuple(range(1, 52))
     assert miniature.parse_qps("30,16,30") == (16, 30)
@@ -107,7 +118,7 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 
 @pytest.mark.slow
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
-    from beam_pipelines.miniature import MiniatureSettings
+    from beam_pipelines import miniature_mcl_jci, miniature_videoset
     from laser_dist.models.variants import variant_named
     from laser_dist.training.presets import PRESETS
     from laser_dist.training.stages import stage_names
@@ -115,11 +126,15 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
 
     assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == build.RESOLUTIONS
     assert set(train.PRESETS) == set(PRESETS)
-    settings = MiniatureSettings()
-    assert (settings.num_sources, settings.num_frames) == (
-        miniature.NUM_SOURCES,
-        miniature.NUM_FRAMES,
-    )
-    assert settings.resolution == build.RESOLUTIONS["miniature"]
+    kinds = {
+        "videoset": (miniature_videoset.VideosetSettings(), miniature_videoset.MAX_SOURCES),
+        "mcl-jci": (miniature_mcl_jci.MclJciSettings(), miniature_mcl_jci.MAX_SOURCES),
+    }
+    assert kinds.keys() == miniature.LIKES.keys()
+    for name, (settings, max_sources) in kinds.items():
+        like = miniature.LIKES[name]
+        known = (like.num_sources, like.num_frames, like.max_sources)
+        assert known == (settings.num_sources, settings.num_frames, max_sources)
+        assert f"{settings.width}x{settings.height}" == build.RESOLUTIONS["miniature"]
     for variant, stages in train.STAGES.items():
         assert stage_names(variant_named(variant)) == stages

@@ -114,3 +114,11 @@ def test_a_visibility_too_few_is_refused():
 def test_a_panel_that_cannot_be_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         Panel(**change)
+
+
+def test_the_curve_goes_over_other_axes():
+    values = np.exp(np.array([10, 50, 99]) / 30)
+    curve = visibility_curve(np.array([10, 50, 99]), values, coarsest=99)
+    np.testing.assert_allclose(curve[1:], np.exp(np.arange(1, 100) / 30))
+    with pytest.raises(ValueError, match=r"ascending within 1\.\.99"):
+        visibility_curve(np.array([10, 100]), np.ones(2), coarsest=99)

@@ -1,0 +1,172 @@
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from miniature_fakes import contents, photographs
+from PIL import Image
+
+from beam_pipelines.miniature import draw_takes, fingerprint, make_miniature, marker_of
+from beam_pipelines.miniature_mcl_jci import (
+    CodedImage,
+    MclJciSettings,
+    judge,
+    make_image,
+    read_chains,
+)
+from beam_pipelines.rejects import Reject
+from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.runner import local_options
+from beam_pipelines.sources import Footage
+from laser_dist.errors import UserError
+from laser_dist.jnd.layout import FRAME_RATES
+from laser_dist.video.codec import encode_h264
+from laser_dist.video.frames import Clip
+from laser_dist.video.jpeg import encode_jpeg
+
+pytestmark = [
+    pytest.mark.beam,
+    # Beam's own use of the packages that it asks for.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
+]
+
+TINY = MclJciSettings(num_sources=4, width=64, height=48, qfs=(2, 10, 30, 60, 100))
+LEFT_OUT = Reject(what="file", where="notes.txt", stage="find", reason="not a whole image")
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory):
+    return photographs(tmp_path_factory.mktemp("footage"))
+
+
+@pytest.fixture(scope="module")
+def miniature(footage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "mini"
+    make_miniature(footage, TINY, folder, local_options(1), left_out=[LEFT_OUT])
+    return folder
+
+
+def lines_of(miniature, source_index):
+    text = (miniature / f"MCL-JCI/JND_samples/JND_image_{source_index:02d}.txt").read_text()
+    return [line.split(" ") for line in text.splitlines()]
+
+
+def test_the_miniature_has_mcl_jcis_layout_and_nothing_else(miniature):
+    expected = {"SIMULATED.json", "rejects.parquet"}
+    for source in ("01", "02", "03", "04"):
+        name = f"ImageJND_SRC{source}"
+        expected |= {
+            f"MCL-JCI/source_images/[BMP]/{name}.bmp",
+            f"MCL-JCI/JND_samples/JND_image_{source}.txt",
+            *(
+                f"MCL-JCI/distorted_image/{name}/{name}_{qf}.jpg"
+                for qf in ("002", "010", "030", "060", "100")
+            ),
+        }
+    assert contents(miniature).keys() == expected
+    assert read_rejects(miniature / "rejects.parquet") == ((LEFT_OUT,), 4)
+
+
+def test_each_image_is_what_its_name_says(miniature, footage):
+    for take in draw_takes(footage, TINY)[:2]:
+        name = f"ImageJND_SRC{take.source_index:02d}"
+        source = Image.open(miniature / "MCL-JCI/source_images/[BMP]" / f"{name}.bmp")
+        image = make_image(take, TINY)
+        np.testing.assert_array_equal(np.asarray(source), image)
+        coded = miniature / "MCL-JCI/distorted_image" / name / f"{name}_030.jpg"
+        assert coded.read_bytes() == encode_jpeg(image, quality=30)
+
+
+def test_the_texts_hold_the_viewers_word(miniature, footage):
+    for take in draw_takes(footage, TINY):
+        coded = CodedImage(make_image(take, TINY), TINY.masking)
+        chains = judge(coded, take.source_index, TINY)
+        lines = lines_of(miniature, take.source_index)
+        assert [line[0] for line in lines] == [f"subject{number:02d}" for number in range(1, 31)]
+        assert [tuple(map(int, line[1:])) for line in lines] == list(chains)
+        assert read_chains(miniature)[take.source_index - 1] == chains
+        for chain in chains:
+            assert 1 <= len(chain) <= 8
+            assert list(chain) == sorted(set(chain), reverse=True)
+            assert 1 <= chain[-1] <= chain[0] <= 99
+
+
+def test_the_viewers_compare_with_the_jpeg_of_quality_100(footage):
+    image = make_image(draw_takes(footage, TINY)[0], TINY)
+    assert CodedImage(image, TINY.masking).visibilities([100])[0] == 0
+    pixels = np.asarray(Image.open(io.BytesIO(encode_jpeg(image, quality=100))))
+    assert np.any(pixels != image)
+
+
+def test_the_marker_says_simulated_how_and_what_belongs_together(miniature, footage):
+    marker = json.loads((miniature / "SIMULATED.json").read_text())
+    assert marker == json.loads(json.dumps(marker_of(draw_takes(footage, TINY), TINY)))
+    assert marker["simulated"] is True
+    assert marker["like"] == "mcl-jci"
+    assert marker["encoder"].startswith("libjpeg")
+    assert "30 simulated viewers" in marker["simulated_viewers"]
+    assert "no person has judged" in marker["simulated_viewers"]
+    assert marker["settings"]["qfs"] == list(TINY.qfs)
+    assert list(marker["groups"]) == [f"ImageJND_SRC0{number}" for number in (1, 2, 3, 4)]
+    assert marker["groups"]["ImageJND_SRC04"] == marker["groups"]["ImageJND_SRC01"] == "photo0"
+
+
+def test_two_workers_make_the_same_files(miniature, footage, tmp_path):
+    make_miniature(footage, TINY, tmp_path / "again", local_options(2), left_out=[LEFT_OUT])
+    assert contents(tmp_path / "again") == contents(miniature)
+
+
+def test_the_fingerprint_follows_the_settings(footage):
+    takes = draw_takes(footage, TINY)
+    changes = ({}, {"qfs": (10, 30, 100)}, {"seed": 1}, {"width": 66})
+    assert len({fingerprint(takes, replace(TINY, **change)) for change in changes}) == 4
+
+
+def test_images_are_counted_once_their_source_is_there(tmp_path):
+    assert TINY.num_finished(tmp_path / "mini") == 0
+    root = tmp_path / ".mini.unfinished" / "MCL-JCI"
+    for name in ("distorted_image/ImageJND_SRC02/x.jpg", "source_images/[BMP]/ImageJND_SRC01.bmp"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    assert TINY.num_finished(tmp_path / "mini") == 1
+
+
+def test_a_damaged_photograph_is_a_reject_and_too_many_are_an_error(footage, tmp_path):
+    path = tmp_path / "cut.jpg"
+    photo = np.asarray(Image.open(footage[0].path))
+    path.write_bytes(encode_jpeg(photo, quality=90)[:2000])  # its header is whole: takes are drawn
+    damaged = (Footage("cut", path, is_video=False), *footage)
+    with pytest.raises(UserError, match=r"1 rejected: source ImageJND_SRC01 from .*cut\.jpg"):
+        make_miniature(damaged, TINY, tmp_path / "mini", local_options(1))
+    assert {path.name for path in tmp_path.iterdir()} == {"cut.jpg", "mini-rejects.parquet"}
+    (reject,), total = read_rejects(tmp_path / "mini-rejects.parquet")
+    assert total == 4
+    assert reject.stage == "make"
+    assert "cut.jpg: expected a whole image, got " in reject.reason
+
+
+def test_of_a_video_an_excerpts_first_frame_is_taken(tmp_path):
+    path = tmp_path / "video.264"
+    noise = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+    path.write_bytes(encode_h264(Clip.from_rgb(noise, FRAME_RATES[30]), qp=20))
+    (take,) = draw_takes([Footage("v", path, is_video=True)], replace(TINY, num_sources=1))
+    assert make_image(take, TINY).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_sources": 100}, "num_sources: expected 1 to 99, got 100"),
+        ({"width": 63}, "clips: expected even sides of 16 pixels or more, got 63x48"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
+        ({"qfs": (50, 100)}, "qfs: expected three or more"),
+        ({"qfs": (50, 30, 100)}, "qfs: expected three or more"),
+        ({"qfs": (0, 50, 100)}, "qfs: expected three or more"),
+        ({"qfs": (20, 50, 99)}, "qfs: expected three or more"),
+        ({"qfs": ()}, "qfs: expected three or more"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change, text):
+    with pytest.raises(UserError, match=text):
+        replace(TINY, **change)
