@@ -235,7 +235,7 @@ def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarr
 
 def has_level(levels: np.ndarray) -> np.ndarray:
     """[N] bool: whether an example has any of its levels [N, L]."""
-    return np.isfinite(levels).any(axis=-1)
+    return np.asarray(np.isfinite(levels).any(axis=-1))
 
 
 def mean_levels(levels: np.ndarray) -> np.ndarray:
