@@ -129,7 +129,8 @@ def test_quality_falls_and_rate_falls_with_the_quantiser(folder):
 def test_a_clip_is_predicted_and_a_run_goes_on_from_where_it_is(folder):
     clip = next((folder / "videoset").rglob("*_qp_00.264"))
     (told,) = json.loads(laser_jnd(folder, "predict", str(clip), "--model", "run", "--json"))
-    assert all(1 <= qp <= 51 for qp in told["qps"])
+    assert told["scale"] == "QP"
+    assert all(1 <= quantiser <= 51 for quantiser in told["quantisers"])
     assert all(math.isfinite(level) for level in told["levels"])
     assert told["simulated"] is True
     for command in COMMANDS[:3]:

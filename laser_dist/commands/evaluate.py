@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.places import find_dataset
 from laser_dist.commands.quiet import quiet
-from laser_dist.commands.wording import count_text, interval_text
+from laser_dist.commands.wording import count_text, interval_text, number_text, share_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ def evaluate_run(
 
 def say_results(terminal: Terminal, results: EvaluationResults) -> None:
     """Prints the figures of an evaluation."""
-    scale = results.dataset.scale
+    scale = results.dataset.scale.name
     scores = {name: result.score for name, result in results.predictors.items()}
     clips = count_text(results.num_sources, "held-out clip")
     groups = count_text(results.num_groups, "group")
@@ -88,8 +88,27 @@ def say_results(terminal: Terminal, results: EvaluationResults) -> None:
     )
     terminal.say()
     terminal.say("  Lower is better. ratio: to the constant predictor's mean.")
+    terminal.say()
+    say_bits_saved(terminal, results)
     if results.dataset.simulated:
         terminal.say("  Viewers are SIMULATED: this says nothing about people.")
+
+
+def say_bits_saved(terminal: Terminal, results: EvaluationResults) -> None:
+    """Prints what coding at the levels saves, as far as bits are known."""
+    saved = results.bits_saved
+    if saved.num_sources:
+        finest = "the finest coded"
+        if saved.finest is not None:
+            finest = f"{results.dataset.scale.name} {saved.finest}"
+        rows = [
+            [f"JND{level + 1}", share_text(viewers), share_text(model)]
+            for level, (viewers, model) in enumerate(zip(saved.viewers, saved.model, strict=True))
+        ]
+        terminal.table([f"bits saved, against {finest}", "viewers", results.model], [rows])
+        terminal.say()
+    if saved.num_left_out:
+        terminal.say(f"  Bits are not known of {count_text(saved.num_left_out, 'clip')}.")
 
 
 def level_rows(scores: Mapping[str, PredictorScore], scale: str) -> list[list[str]]:
@@ -104,14 +123,17 @@ def level_rows(scores: Mapping[str, PredictorScore], scale: str) -> list[list[st
         ]
         for level in range(NUM_LEVELS)
     ]
-    mean = ["mean", *(f"{score.mean_abs_error:.2f}" for score in scores.values())]
+    mean = ["mean", *(number_text(score.mean_abs_error) for score in scores.values())]
     return [_title(f"|Δ{scale}|", scores), *rows, mean]
 
 
 def psnr_rows(scores: Mapping[str, PredictorScore]) -> list[list[str]]:
     """Rows of the mean error in dB that wrong levels amount to."""
     rows = [
-        [f"JND{level + 1}", *(f"{s.abs_psnr_error_db[level]:.2f} dB" for s in scores.values())]
+        [
+            f"JND{level + 1}",
+            *(number_text(s.abs_psnr_error_db[level], " dB") for s in scores.values()),
+        ]
         for level in range(NUM_LEVELS)
     ]
     return [_title("|ΔPSNR|", scores), *rows]

@@ -32,5 +32,5 @@ def find_dataset(folder: Path) -> Path:
         f"Dataset {folder}",
         "a prepared dataset",
         "none in it" if folder.is_dir() else "no such folder",
-        "Build one with: laser-jnd build videoset_jnd --manual-dir FOLDER --data-dir FOLDER",
+        "Build one: laser-jnd build --help tells how.",
     )

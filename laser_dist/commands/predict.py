@@ -1,4 +1,4 @@
-"""`laser-jnd predict`: at which QPs a clip stops looking like its source."""
+"""`laser-jnd predict`: at which quantisers a clip stops looking like its source."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import whole_number
 from laser_dist.commands.quiet import quiet
+from laser_dist.jnd.scale import SCALES
 
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
+    from laser_dist.jnd.scale import Scale
     from laser_dist.prediction.predict import ClipPrediction
 
-HELP = "tell the three QPs of any video or image"
+HELP = "tell the three levels of any video or image"
 EXAMPLE = """\
 examples:
   laser-jnd predict clip.mp4 --model runs/first
@@ -47,10 +49,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     # Both for their errors, before anything heavy is loaded.
     trained = load_run(arguments.model)
+    scale = trained.scale
     for clip in arguments.clips:
         probe(clip)
     with quiet(None, debug=arguments.debug) as terminal:
-        predictions = predict_clips(terminal, arguments.clips, arguments.model, arguments.frames)
+        predictions = predict_clips(
+            terminal, arguments.clips, arguments.model, scale, arguments.frames
+        )
         if arguments.json:
             terminal.say(to_json(arguments.clips, predictions, trained.config, arguments.model))
         else:
@@ -58,14 +63,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def predict_clips(
-    terminal: Terminal, clips: Sequence[Path], run_dir: Path, num_frames: int
+    terminal: Terminal, clips: Sequence[Path], run_dir: Path, scale: Scale, num_frames: int
 ) -> list[ClipPrediction]:
     """Predicts each clip with one model."""
     with terminal.live_line() as show:
         show("loading the model")
         from laser_dist.prediction.predict import load_predictor, predict_clip
 
-        predictor = load_predictor(run_dir)
+        predictor = load_predictor(run_dir, scale)
         predictions: list[ClipPrediction] = []
         for clip in clips:
             show(f"looking at {clip}")
@@ -81,19 +86,22 @@ def say_predictions(
 ) -> None:
     """Prints a row for each clip."""
     rows = [
-        [str(clip), *level_texts(prediction.qps.tolist(), prediction.levels.tolist())]
+        [str(clip), *level_texts(prediction.quantisers.tolist(), prediction.levels.tolist())]
         for clip, prediction in zip(clips, predictions, strict=True)
     ]
     terminal.table(["clip", "JND1", "JND2", "JND3"], [rows])
     terminal.say()
-    terminal.say("QP (as predicted, before rounding); a higher QP is coarser.")
+    scale = SCALES[config["dataset"]["scale"]]
+    terminal.say(f"{scale.name} (as predicted, before rounding); {scale.direction_text}.")
     if config["dataset"]["simulated"]:
         terminal.say("The model has learnt from SIMULATED viewers.")
 
 
-def level_texts(qps: Sequence[int], levels: Sequence[float]) -> list[str]:
+def level_texts(quantisers: Sequence[int], levels: Sequence[float]) -> list[str]:
     """Such as "27 (27.3)" for each level."""
-    return [f"{qp} ({level:.1f})" for qp, level in zip(qps, levels, strict=True)]
+    return [
+        f"{quantiser} ({level:.1f})" for quantiser, level in zip(quantisers, levels, strict=True)
+    ]
 
 
 def to_json(
@@ -106,7 +114,8 @@ def to_json(
     documents = [
         {
             "clip": str(clip),
-            "qps": prediction.qps.tolist(),
+            "scale": config["dataset"]["scale"],
+            "quantisers": prediction.quantisers.tolist(),
             "levels": prediction.levels.tolist(),
             "timestamps_s": list(prediction.timestamps_s),
             "levels_per_frame": prediction.per_frame.tolist(),

@@ -1,9 +1,11 @@
 """Figures as people read them."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 SHOWN_NOTES = 5
+NO_VALUE = "–"
 
 
 def time_text(seconds: float) -> str:
@@ -32,8 +34,20 @@ def count_text(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def number_text(value: float, unit: str = "") -> str:
+    """Such as "2.31 dB"; a dash where there is no value."""
+    return f"{value:.2f}{unit}" if math.isfinite(value) else NO_VALUE
+
+
+def share_text(share: float) -> str:
+    """Such as "81.2 %"; a dash where there is no value."""
+    return f"{share * 100:.1f} %" if math.isfinite(share) else NO_VALUE
+
+
 def interval_text(value: float, interval: Sequence[float]) -> str:
-    """Such as "2.31 (1.95–2.70)"."""
+    """Such as "2.31 (1.95–2.70)"; a dash where there is no value."""
+    if not math.isfinite(value):
+        return NO_VALUE
     low, high = interval
     return f"{value:.2f} ({low:.2f}–{high:.2f})"
 

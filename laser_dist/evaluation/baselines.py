@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from sklearn.linear_model import Ridge
@@ -27,7 +28,7 @@ class SourceTable:
     Attributes:
       source_ids: [N], each once.
       group_ids: [N]; clips cut from one recording or photograph share a group.
-      levels: [N, 3] float64, JND1..3 on the dataset's scale.
+      levels: [N, 3] float64, JND1..3 on the dataset's scale; NaN where one is missing.
       activity: [N, 2] float64, spatial and temporal information (ITU-T P.910) of the whole clip.
     """
 
@@ -41,27 +42,44 @@ def constant_predictions(train: SourceTable, num_sources: int) -> np.ndarray:
     """Answer every source with the training median, which is what absolute error asks for.
 
     Args:
-      train: at least one source.
+      train: at least one source that has each level.
       num_sources: how many answers.
 
     Returns:
       [num_sources, 3] float64, all rows alike.
     """
-    return np.tile(np.median(train.levels, axis=0), (num_sources, 1))
+    medians = [np.median(column[~np.isnan(column)]) for column in train.levels.T]
+    return np.tile(np.array(medians), (num_sources, 1))
 
 
 def ridge_predictions(train: SourceTable, activity: np.ndarray) -> np.ndarray:
     """Ridge regression of the levels on spatial and temporal information.
 
     Args:
-      train: at least one source.
+      train: at least one source that has each level. Levels that the same sources have are fitted
+        together, with one penalty.
       activity: [N, 2], SI and TI of the sources asked about.
 
     Returns:
       [N, 3] float64.
     """
-    model = _fit_ridge(train)
-    return np.asarray(model.predict(activity), np.float64)
+    predicted = np.empty((len(activity), train.levels.shape[1]))
+    present = ~np.isnan(train.levels)
+    for rows in np.unique(present, axis=1).T:
+        together = (present == rows[:, None]).all(axis=0)
+        model = _fit_ridge(_part(train, rows, together))
+        predicted[:, together] = model.predict(activity).reshape(len(activity), -1)
+    return predicted
+
+
+def _part(table: SourceTable, rows: np.ndarray, levels: np.ndarray) -> SourceTable:
+    """Some sources ([N] bool) and some of their levels ([3] bool)."""
+    return SourceTable(
+        source_ids=tuple(compress(table.source_ids, rows)),
+        group_ids=tuple(compress(table.group_ids, rows)),
+        levels=table.levels[np.ix_(rows, levels)],
+        activity=table.activity[rows],
+    )
 
 
 def _fit_ridge(train: SourceTable) -> Pipeline:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation.baselines import SourceTable
+from laser_dist.jnd.scale import QP, Scale, scale_named
 from laser_dist.video.frames import resize_rgb
 
 _TABLE_FEATURES = (
@@ -35,7 +36,7 @@ class DatasetInfo:
       fingerprint: of its content; two datasets with one fingerprint hold the same examples.
       simulated: the viewers are a model, not people.
       simulation: how they are simulated, one sentence; empty for people.
-      scale: of the levels, `QP` or `QF`.
+      scale: of the levels.
       level_definition: what the value of a level is, a noun phrase without a full stop.
       seed: the dataset was made with, if it was made.
       splits: split name to the ids of its sources.
@@ -47,7 +48,7 @@ class DatasetInfo:
     simulated: bool
     config: str = ""
     simulation: str = ""
-    scale: str = "QP"
+    scale: Scale = QP
     level_definition: str = ""
     seed: int | None = None
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class FramePair:
       source_id: the clip it is from.
       frame_index: which frame of the clip.
       raw: uint8 [H, W, 3], RGB.
-      coded: uint8 [3, H, W, 3], RGB, at JND1..3.
+      coded: uint8 [3, H, W, 3], RGB, at JND1..3; black where a level is missing.
     """
 
     source_id: str
@@ -130,7 +131,7 @@ class TfdsDataset:
                 f"dataset {folder}",
                 "the folder of one version of a built dataset",
                 str(error).splitlines()[0] if str(error) else type(error).__name__,
-                "Build it first: laser-jnd build videoset_jnd.",
+                "Build one: laser-jnd build --help tells how.",
             ) from error
         self._batch_size = batch_size
         self.info = _info(self._builder.info)
@@ -212,7 +213,7 @@ def _info(info: Any) -> DatasetInfo:
         fingerprint=metadata["fingerprint"],
         simulated=bool(metadata["simulated"]),
         simulation=metadata.get("simulation") or "",
-        scale=metadata["scale"],
+        scale=scale_named(metadata["scale"], of=f"dataset {info.full_name}"),
         level_definition=metadata.get("level_definition") or "",
         seed=metadata.get("seed"),
         splits={name: tuple(ids) for name, ids in metadata.get("splits", {}).items()},

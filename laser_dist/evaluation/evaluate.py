@@ -17,7 +17,7 @@ from laser_dist.evaluation import exemplars, report
 from laser_dist.evaluation.baselines import SourceTable, constant_predictions, ridge_predictions
 from laser_dist.evaluation.dataset import FramePair, JudgedDataset, TfdsDataset, fit_frames
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.metrics import SourceMeans
+from laser_dist.evaluation.metrics import SourceMeans, mean_of_present
 from laser_dist.evaluation.quality_table import read_quality_curves
 from laser_dist.evaluation.results import (
     CONSTANT,
@@ -90,7 +90,7 @@ def evaluate_on(
     check_comparable(dataset, run, test)
     results = assess(
         test,
-        read_quality_curves(dataset.quality_path, test.source_ids),
+        read_quality_curves(dataset.quality_path, test.source_ids, dataset.info.scale),
         _predictions(dataset, run, test),
         dataset=dataset.info,
         model=run.variant,
@@ -98,7 +98,9 @@ def evaluate_on(
         versions=package_versions(),
         run=run.path,
     )
-    chosen = exemplars.choose(results.predictors[run.variant].errors.levels.mean(axis=1))
+    chosen = exemplars.choose(
+        mean_of_present(results.predictors[run.variant].errors.levels, axis=1)
+    )
     pairs = {
         source_id: fitted(pair, run)
         for source_id, pair in dataset.frame_pairs(
@@ -150,10 +152,10 @@ def _predictions(
     dataset: JudgedDataset, run: TrainedRun, test: SourceTable
 ) -> Mapping[str, np.ndarray]:
     train = dataset.sources(TRAIN_SPLIT)
-    if not train.source_ids:
+    if not np.isfinite(train.levels).any(axis=0).all():
         raise UserError(
             f"baselines on {dataset.info.name}",
-            "training sources to fit them on",
+            "training sources to fit each level on",
             "none",
             "Build a larger dataset.",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from laser_dist.evaluation.dataset import FramePair
+from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.results import EvaluationResults
 from laser_dist.video.quality import psnr_rgb_db
 
@@ -20,13 +21,13 @@ class Exemplar:
       standing: `lowest`, `median` or `highest`, of the error among the test clips.
       source_id: the clip.
       frame_index: which frame of it.
-      mean_abs_error: of the network on this clip, over the levels, on the dataset's scale.
-      true_levels: [3], as the viewers judged.
+      mean_abs_error: of the network on this clip, over its levels, on the dataset's scale.
+      true_levels: [3], as the viewers judged; NaN, as all that needs one, where a level is missing.
       predicted_levels: [3], as the network says.
       true_psnr_db: [3], of the clip coded at the true levels.
       abs_psnr_error_db: [3], distance to the PSNR at the predicted levels.
       raw: uint8 [H, W, 3], RGB.
-      coded: uint8 [3, H, W, 3], at the true levels.
+      coded: uint8 [3, H, W, 3], at the true levels; black where one is missing.
       predicted: uint8 [3, H, W, 3], what the three backbones make of `raw`.
       coded_psnr_db: [3], of `coded` against `raw`.
       predicted_psnr_db: [3], of `predicted` against `raw`.
@@ -51,14 +52,17 @@ def choose(mean_abs_errors: np.ndarray) -> dict[str, int]:
     """Clips of lowest, median and highest error.
 
     Args:
-      mean_abs_errors: [N], at least one.
+      mean_abs_errors: [N]; NaN for a clip without any level, which is not chosen.
 
     Returns:
       Standing to position; fewer than three where N < 3, and no position twice. Among equal errors
       the first stands lower.
     """
-    order = np.argsort(mean_abs_errors, kind="stable")
-    chosen = {"lowest": int(order[0])}
+    order = np.argsort(mean_abs_errors, kind="stable")  # NaN last
+    order = order[: np.count_nonzero(~np.isnan(mean_abs_errors))]
+    chosen: dict[str, int] = {}
+    if len(order) > 0:
+        chosen["lowest"] = int(order[0])
     if len(order) > 2:
         chosen["median"] = int(order[(len(order) - 1) // 2])
     if len(order) > 1:
@@ -99,7 +103,7 @@ def _exemplar(
         standing=standing,
         source_id=pair.source_id,
         frame_index=pair.frame_index,
-        mean_abs_error=float(network.errors.levels[row].mean()),
+        mean_abs_error=float(mean_of_present(network.errors.levels[row])),
         true_levels=results.test.levels[row],
         predicted_levels=network.predicted[row],
         true_psnr_db=results.true_psnr_db[row],
@@ -107,6 +111,11 @@ def _exemplar(
         raw=pair.raw,
         coded=pair.coded,
         predicted=predicted,
-        coded_psnr_db=np.array([psnr_rgb_db(pair.raw, frame) for frame in pair.coded]),
+        coded_psnr_db=np.array(
+            [
+                np.nan if np.isnan(level) else psnr_rgb_db(pair.raw, frame)
+                for level, frame in zip(results.test.levels[row], pair.coded, strict=True)
+            ]
+        ),
         predicted_psnr_db=np.array([psnr_rgb_db(pair.raw, frame) for frame in predicted]),
     )

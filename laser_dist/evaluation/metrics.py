@@ -74,6 +74,13 @@ class SourceMeans:
         return {source_id: total / self.counts[source_id] for source_id, total in self.sums.items()}
 
 
+def mean_of_present(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Mean of the values that are there, along an axis or of all; NaN where there is none."""
+    present = ~np.isnan(values)
+    totals, counts = np.where(present, values, 0.0).sum(axis), present.sum(axis)
+    return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
+
+
 def bootstrap_interval(
     values: np.ndarray,
     *,
@@ -84,14 +91,14 @@ def bootstrap_interval(
     """Percentile-bootstrap interval of the mean of each column, over rows.
 
     Args:
-      values: [N, L], one row per source.
+      values: [N, L], one row per source; NaN where it has no value, which is never drawn.
       seed: of the resampling; the same seed and the same set of rows give the same interval,
         in whatever order the rows stand.
       num_resamples: how many times N rows are drawn with replacement.
       confidence: share of resampled means the interval holds, in (0, 1).
 
     Returns:
-      For each of L columns its (low, high).
+      For each of L columns its (low, high); (nan, nan) where no source has a value.
 
     Raises:
       ValueError: no row.
@@ -100,12 +107,18 @@ def bootstrap_interval(
     """
     if values.ndim != 2 or len(values) == 0:
         raise ValueError(f"expected at least one source in [N, L], got shape {values.shape}")
-    # Only column means are asked for, so each column may be sorted on its own: that is what makes
-    # the order of sources irrelevant.
-    ordered = np.sort(np.asarray(values, np.float64), axis=0)
-    picks = np.random.default_rng(seed).integers(len(ordered), size=(num_resamples, len(ordered)))
-    means = np.stack([column[picks].mean(axis=1) for column in ordered.T], axis=1)
-    return _percentile_intervals(means, confidence)
+    intervals: list[Interval] = []
+    for column in np.asarray(values, np.float64).T:
+        # Only column means are asked for, so each column may be sorted on its own: that is what
+        # makes the order of sources irrelevant.
+        ordered = np.sort(column[~np.isnan(column)])
+        count = len(ordered)
+        if count == 0:
+            intervals.append((float("nan"), float("nan")))
+            continue
+        picks = np.random.default_rng(seed).integers(count, size=(num_resamples, count))
+        intervals += _percentile_intervals(ordered[picks].mean(axis=1)[:, None], confidence)
+    return tuple(intervals)
 
 
 def ratio_interval(
@@ -151,21 +164,21 @@ def ratio_interval(
 
 
 def abs_psnr_errors(
-    curves: Sequence[QualityCurve], predicted_qps: np.ndarray, true_qps: np.ndarray
+    curves: Sequence[QualityCurve], predicted: np.ndarray, true: np.ndarray
 ) -> np.ndarray:
     """Distance in PSNR between coding at the predicted and at the true quantiser.
 
     Args:
       curves: the quality curve of each of N sources.
-      predicted_qps: [N, L], may be fractional; clipped into each curve's range of QPs.
-      true_qps: [N, L].
+      predicted: [N, L] levels, may be fractional; clipped into each curve's range.
+      true: [N, L] levels; NaN where one is missing.
 
     Returns:
-      [N, L] float64, dB, at least 0.
+      [N, L] float64, dB, at least 0; NaN where a level is missing.
     """
     rows = [
-        np.abs(curve.psnr_at(predicted) - curve.psnr_at(true))
-        for curve, predicted, true in zip(curves, predicted_qps, true_qps, strict=True)
+        np.abs(curve.psnr_at(ours) - curve.psnr_at(theirs))
+        for curve, ours, theirs in zip(curves, predicted, true, strict=True)
     ]
     return np.stack(rows)
 
@@ -174,12 +187,14 @@ def abs_psnr_errors(
 class PredictorScore:
     """What one predictor reaches on the test sources; lower is better throughout.
 
+    Levels that are missing count nowhere. A level that no test source has is NaN.
+
     Attributes:
       abs_error: mean absolute error per level, on the dataset's scale.
       abs_error_interval: its 95 % bootstrap interval over sources.
       abs_psnr_error_db: mean |PSNR at the predicted level - PSNR at the true level|, dB.
       abs_psnr_error_db_interval: its 95 % bootstrap interval over sources.
-      mean_abs_error: mean of `abs_error` over the levels.
+      mean_abs_error: mean over all levels of all sources: that of `abs_error`, if none is missing.
       ratio_to_constant: `mean_abs_error` over the constant predictor's; nan if that is 0.
       ratio_to_constant_interval: its 95 % interval, resampling whole groups.
     """
@@ -198,8 +213,8 @@ class SourceErrors:
     """Absolute errors of one predictor on N sources.
 
     Attributes:
-      levels: [N, 3], on the dataset's scale.
-      psnr_db: [N, 3], dB.
+      levels: [N, 3], on the dataset's scale; NaN where a level is missing.
+      psnr_db: [N, 3], dB; NaN there too.
     """
 
     levels: np.ndarray
@@ -217,19 +232,27 @@ def score(
       group_ids: the group of each source.
       seed: of the bootstrap.
     """
-    mean = float(errors.levels.mean())
-    constant_mean = float(constant.levels.mean())
+    mean = float(mean_of_present(errors.levels))
+    constant_mean = float(mean_of_present(constant.levels))
     return PredictorScore(
-        abs_error=_floats(errors.levels.mean(axis=0)),
+        abs_error=_floats(mean_of_present(errors.levels, axis=0)),
         abs_error_interval=bootstrap_interval(errors.levels, seed=seed),
-        abs_psnr_error_db=_floats(errors.psnr_db.mean(axis=0)),
+        abs_psnr_error_db=_floats(mean_of_present(errors.psnr_db, axis=0)),
         abs_psnr_error_db_interval=bootstrap_interval(errors.psnr_db, seed=seed),
         mean_abs_error=mean,
         ratio_to_constant=mean / constant_mean if constant_mean > 0 else float("nan"),
         ratio_to_constant_interval=ratio_interval(
-            errors.levels.mean(axis=1), constant.levels.mean(axis=1), group_ids, seed=seed
+            _weighed(errors.levels), _weighed(constant.levels), group_ids, seed=seed
         ),
     )
+
+
+def _weighed(errors: np.ndarray) -> np.ndarray:
+    """[N]: sums over the levels, in thirds: a source weighs as much as it has levels.
+
+    So the resampled ratio is that of the means over all levels that are there.
+    """
+    return np.where(np.isnan(errors), 0.0, errors).sum(axis=1) / errors.shape[1]
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:

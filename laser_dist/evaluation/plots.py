@@ -19,7 +19,7 @@ from matplotlib.ticker import (
 )
 
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults
+from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults, PredictorResult
 from laser_dist.evaluation.svg import COLOURS, STYLE, inline_svg
 
 # Logged metrics worth a panel, with what to call them; what is not named here is not drawn.
@@ -83,7 +83,7 @@ def error_intervals(results: EvaluationResults) -> str:
         axes.set_xlim(left=0)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel(f"Mean absolute error, {results.dataset.scale}, and its 95 % interval")
+        axes.set_xlabel(f"Mean absolute error, {results.dataset.scale.name}, and its 95 % interval")
     description = (
         "Mean absolute error of each predictor at each level with its 95 percent interval;"
         " the table beside it holds the same figures."
@@ -92,20 +92,22 @@ def error_intervals(results: EvaluationResults) -> str:
 
 
 def agreement(results: EvaluationResults) -> tuple[str, ...]:
-    """Predicted against true levels: a panel per level, a dot per clip."""
-    span = _common_span(results.test.levels, results.predictors[results.model].predicted)
-    return tuple(
-        _agreement_panel(results, level, name, span)
-        for level, name in enumerate(_level_names(results))
-    )
+    """Predicted against true levels: a panel per level that any clip has, a dot per clip."""
+    pairs = {
+        level: (results.test.levels[rows, level], _network(results).predicted[rows, level])
+        for level, rows in _clips_with(results).items()
+    }
+    span = _common_span(pairs.values())
+    return tuple(_agreement_panel(results, level, *both, span) for level, both in pairs.items())
 
 
-def _agreement_panel(results: EvaluationResults, level: int, name: str, span: float) -> str:
-    true = results.test.levels[:, level]
-    predicted = results.predictors[results.model].predicted[:, level]
+def _agreement_panel(
+    results: EvaluationResults, level: int, true: np.ndarray, predicted: np.ndarray, span: float
+) -> str:
+    name = _level_names(results)[level]
     constant = float(results.predictors[CONSTANT].predicted[0, level])
     limits = _centred_limits(true, predicted, span)
-    scale = results.dataset.scale
+    scale = results.dataset.scale.name
     with mpl.rc_context(STYLE):
         figure, axes = _panel(330, 354, left=44, right=4, top=28, bottom=44)
         axes.plot(limits, limits, color=COLOURS["ink"], linewidth=1.1)
@@ -128,29 +130,23 @@ def _agreement_panel(results: EvaluationResults, level: int, name: str, span: fl
 
 
 def error_distribution(results: EvaluationResults) -> tuple[str, ...]:
-    """Share of clips within a given error: a panel per level, a line per predictor."""
-    errors = {name: one.errors.levels for name, one in results.predictors.items()}
-    widest = max(1.0, *(float(values.max()) for values in errors.values()))
+    """Share of clips within a given error: a panel per level that any has, a line per predictor."""
+    errors = {
+        level: {name: one.errors.levels[rows, level] for name, one in results.predictors.items()}
+        for level, rows in _clips_with(results).items()
+    }
+    largest = [float(values.max()) for each in errors.values() for values in each.values()]
+    widest = max(1.0, *largest)
     return tuple(
-        _distribution_panel(
-            results,
-            level,
-            title,
-            {name: values[:, level] for name, values in errors.items()},
-            widest,
-        )
-        for level, title in enumerate(_level_names(results))
+        _distribution_panel(results, level, each, widest) for level, each in errors.items()
     )
 
 
 def _distribution_panel(
-    results: EvaluationResults,
-    level: int,
-    title: str,
-    errors: Mapping[str, np.ndarray],
-    widest: float,
+    results: EvaluationResults, level: int, errors: Mapping[str, np.ndarray], widest: float
 ) -> str:
-    scale = results.dataset.scale
+    title = _level_names(results)[level]
+    scale = results.dataset.scale.name
     with mpl.rc_context(STYLE):
         figure, axes = _panel(330, 256, left=52, right=4, top=28, bottom=44)
         for name, values in errors.items():
@@ -234,10 +230,19 @@ def _level_names(results: EvaluationResults) -> Sequence[str]:
     return [f"JND{index + 1}" for index in range(results.test.levels.shape[1])]
 
 
-def _common_span(true: np.ndarray, predicted: np.ndarray) -> float:
+def _network(results: EvaluationResults) -> PredictorResult:
+    return results.predictors[results.model]
+
+
+def _clips_with(results: EvaluationResults) -> dict[int, np.ndarray]:
+    """Levels that any clip has, to the clips ([N] bool) that have it."""
+    present = ~np.isnan(results.test.levels)
+    return {level: rows for level, rows in enumerate(present.T) if rows.any()}
+
+
+def _common_span(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """One width for all panels, so that a distance means the same in each of them."""
-    both = np.concatenate([true, predicted])
-    return max(float((both.max(axis=0) - both.min(axis=0)).max()) * 1.12, 4.0)
+    return max(4.0, *(float(np.ptp(np.concatenate(both))) * 1.12 for both in pairs))
 
 
 def _centred_limits(true: np.ndarray, predicted: np.ndarray, span: float) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from PIL import Image
 from laser_dist.evaluation import plots
 from laser_dist.evaluation.exemplars import Exemplar
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.metrics import Interval, PredictorScore
+from laser_dist.evaluation.metrics import Interval, PredictorScore, mean_of_present
 from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults
 
 _MINUS = "\N{MINUS SIGN}"
@@ -45,12 +45,13 @@ def render(inputs: ReportInputs) -> str:
     return _template().render(
         results=results,
         dataset=results.dataset,
-        scale=results.dataset.scale,
+        scale=results.dataset.scale.name,
         model=plots.predictor_style(results.model),
         headline=headline(results),
         comparison=comparison(results),
         predictors=[_predictor_view(results, name) for name in results.predictors],
         level_names=[f"JND{index + 1}" for index in range(results.test.levels.shape[1])],
+        bits_saved=results.bits_saved,
         error_intervals=Markup(plots.error_intervals(results)),
         agreement=_drawings(plots.agreement(results)),
         distribution=_drawings(plots.error_distribution(results)),
@@ -66,7 +67,7 @@ def headline(results: EvaluationResults) -> str:
     name = plots.predictor_style(results.model).label
     found = (
         f"On {_clips(results.num_sources)} it never saw, {name} is off by"
-        f" {own.mean_abs_error:.2f} {results.dataset.scale} on average"
+        f" {own.mean_abs_error:.2f} {results.dataset.scale.name} on average"
     )
     ratio, (low, high) = own.ratio_to_constant, own.ratio_to_constant_interval
     if not math.isfinite(ratio):
@@ -81,9 +82,9 @@ def headline(results: EvaluationResults) -> str:
 
 def comparison(results: EvaluationResults) -> str:
     """What stands beside the headline: the cheap regression, and the error in quality."""
-    own, ridge = results.predictors[results.model].score, results.predictors[RIDGE].score
-    scale = results.dataset.scale
-    quality = sum(own.abs_psnr_error_db) / len(own.abs_psnr_error_db)
+    own, ridge = results.predictors[results.model], results.predictors[RIDGE].score
+    scale = results.dataset.scale.name
+    quality = mean_of_present(own.errors.psnr_db)
     return (
         f"The constant is off by {results.predictors[CONSTANT].score.mean_abs_error:.2f} {scale},"
         f" a regression on nothing but spatial and temporal information by"
@@ -113,7 +114,9 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, interval=_interval, signed=_signed, clips=_clips)
+    environment.filters.update(
+        number=_number, interval=_interval, signed=_signed, clips=_clips, percent=_percent
+    )
     return environment.get_template("report.html.j2")
 
 
@@ -137,8 +140,9 @@ def _interval(interval: Interval, digits: int = 2) -> str:
     return f"{interval[0]:.{digits}f}\u2009\N{EN DASH}\u2009{interval[1]:.{digits}f}"
 
 
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f}\N{NO-BREAK SPACE}%"
+def _percent(share: float, digits: int = 0) -> str:
+    number = _number(share * 100, digits)
+    return number if number == _NO_VALUE else f"{number}\N{NO-BREAK SPACE}%"
 
 
 def _clips(count: int) -> str:
@@ -166,7 +170,10 @@ def _predictor_view(results: EvaluationResults, name: str) -> _PredictorView:
 
 @dataclass(frozen=True)
 class _LevelView:
-    """One level of one clip: figures of both frames and the frames themselves."""
+    """One level of one clip: figures of both frames and the frames themselves.
+
+    Where the level is missing there is no coded frame: `coded_uri` is empty.
+    """
 
     index: int
     true: float
@@ -219,7 +226,7 @@ def _level_view(exemplar: Exemplar, index: int) -> _LevelView:
         abs_psnr_error_db=float(exemplar.abs_psnr_error_db[index]),
         coded_psnr_db=float(exemplar.coded_psnr_db[index]),
         predicted_psnr_db=float(exemplar.predicted_psnr_db[index]),
-        coded_uri=data_uri(exemplar.coded[index]),
+        coded_uri="" if np.isnan(exemplar.true_levels[index]) else data_uri(exemplar.coded[index]),
         predicted_uri=data_uri(exemplar.predicted[index]),
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from laser_dist.evaluation.baselines import SourceTable
+from laser_dist.evaluation.bits_saved import BitsSaved, bits_saved
 from laser_dist.evaluation.dataset import DatasetInfo
 from laser_dist.evaluation.metrics import (
     PredictorScore,
@@ -50,7 +51,9 @@ class EvaluationResults:
       seed: of the bootstrap.
       model: the key in `predictors` of the network under evaluation.
       test: the N test sources, sorted by source id.
-      true_psnr_db: [N, 3] float64, dB, of each source coded at its true levels.
+      true_psnr_db: [N, 3] float64, dB, of each source coded at its true levels; NaN where one is
+        missing.
+      bits_saved: what coding at the levels saves.
       predictors: key to result: the network, `constant`, `si-ti-ridge`.
       versions: package to version, of the evaluation.
       run: path of the evaluated run, as the user gave it.
@@ -61,6 +64,7 @@ class EvaluationResults:
     model: str
     test: SourceTable
     true_psnr_db: np.ndarray
+    bits_saved: BitsSaved
     predictors: Mapping[str, PredictorResult]
     versions: Mapping[str, str] = field(default_factory=dict)
     run: str = ""
@@ -129,6 +133,7 @@ def assess(
         model=model,
         test=test,
         true_psnr_db=np.stack([c.psnr_at(q) for c, q in zip(ordered, test.levels, strict=True)]),
+        bits_saved=bits_saved(ordered, predictions[model], test.levels, dataset.scale),
         predictors=results,
         versions=dict(versions or {}),
         run=run,
@@ -136,7 +141,7 @@ def assess(
 
 
 def to_json(results: EvaluationResults) -> str:
-    """Text of `results.json`; a ratio that does not exist is null."""
+    """Text of `results.json`; a figure that does not exist is null."""
     dataset = results.dataset
     document = {
         "simulated": dataset.simulated,
@@ -146,13 +151,14 @@ def to_json(results: EvaluationResults) -> str:
         "dataset_version": dataset.version,
         "dataset_fingerprint": dataset.fingerprint,
         "dataset_seed": dataset.seed,
-        "scale": dataset.scale,
+        "scale": dataset.scale.name,
         "level_definition": dataset.level_definition,
         "seed": results.seed,
         "num_sources": results.num_sources,
         "num_groups": results.num_groups,
         "sources_per_split": {name: len(ids) for name, ids in dataset.splits.items()},
         "predictors": {name: asdict(one.score) for name, one in results.predictors.items()},
+        "bits_saved": asdict(results.bits_saved),
         "run": results.run,
         "versions": dict(results.versions),
     }
@@ -162,6 +168,7 @@ def to_json(results: EvaluationResults) -> str:
 def to_csv(results: EvaluationResults) -> str:
     """Text of `predictions.csv`: a row per (source, level), a column per predictor.
 
+    Where a level is missing, so are its errors: the cells are empty.
     With it and `results.json` every figure of the report can be drawn again.
     """
     text = io.StringIO()
@@ -178,9 +185,13 @@ def to_csv(results: EvaluationResults) -> str:
             values += [one.errors.psnr_db for one in results.predictors.values()]
             writer.writerow(
                 [source_id, results.test.group_ids[row], level + 1]
-                + [f"{table[row, level]:.4f}" for table in values]
+                + [_cell(table[row, level]) for table in values]
             )
     return text.getvalue()
+
+
+def _cell(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else ""
 
 
 def _nan_to_none(value: Any) -> Any:

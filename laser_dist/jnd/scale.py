@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from laser_dist.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -25,6 +27,11 @@ class Scale:
         """The whole number at which a level's frames are coded: half up, within the scale."""
         return min(max(int(level + 0.5), self.lowest), self.highest)
 
+    @property
+    def direction_text(self) -> str:
+        """Such as "a higher QP is coarser"."""
+        return f"a {'higher' if self.higher_is_worse else 'lower'} {self.name} is coarser"
+
 
 QP = Scale(name="QP", higher_is_worse=True, lowest=1, highest=51, reference=0)
 """H.264's quantiser index; VideoSet's QP 0 is the reference."""
@@ -33,3 +40,24 @@ QF = Scale(name="QF", higher_is_worse=False, lowest=1, highest=100, reference=10
 """JPEG's quality factor; MCL-JCI's viewers compared with the JPEG of QF 100."""
 
 SCALES = {scale.name: scale for scale in (QP, QF)}
+
+
+def scale_named(name: object, *, of: str) -> Scale:
+    """The scale that a dataset or a run names.
+
+    Args:
+      name: as its metadata have it; None where they have none.
+      of: who names it, for the error.
+
+    Raises:
+      UserError: there is no such scale.
+    """
+    scale = SCALES.get(name) if isinstance(name, str) else None
+    if scale is None:
+        raise UserError(
+            f"Scale of {of}",
+            f"one of {', '.join(SCALES)}",
+            "none" if name is None else str(name),
+            "Build the dataset, and train on it, with this version of the project.",
+        )
+    return scale

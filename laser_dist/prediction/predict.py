@@ -12,10 +12,9 @@ import numpy as np
 # Loading a saved model finds our layers by their registered names, so they must be known first.
 import laser_dist.models.layers  # noqa: F401
 from laser_dist.errors import UserError
+from laser_dist.jnd.scale import Scale
 from laser_dist.video.codec import sample_frames
 
-MIN_QP = 1
-MAX_QP = 51
 _NUM_LEVELS = 3
 
 
@@ -27,11 +26,13 @@ class Predictor:
       model: raw frames [B, H, W, 3] float32 in 0..255, RGB, to levels [B, 3].
       width: of the frames it takes.
       height: of the frames it takes.
+      scale: what the levels count in.
     """
 
     model: keras.Model
     width: int
     height: int
+    scale: Scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,21 +44,22 @@ class ClipPrediction:
         They are what the model says: neither rounded nor forced to ascend.
       per_frame: [N, 3] float32, the levels of each sampled frame.
       timestamps_s: when in the clip each of the N frames stands.
-      qps: [3] int, `levels` rounded to the nearest QP and clipped to 1..51: what to hand to an
-        encoder.
+      quantisers: [3] int, `levels` rounded to the nearest whole number of the scale: what to hand
+        to an encoder.
     """
 
     levels: np.ndarray
     per_frame: np.ndarray
     timestamps_s: tuple[float, ...]
-    qps: np.ndarray
+    quantisers: np.ndarray
 
 
-def load_predictor(run_dir: Path) -> Predictor:
+def load_predictor(run_dir: Path, scale: Scale) -> Predictor:
     """Load the complete predictor of a finished run.
 
     Args:
       run_dir: a run directory, holding `models/predictor.keras`.
+      scale: of the dataset it was trained on, as the run's configuration says.
 
     Raises:
       UserError: no finished model there, or a file that is not such a model.
@@ -70,7 +72,7 @@ def load_predictor(run_dir: Path) -> Predictor:
             "no such file",
             "Train first (laser-jnd train), or name another run.",
         )
-    return from_model(load_model(path), origin=str(path))
+    return from_model(load_model(path), scale, origin=str(path))
 
 
 def load_model(path: Path) -> keras.Model:
@@ -92,11 +94,12 @@ def load_model(path: Path) -> keras.Model:
     return model
 
 
-def from_model(model: keras.Model, *, origin: str = "model") -> Predictor:
+def from_model(model: keras.Model, scale: Scale, *, origin: str = "model") -> Predictor:
     """Check a model's shapes and take it as a predictor.
 
     Args:
       model: raw frames to levels.
+      scale: of the levels.
       origin: named in the error, for example the file the model came from.
 
     Raises:
@@ -113,7 +116,7 @@ def from_model(model: keras.Model, *, origin: str = "model") -> Predictor:
             shapes,
             "Name a run whose variant predicts all three levels.",
         )
-    return Predictor(model=model, width=int(frame[1]), height=int(frame[0]))
+    return Predictor(model=model, width=int(frame[1]), height=int(frame[0]), scale=scale)
 
 
 def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
@@ -176,17 +179,17 @@ def predict_clip(predictor: Predictor, path: Path, num_frames: int = 8) -> ClipP
         levels=levels,
         per_frame=per_frame,
         timestamps_s=tuple(float(frame.timestamp_s) for frame in sampled),
-        qps=nearest_qps(levels),
+        quantisers=nearest_quantisers(levels, predictor.scale),
     )
 
 
-def nearest_qps(levels: np.ndarray) -> np.ndarray:
-    """Round levels to the nearest QP an encoder takes for lossy coding, 1..51.
+def nearest_quantisers(levels: np.ndarray, scale: Scale) -> np.ndarray:
+    """Round levels to the nearest quantiser an encoder takes for lossy coding.
 
     Returns:
       int64 of the same shape.
     """
-    return np.clip(np.rint(levels), MIN_QP, MAX_QP).astype(np.int64)
+    return np.clip(np.rint(levels), scale.lowest, scale.highest).astype(np.int64)
 
 
 def _forward(model: keras.Model, frames: np.ndarray, batch_size: int) -> np.ndarray:

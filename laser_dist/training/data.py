@@ -13,7 +13,8 @@ from laser_dist.training.step import Batch
 from laser_dist.video.frames import resize_rgb
 
 SHUFFLE_BUFFER = 1024  # examples, still encoded: about 150 KB each at 256x144, 1.5 MB at 640x352
-IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
+RAW, LEVELS = "raw", "jnd_levels"
+IMAGES = (RAW, "jnd1", "jnd2", "jnd3")  # in the order of `jnd_levels`, after the raw one
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class FramePairs:
 
     Every worker walks the same examples in the same order, still encoded, and decodes only its own
     part of each global batch. So an epoch sees every example exactly once, and the same global
-    batches, whatever the number of workers.
+    batches, whatever the number of workers. An example that lacks the target's level is none here:
+    it is left out before batches are made.
 
     Attributes:
       dataset_dir: of the prepared dataset.
@@ -71,7 +73,7 @@ class FramePairs:
 
     def epoch(self, index: int) -> Iterator[Batch]:
         """Batches of one epoch; the same `index` gives the same ones."""
-        dataset = _encoded(self.dataset_dir, self.split, sorted({"raw", self.target}))
+        dataset = _encoded(self.dataset_dir, self.split, self.target)
         if self.seed is not None:
             dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=_mixed(self.seed, index))
         batches = dataset.batch(self.batch_size).enumerate()
@@ -144,8 +146,8 @@ def sample_frames(
     """
     total = num_examples(dataset_dir, split)
     chosen = {index * total // most for index in range(most)}
-    rows = enumerate(_encoded(dataset_dir, split, ["raw"]))
-    frames = [_frame(row["raw"], height, width) for index, row in rows if index in chosen]
+    rows = enumerate(_encoded(dataset_dir, split, RAW))
+    frames = [_frame(row[RAW], height, width) for index, row in rows if index in chosen]
     return np.stack([frame.numpy() for frame in frames])
 
 
@@ -155,7 +157,7 @@ class Labelled:
 
     Attributes:
       source_ids: [N] str.
-      levels: [N, 3] float32, on the dataset's scale.
+      levels: [N, 3] float32, on the dataset's scale; NaN where one is missing.
     """
 
     source_ids: np.ndarray
@@ -164,25 +166,26 @@ class Labelled:
 
 def read_labels(dataset_dir: Path, split: str) -> Labelled:
     """Reads a split's labels; no image is decoded."""
-    dataset = _partial(dataset_dir, split, {"source_id": True, "jnd_levels": True}, {})
+    dataset = _partial(dataset_dir, split, {"source_id": True, LEVELS: True}, {})
     rows = list(dataset.as_numpy_iterator())
     return Labelled(
         np.array([row["source_id"].decode() for row in rows]),
-        np.array([row["jnd_levels"] for row in rows], np.float32).reshape(len(rows), -1),
+        np.array([row[LEVELS] for row in rows], np.float32).reshape(len(rows), -1),
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureBatches:
-    """Batches of cached features.
+    """Batches of cached features, of those examples that have any level.
 
     Attributes:
       features: [V, N, branches, h, w, c]: V versions (as stored, mirrored) of N examples.
-      levels: [N, L] float32.
+      levels: [N, L] float32; NaN where one is missing, here and in the batches.
       batch_size: global.
       share: this worker's.
       seed: of order, choice of version and blending; None keeps the order and takes version 0.
-      mixup: as `StageConfig.mixup`; none where `seed` is None.
+      mixup: as `StageConfig.mixup`; none where `seed` is None. A blend lacks every level that one
+        of its two examples lacks; two that have none in common are not blended.
     """
 
     features: np.ndarray
@@ -194,7 +197,9 @@ class FeatureBatches:
 
     def epoch(self, index: int) -> Iterator[Batch]:
         """Batches of one epoch; the same `index` gives the same ones."""
-        num_versions, num_examples = self.features.shape[:2]
+        usable = np.flatnonzero(has_level(self.levels))
+        levels = self.levels[usable]
+        num_versions, num_examples = len(self.features), len(usable)
         order, versions = np.arange(num_examples), np.zeros(num_examples, np.int64)
         partners, kept = order, np.ones(num_examples, np.float32)
         if self.seed is not None:
@@ -210,14 +215,16 @@ class FeatureBatches:
             count = min(self.batch_size, num_examples - start)
             rows = order[start + np.minimum(positions, count - 1)]
             mates, share = partners[rows], kept[rows]
-            features = _blend(
-                self.features[versions[rows], rows], self.features[versions[mates], mates], share
+            mates = np.where(has_level(levels[rows] + levels[mates]), mates, rows)
+            first, second = (
+                self.features[versions[chosen], usable[chosen]] for chosen in (rows, mates)
             )
-            levels = _blend(self.levels[rows], self.levels[mates], share)
+            features = _blend(first, second, share)
+            targets = _blend(levels[rows], levels[mates], share)
             branches = [features[:, branch] for branch in range(features.shape[1])]
             inputs = branches[0] if len(branches) == 1 else branches
             weights = (positions < count).astype(np.float32)
-            yield Batch(inputs, levels, weights, count)
+            yield Batch(inputs, targets, weights, count)
 
 
 def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -226,9 +233,24 @@ def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarr
     return weight * first.astype(np.float32) + (1 - weight) * second.astype(np.float32)
 
 
+def has_level(levels: np.ndarray) -> np.ndarray:
+    """[N] bool: whether an example has any of its levels [N, L]."""
+    return np.asarray(np.isfinite(levels).any(axis=-1))
+
+
+def mean_levels(levels: np.ndarray) -> np.ndarray:
+    """[L]: the mean of each of [N, L] levels over the examples that have it, one at least."""
+    return np.mean(levels, axis=0, where=np.isfinite(levels))
+
+
 def num_steps(num_examples: int, batch_size: int) -> int:
     """Steps of an epoch, the last, smaller one included."""
     return -(-num_examples // batch_size)
+
+
+def num_with(target: str, levels: np.ndarray) -> int:
+    """How many examples, of levels [N, 3], have the frame `target`; all have a raw one."""
+    return len(levels) if target == RAW else int(np.isfinite(levels[:, _level_index(target)]).sum())
 
 
 def num_examples(dataset_dir: Path, split: str) -> int:
@@ -256,9 +278,20 @@ def _frame(encoded: Any, height: int, width: int) -> Any:
     return tf.ensure_shape(tf.cast(frame, tf.float32), [height, width, 3])
 
 
-def _encoded(dataset_dir: Path, split: str, images: list[str]) -> tf.data.Dataset:
+def _encoded(dataset_dir: Path, split: str, target: str) -> tf.data.Dataset:
+    """Raw frames, and those of `target`, of the examples that have it."""
+    images = sorted({RAW, target})
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
-    return _partial(dataset_dir, split, dict.fromkeys(images, True), decoders)
+    if target == RAW:
+        return _partial(dataset_dir, split, dict.fromkeys(images, True), decoders)
+    index = _level_index(target)
+    dataset = _partial(dataset_dir, split, dict.fromkeys([*images, LEVELS], True), decoders)
+    present = dataset.filter(lambda row: tf.math.is_finite(row[LEVELS][index]))
+    return present.map(lambda row: {name: row[name] for name in images})
+
+
+def _level_index(target: str) -> int:
+    return IMAGES.index(target) - 1
 
 
 def _partial(
@@ -268,7 +301,11 @@ def _partial(
         split=split,  # pyright: ignore[reportCallIssue]: the decorated method hides its signature
         shuffle_files=False,
         decoders=tfds.decode.PartialDecoding(features, decoders=decoders),
-        read_config=tfds.ReadConfig(try_autocache=False, add_tfds_id=False),
+        # One shard after the other: by default TFDS reads 16 by turns, and then the stored order,
+        # from which batches follow, would not be the shards' own.
+        read_config=tfds.ReadConfig(
+            try_autocache=False, add_tfds_id=False, interleave_cycle_length=1
+        ),
     )
 
 

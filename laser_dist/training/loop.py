@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from laser_dist.training.checkpoints import (
 )
 from laser_dist.training.config import StageConfig
 from laser_dist.training.logs import RunLog
-from laser_dist.training.step import Batch, Objective, Stepper
+from laser_dist.training.step import Batch, Mean, Objective, Stepper
 
 WARM_UP_SHARE = 0.05
 
@@ -106,8 +105,8 @@ def train_stage(stage: Stage, place: Place) -> Progress:
     while progress.epochs_done < stage.settings.epochs:
         started = time.monotonic()
         epoch = progress.epochs_done + 1
-        trained = _averages(_train_epoch(stage, place, stepper, epoch))
-        measured = _averages(map(stepper.measure, stage.validation.epoch(0)))
+        trained = _means(_train_epoch(stage, place, stepper, epoch))
+        measured = _means(map(stepper.measure, stage.validation.epoch(0)))
         _check_finite(measured["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
         figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}
         figures["seconds"] = time.monotonic() - started
@@ -156,19 +155,19 @@ class ReplicatedAdam(keras.optimizers.Adam):
 
 def _train_epoch(
     stage: Stage, place: Place, stepper: Stepper, epoch: int
-) -> Iterator[dict[str, float]]:
+) -> Iterator[dict[str, Mean]]:
     for step, batch in enumerate(stage.training.epoch(epoch), start=1):
-        sums = stepper.train(batch)
-        _check_finite(sums["loss"], f"Stage {stage.name}, epoch {epoch}, step {step}")
+        means = stepper.train(batch)
+        _check_finite(means["loss"].total, f"Stage {stage.name}, epoch {epoch}, step {step}")
         place.log.step(
             stage=stage.name,
             epoch=epoch,
             epochs=stage.settings.epochs,
             step=step,
             steps=stage.steps_per_epoch,
-            loss=sums["loss"] / sums["count"],
+            loss=means["loss"].compute(),
         )
-        yield sums
+        yield means
 
 
 def _check_finite(loss: float, where: str) -> None:
@@ -179,13 +178,12 @@ def _check_finite(loss: float, where: str) -> None:
         )
 
 
-def _averages(sums: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Means over examples: sums of all batches first, one division at the end."""
-    total: Counter[str] = Counter()
-    for each in sums:
-        total.update(each)
-    count = total.pop("count")
-    return {name: value / count for name, value in total.items()}
+def _means(batches: Iterable[dict[str, Mean]]) -> dict[str, float]:
+    """Means over the examples of all batches; what no example has is left out."""
+    merged: dict[str, Mean] = {}
+    for means in batches:
+        merged |= {name: merged.get(name, Mean()).merge(mean) for name, mean in means.items()}
+    return {name: mean.compute() for name, mean in merged.items() if mean.count}
 
 
 def _next(progress: Progress, loss: float) -> Progress:

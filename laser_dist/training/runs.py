@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.scale import Scale, scale_named
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
@@ -27,6 +28,15 @@ class Run:
     dir: Path
     config: dict[str, Any]
     predictor_path: Path
+
+    @property
+    def scale(self) -> Scale:
+        """What its levels count in.
+
+        Raises:
+          UserError: its configuration does not say so.
+        """
+        return scale_named(self.config["dataset"].get("scale"), of=f"run {self.dir}")
 
 
 def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dict[str, Any]:
@@ -73,19 +83,20 @@ def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dic
 
 
 def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:
-    """What a run keeps of the dataset it learnt from: place, name, version, fingerprint, splits.
+    """What a run keeps of the dataset it learnt from: its place, and what it says of itself.
 
     Raises:
-      UserError: the folder holds no prepared dataset of ours.
+      UserError: the folder holds no prepared dataset of ours, or one of an unknown scale.
     """
     try:
         info = json.loads((dataset_dir / "dataset_info.json").read_text())
         about = json.loads((dataset_dir / "metadata.json").read_text())
-        return {
+        card = {
             "dir": str(dataset_dir.resolve()),
             "name": f"{info['name']}/{info['configName']}",
             "version": info["version"],
             "fingerprint": about["fingerprint"],
+            "scale": about["scale"],
             "simulated": about["simulated"],
             "splits": about["splits"],
         }
@@ -94,8 +105,10 @@ def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:
             f"Dataset {dataset_dir}",
             "a prepared dataset (dataset_info.json, metadata.json)",
             f"{type(error).__name__}: {error}",
-            "Build one with: laser-jnd build videoset_jnd --manual-dir FOLDER --data-dir FOLDER",
+            "Build one: laser-jnd build --help tells how.",
         ) from error
+    scale_named(card["scale"], of=f"dataset {dataset_dir}")
+    return card
 
 
 def load_run(run_dir: Path) -> Run:

@@ -6,13 +6,14 @@ A stage whose model lies in the run's folder already is not trained again.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.heads import build_head
 from laser_dist.models.principal import start_from_principal_components
@@ -25,11 +26,15 @@ from laser_dist.models.variants import (
 )
 from laser_dist.training.config import StageConfig, TrainingConfig
 from laser_dist.training.data import (
+    RAW,
     FeatureBatches,
     FramePairs,
     Share,
+    has_level,
+    mean_levels,
     num_examples,
     num_steps,
+    num_with,
     read_labels,
     sample_frames,
 )
@@ -56,17 +61,23 @@ def run_stages(config: TrainingConfig, dataset_dir: Path, share: Share, place: P
       dataset_dir: of the prepared dataset.
       share: this worker's.
       place: where the run runs and writes.
+
+    Raises:
+      UserError: a level that no example of the training or the validation split has.
     """
     variant = variant_named(config.variant)
-    image = _backbone("image", None, config, dataset_dir, share, place)
+    levels = {split: read_labels(dataset_dir, split).levels for split in (TRAIN, VALIDATION)}
+    for target in variant.required_backbones():
+        _check_present(target, levels, dataset_dir)
+    image = _backbone("image", None, config, dataset_dir, levels[TRAIN], share, place)
     backbones = [
-        _backbone(name, image, config, dataset_dir, share, place)
+        _backbone(name, image, config, dataset_dir, levels[TRAIN], share, place)
         for name in variant.required_backbones()
     ]
     if model_path(place.run_dir, PREDICTOR).exists():
         place.log.event("note", text=f"{variant.name}: trained before, reused")
         return
-    head = _head(variant, backbones, config, dataset_dir, share, place)
+    head = _head(variant, backbones, config, dataset_dir, levels, share, place)
     if place.is_chief:
         save_model(build_predictor(variant, backbones, head), place.run_dir, PREDICTOR)
 
@@ -85,11 +96,24 @@ def save_model(model: keras.Model, run_dir: Path, name: str) -> None:
     os.replace(unfinished, final)
 
 
+def _check_present(target: str, levels: Mapping[str, np.ndarray], dataset_dir: Path) -> None:
+    """Refuses, before anything is learnt, a dataset of which a backbone could not."""
+    for split, of_split in levels.items():
+        if num_with(target, of_split) == 0:
+            raise UserError(
+                f"Dataset {dataset_dir}",
+                f"an example of split {split} that has {target}",
+                f"none of {len(of_split)}",
+                "Build a larger dataset.",
+            )
+
+
 def _backbone(
     name: str,
     image: keras.Model | None,
     config: TrainingConfig,
     dataset_dir: Path,
+    training_levels: np.ndarray,
     share: Share,
     place: Place,
 ) -> keras.Model:
@@ -111,7 +135,7 @@ def _backbone(
             if image is None
             else image.get_weights()
         )
-    target = "raw" if image is None else name
+    target = RAW if image is None else name
     stage = Stage(
         name=name,
         model=learner,
@@ -119,7 +143,7 @@ def _backbone(
         settings=settings,
         training=_pairs(TRAIN, target, settings, config, dataset_dir, share, seed=config.seed),
         validation=_pairs(VALIDATION, target, settings, config, dataset_dir, share),
-        steps_per_epoch=num_steps(num_examples(dataset_dir, TRAIN), settings.batch_size),
+        steps_per_epoch=num_steps(num_with(target, training_levels), settings.batch_size),
     )
     _announce(stage, place)
     train_stage(stage, place)
@@ -148,6 +172,7 @@ def _head(
     backbones: Sequence[keras.Model],
     config: TrainingConfig,
     dataset_dir: Path,
+    levels: Mapping[str, np.ndarray],
     share: Share,
     place: Place,
 ) -> keras.Model:
@@ -158,13 +183,12 @@ def _head(
         split: _features(split, extractors, versions, config, dataset_dir, share, place)
         for split, versions in ((TRAIN, 2 if settings.flips else 1), (VALIDATION, 1))
     }
-    levels = {split: read_labels(dataset_dir, split).levels for split in features}
     with place.strategy.scope():
         head = build_head(
             config.head,
             variant.feature_shape(config.backbone),
             levels=variant.num_levels,
-            initial_levels=np.mean(levels[TRAIN], axis=0).tolist(),
+            initial_levels=mean_levels(levels[TRAIN]).tolist(),
         )
 
     def batches(split: str, seed: int | None) -> FeatureBatches:
@@ -184,7 +208,7 @@ def _head(
         settings=settings,
         training=batches(TRAIN, config.seed),
         validation=batches(VALIDATION, None),
-        steps_per_epoch=num_steps(len(levels[TRAIN]), settings.batch_size),
+        steps_per_epoch=num_steps(int(has_level(levels[TRAIN]).sum()), settings.batch_size),
     )
     _announce(stage, place)
     train_stage(stage, place)
@@ -205,7 +229,7 @@ def _features(
     batch_size = BATCH_SIZE * share.num_workers
     settings = StageConfig(epochs=1, batch_size=batch_size)
     place.log.event("note", text=f"features of {split}: {num_examples(dataset_dir, split)} frames")
-    frames = _pairs(split, "raw", settings, config, dataset_dir, share)
+    frames = _pairs(split, RAW, settings, config, dataset_dir, share)
     write_share(folder, extractors, frames, versions=versions)
     wait_for_all(place.strategy)
     return read_shares(folder, split, batch_size, share.num_workers)

@@ -4,6 +4,7 @@ Keras's own `fit` does not run under the multi-worker strategy, so the step is o
 the examples at hand, summed over all replicas by the optimizer, then applied everywhere alike.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Per example: model outputs and targets to {name: [B] values}; "loss" is what is minimised.
+# Per example: model outputs and targets to {name: [B] values}; "loss" is what is minimised. NaN in
+# another value says that the example has none; in the loss it is a fault.
 Objective = Callable[[Any, Any], dict[str, Any]]
 
 
@@ -33,7 +35,25 @@ class Batch:
     global_count: int
 
 
-Sums = Mapping[str, Any]
+@dataclass(frozen=True)
+class Mean:
+    """A mean in the making: replicas, workers, batches and epochs combine exactly.
+
+    Attributes:
+      total: of the values.
+      count: how many values there were.
+    """
+
+    total: float = 0.0
+    count: float = 0.0
+
+    def merge(self, other: "Mean") -> "Mean":
+        """Of the values of both."""
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def compute(self) -> float:
+        """The mean; of no value at all it is NaN."""
+        return self.total / self.count if self.count else math.nan
 
 
 class Stepper:
@@ -63,49 +83,49 @@ class Stepper:
         self._strategy = strategy
         self._local_replicas = local_replicas
 
-        def train_replica(inputs: Any, targets: Any, weights: Any, count: Any) -> Sums:
+        def train_replica(inputs: Any, targets: Any, weights: Any, count: Any) -> Any:
             with tf.GradientTape() as tape:
                 values = objective(model(inputs, training=True), targets)
                 loss = tf.reduce_sum(values["loss"] * weights) / count
             gradients = tape.gradient(loss, model.trainable_variables)
             optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-            return _weighted_sums(values, weights)
+            return _sums_and_counts(values, weights)
 
-        def measure_replica(inputs: Any, targets: Any, weights: Any, _: Any) -> Sums:
-            return _weighted_sums(objective(model(inputs, training=False), targets), weights)
+        def measure_replica(inputs: Any, targets: Any, weights: Any, _: Any) -> Any:
+            return _sums_and_counts(objective(model(inputs, training=False), targets), weights)
 
         self._train = self._compiled(train_replica)
         self._measure = self._compiled(measure_replica)
 
-    def train(self, batch: Batch) -> dict[str, float]:
-        """Changes the weights by one step; gives sums over the global batch, before the change."""
+    def train(self, batch: Batch) -> dict[str, Mean]:
+        """Changes the weights by one step; gives means over the global batch, before the change."""
         return self._run(self._train, batch)
 
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """Sums over the global batch; the weights stay."""
+    def measure(self, batch: Batch) -> dict[str, Mean]:
+        """Means over the global batch; the weights stay."""
         return self._run(self._measure, batch)
 
-    def _compiled(self, replica_fn: Callable[..., Sums]) -> Callable[..., dict[str, float]]:
+    def _compiled(self, replica_fn: Callable[..., Any]) -> Callable[..., dict[str, Mean]]:
         names: list[str] = []
 
         def replica(*args: Any) -> Any:
-            sums = replica_fn(*args)
-            names[:] = sums
-            # One vector: between workers each reduction costs a round trip, whatever its size.
-            return tf.stack(list(sums.values()))
+            parts = replica_fn(*args)
+            names[:] = parts
+            # One tensor: between workers each reduction costs a round trip, whatever its size.
+            return tf.stack(list(parts.values()))
 
         @tf.function
         def step(*args: Any) -> Any:
-            sums = self._strategy.run(replica, args=args)
-            return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+            parts = self._strategy.run(replica, args=args)
+            return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
-        def named(*args: Any) -> dict[str, float]:
-            values = step(*args).numpy()
-            return {name: float(value) for name, value in zip(names, values, strict=True)}
+        def named(*args: Any) -> dict[str, Mean]:
+            rows = step(*args).numpy().tolist()
+            return {name: Mean(*row) for name, row in zip(names, rows, strict=True)}
 
         return named
 
-    def _run(self, step: Callable[..., dict[str, float]], batch: Batch) -> dict[str, float]:
+    def _run(self, step: Callable[..., dict[str, Mean]], batch: Batch) -> dict[str, Mean]:
         count = tf.constant(batch.global_count, tf.float32)
         parts = [self._spread(part) for part in (batch.inputs, batch.targets, batch.weights)]
         return step(*parts, count)
@@ -127,6 +147,12 @@ class Stepper:
         return self._strategy.experimental_distribute_values_from_function(share)
 
 
-def _weighted_sums(values: Mapping[str, Any], weights: Any) -> Sums:
-    sums = {name: tf.reduce_sum(value * weights) for name, value in values.items()}
-    return {**sums, "count": tf.reduce_sum(weights)}
+def _sums_and_counts(values: Mapping[str, Any], weights: Any) -> dict[str, Any]:
+    """Of each name [2]: the sum of its values, and the number of examples that have one."""
+    parts: dict[str, Any] = {}
+    for name, value in values.items():
+        present = tf.ones_like(value, tf.bool) if name == "loss" else ~tf.math.is_nan(value)
+        total = tf.reduce_sum(tf.where(present, value, 0.0) * weights)
+        count = tf.reduce_sum(tf.where(present, weights, 0.0))
+        parts[name] = tf.stack([total, count])
+    return parts

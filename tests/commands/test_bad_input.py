@@ -20,7 +20,7 @@ def run_dir(tmp_path):
     folder = tmp_path / "run"
     (folder / "models").mkdir(parents=True)
     (folder / "models" / "predictor.keras").touch()
-    config = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True}}
+    config = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True, "scale": "QP"}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -107,7 +107,7 @@ def test_a_run_whose_settings_cannot_be_read(command, content, got, run_dir, tmp
 def test_a_run_whose_settings_cannot_be_read_is_not_gone_on_with(tmp_path):
     files = {
         "data/dataset_info.json": {"name": "d", "configName": "c", "version": "1.0.0"},
-        "data/metadata.json": {"fingerprint": "f", "simulated": True, "splits": {}},
+        "data/metadata.json": {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}},
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -118,6 +118,31 @@ def test_a_run_whose_settings_cannot_be_read_is_not_gone_on_with(tmp_path):
     line = refusal("train", "mj-lat", *options, cwd=tmp_path)
     assert line.startswith("Settings of a run run/config.json: expected the JSON that training ")
     assert (tmp_path / "run" / "config.json").read_text() == "{"
+
+
+@pytest.mark.parametrize(("scale", "got"), [({}, "none"), ({"scale": "CRF"}, "CRF")])
+def test_a_run_of_an_unknown_scale(scale, got, run_dir, tmp_path):
+    config = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True, **scale}}
+    (run_dir / "config.json").write_text(json.dumps(config))
+    line = refusal("predict", "a.mp4", "--model", run_dir, cwd=tmp_path)
+    assert line.startswith(f"Scale of run {run_dir}: expected one of QP, QF, got {got}. Build ")
+
+
+def test_a_dataset_of_an_unknown_scale_is_not_trained_on(tmp_path):
+    files = {
+        "data/dataset_info.json": {"name": "d", "configName": "c", "version": "1.0.0"},
+        "data/metadata.json": {
+            "fingerprint": "f", "scale": "CRF", "simulated": True, "splits": {},
+        },
+    }  # fmt: skip
+    (tmp_path / "data").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    line = refusal(
+        "train", "mj-lat", "--preset", "demo", "--dataset", "data", "--output", "run", cwd=tmp_path
+    )
+    assert line.startswith("Scale of dataset data: expected one of QP, QF, got CRF. ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_dataset(tmp_path):

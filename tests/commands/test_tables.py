@@ -57,12 +57,12 @@ def test_predictions_as_json():
         levels=np.array([26.6, 31.0, 35.2], np.float32),
         per_frame=np.array([[26.6, 31.0, 35.2]], np.float32),
         timestamps_s=(0.5,),
-        qps=np.array([27, 31, 35]),
+        quantisers=np.array([27, 31, 35]),
     )
-    config = {"variant": "mj-lat", "dataset": {"simulated": True}}
+    config = {"variant": "mj-lat", "dataset": {"simulated": True, "scale": "QP"}}
     (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
     assert document["clip"] == "a.mp4"
-    assert document["qps"] == [27, 31, 35]
+    assert (document["scale"], document["quantisers"]) == ("QP", [27, 31, 35])
     assert document["levels"] == pytest.approx([26.6, 31.0, 35.2], abs=1e-5)
     assert document["simulated"] is True
 

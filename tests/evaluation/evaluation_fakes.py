@@ -40,7 +40,8 @@ def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: floa
 
 def make_curve(slope: float = 0.6) -> QualityCurve:
     qps = np.arange(1.0, 52.0)
-    return QualityCurve(qps=qps, psnr_rgb_db=58.0 - slope * qps)
+    # Half as many bits every six QP, as H.264 has it.
+    return QualityCurve(qps, 58.0 - slope * qps, 1e6 * 2 ** (-qps / 6))
 
 
 def make_info(**changes) -> DatasetInfo:

@@ -27,9 +27,11 @@ class MemoryDataset:
         self.quality_path.mkdir()
         curve = make_curve()
         rows = [
-            {"source_id": source_id, "qp": int(qp), "psnr_rgb_db": float(psnr)}
+            {"source_id": source_id, "qp": int(qp), "psnr_rgb_db": psnr, "num_bits": int(bits)}
             for source_id in self.tables["test"].source_ids
-            for qp, psnr in zip(curve.qps, curve.psnr_rgb_db, strict=True)
+            for qp, psnr, bits in zip(
+                curve.quantisers, curve.psnr_rgb_db, curve.num_bits, strict=True
+            )
         ]
         pq.write_table(pa.Table.from_pylist(rows), self.quality_path / "part.parquet")
 

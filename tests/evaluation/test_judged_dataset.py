@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation.dataset import TfdsDataset, fit_frames
+from laser_dist.jnd.scale import QP
 
 # TFDS asks protobuf for a field's label when it reads its own metadata; it does so with either
 # of the two questions, and the newer protobuf warns about the older one.
@@ -68,6 +69,10 @@ class NamelessJnd(TinyJnd):
     METADATA = {"simulated": True}
 
 
+class StrangeJnd(TinyJnd):
+    METADATA = TinyJnd.METADATA | {"scale": "CRF"}
+
+
 def build(builder_class, folder):
     builder = builder_class(data_dir=folder)
     builder.download_and_prepare()
@@ -82,7 +87,7 @@ def dataset(tmp_path_factory):
 def test_metadata_are_read(dataset):
     info = dataset.info
     assert (info.name, info.version, info.fingerprint) == ("tiny_jnd", "0.1.0", "abc")
-    assert (info.simulated, info.scale, info.seed) == (True, "QP", 7)
+    assert (info.simulated, info.scale, info.seed) == (True, QP, 7)
     assert info.splits == {"train": ("videoSRC009",), "test": ("videoSRC001", "videoSRC002")}
 
 
@@ -119,6 +124,11 @@ def test_a_folder_that_is_no_dataset_is_the_users_to_mend(tmp_path):
 def test_a_dataset_that_does_not_say_what_it_is_is_refused(tmp_path):
     with pytest.raises(UserError, match="no scale, fingerprint"):
         TfdsDataset(build(NamelessJnd, tmp_path))
+
+
+def test_a_dataset_of_an_unknown_scale_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Scale of dataset strange_jnd.*one of QP, QF, got CRF"):
+        TfdsDataset(build(StrangeJnd, tmp_path))
 
 
 def test_frames_that_fit_are_not_touched():

@@ -123,7 +123,7 @@ def test_psnr_error_is_slope_times_level_error_on_a_straight_curve():
 
 
 def test_a_prediction_off_the_table_counts_as_its_end():
-    curve = QualityCurve(qps=np.array([20.0, 30.0]), psnr_rgb_db=np.array([40.0, 35.0]))
+    curve = QualityCurve(np.array([20.0, 30.0]), np.array([40.0, 35.0]), np.array([2.0, 1.0]))
     error = abs_psnr_errors([curve], np.array([[-5.0, 99.0, 30.0]]), np.array([[20.0, 30.0, 30.0]]))
     assert error.tolist() == [[0, 0, 0]]
 

@@ -21,7 +21,7 @@ def test_facts_are_picked_from_the_configuration():
 def test_the_configuration_that_training_writes_has_them(tmp_path):
     splits = {"train": ["a"], "validation": ["b"], "test": ["c"]}
     info = {"name": "videoset_jnd", "configName": "miniature", "version": "1.0.0"}
-    about = {"fingerprint": "abc", "simulated": True, "splits": splits}
+    about = {"fingerprint": "abc", "scale": "QP", "simulated": True, "splits": splits}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     (tmp_path / "metadata.json").write_text(json.dumps(about))
     config = {"variant": "mj-lat", "dataset": read_dataset_card(tmp_path)}

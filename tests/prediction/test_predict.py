@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.scale import QF, QP
 from laser_dist.prediction import predict
 
 WIDTH, HEIGHT = 16, 8
@@ -22,7 +23,7 @@ def mean_colour_model(outputs: int = 3) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def predictor():
-    return predict.from_model(mean_colour_model())
+    return predict.from_model(mean_colour_model(), QP)
 
 
 def plain_frames(*colours) -> np.ndarray:
@@ -80,22 +81,25 @@ def test_a_clips_levels_are_the_mean_over_its_frames_as_the_model_says(
     assert found.timestamps_s == (0.5, 1.5)
     assert found.per_frame.shape == (2, 3)
     # ... unlike what an encoder is given.
-    assert found.qps.tolist() in ([30, 20, 51], [31, 20, 51])
+    assert found.quantisers.tolist() in ([30, 20, 51], [31, 20, 51])
 
 
-@given(hnp.arrays(np.float32, 3, elements=st.floats(-100, 200, width=32)))
-def test_qps_are_what_an_encoder_takes_and_nearest(levels):
-    qps = predict.nearest_qps(levels)
-    assert qps.min() >= 1
-    assert qps.max() <= 51
-    inside = (levels >= 1) & (levels <= 51)
-    assert (np.abs(qps - levels)[inside] <= 0.5).all()
+@pytest.mark.parametrize(("scale", "highest"), [(QP, 51), (QF, 100)])
+@given(levels=hnp.arrays(np.float32, 3, elements=st.floats(-100, 200, width=32)))
+def test_quantisers_are_what_an_encoder_takes_and_nearest(scale, highest, levels):
+    quantisers = predict.nearest_quantisers(levels, scale)
+    assert quantisers.min() >= 1
+    assert quantisers.max() <= highest
+    inside = (levels >= 1) & (levels <= highest)
+    assert (np.abs(quantisers - levels)[inside] <= 0.5).all()
+    assert set(quantisers[levels > highest]) <= {highest}
 
 
 def test_a_saved_run_answers_like_the_model_it_was_saved_from(predictor, tmp_path):
     (tmp_path / "models").mkdir()
     predictor.model.save(tmp_path / "models" / "predictor.keras")
-    loaded = predict.load_predictor(tmp_path)
+    loaded = predict.load_predictor(tmp_path, QF)
+    assert loaded.scale is QF
     frames = plain_frames((20, 30, 40))
     expected = predict.predict_frames(predictor, frames)
     assert (predict.predict_frames(loaded, frames) == expected).all()
@@ -103,19 +107,19 @@ def test_a_saved_run_answers_like_the_model_it_was_saved_from(predictor, tmp_pat
 
 def test_a_directory_without_a_model_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match=r"finished model in models/predictor\.keras"):
-        predict.load_predictor(tmp_path)
+        predict.load_predictor(tmp_path, QP)
 
 
 def test_a_file_that_is_no_model_is_the_users_to_mend(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "predictor.keras").write_bytes(b"half a file")
     with pytest.raises(UserError, match="whole Keras model file"):
-        predict.load_predictor(tmp_path)
+        predict.load_predictor(tmp_path, QP)
 
 
 def test_a_model_of_one_level_is_no_predictor():
     with pytest.raises(UserError, match=r"one output \[B, 3\]"):
-        predict.from_model(mean_colour_model(outputs=1))
+        predict.from_model(mean_colour_model(outputs=1), QP)
 
 
 def test_images_are_rounded_and_clipped():

@@ -1,9 +1,16 @@
 import pytest
-from training_fakes import TinyPairs
+from training_fakes import GappyPairs, TinyPairs
 
 
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory):
     builder = TinyPairs(data_dir=tmp_path_factory.mktemp("tiny_pairs"))
+    builder.download_and_prepare()
+    return builder.data_path
+
+
+@pytest.fixture(scope="session")
+def gappy_dir(tmp_path_factory):
+    builder = GappyPairs(data_dir=tmp_path_factory.mktemp("gappy_pairs"))
     builder.download_and_prepare()
     return builder.data_path

@@ -21,17 +21,18 @@ def batches():
     rng = np.random.default_rng(0)
     for count in [6] * (NUM_STEPS - 1) + [2]:
         inputs = [rng.normal(size=(6, 3)).astype(np.float32) for _ in range(2)]
-        targets = 5 * rng.normal(size=(6, 1)).astype(np.float32)
+        targets = 5 * rng.normal(size=(6, 2)).astype(np.float32)
+        targets[::3, 1] = np.nan  # missing: one of each device's three
         yield Batch(inputs, targets, (np.arange(6) < count).astype(np.float32), count)
 
 
 def train(strategy):
-    """Weights at the start and the end, and the sums of each step."""
+    """Weights at the start and the end, and the means of each step."""
     with strategy.scope():
         keras.utils.set_random_seed(1)
         inputs = [keras.Input((3,)), keras.Input((3,))]
         hidden = keras.layers.Dense(4, activation="tanh")(keras.layers.Multiply()(inputs))
-        model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+        model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
         # So small a norm that every step's gradient is clipped.
         settings = StageConfig(epochs=1, learning_rate=0.1, clip_norm=0.01, schedule="cosine")
         optimizer = make_optimizer(settings, NUM_STEPS)
@@ -39,9 +40,10 @@ def train(strategy):
     start = model.get_weights()
     replicas = strategy.num_replicas_in_sync
     stepper = Stepper(strategy, model, level_objective, optimizer, local_replicas=replicas)
-    sums = [stepper.train(batch) for batch in batches()]
-    sums += [stepper.measure(batch) for batch in batches()]
-    return start, model.get_weights(), sums
+    means = [stepper.train(batch) for batch in batches()]
+    means += [stepper.measure(batch) for batch in batches()]
+    plain = [{name: (one.total, one.count) for name, one in each.items()} for each in means]
+    return start, model.get_weights(), plain
 
 
 def apart(ours, theirs):
@@ -53,15 +55,15 @@ def main(path):
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     two_devices = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    start, one, sums_of_one = train(tf.distribute.get_strategy())
-    same_start, two, sums_of_two = train(two_devices)
+    start, one, means_of_one = train(tf.distribute.get_strategy())
+    same_start, two, means_of_two = train(two_devices)
     assert apart(start, same_start) == 0
     told = {
         "replicas": two_devices.num_replicas_in_sync,
         "moved": apart(start, one),
         "largest_difference": apart(one, two),
-        "sums_of_one": sums_of_one,
-        "sums_of_two": sums_of_two,
+        "means_of_one": means_of_one,
+        "means_of_two": means_of_two,
     }
     path.write_text(json.dumps(told))
 

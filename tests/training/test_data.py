@@ -3,13 +3,16 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import (
     HEIGHT,
+    LACKING,
     NUM_TRAIN,
     NUM_VALIDATION,
     WIDTH,
+    ManyPairs,
     batches,
     frame,
     levels_of,
@@ -19,8 +22,11 @@ from laser_dist.training.data import (
     FeatureBatches,
     FramePairs,
     Share,
+    has_level,
+    mean_levels,
     num_examples,
     num_steps,
+    num_with,
     read_labels,
     sample_frames,
 )
@@ -205,6 +211,53 @@ def test_labels_are_in_stored_order_with_their_levels(dataset_dir):
     np.testing.assert_array_equal(labels.levels, expected)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("target", ["raw", "jnd1", "jnd2", "jnd3"])
+def test_an_example_that_lacks_the_targets_level_is_never_seen(
+    pairs, gappy_dir, target, num_workers
+):
+    level = ("raw", "jnd1", "jnd2", "jnd3").index(target)
+    expected = [number for number in range(NUM_TRAIN) if level not in LACKING.get(number, ())]
+    source = replace(pairs, dataset_dir=gappy_dir, target=target, batch_size=BATCH_SIZE)
+    steps = joined(source, num_workers)
+    assert sorted(numbers(steps)) == expected
+    for inputs, targets in steps:
+        for raw, of_level in zip(inputs, targets, strict=True):
+            np.testing.assert_array_equal(of_level, frame(int(raw[0, 0, 0]), level))
+    assert_same_steps(steps, joined(source, 1))
+    levels = read_labels(gappy_dir, "train").levels
+    assert num_with(target, levels) == len(expected)
+    assert num_steps(num_with(target, levels), BATCH_SIZE) == len(steps)
+
+
+def test_missing_levels_are_read_as_such_and_left_out_of_means(gappy_dir):
+    labels = read_labels(gappy_dir, "train")
+    expected = [levels_of(int(s), LACKING.get(int(s), ())) for s in labels.source_ids]
+    np.testing.assert_array_equal(labels.levels, expected)
+    # Of 0..6: all, all but 5, all but 2 and 5.
+    np.testing.assert_allclose(
+        mean_levels(labels.levels), [20 + 21 / 7, 25 + 16 / 6, 30 + 14 / 5], rtol=1e-6
+    )
+
+
+@given(count=st.integers(1, 300), seed=st.integers(0, 99))
+def test_the_mean_of_levels_that_all_are_there_is_the_plain_one(count, seed):
+    levels = np.random.default_rng(seed).uniform(0, 51, (count, 3)).astype(np.float32)
+    np.testing.assert_array_equal(mean_levels(levels), np.mean(levels, axis=0))
+
+
+def test_the_stored_order_is_that_of_the_shards(tmp_path):
+    builder = ManyPairs(data_dir=tmp_path)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
+    by_shard = [
+        [row["source_id"].decode() for row in tfds.as_numpy(builder.as_dataset(split=split))]
+        for split in ("train[:1shard]", "train[1shard:]")
+    ]
+    assert min(map(len, by_shard)) > 16  # as many as TFDS takes of a shard before the next
+    labels = read_labels(builder.data_path, "train")
+    assert labels.source_ids.tolist() == [*by_shard[0], *by_shard[1]]
+
+
 def test_the_examples_of_each_split_are_counted(dataset_dir):
     assert num_examples(dataset_dir, "train") == NUM_TRAIN
     assert num_examples(dataset_dir, "validation") == NUM_VALIDATION
@@ -305,6 +358,44 @@ def test_the_share_of_a_blend_is_beta_distributed():
     # E[share^2 + (1 - share)^2] = 1 - 2 E[share (1 - share)] = 1 - 2 * (1/4 - Var(share)), where
     # Var(share) of Beta(a, a) is 1 / (4 (2 a + 1)): 1/8 for a = 1/2. So 3/4 of the variance stays.
     assert blended.var() / first.var() == pytest.approx(0.75, abs=0.08)
+
+
+@st.composite
+def gappy_batches(draw, **fixed):
+    """Features as of `feature_batches`; any of the three levels of any example may be missing."""
+    source = draw(feature_batches(**fixed))
+    count = source.features.shape[1]
+    flags = draw(st.lists(st.booleans(), min_size=3 * count, max_size=3 * count))
+    levels = np.arange(count, dtype=np.float32)[:, None] + np.float32([100, 200, 300])
+    levels[np.array(flags).reshape(count, 3)] = np.nan
+    return replace(source, levels=levels)
+
+
+@given(source=gappy_batches(), num_workers=st.sampled_from([1, 2, 3]), epoch=st.integers(0, 3))
+def test_a_blend_lacks_what_one_of_its_examples_lacks(source, num_workers, epoch):
+    source = replace(source, features=source.features[:1])
+    steps = joined(source, num_workers, epoch)
+    usable = int(has_level(source.levels).sum())
+    assert len(steps) == num_steps(usable, source.batch_size)
+    assert sum(len(inputs) for inputs, _ in steps) == usable
+    for inputs, targets in steps:
+        assert np.isfinite(inputs).all()
+        for shares, levels in zip(inputs.reshape(len(targets), -1), targets, strict=True):
+            seen = np.flatnonzero(shares)  # which examples, by the places of their unit vectors
+            expected = shares[seen] @ source.levels[seen]  # NaN where one of them lacks it
+            np.testing.assert_allclose(levels, expected, rtol=1e-5)
+            assert np.isfinite(levels).any()
+    assert_same_steps(steps, joined(source, 1, epoch))
+
+
+@given(source=gappy_batches(mixup=0.0))
+def test_every_example_that_has_a_level_is_seen_once(source):
+    seen = [
+        int(row.argmax())
+        for inputs, _ in joined(source, 1)
+        for row in inputs.reshape(len(inputs), -1)
+    ]
+    assert sorted(seen) == np.flatnonzero(has_level(source.levels)).tolist()
 
 
 @given(num_branches=st.sampled_from([1, 3]))

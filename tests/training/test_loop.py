@@ -36,7 +36,8 @@ class Breaking:
             elif self.value is None:
                 raise Interrupted
             else:
-                yield replace(batch, targets=np.full_like(batch.targets, self.value))
+                lost = "inputs" if math.isnan(self.value) else "targets"  # there NaN is a gap
+                yield replace(batch, **{lost: np.full_like(getattr(batch, lost), self.value)})
 
 
 def noisy_stage(start=START, **changes):
@@ -120,6 +121,37 @@ def test_figures_are_means_over_examples_of_unequal_batches(tmp_path):
     assert figures_of_epoch.pop("seconds") > 0
     both = expected | {f"val_{name}": value for name, value in expected.items()}
     assert figures_of_epoch == pytest.approx(both, rel=1e-5)
+
+
+def test_figures_leave_out_the_levels_that_are_missing(tmp_path):
+    told = []
+    levels = np.array(LEVELS)
+    levels[:4, 1] = levels[5, 0] = np.nan
+    levels[6] = np.nan  # no example at all
+    stage = linear_stage(START, FEATURES, levels, epochs=1, learning_rate=1e-12)
+    train_stage(stage, place(tmp_path, after_epoch=told.append))
+    errors = np.abs(levels[:6])
+    expected = {
+        "loss": np.mean([*errors[:4, 0], errors[4].mean(), errors[5, 1]]),
+        "jnd1": np.mean(errors[[0, 1, 2, 3, 4], 0]),
+        "jnd2": np.mean(errors[[4, 5], 1]),
+    }
+    (figures_of_epoch,) = told
+    for name, value in expected.items():
+        assert figures_of_epoch[name] == pytest.approx(value, rel=1e-5)
+        assert figures_of_epoch[f"val_{name}"] == pytest.approx(value, rel=1e-5)
+
+
+def test_a_level_that_no_example_of_an_epoch_has_has_no_figure(tmp_path):
+    told = []
+    levels = np.where([True, False], LEVELS, np.nan)
+    stage = linear_stage(START, FEATURES, levels, epochs=2, learning_rate=0.05)
+    train_stage(stage, place(tmp_path, after_epoch=told.append))
+    assert told[1].keys() == {"loss", "jnd1", "val_loss", "val_jnd1", "seconds"}
+    # Nothing was learnt of the other level: not a bit of its weights has moved, and none is NaN.
+    weights = stage.model.get_weights()[0]
+    np.testing.assert_array_equal(weights[:, 1], START[:, 1])
+    assert (weights[:, 0] != START[:, 0]).all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,42 @@ def test_the_error_of_levels_is_the_mean_of_their_absolute_errors():
     np.testing.assert_array_equal(values["jnd2"], [2, 3])
     np.testing.assert_array_equal(values["jnd3"], [0, 6])
     np.testing.assert_array_equal(values["loss"], [(1 + 2 + 0) / 3, (0 + 3 + 6) / 3])
+
+
+def test_missing_levels_are_left_out_of_the_error():
+    levels = np.array([[20, 30, 40], [25, 25, 25], [1, 2, 3]], np.float32)
+    targets = np.array([[21, 28, np.nan], [np.nan, np.nan, 31], [np.nan] * 3], np.float32)
+    values = level_objective(levels, targets)
+    np.testing.assert_array_equal(values["jnd1"], [1, np.nan, np.nan])
+    np.testing.assert_array_equal(values["jnd2"], [2, np.nan, np.nan])
+    np.testing.assert_array_equal(values["jnd3"], [np.nan, 6, np.nan])
+    np.testing.assert_allclose(values["loss"], [(1 + 2) / 2, 6, 0], rtol=1e-6)
+
+
+def test_a_missing_level_moves_nothing():
+    levels = tf.Variable([[20.0, 30.0, 40.0], [25.0, 25.0, 25.0]])
+    targets = np.array([[21, 28, np.nan], [np.nan, np.nan, np.nan]], np.float32)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(level_objective(levels, targets)["loss"])
+    gradient = tape.gradient(loss, levels).numpy()
+    np.testing.assert_allclose(gradient, [[-1 / 2, 1 / 2, 0], [0, 0, 0]], rtol=1e-6)
+
+
+@given(batch=st.integers(1, 40), seed=st.integers(0, 99))
+def test_where_no_level_is_missing_not_a_bit_differs_from_the_plain_mean(batch, seed):
+    rng = np.random.default_rng(seed)
+    levels, targets = rng.uniform(0, 51, size=(2, batch, 3)).astype(np.float32)
+
+    @tf.function
+    def both(levels):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(levels)
+            ours = level_objective(levels, targets)["loss"]
+            plain = tf.reduce_mean(tf.abs(levels - targets), axis=1)
+        return (ours, tape.gradient(ours, levels)), (plain, tape.gradient(plain, levels))
+
+    for ours, plain in zip(*both(tf.constant(levels)), strict=True):
+        np.testing.assert_array_equal(ours, plain)
 
 
 @given(num_levels=st.sampled_from([1, 3]), batch=st.integers(1, 5), seed=st.integers(0, 99))

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.scale import QP
 from laser_dist.training.runs import load_run, read_dataset_card, start_run
 
 TRAINING = {"variant": "mj-lat", "seed": 1, "head": {"filters": [4, 8]}}
@@ -29,6 +30,7 @@ def test_a_run_keeps_what_the_dataset_says_of_itself(dataset_dir):
         "name": "tiny_pairs/tiny",
         "version": "1.0.0",
         "fingerprint": "abc",
+        "scale": "QP",
         "simulated": True,
         "splits": {"train": ["0"]},
     }
@@ -86,7 +88,7 @@ def test_a_folder_that_is_no_dataset_is_refused_and_nothing_is_written(dataset, 
 
 
 def test_a_dataset_that_does_not_say_whether_it_is_simulated_is_refused(dataset):
-    (dataset / "metadata.json").write_text('{"fingerprint": "abc"}')
+    (dataset / "metadata.json").write_text('{"fingerprint": "abc", "scale": "QP"}')
     with pytest.raises(UserError, match="got KeyError: 'simulated'"):
         read_dataset_card(dataset)
 
@@ -103,6 +105,7 @@ def test_a_finished_run_is_loaded(dataset, tmp_path):
     (tmp_path / "models" / "predictor.keras").touch()
     run = load_run(tmp_path)
     assert (run.dir, run.config) == (tmp_path, config)
+    assert run.scale is QP
     assert run.predictor_path == tmp_path / "models" / "predictor.keras"
 
 

@@ -18,6 +18,7 @@ from laser_dist.training.objectives import level_objective
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
 IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
+LACKING = {2: (3,), 5: (2, 3)}  # example to the levels that the gappy dataset lacks
 
 
 def frame(number, level=0):
@@ -26,8 +27,10 @@ def frame(number, level=0):
     return np.stack([np.full_like(rows, number + 50 * level), rows, columns], -1).astype(np.uint8)
 
 
-def levels_of(number):
-    return np.array([number + 20, number + 25, number + 30], np.float32)
+def levels_of(number, lacking=()):
+    levels = np.array([number + 20, number + 25, number + 30], np.float32)
+    levels[[level - 1 for level in lacking]] = np.nan
+    return levels
 
 
 class TinyPairs(tfds.core.GeneratorBasedBuilder):
@@ -35,12 +38,15 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="tiny")]
+    LACKING = {}
 
     def _info(self):
         features = {name: tfds.features.Image(shape=(HEIGHT, WIDTH, 3)) for name in IMAGES}
         features["source_id"] = tfds.features.Text()
         features["jnd_levels"] = tfds.features.Tensor(shape=(3,), dtype=np.float32)
-        metadata = {"simulated": True, "fingerprint": "abc", "splits": {"train": ["0"]}}
+        metadata = {
+            "simulated": True, "scale": "QP", "fingerprint": "abc", "splits": {"train": ["0"]},
+        }  # fmt: skip
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
@@ -58,8 +64,26 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, numbers):
         for number in numbers:
-            images = {name: frame(number, level) for level, name in enumerate(IMAGES)}
-            yield number, images | {"source_id": str(number), "jnd_levels": levels_of(number)}
+            lacking = self.LACKING.get(number, ())
+            images = {
+                name: frame(number, level) * (level not in lacking)
+                for level, name in enumerate(IMAGES)
+            }
+            levels = levels_of(number, lacking)
+            yield number, images | {"source_id": str(number), "jnd_levels": levels}
+
+
+class GappyPairs(TinyPairs):
+    """The same, of which two examples lack levels: their frames are black."""
+
+    LACKING = LACKING
+
+
+class ManyPairs(TinyPairs):
+    """Enough examples that two shards read by turns would not come in order."""
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(50))}
 
 
 def linear_model(start):
