@@ -205,10 +205,12 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             max_rejects=request.max_rejects,
             flags=request.flags,
         )
+        file_format = self.info.file_format
+        assert file_format is not None  # TFDS has a default
         write_shards = WriteShards(
             self.name,
             places.dataset,
-            self.info.file_format.value,
+            file_format.value,
             self._config.pairs,
             self.SCALE,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.tfrecordio import _TFRecordUtil
+from etils import epath
 from tensorflow_datasets.core import example_serializer, file_adapters, naming
 
 from beam_pipelines import storage
@@ -63,7 +64,7 @@ class WriteShards(beam.DoFn):
             write = _write_tfrecord
         with tempfile.TemporaryDirectory() as scratch:
             template = naming.ShardedFileTemplate(
-                data_dir=Path(scratch),
+                data_dir=epath.Path(scratch),
                 dataset_name=self._dataset,
                 split=shard.split,
                 filetype_suffix=adapter.FILE_SUFFIX,
@@ -85,7 +86,7 @@ class WriteShards(beam.DoFn):
         return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
 
-def _write_tfrecord(path: Path, examples: Iterable[tuple[str, bytes]]) -> None:
+def _write_tfrecord(path: epath.Path, examples: Iterable[tuple[str, bytes]]) -> None:
     """Beam's writer, not TFDS's: that one has each worker import TensorFlow, for seconds of CPU."""
     with open(path, "wb") as file:
         for _, serialized in examples:

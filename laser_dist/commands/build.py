@@ -244,12 +244,13 @@ def look_at(order: Order) -> Found:
     order = replace(order, config=order.config or choose_config(order.dataset, files))
     builder = make_builder(order)
     inventory = builder.take_inventory(files, order.manual_dir)
+    config = builder.builder_config
+    assert config is not None
+    version = str(builder.version)
     return Found(
         order=order,
         builder=builder,
-        folder=storage.join(
-            order.data_dir, order.dataset, builder.builder_config.name, str(builder.version)
-        ),
+        folder=storage.join(order.data_dir, order.dataset, config.name, version),
         inventory=inventory,
         rejects=(*lost, *inventory.rejects),
         options=options,
@@ -276,8 +277,11 @@ def make_builder(order: Order) -> JndBuilder:
         data_dir = str(Path(tempfile.gettempdir()) / f"laser-jnd-{uuid.uuid4().hex}")
     builder_class: Any = tfds.builder_cls(order.dataset)
     assert order.config is not None
-    config = derived_config(builder_class.builder_configs[order.config], dict(order.changes))
-    return builder_class(data_dir=data_dir, config=config)
+    config: Any = builder_class.builder_configs[order.config]
+    changed = derived_config(config, dict(order.changes))
+    # TFDS wants its own configurations by their names.
+    named = config.name if changed.name == config.name else changed
+    return builder_class(data_dir=data_dir, config=named)
 
 
 def build_or_reuse(terminal: Terminal, found: Found) -> str:

@@ -213,7 +213,7 @@ def test_an_output_that_is_something_else(tmp_path):
 def test_nothing_to_build_from(tmp_path):
     arguments = ("--manual-dir", "none", "--data-dir", "data")
     line = refusal("build", "videoset_jnd", *arguments, cwd=tmp_path)
-    assert line.startswith("Folder none: expected VideoSet's clips and labels, got none")
+    assert line.startswith("Folder none: expected a folder, got none")
     assert list(tmp_path.iterdir()) == []
 
 
