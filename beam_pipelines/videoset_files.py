@@ -71,9 +71,10 @@ def take_inventory(folder: Path, resolution: str) -> Inventory:
     marker = _read_marker(folder)
     groups = marker.get("groups", {})
     labels = {source.source_id: source for source in table.sources}
+    faults = {fault.source_id: f"{fault.why} ({fault.place})" for fault in table.faults}
     sources: list[JudgedSource] = []
-    for source_id in sorted(found.keys() | labels.keys()):
-        fault = _fault(source_id, found, labels)
+    for source_id in sorted(found.keys() | labels.keys() | faults.keys()):
+        fault = _fault(source_id, found, labels, faults)
         if fault is not None:
             rejects.append(fault)
             continue
@@ -112,9 +113,13 @@ def _find_clips(folder: Path, resolution: str) -> tuple[Found, list[Reject]]:
     return found, rejects
 
 
-def _fault(source_id: str, found: Found, labels: dict[str, SourceLabels]) -> Reject | None:
-    """Why a source cannot be built, as far as names tell."""
-    if source_id not in labels:
+def _fault(
+    source_id: str, found: Found, labels: dict[str, SourceLabels], faults: dict[str, str]
+) -> Reject | None:
+    """Why a source cannot be built, as far as names and labels tell."""
+    if source_id in faults:
+        reason = faults[source_id]
+    elif source_id not in labels:
         reason = "clips, but no row in the label tables"
     elif source_id not in found:
         reason = "a row in the label tables, but no clip"
