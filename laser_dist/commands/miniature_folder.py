@@ -12,6 +12,9 @@ from laser_dist.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+Row = tuple[str, str]
+"""Name and value, for people."""
+
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """What a miniature says of itself.
@@ -57,8 +60,8 @@ def check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> N
     )
 
 
-def summary(folder: Path) -> list[tuple[str, str]]:
-    """What lies in a miniature: (name, value) for people."""
+def summary(folder: Path) -> list[Row]:
+    """What lies in a miniature."""
     from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
 
     marker = read_marker(folder)
@@ -75,9 +78,6 @@ def summary(folder: Path) -> list[tuple[str, str]]:
         ("size", size_text(size)),
         ("viewers", f"SIMULATED, {settings['panel']['num_viewers']} of them: no person has judged"),
     ]
-
-
-Row = tuple[str, str]
 
 
 def _clips(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
