@@ -96,17 +96,17 @@ def _clips(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
 def _images(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
     import numpy as np
 
-    from beam_pipelines.miniature_mcl_jci import read_chains
-    from laser_dist.jnd.chained_observers import group_level, missing_share
+    from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 
-    sources = read_chains(folder)
+    sources = read_mcl_jci_labels(folder).sources
+    levels = np.array([source.levels("viewers") for source in sources])
     images = f"{count_text(len(sources), 'image')} of {settings['width']}x{settings['height']}"
     first = ("images", f"{images}, at {len(settings['qfs'])} quality factors")
     rows: list[Row] = []
     for index in range(3):
-        values = np.array([group_level(chains, index) for chains in sources])
-        name, text = _level_row(index, "QF", values)
-        missing = float(np.mean([missing_share(chains, index) for chains in sources]))
+        values = levels[:, index]
+        name, text = _level_row(index, "QF", values[np.isfinite(values)])
+        missing = np.mean([1 - len(x.samples[index]) / x.num_viewers for x in sources])
         rows.append((name, f"{text}; {missing:.1%} of the viewers have none"))
     return first, rows
 
