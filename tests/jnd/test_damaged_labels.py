@@ -168,6 +168,7 @@ def said_by_table(data):
         row = dict(zip(names, stripped, strict=False))
         if not any(stripped):
             continue
+        assert not any(stripped[len(names) :]), "the row holds more than the header names"
         if "jnd" not in names:
             pair = [cell for name, cell in zip(names, stripped, strict=False) if name == "anchor"]
             row["anchor"], row["jnd"] = sorted(pair, key=float)
