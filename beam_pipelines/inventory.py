@@ -12,6 +12,7 @@ from beam_pipelines.elements import JudgedSource
 from beam_pipelines.rejects import CLIP, COPY, SOURCE, Reject, lost_sources
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFault, LabelFile
 from laser_dist.jnd.layout import MARKER_NAME
 
 Clips = dict[str, dict[int, StoredFile]]
@@ -125,6 +126,41 @@ def match_sources(
         else:
             rejects.append(Reject(what=SOURCE, where=source_id, stage="find", reason=why))
     return usable, rejects
+
+
+def impossible_sources(faults: Iterable[LabelFault]) -> list[Reject]:
+    """A reject for each source whose labels cannot be true."""
+    return [
+        Reject(
+            what=SOURCE,
+            where=fault.source_id,
+            stage="find",
+            reason=f"impossible labels in {fault.place}: {fault.why}",
+        )
+        for fault in faults
+    ]
+
+
+def label_files(files: Sequence[StoredFile], is_wanted: Callable[[str], bool]) -> list[LabelFile]:
+    """The label files among others, read.
+
+    Args:
+      files: all of them.
+      is_wanted: tells a label file by its name.
+
+    Raises:
+      UserError: one of them cannot be read.
+    """
+    found: list[LabelFile] = []
+    for file in files:
+        if is_wanted(file.name):
+            try:
+                found.append(LabelFile(file.name, str(file), read_stored(file)))
+            except OSError as error:
+                raise UserError(
+                    f"Label file {file}", "a file that can be read", str(error), "Check it."
+                ) from error
+    return found
 
 
 def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from PIL import Image
 from beam_pipelines.folders import unfinished_folder
 from beam_pipelines.miniature import Take, check_sources_and_size, expect, take_frames
 from laser_dist.jnd.chained_observers import Chain, judge_image
+from laser_dist.jnd.mcl_jci_labels import ViewerChain, format_mcl_jci_viewers
+from laser_dist.jnd.mcl_jci_layout import ImageName, TextName, source_id
 from laser_dist.jnd.observers import Panel
 from laser_dist.jnd.scale import QF
 from laser_dist.video.codec import decode
@@ -21,8 +23,7 @@ LIKE = "mcl-jci"
 ALL_QFS = tuple(QUALITIES)
 MAX_SOURCES = 99  # MCL-JCI's names have two digits
 
-ROOT = "MCL-JCI"
-SOURCES_FOLDER = Path(ROOT, "source_images", "[BMP]")  # the brackets are part of the name
+ROOT = Path("MCL-JCI")
 
 # MCL-JCI's levels, of which 25 % of the viewers have had enough, have means of 34.2, 23.7 and 18.4.
 # With these two, 96 sources give 34.0, 24.7 and 16.8, and 7 % of the third ones are missing. Errors
@@ -102,55 +103,28 @@ class MclJciSettings:
     def write_labels(self, labels: Sequence[ImageChains], folder: Path) -> None:
         """Writes a text per source."""
         for source_index, chains in labels:
-            path = folder / samples_path(source_index)
+            path = folder / ROOT / TextName(source_index=source_index, kind="viewers").path
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(samples_text(chains))
+            viewers = [
+                ViewerChain(f"subject{number:02d}", chain)
+                for number, chain in enumerate(chains, start=1)
+            ]
+            path.write_text(format_mcl_jci_viewers(viewers))
 
     def num_finished(self, folder: Path) -> int:
         """Number of images finished so far: the source is written last."""
-        return sum(1 for _ in (unfinished_folder(folder.absolute()) / SOURCES_FOLDER).glob("*.bmp"))
-
-
-def source_id(source_index: int) -> str:
-    """Such as `ImageJND_SRC01` for 1."""
-    return f"ImageJND_SRC{source_index:02d}"
+        sources = (unfinished_folder(folder.absolute()) / source_path(1)).parent
+        return sum(1 for _ in sources.glob("*.bmp"))
 
 
 def source_path(source_index: int) -> Path:
     """Of the image as it was, below the miniature's folder."""
-    return SOURCES_FOLDER / f"{source_id(source_index)}.bmp"
+    return ROOT / ImageName(source_index=source_index, quality_factor=None).path
 
 
 def coded_path(source_index: int, qf: int) -> Path:
     """Of the JPEG of a quality factor, below the miniature's folder."""
-    name = source_id(source_index)
-    return Path(ROOT, "distorted_image", name, f"{name}_{qf:03d}.jpg")
-
-
-def samples_path(source_index: int) -> Path:
-    """Of the viewers' levels of one source, below the miniature's folder."""
-    return Path(ROOT, "JND_samples", f"JND_image_{source_index:02d}.txt")
-
-
-def samples_text(chains: Sequence[Chain]) -> str:
-    """A line per viewer: `subject01`, then the levels, as many as this viewer has."""
-    lines = (
-        " ".join([f"subject{number:02d}", *map(str, chain)])
-        for number, chain in enumerate(chains, start=1)
-    )
-    return "\n".join(lines) + "\n"
-
-
-def read_chains(folder: Path) -> list[tuple[Chain, ...]]:
-    """Each source's chains, by number, from the texts of a miniature (no other's: it is trusting).
-
-    Args:
-      folder: of the miniature.
-    """
-    return [
-        tuple(tuple(map(int, line.split()[1:])) for line in path.read_text().splitlines())
-        for path in sorted((folder / samples_path(1)).parent.iterdir())
-    ]
+    return ROOT / ImageName(source_index=source_index, quality_factor=qf).path
 
 
 def make_image(take: Take, settings: MclJciSettings) -> UInt8Array:

@@ -4,27 +4,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from beam_pipelines.archives import read_stored
 from beam_pipelines.elements import JudgedLevel, JudgedSource
 from beam_pipelines.inventory import (
     Clips,
     Inventory,
     fingerprint_of,
     first_of_each,
+    impossible_sources,
+    label_files,
     match_sources,
     missing_clips,
     read_marker,
 )
-from beam_pipelines.rejects import FILE, SOURCE, Reject
+from beam_pipelines.rejects import FILE, Reject
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
-from laser_dist.jnd.labels import (
-    LabelFile,
-    LabelTable,
-    SourceLabels,
-    label_file_name,
-    parse_videoset_labels,
-)
+from laser_dist.jnd.labels import SourceLabels, label_file_name, parse_videoset_labels
 from laser_dist.jnd.layout import CLIP_SUFFIXES, ClipName, parse_clip_name
 from laser_dist.jnd.scale import QP
 
@@ -57,7 +52,9 @@ def take_inventory(
     Raises:
       UserError: no label tables, no clip at all, or a marker that cannot be read.
     """
-    table = parse_videoset_labels(label_files(files), resolution, where=folder)
+    table = parse_videoset_labels(
+        label_files(files, lambda name: name.endswith(".csv")), resolution, where=folder
+    )
     clips, names, rejects = _find_clips(files, resolution)
     if not clips:
         raise UserError(
@@ -74,9 +71,11 @@ def take_inventory(
         return replace(names[source_id], qp=qp).path.name
 
     labels = {source.source_id: source for source in table.sources}
-    impossible = {fault.source_id for fault in table.faults}
-    left = {source_id: clips[source_id] for source_id in clips if source_id not in impossible}
-    usable, unmatched = match_sources(left, labels, fault_of)
+    impossible = impossible_sources(table.faults)
+    known_bad = {reject.where for reject in impossible}
+    usable, unmatched = match_sources(
+        {key: value for key, value in clips.items() if key not in known_bad}, labels, fault_of
+    )
     marker = read_marker(files, folder)
     groups = marker.get("groups", {})
     return Inventory(
@@ -93,7 +92,7 @@ def take_inventory(
         rejects=(
             *rejects,
             *unmatched,
-            *_impossible(table),
+            *impossible,
             *missing_clips({key: clips[key] for key in usable}, QP.reference, name_of),
         ),
         repairs=table.repairs,
@@ -102,20 +101,6 @@ def take_inventory(
         seed=marker.get("settings", {}).get("seed"),
         fingerprint=fingerprint_of((table.sources, level_definition), clips, name_of, marker),
     )
-
-
-def label_files(files: Sequence[StoredFile]) -> list[LabelFile]:
-    """The tables among the files, read."""
-    found: list[LabelFile] = []
-    for file in files:
-        if file.name.endswith(".csv"):
-            try:
-                found.append(LabelFile(file.name, str(file), read_stored(file)))
-            except OSError as error:
-                raise UserError(
-                    f"Label file {file}", "a file that can be read", str(error), "Check it."
-                ) from error
-    return found
 
 
 def resolutions_with_labels(files: Sequence[StoredFile], resolutions: Sequence[str]) -> list[str]:
@@ -146,18 +131,6 @@ def _find_clips(
 def _preference(file: StoredFile) -> tuple[int, str]:
     """As published first: copies in other containers may have been coded again."""
     return CLIP_SUFFIXES.index(file.name.rpartition(".")[2]), file.place
-
-
-def _impossible(table: LabelTable) -> list[Reject]:
-    return [
-        Reject(
-            what=SOURCE,
-            where=fault.source_id,
-            stage="find",
-            reason=f"impossible labels in {fault.place}: {fault.why}",
-        )
-        for fault in table.faults
-    ]
 
 
 def _source(

@@ -168,6 +168,11 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     @property
+    def pair_settings(self) -> PairSettings:
+        """How frames are taken from the clips."""
+        return self._config.pairs
+
+    @property
     def _config(self) -> JndConfig:
         config = self.builder_config
         assert isinstance(config, JndConfig)

@@ -318,8 +318,8 @@ def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]
     from beam_pipelines.progress import finished_sources, watch_progress
     from tfds_builders.jnd_dataset import BuildRequest, places_of
 
-    order, builder = found.order, found.builder
-    builder.request = BuildRequest(
+    order = found.order
+    request = BuildRequest(
         manual_dir=order.manual_dir,
         options=found.options,
         flags=order.flags,
@@ -327,12 +327,15 @@ def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]
         on_start=lambda job: say(f"  Running as {job}"),
     )
     if "://" in order.data_dir:
-        builder.prepare_at(found.folder, order.file_format)
+        found.builder.request = request
+        found.builder.prepare_at(found.folder, order.file_format)
         return
     count = partial(finished_sources, Path(places_of(found.folder).work))
     report = counting(show, "sources measured and paired")
     total = len(found.inventory.sources)
     with set_aside(Path(found.folder)), watch_progress(count, total, report):
+        builder = make_builder(order)  # the one that was found holds what is set aside
+        builder.request = request
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             file_format=order.file_format,

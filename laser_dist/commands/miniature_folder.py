@@ -12,6 +12,9 @@ from laser_dist.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+Row = tuple[str, str]
+"""Name and value, for people."""
+
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """What a miniature says of itself.
@@ -57,8 +60,8 @@ def check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> N
     )
 
 
-def summary(folder: Path) -> list[tuple[str, str]]:
-    """What lies in a miniature: (name, value) for people."""
+def summary(folder: Path) -> list[Row]:
+    """What lies in a miniature."""
     from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
 
     marker = read_marker(folder)
@@ -77,9 +80,6 @@ def summary(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-Row = tuple[str, str]
-
-
 def _clips(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
     import numpy as np
 
@@ -96,17 +96,17 @@ def _clips(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
 def _images(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
     import numpy as np
 
-    from beam_pipelines.miniature_mcl_jci import read_chains
-    from laser_dist.jnd.chained_observers import group_level, missing_share
+    from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 
-    sources = read_chains(folder)
+    sources = read_mcl_jci_labels(folder).sources
+    levels = np.array([source.levels("viewers") for source in sources])
     images = f"{count_text(len(sources), 'image')} of {settings['width']}x{settings['height']}"
     first = ("images", f"{images}, at {len(settings['qfs'])} quality factors")
     rows: list[Row] = []
     for index in range(3):
-        values = np.array([group_level(chains, index) for chains in sources])
-        name, text = _level_row(index, "QF", values)
-        missing = float(np.mean([missing_share(chains, index) for chains in sources]))
+        values = levels[:, index]
+        name, text = _level_row(index, "QF", values[np.isfinite(values)])
+        missing = np.mean([1 - len(x.samples[index]) / x.num_viewers for x in sources])
         rows.append((name, f"{text}; {missing:.1%} of the viewers have none"))
     return first, rows
 

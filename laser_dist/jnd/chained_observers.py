@@ -6,14 +6,11 @@ factor 100 and finds the highest one that looks different; that image is what th
 with next, and so on downwards. No anchor is shared, so a viewer who sees well has more levels.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from laser_dist.jnd.observers import Panel, needed_visibility, visibility_curve
 from laser_dist.jnd.scale import QF
-from laser_dist.jnd.sur import level_at_share
 
 MAX_LEVELS = 8
 """The most levels that a viewer of MCL-JCI has."""
@@ -55,26 +52,6 @@ def judge_image(
     spreads = np.array([panel.trial_spread, *[panel.increment_spread] * (MAX_LEVELS - 1)])
     answers = np.exp(usual + spreads[:, None] * trials)
     return tuple(_chain(curve, answers[:, viewer], panel) for viewer in range(panel.num_viewers))
-
-
-def group_level(chains: Sequence[Chain], level_index: int) -> int:
-    """The quality factor that a quarter of the viewers have reached at a level; 0 where fewer have.
-
-    A viewer without the level has not reached it at any factor.
-
-    Args:
-      chains: one per viewer, at least one.
-      level_index: 0 for JND1.
-    """
-    reached = [
-        chain[level_index] if level_index < len(chain) else QF.lowest - 1 for chain in chains
-    ]
-    return QF.reference - level_at_share([QF.reference - qf for qf in reached])
-
-
-def missing_share(chains: Sequence[Chain], level_index: int) -> float:
-    """Share of the viewers without a level, in [0, 1]; of one viewer or more."""
-    return sum(level_index >= len(chain) for chain in chains) / len(chains)
 
 
 def _chain(curve: NDArray[np.float64], answers: NDArray[np.float64], panel: Panel) -> Chain:

@@ -215,6 +215,7 @@ class FeatureBatches:
             count = min(self.batch_size, num_examples - start)
             rows = order[start + np.minimum(positions, count - 1)]
             mates, share = partners[rows], kept[rows]
+            # A sum is NaN where either is: without a level in common an example is its own mate.
             mates = np.where(has_level(levels[rows] + levels[mates]), mates, rows)
             first, second = (
                 self.features[versions[chosen], usable[chosen]] for chosen in (rows, mates)

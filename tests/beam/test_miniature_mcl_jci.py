@@ -13,7 +13,6 @@ from beam_pipelines.miniature_mcl_jci import (
     MclJciSettings,
     judge,
     make_image,
-    read_chains,
 )
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
@@ -21,6 +20,7 @@ from beam_pipelines.runner import local_options
 from beam_pipelines.sources import Footage
 from laser_dist.errors import UserError
 from laser_dist.jnd.layout import FRAME_RATES
+from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.frames import Clip
 from laser_dist.video.jpeg import encode_jpeg
@@ -85,7 +85,8 @@ def test_the_texts_hold_the_viewers_word(miniature, footage):
         lines = lines_of(miniature, take.source_index)
         assert [line[0] for line in lines] == [f"subject{number:02d}" for number in range(1, 31)]
         assert [tuple(map(int, line[1:])) for line in lines] == list(chains)
-        assert read_chains(miniature)[take.source_index - 1] == chains
+        labels = read_mcl_jci_labels(miniature).sources[take.source_index - 1]
+        assert tuple(viewer.quality_factors for viewer in labels.chains) == chains
         for chain in chains:
             assert 1 <= len(chain) <= 8
             assert list(chain) == sorted(set(chain), reverse=True)

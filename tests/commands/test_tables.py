@@ -1,12 +1,19 @@
 import io
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from laser_dist.commands import evaluate, predict
 from laser_dist.commands.terminal import Terminal
+from laser_dist.evaluation.baselines import SourceTable
+from laser_dist.evaluation.dataset import DatasetInfo
 from laser_dist.evaluation.metrics import PredictorScore
+from laser_dist.evaluation.quality_table import QualityCurve
+from laser_dist.evaluation.results import assess
+from laser_dist.jnd.scale import QF
 from laser_dist.prediction.predict import ClipPrediction
 
 SCORE = PredictorScore(
@@ -44,6 +51,76 @@ def test_the_table_fits_and_keeps_every_figure(columns, monkeypatch):
     assert max(map(len, lines)) <= columns
     for figure in ("(2.00–3.00)", "10.25", "(9.00–11.50)"):  # in one line, or in two
         assert file.getvalue().count(figure) == 3
+
+
+def said(results, columns, monkeypatch):
+    """What is printed of an evaluation."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = io.StringIO()
+    evaluate.say_results(Terminal(file), results)
+    return file.getvalue()
+
+
+@pytest.fixture
+def results():
+    """Of quality factors; one clip's bits are not known, and no clip has a third level."""
+    levels = np.array([[34, 23, 18], [40, 30, 20], [28, 22, 19]], np.float64)
+    there = levels * np.where([True, True, False], 1, np.nan)
+    names = ("a", "b", "c")
+    test = SourceTable(source_ids=names, group_ids=names, levels=there, activity=np.ones((3, 2)))
+    factors = np.arange(1.0, 101)
+    curve = QualityCurve(factors, 20 + factors / 4, 1e4 * factors)
+    curves = dict.fromkeys(names, curve)
+    curves["b"] = replace(curve, num_bits=np.full(100, np.nan))
+    predictions = {"mj-lat": levels + 1, "constant": levels * 0 + 25, "si-ti-ridge": levels + 3}
+    info = DatasetInfo(name="d", version="1", fingerprint="f", simulated=False, scale=QF)
+    return assess(test, curves, predictions, dataset=info, model="mj-lat", seed=0)
+
+
+def test_an_evaluation_of_quality_factors_says_so_and_fits(results, monkeypatch):
+    text = said(results, 80, monkeypatch)
+    assert "QP" not in text
+    assert "nan" not in text
+    assert "|ΔQF|" in text
+    assert max(map(len, text.splitlines())) <= 80
+    block = text[text.index("bits saved, against QF 100") :].splitlines()
+    assert block[0].split()[-2:] == ["viewers", "mj-lat"]
+    rows = [line.split("  ") for line in block if line.startswith("JND")]
+    assert [row[0] for row in rows] == ["JND1", "JND2", "JND3"]
+    assert [rows[2][-1].strip(), rows[2][-2].strip()] == ["–", ""]
+    assert "Bits are not known of 1 clip." in text
+
+
+def test_where_no_bits_are_known_the_block_is_left_out(results, monkeypatch):
+    saved = replace(results.bits_saved, num_sources=0, num_left_out=6)
+    text = said(replace(results, bits_saved=saved), 80, monkeypatch)
+    assert "bits saved" not in text
+    assert "Bits are not known of 6 clips." in text
+
+
+@pytest.mark.parametrize(
+    ("scale", "sentence"),
+    [
+        ("QP", "QP (as predicted, before rounding); a higher QP is coarser."),
+        ("QF", "QF (as predicted, before rounding); a lower QF is coarser."),
+    ],
+)
+def test_predictions_say_what_they_count_in_and_which_way_is_coarser(scale, sentence):
+    prediction = ClipPrediction(
+        levels=np.array([34.2, 23.7, 18.4], np.float32),
+        per_frame=np.array([[34.2, 23.7, 18.4]], np.float32),
+        timestamps_s=(0.0,),
+        quantisers=np.array([34, 24, 18]),
+    )
+    config = {"variant": "mj-lat", "dataset": {"simulated": False, "scale": scale}}
+    file = io.StringIO()
+    predict.say_predictions(Terminal(file), [Path("a.png")], [prediction], config)
+    assert sentence in file.getvalue()
+    told = predict.to_json([Path("a.png")], [prediction], config, Path("run"))
+    assert json.loads(told)[0]["scale"] == scale
+    other = ({"QP", "QF"} - {scale}).pop()
+    assert other not in file.getvalue()
+    assert other.lower() not in told.lower()
 
 
 def test_a_path_is_not_broken_however_long():

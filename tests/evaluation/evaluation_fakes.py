@@ -17,8 +17,10 @@ from laser_dist.evaluation import exemplars, report
 from laser_dist.evaluation.baselines import SourceTable, constant_predictions, ridge_predictions
 from laser_dist.evaluation.dataset import DatasetInfo, FramePair
 from laser_dist.evaluation.learning_curves import Curve
+from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.quality_table import QualityCurve
 from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults, assess
+from laser_dist.jnd.scale import QP, Scale
 
 MODEL = "mj-lat"
 
@@ -38,10 +40,11 @@ def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: floa
     )
 
 
-def make_curve(slope: float = 0.6) -> QualityCurve:
-    qps = np.arange(1.0, 52.0)
-    # Half as many bits every six QP, as H.264 has it.
-    return QualityCurve(qps, 58.0 - slope * qps, 1e6 * 2 ** (-qps / 6))
+def make_curve(slope: float = 0.6, *, scale: Scale = QP) -> QualityCurve:
+    quantisers = np.arange(scale.lowest, scale.highest + 1.0)
+    coarseness = quantisers if scale.higher_is_worse else scale.highest - quantisers
+    # Half as many bits every six steps, as H.264 has it.
+    return QualityCurve(quantisers, 58.0 - slope * coarseness, 1e6 * 2 ** (-coarseness / 6))
 
 
 def make_info(**changes) -> DatasetInfo:
@@ -59,7 +62,17 @@ def make_info(**changes) -> DatasetInfo:
     return replace(info, **changes)
 
 
-def make_results(num_sources: int = 42, *, skill: float = 0.5, **info_changes) -> EvaluationResults:
+def with_gaps(sources: SourceTable, *gaps: tuple[int, int]) -> SourceTable:
+    """The same, where these levels (source's place, level from 0) are missing."""
+    levels = sources.levels.astype(np.float64)
+    for gap in gaps:
+        levels[gap] = np.nan
+    return replace(sources, levels=levels)
+
+
+def make_results(
+    num_sources: int = 42, *, skill: float = 0.5, gaps=(), **info_changes
+) -> EvaluationResults:
     """Results of a network that explains `skill` of what varies."""
     train = make_sources(90, seed=1, first=1)
     test = make_sources(num_sources, seed=2, first=201)
@@ -68,15 +81,16 @@ def make_results(num_sources: int = 42, *, skill: float = 0.5, **info_changes) -
     predicted = centre + skill * (test.levels - centre) + 1.6 * noise * (1.2 - skill)
     splits = {"train": train.source_ids, "validation": (), "test": test.source_ids}
     info_changes = {"splits": splits} | info_changes
+    info = make_info(**info_changes)
     return assess(
-        test,
-        {source_id: make_curve() for source_id in test.source_ids},
+        with_gaps(test, *gaps),
+        {source_id: make_curve(scale=info.scale) for source_id in test.source_ids},
         {
             MODEL: predicted,
             CONSTANT: constant_predictions(train, num_sources),
             RIDGE: ridge_predictions(train, test.activity),
         },
-        dataset=make_info(**info_changes),
+        dataset=info,
         model=MODEL,
         seed=11,
         versions={"laser-jnd": "0.1.0", "keras": "3.15.1"},
@@ -122,7 +136,8 @@ def make_pair(source_id: str, *, width: int = 32, height: int = 16, photo: int =
 
 
 def make_inputs(results: EvaluationResults, **size) -> report.ReportInputs:
-    chosen = exemplars.choose(results.predictors[MODEL].errors.levels.mean(axis=1))
+    errors = results.predictors[MODEL].errors.levels
+    chosen = exemplars.choose(mean_of_present(errors, axis=1))
     ids = [results.test.source_ids[row] for row in chosen.values()]
     pairs = {one: make_pair(one, photo=row % 2, **size) for row, one in enumerate(ids)}
     backbones = [lambda raw, step=step: raw // step * step for step in (8, 16, 32)]

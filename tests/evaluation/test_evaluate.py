@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,27 +10,45 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from evaluation_fakes import MODEL, make_curve, make_info, make_pair, make_results, make_sources
+from evaluation_fakes import (
+    MODEL,
+    make_curve,
+    make_info,
+    make_pair,
+    make_results,
+    make_sources,
+    with_gaps,
+)
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation.evaluate import TrainedRun, evaluate_on, write_atomically
 from laser_dist.evaluation.results import to_json
+from laser_dist.jnd.scale import QF
 
 
 class MemoryDataset:
     """A dataset of two frames a source, whose frames carry their level in the first channel."""
 
-    def __init__(self, folder, **info_changes):
-        self.tables = {"train": make_sources(30), "test": make_sources(9, seed=1, first=101)}
+    def __init__(self, folder, *, gaps=(), train_gaps=(), **info_changes):
+        self.tables = {
+            "train": with_gaps(make_sources(30), *train_gaps),
+            "test": with_gaps(make_sources(9, seed=1, first=101), *gaps),
+        }
         splits = {name: table.source_ids for name, table in self.tables.items()}
         self.info = make_info(**({"splits": splits} | info_changes))
         self.quality_path = folder / "quality"
         self.quality_path.mkdir()
-        curve = make_curve()
+        scale = self.info.scale
+        curve = make_curve(scale=scale)
         rows = [
-            {"source_id": source_id, "qp": int(qp), "psnr_rgb_db": psnr, "num_bits": int(bits)}
+            {
+                "source_id": source_id,
+                scale.name.lower(): int(quantiser),
+                "psnr_rgb_db": psnr,
+                "num_bits": int(bits),
+            }
             for source_id in self.tables["test"].source_ids
-            for qp, psnr, bits in zip(
+            for quantiser, psnr, bits in zip(
                 curve.quantisers, curve.psnr_rgb_db, curve.num_bits, strict=True
             )
         ]
@@ -43,7 +62,8 @@ class MemoryDataset:
         for source_id, levels in zip(table.source_ids, table.levels, strict=True):
             raw = np.zeros((2, 16, 32, 3), np.uint8)
             # One frame a QP too low and one a QP too high: their mean is right.
-            raw[0], raw[1] = levels - 1, levels + 1
+            known = np.nan_to_num(levels, nan=200)
+            raw[0], raw[1] = known - 1, known + 1
             yield [source_id] * 2, raw
 
     def frame_pairs(self, split, source_ids):
@@ -90,6 +110,45 @@ def test_what_is_written_is_what_is_promised(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == [
         "index.html", "predictions.csv", "report", "results.json",
     ]  # fmt: skip
+
+
+def test_missing_levels_are_empty_cells_and_count_nowhere(tmp_path):
+    # Source 1 lacks its third level, and none has a second.
+    gaps = [(1, 2), *((row, 1) for row in range(9))]
+    dataset = MemoryDataset(tmp_path, gaps=gaps, scale=QF)
+    results = evaluate_on(dataset, make_run(), tmp_path / "out", seed=3)
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert document["scale"] == "QF"
+    assert document["predictors"][MODEL]["abs_error"] == [0, None, 0]
+    assert document["predictors"][MODEL]["abs_error_interval"] == [[0, 0], [None, None], [0, 0]]
+    assert document["bits_saved"]["finest"] == 100
+    assert document["bits_saved"]["model"] == document["bits_saved"]["viewers"]
+    assert document["bits_saved"]["model"][1] is None
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 * 3
+    errors = {"1": [], "2": [], "3": []}
+    for row in rows:
+        missing = row["jnd_index"] == "2" or (row["source_id"], row["jnd_index"]) == (
+            "videoSRC102", "3",
+        )  # fmt: skip
+        for column in ("true", "true_psnr_db", "constant_abs_psnr_error_db"):
+            assert (row[column] == "") == missing
+        assert row["constant"] != ""
+        if not missing:
+            errors[row["jnd_index"]].append(abs(float(row["constant"]) - float(row["true"])))
+    found = results.predictors["constant"].score
+    assert [len(one) for one in errors.values()] == [9, 0, 8]
+    assert found.abs_error[::2] == pytest.approx((np.mean(errors["1"]), np.mean(errors["3"])))
+    assert found.mean_abs_error == pytest.approx(np.mean([*errors["1"], *errors["3"]]))
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]*", "", page), re.IGNORECASE)
+
+
+def test_a_level_that_no_training_source_has_cannot_be_compared(tmp_path):
+    dataset = MemoryDataset(tmp_path, train_gaps=[(row, 2) for row in range(30)])
+    with pytest.raises(UserError, match="training sources to fit each level on"):
+        evaluate_on(dataset, make_run(), tmp_path / "out", seed=0)
 
 
 def test_frames_of_another_size_are_scaled_to_the_models(tmp_path):

@@ -10,6 +10,7 @@ from laser_dist.evaluation.metrics import (
     SourceMeans,
     abs_psnr_errors,
     bootstrap_interval,
+    mean_of_present,
     ratio_interval,
     score,
 )
@@ -83,6 +84,28 @@ def test_same_seed_same_interval_and_another_seed_another():
     assert bootstrap_interval(values, seed=4) != bootstrap_interval(values, seed=5)
 
 
+def test_an_interval_is_that_of_the_values_that_are_there():
+    values = np.random.default_rng(0).normal(size=(30, 3))
+    values[::4, 1] = values[:, 2] = np.nan
+    first, second, third = bootstrap_interval(values, seed=4)
+    assert first == bootstrap_interval(values[:, :1], seed=4)[0]
+    assert second == bootstrap_interval(values[~np.isnan(values[:, 1]), 1:2], seed=4)[0]
+    assert np.isnan(third).all()
+
+
+def test_means_are_of_the_values_that_are_there():
+    values = np.array([[1.0, np.nan, np.nan], [4, 3, np.nan]])
+    assert mean_of_present(values) == 8 / 3
+    np.testing.assert_array_equal(mean_of_present(values, axis=0), [2.5, 3, np.nan])
+    np.testing.assert_array_equal(mean_of_present(values, axis=1), [1, 3.5])
+
+
+@given(errors_of_sources)
+def test_where_nothing_is_missing_not_a_bit_differs_from_the_plain_mean(errors):
+    for axis in (None, 0, 1):
+        np.testing.assert_array_equal(mean_of_present(errors, axis), errors.mean(axis))
+
+
 def test_no_source_has_no_interval():
     with pytest.raises(ValueError, match="at least one source"):
         bootstrap_interval(np.zeros((0, 3)), seed=0)
@@ -126,6 +149,25 @@ def test_a_prediction_off_the_table_counts_as_its_end():
     curve = QualityCurve(np.array([20.0, 30.0]), np.array([40.0, 35.0]), np.array([2.0, 1.0]))
     error = abs_psnr_errors([curve], np.array([[-5.0, 99.0, 30.0]]), np.array([[20.0, 30.0, 30.0]]))
     assert error.tolist() == [[0, 0, 0]]
+
+
+def test_a_missing_level_has_no_psnr_error_and_the_others_keep_theirs():
+    error = abs_psnr_errors(
+        [make_curve(0.5)], np.array([[22.0, 30.5, 40]]), np.array([[24.0, np.nan, 24.0]])
+    )
+    assert error == pytest.approx(np.array([[1.0, np.nan, 8.0]]), nan_ok=True)
+
+
+def test_the_score_is_of_the_levels_that_are_there():
+    errors = np.array([[1.0, 2, np.nan], [3, np.nan, np.nan], [5, 4, np.nan]])
+    constant = np.array([[2.0, 4, np.nan], [4, np.nan, np.nan], [10, 8, np.nan]])
+    found = score(SourceErrors(errors, errors), SourceErrors(constant, constant), ["a"] * 3, seed=0)
+    assert found.abs_error == pytest.approx((3, 3, np.nan), nan_ok=True)
+    assert found.abs_psnr_error_db == pytest.approx((3, 3, np.nan), nan_ok=True)
+    assert found.mean_abs_error == 15 / 5
+    assert found.ratio_to_constant == pytest.approx(15 / 28)
+    # All of one group: each draw is the whole, so the interval is the ratio itself.
+    assert found.ratio_to_constant_interval == pytest.approx((15 / 28,) * 2)
 
 
 @given(errors_of_sources)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.evaluation import exemplars, report
+from laser_dist.jnd.scale import QF
 
 
 class Page(HTMLParser):
@@ -75,6 +76,49 @@ def test_the_banner_stands_exactly_where_viewers_are_simulated(simulated):
     html = report.render(make_inputs(make_results(6, simulated=simulated)))
     assert ('class="simulated-banner"' in html) == simulated
     assert ("Simulated viewers." in html) == simulated
+
+
+@pytest.fixture(scope="module")
+def qf_html():
+    """Of quality factors; one of the clips shown lacks two levels, and another clip all."""
+    info = {"scale": QF, "level_definition": "the QF at which a quarter of the viewers notice"}
+    whole = make_results(12, **info)
+    lowest = exemplars.choose(whole.predictors[MODEL].errors.levels[:, 0])["lowest"]
+    other = (lowest + 1) % 12
+    gaps = [(lowest, 1), (lowest, 2), *((other, level) for level in range(3))]
+    return report.render(make_inputs(make_results(12, gaps=gaps, **info)))
+
+
+def test_a_quality_factor_is_never_called_a_qp(qf_html, html):
+    text = re.sub(r"data:image/[^\"]*", "", qf_html)
+    assert "QP" not in text
+    for shown in (
+        "Mean absolute error, QF",
+        "True QF",
+        "Absolute error, QF",
+        "a lower QF is coarser",
+        "Bits saved, against QF&nbsp;100",
+    ):
+        assert shown in text
+    assert "a higher QP is coarser" in html
+    assert "Bits saved, against QP&nbsp;1" in html
+
+
+def test_a_missing_level_is_told_and_not_shown(qf_html):
+    page = Page(qf_html)
+    assert page.open == []
+    assert qf_html.count("the viewers have none") == 2
+    assert len(page.all("img")) == 3 * 7 - 2
+    assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]*", "", qf_html), re.IGNORECASE)
+
+
+def test_bits_that_are_not_known_are_told_and_without_any_there_is_no_table(results):
+    some = replace(results, bits_saved=replace(results.bits_saved, num_left_out=3, finest=None))
+    html = report.render(report.ReportInputs(results=some))
+    assert "Bits saved, against the finest coded" in html
+    assert "the bits of 3 clips are not known" in html
+    none = replace(results, bits_saved=replace(results.bits_saved, num_sources=0))
+    assert "Bits saved" not in report.render(report.ReportInputs(results=none))
 
 
 def test_no_stand_in_colour_is_left(html):
@@ -146,3 +190,8 @@ def test_chosen_clips_are_lowest_median_and_highest(errors):
     assert values[chosen.get("highest", 0)] == values.max()
     if "median" in chosen:
         assert values[chosen["median"]] == np.quantile(values, 0.5, method="lower")
+
+
+def test_a_clip_without_any_level_is_not_chosen():
+    assert exemplars.choose(np.array([np.nan, 3.0, np.nan, 1.0])) == {"lowest": 3, "highest": 1}
+    assert exemplars.choose(np.array([np.nan])) == {}

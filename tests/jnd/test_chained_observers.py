@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.jnd.chained_observers import MAX_LEVELS, group_level, judge_image, missing_share
+from laser_dist.jnd.chained_observers import MAX_LEVELS, judge_image
 from laser_dist.jnd.observers import Panel
 
 PANEL = Panel()
@@ -79,13 +79,3 @@ def test_what_nobody_sees_is_answered_with_factor_1():
 def test_a_grid_that_is_none_is_refused(qfs):
     with pytest.raises(ValueError, match=r"expected two or more, ascending within 1\.\.99"):
         judge_image(np.array(qfs), np.ones(len(qfs)), PANEL, image_seed=0)
-
-
-def test_a_groups_level_is_where_a_quarter_has_enough():
-    chains = [(40, 20), (36,), (30, 10), (20,)]
-    # Going down: at 40 one of four has noticed the first level. Of the second, one of four at 20;
-    # nobody has a third.
-    assert [group_level(chains, index) for index in range(3)] == [40, 20, 0]
-    assert [missing_share(chains, index) for index in range(3)] == [0.0, 0.5, 1.0]
-    # Of eight, two make a quarter.
-    assert group_level([*chains, (39,), (35,), (34,), (33,)], 0) == 39

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laser_dist.jnd.scale import QF
 from laser_dist.jnd.sur import level_at_share, sur_curve
 
 qps = st.integers(0, 51)
@@ -76,8 +77,37 @@ def test_share_is_taken_as_its_decimal():
     assert level_at_share(list(range(1, 31)), satisfied=0.7) == 9
 
 
+qfs = st.integers(1, 99)
+QF_PANELS = st.lists(qfs, min_size=1, max_size=40)
+ALL_QFS = np.arange(0, 101)
+
+
+@given(QF_PANELS)
+def test_in_quality_factors_sur_is_the_share_whose_sample_lies_below(samples):
+    sur = sur_curve(np.array(samples), ALL_QFS, scale=QF)
+    assert sur.tolist() == [sum(s < q for s in samples) / len(samples) for q in ALL_QFS]
+    assert (sur[0], sur[-1]) == (0.0, 1.0)
+    assert np.all(np.diff(sur) >= 0)
+
+
+@given(QF_PANELS, st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.75, 0.9]))
+def test_in_quality_factors_the_level_is_the_last_at_which_the_share_has_noticed(
+    samples, satisfied
+):
+    level = level_at_share(samples, satisfied, scale=QF)
+    sur = sur_curve(np.array(samples), ALL_QFS, scale=QF)
+    assert level == ALL_QFS[sur <= satisfied][-1]
+    assert sur[level + 1] > satisfied
+    assert level in samples
+
+
+def test_level_of_thirty_viewers_is_the_eighth_highest_quality_factor():
+    # At 43 seven of 30 have noticed (43 to 49, 23 %); the eighth makes it 27 %, 25 % at least.
+    assert level_at_share(np.arange(20, 50), scale=QF) == 42
+
+
 @pytest.mark.parametrize(
-    ("jnd_qps", "grid", "text"),
+    ("samples", "grid", "text"),
     [
         ([], [1, 2], "at least one viewer"),
         ([30], [2, 2], "strictly ascending"),
@@ -86,9 +116,9 @@ def test_share_is_taken_as_its_decimal():
         ([[30]], [1, 2], r"one axis, got shape \(1, 1\)"),
     ],
 )
-def test_sur_refuses_what_it_cannot_count(jnd_qps, grid, text):
+def test_sur_refuses_what_it_cannot_count(samples, grid, text):
     with pytest.raises(ValueError, match=text):
-        sur_curve(np.array(jnd_qps), np.array(grid))
+        sur_curve(np.array(samples), np.array(grid))
 
 
 @pytest.mark.parametrize(

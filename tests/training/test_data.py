@@ -4,7 +4,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from training_fakes import (
     HEIGHT,
@@ -13,16 +13,16 @@ from training_fakes import (
     NUM_VALIDATION,
     WIDTH,
     ManyPairs,
+    assert_same_steps,
     batches,
     frame,
+    joined,
     levels_of,
+    shares,
 )
 
 from laser_dist.training.data import (
-    FeatureBatches,
     FramePairs,
-    Share,
-    has_level,
     mean_levels,
     num_examples,
     num_steps,
@@ -51,36 +51,9 @@ def pairs(dataset_dir):
     )
 
 
-def shares(source, num_workers):
-    """The source as each of the workers has it."""
-    return [replace(source, share=Share(index, num_workers)) for index in range(num_workers)]
-
-
-def joined(source, num_workers, epoch=1):
-    """Each step's examples of all workers, padding left out: [(inputs, targets)]."""
-    steps = []
-    for parts in zip(*(share.epoch(epoch) for share in shares(source, num_workers)), strict=True):
-        kept = [part.weights > 0 for part in parts]
-        inputs, targets = (
-            np.concatenate(
-                [getattr(part, name)[keep] for part, keep in zip(parts, kept, strict=True)]
-            )
-            for name in ("inputs", "targets")
-        )
-        assert {part.global_count for part in parts} == {len(inputs)}
-        steps.append((inputs, targets))
-    return steps
-
-
 def numbers(steps):
     """Which examples were seen, in order: what the red of their raw frames says."""
     return [int(raw[0, 0, 0]) for inputs, _ in steps for raw in inputs]
-
-
-def assert_same_steps(ours, theirs):
-    for (inputs, targets), (their_inputs, their_targets) in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(inputs, their_inputs)
-        np.testing.assert_array_equal(targets, their_targets)
 
 
 @pytest.mark.parametrize(
@@ -269,146 +242,3 @@ def test_the_steps_of_an_epoch_are_as_many_as_its_batches(num_examples, batch_si
         np.zeros((num_examples, 1)), np.zeros((num_examples, 1)), batch_size=batch_size
     )
     assert num_steps(num_examples, batch_size) == len(list(source.epoch(0)))
-
-
-@st.composite
-def feature_batches(draw, **fixed):
-    """Features whose values tell their example and version; levels that tell their example."""
-    count, num_versions = draw(st.integers(1, 20)), draw(st.sampled_from([1, 2]))
-    # Of example e in version v: e's unit vector times v + 1, one per branch.
-    unit = np.eye(count, dtype=np.float16).reshape(count, 1, 1, 1, count)
-    features = np.stack([unit * (version + 1) for version in range(num_versions)])
-    settings = {
-        "features": features,
-        "levels": np.eye(count, dtype=np.float32),
-        "batch_size": 6 * draw(st.integers(1, 2)),
-        "seed": draw(st.integers(0, 99)),
-        "mixup": draw(st.sampled_from([0.0, 1.0])),
-    }
-    return FeatureBatches(**settings | fixed)
-
-
-@given(source=feature_batches(mixup=0.0), num_workers=st.sampled_from([1, 2, 3]))
-def test_an_epoch_sees_the_features_of_every_example_once(source, num_workers):
-    steps = joined(source, num_workers)
-    inputs, targets = (np.concatenate(parts) for parts in zip(*steps, strict=True))
-    assert sorted(targets.argmax(1)) == list(range(len(source.levels)))
-    np.testing.assert_array_equal(inputs.reshape(targets.shape) > 0, targets > 0)
-
-
-@given(source=feature_batches(), num_workers=st.sampled_from([2, 3]), epoch=st.integers(0, 5))
-def test_workers_see_together_the_features_that_one_would_see(source, num_workers, epoch):
-    assert_same_steps(joined(source, num_workers, epoch), joined(source, 1, epoch))
-
-
-@given(source=feature_batches(), num_workers=st.sampled_from([1, 2, 3]))
-def test_padding_of_features_weighs_nothing(source, num_workers):
-    own, count = source.batch_size // num_workers, len(source.levels)
-    weights = np.stack(
-        [[batch.weights for batch in share.epoch(0)] for share in shares(source, num_workers)],
-        axis=1,
-    )
-    assert weights.shape == (num_steps(count, source.batch_size), num_workers, own)
-    assert weights.ravel().tolist() == [1] * count + [0] * (weights.size - count)
-
-
-@given(source=feature_batches(seed=None))
-def test_without_a_seed_features_are_as_stored(source):
-    inputs, targets = (np.concatenate(parts) for parts in zip(*joined(source, 1), strict=True))
-    np.testing.assert_array_equal(inputs, source.features[0, :, 0])
-    np.testing.assert_array_equal(targets, source.levels)
-
-
-def test_features_come_in_another_order_and_version_in_each_epoch():
-    features = np.arange(2 * 9, dtype=np.float16).reshape(2, 9, 1, 1, 1, 1)
-    source = FeatureBatches(
-        features=features, levels=np.zeros((9, 1), np.float32), batch_size=3, seed=1
-    )
-    epochs = [np.ravel([inputs for inputs, _ in joined(source, 1, epoch)]) for epoch in range(20)]
-    assert len({tuple(epoch % 9) for epoch in epochs}) == 20
-    # 180 fair coins: beyond four standard deviations of 0.037 once in 16 000 seeds.
-    assert abs(np.mean(np.array(epochs) >= 9) - 0.5) < 0.15
-
-
-@given(source=feature_batches(mixup=1.0))
-@settings(max_examples=30)
-def test_features_and_levels_are_blended_alike_of_two_examples(source):
-    steps = joined(replace(source, features=source.features[:1]), 1)
-    inputs, targets = (np.concatenate(parts) for parts in zip(*steps, strict=True))
-    np.testing.assert_array_equal(inputs.reshape(targets.shape), targets)
-    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
-    assert targets.min() >= 0
-    assert ((targets > 0).sum(1) <= 2).all()
-
-
-def test_the_share_of_a_blend_is_beta_distributed():
-    count = 2000
-    source = batches(
-        np.zeros((count, 1)), np.arange(count)[:, None], batch_size=count, seed=0, mixup=0.5
-    )
-    (first,), (blended,) = (
-        [targets.ravel() for _, targets in joined(one, 1)]
-        for one in (replace(source, mixup=0.0), source)
-    )
-    # The same order, as it is drawn first. Against the unblended value v of an example the blend
-    # is share * v + (1 - share) * mate: its correlation with v tells that share and mate vary.
-    # Cov(v, blend) = E[share] Var(v) = Var(v) / 2, and the mate is independent of v.
-    slope = np.cov(first, blended)[0, 1] / first.var()
-    assert slope == pytest.approx(0.5, abs=0.1)
-    # E[share^2 + (1 - share)^2] = 1 - 2 E[share (1 - share)] = 1 - 2 * (1/4 - Var(share)), where
-    # Var(share) of Beta(a, a) is 1 / (4 (2 a + 1)): 1/8 for a = 1/2. So 3/4 of the variance stays.
-    assert blended.var() / first.var() == pytest.approx(0.75, abs=0.08)
-
-
-@st.composite
-def gappy_batches(draw, **fixed):
-    """Features as of `feature_batches`; any of the three levels of any example may be missing."""
-    source = draw(feature_batches(**fixed))
-    count = source.features.shape[1]
-    flags = draw(st.lists(st.booleans(), min_size=3 * count, max_size=3 * count))
-    levels = np.arange(count, dtype=np.float32)[:, None] + np.float32([100, 200, 300])
-    levels[np.array(flags).reshape(count, 3)] = np.nan
-    return replace(source, levels=levels)
-
-
-@given(source=gappy_batches(), num_workers=st.sampled_from([1, 2, 3]), epoch=st.integers(0, 3))
-def test_a_blend_lacks_what_one_of_its_examples_lacks(source, num_workers, epoch):
-    source = replace(source, features=source.features[:1])
-    steps = joined(source, num_workers, epoch)
-    usable = int(has_level(source.levels).sum())
-    assert len(steps) == num_steps(usable, source.batch_size)
-    assert sum(len(inputs) for inputs, _ in steps) == usable
-    for inputs, targets in steps:
-        assert np.isfinite(inputs).all()
-        for shares, levels in zip(inputs.reshape(len(targets), -1), targets, strict=True):
-            seen = np.flatnonzero(shares)  # which examples, by the places of their unit vectors
-            expected = shares[seen] @ source.levels[seen]  # NaN where one of them lacks it
-            np.testing.assert_allclose(levels, expected, rtol=1e-5)
-            assert np.isfinite(levels).any()
-    assert_same_steps(steps, joined(source, 1, epoch))
-
-
-@given(source=gappy_batches(mixup=0.0))
-def test_every_example_that_has_a_level_is_seen_once(source):
-    seen = [
-        int(row.argmax())
-        for inputs, _ in joined(source, 1)
-        for row in inputs.reshape(len(inputs), -1)
-    ]
-    assert sorted(seen) == np.flatnonzero(has_level(source.levels)).tolist()
-
-
-@given(num_branches=st.sampled_from([1, 3]))
-def test_each_branch_has_its_features(num_branches):
-    features = np.arange(1 * 4 * num_branches * 2 * 1 * 1, dtype=np.float16)
-    features = features.reshape(1, 4, num_branches, 2, 1, 1)
-    source = FeatureBatches(
-        features=features, levels=np.zeros((4, num_branches), np.float32), batch_size=4
-    )
-    (batch,) = source.epoch(0)
-    inputs = [batch.inputs] if num_branches == 1 else batch.inputs
-    assert isinstance(inputs, list)
-    assert len(inputs) == num_branches
-    for branch, values in enumerate(inputs):
-        np.testing.assert_array_equal(values, features[0, :, branch])
-        assert values.dtype == np.float32

@@ -4,13 +4,15 @@ A pixel of the dataset says where it comes from: red is the example (plus 50 per
 row, blue the column. So a frame, a square or a mirror image can be told from its values.
 """
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from laser_dist.training.config import StageConfig
-from laser_dist.training.data import FeatureBatches
+from laser_dist.training.data import FeatureBatches, Share
 from laser_dist.training.logs import RunLog
 from laser_dist.training.loop import Place, Stage
 from laser_dist.training.objectives import level_objective
@@ -123,6 +125,33 @@ def batches(features, levels, **settings):
     """Batches of [E, N] features: as they come, or in an order of `seed`."""
     features, levels = np.asarray(features, np.float32), np.asarray(levels, np.float32)
     return FeatureBatches(features=features[None, :, None], levels=levels, **settings)
+
+
+def shares(source, num_workers):
+    """The source as each of the workers has it."""
+    return [replace(source, share=Share(index, num_workers)) for index in range(num_workers)]
+
+
+def joined(source, num_workers, epoch=1):
+    """Each step's examples of all workers, padding left out: [(inputs, targets)]."""
+    steps = []
+    for parts in zip(*(share.epoch(epoch) for share in shares(source, num_workers)), strict=True):
+        kept = [part.weights > 0 for part in parts]
+        inputs, targets = (
+            np.concatenate(
+                [getattr(part, name)[keep] for part, keep in zip(parts, kept, strict=True)]
+            )
+            for name in ("inputs", "targets")
+        )
+        assert {part.global_count for part in parts} == {len(inputs)}
+        steps.append((inputs, targets))
+    return steps
+
+
+def assert_same_steps(ours, theirs):
+    for (inputs, targets), (their_inputs, their_targets) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(inputs, their_inputs)
+        np.testing.assert_array_equal(targets, their_targets)
 
 
 def place(run_dir, after_epoch=lambda _: None):

@@ -1,0 +1,164 @@
+"""What a build will take, told without encoding: counts, and a rate measured on one clip.
+
+The rate of this machine comes from reading and measuring one clip of the dataset. How it grows with
+the clip's size, and what encoding costs beside measuring, are constants that `benchmarks/build.py`
+measures.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from beam_pipelines.codecs import read_clip
+from beam_pipelines.elements import JudgedSource
+from beam_pipelines.frame_pairs import PairSettings, Quantisers
+from beam_pipelines.measured_files import encode_png
+from beam_pipelines.shards import num_shards
+from laser_dist.jnd.scale import QP
+from laser_dist.video.quality import measure_quality
+
+
+@dataclass(frozen=True)
+class LinearCost:
+    """CPU seconds for a frame: `base + per_megapixel` times its millions of pixels."""
+
+    base: float
+    per_megapixel: float
+
+    def of(self, width: int, height: int) -> float:
+        """CPU seconds for a frame of a size."""
+        return self.base + self.per_megapixel * width * height / 1e6
+
+
+# Measured by `benchmarks/build.py --rates` on a 2-core x86 machine with AVX2: clips of photographs
+# at 256x144 to 1920x1080, QP 22 to 42, frames compared at 640x352. Only ratios of them are used.
+READ_AND_MEASURE = LinearCost(base=0.0040, per_megapixel=0.0150)
+READ_REFERENCE = LinearCost(base=0.0045, per_megapixel=0.0440)  # lossless streams are long
+ENCODE = LinearCost(base=0.0020, per_megapixel=0.0410)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """One clip of the dataset, read and measured on this machine.
+
+    Attributes:
+      clip: which, for people.
+      width: of it, in pixels.
+      height: of it, in pixels.
+      num_frames: of it.
+      cpu_s: for reading and measuring it.
+      frame_bytes: of one of its frames as PNG at the model's size, the mean.
+      num_pairs: frame pairs taken of such a clip.
+    """
+
+    clip: str
+    width: int
+    height: int
+    num_frames: int
+    cpu_s: float
+    frame_bytes: float
+    num_pairs: int
+
+    @property
+    def slowness(self) -> float:
+        """This machine's CPU time over that of the machine that the constants are from."""
+        return self.cpu_s / (self.num_frames * READ_AND_MEASURE.of(self.width, self.height))
+
+    def cpu_s_at(self, width: int, height: int, cost: LinearCost) -> float:
+        """CPU seconds for a clip as long as the measured one, of any size."""
+        return self.slowness * self.num_frames * cost.of(width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildCost:
+    """What a build comes to.
+
+    Attributes:
+      num_clips: coded files that are read.
+      num_bytes: of them, references included.
+      num_encodes: clips that are coded anew.
+      num_measures: clips that are measured.
+      cpu_s: for all of it, on this machine.
+      output_bytes: of the dataset.
+      num_shards: of each split, by name.
+    """
+
+    num_clips: int
+    num_bytes: int
+    num_encodes: int
+    num_measures: int
+    cpu_s: float
+    output_bytes: float
+    num_shards: dict[str, int]
+
+
+def measure_rate(source: JudgedSource, settings: PairSettings) -> Rate:
+    """Reads one source's reference and the clip in the middle of its scale, and measures that.
+
+    Args:
+      source: with its reference's file and one more.
+      settings: of the examples.
+
+    Raises:
+      VideoError: one of them cannot be used.
+      OSError: one of them cannot be read.
+    """
+    files = dict(source.clips)
+    size = {"width": settings.model_width, "height": settings.model_height}
+    reference = read_clip(files.pop(source.scale.reference), source).clip
+    reference_rgb = reference.rgb_frames(**size)
+    quantiser = sorted(files)[len(files) // 2]
+    started = time.process_time()
+    clip = read_clip(files[quantiser], source).clip
+    rgb = clip.rgb_frames(**size)
+    measure_quality(reference, clip, reference_rgb=reference_rgb, distorted_rgb=rgb)
+    cpu_s = time.process_time() - started
+    indices = settings.frame_indices(reference.num_frames, float(reference.fps))
+    pngs = [len(encode_png(frame)) for frame in (*reference_rgb[indices], *rgb[indices])]
+    return Rate(
+        clip=files[quantiser].name,
+        width=clip.width,
+        height=clip.height,
+        num_frames=clip.num_frames,
+        cpu_s=cpu_s,
+        frame_bytes=float(np.mean(pngs)),
+        num_pairs=len(indices),
+    )
+
+
+def build_cost(sources: Sequence[JudgedSource], splits: dict[str, str], rate: Rate) -> BuildCost:
+    """What a build of these sources comes to, if they are like the measured one.
+
+    Args:
+      sources: that would be built.
+      splits: source id to split.
+      rate: of one of them.
+    """
+    quantisers = [Quantisers(source) for source in sources]
+    num_measures = sum(len(each.coded) for each in quantisers)
+    num_encodes = sum(1 for each in quantisers for q in each.coded if q not in each.files)
+    size = (rate.width, rate.height)
+    cpu_s = (
+        rate.cpu_s_at(*size, READ_REFERENCE) * len(sources)
+        + rate.cpu_s_at(*size, READ_AND_MEASURE) * num_measures
+        + rate.cpu_s_at(*size, ENCODE) * num_encodes * (sources[0].scale == QP)
+    )
+    source_bytes = 4 * rate.frame_bytes * rate.num_pairs
+    counts = {
+        split: sum(splits[source.source_id] == split for source in sources)
+        for split in dict.fromkeys(splits.values())
+    }
+    return BuildCost(
+        num_clips=sum(len(source.clips) for source in sources),
+        num_bytes=sum(file.size for source in sources for _, file in source.clips),
+        num_encodes=num_encodes,
+        num_measures=num_measures,
+        cpu_s=cpu_s,
+        output_bytes=source_bytes * len(sources),
+        num_shards={
+            split: num_shards(count * rate.num_pairs, int(count * source_bytes))
+            for split, count in counts.items()
+        },
+    )

@@ -1,0 +1,81 @@
+"""`laser-jnd build --plan`: what a build would do and take, told without doing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from laser_dist.commands.wording import count_text, notes, size_text
+from laser_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from beam_pipelines.build_cost import Rate
+    from laser_dist.commands.build import Found
+    from laser_dist.commands.terminal import Terminal
+
+_FULL_HD = (1920, 1080)
+
+
+def tell_plan(terminal: Terminal, found: Found) -> None:
+    """Prints what a build would do and take; reads two clips, encodes and writes nothing.
+
+    Raises:
+      UserError: nothing could be built, or the first source cannot be read.
+    """
+    from beam_pipelines.build_cost import build_cost, measure_rate
+    from laser_dist.jnd.splits import assign_splits
+
+    inventory = found.inventory
+    sources = inventory.sources
+    timeable = [s for s in sources if len(s.clips) > 1 and s.scale.reference in dict(s.clips)]
+    if not timeable:
+        raise UserError(
+            f"Plan of {found.folder}",
+            "a source with its reference and one more coded clip",
+            f"{count_text(len(sources), 'source')} without",
+            "Look at --manual-dir.",
+        )
+    with terminal.live_line() as show:
+        show("measuring one clip")
+        rate = measure_rate(timeable[0], found.builder.pair_settings)
+    splits = assign_splits({source.source_id: source.group_id for source in sources})
+    cost = build_cost(sources, {**splits}, rate)
+    shards = ", ".join(f"{count} {split}" for split, count in sorted(cost.num_shards.items()))
+    lost = f", {inventory.num_sources - len(sources)} more lost by name"
+    terminal.say(f"Plan of {found.folder} (nothing has been built):")
+    terminal.facts(
+        [
+            ("sources", count_text(len(sources), "source") + lost),
+            ("clips", f"{cost.num_clips} coded files, {size_text(cost.num_bytes)}"),
+            ("measure", count_text(cost.num_measures, "clip")),
+            ("encode", f"{count_text(cost.num_encodes, 'clip')}, levels without a coded file"),
+            ("rejects", notes(map(str, found.rejects))),
+            ("repairs", notes(inventory.repairs)),
+            ("rate", _rate_text(rate)),
+            ("1080p", _full_hd_text(rate)),
+            ("work", f"{_hours(cost.cpu_s)} at that rate"),
+            ("output", f"about {size_text(cost.output_bytes)}"),
+            ("files", shards),
+        ]
+    )
+
+
+def _rate_text(rate: Rate) -> str:
+    return (
+        f"{rate.cpu_s:.2g} CPU s to read and measure {count_text(rate.num_frames, 'frame')} of "
+        f"{rate.width}x{rate.height} (measured here, {rate.clip})"
+    )
+
+
+def _full_hd_text(rate: Rate) -> str:
+    """What such a clip would take at 1080p, by the constants' growth with size."""
+    from beam_pipelines.build_cost import ENCODE, READ_AND_MEASURE
+
+    measure, encode = (rate.cpu_s_at(*_FULL_HD, cost) for cost in (READ_AND_MEASURE, ENCODE))
+    return (
+        f"{measure:.2g} CPU s to read and measure, {encode:.2g} to encode, as many frames "
+        "(reckoned from that)"
+    )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2g} vCPU-hours"

@@ -1,0 +1,61 @@
+"""The TFDS builder `mcl_jci_jnd`."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+
+from beam_pipelines.inventory import Inventory
+from beam_pipelines.mcl_jci_files import take_inventory
+from beam_pipelines.storage import StoredFile
+from laser_dist.jnd.mcl_jci_labels import Convention
+from laser_dist.jnd.scale import QF
+from tfds_builders.jnd_dataset import JndBuilder, JndConfig
+
+
+@dataclasses.dataclass(kw_only=True)
+class MclJciJndConfig(JndConfig):
+    """What a level is.
+
+    Attributes:
+      convention: "viewers" or "stairs"; see `laser_dist.jnd.mcl_jci_labels`.
+    """
+
+    convention: Convention = "viewers"
+    frames_per_second: float | None = None  # a still image is one frame
+    num_folds: int = 10  # the published practice
+
+
+class Builder(JndBuilder):
+    """Frame pairs raw/JND1..3 and the quality table of MCL-JCI or of its miniature."""
+
+    SCALE = QF
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Frame pairs, viewers' samples and the quality table."}
+    BUILDER_CONFIGS = [
+        MclJciJndConfig(
+            name="viewers",
+            description="Levels at which three of four viewers are satisfied; the default.",
+        ),
+        MclJciJndConfig(
+            name="stairs",
+            description="Levels of the stair-step model, where its files are there.",
+            convention="stairs",
+        ),
+        MclJciJndConfig(
+            name="miniature",
+            description="The miniature: 256x144 images, judged by simulated viewers.",
+            model_width=256,
+            model_height=144,
+        ),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    Download MCL-JCI (Jin et al. 2016) from mcl.usc.edu, or run `laser-jnd miniature --like
+    mcl-jci`. Put the archive, or its images and texts, anywhere below the manual folder.
+    """
+
+    def take_inventory(self, files: Sequence[StoredFile], folder: str) -> Inventory:
+        """Finds and matches images and labels among the files below a folder."""
+        config = self.builder_config
+        assert isinstance(config, MclJciJndConfig)
+        return take_inventory(files, folder, convention=config.convention)
