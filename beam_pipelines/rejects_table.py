@@ -117,7 +117,9 @@ class WriteRejects(beam.DoFn):
         self._max_share = max_share
 
     def process(self, rejects: Sequence[Reject]) -> Iterable[int]:
-        """Yields the number of rejects."""
+        """Yields the number of rejects; counts them, each kind by itself."""
+        for reject in (*self._found, *rejects):
+            beam.metrics.Metrics.counter("rejects", reject.what).inc()
         ordered = sorted((*self._found, *rejects), key=lambda reject: (reject.where, reject.stage))
         write_rejects(ordered, self._total, self._place, max_share=self._max_share)
         refuse_too_many(ordered, self._total, self._refusal, max_share=self._max_share)
