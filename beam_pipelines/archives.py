@@ -6,27 +6,50 @@ member is a file like another, so that many workers may read one archive at a ti
 are only ever looked at, never written to, so none can lead out of a folder.
 """
 
+import atexit
+import hashlib
 import io
 import json
+import lzma
+import re
+import struct
 import tarfile
 import zipfile
-from collections.abc import Sequence
-from functools import lru_cache
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from beam_pipelines import storage
+from beam_pipelines.gzip_check import GzipCheck
 from beam_pipelines.rejects import ARCHIVE, Reject
 from beam_pipelines.storage import StoredFile
 
 TAR_SUFFIXES = (".tar.gz", ".tgz")
+_SUFFIXES = (*TAR_SUFFIXES, ".zip")
 _REPLACEMENT = "_fix"
+_RESOLUTION = re.compile(r"\d{3,4}x\d{3,4}")
+_FORMAT = 1  # of the indexes
 _POINT_EVERY_BYTES = 1 << 24
+_READ_AHEAD_BYTES = 1 << 18
+# Beside OSError: what the standard library's readers raise of damaged or changed archives.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    EOFError,
+    KeyError,  # no such member any more
+    RuntimeError,  # encrypted; NotImplementedError is one
+)
 
 
 def is_archive(file: StoredFile) -> bool:
     """Whether a file is an archive that can be looked into."""
-    return file.name.endswith((*TAR_SUFFIXES, ".zip"))
+    return file.name.endswith(_SUFFIXES)
 
 
 def archives_among(files: Sequence[StoredFile]) -> tuple[list[StoredFile], list[Reject]]:
@@ -62,11 +85,11 @@ def read_stored(file: StoredFile) -> bytes:
         return storage.read_bytes(file.place)
     try:
         if not file.index:
-            return _open_zip(file.place).read(file.member)
+            return _open_zip(file.place, file.modified_s).read(file.member)
         unpacked = _open_tar(file.place, file.index)
         unpacked.seek(file.offset)
         content = unpacked.read(file.size)
-    except (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, _unpacking_error()) as error:
+    except (*_DAMAGE, OSError) as error:
         raise OSError(f"{file} cannot be unpacked ({error})") from error
     if len(content) != file.size:
         raise OSError(f"{file} is cut: {len(content)} of {file.size} bytes")
@@ -77,46 +100,85 @@ def index_tar(archive: StoredFile, index_folder: str) -> None:
     """Reads a `.tar.gz` through and writes down where its members are.
 
     What can be read of a damaged archive is kept; its list of members then says what was wrong.
+    Where a checksum does not match, nothing is kept: any member may be another than it was.
     """
+    with storage.open_binary(archive.place) as file:
+        checked = GzipCheck(file)
+        with _unpacked(checked) as unpacked:
+            members, fault = _scan_tar(unpacked)
+            points = _points_of(unpacked) if members else b""
+        checked.finish()
+    if checked.is_checksum:
+        members = []
+    if members and not points:
+        members, fault = [], fault or "no index can be made of it"
+    storage.write_bytes(_points_place(archive, index_folder), points)
+    listing = json.dumps({"members": members, "fault": checked.fault or fault})
+    storage.write_bytes(_listing_place(archive, index_folder), listing.encode())
+
+
+def _scan_tar(unpacked: Any) -> tuple[list[dict[str, Any]], str]:
+    """Name, offset and size of each file up to the end or the first fault, and the fault."""
+    members: list[dict[str, Any]] = []
+    try:
+        with tarfile.open(fileobj=unpacked, mode="r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    place = {"offset": member.offset_data, "size": member.size}
+                    members.append({"name": member.name, **place})
+            end = tar.offset
+        # To `tarfile`, a header that makes no sense is an archive's end.
+        unpacked.seek(end)
+        if unpacked.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            return members, f"no header of a file at byte {end}"
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        return members, str(error)
+    return members, ""
+
+
+def _unpacked(file: GzipCheck | IO[bytes]) -> Any:
     import indexed_gzip
 
-    members: list[dict[str, Any]] = []
-    fault = ""
-    with (
-        storage.open_binary(archive.place) as file,
-        indexed_gzip.IndexedGzipFile(fileobj=file, spacing=_POINT_EVERY_BYTES) as unpacked,
-    ):
-        try:
-            with tarfile.open(fileobj=unpacked, mode="r:") as tar:
-                for member in tar:
-                    if member.isfile():
-                        place = {"offset": member.offset_data, "size": member.size}
-                        members.append({"name": member.name, **place})
-        except (tarfile.TarError, OSError, EOFError, ValueError, _unpacking_error()) as error:
-            fault = str(error)
-        points = io.BytesIO()
-        if members:
-            unpacked.export_index(fileobj=points)
-    storage.write_bytes(_points_place(archive, index_folder), points.getvalue())
-    listing = json.dumps({"members": members, "fault": fault})
-    storage.write_bytes(_listing_place(archive, index_folder), listing.encode())
+    return indexed_gzip.IndexedGzipFile(
+        fileobj=file,
+        spacing=_POINT_EVERY_BYTES,
+        # What it reads ahead is lost where the stream is damaged, and held for each archive.
+        buffer_size=_READ_AHEAD_BYTES,
+        skip_crc_check=True,  # it would check some streams and others not
+    )
+
+
+def _points_of(unpacked: Any) -> bytes:
+    points = io.BytesIO()
+    try:
+        unpacked.export_index(fileobj=points)
+    except OSError:
+        return b""
+    return points.getvalue()
 
 
 def _without_replaced(archives: list[StoredFile]) -> tuple[list[StoredFile], list[Reject]]:
     """Leaves out archives that were issued anew: `part_3_fix` stands in place of `part_3`."""
-    stems = {_stem(archive) for archive in archives}
+    parts = {_part(archive, _stem(archive)) for archive in archives}
     kept, rejects = [], []
     for archive in archives:
-        if _stem(archive) + _REPLACEMENT in stems:
-            why = f"replaced by {_stem(archive)}{_REPLACEMENT}"
+        again = _stem(archive) + _REPLACEMENT
+        if _part(archive, again) in parts:
+            why = f"replaced by {again}"
             rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", reason=why))
         else:
             kept.append(archive)
     return kept, rejects
 
 
+def _part(archive: StoredFile, stem: str) -> tuple[str, str]:
+    """Folder and name; the name alone where it says of which resolution the part is."""
+    folder = archive.place.rpartition("/")[0]
+    return ("", stem) if _RESOLUTION.search(stem) else (folder, stem)
+
+
 def _stem(archive: StoredFile) -> str:
-    return archive.name.removesuffix(".zip").removesuffix(".tgz").removesuffix(".tar.gz")
+    return re.sub(r"\.(tar\.gz|tgz|zip)$", "", archive.name)
 
 
 def _members_of_tar(
@@ -130,8 +192,8 @@ def _members_of_tar(
 
 def _members_of_zip(archive: StoredFile) -> tuple[list[StoredFile], list[Reject]]:
     try:
-        entries = _open_zip(archive.place).infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        entries = _open_zip(archive.place, archive.modified_s).infolist()
+    except (*_DAMAGE, OSError) as error:
         return _checked(archive, [], "", str(error))
     rows = [(entry.filename, 0, entry.file_size) for entry in entries if not entry.is_dir()]
     return _checked(archive, rows, "", "")
@@ -143,13 +205,16 @@ def _checked(
     members: list[StoredFile] = []
     rejects: list[Reject] = []
     if fault:
-        why = f"damaged or cut ({fault}); {len(rows)} files in it can be read"
+        why = f"damaged or cut ({fault}); {len(rows)} files are found in it"
         rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", reason=why))
     for name, offset, size in rows:
         path = PurePosixPath(name)
         where = f"{archive.place}:{name}"
         if path.is_absolute() or ".." in path.parts:
             why = "a name that leads out of its archive"
+            rejects.append(Reject(what=ARCHIVE, where=where, stage="find", reason=why))
+        elif name.endswith(_SUFFIXES):
+            why = "an archive in an archive, which is not looked into"
             rejects.append(Reject(what=ARCHIVE, where=where, stage="find", reason=why))
         elif not any(part.startswith(".") for part in path.parts):
             member = StoredFile(archive.place, name, size, archive.modified_s, offset, points)
@@ -158,7 +223,9 @@ def _checked(
 
 
 def _key(archive: StoredFile) -> str:
-    return f"{archive.name}-{archive.size}-{archive.modified_s:.0f}"
+    """Of another archive, or of one that was replaced, it is another."""
+    parts = repr((archive.place, archive.size, archive.modified_s, _FORMAT))
+    return f"{archive.name}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
 def _points_place(archive: StoredFile, index_folder: str) -> str:
@@ -169,22 +236,47 @@ def _listing_place(archive: StoredFile, index_folder: str) -> str:
     return storage.join(index_folder, f"{_key(archive)}.json")
 
 
+class _OpenArchives:
+    """Archives that were read last, kept open; the one left longest is closed for another."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: OrderedDict[tuple, tuple[Any, ExitStack]] = OrderedDict()
+        atexit.register(self.close)
+
+    def get(self, key: tuple, opened: Callable[[ExitStack], Any]) -> Any:
+        """What `opened` returned for the key; it gives what is to be closed to the stack."""
+        if key not in self._open:
+            with ExitStack() as stack:
+                self._open[key] = opened(stack), stack.pop_all()
+            while len(self._open) > self._most:
+                self._open.popitem(last=False)[1][1].close()
+        self._open.move_to_end(key)
+        return self._open[key][0]
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1][1].close()
+
+
 # A process reads the clips of one source after another: mostly of one archive.
-@lru_cache(maxsize=2)
-def _open_zip(place: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(storage.open_binary(place))
+_OPEN = _OpenArchives(most=2)
 
 
-@lru_cache(maxsize=2)
+def _open_zip(place: str, modified_s: float) -> zipfile.ZipFile:
+    def opened(stack: ExitStack) -> zipfile.ZipFile:
+        file = stack.enter_context(storage.open_binary(place))
+        return stack.enter_context(zipfile.ZipFile(file))
+
+    # By its time: an archive that was replaced is opened anew.
+    return _OPEN.get((place, modified_s), opened)
+
+
 def _open_tar(place: str, index: str) -> Any:
-    import indexed_gzip
+    def opened(stack: ExitStack) -> Any:
+        file = stack.enter_context(storage.open_binary(place))
+        unpacked = stack.enter_context(_unpacked(file))
+        unpacked.import_index(fileobj=io.BytesIO(storage.read_bytes(index)))
+        return unpacked
 
-    unpacked = indexed_gzip.IndexedGzipFile(fileobj=storage.open_binary(place))
-    unpacked.import_index(fileobj=io.BytesIO(storage.read_bytes(index)))
-    return unpacked
-
-
-def _unpacking_error() -> type[Exception]:
-    import indexed_gzip
-
-    return indexed_gzip.ZranError
+    return _OPEN.get((place, index), opened)

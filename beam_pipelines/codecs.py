@@ -14,6 +14,10 @@ from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
 from laser_dist.video.raw import read_yuv420p
 
 
+class UnreadableClip(VideoError):
+    """A clip whose file cannot be read now; another run may find it well."""
+
+
 @dataclass(frozen=True, eq=False)
 class CodedClip:
     """A clip as it was coded, and what it cost.
@@ -37,10 +41,15 @@ def read_clip(file: StoredFile, source: JudgedSource) -> CodedClip:
     """Reads one of a source's files, at the frame rate that its name says.
 
     Raises:
+      UnreadableClip: its file cannot be read.
       VideoError: it cannot be decoded, or has another size than its name says.
-      OSError: it cannot be read.
     """
-    content = read_stored(file)
+    try:
+        content = read_stored(file)
+    except OSError as error:
+        raise UnreadableClip(
+            f"Clip {file}", "a file that can be read", str(error), "Check it, or fetch it again."
+        ) from error
     suffix = PurePosixPath(file.name).suffix
     try:
         coded = _read_image(content) if source.fps is None else _read_video(content, suffix, source)

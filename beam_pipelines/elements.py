@@ -147,9 +147,12 @@ class MeasuredSource:
       rows: of the quality table, ascending.
       pairs: in order of time.
       rejects: of its clips that could not be used.
+      is_final: whether the same files give the same again: none could not be read, none had a codec
+        crash or come to no end.
     """
 
     facts: SourceFacts
     rows: tuple[QualityRow, ...]
     pairs: tuple[FramePair, ...]
     rejects: tuple[Reject, ...]
+    is_final: bool

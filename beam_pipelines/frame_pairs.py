@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam_pipelines.codecs import CodedClip, encode_clip, read_clip
+from beam_pipelines.codecs import CodedClip, UnreadableClip, encode_clip, read_clip
 from beam_pipelines.elements import (
     FROM_FILE,
     NUM_LEVELS,
@@ -87,7 +87,6 @@ def measure_source(
 
     Raises:
       VideoError: the reference cannot be used, or a level not be encoded.
-      OSError: the reference cannot be read.
     """
     quantisers = Quantisers(source)
     report(quantisers.reference)
@@ -121,6 +120,7 @@ class _Session:
         self._indices = settings.frame_indices(self._reference.num_frames, fps)
         self._rows = [self._reference_row(reference)]
         self._rejects: list[Reject] = []
+        self._is_final = True
         self._other_counts: Counter[int] = Counter()
         self._level_frames = {source.scale.reference: self._rgb[self._indices]}
         self._origins = {source.scale.reference: reference.origin}
@@ -150,24 +150,25 @@ class _Session:
         file = self._files[quantiser]
         try:
             if fault:
-                raise VideoError(f"Clip {file}", "a clip that can be decoded", fault, "Fetch it.")
+                raise UnreadableClip(
+                    f"Clip {file}", "a clip that can be decoded", fault, "Mend it."
+                )
             coded = read_clip(file, self._source)
             self._check_like_reference(coded.clip, str(file))
-        except (VideoError, OSError) as error:
+        except VideoError as error:
             self._reject(file, error)
             return None
         return coded
 
-    def _reject(self, file: StoredFile, error: VideoError | OSError) -> None:
-        why = str(error)
-        if isinstance(error, VideoError):  # whose text names the file again
-            why = f"expected {error.expected}, got {error.got}"
+    def _reject(self, file: StoredFile, error: VideoError) -> None:
+        self._is_final &= not isinstance(error, UnreadableClip)
         self._rejects.append(
             Reject(
                 what=CLIP,
                 where=str(file),
                 stage="measure",
-                reason=why,
+                # Without the error's own beginning, which names the file again.
+                reason=f"expected {error.expected}, got {error.got}",
                 source_id=self._source.source_id,
             )
         )
@@ -226,7 +227,11 @@ class _Session:
         pairs = tuple(self._pair(position) for position in range(len(self._indices)))
         rows = sorted(self._rows, key=lambda row: row.quantiser)
         return MeasuredSource(
-            facts=facts, rows=tuple(rows), pairs=pairs, rejects=tuple(self._rejects)
+            facts=facts,
+            rows=tuple(rows),
+            pairs=pairs,
+            rejects=tuple(self._rejects),
+            is_final=self._is_final,
         )
 
     def _check_length(self) -> None:

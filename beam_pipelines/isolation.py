@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 _POLL_S = 1.0
+_END_S = 10.0
 
 
 class Crashed(Exception):
@@ -63,24 +64,35 @@ class Isolated:
         """
         if self._process is None or self._process.poll() is not None:
             self._start()
+        try:
+            kind, value = self._answer(function, arguments)
+        except BaseException:  # the child may be at work yet: its answer would be taken for another
+            self.close()
+            raise
+        if kind == "error":
+            raise value
+        return value
+
+    def _answer(self, function: Callable[..., Any], arguments: tuple) -> tuple[str, Any]:
         step = None
         try:
             self._connection.send((function, arguments))
-            while True:
-                if not self._connection.poll(self._step_seconds):
-                    self.close()
-                    raise Crashed(step, f"not done after {self._step_seconds:g} s")
+            while self._connection.poll(self._step_seconds):
                 kind, value = self._connection.recv()
-                if kind == "step":
-                    step = value
-                elif kind == "error":
-                    raise value
-                else:
-                    return value
-        except (EOFError, OSError) as error:
-            status = self._process.wait() if self._process else None
-            self.close()
-            raise Crashed(step, _how(status)) from error
+                if kind != "step":
+                    return kind, value
+                step = value
+        except (EOFError, OSError) as error:  # of the pipe: the function's own come as answers
+            raise Crashed(step, _how(self._last_status())) from error
+        raise Crashed(step, f"not done after {self._step_seconds:g} s")
+
+    def _last_status(self) -> int | None:
+        """The child's status once its end of the pipe is closed; None where it lives on."""
+        assert self._process is not None
+        try:
+            return self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return None
 
     def close(self) -> None:
         """Ends the child."""
@@ -110,6 +122,8 @@ class Isolated:
 def _how(status: int | None) -> str:
     if status is not None and status < 0:
         return f"the codec's process was killed by {signal.Signals(-status).name}"
+    if status is None:
+        return "the codec's process closed its pipe"
     return f"the codec's process ended with status {status}"
 
 

@@ -33,7 +33,7 @@ from beam_pipelines.rejects import Reject
 from laser_dist.jnd.scale import Scale
 from laser_dist.video.codec import VIDEOSET
 
-FORMAT = 1  # of these files, and of what is measured
+FORMAT = 2  # of these files, and of what is measured
 PAIRS_SUFFIX = ".pairs.parquet"
 QUALITY_SUFFIX = ".quality.parquet"
 FRAMES = ("raw", "jnd1", "jnd2", "jnd3")
@@ -62,6 +62,7 @@ class Measured:
       frame_indices: of the pairs, in their order in the file.
       num_bytes: of their frames.
       rejects: clips that could not be used.
+      is_final: as `MeasuredSource.is_final`.
     """
 
     source_id: str
@@ -70,6 +71,7 @@ class Measured:
     frame_indices: tuple[int, ...]
     num_bytes: int
     rejects: tuple[Reject, ...]
+    is_final: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,7 @@ def write_measured(
             "facts": asdict(measured.facts),
             "rejects": [asdict(reject) for reject in measured.rejects],
             "num_bytes": sum(len(row[name]) for row in pairs for name in FRAMES),
+            "is_final": measured.is_final,
         }
     )
     table = pa.Table.from_pylist(pairs, schema=_PAIRS_SCHEMA)
@@ -156,16 +159,21 @@ def write_measured(
 
 
 def find_measured(source: JudgedSource, settings: PairSettings, folder: str) -> Measured | None:
-    """What an earlier run has made of a source; None where it must be measured."""
+    """What has been made of a source; None where nothing is there, or nothing that can be read."""
     pairs, quality = (
         place_of(folder, source, settings, suffix) for suffix in (PAIRS_SUFFIX, QUALITY_SUFFIX)
     )
     if not (storage.exists(pairs) and storage.exists(quality)):
         return None
-    with storage.open_binary(pairs) as file:
-        table = pq.ParquetFile(file)
-        about = json.loads(table.schema_arrow.metadata[_FACTS_KEY])
-        indices = table.read(columns=["frame_index"])["frame_index"].to_pylist()
+    try:
+        with storage.open_binary(quality) as file:
+            pq.ParquetFile(file)
+        with storage.open_binary(pairs) as file:
+            table = pq.ParquetFile(file)
+            about = json.loads(table.schema_arrow.metadata[_FACTS_KEY])
+            indices = table.read(columns=["frame_index"])["frame_index"].to_pylist()
+    except (OSError, pa.ArrowException):  # a disk that failed as it was written
+        return None
     return Measured(
         source_id=source.source_id,
         pairs=pairs,
@@ -173,6 +181,7 @@ def find_measured(source: JudgedSource, settings: PairSettings, folder: str) -> 
         frame_indices=tuple(indices),
         num_bytes=about["num_bytes"],
         rejects=tuple(Reject(**row) for row in about["rejects"]),
+        is_final=about["is_final"],
     )
 
 

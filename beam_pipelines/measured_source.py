@@ -31,7 +31,7 @@ def measure_and_write(
     measured = measure_source(source, settings, unusable, report)
     try:
         write_measured(measured, source, settings, folder)
-    except OSError as error:  # no fault of the source: the work cannot go on
+    except OSError as error:  # with the place, for whoever reads it
         raise RuntimeError(f"Writing below {folder}: {error}") from error
 
 

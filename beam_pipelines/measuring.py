@@ -62,12 +62,16 @@ class MeasureSources(beam.DoFn):
     ) -> Iterable[Measured | beam.pvalue.TaggedOutput[Literal["rejects"], Reject]]:
         """Yields where the measured source lies and the rejects of its clips, or its own."""
         measured = find_measured(source, self._settings, self._folder)
-        outcome = "reused" if measured else "measured"
+        outcome = "measured"
         try:
-            measured = measured or self._measure(source)
-        except (VideoError, OSError, Crashed) as error:
+            if measured is None or not measured.is_final:
+                measured = self._measure(source)
+            else:
+                outcome = "reused"
+        # No OSError: those of files of clips are VideoErrors, all others are no source's fault.
+        except (VideoError, Crashed) as error:
             self._counters["rejected"].inc()
-            why = f"{error.how}, at {error.step}" if isinstance(error, Crashed) else str(error)
+            why = _told(error, source) if isinstance(error, Crashed) else str(error)
             reject = Reject(what=SOURCE, where=source.source_id, stage="measure", reason=why)
             yield beam.pvalue.TaggedOutput(REJECTS, reject)
             return
@@ -94,5 +98,12 @@ class MeasureSources(beam.DoFn):
                     raise
                 unusable[crash.step] = crash.how
         measured = find_measured(source, self._settings, self._folder)
-        assert measured is not None  # it was just written
+        if measured is None:
+            raise RuntimeError(f"What was just written of {source.source_id} cannot be read.")
         return measured
+
+
+def _told(crash: Crashed, source: JudgedSource) -> str:
+    if crash.step is None:
+        return f"{crash.how}, before any clip"
+    return f"{crash.how}, at {source.scale.name} {crash.step}"

@@ -50,7 +50,8 @@ def write_rejects(
       place: of the table.
       max_share: of the sources that may be rejected; kept in the table with `total`.
     """
-    table = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=SCHEMA)
+    rows = [{name: _printable(text) for name, text in asdict(reject).items()} for reject in rejects]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
     metadata = {_TOTAL_KEY: str(total).encode(), _SHARE_KEY: repr(max_share).encode()}
     file = BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), file)
@@ -116,7 +117,9 @@ class WriteRejects(beam.DoFn):
         self._max_share = max_share
 
     def process(self, rejects: Sequence[Reject]) -> Iterable[int]:
-        """Yields the number of rejects."""
+        """Yields the number of rejects; counts them, each kind by itself."""
+        for reject in (*self._found, *rejects):
+            beam.metrics.Metrics.counter("rejects", reject.what).inc()
         ordered = sorted((*self._found, *rejects), key=lambda reject: (reject.where, reject.stage))
         write_rejects(ordered, self._total, self._place, max_share=self._max_share)
         refuse_too_many(ordered, self._total, self._refusal, max_share=self._max_share)
@@ -166,6 +169,11 @@ def _raise_refusal(refusal: str | Path, error: Exception) -> None:
             refused.got,
             f"All of them: {refusal}. {refused.next_step}",
         ) from error
+
+
+def _printable(text: str) -> str:
+    """Bytes of a file's name that are no UTF-8 as their numbers: a table holds text alone."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _read_table(place: str | Path) -> pa.Table:

@@ -5,7 +5,9 @@ Beam is imported only for a URL: a process that reads a local disk does not pay 
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -53,7 +55,7 @@ def is_remote(place: str | Path) -> bool:
 
 def join(folder: str | Path, *parts: str) -> str:
     """A place below a folder."""
-    return "/".join((str(folder).rstrip("/") or "/", *parts)) if parts else str(folder)
+    return "/".join((str(folder).rstrip("/"), *parts)) if parts else str(folder)
 
 
 def use_options(flags: Sequence[str]) -> None:
@@ -83,7 +85,10 @@ def read_bytes(place: str | Path) -> bytes:
       OSError: there is none, or it cannot be read.
     """
     with open_binary(place) as file:
-        return file.read()
+        try:
+            return file.read()
+        except _store_errors() as error:
+            raise OSError(f"{place}: {error}") from error
 
 
 def open_binary(place: str | Path) -> IO[bytes]:
@@ -115,11 +120,8 @@ def write_bytes(place: str | Path, content: bytes) -> None:
         with FileSystems.create(str(place), mime_type="application/octet-stream") as file:
             file.write(content)
         return
-    path = Path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.rename(path)
+    with _unfinished(Path(place)) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def publish(path: Path, place: str | Path) -> None:
@@ -129,11 +131,8 @@ def publish(path: Path, place: str | Path) -> None:
       OSError: it cannot be written.
     """
     if not is_remote(place):
-        target = Path(place)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
-        shutil.move(path, unfinished)
-        unfinished.rename(target)
+        with _unfinished(Path(place)) as unfinished:
+            shutil.move(path, unfinished)
         return
     from apache_beam.io.filesystems import FileSystems
 
@@ -171,19 +170,44 @@ def remove(place: str | Path) -> None:
         FileSystems.delete(below)
 
 
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A hidden place to write a file to, which then takes its name or is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two threads of a process may write one place at a time, and neither spoils the other's.
+    owner = f"{os.getpid()}-{threading.get_ident()}"
+    unfinished = path.with_name(f".{path.name}.{owner}.unfinished")
+    try:
+        yield unfinished
+        unfinished.rename(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
 def _list_local(root: Path) -> Iterator[StoredFile]:
     if not root.is_dir():
         raise UserError(
             f"Folder {root}", "a folder", "a file" if root.exists() else "none", "Check the path."
         )
+
+    def refuse(error: OSError) -> None:  # `os.walk` itself would leave the folder out
+        raise UserError(
+            f"Folder {error.filename}",
+            "a folder that can be read",
+            error.strerror or str(error),
+            "Check its permissions.",
+        ) from error
+
     seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        # In order, so that it is always the same of several ways to a folder that is taken.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = os.path.join(folder, name)
             if not name.startswith(".") and os.path.isfile(path):

@@ -1,6 +1,6 @@
 """Finds VideoSet's clips and labels among files and matches them, by name alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -65,7 +65,11 @@ def take_inventory(
         )
 
     def fault_of(source_id: str) -> str | None:
-        return None if QP.reference in clips[source_id] else "no reference (QP 0)"
+        if QP.reference not in clips[source_id]:
+            return "no reference (QP 0)"
+        if len(_rates(clips[source_id].values())) > 1:
+            return "clips of 24 and of 30 frames per second"
+        return _fault_of_levels(_levels(labels[source_id], level_definition))
 
     def name_of(source_id: str, qp: int) -> str:
         return replace(names[source_id], qp=qp).path.name
@@ -133,6 +137,25 @@ def _preference(file: StoredFile) -> tuple[int, str]:
     return CLIP_SUFFIXES.index(file.name.rpartition(".")[2]), file.place
 
 
+def _rates(files: Iterable[StoredFile]) -> set[int]:
+    names = (parse_clip_name(file.name) for file in files)
+    return {name.rate for name in names if name is not None}
+
+
+def _fault_of_levels(levels: Sequence[JudgedLevel]) -> str | None:
+    """Why levels are impossible: the tables' reader has seen to their own levels, not to means."""
+    values = [level.value for level in levels]
+    if any(not QP.lowest <= value <= QP.highest for value in values):
+        return f"levels outside {QP.lowest}..{QP.highest}: {_listed(values)}"
+    if values != sorted(values):
+        return f"levels in another order than JND1, JND2, JND3: {_listed(values)}"
+    return None
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
 def _source(
     name: ClipName,
     clips: dict[int, StoredFile],
@@ -140,6 +163,20 @@ def _source(
     level_definition: LevelDefinition,
     group_id: str,
 ) -> JudgedSource:
+    return JudgedSource(
+        source_id=name.source_id,
+        group_id=group_id,
+        scale=QP,
+        fps=name.fps,
+        size=(name.width, name.height),
+        clips=tuple((qp, clips[qp]) for qp in sorted(clips)),
+        levels=_levels(labels, level_definition),
+    )
+
+
+def _levels(
+    labels: SourceLabels, level_definition: LevelDefinition
+) -> tuple[JudgedLevel, JudgedLevel, JudgedLevel]:
     first, second, third = (
         JudgedLevel(
             value=level.jnd if level_definition == "jnd" else level.mean,
@@ -148,12 +185,4 @@ def _source(
         )
         for level in labels.levels
     )
-    return JudgedSource(
-        source_id=name.source_id,
-        group_id=group_id,
-        scale=QP,
-        fps=name.fps,
-        size=(name.width, name.height),
-        clips=tuple((qp, clips[qp]) for qp in sorted(clips)),
-        levels=(first, second, third),
-    )
+    return (first, second, third)

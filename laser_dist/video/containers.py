@@ -153,7 +153,12 @@ def frames_of(container: InputContainer, stream: VideoStream, name: str) -> Iter
       FFmpegError: damage that the decoder finds.
     """
     for packet in _packets(container, stream, name):
-        yield from stream.decode(packet)
+        for frame in stream.decode(packet):
+            # Painted over, or leaning on a picture that is not there: not all of these are errors
+            # to the decoder.
+            if frame.is_corrupt:
+                raise damaged(name, "whole frames", "one that the decoder has mended")
+            yield frame
 
 
 def frames_at(

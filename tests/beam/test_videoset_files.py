@@ -1,3 +1,4 @@
+from beam_pipelines.storage import list_files
 from beam_pipelines.videoset_files import take_inventory
 from laser_dist.jnd.labels import COLUMNS, label_file_name
 from laser_dist.jnd.layout import ClipName
@@ -21,9 +22,9 @@ def write_dataset(folder, levels_by_source):
 
 def test_a_source_with_impossible_labels_is_a_reject_that_says_why(tmp_path):
     write_dataset(tmp_path, {1: (20, 25, 30), 2: (30, 24, 35)})
-    inventory = take_inventory(tmp_path, "64x48")
+    inventory = take_inventory(list_files(tmp_path), str(tmp_path), "64x48")
     assert [source.source_id for source in inventory.sources] == ["videoSRC001"]
     assert [str(reject) for reject in inventory.rejects] == [
-        "source videoSRC002 (find): JND2 24 below JND1 30 (64x48_2nd.csv)"
+        "source videoSRC002 (find): impossible labels in 64x48_2nd.csv: JND2 24 below JND1 30"
     ]
     assert inventory.num_sources == 2

@@ -1,0 +1,71 @@
+"""One tiny judged source on a disk, without any dataset around it."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from beam_pipelines.elements import JudgedLevel, JudgedSource
+from beam_pipelines.frame_pairs import PairSettings
+from beam_pipelines.storage import StoredFile
+from laser_dist.jnd.scale import QP
+from laser_dist.video.codec import encode_h264
+from laser_dist.video.frames import Clip
+
+WIDTH, HEIGHT, FPS = 64, 48, Fraction(30000, 1001)
+SETTINGS = PairSettings(model_width=32, model_height=32, frames_per_second=None)
+QPS = (20, 28, 36)
+
+
+def waves(num_frames=3, *, seed=0):
+    """Smooth waves that move, with a little texture."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    texture = rng.normal(0, 4, (HEIGHT, WIDTH, 3))
+    frames = [
+        127 + 60 * np.sin((columns + 2 * index) / 7 + rows / 11)[..., None] + texture
+        for index in range(num_frames)
+    ]
+    return Clip.from_rgb(np.clip(np.stack(frames), 0, 255).astype(np.uint8), FPS)
+
+
+def yuv_bytes(clip):
+    """The clip as a raw 4:2:0 file."""
+    planes = zip(clip.y, clip.u, clip.v, strict=True)
+    return b"".join(plane.tobytes() for frame in planes for plane in frame)
+
+
+def stored(path, content):
+    """The file, written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    status = path.stat()
+    return StoredFile(str(path), size=status.st_size, modified_s=status.st_mtime)
+
+
+def levels_at(*values):
+    first, second, third = (
+        JudgedLevel(value=float(v), mean=float(v), samples=(v, v)) for v in values
+    )
+    return first, second, third
+
+
+def judged(folder, streams, *, levels=QPS, source_id="videoSRC001", suffix="264"):
+    """A source whose files hold the streams, by QP."""
+    name = f"{source_id}_{WIDTH}x{HEIGHT}_30"
+    return JudgedSource(
+        source_id=source_id,
+        group_id=source_id,
+        scale=QP,
+        fps=FPS,
+        size=(WIDTH, HEIGHT),
+        clips=tuple(
+            (qp, stored(folder / name / f"{name}_qp_{qp:02d}.{suffix}", streams[qp]))
+            for qp in sorted(streams)
+        ),
+        levels=levels_at(*levels),
+    )
+
+
+def coded(clip, qps=(0, *QPS)):
+    """The clip coded at each QP."""
+    return {qp: encode_h264(clip, qp=qp) for qp in qps}

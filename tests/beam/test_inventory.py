@@ -1,0 +1,250 @@
+"""What is found by name alone, and each way in which something is found wanting."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from beam_pipelines.archives import index_tar, is_archive, members_of, needs_index
+from beam_pipelines.inventory import first_of_each, match_sources, missing_clips
+from beam_pipelines.storage import StoredFile, list_files
+from beam_pipelines.videoset_files import take_inventory
+from laser_dist.errors import UserError
+from laser_dist.jnd.labels import COLUMNS, label_file_name
+from laser_dist.jnd.layout import ClipName
+
+RESOLUTION = "64x48"
+LEVELS = (20, 25, 30)
+
+
+def labels(folder, levels_by_source, samples=None):
+    for index in range(3):
+        rows = [",".join(COLUMNS)]
+        for number, levels in levels_by_source.items():
+            found = (samples or {}).get((number, index), [min(levels[index], 51)] * 3)
+            mean = sum(found) / len(found)
+            told = ", ".join(map(str, found))
+            rows.append(f'0,{levels[index]},{mean},1,"[{told}]",{len(found)},{number},0')
+        (folder / label_file_name(RESOLUTION, index)).write_text("\n".join(rows))
+
+
+def clip_path(number, qp, *, rate=30, suffix="264", size=(64, 48)):
+    width, height = size
+    name = ClipName(
+        source_index=number, width=width, height=height, rate=rate, qp=qp, suffix=suffix
+    )
+    return name.path
+
+
+def touch(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+
+
+def clips(folder, numbers, qps=(0, 20, 30)):
+    touch(folder, *(clip_path(number, qp) for number in numbers for qp in qps))
+
+
+def inventory_of(folder, **options):
+    index = folder.parent / f"{folder.name}-index"
+    files = []
+    for file in list_files(folder):
+        if is_archive(file):
+            if needs_index(file, str(index)):
+                index_tar(file, str(index))
+            files += members_of(file, str(index))[0]
+        else:
+            files.append(file)
+    return take_inventory(files, str(folder), RESOLUTION, **options)
+
+
+def told(inventory):
+    """(what, the last part of where, why) of each reject; all were found by name."""
+    assert {reject.stage for reject in inventory.rejects} <= {"find"}
+    return [(r.what, r.where.rpartition("/")[2], r.reason) for r in inventory.rejects]
+
+
+def ids(inventory):
+    return [source.source_id for source in inventory.sources]
+
+
+def test_a_whole_folder_has_no_rejects(tmp_path):
+    labels(tmp_path, {1: LEVELS, 2: LEVELS})
+    clips(tmp_path, (1, 2))
+    inventory = inventory_of(tmp_path)
+    assert (ids(inventory), told(inventory)) == (["videoSRC001", "videoSRC002"], [])
+    (first, _) = inventory.sources
+    assert [qp for qp, _ in first.clips] == [0, 20, 30]
+    assert first.level_quantisers == LEVELS
+    assert inventory.num_sources == 2
+
+
+def test_a_row_without_a_clip_is_a_source_lost(tmp_path):
+    labels(tmp_path, {1: LEVELS, 2: LEVELS})
+    clips(tmp_path, (1,))
+    inventory = inventory_of(tmp_path)
+    assert ids(inventory) == ["videoSRC001"]
+    assert told(inventory) == [("source", "videoSRC002", "a row in the label tables, but no clip")]
+    assert inventory.num_sources == 2
+
+
+def test_clips_without_a_row_are_a_source_lost(tmp_path):
+    labels(tmp_path, {1: LEVELS})
+    clips(tmp_path, (1, 3))
+    inventory = inventory_of(tmp_path)
+    assert told(inventory) == [("source", "videoSRC003", "clips, but no row in the label tables")]
+
+
+def test_a_source_without_its_reference_is_lost(tmp_path):
+    labels(tmp_path, {1: LEVELS, 2: LEVELS})
+    clips(tmp_path, (1,))
+    clips(tmp_path, (2,), qps=(20, 30))
+    assert told(inventory_of(tmp_path)) == [("source", "videoSRC002", "no reference (QP 0)")]
+
+
+def test_a_source_with_a_row_in_two_of_three_tables_is_lost(tmp_path):
+    labels(tmp_path, {1: LEVELS, 2: LEVELS})
+    table = tmp_path / label_file_name(RESOLUTION, 2)
+    table.write_text("\n".join(table.read_text().splitlines()[:2]))
+    clips(tmp_path, (1, 2))
+    ((what, where, why),) = told(inventory_of(tmp_path))
+    assert (what, where) == ("source", "videoSRC002")
+    assert "no row" in why
+
+
+@pytest.mark.parametrize("levels", [(30, 24, 35), (20, 30, 25), (0, 25, 30), (20, 25, 52)])
+def test_impossible_levels_lose_the_source_once(tmp_path, levels):
+    labels(tmp_path, {1: LEVELS, 2: levels})
+    clips(tmp_path, (1, 2))
+    inventory = inventory_of(tmp_path)
+    assert ids(inventory) == ["videoSRC001"]
+    assert [(what, where) for what, where, _ in told(inventory)] == [("source", "videoSRC002")]
+    assert inventory.num_sources == 2
+
+
+def test_means_in_a_wrong_order_lose_the_source_where_levels_are_means(tmp_path):
+    labels(tmp_path, {1: LEVELS, 2: LEVELS}, samples={(2, 1): [25, 2, 2]})
+    clips(tmp_path, (1, 2))
+    assert told(inventory_of(tmp_path)) == []  # the tables' own levels are in order
+    ((what, where, why),) = told(inventory_of(tmp_path, level_definition="mean"))
+    assert (what, where) == ("source", "videoSRC002")
+    assert "20, 9.66667, 30" in why
+
+
+def test_a_clip_that_most_sources_have_is_missed(tmp_path):
+    numbers = range(1, 6)
+    labels(tmp_path, dict.fromkeys(numbers, LEVELS))
+    clips(tmp_path, numbers)
+    touch(tmp_path, *(clip_path(number, 40) for number in (1, 2)))  # two of five: not usual
+    touch(tmp_path, *(clip_path(number, 45) for number in (1, 2, 3)))  # three of five: usual
+    (tmp_path / clip_path(4, 20)).unlink()
+    why = "no such clip, though most sources have one"
+    assert told(inventory_of(tmp_path)) == [
+        ("clip", clip_path(4, 20).name, why),
+        ("clip", clip_path(4, 45).name, why),
+        ("clip", clip_path(5, 45).name, why),
+    ]
+
+
+def test_half_of_the_sources_are_not_most():
+    file = StoredFile("/x")
+    found = {f"s{i}": {0: file, **({20: file} if i < 2 else {})} for i in range(4)}
+    assert missing_clips(found, 0, lambda key, q: f"{key} {q}") == []
+    found["s2"][20] = file
+    (reject,) = missing_clips(found, 0, lambda key, q: f"{key} {q}")
+    assert (reject.where, reject.source_id) == ("s3 20", "s3")
+
+
+def test_a_file_by_itself_comes_before_one_in_an_archive(tmp_path):
+    labels(tmp_path, {1: LEVELS})
+    clips(tmp_path, (1,))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(str(clip_path(1, 20)), b"in the archive")
+    inventory = inventory_of(tmp_path)
+    assert not any(file.member for _, file in inventory.sources[0].clips)
+    ((what, where, why),) = told(inventory)
+    assert (what, where) == ("copy", clip_path(1, 20).name)
+    assert why.startswith("a second one; ")
+
+
+def test_a_raw_stream_comes_before_other_containers_and_those_in_order(tmp_path):
+    labels(tmp_path, {1: LEVELS})
+    clips(tmp_path, (1,))
+    for suffix in ("yuv", "avi", "mp4"):
+        touch(tmp_path, clip_path(1, 20, suffix=suffix), clip_path(1, 22, suffix=suffix))
+    inventory = inventory_of(tmp_path)
+    chosen = {qp: Path(file.place).suffix for qp, file in inventory.sources[0].clips}
+    assert chosen == {0: ".264", 20: ".264", 22: ".mp4", 30: ".264"}
+    assert [(what, where[-6:]) for what, where, _ in told(inventory)] == [
+        ("copy", suffix) for suffix in ("20.mp4", "20.avi", "20.yuv", "22.avi", "22.yuv")
+    ]
+
+
+def test_a_second_folder_of_the_same_source_is_a_copy_whatever_the_order_of_files():
+    files = [StoredFile(f"/{folder}/c.264") for folder in "cab"]
+    found, rejects = first_of_each((("s", 1, file) for file in files), lambda file: file.place)
+    assert found["s"][1].place == "/a/c.264"
+    assert [reject.where for reject in rejects] == ["/b/c.264", "/c/c.264"]
+    again, _ = first_of_each((("s", 1, f) for f in reversed(files)), lambda file: file.place)
+    assert again == found
+
+
+def test_a_clip_in_a_raw_form_by_itself_comes_before_a_stream_in_an_archive(tmp_path):
+    labels(tmp_path, {1: LEVELS})
+    clips(tmp_path, (1,), qps=(0,))
+    touch(tmp_path, clip_path(1, 20, suffix="yuv"))
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        entry = tarfile.TarInfo(str(clip_path(1, 20)))
+        entry.size = 1
+        archive.addfile(entry, io.BytesIO(b"x"))
+    (source,) = inventory_of(tmp_path).sources
+    assert Path(dict(source.clips)[20].place).suffix == ".yuv"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["videoSRC001_64x48_30_qp_77.264", "videoSRC001_64x48_25_qp_20.264", "videoSRC001.mkv"],
+)
+def test_a_file_that_is_nearly_a_clip_is_listed(tmp_path, name):
+    labels(tmp_path, {1: LEVELS})
+    clips(tmp_path, (1,))
+    touch(tmp_path, name)
+    ((what, where, _),) = told(inventory_of(tmp_path))
+    assert (what, where) == ("file", name)
+
+
+def test_clips_of_other_resolutions_are_another_dataset(tmp_path):
+    labels(tmp_path, {1: LEVELS})
+    clips(tmp_path, (1,))
+    touch(tmp_path, clip_path(1, 20, size=(1280, 720)), clip_path(2, 20, size=(1280, 720)))
+    assert told(inventory_of(tmp_path)) == []
+
+
+def test_clips_of_two_frame_rates_lose_the_source(tmp_path):
+    labels(tmp_path, {1: LEVELS, 2: LEVELS})
+    clips(tmp_path, (1, 2))
+    touch(tmp_path, clip_path(2, 25, rate=24))
+    assert told(inventory_of(tmp_path)) == [
+        ("source", "videoSRC002", "clips of 24 and of 30 frames per second")
+    ]
+
+
+def test_clips_alone_or_labels_alone_are_errors(tmp_path):
+    labels(tmp_path, {1: LEVELS})
+    with pytest.raises(UserError, match="expected clips such as"):
+        inventory_of(tmp_path)
+    for path in tmp_path.glob("*.csv"):
+        path.unlink()
+    clips(tmp_path, (1,))
+    with pytest.raises(UserError, match="csv"):
+        inventory_of(tmp_path)
+
+
+def test_a_fault_of_a_source_is_asked_for_only_where_clips_and_labels_are():
+    asked = []
+    usable, rejects = match_sources({"a": {}, "b": {}}, {"b": 1, "c": 1}, asked.append)
+    assert (usable, asked) == (["b"], ["b"])
+    assert [reject.where for reject in rejects] == ["a", "c"]

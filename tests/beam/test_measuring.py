@@ -1,0 +1,230 @@
+import json
+from functools import partial
+
+import faulty_codec
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.pvalue import TaggedOutput
+from judged_fakes import QPS, SETTINGS, coded, judged, waves
+
+from beam_pipelines.isolation import Isolated
+from beam_pipelines.measured_files import (
+    PAIRS_SUFFIX,
+    QUALITY_SUFFIX,
+    find_measured,
+    place_of,
+    read_pairs,
+)
+from beam_pipelines.measured_source import measure_and_write
+from beam_pipelines.measuring import MeasureSources
+
+
+@pytest.fixture(scope="module")
+def streams():
+    return coded(waves())
+
+
+@pytest.fixture(scope="module")
+def isolated():
+    """A codec's process for all tests: it takes seconds to load its libraries."""
+    isolated = Isolated(60.0)
+    yield isolated
+    isolated.close()
+
+
+@pytest.fixture
+def run(isolated):
+    return partial(_run, isolated)
+
+
+def _run(isolated, source, folder, *, work=measure_and_write):
+    """What the step yields for one source: measured ones and rejects."""
+    step = MeasureSources(SETTINGS, str(folder), work=work)
+    step._isolated = isolated
+    outputs = list(step.process(source))
+    rejects = [output.value for output in outputs if isinstance(output, TaggedOutput)]
+    return [output for output in outputs if not isinstance(output, TaggedOutput)], rejects
+
+
+def rows_of(measured):
+    return {row["qp"]: row for row in pq.read_table(measured.quality).to_pylist()}
+
+
+def times_in(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_source_is_measured_once_and_then_taken_over(run, streams, tmp_path):
+    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+    (measured,), rejects = run(source, work)
+    assert rejects == []
+    assert sorted(rows_of(measured)) == [0, *QPS]
+    assert (measured.frame_indices, measured.is_final) == ((0, 1, 2), True)
+    facts, pairs = read_pairs(measured.pairs, [2, 0])
+    assert facts.source_id == "videoSRC001"
+    assert [pair.frame_index for pair in pairs] == [2, 0]
+    before = times_in(work)
+    assert run(source, work) == ([measured], [])
+    assert times_in(work) == before
+
+
+@pytest.mark.parametrize("kind", ["SIGSEGV", "SIGKILL"])
+def test_a_clip_that_brings_the_codec_down_costs_that_clip_alone(run, streams, tmp_path, kind):
+    source = judged(tmp_path / "in", streams, levels=(20, 30, 36), source_id=f"x-{kind}-28")
+    # With a file of its own at 28, which is no level: its row is left out.
+    (measured,), (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
+    assert (reject.what, reject.stage, reject.source_id) == ("clip", "measure", f"x-{kind}-28")
+    assert reject.where.endswith("_qp_28.264")
+    assert f"killed by {kind}" in reject.reason
+    whole, _ = run(judged(tmp_path / "in", streams, levels=(20, 30, 36)), tmp_path / "whole")
+    expected = {qp: row | {"source_id": f"x-{kind}-28"} for qp, row in rows_of(whole[0]).items()}
+    del expected[28]
+    assert rows_of(measured) == expected
+
+
+def test_a_level_whose_clip_brings_the_codec_down_is_coded_anew(run, streams, tmp_path):
+    source = judged(tmp_path / "in", streams, source_id="x-SIGSEGV-28")
+    (measured,), (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
+    assert reject.where.endswith("_qp_28.264")
+    assert {qp: row["origin"] for qp, row in rows_of(measured).items()} == {
+        0: "file",
+        20: "file",
+        28: "encoded",
+        36: "file",
+    }
+    facts, _ = read_pairs(measured.pairs, [0])
+    assert facts.level_origins == ("file", "encoded", "file")
+
+
+@pytest.mark.slow
+def test_a_clip_that_takes_too_long_costs_that_clip_alone(streams, tmp_path):
+    source = judged(tmp_path / "in", streams, levels=(20, 20, 36), source_id="x-hang-28")
+    # Long enough for the libraries to load on a busy machine.
+    seconds = 15.0
+    step = MeasureSources(
+        SETTINGS, str(tmp_path / "work"), clip_seconds=seconds, work=faulty_codec.measure
+    )
+    reject, measured = step.process(source)
+    step.teardown()
+    assert reject.value.where.endswith("_qp_28.264")
+    assert "got not done after 15 s" in reject.value.reason
+    assert sorted(rows_of(measured)) == [0, 20, 36]
+
+
+def test_a_reference_that_brings_the_codec_down_costs_the_source(run, streams, tmp_path):
+    source = judged(tmp_path / "in", streams, source_id="x-SIGSEGV-0")
+    measured, (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
+    assert measured == []
+    assert (reject.what, reject.where) == ("source", "x-SIGSEGV-0")
+    assert "got the codec's process was killed by SIGSEGV" in reject.reason
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_codec_that_fails_at_a_level_without_a_file_costs_the_source(run, streams, tmp_path):
+    source = judged(tmp_path / "in", streams, levels=(20, 30, 36), source_id="x-SIGSEGV-30")
+    measured, (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
+    assert (measured, reject.what) == ([], "source")
+    assert reject.reason == "the codec's process was killed by SIGSEGV, at QP 30"
+
+
+def test_after_a_crash_the_next_source_is_measured(run, streams, tmp_path):
+    for source_id in ("x-SIGSEGV-0", "x-none-99"):
+        source = judged(tmp_path / "in", streams, source_id=source_id)
+        measured, _ = run(source, tmp_path / "work", work=faulty_codec.measure)
+    assert [each.source_id for each in measured] == ["x-none-99"]
+
+
+def test_the_codecs_process_ends_with_the_step(streams, tmp_path):
+    step = MeasureSources(SETTINGS, str(tmp_path / "work"))
+    list(step.process(judged(tmp_path / "in", streams)))
+    process = step._isolated._process
+    step.teardown()
+    assert process.poll() is not None
+    step.teardown()
+
+
+@pytest.mark.parametrize(("kind", "error"), [("full", OSError), ("bug", ZeroDivisionError)])
+def test_what_is_no_fault_of_a_clip_stops_the_work(run, streams, tmp_path, kind, error):
+    source = judged(tmp_path / "in", streams, source_id=f"x-{kind}-28")
+    with pytest.raises(error):
+        run(source, tmp_path / "work", work=faulty_codec.measure)
+
+
+def test_a_place_that_cannot_be_written_is_no_fault_of_the_source(run, streams, tmp_path):
+    (tmp_path / "work").touch()  # a file where the folder should be
+    with pytest.raises((OSError, RuntimeError), match=r"\[Errno"):
+        run(judged(tmp_path / "in", streams), tmp_path / "work")
+
+
+def test_a_clip_that_is_damaged_is_not_read_again(run, streams, tmp_path):
+    source = judged(tmp_path / "in", streams | {20: streams[20][:-40]})
+    (measured,), (reject,) = run(source, tmp_path / "work")
+    assert (reject.what, measured.is_final) == ("clip", True)
+    before = times_in(tmp_path / "work")
+    assert run(source, tmp_path / "work") == ([measured], [reject])
+    assert times_in(tmp_path / "work") == before
+
+
+def test_a_clip_that_could_not_be_read_is_tried_again(run, streams, tmp_path):
+    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+    (clip,) = (tmp_path / "in").glob("*/*_qp_28.264")
+    clip.rename(clip.with_suffix(".away"))
+    (measured,), (reject,) = run(source, work)
+    assert not measured.is_final
+    assert "a file that can be read, got [Errno 2]" in reject.reason
+    clip.with_suffix(".away").rename(clip)
+    (measured,), rejects = run(source, work)
+    assert (rejects, measured.is_final) == ([], True)
+    assert rows_of(measured)[28]["origin"] == "file"
+
+
+def test_a_clip_that_brought_the_codec_down_is_tried_again(run, streams, tmp_path):
+    source, work = judged(tmp_path / "in", streams, source_id="x-SIGKILL-28"), tmp_path / "work"
+    _, (_,) = run(source, work, work=faulty_codec.measure)  # as by a machine without memory left
+    (measured,), rejects = run(source, work)
+    assert (rejects, measured.is_final) == ([], True)
+
+
+def test_a_reference_that_could_not_be_read_costs_the_source(run, streams, tmp_path):
+    source = judged(tmp_path / "in", streams)
+    next((tmp_path / "in").glob("*/*_qp_00.264")).unlink()
+    measured, (reject,) = run(source, tmp_path / "work")
+    assert (measured, reject.what, reject.where) == ([], "source", "videoSRC001")
+    assert "a file that can be read, got [Errno 2]" in reject.reason
+
+
+@pytest.mark.parametrize("suffix", [PAIRS_SUFFIX, QUALITY_SUFFIX])
+@pytest.mark.parametrize("left", [0, 4, 200])
+def test_a_measured_file_that_is_not_whole_is_made_anew(run, streams, tmp_path, suffix, left):
+    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+    (measured,), _ = run(source, work)
+    place = place_of(str(work), source, SETTINGS, suffix)
+    with open(place, "r+b") as file:
+        whole = file.read()
+        file.truncate(left)
+    assert find_measured(source, SETTINGS, str(work)) is None
+    assert run(source, work) == ([measured], [])
+    with open(place, "rb") as file:
+        assert file.read() == whole
+
+
+def test_pairs_without_quality_rows_are_not_taken_for_measured(run, streams, tmp_path):
+    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+    run(source, work)
+    next(work.glob(f"*{QUALITY_SUFFIX}")).unlink()
+    assert find_measured(source, SETTINGS, str(work)) is None
+
+
+def test_measured_files_of_two_runs_are_equal_byte_for_byte(run, streams, tmp_path):
+    source = judged(tmp_path / "in", streams)
+    for name in ("a", "b"):
+        run(source, tmp_path / name)
+    one, other = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("a", "b"))
+    assert one == other
+    assert len(one) == 2
+
+
+def test_facts_in_a_file_are_json(run, streams, tmp_path):
+    (measured,), _ = run(judged(tmp_path / "in", streams), tmp_path / "work")
+    about = json.loads(pq.read_schema(measured.pairs).metadata[b"facts"])
+    assert about["num_bytes"] == measured.num_bytes > 0
