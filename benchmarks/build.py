@@ -3,10 +3,11 @@
     python benchmarks/build.py              # cost, speed-up by two processes, memory
     python benchmarks/build.py --rates      # the constants of beam_pipelines.build_cost
 
-Clips are 640x360, 30 frames, from the shipped photographs, coded at five QPs; levels fall between
-them and are coded anew. The bare loop does the same encodes, decodes and measures with PyAV and
-NumPy in one process, and keeps nothing. CPU seconds are those of all processes of a command, their
-start included; machines are noisy, so only figures of one run compare.
+Clips are 640x360, 30 frames, from the shipped photographs, coded at five QPs. Most levels, which
+are made up, fall between them and are coded anew. The bare loop does the same encodes, decodes and
+measures with PyAV and NumPy in one process, and keeps nothing. CPU seconds are those of all
+processes of a command, their start included; machines are noisy, so only figures of one run
+compare.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def run_measured(command: list[str]) -> Usage:
     """Runs a command and looks at its processes until it ends."""
     usage = Usage()
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(process.pid, usage, ended))
     watcher.start()
@@ -56,7 +57,7 @@ def run_measured(command: list[str]) -> Usage:
     ended.set()
     watcher.join()
     if status:
-        sys.exit(f"{' '.join(command)} ended with status {status}")
+        sys.exit(f"status {status} of: {' '.join(command)}")
     return usage
 
 
@@ -79,20 +80,47 @@ def _watch(root: int, usage: Usage, ended: threading.Event) -> None:
 
 
 def make_clips(folder: Path, num_sources: int, num_frames: int = NUM_FRAMES) -> None:
-    """Writes judged clips in VideoSet's layout."""
-    from beam_pipelines.miniature import make_miniature
-    from beam_pipelines.miniature_videoset import VideosetSettings
-    from beam_pipelines.runner import local_options
-    from beam_pipelines.sources import shipped_photographs
+    """Writes coded clips in VideoSet's layout, and labels that nobody has given."""
+    from multiprocessing import Pool
 
-    settings = VideosetSettings(
-        num_sources=num_sources,
-        width=SIZE[0],
-        height=SIZE[1],
-        num_frames=num_frames,
-        qps=QPS,
-    )
-    make_miniature(shipped_photographs(), settings, folder, local_options())
+    from laser_dist.jnd.labels import format_videoset_labels, label_file_name
+
+    with Pool() as pool:
+        jobs = [(folder, number, num_frames) for number in range(1, num_sources + 1)]
+        sources = pool.starmap(_make_source, jobs)
+    for level in range(3):
+        name = label_file_name("{}x{}".format(*SIZE), level)
+        (folder / name).write_text(format_videoset_labels(sources, level))
+
+
+def _make_source(folder: Path, number: int, num_frames: int) -> object:
+    import numpy as np
+
+    from beam_pipelines.sources import load_photo, shipped_photographs
+    from laser_dist.jnd.labels import LevelLabel, SourceLabels
+    from laser_dist.jnd.layout import FRAME_RATES, ClipName
+    from laser_dist.video.camera import draw_shot, film
+    from laser_dist.video.codec import encode_h264
+    from laser_dist.video.frames import Clip
+
+    rng = np.random.default_rng(number)
+    footage = shipped_photographs()
+    photo = load_photo(footage[number % len(footage)].path)
+    shot = draw_shot(rng, photo.shape[1], photo.shape[0], SIZE[0] / SIZE[1])
+    frames = film(photo, shot, num_frames=num_frames, width=SIZE[0], height=SIZE[1])
+    clip = Clip.from_rgb(frames, FRAME_RATES[30])
+    for qp in (0, *QPS):
+        name = ClipName(source_index=number, width=SIZE[0], height=SIZE[1], rate=30, qp=qp)
+        path = folder / name.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_h264(clip, qp=qp))
+    levels = []
+    for level in (24 + number % 3, 29 + number % 3, 34 + number % 3):
+        samples = (level, level + 2)
+        deviation = float(np.std(samples, ddof=1))
+        anchor = levels[-1].jnd if levels else 0.0
+        levels.append(LevelLabel(float(level), level + 1.0, anchor, samples, 1, deviation))
+    return SourceLabels(name.source_id, tuple(levels))
 
 
 def build(manual_dir: Path, data_dir: Path, workers: int) -> Usage:
