@@ -1,0 +1,151 @@
+"""Real coded streams, damage to them, and what becomes of it: runs in the codec's process."""
+
+import io
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+from judged_fakes import FPS, HEIGHT, SETTINGS, WIDTH, levels_at, stored, waves
+
+from beam_pipelines.elements import JudgedSource
+from beam_pipelines.frame_pairs import measure_source
+from laser_dist.jnd.scale import QF, QP
+from laser_dist.video.codec import decode, encode_h264
+from laser_dist.video.frames import Clip
+from laser_dist.video.jpeg import encode_jpeg
+from laser_dist.video.quality import measure_quality
+
+NUM_FRAMES = 8
+QUANTISER = 50  # in the damaged file's name; what it was coded at does not matter
+REJECTED, SAME, OTHER = "rejected", "same frames", "other frames"
+
+
+def good_streams() -> dict[str, bytes]:
+    """Undamaged streams by name; the suffix is the file's."""
+    clip = waves(NUM_FRAMES)
+    return {
+        **{f"qp{qp}.264": encode_h264(clip, qp=qp) for qp in (1, 12, 22, 32, 42)},
+        **{f"qp{qp}.mp4": in_mp4(clip, qp) for qp in (12, 32)},
+        **{f"qf{qf}.jpg": encode_jpeg(clip.rgb(0), quality=qf) for qf in (10, 50, 90)},
+    }
+
+
+def in_mp4(clip: Clip, qp: int) -> bytes:
+    """The clip coded by x264 at its own settings, in an MP4."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=clip.fps)
+        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
+        stream.codec_context.options = {"qp": str(qp)}
+        for index in range(clip.num_frames):
+            frame = clip.frame(index)
+            frame.pts, frame.time_base = index, 1 / clip.fps
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return target.getvalue()
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """The content with one to three faults such as disks, networks and tools make."""
+    rng = random.Random(seed)
+    data = bytearray(content)
+    while bytes(data) == content:
+        for _ in range(rng.choice((1, 1, 3))):
+            # A third of them in the headers, where most of the ways to go wrong are.
+            limit = rng.choice((200, len(data), len(data)))
+            place = rng.randrange(min(limit, len(data)) or 1)
+            size = rng.choice((1, 8, 64, 300))
+            kind = rng.choice(("bits", "bits", "cut", "lost", "inserted", "repeated", "zeros"))
+            if kind == "bits":
+                for bit in range(rng.choice((1, 1, 8))):
+                    if place + bit < len(data):
+                        data[place + bit] ^= 1 << rng.randrange(8)
+            elif kind == "cut":
+                del data[place:]
+            elif kind == "lost":
+                del data[place : place + size]
+            elif kind == "inserted":
+                data[place:place] = rng.randbytes(size)
+            elif kind == "repeated":
+                data[place:place] = data[place : place + size]
+            else:
+                data[place : place + size] = bytes(len(data[place : place + size]))
+    return bytes(data)
+
+
+def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> JudgedSource:
+    """A source with a whole reference, a whole clip and one that holds the content; no level."""
+    is_image = name.endswith(".jpg")
+    clip = waves(NUM_FRAMES)
+    original = encode_jpeg(clip.rgb(0), quality=100) if is_image else encode_h264(clip, qp=0)
+    suffix = name.rpartition(".")[2]
+    reference = stored(folder / ("reference.jpg" if is_image else "reference.264"), original)
+    tested = stored(folder / f"damaged.{suffix}", content)
+    # Else, with another number of frames, the damaged clip alone would speak against the reference.
+    beside = stored(folder / f"whole.{suffix}", whole)
+    scale = QF if is_image else QP
+    missing = tuple(replace(level, value=float("nan")) for level in levels_at(1, 1, 1))
+    return JudgedSource(
+        source_id=name,
+        group_id=name,
+        scale=scale,
+        fps=None if is_image else FPS,
+        size=(WIDTH, HEIGHT),
+        clips=((scale.reference, reference), (QUANTISER, tested), (QUANTISER + 1, beside)),
+        levels=missing,
+    )
+
+
+def fates(folder, streams, numbers, report) -> list[tuple[int, str]]:
+    """What becomes of damaged streams: `REJECTED`, `SAME` or `OTHER`, or what is wrong with a row.
+
+    Args:
+      folder: for files.
+      streams: undamaged ones, by name.
+      numbers: of the damaged ones; each is also the seed of its damage.
+      report: called with each number before its stream is read.
+    """
+    names = sorted(streams)
+    found = []
+    for number in numbers:
+        report(number)
+        name = names[number % len(names)]
+        content = damaged(streams[name], number)
+        found.append((number, fate(Path(folder), name, streams[name], content)))
+    return found
+
+
+def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
+    """What becomes of a stream's content, given what it was when it was whole."""
+    source = source_of(folder, name, whole, content)
+    result = measure_source(source, SETTINGS, {}, lambda step: None)
+    rows = {row.quantiser: row for row in result.rows}
+    if QUANTISER not in rows:
+        (reject,) = result.rejects
+        is_told = reject.where.endswith(Path(source.clips[1][1].place).name) and reject.reason
+        return REJECTED if is_told and reject.what == "clip" else f"odd reject: {reject}"
+    if result.rejects:
+        return f"a row and a reject: {result.rejects}"
+    clip, good = _decoded(content, source), _decoded(whole, source)
+    reference = _decoded(Path(source.clips[0][1].place).read_bytes(), source)
+    if clip.y.shape != reference.y.shape:
+        return f"row of frames of another shape: {clip.y.shape}"
+    if _numbers(rows[QUANTISER]) != _numbers(_measured(reference, clip)):
+        return f"row of other frames: {rows[QUANTISER]}"
+    planes = zip((clip.y, clip.u, clip.v), (good.y, good.u, good.v), strict=True)
+    return SAME if all(np.array_equal(*pair) for pair in planes) else OTHER
+
+
+def _decoded(content: bytes, source: JudgedSource) -> Clip:
+    return decode(content, max_frames=1 if source.fps is None else None).at_rate(FPS)
+
+
+def _measured(reference: Clip, clip: Clip):
+    rgb = [each.rgb_frames(width=32, height=32) for each in (reference, clip)]
+    return measure_quality(reference, clip, reference_rgb=rgb[0], distorted_rgb=rgb[1])
+
+
+def _numbers(row) -> tuple[float, ...]:
+    return row.psnr_y_db, row.psnr_rgb_db, row.ssim, row.xpsnr_db
