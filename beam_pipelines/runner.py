@@ -49,7 +49,10 @@ DATAFLOW = "DataflowRunner"
 _JOBS_PAGE = "https://console.cloud.google.com/dataflow/jobs"
 
 MEMORY = "4GB"
-"""For one source of 1080p: reference and clip decoded, and RGB frames of both."""
+"""For one source of 1080p: reference and clip decoded, and RGB frames of both.
+
+Dataflow takes it for a whole worker: one of several cores, each with a source, needs a larger hint.
+"""
 
 
 def dataflow_flags(flags: Sequence[str], *, manual_dir: str, data_dir: str) -> list[str]:
