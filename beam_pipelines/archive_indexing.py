@@ -12,6 +12,7 @@ from beam_pipelines.archives import (
     is_archive,
     members_of,
     needs_index,
+    unreadable,
 )
 from beam_pipelines.rejects import Reject
 from beam_pipelines.runner import new_pipeline, run_to_end
@@ -32,6 +33,9 @@ def members_of_archives(
       All files, those in archives last, and the archives and members that cannot be used.
     """
     archives, rejects = archives_among(files)
+    unopened = unreadable(archives)
+    archives = [each for each in archives if each.place not in {lost.where for lost in unopened}]
+    rejects += unopened
     _index(
         [archive for archive in archives if needs_index(archive, index_folder)],
         index_folder,

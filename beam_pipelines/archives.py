@@ -26,10 +26,23 @@ from beam_pipelines import storage
 from beam_pipelines.gzip_check import GzipCheck
 from beam_pipelines.rejects import ARCHIVE, Reject
 from beam_pipelines.storage import StoredFile
+from laser_dist.errors import UserError
 
 TAR_SUFFIXES = (".tar.gz", ".tgz")
 _SUFFIXES = (*TAR_SUFFIXES, ".zip")
 _REPLACEMENT = "_fix"
+# In lower case: those of ours in upper case are among them.
+_OTHER_SUFFIXES = (
+    *_SUFFIXES,
+    ".tar",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+    ".tbz2",
+    ".txz",
+    ".7z",
+    ".rar",
+)
 _RESOLUTION = re.compile(r"\d{3,4}x\d{3,4}")
 _FORMAT = 1  # of the indexes
 _POINT_EVERY_BYTES = 1 << 24
@@ -53,8 +66,29 @@ def is_archive(file: StoredFile) -> bool:
 
 
 def archives_among(files: Sequence[StoredFile]) -> tuple[list[StoredFile], list[Reject]]:
-    """The archives that are to be read, and those that were issued anew under another name."""
-    return _without_replaced([file for file in files if is_archive(file)])
+    """The archives that are to be read, and those that are not: replaced, or of another kind."""
+    others = [file for file in files if file.name.lower().endswith(_OTHER_SUFFIXES)]
+    kept, rejects = _without_replaced([file for file in files if is_archive(file)])
+    why = f"no {', '.join(_SUFFIXES)}: not looked into; unpack it"
+    rejects += [
+        Reject(what=ARCHIVE, where=file.place, stage="find", reason=why)
+        for file in others
+        if not is_archive(file)
+    ]
+    return kept, rejects
+
+
+def unreadable(archives: Sequence[StoredFile]) -> list[Reject]:
+    """A reject for each archive that cannot be opened: else it would be written down as cut."""
+    rejects: list[Reject] = []
+    for archive in archives:
+        try:
+            with storage.open_binary(archive.place):
+                pass
+        except OSError as error:
+            why = f"cannot be opened ({error.strerror or error})"
+            rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", reason=why))
+    return rejects
 
 
 def needs_index(archive: StoredFile, index_folder: str) -> bool:
@@ -101,13 +135,21 @@ def index_tar(archive: StoredFile, index_folder: str) -> None:
 
     What can be read of a damaged archive is kept; its list of members then says what was wrong.
     Where a checksum does not match, nothing is kept: any member may be another than it was.
+
+    Raises:
+      UserError: it cannot be read now; nothing is written down.
     """
     with storage.open_binary(archive.place) as file:
         checked = GzipCheck(file)
         with _unpacked(checked) as unpacked:
             members, fault = _scan_tar(unpacked)
             points = _points_of(unpacked) if members else b""
-        checked.finish()
+        try:
+            checked.finish()
+        except OSError:
+            assert checked.unread is not None
+    if checked.unread is not None:
+        raise _unreadable(archive, checked.unread) from checked.unread
     if checked.is_checksum:
         members = []
     if members and not points:
@@ -115,6 +157,14 @@ def index_tar(archive: StoredFile, index_folder: str) -> None:
     storage.write_bytes(_points_place(archive, index_folder), points)
     listing = json.dumps({"members": members, "fault": checked.fault or fault})
     storage.write_bytes(_listing_place(archive, index_folder), listing.encode())
+
+
+def _unreadable(archive: StoredFile, error: OSError) -> UserError:
+    # Without "[Errno ...]": that would be taken for the place that is written to.
+    got = error.strerror or type(error).__name__
+    return UserError(
+        f"Archive {archive.place}", "a file that can be read", got, "Check it, then start again."
+    )
 
 
 def _scan_tar(unpacked: Any) -> tuple[list[dict[str, Any]], str]:

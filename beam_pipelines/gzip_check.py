@@ -19,6 +19,7 @@ class GzipCheck:
       fault: what is wrong, so far; empty if nothing.
       is_checksum: whether the fault is a checksum that does not match: what has been read was
         damaged somewhere, and nobody can tell where.
+      unread: why the file could not be read on; None where it could. That is no damage.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -33,11 +34,16 @@ class GzipCheck:
         self._is_between = False
         self.fault = ""
         self.is_checksum = False
+        self.unread: OSError | None = None
 
     def read(self, size: int = -1) -> bytes:
         """As a file's."""
         start = self._file.tell()
-        data = self._file.read(size)
+        try:
+            data = self._file.read(size)
+        except OSError as error:  # whoever reads may make another error of it
+            self.unread = error
+            raise
         if start <= self._checked < start + len(data):
             self._check(data[self._checked - start :])
             self._checked = start + len(data)

@@ -15,8 +15,14 @@ from beam_pipelines.archive_indexing import members_of_archives
 from beam_pipelines.dataset_pipeline import BuildPlaces, BuildPlan, add_build, written_shards
 from beam_pipelines.frame_pairs import PairSettings
 from beam_pipelines.inventory import Inventory
-from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject
-from beam_pipelines.rejects_table import clear_failures, refuse_too_many
+from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject, lost_sources
+from beam_pipelines.rejects_table import (
+    REJECTS_FILE,
+    clear_failures,
+    read_rejects,
+    refuse_too_many,
+    write_rejects,
+)
 from beam_pipelines.runner import (
     local_options,
     new_pipeline,
@@ -230,7 +236,8 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             run_to_end(pipeline, request.on_start)
         metadata = self.info.metadata
         assert metadata is not None  # `_info` gives one
-        metadata.update(self._metadata(inventory, rejects, groups, splits))
+        left = _splits_left(splits, places, request)
+        metadata.update(self._metadata(inventory, rejects, groups, left))
         self.info.set_splits(self._split_dict(places))
 
     def _split_dict(self, places: BuildPlaces) -> Any:
@@ -273,7 +280,11 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 split: sorted(source for source, name in splits.items() if name == split)
                 for split in SPLITS
             },
-            "folds": [list(fold) for fold in folds(groups, min(config.num_folds, num_groups))],
+            # Dealt out before any source is lost, so that no other one changes its fold.
+            "folds": [
+                [source for source in fold if source in splits]
+                for fold in folds(groups, min(config.num_folds, num_groups))
+            ],
         }
 
     def _config_facts(self) -> dict[str, Any]:
@@ -325,6 +336,25 @@ def find_files(
       options: of the Beam runner that makes them.
     """
     return members_of_archives(storage.list_files(manual_dir), archives, options)
+
+
+def _splits_left(
+    splits: Mapping[str, str], places: BuildPlaces, request: BuildRequest
+) -> dict[str, str]:
+    """The splits without the sources that were lost when they were measured."""
+    rejects, total = read_rejects(storage.join(places.dataset, REJECTS_FILE))
+    lost = lost_sources(rejects)
+    left = {source: split for source, split in splits.items() if source not in lost}
+    empty = sorted(set(splits.values()) - set(left.values()))
+    if empty:
+        write_rejects(rejects, total, places.refusal, max_share=request.max_rejects)
+        raise UserError(
+            f"Sources below {request.manual_dir}",
+            f"some for each of {', '.join(SPLITS)}",
+            f"none left for {', '.join(empty)}, as {len(lost)} were lost",
+            f"Mend these inputs, then start again. All of them: {places.refusal}.",
+        )
+    return left
 
 
 def _check_every_split(splits: Mapping[str, str], folder: str) -> None:

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import io
 import random
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines import archive_indexing
+from beam_pipelines import archive_indexing, storage
 from beam_pipelines.archive_indexing import members_of_archives
 from beam_pipelines.archives import (
     archives_among,
@@ -21,6 +22,7 @@ from beam_pipelines.archives import (
 from beam_pipelines.gzip_check import GzipCheck
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import StoredFile, list_files
+from laser_dist.errors import UserError
 
 FORMS = ("tar.gz", "tgz", "zip")
 
@@ -321,6 +323,50 @@ def test_members_stand_in_the_place_of_archives_and_an_index_is_made_once(tmp_pa
 
     monkeypatch.setattr(archive_indexing, "index_tar", never)
     assert members_of_archives(files, index, local_options(1)) == (found, rejects)
+
+
+def test_archives_of_other_kinds_are_listed(tmp_path):
+    names = ("a.tar", "b.TAR.GZ", "c.7z", "d.tar.xz", "e.ZIP", "f.zip", "g.264")
+    kept, rejects = archives_among([StoredFile(f"/x/{name}") for name in names])
+    assert [file.name for file in kept] == ["f.zip"]
+    assert [Path(reject.where).name for reject in rejects] == list(names[:5])
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails after its first bytes."""
+
+    def read(self, size=-1):
+        if self.tell() > 1000:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(min(size, 1001))
+
+
+@pytest.mark.parametrize("size", [500, 300_000])
+def test_an_archive_that_cannot_be_read_on_is_not_written_down_as_cut(tmp_path, monkeypatch, size):
+    archive = stored(tmp_path / "a.tar.gz", tar_of(contents(5, size)))
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "open_binary", lambda place: Failing(Path(place).read_bytes()))
+        with pytest.raises(UserError, match=r"Archive .*a\.tar\.gz: .*got Input/output error"):
+            index_tar(archive, str(tmp_path / "index"))
+    assert needs_index(archive, str(tmp_path / "index"))
+    assert read_all(looked_into(archive, tmp_path / "index")[0]) == contents(5, size)
+
+
+@pytest.mark.beam
+@pytest.mark.parametrize("form", FORMS)
+def test_an_archive_that_cannot_be_opened_is_listed_until_it_can_be(tmp_path, monkeypatch, form):
+    archive = stored(tmp_path / f"a.{form}", packed(contents(1), form))
+    index, options = str(tmp_path / "index"), local_options(1)
+
+    def refused(place):
+        raise PermissionError(errno.EACCES, "Permission denied", place)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "open_binary", refused)
+        found, (reject,) = members_of_archives([archive], index, options)
+    assert (found, reject.reason) == ([], "cannot be opened (Permission denied)")
+    found, rejects = members_of_archives([archive], index, options)
+    assert (read_all(found), rejects) == (contents(1), [])
 
 
 @pytest.mark.parametrize("pieces", [(10**6,), (1,), (2,), (7,)])

@@ -408,6 +408,9 @@ def test_a_few_rejects_are_left_out_and_counted(miniature, dataset, tmp_path):
     ]
     left = {e["source_id"].decode(): e for e in examples(folder)}
     assert left.keys() == {f"videoSRC00{i}" for i in (1, 3, 4, 5)}
+    metadata = tfds.builder_from_directory(folder).info.metadata
+    for parts in (metadata["splits"].values(), metadata["folds"]):
+        assert sorted(source_id for part in parts for source_id in part) == sorted(left)
     # The source that lost a clip has no row for it; a level there is coded anew instead.
     rows = pq.read_table(folder / "quality" / "videoSRC001.parquet").to_pylist()
     levels = left["videoSRC001"]["jnd_levels"].astype(int)
@@ -415,6 +418,22 @@ def test_a_few_rejects_are_left_out_and_counted(miniature, dataset, tmp_path):
         {34: "encoded"} if 34 in levels else {}
     )
     assert not list((tmp_path / "data").rglob("rejected-*"))
+
+
+def test_a_split_that_loses_all_of_its_sources_is_an_error(miniature, dataset, tmp_path):
+    splits = tfds.builder_from_directory(dataset).info.metadata["splits"]
+    damage(miniature, tmp_path / "mini", *((int(each[-3:]), 0) for each in splits["test"]))
+    builder = Builder(data_dir=tmp_path / "data", config=TINY)
+    builder.request = BuildRequest(
+        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_rejects=1.0
+    )
+    with pytest.raises(UserError, match=r"none left for test, as 2 were lost.*All of them: "):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
+    assert {reject.where for reject in read_rejects(refusal)[0]} == set(splits["test"])
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))
 
 
 def test_all_frames_and_levels_that_are_means(miniature, tmp_path):
