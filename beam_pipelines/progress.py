@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from beam_pipelines.dataset.measured_files import PAIRS_SUFFIX
 from beam_pipelines.folders import unfinished_folder
-from beam_pipelines.measured_files import PAIRS_SUFFIX
 
 POLL_S = 0.5
 

@@ -1,7 +1,7 @@
 """What building a dataset costs beyond the codecs' own work. Prints ratios; takes some minutes.
 
     python benchmarks/build.py              # cost, speed-up by two processes, memory
-    python benchmarks/build.py --rates      # the constants of beam_pipelines.build_cost
+    python benchmarks/build.py --rates      # the constants of beam_pipelines.dataset.build_cost
 
 Clips are 640x360, 30 frames, from the shipped photographs, coded at five QPs. Most levels, which
 are made up, fall between them and are coded anew. The bare loop does the same encodes, decodes and
@@ -96,7 +96,7 @@ def make_clips(folder: Path, num_sources: int, num_frames: int = NUM_FRAMES) -> 
 def _make_source(folder: Path, number: int, num_frames: int) -> object:
     import numpy as np
 
-    from beam_pipelines.sources import load_photo, shipped_photographs
+    from beam_pipelines.miniature.footage import load_photo, shipped_photographs
     from laser_dist.jnd.labels import LevelLabel, SourceLabels
     from laser_dist.jnd.layout import FRAME_RATES, ClipName
     from laser_dist.video.camera import draw_shot, film
@@ -267,10 +267,10 @@ def _bare_filters(reference: list, frames: list) -> None:
 
 
 def tell_rates() -> None:
-    """Fits the constants of `beam_pipelines.build_cost`."""
+    """Fits the constants of `beam_pipelines.dataset.build_cost`."""
     import numpy as np
 
-    from beam_pipelines.sources import load_photo, shipped_photographs
+    from beam_pipelines.miniature.footage import load_photo, shipped_photographs
     from laser_dist.jnd.layout import FRAME_RATES
     from laser_dist.video.camera import draw_shot, film
     from laser_dist.video.codec import decode, encode_h264

@@ -11,10 +11,10 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import storage
-from beam_pipelines.archive_indexing import members_of_archives
-from beam_pipelines.dataset_pipeline import BuildPlaces, BuildPlan, add_build, written_shards
-from beam_pipelines.frame_pairs import PairSettings
-from beam_pipelines.inventory import Inventory
+from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.dataset.pipeline import BuildPlaces, BuildPlan, add_build, written_shards
+from beam_pipelines.inputs.archive_indexing import members_of_archives
+from beam_pipelines.inputs.inventory import Inventory
 from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject, lost_sources
 from beam_pipelines.rejects_table import (
     REJECTS_FILE,

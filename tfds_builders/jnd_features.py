@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.dataset.measured_files import StoredPair
 from beam_pipelines.elements import NUM_LEVELS, SourceFacts
-from beam_pipelines.frame_pairs import PairSettings
-from beam_pipelines.measured_files import StoredPair
 from laser_dist.jnd.scale import Scale
 
 

@@ -25,7 +25,7 @@ from laser_dist.errors import UserError
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from beam_pipelines.inventory import Inventory
+    from beam_pipelines.inputs.inventory import Inventory
     from beam_pipelines.rejects import Reject
     from laser_dist.commands.terminal import Terminal
     from tfds_builders.jnd_dataset import JndBuilder

@@ -8,7 +8,7 @@ from laser_dist.commands.wording import count_text, notes, size_text
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from beam_pipelines.build_cost import Rate
+    from beam_pipelines.dataset.build_cost import Rate
     from laser_dist.commands.build import Found
     from laser_dist.commands.terminal import Terminal
 
@@ -21,7 +21,7 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
     Raises:
       UserError: nothing could be built, or the first source cannot be read.
     """
-    from beam_pipelines.build_cost import build_cost, measure_rate
+    from beam_pipelines.dataset.build_cost import build_cost, measure_rate
     from laser_dist.jnd.splits import assign_splits
 
     inventory = found.inventory
@@ -68,7 +68,7 @@ def _rate_text(rate: Rate) -> str:
 
 def _full_hd_text(rate: Rate) -> str:
     """What such a clip would take at 1080p, by the constants' growth with size."""
-    from beam_pipelines.build_cost import ENCODE, READ_AND_MEASURE
+    from beam_pipelines.dataset.build_cost import ENCODE, READ_AND_MEASURE
 
     measure, encode = (rate.cpu_s_at(*_FULL_HD, cost) for cost in (READ_AND_MEASURE, ENCODE))
     return (

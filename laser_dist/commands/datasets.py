@@ -38,7 +38,7 @@ def choose_config(dataset: str, files: list[StoredFile]) -> str:
       Of VideoSet, the one whose label tables are there, 360p where that leaves a choice; of
       MCL-JCI, `viewers`, or the miniature's where a miniature is there.
     """
-    from beam_pipelines.videoset_files import resolutions_with_labels
+    from beam_pipelines.inputs.videoset_files import resolutions_with_labels
     from laser_dist.jnd.layout import MARKER_NAME
 
     if dataset == MCL_JCI:

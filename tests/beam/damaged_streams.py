@@ -9,8 +9,8 @@ import av
 import numpy as np
 from judged_fakes import FPS, HEIGHT, SETTINGS, WIDTH, levels_at, stored, waves
 
+from beam_pipelines.dataset.frame_pairs import measure_source
 from beam_pipelines.elements import JudgedSource
-from beam_pipelines.frame_pairs import measure_source
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.frames import Clip

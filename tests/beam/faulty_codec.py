@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from beam_pipelines.measured_source import measure_and_write
+from beam_pipelines.dataset.measured_source import measure_and_write
 
 
 def measure(source, settings, folder, flags, unusable, report):

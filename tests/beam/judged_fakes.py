@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.elements import JudgedLevel, JudgedSource
-from beam_pipelines.frame_pairs import PairSettings
 from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import QP
 from laser_dist.video.codec import encode_h264

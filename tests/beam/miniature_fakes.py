@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from beam_pipelines.miniature_videoset import VideosetSettings
-from beam_pipelines.sources import Footage
+from beam_pipelines.miniature.footage import Footage
+from beam_pipelines.miniature.videoset import VideosetSettings
 
 TINY = VideosetSettings(num_sources=4, width=64, height=48, num_frames=3, qps=(22, 28, 34, 40))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines import archive_indexing, storage
-from beam_pipelines.archive_indexing import members_of_archives
-from beam_pipelines.archives import (
+from beam_pipelines.inputs import archive_indexing, storage
+from beam_pipelines.inputs.archive_indexing import members_of_archives
+from beam_pipelines.inputs.archives import (
     archives_among,
     index_tar,
     is_archive,
@@ -19,7 +19,7 @@ from beam_pipelines.archives import (
     needs_index,
     read_stored,
 )
-from beam_pipelines.gzip_check import GzipCheck
+from beam_pipelines.inputs.gzip_check import GzipCheck
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import StoredFile, list_files
 from laser_dist.errors import UserError

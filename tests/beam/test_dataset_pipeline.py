@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from judged_fakes import QPS, SETTINGS, coded, judged, waves
 
-from beam_pipelines.dataset_pipeline import BuildPlaces, BuildPlan, add_build, written_shards
-from beam_pipelines.measured_files import read_pairs
+from beam_pipelines.dataset.measured_files import read_pairs
+from beam_pipelines.dataset.pipeline import BuildPlaces, BuildPlan, add_build, written_shards
+from beam_pipelines.dataset.shards import WrittenShard
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import clear_failures, read_rejects
 from beam_pipelines.runner import local_options
-from beam_pipelines.shards import WrittenShard
 from laser_dist.errors import UserError
 
 pytestmark = pytest.mark.beam

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from judged_fakes import HEIGHT, QPS, SETTINGS, WIDTH, coded, judged, waves, yuv_bytes
 
-from beam_pipelines.codecs import UnreadableClip
-from beam_pipelines.frame_pairs import measure_source
+from beam_pipelines.dataset.codecs import UnreadableClip
+from beam_pipelines.dataset.frame_pairs import measure_source
 from laser_dist.jnd.scale import QP
 from laser_dist.video.codec import VideoError, decode, encode_h264
 from laser_dist.video.frames import Clip

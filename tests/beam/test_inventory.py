@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines.archives import index_tar, is_archive, members_of, needs_index
-from beam_pipelines.inventory import first_of_each, match_sources, missing_clips
+from beam_pipelines.inputs.archives import index_tar, is_archive, members_of, needs_index
+from beam_pipelines.inputs.inventory import first_of_each, match_sources, missing_clips
+from beam_pipelines.inputs.videoset_files import take_inventory
 from beam_pipelines.storage import StoredFile, list_files
-from beam_pipelines.videoset_files import take_inventory
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import COLUMNS, label_file_name
 from laser_dist.jnd.layout import ClipName

@@ -7,8 +7,8 @@ import time
 import isolated_work as work
 import pytest
 
-from beam_pipelines import isolation
-from beam_pipelines.isolation import Crashed, Isolated
+from beam_pipelines.dataset import isolation
+from beam_pipelines.dataset.isolation import Crashed, Isolated
 from laser_dist.errors import UserError
 from laser_dist.video.codec import VideoError
 
@@ -141,7 +141,7 @@ def test_closing_ends_the_process_and_may_be_done_twice(isolated):
 def test_the_process_ends_with_a_parent_that_is_killed(busy):
     code = (
         "import isolated_work as work, threading\n"
-        "from beam_pipelines.isolation import Isolated\n"
+        "from beam_pipelines.dataset.isolation import Isolated\n"
         "isolated = Isolated(60.0)\n"
         "print(isolated.call(work.process_id), flush=True)\n"
         f"isolated.call(work.hang) if {busy} else threading.Event().wait()\n"

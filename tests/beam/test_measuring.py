@@ -7,16 +7,16 @@ import pytest
 from apache_beam.pvalue import TaggedOutput
 from judged_fakes import QPS, SETTINGS, coded, judged, waves
 
-from beam_pipelines.isolation import Isolated
-from beam_pipelines.measured_files import (
+from beam_pipelines.dataset.isolation import Isolated
+from beam_pipelines.dataset.measured_files import (
     PAIRS_SUFFIX,
     QUALITY_SUFFIX,
     find_measured,
     place_of,
     read_pairs,
 )
-from beam_pipelines.measured_source import measure_and_write
-from beam_pipelines.measuring import MeasureSources
+from beam_pipelines.dataset.measured_source import measure_and_write
+from beam_pipelines.dataset.measuring import MeasureSources
 
 
 @pytest.fixture(scope="module")

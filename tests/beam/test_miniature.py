@@ -6,7 +6,8 @@ import pytest
 from miniature_fakes import TINY, contents, photographs
 from PIL import Image
 
-from beam_pipelines.miniature import (
+from beam_pipelines.miniature.footage import Footage
+from beam_pipelines.miniature.pipeline import (
     Take,
     draw_takes,
     fingerprint,
@@ -14,11 +15,10 @@ from beam_pipelines.miniature import (
     marker_of,
     marker_text,
 )
-from beam_pipelines.miniature_videoset import CodedClip, VideosetSettings, judge, make_clip
+from beam_pipelines.miniature.videoset import CodedClip, VideosetSettings, judge, make_clip
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
-from beam_pipelines.sources import Footage
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import read_videoset_labels
 from laser_dist.jnd.layout import FRAME_RATES, parse_clip_name
@@ -127,7 +127,7 @@ def test_an_interrupted_miniature_leaves_nothing_that_looks_whole(footage, tmp_p
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("beam_pipelines.miniature.marker_text", interrupt)
+    monkeypatch.setattr("beam_pipelines.miniature.pipeline.marker_text", interrupt)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         make_miniature(footage, TINY, tmp_path / "mini", local_options(1))
     assert list(tmp_path.iterdir()) == []

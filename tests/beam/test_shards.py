@@ -4,8 +4,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipelines.measured_files import Measured
-from beam_pipelines.shards import (
+from beam_pipelines.dataset.measured_files import Measured
+from beam_pipelines.dataset.shards import (
     MAX_SHARD_BYTES,
     NUM_READERS,
     example_key,

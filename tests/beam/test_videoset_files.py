@@ -1,5 +1,5 @@
+from beam_pipelines.inputs.videoset_files import take_inventory
 from beam_pipelines.storage import list_files
-from beam_pipelines.videoset_files import take_inventory
 from laser_dist.jnd.labels import COLUMNS, label_file_name
 from laser_dist.jnd.layout import ClipName
 

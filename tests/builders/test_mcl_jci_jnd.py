@@ -13,12 +13,12 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from beam_pipelines.mcl_jci_files import take_inventory
-from beam_pipelines.miniature import make_miniature
-from beam_pipelines.miniature_mcl_jci import MclJciSettings
+from beam_pipelines.inputs.mcl_jci_files import take_inventory
+from beam_pipelines.miniature.footage import Footage
+from beam_pipelines.miniature.mcl_jci import MclJciSettings
+from beam_pipelines.miniature.pipeline import make_miniature
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
-from beam_pipelines.sources import Footage
 from beam_pipelines.storage import list_files
 from laser_dist.errors import UserError
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels

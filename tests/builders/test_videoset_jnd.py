@@ -17,13 +17,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from beam_pipelines.miniature import make_miniature
-from beam_pipelines.miniature_videoset import VideosetSettings
+from beam_pipelines.inputs.videoset_files import take_inventory
+from beam_pipelines.miniature.footage import Footage
+from beam_pipelines.miniature.pipeline import make_miniature
+from beam_pipelines.miniature.videoset import VideosetSettings
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
-from beam_pipelines.sources import Footage
 from beam_pipelines.storage import list_files
-from beam_pipelines.videoset_files import take_inventory
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import read_videoset_labels
 from laser_dist.jnd.layout import FRAME_RATES

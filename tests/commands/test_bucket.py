@@ -16,10 +16,10 @@ from command_line import laser_jnd
 from dataflow_api import JOB_ID, stand_in
 from PIL import Image
 
-from beam_pipelines.miniature import make_miniature
-from beam_pipelines.miniature_videoset import VideosetSettings
+from beam_pipelines.miniature.footage import Footage
+from beam_pipelines.miniature.pipeline import make_miniature
+from beam_pipelines.miniature.videoset import VideosetSettings
 from beam_pipelines.runner import local_options
-from beam_pipelines.sources import Footage
 
 pytestmark = [pytest.mark.beam, pytest.mark.slow]
 

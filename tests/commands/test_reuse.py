@@ -118,7 +118,8 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 
 @pytest.mark.slow
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
-    from beam_pipelines import miniature_mcl_jci, miniature_videoset
+    from beam_pipelines.miniature import mcl_jci as miniature_mcl_jci
+    from beam_pipelines.miniature import miniature_videoset
     from laser_dist.models.variants import variant_named
     from laser_dist.training.presets import PRESETS
     from laser_dist.training.stages import stage_names

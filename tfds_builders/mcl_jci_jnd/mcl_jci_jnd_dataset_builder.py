@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_pipelines.inventory import Inventory
-from beam_pipelines.mcl_jci_files import take_inventory
+from beam_pipelines.inputs.inventory import Inventory
+from beam_pipelines.inputs.mcl_jci_files import take_inventory
 from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.mcl_jci_labels import Convention
 from laser_dist.jnd.scale import QF

@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from beam_pipelines.inventory import Inventory
+from beam_pipelines.inputs.inventory import Inventory
+from beam_pipelines.inputs.videoset_files import LevelDefinition, take_inventory
 from beam_pipelines.storage import StoredFile
-from beam_pipelines.videoset_files import LevelDefinition, take_inventory
 from laser_dist.jnd.scale import QP
 from tfds_builders.jnd_dataset import JndBuilder, JndConfig
 

@@ -23,7 +23,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from beam_pipelines import storage
-from beam_pipelines.gzip_check import GzipCheck
+from beam_pipelines.inputs.gzip_check import GzipCheck
 from beam_pipelines.rejects import ARCHIVE, Reject
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam_pipelines.codecs import read_clip
+from beam_pipelines.dataset.codecs import read_clip
+from beam_pipelines.dataset.frame_pairs import PairSettings, Quantisers
+from beam_pipelines.dataset.measured_files import encode_png
+from beam_pipelines.dataset.shards import num_shards
 from beam_pipelines.elements import JudgedSource
-from beam_pipelines.frame_pairs import PairSettings, Quantisers
-from beam_pipelines.measured_files import encode_png
-from beam_pipelines.shards import num_shards
 from laser_dist.jnd.scale import QP
 from laser_dist.video.quality import measure_quality
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam_pipelines.codecs import (
+from beam_pipelines.dataset.codecs import (
     CodedClip,
     UnreadableClip,
     encode_image,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beam_pipelines.archives import read_stored
 from beam_pipelines.elements import JudgedSource
+from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.rejects import CLIP, COPY, SOURCE, Reject, lost_sources
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from beam_pipelines.elements import JudgedLevel, JudgedSource
-from beam_pipelines.inventory import (
+from beam_pipelines.inputs.inventory import (
     Clips,
     Inventory,
     fingerprint_of,

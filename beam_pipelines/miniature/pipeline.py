@@ -19,6 +19,7 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines.folders import complete_folder
+from beam_pipelines.miniature.footage import Footage, load_photo, photo_size
 from beam_pipelines.rejects import SOURCE, Reject
 from beam_pipelines.rejects_table import (
     REJECTS,
@@ -26,7 +27,6 @@ from beam_pipelines.rejects_table import (
     WriteRejects,
     clear_failures,
 )
-from beam_pipelines.sources import Footage, load_photo, photo_size
 from laser_dist.errors import UserError
 from laser_dist.jnd.layout import MARKER_NAME
 from laser_dist.video.camera import Shot, draw_shot, film

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from beam_pipelines.measured_files import Measured
+from beam_pipelines.dataset.measured_files import Measured
 
 NUM_READERS = 64
 """Training workers that shall find even shares: each split's number of shards is a multiple."""

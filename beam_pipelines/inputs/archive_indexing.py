@@ -6,7 +6,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import storage
-from beam_pipelines.archives import (
+from beam_pipelines.inputs.archives import (
     archives_among,
     index_tar,
     is_archive,

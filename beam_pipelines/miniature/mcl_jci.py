@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from beam_pipelines.folders import unfinished_folder
-from beam_pipelines.miniature import Take, check_sources_and_size, expect, take_frames
+from beam_pipelines.miniature.pipeline import Take, check_sources_and_size, expect, take_frames
 from laser_dist.jnd.chained_observers import Chain, judge_image
 from laser_dist.jnd.mcl_jci_labels import ViewerChain, format_mcl_jci_viewers
 from laser_dist.jnd.mcl_jci_layout import ImageName, TextName, source_id

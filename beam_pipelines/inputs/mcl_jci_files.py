@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import isnan, nan
 
 from beam_pipelines.elements import JudgedLevel, JudgedSource
-from beam_pipelines.inventory import (
+from beam_pipelines.inputs.inventory import (
     Clips,
     Inventory,
     fingerprint_of,

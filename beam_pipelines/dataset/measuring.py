@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
+from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.dataset.isolation import Crashed, Isolated
+from beam_pipelines.dataset.measured_files import Measured, find_measured
+from beam_pipelines.dataset.measured_source import measure_and_write
 from beam_pipelines.elements import JudgedSource
-from beam_pipelines.frame_pairs import PairSettings
-from beam_pipelines.isolation import Crashed, Isolated
-from beam_pipelines.measured_files import Measured, find_measured
-from beam_pipelines.measured_source import measure_and_write
 from beam_pipelines.rejects import SOURCE, Reject
 from beam_pipelines.rejects_table import REJECTS
 from laser_dist.video.codec import VideoError

@@ -15,13 +15,13 @@ from typing import Any
 import apache_beam as beam
 
 from beam_pipelines import storage
+from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.dataset.measured_files import Measured
+from beam_pipelines.dataset.measuring import MeasureSources
+from beam_pipelines.dataset.shards import WrittenShard, plan_shards
 from beam_pipelines.elements import JudgedSource
-from beam_pipelines.frame_pairs import PairSettings
-from beam_pipelines.measured_files import Measured
-from beam_pipelines.measuring import MeasureSources
 from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject
 from beam_pipelines.rejects_table import REJECTS, REJECTS_FILE, WriteRejects
-from beam_pipelines.shards import WrittenShard, plan_shards
 
 QUALITY_FOLDER = "quality"
 _WRITTEN_FILE = "written.json"

@@ -110,7 +110,7 @@ class Isolated:
         number = theirs.fileno()
         # Not `multiprocessing`: its children import the parent's main module, here Beam's worker.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "beam_pipelines.isolation", str(number)],
+            [sys.executable, "-m", "beam_pipelines.dataset.isolation", str(number)],
             stdin=subprocess.DEVNULL,
             pass_fds=[number],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from beam_pipelines.archives import read_stored
 from beam_pipelines.elements import ENCODED, FROM_FILE, JudgedSource
+from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.storage import StoredFile
 from laser_dist.video.codec import VideoError, decode, encode_h264, x264_version_of
 from laser_dist.video.containers import coded_bytes

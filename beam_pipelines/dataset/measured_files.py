@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from beam_pipelines import storage
+from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.elements import (
     NUM_LEVELS,
     JudgedLevel,
@@ -28,7 +29,6 @@ from beam_pipelines.elements import (
     QualityRow,
     SourceFacts,
 )
-from beam_pipelines.frame_pairs import PairSettings
 from beam_pipelines.rejects import Reject
 from laser_dist.jnd.scale import Scale
 from laser_dist.video.codec import VIDEOSET

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from beam_pipelines import storage
+from beam_pipelines.dataset.frame_pairs import PairSettings, measure_source
+from beam_pipelines.dataset.measured_files import write_measured
 from beam_pipelines.elements import JudgedSource
-from beam_pipelines.frame_pairs import PairSettings, measure_source
-from beam_pipelines.measured_files import write_measured
 
 
 def measure_and_write(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_pipelines.miniature import Take, check_sources_and_size, expect, take_frames
+from beam_pipelines.miniature.pipeline import Take, check_sources_and_size, expect, take_frames
 from beam_pipelines.progress import finished_clips
 from laser_dist.jnd.labels import (
     MAX_QP,

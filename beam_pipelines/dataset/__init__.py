@@ -1,0 +1,1 @@
+"""From matched sources to the files of a dataset."""
