@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipelines import storage
 from beam_pipelines.archives import (
     archives_among,
     index_tar,
@@ -14,6 +15,7 @@ from beam_pipelines.archives import (
     unreadable,
 )
 from beam_pipelines.rejects import Reject
+from beam_pipelines.runner import new_pipeline, run_to_end
 from beam_pipelines.storage import StoredFile
 
 
@@ -59,10 +61,12 @@ class _IndexTars(beam.DoFn):
 def _index(tars: list[StoredFile], index_folder: str, options: PipelineOptions) -> None:
     if not tars:
         return
-    with beam.Pipeline(options=options) as pipeline:
-        _ = (
-            pipeline
-            | "Archives" >> beam.Create(tars)
-            | "SpreadArchives" >> beam.Reshuffle()
-            | "IndexArchives" >> beam.ParDo(_IndexTars(index_folder))
-        )
+    storage.check_writable(index_folder)
+    pipeline = new_pipeline(options)
+    _ = (
+        pipeline
+        | "Archives" >> beam.Create(tars)
+        | "SpreadArchives" >> beam.Reshuffle()
+        | "IndexArchives" >> beam.ParDo(_IndexTars(index_folder))
+    )
+    run_to_end(pipeline, lambda job: None)

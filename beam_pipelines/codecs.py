@@ -1,15 +1,18 @@
 """A source's clips as pictures: read from its files, or coded anew where a file is missing."""
 
+import io
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
 
 from beam_pipelines.archives import read_stored
 from beam_pipelines.elements import ENCODED, FROM_FILE, JudgedSource
 from beam_pipelines.storage import StoredFile
-from laser_dist.jnd.scale import QP
 from laser_dist.video.codec import VideoError, decode, encode_h264, x264_version_of
 from laser_dist.video.containers import coded_bytes
-from laser_dist.video.frames import Clip
+from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
 from laser_dist.video.raw import read_yuv420p
 
@@ -62,20 +65,42 @@ def read_clip(file: StoredFile, source: JudgedSource) -> CodedClip:
     return coded
 
 
-def encode_clip(original: Clip, quantiser: int, source: JudgedSource) -> CodedClip:
-    """Codes a clip as the dataset's own were coded.
+def read_picture(file: StoredFile) -> UInt8Array:
+    """[H, W, 3] uint8 RGB of an uncompressed image.
+
+    Raises:
+      VideoError: it cannot be decoded.
+      OSError: it cannot be read.
+    """
+    content = read_stored(file)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    # Pillow answers a damaged file with any of these.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise VideoError(f"Image {file}", "a whole image", str(error), "Fetch it again.") from error
+
+
+def encode_video(reference: Clip, qp: int) -> CodedClip:
+    """Codes a clip as VideoSet's were.
 
     Args:
-      original: what to code.
-      quantiser: on the source's scale.
-      source: whose clip it is.
+      reference: what to code, and what the result has the frame rate of.
+      qp: 1 to 51.
     """
-    if source.scale == QP:
-        stream = encode_h264(original, qp=quantiser)
-        assert source.fps is not None
-        clip = decode(stream, fps=source.fps).at_rate(source.fps)
-        return CodedClip(clip, 8 * len(stream), ENCODED, *_x264_of(stream))
-    content = encode_jpeg(original.rgb(0), quality=quantiser)
+    stream = encode_h264(reference, qp=qp)
+    clip = decode(stream, fps=reference.fps).at_rate(reference.fps)
+    return CodedClip(clip, 8 * len(stream), ENCODED, *_x264_of(stream))
+
+
+def encode_image(picture: UInt8Array, quality: int) -> CodedClip:
+    """Codes an image as JPEG.
+
+    Args:
+      picture: [H, W, 3] uint8 RGB.
+      quality: 1 to 100.
+    """
+    content = encode_jpeg(picture, quality=quality)
     return CodedClip(decode(content), 8 * len(content), ENCODED, *jpeg_encoder())
 
 

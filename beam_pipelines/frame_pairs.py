@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam_pipelines.codecs import CodedClip, UnreadableClip, encode_clip, read_clip
+from beam_pipelines.codecs import (
+    CodedClip,
+    UnreadableClip,
+    encode_image,
+    encode_video,
+    read_clip,
+    read_picture,
+)
 from beam_pipelines.elements import (
     FROM_FILE,
     NUM_LEVELS,
@@ -22,6 +29,7 @@ from beam_pipelines.elements import (
 )
 from beam_pipelines.rejects import CLIP, Reject
 from beam_pipelines.storage import StoredFile
+from laser_dist.jnd.scale import QP
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.codec import VideoError
 from laser_dist.video.frames import Clip
@@ -110,7 +118,6 @@ class _Session:
     def __init__(self, source: JudgedSource, settings: PairSettings) -> None:
         self._source = source
         self._files = dict(source.clips)
-        self._original = read_clip(source.original, source).clip if source.original else None
         reference = self._read_reference()
         self._reference = reference.clip
         size = {"width": settings.model_width, "height": settings.model_height}
@@ -129,8 +136,15 @@ class _Session:
         quantiser = self._source.scale.reference
         if quantiser in self._files:
             return read_clip(self._files[quantiser], self._source)
-        assert self._original is not None  # or the source would have been rejected by name
-        return encode_clip(self._original, quantiser, self._source)
+        return self._encode(quantiser)
+
+    def _encode(self, quantiser: int) -> CodedClip:
+        """A clip coded as the dataset's own: of a video the reference, of an image the BMP."""
+        if self._source.scale == QP:
+            return encode_video(self._reference, quantiser)
+        if self._source.original is not None:
+            return encode_image(read_picture(self._source.original), quantiser)
+        return encode_image(self._reference.rgb(0), quantiser)
 
     def measure(self, quantiser: int, fault: str) -> None:
         """Measures the clip at a quantiser; `fault` is what is known to be wrong with its file."""
@@ -138,7 +152,7 @@ class _Session:
         if coded is None and quantiser not in self._source.level_quantisers:
             return
         if coded is None:
-            coded = encode_clip(self._original or self._reference, quantiser, self._source)
+            coded = self._encode(quantiser)
         rgb = coded.clip.rgb_frames(**self._size)
         self._rows.append(self._row(quantiser, coded, rgb))
         if quantiser in self._source.level_quantisers:

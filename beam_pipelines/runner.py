@@ -5,9 +5,11 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
+    DebugOptions,
     GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
@@ -43,16 +45,23 @@ def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> 
     )
 
 
+DATAFLOW = "DataflowRunner"
+_JOBS_PAGE = "https://console.cloud.google.com/dataflow/jobs"
+
 MEMORY = "4GB"
-"""For one source of 1080p: reference and clip decoded, and RGB frames of both."""
+"""For one source of 1080p: reference and clip decoded, and RGB frames of both.
+
+Dataflow takes it for a whole worker: one of several cores, each with a source, needs a larger hint.
+"""
 
 
-def dataflow_flags(flags: Sequence[str], data_dir: str) -> list[str]:
+def dataflow_flags(flags: Sequence[str], *, manual_dir: str, data_dir: str) -> list[str]:
     """Beam's flags for Dataflow, completed by what this project's workers need.
 
     Args:
       flags: the user's.
-      data_dir: URL; Dataflow's own files go to `tmp` and `staging` below it unless the user says
+      manual_dir: URL of clips and labels.
+      data_dir: gs:// URL; Dataflow's own files go to `.dataflow` below it unless the user says
         otherwise.
 
     Raises:
@@ -66,7 +75,14 @@ def dataflow_flags(flags: Sequence[str], data_dir: str) -> list[str]:
             "no --sdk_container_image",
             "Build one from cluster/dataflow/Dockerfile.",
         )
-    if not storage.is_remote(data_dir):
+    if not storage.is_remote(manual_dir):
+        raise UserError(
+            "Option --manual-dir",
+            "a URL that Dataflow can read",
+            manual_dir,
+            "Copy it to a bucket.",
+        )
+    if not data_dir.startswith("gs://"):
         raise UserError(
             "Option --data-dir", "a gs:// URL with Dataflow", data_dir, "Name a bucket."
         )
@@ -81,30 +97,83 @@ def dataflow_flags(flags: Sequence[str], data_dir: str) -> list[str]:
     if not any("min_ram" in hint for hint in options.view_as(StandardOptions).resource_hints or ()):
         # Of the whole pipeline: a hint for one step would give that step workers of its own.
         completed.append(f"--resource_hints=min_ram={MEMORY}")
-    if options.view_as(WorkerOptions).number_of_worker_harness_threads is None:
+    if options.view_as(DebugOptions).number_of_worker_harness_threads is None:
         # A source of 1080p takes gigabytes; each process of a worker, one a core, does one.
         completed.append("--number_of_worker_harness_threads=1")
     return completed
 
 
+def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """An empty pipeline.
+
+    Raises:
+      UserError: the runner finds fault with the options.
+    """
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:
+        raise UserError(
+            "Beam's options",
+            "options that go together",
+            " ".join(str(error).split()),
+            "Mend them.",
+        ) from error
+
+
 def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None]) -> None:
     """Runs a pipeline and waits for its end.
 
+    A job on Dataflow is cancelled where this process is stopped meanwhile: nobody would publish
+    its dataset.
+
     Args:
       pipeline: to run.
-      on_start: called with the job's name or page, where it runs on other machines.
+      on_start: called with the job's name and page, where it runs on Dataflow.
 
     Raises:
-      UserError: a job on other machines did not succeed.
+      UserError: Dataflow does not take the job, or the job does not succeed.
     """
-    result = pipeline.run()
-    job_id = getattr(result, "job_id", None)
-    if callable(job_id) and pipeline.options.view_as(StandardOptions).runner == "DataflowRunner":
-        job_id = job_id()
-        on_start(f"Dataflow job {job_id}")
-    state = result.wait_until_finish()
-    if state not in (None, PipelineState.DONE):
-        raise UserError(f"Job {job_id}", "its success", state, "See the runner's log.")
+    if pipeline.options.view_as(StandardOptions).runner != DATAFLOW:
+        result = pipeline.run()
+        state = result.wait_until_finish()
+        if state not in (None, PipelineState.DONE):
+            raise UserError("The runner's job", "its success", str(state), "See the runner's log.")
+        return
+    result = _submit(pipeline)
+    cloud = pipeline.options.view_as(GoogleCloudOptions)
+    page = f"{_JOBS_PAGE}/{cloud.region}/{result.job_id()}?project={cloud.project}"
+    on_start(f"Dataflow job {result.job_id()}, {page}")
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+
+    try:
+        result.wait_until_finish()
+    except DataflowRuntimeException as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Of a worker's traceback the last line tells most.
+        raise UserError(
+            f"Dataflow job {result.job_id()}",
+            "its success",
+            f"{result.state}: {said[-1]}",
+            f"See its log: {page}",
+        ) from error
+    except KeyboardInterrupt:
+        result.cancel()
+        raise
+
+
+def _submit(pipeline: beam.Pipeline) -> Any:
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        return pipeline.run()
+    except (GoogleAPIError, GoogleAuthError, OSError) as error:  # the last one while staging
+        raise UserError(
+            "Dataflow",
+            "a job that it takes",
+            " ".join(str(error).split()),
+            "Check project, region, buckets and your credentials.",
+        ) from error
 
 
 @contextmanager

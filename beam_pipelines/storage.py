@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -84,11 +85,10 @@ def read_bytes(place: str | Path) -> bytes:
     Raises:
       OSError: there is none, or it cannot be read.
     """
-    with open_binary(place) as file:
-        try:
-            return file.read()
-        except _store_errors() as error:
-            raise OSError(f"{place}: {error}") from error
+    if not is_remote(place):
+        return Path(place).read_bytes()
+    with _told_as_os_error(str(place)), open_binary(place) as file:
+        return file.read()
 
 
 def open_binary(place: str | Path) -> IO[bytes]:
@@ -99,13 +99,11 @@ def open_binary(place: str | Path) -> IO[bytes]:
     """
     if not is_remote(place):
         return Path(place).open("rb")
-    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+    from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
-    try:
+    with _told_as_os_error(str(place)):
         return FileSystems.open(str(place), compression_type=CompressionTypes.UNCOMPRESSED)
-    except (BeamIOError, *_store_errors()) as error:
-        raise OSError(f"{place}: {error}") from error
 
 
 def write_bytes(place: str | Path, content: bytes) -> None:
@@ -115,9 +113,7 @@ def write_bytes(place: str | Path, content: bytes) -> None:
       OSError: it cannot be written.
     """
     if is_remote(place):
-        from apache_beam.io.filesystems import FileSystems
-
-        with FileSystems.create(str(place), mime_type="application/octet-stream") as file:
+        with _told_as_os_error(str(place)), _create(str(place)) as file:
             file.write(content)
         return
     with _unfinished(Path(place)) as unfinished:
@@ -134,27 +130,56 @@ def publish(path: Path, place: str | Path) -> None:
         with _unfinished(Path(place)) as unfinished:
             shutil.move(path, unfinished)
         return
-    from apache_beam.io.filesystems import FileSystems
-
     with (
         path.open("rb") as source,
-        FileSystems.create(str(place), mime_type="application/octet-stream") as file,
+        _told_as_os_error(str(place)),
+        _create(str(place)) as file,
     ):
         shutil.copyfileobj(source, file, _COPY_BYTES)
     path.unlink()
 
 
+def check_writable(folder: str | Path) -> None:
+    """Finds out before hours of work that their result could not be kept.
+
+    Raises:
+      UserError: nothing can be written below a URL; a disk is told of where it is written to.
+    """
+    if not is_remote(folder):
+        return
+    try:
+        write_bytes(join(folder, ".begun"), b"")
+        remove(join(folder, ".begun"))
+    except OSError as error:
+        raise UserError(
+            f"Output folder {folder}",
+            "a place that can be written",
+            str(error),
+            "Check the bucket's name and your credentials.",
+        ) from error
+
+
 def exists(place: str | Path) -> bool:
-    """Whether there is a file (or, on a disk, a folder)."""
+    """Whether there is a file (or, on a disk, a folder).
+
+    Raises:
+      OSError: the place cannot be looked at.
+    """
     if not is_remote(place):
         return Path(place).exists()
     from apache_beam.io.filesystems import FileSystems
 
-    return FileSystems.exists(str(place))
+    with _told_as_os_error(str(place)):
+        return FileSystems.exists(str(place))
 
 
 def remove(place: str | Path) -> None:
-    """Removes a file or a folder with all that is in it, if it is there."""
+    """Removes a file or a folder with all that is in it, if it is there.
+
+    Raises:
+      OSError: it cannot be removed.
+      UserError: no such bucket, or one that cannot be read.
+    """
     if not is_remote(place):
         path = Path(place)
         if path.is_dir():
@@ -164,10 +189,12 @@ def remove(place: str | Path) -> None:
         return
     from apache_beam.io.filesystems import FileSystems
 
-    if FileSystems.exists(str(place)):
-        FileSystems.delete([str(place)])
-    if below := [metadata.path for metadata in _matches(join(place, "**"))]:
-        FileSystems.delete(below)
+    found = [metadata.path for metadata in _matches(join(place, "**"))]
+    if exists(place):
+        found.append(str(place))
+    if found:
+        with _told_as_os_error(str(place)):
+            FileSystems.delete(found)
 
 
 @contextmanager
@@ -231,29 +258,81 @@ def _matches(pattern: str) -> list:
     from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems
 
-    scheme = pattern.partition("://")[0]
+    place = pattern.removesuffix("/**")
+    _check_kind(place)
     try:
         return list(FileSystems.match([pattern])[0].metadata_list)
-    except ValueError as error:
-        extra = _EXTRAS.get(scheme)
-        advice = f"Install laser-jnd[{extra}]." if extra else "Use gs://, s3:// or a path."
-        raise UserError(
-            f"Place {pattern.removesuffix('/**')}", "a kind of URL that can be read", scheme, advice
-        ) from error
     except BeamIOError as error:
-        causes = "; ".join(str(cause) for cause in (error.exception_details or {}).values())
         raise UserError(
-            f"Place {pattern.removesuffix('/**')}",
+            f"Place {place}",
             "a bucket or folder that can be read",
-            causes or str(error),
+            _cause(error),
             "Check its name and your credentials.",
         ) from error
 
 
+def _create(place: str) -> IO[bytes]:
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    # By its name alone Beam would compress what ends in .gz once more.
+    return FileSystems.create(
+        place,
+        mime_type="application/octet-stream",
+        compression_type=CompressionTypes.UNCOMPRESSED,
+    )
+
+
+def _check_kind(place: str) -> None:
+    """Refuses a URL that Beam cannot read as it is installed."""
+    from apache_beam.io.filesystem import BeamIOError
+    from apache_beam.io.filesystems import FileSystems
+
+    scheme = place.partition("://")[0]
+    try:
+        FileSystems.get_filesystem(place)
+        # Without it Beam has s3:// all the same, and fails when it is used.
+        is_there = scheme != "s3" or find_spec("boto3") is not None
+    except (ValueError, BeamIOError):
+        is_there = False
+    if not is_there:
+        extra = _EXTRAS.get(scheme)
+        advice = f"Install laser-jnd[{extra}]." if extra else "Use gs://, s3:// or a path."
+        raise UserError(f"Place {place}", "a kind of URL that can be read", f"{scheme}://", advice)
+
+
+@contextmanager
+def _told_as_os_error(place: str) -> Iterator[None]:
+    """Turns what Beam and the stores' own libraries raise into the error that files have."""
+    _check_kind(place)
+    try:
+        yield
+    except _store_errors() as error:
+        raise OSError(f"{place}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """What a store said, in one line: Beam wraps it in errors of its own."""
+    while details := getattr(error, "exception_details", None):
+        error = next(iter(details.values()))
+        if not isinstance(error, Exception):  # a status
+            break
+    answer = getattr(error, "response", None)
+    if answer is not None and not hasattr(error, "message"):  # an upload that was refused
+        return f"the store answered {answer.status_code} {answer.reason}"
+    return " ".join(str(error).split())
+
+
 def _store_errors() -> tuple[type[Exception], ...]:
-    """What the cloud libraries raise beside Beam's own error."""
+    """What Beam's file systems and the stores' libraries raise."""
+    from apache_beam.io.aws.clients.s3.messages import S3ClientError
+    from apache_beam.io.filesystem import BeamIOError
+
     try:
         from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
     except ImportError:
-        return ()
-    return (GoogleAPIError,)
+        return BeamIOError, S3ClientError
+    google = (GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse)
+    return BeamIOError, S3ClientError, *google

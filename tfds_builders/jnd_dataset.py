@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -24,7 +23,12 @@ from beam_pipelines.rejects_table import (
     refuse_too_many,
     write_rejects,
 )
-from beam_pipelines.runner import local_options, run_to_end, worker_environment
+from beam_pipelines.runner import (
+    local_options,
+    new_pipeline,
+    run_to_end,
+    worker_environment,
+)
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale
@@ -156,6 +160,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           file_format: of the examples.
         """
         places = places_of(dataset)
+        storage.check_writable(dataset)
         with clear_failures(places.refusal, dataset), tempfile.TemporaryDirectory() as scratch:
             self.info.set_file_format(file_format, override=True)
             storage.remove(storage.join(dataset, _INFO_FILE))
@@ -225,7 +230,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._config.pairs,
             self.SCALE,
         )
-        pipeline = beam.Pipeline(options=options)
+        pipeline = new_pipeline(options)
         add_build(pipeline, plan, write_shards)
         with worker_environment():
             run_to_end(pipeline, request.on_start)

@@ -11,8 +11,6 @@ from laser_dist.errors import UserError
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-DATAFLOW = "DataflowRunner"
-
 
 class _Refusing(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -20,7 +18,12 @@ class _Refusing(argparse.ArgumentParser):
 
 
 def pipeline_options(
-    runner: str | None, flags: Sequence[str], *, workers: int | None, data_dir: str
+    runner: str | None,
+    flags: Sequence[str],
+    *,
+    workers: int | None,
+    manual_dir: str,
+    data_dir: str,
 ) -> PipelineOptions:
     """Beam's options for a build.
 
@@ -28,6 +31,7 @@ def pipeline_options(
       runner: Beam's name of it; None for this machine's cores.
       flags: all that our own parser did not know.
       workers: processes on this machine.
+      manual_dir: where clips and labels are.
       data_dir: where the dataset goes; Dataflow keeps its own files beside it.
 
     Raises:
@@ -35,7 +39,7 @@ def pipeline_options(
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from beam_pipelines.runner import dataflow_flags, local_options
+    from beam_pipelines.runner import DATAFLOW, dataflow_flags, local_options
 
     _check_known(flags, PipelineOptions)
     if runner is None:
@@ -43,7 +47,7 @@ def pipeline_options(
     if workers is not None:
         raise UserError("Option --workers", "none with --runner", str(workers), "Use Beam's own.")
     if runner == DATAFLOW:
-        flags = dataflow_flags(flags, data_dir)
+        flags = dataflow_flags(flags, manual_dir=manual_dir, data_dir=data_dir)
     return PipelineOptions([f"--runner={runner}", *flags])
 
 

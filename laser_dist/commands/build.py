@@ -233,12 +233,16 @@ def look_at(order: Order) -> Found:
     from laser_dist.commands.beam_flags import pipeline_options
 
     options = pipeline_options(
-        order.runner, order.flags, workers=order.workers, data_dir=order.data_dir
+        order.runner,
+        order.flags,
+        workers=order.workers,
+        manual_dir=order.manual_dir,
+        data_dir=order.data_dir,
     )
     from beam_pipelines import storage
     from tfds_builders.jnd_dataset import archives_folder, find_files
 
-    if order.flags:
+    if storage.is_remote(order.manual_dir) or storage.is_remote(order.data_dir):
         storage.use_options(order.flags)
     files, lost = find_files(order.manual_dir, archives_folder(order.data_dir), options)
     order = replace(order, config=order.config or choose_config(order.dataset, files))

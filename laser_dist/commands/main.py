@@ -40,11 +40,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
       The exit status.
     """
     debug = False
-    prepare_environment()
     try:
         try:
             parsed = parse(arguments)
             debug = parsed.debug
+            prepare_environment(uses_cloud=any("://" in str(v) for v in vars(parsed).values()))
             with stop_on_signals():
                 parsed.run(parsed)
         finally:

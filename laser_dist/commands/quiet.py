@@ -19,13 +19,19 @@ _ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "RAY_USAGE_STATS_ENABLED": "0",
     "GRPC_VERBOSITY": "ERROR",
-    "NO_GCE_CHECK": "true",  # else dataset libraries look for Google's metadata server
 }
+# Else dataset libraries look for Google's metadata server. On Google's own machines it is what
+# gives the credentials.
+_ENVIRONMENT_ON_DISKS = {"NO_GCE_CHECK": "true"}
 
 
-def prepare_environment() -> None:
-    """Sets what the libraries read when they are imported; what the user has set stays."""
-    for name, value in _ENVIRONMENT.items():
+def prepare_environment(*, uses_cloud: bool = False) -> None:
+    """Sets what the libraries read when they are imported; what the user has set stays.
+
+    Args:
+      uses_cloud: the command reads or writes behind a URL.
+    """
+    for name, value in (_ENVIRONMENT | ({} if uses_cloud else _ENVIRONMENT_ON_DISKS)).items():
         os.environ.setdefault(name, value)
 
 

@@ -1,9 +1,19 @@
 import os
 import sys
 
-from apache_beam.options.pipeline_options import DirectOptions
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
-from beam_pipelines.runner import local_options, worker_environment
+from beam_pipelines.runner import (
+    dataflow_flags,
+    local_options,
+    new_pipeline,
+    run_to_end,
+    worker_environment,
+)
+from laser_dist.errors import UserError
 
 
 def test_the_workers_environment_is_undone(monkeypatch):
@@ -28,3 +38,92 @@ def test_one_worker_runs_in_this_process_and_several_in_their_own(monkeypatch):
     # Beam starts its workers by an unquoted shell line.
     monkeypatch.setattr(sys, "executable", "/a folder/python")
     assert mode(3) == ("in_memory", 1)
+
+
+BUCKETS = {"manual_dir": "gs://mine/in", "data_dir": "gs://mine/data"}
+
+
+def test_what_dataflow_needs_is_added_unless_it_is_said():
+    flags = dataflow_flags(["--sdk_container_image=image"], **BUCKETS)
+    assert flags[1:] == [
+        "--temp_location=gs://mine/data/.dataflow/tmp",
+        "--staging_location=gs://mine/data/.dataflow/staging",
+        "--sdk_location=container",
+        "--resource_hints=min_ram=4GB",
+        "--number_of_worker_harness_threads=1",
+    ]
+    said = [
+        "--sdk_container_image=image",
+        "--temp_location=gs://mine/tmp",
+        "--staging_location=gs://mine/tmp",
+        "--resource_hints=min_ram=9GB",
+        "--number_of_worker_harness_threads=2",
+    ]
+    assert dataflow_flags(said, **BUCKETS) == [*said, "--sdk_location=container"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"flags": []}, "no --sdk_container_image. Build one from cluster/dataflow/Dockerfile"),
+        ({"manual_dir": "/data"}, "Option --manual-dir: expected a URL that Dataflow can read"),
+        ({"data_dir": "s3://mine"}, "Option --data-dir: expected a gs:// URL with Dataflow"),
+    ],
+)
+def test_what_dataflow_cannot_do_without(changes, text):
+    arguments = {"flags": ["--sdk_container_image=image"], **BUCKETS, **changes}
+    with pytest.raises(UserError, match=text):
+        dataflow_flags(**arguments)
+
+
+class Job:
+    """As Dataflow's."""
+
+    state = "FAILED"
+    cancelled = False
+
+    def __init__(self, end):
+        self._end = end
+
+    def job_id(self):
+        return "7"
+
+    def wait_until_finish(self):
+        raise self._end
+
+    def cancel(self):
+        self.cancelled = True
+
+
+def run_on_dataflow(job, on_start=lambda job: None):
+    options = PipelineOptions(["--project=p", "--region=r"])
+    options.view_as(StandardOptions).runner = "DataflowRunner"
+    pipeline = beam.Pipeline("DirectRunner", options=options)
+    pipeline.run = lambda: job
+    run_to_end(pipeline, on_start)
+
+
+def test_a_job_that_fails_is_told_with_its_page():
+    error = DataflowRuntimeException("Dataflow failed\n  File ...\nMemoryError: no more\n", None)
+    told = []
+    with pytest.raises(UserError) as raised:
+        run_on_dataflow(Job(error), told.append)
+    page = "https://console.cloud.google.com/dataflow/jobs/r/7?project=p"
+    assert told == [f"Dataflow job 7, {page}"]
+    assert str(raised.value) == (
+        "Dataflow job 7: expected its success, got FAILED: MemoryError: no more. "
+        f"See its log: {page}"
+    )
+
+
+def test_a_job_ends_with_whoever_waits_for_it():
+    job = Job(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run_on_dataflow(job)
+    assert job.cancelled
+
+
+def test_dataflow_without_a_project_is_an_error():
+    options = PipelineOptions(["--runner=DataflowRunner", "--region=r"])
+    with pytest.raises(UserError, match="Beam's options: .* Missing required option: project"):
+        new_pipeline(options)

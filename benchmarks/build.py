@@ -1,0 +1,354 @@
+"""What building a dataset costs beyond the codecs' own work. Prints ratios; takes some minutes.
+
+    python benchmarks/build.py              # cost, speed-up by two processes, memory
+    python benchmarks/build.py --rates      # the constants of beam_pipelines.build_cost
+
+Clips are 640x360, 30 frames, from the shipped photographs, coded at five QPs. Most levels, which
+are made up, fall between them and are coded anew. The bare loop does the same encodes, decodes and
+measures with PyAV and NumPy in one process, and keeps nothing. CPU seconds are those of all
+processes of a command, their start included; machines are noisy, so only figures of one run
+compare.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SIZE = (640, 360)
+MODEL_SIZE = (640, 352)
+NUM_FRAMES = 30
+QPS = (22, 27, 32, 37, 42)
+POLL_S = 0.2
+
+
+@dataclass
+class Usage:
+    """What a command used, its descendants included."""
+
+    wall_s: float = 0.0
+    peak_bytes: int = 0
+    cpu_s_of: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+
+    @property
+    def cpu_s(self) -> float:
+        """Of all processes, as far as the last look at each."""
+        return sum(self.cpu_s_of.values())
+
+
+def run_measured(command: list[str]) -> Usage:
+    """Runs a command and looks at its processes until it ends."""
+    usage = Usage()
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(process.pid, usage, ended))
+    watcher.start()
+    status = process.wait()
+    usage.wall_s = time.monotonic() - started
+    ended.set()
+    watcher.join()
+    if status:
+        sys.exit(f"status {status} of: {' '.join(command)}")
+    return usage
+
+
+def _watch(root: int, usage: Usage, ended: threading.Event) -> None:
+    from laser_dist.commands.processes import living_descendants
+
+    ticks = os.sysconf("SC_CLK_TCK")
+    while not ended.wait(POLL_S):
+        total = 0
+        for pid in {root} | living_descendants(root):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                usage.cpu_s_of[pid] = (int(fields[11]) + int(fields[12])) / ticks
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:  # it has ended
+                continue
+            pss = next(line for line in rollup.splitlines() if line.startswith("Pss:"))
+            total += 1024 * int(pss.split()[1])
+        usage.peak_bytes = max(usage.peak_bytes, total)
+
+
+def make_clips(folder: Path, num_sources: int, num_frames: int = NUM_FRAMES) -> None:
+    """Writes coded clips in VideoSet's layout, and labels that nobody has given."""
+    from multiprocessing import Pool
+
+    from laser_dist.jnd.labels import format_videoset_labels, label_file_name
+
+    with Pool() as pool:
+        jobs = [(folder, number, num_frames) for number in range(1, num_sources + 1)]
+        sources = pool.starmap(_make_source, jobs)
+    for level in range(3):
+        name = label_file_name("{}x{}".format(*SIZE), level)
+        (folder / name).write_text(format_videoset_labels(sources, level))
+
+
+def _make_source(folder: Path, number: int, num_frames: int) -> object:
+    import numpy as np
+
+    from beam_pipelines.sources import load_photo, shipped_photographs
+    from laser_dist.jnd.labels import LevelLabel, SourceLabels
+    from laser_dist.jnd.layout import FRAME_RATES, ClipName
+    from laser_dist.video.camera import draw_shot, film
+    from laser_dist.video.codec import encode_h264
+    from laser_dist.video.frames import Clip
+
+    rng = np.random.default_rng(number)
+    footage = shipped_photographs()
+    photo = load_photo(footage[number % len(footage)].path)
+    shot = draw_shot(rng, photo.shape[1], photo.shape[0], SIZE[0] / SIZE[1])
+    frames = film(photo, shot, num_frames=num_frames, width=SIZE[0], height=SIZE[1])
+    clip = Clip.from_rgb(frames, FRAME_RATES[30])
+    for qp in (0, *QPS):
+        name = ClipName(source_index=number, width=SIZE[0], height=SIZE[1], rate=30, qp=qp)
+        path = folder / name.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_h264(clip, qp=qp))
+    levels = []
+    for level in (24 + number % 3, 29 + number % 3, 34 + number % 3):
+        samples = (level, level + 2)
+        deviation = float(np.std(samples, ddof=1))
+        anchor = levels[-1].jnd if levels else 0.0
+        levels.append(LevelLabel(float(level), level + 1.0, anchor, samples, 1, deviation))
+    return SourceLabels(name.source_id, tuple(levels))
+
+
+def build(manual_dir: Path, data_dir: Path, workers: int) -> Usage:
+    """Runs `laser-jnd build` as a user does."""
+    shutil.rmtree(data_dir, ignore_errors=True)
+    where = ["--manual-dir", str(manual_dir), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "laser_dist.commands.main", "build", "videoset_jnd"]
+    return run_measured([*command, *where, "--config", "360p", "--workers", str(workers)])
+
+
+def bare_loop(folder: Path) -> None:
+    """The work itself: PyAV and NumPy, one process, nothing kept."""
+    levels: dict[int, set[int]] = defaultdict(set)
+    for suffix in ("1st", "2nd", "3rd"):
+        with (folder / f"{SIZE[0]}x{SIZE[1]}_{suffix}.csv").open() as file:
+            for row in csv.DictReader(file):
+                levels[int(row["sequence_index"])].add(round(float(row["jnd"])))
+    for source_folder in sorted(folder.glob("videoSRC*")):
+        number = int(source_folder.name[8:11])
+        files = {int(path.stem[-2:]): path for path in source_folder.glob("*.264")}
+        _bare_source(files, levels[number])
+
+
+def _bare_source(files: dict[int, Path], levels: set[int]) -> None:
+    reference = _bare_decode(files[0].read_bytes())
+    reference_rgb = [_bare_rgb(frame) for frame in reference]
+    _bare_activity([_bare_luma(frame) for frame in reference])
+    for qp in sorted({*files, *levels} - {0}):
+        stream = files[qp].read_bytes() if qp in files else _bare_encode(reference, qp)
+        frames = _bare_decode(stream)
+        for one, other in zip(reference, frames, strict=True):
+            _bare_psnr(_bare_luma(one), _bare_luma(other))
+        for one, frame in zip(reference_rgb, frames, strict=True):
+            _bare_psnr(one, _bare_rgb(frame))
+        _bare_filters(reference, frames)
+
+
+def _bare_decode(stream: bytes) -> list:
+    import io
+
+    import av
+
+    with av.open(io.BytesIO(stream), options={"framerate": "30000/1001"}) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return list(container.decode(video=0))
+
+
+def _bare_encode(frames: list, qp: int) -> bytes:
+    from fractions import Fraction
+
+    from av.codec.context import CodecContext
+
+    from laser_dist.video.codec import VIDEOSET, _x264_params
+
+    encoder = CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = *SIZE, "yuv420p"
+    encoder.framerate, encoder.time_base = Fraction(30000, 1001), Fraction(1001, 30000)
+    encoder.thread_count = 1
+    encoder.options = {"x264-params": _x264_params(VIDEOSET, qp, 1)}
+    coded = []
+    for index, frame in enumerate(frames):
+        frame.pts, frame.time_base = index, Fraction(1001, 30000)
+        frame.pict_type = 0
+        coded += [bytes(packet) for packet in encoder.encode(frame)]
+    return b"".join([*coded, *(bytes(packet) for packet in encoder.encode(None))])
+
+
+def _bare_luma(frame: object) -> object:
+    import numpy as np
+
+    plane = frame.planes[0]
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: SIZE[1], : SIZE[0]]
+
+
+def _bare_rgb(frame: object) -> object:
+    from laser_dist.video.frames import SCALER_FLAGS
+
+    return frame.reformat(
+        *MODEL_SIZE,
+        format="rgb24",
+        src_colorspace="ITU709",
+        src_color_range="MPEG",
+        dst_color_range="JPEG",
+        interpolation=SCALER_FLAGS,
+        threads=1,
+    ).to_ndarray()
+
+
+def _bare_psnr(one: object, other: object) -> float:
+    import numpy as np
+
+    error = np.subtract(one, other, dtype=np.int32).ravel()
+    squared = int(np.einsum("i,i->", error, error, dtype=np.int64))
+    return float(10 * np.log10(255**2 * error.size / squared)) if squared else 100.0
+
+
+def _bare_activity(luma: list) -> None:
+    import numpy as np
+    from scipy.ndimage import sobel
+
+    before = None
+    for plane in luma:
+        values = plane.astype(np.float64)
+        np.hypot(sobel(values, 0), sobel(values, 1))[1:-1, 1:-1].std()
+        if before is not None:
+            (values - before).std()
+        before = values
+
+
+def _bare_filters(reference: list, frames: list) -> None:
+    import contextlib
+
+    from av.error import BlockingIOError as NoFrameYet
+    from av.error import EOFError as NoFrameLeft
+    from av.filter import Graph
+
+    graph = Graph()
+    graph.threads = 1
+    text = "video_size={}x{}:pix_fmt=yuv420p:time_base=1001/30000:frame_rate=30000/1001".format(
+        *SIZE
+    )
+    first, second = graph.add("buffer", text), graph.add("buffer", text)
+    split, ssim, xpsnr = graph.add("split"), graph.add("ssim"), graph.add("xpsnr")
+    sink = graph.add("buffersink")
+    first.link_to(split)
+    second.link_to(ssim, 0, 0)
+    split.link_to(ssim, 0, 1)
+    ssim.link_to(xpsnr, 0, 0)
+    split.link_to(xpsnr, 1, 1)
+    xpsnr.link_to(sink)
+    graph.configure()
+    for index, pair in enumerate(zip(reference, frames, strict=True)):
+        for entry, frame in zip((first, second), pair, strict=True):
+            frame.pts = index
+            entry.push(frame)
+        with contextlib.suppress(NoFrameYet, NoFrameLeft):
+            while True:
+                dict(sink.pull().metadata)
+    for entry in (first, second):
+        entry.push(None)
+    with contextlib.suppress(NoFrameYet, NoFrameLeft):
+        while True:
+            dict(sink.pull().metadata)
+
+
+def tell_rates() -> None:
+    """Fits the constants of `beam_pipelines.build_cost`."""
+    import numpy as np
+
+    from beam_pipelines.sources import load_photo, shipped_photographs
+    from laser_dist.jnd.layout import FRAME_RATES
+    from laser_dist.video.camera import draw_shot, film
+    from laser_dist.video.codec import decode, encode_h264
+    from laser_dist.video.frames import Clip
+    from laser_dist.video.quality import measure_quality
+
+    num_frames, width, height = 6, *MODEL_SIZE
+    rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for columns, lines in ((256, 144), (640, 360), (1280, 720), (1920, 1080)):
+        for index, footage in enumerate(shipped_photographs()[:3]):
+            photo = load_photo(footage.path)
+            rng = np.random.default_rng(index)
+            shot = draw_shot(rng, photo.shape[1], photo.shape[0], columns / lines)
+            frames = film(photo, shot, num_frames=num_frames, width=columns, height=lines)
+            clip = Clip.from_rgb(frames, FRAME_RATES[30])
+            reference_rgb = clip.rgb_frames(width=width, height=height)
+            for qp in (0, 22, 32, 42):
+                times = [time.process_time()]
+                stream = encode_h264(clip, qp=qp)
+                times.append(time.process_time())
+                coded = decode(stream, fps=clip.fps)
+                rgb = coded.rgb_frames(width=width, height=height)
+                times.append(time.process_time())
+                if qp:
+                    measure_quality(clip, coded, reference_rgb=reference_rgb, distorted_rgb=rgb)
+                times.append(time.process_time())
+                megapixels = columns * lines / 1e6
+                encode, read = (np.diff(times[:3]) / num_frames).tolist()
+                measure = (times[3] - times[1]) / num_frames
+                if qp:
+                    rows["ENCODE"].append((megapixels, encode))
+                    rows["READ_AND_MEASURE"].append((megapixels, measure))
+                else:
+                    rows["READ_REFERENCE"].append((megapixels, read))
+    for name, points in rows.items():
+        megapixels, seconds = np.array(points).T
+        # Relative errors: a line that suits the large sizes alone is no use for the small ones.
+        slope, base = np.polyfit(megapixels, seconds, 1, w=1 / seconds)
+        print(f"{name:<18} base {base:.4f} s, {slope:.4f} s per million pixels")
+
+
+def tell_costs(num_sources: int) -> None:
+    """Runs all of it and prints the ratios."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        print(f"making {num_sources} clips of {SIZE[0]}x{SIZE[1]}, {NUM_FRAMES} frames", flush=True)
+        make_clips(folder / "clips", num_sources)
+        bare = run_measured([sys.executable, __file__, "--bare", str(folder / "clips")])
+        print(f"bare loop      {bare.cpu_s:7.1f} CPU s, {bare.wall_s:6.1f} s", flush=True)
+        one = build(folder / "clips", folder / "one", workers=1)
+        print(f"build          {one.cpu_s:7.1f} CPU s, {one.wall_s:6.1f} s", flush=True)
+        two = build(folder / "clips", folder / "two", workers=2)
+        print(f"two processes  {two.cpu_s:7.1f} CPU s, {two.wall_s:6.1f} s", flush=True)
+        print(f"CPU, build over bare loop         {one.cpu_s / bare.cpu_s:.3f}")
+        print(f"speed, two processes over one     {one.wall_s / two.wall_s:.2f}", flush=True)
+        peaks = []
+        for factor in (1, 2, 4):
+            clips = folder / f"times{factor}"
+            make_clips(clips, 15 * factor, num_frames=8)
+            peaks.append(build(clips, folder / "memory", workers=2).peak_bytes)
+            print(f"peak memory of {15 * factor} clips  {peaks[-1] / 1e6:7.0f} MB", flush=True)
+        print(f"memory, four times the clips over one {peaks[2] / peaks[0]:.3f}")
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sources", type=int, default=60, help="clips (default: %(default)s)")
+    parser.add_argument("--rates", action="store_true", help="fit the cost constants")
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bare is not None:
+        bare_loop(arguments.bare)
+    elif arguments.rates:
+        tell_rates()
+    else:
+        tell_costs(arguments.sources)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""A bucket on this machine, and what it takes for Google's libraries to find it."""
+
+import gc
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from gcp_storage_emulator.server import create_server
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+BUCKET = "bucket"
+# A person's, whose token holds for good: no library asks anyone for another.
+CREDENTIALS = {
+    "type": "authorized_user",
+    "client_id": "tests",
+    "client_secret": "none",
+    "refresh_token": "none",
+    "quota_project_id": "p",
+    "token": "token",
+    "expiry": "2999-01-01T00:00:00Z",
+}
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A bucket that can be reached under `gs://bucket`.
+
+    Attributes:
+      environment: for the processes that are to reach it.
+      endpoint: URL of the storage.
+    """
+
+    environment: dict[str, str]
+    endpoint: str
+
+    @property
+    def _bucket(self) -> storage.Bucket:
+        return storage.Client(
+            project="p",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": self.endpoint},
+        ).bucket(BUCKET)
+
+    def upload(self, folder: Path, name: str) -> str:
+        """Copies a folder into the bucket; gives its URL there."""
+        bucket = self._bucket
+        for path in folder.rglob("*"):
+            if path.is_file():
+                key = f"{name}/{path.relative_to(folder).as_posix()}"
+                bucket.blob(key).upload_from_filename(str(path))
+        return f"gs://{BUCKET}/{name}"
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """All that is below a folder of the bucket, by path from there."""
+        found = self._bucket.list_blobs(prefix=f"{name}/")
+        return {blob.name.removeprefix(f"{name}/"): blob.download_as_bytes() for blob in found}
+
+
+class Answering(BaseHTTPRequestHandler):
+    """An HTTP server's answers in JSON."""
+
+    def answer(self, value: object, status: int = 200) -> None:
+        """Sends one."""
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def body(self) -> bytes:
+        """What the request brings."""
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Serves on loopback; gives the port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def local_cloud(folder: Path) -> Iterator[Cloud]:
+    """An empty bucket.
+
+    Args:
+      folder: for the credentials. Without any, Beam would look for them for half a minute in each
+        process.
+    """
+    # It warns of each answer that it gives.
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    with server:
+        endpoint = f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
+        credentials = folder / "credentials.json"
+        credentials.write_text(json.dumps(CREDENTIALS))
+        environment = {
+            "STORAGE_EMULATOR_HOST": endpoint,
+            "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
+            "GOOGLE_CLOUD_PROJECT": "p",
+            "NO_GCE_CHECK": "true",
+            "NO_PROXY": "localhost,127.0.0.1",
+            "no_proxy": "localhost,127.0.0.1",
+        }
+        try:
+            yield Cloud(environment, endpoint)
+        finally:
+            # A failed upload is tried anew when its file is collected: not once nobody answers.
+            gc.collect()

@@ -1,0 +1,202 @@
+"""The real command with its input and output in a bucket: on this machine, and on Dataflow.
+
+There is no cloud here: an emulator keeps the bucket, and a stand-in of Dataflow's API runs the very
+pipeline that was staged for it.
+"""
+
+import os
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from apache_beam.portability.api import beam_runner_api_pb2
+from cloud import local_cloud
+from command_line import laser_jnd
+from dataflow_api import JOB_ID, stand_in
+from PIL import Image
+
+from beam_pipelines.miniature import make_miniature
+from beam_pipelines.miniature_videoset import VideosetSettings
+from beam_pipelines.runner import local_options
+from beam_pipelines.sources import Footage
+
+pytestmark = [pytest.mark.beam, pytest.mark.slow]
+
+VERSION = "videoset_jnd/miniature/1.0.0"
+SETTINGS = VideosetSettings(num_sources=3, num_frames=2, qps=(25, 40))
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory):
+    with local_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory):
+    """Three sources, one a group."""
+    root = tmp_path_factory.mktemp("manual")
+    footage = []
+    rows, columns = np.mgrid[:180, :320]
+    for index in range(3):
+        waves = 120 + 60 * np.sin(columns / (8 + index)) * np.cos(rows / 11)
+        noise = np.random.default_rng(index).normal(0, 3, (180, 320, 3))
+        path = root / f"photo{index}.png"
+        Image.fromarray(np.clip(waves[..., None] + noise, 0, 255).astype(np.uint8)).save(path)
+        footage.append(Footage(path.stem, path, is_video=False))
+    folder = root / "mini"
+    make_miniature(footage, SETTINGS, folder, local_options(1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archived(manual, tmp_path_factory):
+    """The same, one source's clips in an archive."""
+    folder = tmp_path_factory.mktemp("archived") / "mini"
+    shutil.copytree(manual, folder)
+    (last,) = folder.glob("videoSRC003_*")
+    with tarfile.open(folder / "part_1.tar.gz", "w:gz") as archive:
+        archive.add(last, last.name)
+    shutil.rmtree(last)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(manual, tmp_path_factory):
+    """Files of the dataset that is built on a disk."""
+    data = tmp_path_factory.mktemp("data")
+    done = build(manual, data, "--workers", 1, cwd=data)
+    assert done.returncode == 0, done.stderr
+    folder = data / VERSION
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def build(manual_dir, data_dir, *flags, cwd, environment=None):
+    environment = {**os.environ, **(environment or {})}
+    places = ("--manual-dir", manual_dir, "--data-dir", data_dir)
+    return laser_jnd("build", "videoset_jnd", *places, *flags, cwd=cwd, env=environment)
+
+
+def test_in_a_bucket_lie_the_files_that_lie_on_a_disk(cloud, archived, expected, tmp_path):
+    command = (cloud.upload(archived, "archived"), "gs://bucket/data", "--workers", 2)
+    done = build(*command, cwd=tmp_path, environment=cloud.environment)
+    assert done.returncode == 0, done.stderr
+    files = cloud.files("data")
+    built = cloud.files(f"data/{VERSION}")
+    assert built == expected
+    assert sum(".tfrecord" in name for name in built) == 3
+    # Beside it there is the archive's index, and nothing else: no work in progress.
+    assert {name.split("/")[0] for name in files} == {"videoset_jnd", ".archives"}
+    assert sum(not name.startswith((VERSION, ".archives")) for name in files) == 0
+    reused = build(*command, cwd=tmp_path, environment=cloud.environment)
+    assert reused.stdout.startswith(f"  Reused: gs://bucket/data/{VERSION} is there")
+    assert cloud.files("data") == files
+
+
+def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd):
+    return build(
+        manual_dir,
+        data_dir,
+        "--runner=DataflowRunner",
+        "--project=p",
+        "--region=r",
+        f"--dataflow_endpoint=http://localhost:{dataflow.port}",
+        "--no_auth",
+        "--sdk_container_image=images.example/laser-jnd:1",
+        "--machine_type=n2-highmem-4",
+        "--max_num_workers=7",
+        "--experiments=use_sibling_sdk_workers",
+        cwd=cwd,
+        environment=cloud.environment,
+    )
+
+
+def test_dataflow_builds_the_same(cloud, manual, expected, tmp_path):
+    uploaded = cloud.upload(manual, "mini")
+    with stand_in(cloud.environment) as dataflow:
+        done = on_dataflow(dataflow, cloud, uploaded, "gs://bucket/flow", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"Running as Dataflow job {JOB_ID}" in done.stdout
+    assert cloud.files(f"flow/{VERSION}") == expected
+    (job,) = dataflow.jobs
+    check_request(job)
+    check_pipeline(pipeline_of(job, cloud))
+
+
+def check_request(job):
+    environment = job["environment"]
+    (pool,) = environment["workerPools"]
+    (image,) = pool["sdkHarnessContainerImages"]
+    assert image["containerImage"] == "images.example/laser-jnd:1"
+    assert pool["workerHarnessContainerImage"] == "images.example/laser-jnd:1"
+    # A core each, and one source at a time: a source of 1080p takes gigabytes.
+    assert image["useSingleCorePerContainer"]
+    assert pool["numThreadsPerWorker"] == 1
+    assert pool["machineType"] == "n2-highmem-4"
+    assert pool["autoscalingSettings"]["maxNumWorkers"] == 7
+    # Nothing to install when a worker starts: what is sent along is a list, for its log.
+    sent = [package["name"] for package in pool["packages"]]
+    assert sent == ["submission_environment_dependencies.txt"]
+    assert {"use_sibling_sdk_workers", "use_runner_v2"} <= set(environment["experiments"])
+    options = environment["sdkPipelineOptions"]["options"]
+    assert options["sdk_location"] == "container"
+    assert options["temp_location"].startswith("gs://bucket/flow/.dataflow/tmp/")
+
+
+def check_pipeline(pipeline):
+    order = steps(pipeline)
+    for earlier, later in (
+        ("Sources", "SpreadSources"),
+        ("SpreadSources", "MeasureSources"),
+        ("MeasureSources", "PlanShards"),
+        ("PlanShards", "SpreadShards"),
+        ("SpreadShards", "WriteShards"),
+        ("WriteShards", "TellShards"),
+    ):
+        assert order.index(earlier) < order.index(later)
+    used = {
+        transform.environment_id
+        for transform in pipeline.components.transforms.values()
+        if transform.environment_id
+    }
+    (environment,) = (pipeline.components.environments[each] for each in used)
+    payload = beam_runner_api_pb2.DockerPayload.FromString(environment.payload)
+    assert payload.container_image == "images.example/laser-jnd:1"
+    hint = environment.resource_hints["beam:resources:min_ram_bytes:v1"]
+    assert int(hint) == 4_000_000_000
+    assert len(environment.dependencies) == 1
+
+
+def pipeline_of(job, cloud):
+    """The pipeline that was staged for a job."""
+    place = job["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"]
+    folder, _, name = place.removeprefix("gs://bucket/").rpartition("/")
+    return beam_runner_api_pb2.Pipeline.FromString(cloud.files(folder)[name])
+
+
+def steps(pipeline):
+    """Names of the outermost steps, in order."""
+    root = pipeline.components.transforms[pipeline.root_transform_ids[0]]
+    ids = root.subtransforms or pipeline.root_transform_ids
+    return [pipeline.components.transforms[each].unique_name for each in ids]
+
+
+def test_a_job_that_fails_is_one_line_and_leaves_no_dataset(cloud, manual, tmp_path):
+    shutil.copytree(manual, tmp_path / "mini")
+    (clip,) = tmp_path.glob("mini/videoSRC001_*/*_qp_00.264")
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    damaged = cloud.upload(tmp_path / "mini", "damaged")
+    with stand_in(cloud.environment) as dataflow:
+        done = on_dataflow(dataflow, cloud, damaged, "gs://bucket/none", tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "expected at most 5% of them with rejects, got 1 (1 in all)" in line
+    assert (
+        f"All of them: gs://bucket/none/{VERSION.rpartition('/')[0]}/rejected-1.0.0.parquet" in line
+    )
+    assert not [name for name in cloud.files("none") if "dataset_info.json" in name]

@@ -1,0 +1,134 @@
+"""`laser-jnd build` on a small miniature, as a user runs it."""
+
+import re
+import shutil
+
+import pytest
+from command_line import laser_jnd
+
+from beam_pipelines.miniature import make_miniature
+from beam_pipelines.miniature_videoset import VideosetSettings
+from beam_pipelines.runner import local_options
+from beam_pipelines.sources import shipped_photographs
+from laser_dist.jnd.labels import read_videoset_labels
+
+pytestmark = [
+    pytest.mark.beam,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
+]
+SETTINGS = VideosetSettings(num_sources=6, num_frames=2, qps=(22, 34))
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "mini"
+    make_miniature(shipped_photographs()[:3], SETTINGS, folder, local_options(1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(miniature, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    done = build(miniature, folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def build(manual_dir, data_dir, *options, dataset="videoset_jnd"):
+    where = ("--manual-dir", manual_dir, "--data-dir", data_dir, "--workers", 1)
+    return laser_jnd("build", dataset, *where, *options)
+
+
+def facts(text):
+    """A name and what stands behind it, from each line of a summary."""
+    return dict(re.findall(r"^  (\S+)  +(.*)$", text, re.MULTILINE))
+
+
+def error_of(done):
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line.removeprefix("laser-jnd: error: ")
+
+
+def test_the_plan_counts_what_is_there_and_does_nothing(miniature, tmp_path):
+    shutil.copytree(miniature, tmp_path / "mini")
+    (lost,) = (tmp_path / "mini").glob("videoSRC003_*/*_qp_00.264")
+    (missing,) = (tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264")
+    lost.unlink()
+    missing.unlink()
+    done = build(tmp_path / "mini", tmp_path / "data", "--plan")
+    assert done.returncode == 0, done.stderr
+    told = facts(done.stdout)
+    assert not (tmp_path / "data").exists()
+    labels = read_videoset_labels(miniature, "256x144").sources
+    wanted = {
+        (source.source_id, qp)
+        for source in labels
+        if source.source_id != "videoSRC003"
+        for qp in (22, 34, *(int(level.jnd) for level in source.levels))
+        if (source.source_id, qp) != ("videoSRC001", 22)
+    }
+    there = {(id_, qp) for id_, qp in wanted if qp in SETTINGS.qps}
+    assert told["sources"] == "5 sources, 1 more lost by name"
+    assert told["clips"].startswith(f"{len(there) + 5} coded files")
+    assert told["measure"] == f"{len(wanted)} clips"
+    assert told["encode"].startswith(f"{len(wanted - there)} clips")
+    assert told["rejects"] == "2"
+    assert "source videoSRC003 (find): no reference" in done.stdout
+    assert f"clip {missing.name} (find): no such clip" in done.stdout
+    assert re.fullmatch(r"[\d.e-]+ vCPU-hours at that rate", told["work"])
+
+
+def test_the_summary_tells_what_was_built(built):
+    told = facts(built[1])
+    splits = [told[split] for split in ("train", "validation", "test")]
+    # Three groups of two sources, one for each split; 15 frames a second of 2 frames is one.
+    assert splits == ["2 frames of 256x144, from 2 sources, in 1 file"] * 3
+    assert told["levels"] == "QP: the label tables' column jnd, about the 25th percentile"
+    assert (told["rejects"], told["repairs"], told["viewers"]) == ("none", "none", "SIMULATED")
+
+
+def test_the_same_again_is_reused_and_another_refused_unless_asked_for(built, miniature, tmp_path):
+    folder, _ = built
+    again = build(miniature, folder)
+    assert "Reused: " in again.stdout
+    shutil.copytree(miniature, tmp_path / "mini")
+    path = next((tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264"))
+    path.write_bytes(path.read_bytes() + bytes(8))
+    line = error_of(build(tmp_path / "mini", folder))
+    assert "got one of other clips or labels" in line
+    assert "--overwrite" in line
+    replaced = build(tmp_path / "mini", folder, "--overwrite")
+    assert replaced.returncode == 0, replaced.stderr
+    assert "Reused" not in replaced.stdout
+
+
+def test_other_settings_lie_beside_it_under_a_name_that_says_so(miniature, tmp_path):
+    options = ("--all-frames", "--model-size", "64x48", "--level-definition", "mean")
+    done = build(miniature, tmp_path, *options, "--file-format", "parquet")
+    assert done.returncode == 0, done.stderr
+    told = facts(done.stdout)
+    assert "miniature-all-frames-64x48-mean" in told["where"]
+    assert told["levels"] == "QP: the mean of the viewers' samples"
+    assert list(tmp_path.rglob("*-train*.parquet*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--nonsense", "3"), "Command line: expected options of laser-jnd build, or of Apache"),
+        (("--config", "4320p"), "Configuration of videoset_jnd: expected one of miniature, 360p"),
+        (("--model-size", "8x8"), "Frames of the examples: expected 16x16 pixels or more, got 8x8"),
+        (("--runner", "DataflowRunner"), "Option --workers: expected none with --runner"),
+    ],
+)
+def test_options_that_cannot_be(options, text, miniature, tmp_path):
+    assert error_of(build(miniature, tmp_path / "data", *options)).startswith(text)
+    assert not (tmp_path / "data").exists()
+
+
+def test_options_of_clips_are_refused_for_images(miniature, tmp_path):
+    done = build(miniature, tmp_path / "data", "--all-frames", dataset="mcl_jci_jnd")
+    assert "it holds still images" in error_of(done)

@@ -1,0 +1,86 @@
+"""What lies under cluster/: it agrees with the project. (No image is built here.)"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
+
+from laser_dist.commands.beam_flags import pipeline_options
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "cluster" / "dataflow"
+
+
+def dockerfile():
+    return (FOLDER / "Dockerfile").read_text()
+
+
+def flags():
+    lines = (FOLDER / "options.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_image_has_the_locked_beam_and_one_python():
+    locked = re.search(r"^apache-beam==(\S+)$", (ROOT / "requirements.lock").read_text(), re.M)
+    assert locked
+    boot = re.search(r"^FROM apache/beam_python(\S+)_sdk:(\S+) AS beam$", dockerfile(), re.M)
+    assert boot
+    python = re.search(r"^FROM python:(\S+)-slim$", dockerfile(), re.M)
+    assert python
+    assert boot[2] == locked[1]
+    assert f"apache_beam.__version__ == '{locked[1]}'" in dockerfile()
+    assert boot[1] == python[1]
+
+
+def test_the_image_takes_what_is_there_and_only_that():
+    copied = [
+        name
+        for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile(), re.M)
+        for name in line.split()
+    ]
+    assert copied
+    assert all((ROOT / name).exists() for name in copied)
+    let_through = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert sorted(copied) == sorted(line[1:] for line in let_through if line.startswith("!"))
+    assert "apt" not in re.sub(r"^#.*$", "", dockerfile(), flags=re.M)
+
+
+def test_beam_knows_the_options():
+    options = pipeline_options(
+        "DataflowRunner",
+        [*flags(), "--sdk_container_image=image"],
+        workers=None,
+        manual_dir="gs://mine/in",
+        data_dir="gs://mine/data",
+    )
+    assert isinstance(options, PipelineOptions)
+    assert options.view_as(WorkerOptions).machine_type == "n2-highmem-4"
+
+
+def test_the_script_builds_pushes_and_runs_the_command(tmp_path):
+    for name in ("docker", "laser-jnd"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    places = ("gs://mine/in", "gs://mine/data")
+    done = subprocess.run(
+        [FOLDER / "build.sh", "image:1", "mine", "europe-west4", *places, "--config", "1080p"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    build, push, command = done.stdout.splitlines()
+    assert build.startswith("docker build --platform linux/amd64 --tag image:1 --file ")
+    assert push == "docker push image:1"
+    assert command == (
+        "laser-jnd build videoset_jnd --manual-dir gs://mine/in --data-dir gs://mine/data "
+        "--runner DataflowRunner --project mine --region europe-west4 "
+        f"--sdk_container_image image:1 {' '.join(flags())} --config 1080p"
+    )
+    few = subprocess.run([FOLDER / "build.sh", "image:1"], capture_output=True, text=True)
+    assert (few.returncode, few.stdout) == (2, "")
+    assert few.stderr.startswith("usage: ")
