@@ -143,7 +143,9 @@ def test_footage_that_cannot_be_decoded_ends_in_one_clear_error(tmp_path, num_wo
     path.write_bytes(stream)
     damaged = (Footage("broken", path, is_video=True),)
     settings = replace(TINY, num_frames=6, num_sources=2)
-    with pytest.raises(UserError, match=r"got \d rejected: source videoSRC00\d from .*broken.264"):
+    with pytest.raises(
+        UserError, match=r"got \d \(\d in all\): source videoSRC00\d from .*broken.264"
+    ):
         make_miniature(damaged, settings, tmp_path / "mini", local_options(num_workers))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"broken.264", "mini-rejects.parquet"}

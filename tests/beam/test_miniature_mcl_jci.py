@@ -138,7 +138,9 @@ def test_a_damaged_photograph_is_a_reject_and_too_many_are_an_error(footage, tmp
     photo = np.asarray(Image.open(footage[0].path))
     path.write_bytes(encode_jpeg(photo, quality=90)[:2000])  # its header is whole: takes are drawn
     damaged = (Footage("cut", path, is_video=False), *footage)
-    with pytest.raises(UserError, match=r"1 rejected: source ImageJND_SRC01 from .*cut\.jpg"):
+    with pytest.raises(
+        UserError, match=r"got 1 \(1 in all\): source ImageJND_SRC01 from .*cut\.jpg"
+    ):
         make_miniature(damaged, TINY, tmp_path / "mini", local_options(1))
     assert {path.name for path in tmp_path.iterdir()} == {"cut.jpg", "mini-rejects.parquet"}
     (reject,), total = read_rejects(tmp_path / "mini-rejects.parquet")

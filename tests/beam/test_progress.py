@@ -22,12 +22,13 @@ def test_a_clip_counts_once_its_reference_is_there(tmp_path):
     assert finished_clips(tmp_path / "mini") == 1
 
 
-def test_a_source_counts_once_its_table_is_whole(tmp_path):
-    assert finished_sources(tmp_path, "videoset_jnd/miniature") == 0
-    folder = tmp_path / "videoset_jnd" / "miniature" / "incomplete.AB12CD_1.0.0" / "quality"
-    touch(folder / "videoSRC001.parquet")
-    touch(folder / "videoSRC002.unfinished")
-    assert finished_sources(tmp_path, "videoset_jnd/miniature") == 1
+def test_a_source_counts_once_its_pairs_are_whole(tmp_path):
+    assert finished_sources(tmp_path / "absent") == 0
+    touch(tmp_path / "videoSRC001-0123.quality.parquet")
+    touch(tmp_path / "videoSRC001-0123.pairs.parquet")
+    touch(tmp_path / "videoSRC002-4567.quality.parquet")  # the pairs are written last
+    touch(tmp_path / ".videoSRC003-89ab.pairs.parquet.99-1.unfinished")
+    assert finished_sources(tmp_path) == 1
 
 
 def test_progress_is_reported_when_it_grows_and_not_after_the_end():

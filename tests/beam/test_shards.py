@@ -18,8 +18,8 @@ def measured(number, num_frames, num_bytes=1000):
     source_id = f"videoSRC{number:03d}"
     return Measured(
         source_id=source_id,
-        pairs=f"/work/{source_id}.pairs.parquet",
-        quality=f"/work/{source_id}.quality.parquet",
+        pairs=f"made/{source_id}.pairs.parquet",
+        quality=f"made/{source_id}.quality.parquet",
         frame_indices=tuple(15 + 30 * index for index in range(num_frames)),
         num_bytes=num_bytes,
         rejects=(),
