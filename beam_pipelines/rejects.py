@@ -29,18 +29,18 @@ class Reject:
       what: SOURCE, CLIP, COPY, ARCHIVE or FILE.
       where: its path or id.
       stage: of the work: "find", "make" or "measure".
-      reason: why, in a sentence.
+      why: in a sentence.
       source_id: the source concerned; empty where `where` is its id, or where it is none's.
     """
 
     what: str
     where: str
     stage: str
-    reason: str
+    why: str
     source_id: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what} {self.where} ({self.stage}): {self.reason}"
+        return f"{self.what} {self.where} ({self.stage}): {self.why}"
 
 
 def lost_sources(rejects: Sequence[Reject]) -> set[str]:

@@ -182,7 +182,7 @@ class _Session:
                 where=str(file),
                 stage="measure",
                 # Without the error's own beginning, which names the file again.
-                reason=f"expected {error.expected}, got {error.got}",
+                why=f"expected {error.expected}, got {error.got}",
                 source_id=self._source.source_id,
             )
         )

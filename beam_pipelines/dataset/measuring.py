@@ -72,7 +72,7 @@ class MeasureSources(beam.DoFn):
         except (VideoError, Crashed) as error:
             self._counters["rejected"].inc()
             why = _told(error, source) if isinstance(error, Crashed) else str(error)
-            reject = Reject(what=SOURCE, where=source.source_id, stage="measure", reason=why)
+            reject = Reject(what=SOURCE, where=source.source_id, stage="measure", why=why)
             yield beam.pvalue.TaggedOutput(REJECTS, reject)
             return
         self._counters[outcome].inc()

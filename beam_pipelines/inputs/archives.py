@@ -71,7 +71,7 @@ def archives_among(files: Sequence[StoredFile]) -> tuple[list[StoredFile], list[
     kept, rejects = _without_replaced([file for file in files if is_archive(file)])
     why = f"no {', '.join(_SUFFIXES)}: not looked into; unpack it"
     rejects += [
-        Reject(what=ARCHIVE, where=file.place, stage="find", reason=why)
+        Reject(what=ARCHIVE, where=file.place, stage="find", why=why)
         for file in others
         if not is_archive(file)
     ]
@@ -87,7 +87,7 @@ def unreadable(archives: Sequence[StoredFile]) -> list[Reject]:
                 pass
         except OSError as error:
             why = f"cannot be opened ({error.strerror or error})"
-            rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", reason=why))
+            rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", why=why))
     return rejects
 
 
@@ -215,7 +215,7 @@ def _without_replaced(archives: list[StoredFile]) -> tuple[list[StoredFile], lis
         again = _stem(archive) + _REPLACEMENT
         if _part(archive, again) in parts:
             why = f"replaced by {again}"
-            rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", reason=why))
+            rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", why=why))
         else:
             kept.append(archive)
     return kept, rejects
@@ -256,16 +256,16 @@ def _checked(
     rejects: list[Reject] = []
     if fault:
         why = f"damaged or cut ({fault}); {len(rows)} files are found in it"
-        rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", reason=why))
+        rejects.append(Reject(what=ARCHIVE, where=archive.place, stage="find", why=why))
     for name, offset, size in rows:
         path = PurePosixPath(name)
         where = f"{archive.place}:{name}"
         if path.is_absolute() or ".." in path.parts:
             why = "a name that leads out of its archive"
-            rejects.append(Reject(what=ARCHIVE, where=where, stage="find", reason=why))
+            rejects.append(Reject(what=ARCHIVE, where=where, stage="find", why=why))
         elif name.endswith(_SUFFIXES):
             why = "an archive in an archive, which is not looked into"
-            rejects.append(Reject(what=ARCHIVE, where=where, stage="find", reason=why))
+            rejects.append(Reject(what=ARCHIVE, where=where, stage="find", why=why))
         elif not any(part.startswith(".") for part in path.parts):
             member = StoredFile(archive.place, name, size, archive.modified_s, offset, points)
             members.append(member)

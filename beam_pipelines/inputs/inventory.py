@@ -69,7 +69,7 @@ def first_of_each(
     ):
         if quantiser in found[source_id]:
             why = f"a second one; {found[source_id][quantiser]} is used"
-            rejects.append(Reject(what=COPY, where=str(file), stage="find", reason=why))
+            rejects.append(Reject(what=COPY, where=str(file), stage="find", why=why))
             continue
         found[source_id][quantiser] = file
     return found, rejects
@@ -93,7 +93,7 @@ def missing_clips(clips: Clips, reference: int, name_of: Callable[[str, int], st
             what=CLIP,
             where=name_of(source_id, quantiser),
             stage="find",
-            reason="no such clip, though most sources have one",
+            why="no such clip, though most sources have one",
             source_id=source_id,
         )
         for source_id in sorted(clips)
@@ -124,7 +124,7 @@ def match_sources(
         if why is None:
             usable.append(source_id)
         else:
-            rejects.append(Reject(what=SOURCE, where=source_id, stage="find", reason=why))
+            rejects.append(Reject(what=SOURCE, where=source_id, stage="find", why=why))
     return usable, rejects
 
 
@@ -135,7 +135,7 @@ def impossible_sources(faults: Iterable[LabelFault]) -> list[Reject]:
             what=SOURCE,
             where=fault.source_id,
             stage="find",
-            reason=f"impossible labels in {fault.place}: {fault.why}",
+            why=f"impossible labels in {fault.place}: {fault.why}",
         )
         for fault in faults
     ]

@@ -119,7 +119,7 @@ def _find_images(files: Sequence[StoredFile]) -> tuple[Clips, list[Reject]]:
             candidates.append((name.source_id, quality, file))
         elif file.name.startswith("ImageJND_"):
             why = "not an image's name, such as ImageJND_SRC01_050.jpg"
-            strangers.append(Reject(what=FILE, where=str(file), stage="find", reason=why))
+            strangers.append(Reject(what=FILE, where=str(file), stage="find", why=why))
     found, copies = first_of_each(candidates, lambda file: file.place)
     return found, [*strangers, *copies]
 

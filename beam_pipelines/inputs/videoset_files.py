@@ -127,7 +127,7 @@ def _find_clips(
                 names.setdefault(name.source_id, name)
         elif file.name.startswith("videoSRC"):
             why = "not a clip's name, such as videoSRC001_640x360_30_qp_22.264"
-            strangers.append(Reject(what=FILE, where=str(file), stage="find", reason=why))
+            strangers.append(Reject(what=FILE, where=str(file), stage="find", why=why))
     clips, copies = first_of_each(candidates, _preference)
     return clips, names, [*strangers, *copies]
 

@@ -135,7 +135,7 @@ def _footage_below(
             group_id = path.relative_to(folder).with_suffix("").as_posix()
             found.append(Footage(group_id, path, is_video=is_video))
         else:
-            rejects.append(Reject(what="file", where=str(path), stage="find", reason=fault))
+            rejects.append(Reject(what="file", where=str(path), stage="find", why=fault))
     if not found:
         raise UserError(
             f"Folder of {what}s {folder}",

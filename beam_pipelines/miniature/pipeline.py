@@ -192,7 +192,7 @@ class ProduceSources(beam.DoFn, Generic[Labels]):
         except VideoError as error:
             self._rejected.inc()
             where = f"{self._settings.source_id(take.source_index)} from {take.footage.path}"
-            reject = Reject(what=SOURCE, where=where, stage="make", reason=str(error))
+            reject = Reject(what=SOURCE, where=where, stage="make", why=str(error))
             yield beam.pvalue.TaggedOutput(REJECTS, reject)
             return
         self._made.inc()

@@ -124,7 +124,7 @@ def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
     rows = {row.quantiser: row for row in result.rows}
     if QUANTISER not in rows:
         (reject,) = result.rejects
-        is_told = reject.where.endswith(Path(source.clips[1][1].place).name) and reject.reason
+        is_told = reject.where.endswith(Path(source.clips[1][1].place).name) and reject.why
         return REJECTED if is_told and reject.what == "clip" else f"odd reject: {reject}"
     if result.rejects:
         return f"a row and a reject: {result.rejects}"

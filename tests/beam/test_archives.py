@@ -123,7 +123,7 @@ def test_names_that_lead_out_are_refused_and_listed_and_nothing_is_written(tmp_p
     assert read_all(members) == {"part/good.264": b"good"}  # `..b` is hidden
     assert {reject.where for reject in rejects} == {f"{archive.place}:{name}" for name in bad}
     assert {(reject.what, reject.stage) for reject in rejects} == {("archive", "find")}
-    assert all("leads out" in reject.reason for reject in rejects)
+    assert all("leads out" in reject.why for reject in rejects)
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert {Path(name).suffix for name in written} <= {f".{form}", ".gz", ".tgz", ".json", ".gzidx"}
 
@@ -200,7 +200,7 @@ def test_a_tar_cut_between_two_members_is_not_taken_for_whole(tmp_path):
     compressor = gzip.compress(short)
     archive = stored(tmp_path / "cut.tar.gz", compressor[:-8])  # no checksum has come
     members, (reject,) = looked_into(archive, tmp_path / "index")
-    assert "it ends too early" in reject.reason
+    assert "it ends too early" in reject.why
     assert len(members) <= 2
     # With its checksum it is what its maker packed, though without the usual end.
     archive = stored(tmp_path / "short.tar.gz", compressor)
@@ -214,7 +214,7 @@ def test_a_header_that_makes_no_sense_is_not_taken_for_the_end(tmp_path):
     archive = stored(tmp_path / "a.tar.gz", gzip.compress(bytes(inner)))
     members, (reject,) = looked_into(archive, tmp_path / "index")
     assert [member.name for member in members] == ["clip0.264", "clip1.264"]
-    assert "no header of a file at byte 7168" in reject.reason
+    assert "no header of a file at byte 7168" in reject.why
 
 
 @pytest.mark.parametrize("level", [0, 6])
@@ -259,7 +259,7 @@ def test_a_part_that_was_issued_anew_takes_the_place_of_the_first(tmp_path):
     kept, (reject,) = archives_among(list_files(tmp_path))
     assert [file.name for file in kept] == ["960x540_part_30.tar.gz", "960x540_part_3_fix.tgz"]
     assert (reject.what, Path(reject.where).name) == ("archive", "960x540_part_3.tar.gz")
-    assert reject.reason == "replaced by 960x540_part_3_fix"
+    assert reject.why == "replaced by 960x540_part_3_fix"
 
 
 def test_a_part_of_another_folder_is_not_replaced_where_names_tell_no_resolution(tmp_path):
@@ -364,7 +364,7 @@ def test_an_archive_that_cannot_be_opened_is_listed_until_it_can_be(tmp_path, mo
     with monkeypatch.context() as patched:
         patched.setattr(storage, "open_binary", refused)
         found, (reject,) = members_of_archives([archive], index, options)
-    assert (found, reject.reason) == ([], "cannot be opened (Permission denied)")
+    assert (found, reject.why) == ([], "cannot be opened (Permission denied)")
     found, rejects = members_of_archives([archive], index, options)
     assert (read_all(found), rejects) == (contents(1), [])
 

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.beam
 
 IDS = ("videoSRC001", "videoSRC002", "videoSRC003")
 FOUND = (
-    Reject(what="source", where="videoSRC009", stage="find", reason="no reference (QP 0)"),
-    Reject(what="copy", where="/a/b.264", stage="find", reason="a second one"),
+    Reject(what="source", where="videoSRC009", stage="find", why="no reference (QP 0)"),
+    Reject(what="copy", where="/a/b.264", stage="find", why="a second one"),
 )
 
 

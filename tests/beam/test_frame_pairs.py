@@ -28,7 +28,7 @@ def origins(result):
 
 def told(result):
     """(QP in the name, reason) of each reject."""
-    return [(int(r.where.partition("_qp_")[2][:2]), r.reason) for r in result.rejects]
+    return [(int(r.where.partition("_qp_")[2][:2]), r.why) for r in result.rejects]
 
 
 def half_as_wide(clip):

@@ -64,7 +64,7 @@ def inventory_of(folder, **options):
 def told(inventory):
     """(what, the last part of where, why) of each reject; all were found by name."""
     assert {reject.stage for reject in inventory.rejects} <= {"find"}
-    return [(r.what, r.where.rpartition("/")[2], r.reason) for r in inventory.rejects]
+    return [(r.what, r.where.rpartition("/")[2], r.why) for r in inventory.rejects]
 
 
 def ids(inventory):

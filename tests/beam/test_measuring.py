@@ -75,7 +75,7 @@ def test_a_clip_that_brings_the_codec_down_costs_that_clip_alone(run, streams, t
     (measured,), (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert (reject.what, reject.stage, reject.source_id) == ("clip", "measure", f"x-{kind}-28")
     assert reject.where.endswith("_qp_28.264")
-    assert f"killed by {kind}" in reject.reason
+    assert f"killed by {kind}" in reject.why
     whole, _ = run(judged(tmp_path / "in", streams, levels=(20, 30, 36)), tmp_path / "whole")
     expected = {qp: row | {"source_id": f"x-{kind}-28"} for qp, row in rows_of(whole[0]).items()}
     del expected[28]
@@ -107,7 +107,7 @@ def test_a_clip_that_takes_too_long_costs_that_clip_alone(streams, tmp_path):
     reject, measured = step.process(source)
     step.teardown()
     assert reject.value.where.endswith("_qp_28.264")
-    assert "got not done after 15 s" in reject.value.reason
+    assert "got not done after 15 s" in reject.value.why
     assert sorted(rows_of(measured)) == [0, 20, 36]
 
 
@@ -116,7 +116,7 @@ def test_a_reference_that_brings_the_codec_down_costs_the_source(run, streams, t
     measured, (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert measured == []
     assert (reject.what, reject.where) == ("source", "x-SIGSEGV-0")
-    assert "got the codec's process was killed by SIGSEGV" in reject.reason
+    assert "got the codec's process was killed by SIGSEGV" in reject.why
     assert not (tmp_path / "work").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_codec_that_fails_at_a_level_without_a_file_costs_the_source(run, stre
     source = judged(tmp_path / "in", streams, levels=(20, 30, 36), source_id="x-SIGSEGV-30")
     measured, (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert (measured, reject.what) == ([], "source")
-    assert reject.reason == "the codec's process was killed by SIGSEGV, at QP 30"
+    assert reject.why == "the codec's process was killed by SIGSEGV, at QP 30"
 
 
 def test_after_a_crash_the_next_source_is_measured(run, streams, tmp_path):
@@ -171,7 +171,7 @@ def test_a_clip_that_could_not_be_read_is_tried_again(run, streams, tmp_path):
     clip.rename(clip.with_suffix(".away"))
     (measured,), (reject,) = run(source, work)
     assert not measured.is_final
-    assert "a file that can be read, got [Errno 2]" in reject.reason
+    assert "a file that can be read, got [Errno 2]" in reject.why
     clip.with_suffix(".away").rename(clip)
     (measured,), rejects = run(source, work)
     assert (rejects, measured.is_final) == ([], True)
@@ -190,7 +190,7 @@ def test_a_reference_that_could_not_be_read_costs_the_source(run, streams, tmp_p
     next((tmp_path / "in").glob("*/*_qp_00.264")).unlink()
     measured, (reject,) = run(source, tmp_path / "work")
     assert (measured, reject.what, reject.where) == ([], "source", "videoSRC001")
-    assert "a file that can be read, got [Errno 2]" in reject.reason
+    assert "a file that can be read, got [Errno 2]" in reject.why
 
 
 @pytest.mark.parametrize("suffix", [PAIRS_SUFFIX, QUALITY_SUFFIX])

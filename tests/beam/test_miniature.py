@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 
-LEFT_OUT = Reject(what="file", where="notes.txt", stage="find", reason="not a whole image")
+LEFT_OUT = Reject(what="file", where="notes.txt", stage="find", why="not a whole image")
 
 
 @pytest.fixture(scope="module")

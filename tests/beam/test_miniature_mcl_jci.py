@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 TINY = MclJciSettings(num_sources=4, width=64, height=48, qfs=(2, 10, 30, 60, 100))
-LEFT_OUT = Reject(what="file", where="notes.txt", stage="find", reason="not a whole image")
+LEFT_OUT = Reject(what="file", where="notes.txt", stage="find", why="not a whole image")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_damaged_photograph_is_a_reject_and_too_many_are_an_error(footage, tmp
     (reject,), total = read_rejects(tmp_path / "mini-rejects.parquet")
     assert total == 4
     assert reject.stage == "make"
-    assert "cut.jpg: expected a whole image, got " in reject.reason
+    assert "cut.jpg: expected a whole image, got " in reject.why
 
 
 def test_of_a_video_an_excerpts_first_frame_is_taken(tmp_path):

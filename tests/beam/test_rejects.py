@@ -15,12 +15,12 @@ from laser_dist.errors import UserError
 
 
 def lost(index, what="source"):
-    return Reject(what=what, where=f"videoSRC{index:03d}", stage="measure", reason="cut short")
+    return Reject(what=what, where=f"videoSRC{index:03d}", stage="measure", why="cut short")
 
 
 def damaged_clip(index, qp):
     where, source_id = f"videoSRC{index:03d}_qp_{qp:02d}.264", f"videoSRC{index:03d}"
-    return Reject(what="clip", where=where, stage="measure", reason="cut", source_id=source_id)
+    return Reject(what="clip", where=where, stage="measure", why="cut", source_id=source_id)
 
 
 @given(
@@ -69,9 +69,9 @@ def test_the_message_names_the_first_three():
 
 def test_names_that_are_no_text_are_written_as_numbers(tmp_path):
     name = b"videoSRC\xff.264".decode("utf-8", "surrogateescape")  # as Python lists such a file
-    write_rejects([Reject(what="file", where=name, stage="find", reason=name)], 1, tmp_path / "r")
+    write_rejects([Reject(what="file", where=name, stage="find", why=name)], 1, tmp_path / "r")
     ((reject,), _) = read_rejects(tmp_path / "r")
-    assert reject.where == reject.reason == "videoSRC\\udcff.264"
+    assert reject.where == reject.why == "videoSRC\\udcff.264"
 
 
 def test_a_table_reads_back(tmp_path):

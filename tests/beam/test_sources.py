@@ -40,7 +40,7 @@ def test_photographs_are_found_by_name_and_the_rest_told(tmp_path):
     (tmp_path / "z.png").write_bytes(whole[: len(whole) // 2])
     found, rejects = photographs_in(tmp_path)
     assert [footage.group_id for footage in found] == ["a", "b/sea"]
-    assert [(r.where.rpartition("/")[2], r.reason[:16]) for r in rejects] == [
+    assert [(r.where.rpartition("/")[2], r.why[:16]) for r in rejects] == [
         ("icon.png", "32x32 pixels, sm"),
         ("notes.txt", "not a whole imag"),
         ("z.png", "not a whole imag"),
@@ -70,7 +70,7 @@ def test_short_cut_and_still_videos_are_told_before_the_work_begins(tmp_path):
     Image.fromarray(noise[0]).save(tmp_path / "still.png")
     found, rejects = videos_in(tmp_path, min_frames=6)
     assert [footage.group_id for footage in found] == ["whole"]
-    reasons = {Path(reject.where).name: reject.reason for reject in rejects}
+    reasons = {Path(reject.where).name: reject.why for reject in rejects}
     assert set(reasons) == {"cut.264", "short.264", "still.png"}
     assert reasons["short.264"] == "3 frames, fewer than 6"
     assert reasons["still.png"] == "a still image"

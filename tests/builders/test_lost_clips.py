@@ -1,0 +1,121 @@
+"""Builds of input that is damaged or incomplete: what is lost, and what is told."""
+
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import tensorflow_datasets as tfds
+from videoset_builds import TINY, build, damage, examples
+
+from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.runner import local_options
+from laser_dist.errors import UserError
+from tfds_builders.jnd_dataset import BuildRequest
+from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
+
+pytestmark = [
+    pytest.mark.beam,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
+    # TFDS asks protobuf in the older of two ways, the newer protobuf warns of it.
+    pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
+]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_build_that_loses_too_much_ends_in_one_clear_error(miniature, tmp_path, num_workers):
+    damage(miniature, tmp_path / "mini", (2, 0))
+    with pytest.raises(UserError) as error:
+        build(tmp_path / "mini", tmp_path / "data", num_workers)
+    text = str(error.value)
+    assert "Work on 6 sources: expected at most 5% of them with rejects, got 1 (1 in all)" in text
+    assert "videoSRC002_64x48_30_qp_00.264" in text
+    assert "while running" not in text
+    (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
+    assert str(refusal) in text
+    assert [reject.where for reject in read_rejects(refusal)[0]] == ["videoSRC002"]
+    # Nothing is left that TFDS would take for a dataset.
+    assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))
+
+
+def test_a_build_goes_on_with_what_an_earlier_one_has_measured(miniature, dataset, tmp_path):
+    damage(miniature, tmp_path / "mini", (2, 0))
+    with pytest.raises(UserError):
+        build(tmp_path / "mini", tmp_path / "data")
+    (work,) = (tmp_path / "data").rglob(".unfinished-1.0.0")
+    before = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pairs.parquet")}
+    assert len(before) == 5
+    # A clip that has changed is measured anew, the others are not.
+    changed = next((tmp_path / "mini").glob("videoSRC004_*/*_qp_28.264"))
+    changed.touch()
+    with pytest.raises(UserError):
+        build(tmp_path / "mini", tmp_path / "data")
+    after = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pairs.parquet")}
+    assert before.items() <= after.items()
+    assert [name.partition("-")[0] for name in after.keys() - before.keys()] == ["videoSRC004"]
+    (whole,) = miniature.glob("videoSRC002_*/*_qp_00.264")
+    shutil.copy(whole, tmp_path / "mini" / whole.relative_to(miniature))
+    folder = build(tmp_path / "mini", tmp_path / "data")
+    for path in dataset.glob("*.tfrecord*"):
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert not work.exists()
+
+
+def test_sources_lost_by_name_are_all_in_the_table_of_a_refused_build(miniature, tmp_path):
+    shutil.copytree(miniature, tmp_path / "mini")
+    for path in (tmp_path / "mini").glob("*/*_qp_00.264"):
+        path.unlink()
+    with pytest.raises(UserError, match="6 .6 in all.: .*All of them: "):
+        build(tmp_path / "mini", tmp_path / "data")
+    (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
+    assert len(read_rejects(refusal)[0]) == 6
+
+
+def test_a_few_rejects_are_left_out_and_counted(miniature, dataset, tmp_path):
+    damage(miniature, tmp_path / "mini", (1, 34), (2, 0))
+    (clip,) = (tmp_path / "mini").glob("videoSRC006_*/*_qp_00.264")
+    clip.unlink()
+    builder = Builder(data_dir=tmp_path / "data", config=TINY)
+    builder.request = BuildRequest(
+        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_rejects=0.5
+    )
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    folder = builder.data_path
+    rejects, total = read_rejects(folder / "rejects.parquet")
+    assert total == 6
+    found = [(r.what, r.where.rpartition("/")[2], r.stage) for r in rejects]
+    assert sorted(found) == [
+        ("clip", "videoSRC001_64x48_30_qp_34.264", "measure"),
+        ("source", "videoSRC002", "measure"),
+        ("source", "videoSRC006", "find"),
+    ]
+    left = {e["source_id"].decode(): e for e in examples(folder)}
+    assert left.keys() == {f"videoSRC00{i}" for i in (1, 3, 4, 5)}
+    metadata = tfds.builder_from_directory(folder).info.metadata
+    for parts in (metadata["splits"].values(), metadata["folds"]):
+        assert sorted(source_id for part in parts for source_id in part) == sorted(left)
+    # The source that lost a clip has no row for it; a level there is coded anew instead.
+    rows = pq.read_table(folder / "quality" / "videoSRC001.parquet").to_pylist()
+    levels = left["videoSRC001"]["jnd_levels"].astype(int)
+    assert {row["qp"]: row["origin"] for row in rows if row["qp"] == 34} == (
+        {34: "encoded"} if 34 in levels else {}
+    )
+    assert not list((tmp_path / "data").rglob("rejected-*"))
+
+
+def test_a_split_that_loses_all_of_its_sources_is_an_error(miniature, dataset, tmp_path):
+    splits = tfds.builder_from_directory(dataset).info.metadata["splits"]
+    damage(miniature, tmp_path / "mini", *((int(each[-3:]), 0) for each in splits["test"]))
+    builder = Builder(data_dir=tmp_path / "data", config=TINY)
+    builder.request = BuildRequest(
+        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_rejects=1.0
+    )
+    with pytest.raises(UserError, match=r"none left for test, as 2 were lost.*All of them: "):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
+    assert {reject.where for reject in read_rejects(refusal)[0]} == set(splits["test"])
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))

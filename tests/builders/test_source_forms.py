@@ -1,0 +1,139 @@
+"""The same examples from every form of the clips, in every format, by any number of workers."""
+
+import io
+import shutil
+import tarfile
+from fractions import Fraction
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow_datasets as tfds
+from videoset_builds import (
+    FPS,
+    TINY,
+    build,
+    examples,
+)
+
+from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.runner import local_options
+from laser_dist.video.codec import decode
+from tfds_builders.jnd_dataset import BuildRequest
+from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
+
+pytestmark = [
+    pytest.mark.beam,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
+    # TFDS asks protobuf in the older of two ways, the newer protobuf warns of it.
+    pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
+]
+
+
+def test_two_workers_write_the_same_bytes(dataset, miniature, tmp_path):
+    again = build(miniature, tmp_path, num_workers=2)
+    names = sorted(path.relative_to(dataset).as_posix() for path in dataset.rglob("*.*"))
+    assert names == sorted(path.relative_to(again).as_posix() for path in again.rglob("*.*"))
+    assert sum(".tfrecord" in name for name in names) == 3
+    for name in names:
+        assert (again / name).read_bytes() == (dataset / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "parquet"])
+def test_every_format_holds_the_same_examples(file_format, dataset, miniature, tmp_path):
+    builder = Builder(data_dir=tmp_path, config=TINY)
+    builder.request = BuildRequest(manual_dir=str(miniature), options=local_options(1))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        file_format=file_format,
+    )
+    if file_format == "parquet":
+        found = examples(builder.data_path)
+    else:
+        sources = tfds.builder_from_directory(builder.data_path).as_data_source()
+        found = [example for split in ("train", "validation", "test") for example in sources[split]]
+    for one, other in zip(examples(dataset), found, strict=True):
+        for name in one:
+            if name == "viewer_samples":
+                theirs = [list(row) for row in other[name]]
+                assert [list(row) for row in one[name]] == theirs
+            else:
+                np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def transcoded(miniature, folder, suffix):
+    """A copy of the miniature whose clips lie in other containers, or decoded."""
+    shutil.copytree(miniature, folder)
+    for path in sorted(folder.rglob("*.264")):
+        target = path.with_suffix(suffix)
+        if suffix == ".yuv":
+            clip = decode(path, fps=FPS)
+            planes = zip(clip.y, clip.u, clip.v, strict=True)
+            target.write_bytes(b"".join(p.tobytes() for frame in planes for p in frame))
+        else:
+            target.write_bytes(remuxed(path.read_bytes(), suffix.removeprefix(".")))
+        path.unlink()
+
+
+def remuxed(stream, container):
+    """The same coded pictures in a container of FFmpeg's."""
+    target = io.BytesIO()
+    with av.open(io.BytesIO(stream), "r", options={"framerate": "30000/1001"}) as source:
+        with av.open(target, "w", format=container) as output:
+            (ours,) = source.streams.video
+            theirs = output.add_stream_from_template(ours)
+            packets = [packet for packet in source.demux(ours) if packet.size]
+            for number, packet in enumerate(packets):
+                packet.dts = number
+                packet.pts = packet.pts if packet.pts is not None else number
+                packet.time_base = Fraction(1001, 30000)
+                packet.stream = theirs
+                output.mux(packet)
+    return target.getvalue()
+
+
+def in_archives(miniature, folder):
+    """The miniature's clips in two archives, one of them issued anew, and its tables beside."""
+    folder.mkdir()
+    for path in (*miniature.glob("*.csv"), miniature / "SIMULATED.json"):
+        shutil.copy(path, folder)
+    clips = sorted(miniature.rglob("*.264"))
+    half = len(clips) // 2
+    parts = {
+        "64x48_part_1.tar.gz": clips[:half],
+        "64x48_part_2.tar.gz": clips[:3],
+        "64x48_part_2_fix.tar.gz": clips[half:],
+    }
+    for name, members in parts.items():
+        with tarfile.open(folder / name, "w:gz") as archive:
+            for path in members:
+                archive.add(path, f"part/{path.relative_to(miniature)}")
+
+
+@pytest.mark.parametrize("form", [".mp4", ".yuv", ".tar.gz"])
+def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, miniature, tmp_path):
+    if form == ".tar.gz":
+        in_archives(miniature, tmp_path / "mini")
+    else:
+        transcoded(miniature, tmp_path / "mini", form)
+    folder = build(tmp_path / "mini", tmp_path / "data")
+    rejects, _ = read_rejects(folder / "rejects.parquet")
+    replaced = [reject.where for reject in rejects if "replaced by" in reject.why]
+    assert len(replaced) == len(rejects) == (form == ".tar.gz")
+    shards = sorted(path.name for path in dataset.glob("*.tfrecord*"))
+    assert len(shards) == 3
+    for name in shards:
+        assert (folder / name).read_bytes() == (dataset / name).read_bytes(), name
+    rows, expected = (pq.read_table(each / "quality").to_pylist() for each in (folder, dataset))
+    for row, other in zip(rows, expected, strict=True):
+        if row["origin"] == "encoded" or form == ".tar.gz":
+            assert row == other
+        elif form == ".yuv":
+            assert (row["num_bits"], row["bitrate_kbps"], row["encoder"]) == (None, None, "")
+        else:
+            # Parameter sets lie outside the pictures there.
+            assert row["num_bits"] == pytest.approx(other["num_bits"], rel=0.2)
+            assert row["encoder_version"] == other["encoder_version"]
+        for name in ("psnr_y_db", "psnr_rgb_db", "ssim", "xpsnr_db"):
+            assert row[name] == other[name]
