@@ -107,16 +107,16 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
     """An empty pipeline.
 
     Raises:
-      UserError: the runner finds fault with the options.
+      UserError: the runner finds fault with the options, or is not installed.
     """
     try:
         return beam.Pipeline(options=options)
     except ValueError as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UserError("Beam's options", "options that go together", said, "Mend them.") from error
+    except ImportError as error:
         raise UserError(
-            "Beam's options",
-            "options that go together",
-            " ".join(str(error).split()),
-            "Mend them.",
+            "Beam's runner", "one that is installed", str(error), "Dataflow's: laser-jnd[gcp]."
         ) from error
 
 

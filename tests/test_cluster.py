@@ -50,7 +50,7 @@ def test_the_image_takes_what_is_there_and_only_that():
 def test_beam_knows_the_options():
     options = pipeline_options(
         "DataflowRunner",
-        [*flags(), "--sdk_container_image=image"],
+        [*flags(), "--sdk_container_image=image", "--project=mine", "--region=europe-west4"],
         workers=None,
         manual_dir="gs://mine/in",
         data_dir="gs://mine/data",

@@ -39,7 +39,7 @@ def pipeline_options(
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from beam_pipelines.runner import DATAFLOW, dataflow_flags, local_options
+    from beam_pipelines.runner import DATAFLOW, dataflow_flags, local_options, new_pipeline
 
     _check_known(flags, PipelineOptions)
     if runner is None:
@@ -48,7 +48,9 @@ def pipeline_options(
         raise UserError("Option --workers", "none with --runner", str(workers), "Use Beam's own.")
     if runner == DATAFLOW:
         flags = dataflow_flags(flags, manual_dir=manual_dir, data_dir=data_dir)
-    return PipelineOptions([f"--runner={runner}", *flags])
+    options = PipelineOptions([f"--runner={runner}", *flags])
+    new_pipeline(options)  # what the runner finds fault with is said before anything is touched
+    return options
 
 
 def _check_known(flags: Sequence[str], options: type) -> None:

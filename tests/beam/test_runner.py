@@ -127,3 +127,12 @@ def test_dataflow_without_a_project_is_an_error():
     options = PipelineOptions(["--runner=DataflowRunner", "--region=r"])
     with pytest.raises(UserError, match="Beam's options: .* Missing required option: project"):
         new_pipeline(options)
+
+
+def test_a_runner_that_is_not_installed(monkeypatch):
+    def none(name):
+        raise ImportError("Dataflow runner not available")
+
+    monkeypatch.setattr("apache_beam.pipeline.create_runner", none)
+    with pytest.raises(UserError, match=r"got Dataflow runner not available\. Dataflow's: .*gcp"):
+        new_pipeline(PipelineOptions(["--runner=DataflowRunner"]))

@@ -1,10 +1,11 @@
 import os
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 
-from laser_dist.commands.quiet import quiet
+from laser_dist.commands.quiet import prepare_environment, quiet
 
 SHOUT = """
 import os, subprocess, sys
@@ -67,3 +68,14 @@ def test_a_log_that_cannot_be_written_stops_before_the_work(tmp_path):
         quiet(tmp_path / "file" / "log", debug=False),
     ):
         pytest.fail("the block must not begin")
+
+
+@pytest.mark.parametrize(("uses_cloud", "value"), [(False, "true"), (True, None)])
+def test_the_machines_own_credentials_are_found_where_there_is_a_cloud(uses_cloud, value):
+    with patch.dict(os.environ):
+        os.environ.pop("NO_GCE_CHECK", None)
+        prepare_environment(uses_cloud=uses_cloud)
+        assert os.environ.get("NO_GCE_CHECK") == value
+        os.environ["NO_GCE_CHECK"] = "said"
+        prepare_environment(uses_cloud=uses_cloud)
+        assert os.environ["NO_GCE_CHECK"] == "said"
