@@ -47,12 +47,7 @@ def read_clip(file: StoredFile, source: JudgedSource) -> CodedClip:
       UnreadableClip: its file cannot be read.
       VideoError: it cannot be decoded, or has another size than its name says.
     """
-    try:
-        content = read_stored(file)
-    except OSError as error:
-        raise UnreadableClip(
-            f"Clip {file}", "a file that can be read", str(error), "Check it, or fetch it again."
-        ) from error
+    content = _content_of(file)
     suffix = PurePosixPath(file.name).suffix
     try:
         coded = _read_image(content) if source.fps is None else _read_video(content, suffix, source)
@@ -69,10 +64,10 @@ def read_picture(file: StoredFile) -> UInt8Array:
     """[H, W, 3] uint8 RGB of an uncompressed image.
 
     Raises:
+      UnreadableClip: its file cannot be read.
       VideoError: it cannot be decoded.
-      OSError: it cannot be read.
     """
-    content = read_stored(file)
+    content = _content_of(file)
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
@@ -102,6 +97,15 @@ def encode_image(picture: UInt8Array, quality: int) -> CodedClip:
     """
     content = encode_jpeg(picture, quality=quality)
     return CodedClip(decode(content), 8 * len(content), ENCODED, *jpeg_encoder())
+
+
+def _content_of(file: StoredFile) -> bytes:
+    try:
+        return read_stored(file)
+    except OSError as error:
+        raise UnreadableClip(
+            f"Clip {file}", "a file that can be read", str(error), "Check it, or fetch it again."
+        ) from error
 
 
 def _read_video(content: bytes, suffix: str, source: JudgedSource) -> CodedClip:

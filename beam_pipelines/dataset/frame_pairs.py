@@ -128,7 +128,7 @@ class _Session:
         self._rows = [self._reference_row(reference)]
         self._rejects: list[Reject] = []
         self._is_final = True
-        self._other_counts: Counter[int] = Counter()
+        self._other_shapes: Counter[str] = Counter()
         self._level_frames = {source.scale.reference: self._rgb[self._indices]}
         self._origins = {source.scale.reference: reference.origin}
 
@@ -143,7 +143,10 @@ class _Session:
         if self._source.scale == QP:
             return encode_video(self._reference, quantiser)
         if self._source.original is not None:
-            return encode_image(read_picture(self._source.original), quantiser)
+            coded = encode_image(read_picture(self._source.original), quantiser)
+            if quantiser != self._source.scale.reference:
+                self._check_like_reference(coded.clip, str(self._source.original))
+            return coded
         return encode_image(self._reference.rgb(0), quantiser)
 
     def measure(self, quantiser: int, fault: str) -> None:
@@ -168,6 +171,8 @@ class _Session:
                     f"Clip {file}", "a clip that can be decoded", fault, "Mend it."
                 )
             coded = read_clip(file, self._source)
+            if coded.clip.y.shape != self._reference.y.shape:
+                self._other_shapes[_shape(coded.clip)] += 1
             self._check_like_reference(coded.clip, str(file))
         except VideoError as error:
             self._reject(file, error)
@@ -188,11 +193,9 @@ class _Session:
         )
 
     def _check_like_reference(self, clip: Clip, file: str) -> None:
-        if clip.y.shape == self._reference.y.shape:
-            return
-        if clip.num_frames != self._reference.num_frames:
-            self._other_counts[clip.num_frames] += 1
-        raise VideoError(f"Clip {file}", _shape(self._reference), _shape(clip), "Fetch it again.")
+        if clip.y.shape != self._reference.y.shape:
+            expected = _shape(self._reference)
+            raise VideoError(f"Clip {file}", expected, _shape(clip), "Fetch it again.")
 
     def _row(self, quantiser: int, coded: CodedClip, rgb: np.ndarray) -> QualityRow:
         return self._quality_row(
@@ -227,7 +230,7 @@ class _Session:
 
     def result(self) -> MeasuredSource:
         """All of it; a reference that most of its clips contradict is no reference."""
-        self._check_length()
+        self._check_reference()
         source, levels = self._source, self._source.level_quantisers
         origins = ("" if level is None else self._origins[level] for level in levels)
         facts = SourceFacts(
@@ -248,15 +251,15 @@ class _Session:
             is_final=self._is_final,
         )
 
-    def _check_length(self) -> None:
-        """A stream cut between two frames looks whole; only its other clips tell."""
+    def _check_reference(self) -> None:
+        """A stream cut between two frames looks whole, an image's header may lie: clips tell."""
         num_agreeing = sum(row.origin == FROM_FILE for row in self._rows[1:])
-        for num_frames, count in self._other_counts.most_common(1):
+        for shape, count in self._other_shapes.most_common(1):
             if count > num_agreeing:
                 raise VideoError(
                     f"Reference of {self._source.source_id}",
-                    f"{num_frames} frames, as most of its clips have",
-                    f"{self._reference.num_frames}",
+                    f"{shape}, as most of its clips have",
+                    _shape(self._reference),
                     "Fetch it again.",
                 )
 

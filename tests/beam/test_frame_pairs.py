@@ -1,15 +1,30 @@
+import io
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from judged_fakes import HEIGHT, QPS, SETTINGS, WIDTH, coded, judged, waves, yuv_bytes
+from judged_fakes import (
+    HEIGHT,
+    QPS,
+    SETTINGS,
+    WIDTH,
+    coded,
+    judged,
+    levels_at,
+    stored,
+    waves,
+    yuv_bytes,
+)
+from PIL import Image
 
 from beam_pipelines.dataset.codecs import UnreadableClip
 from beam_pipelines.dataset.frame_pairs import measure_source
-from laser_dist.jnd.scale import QP
+from beam_pipelines.elements import JudgedSource
+from laser_dist.jnd.scale import QF, QP
 from laser_dist.video.codec import VideoError, decode, encode_h264
 from laser_dist.video.frames import Clip
+from laser_dist.video.jpeg import encode_jpeg
 from laser_dist.video.quality import measure_quality, psnr_rgb_db
 
 
@@ -60,7 +75,7 @@ def test_a_clip_of_another_number_of_frames_is_a_reject(streams, tmp_path, num_f
 
 def test_a_reference_shorter_than_most_of_its_clips_is_none(streams, tmp_path):
     short = encode_h264(waves(2), qp=0)
-    with pytest.raises(VideoError, match=r"Reference of .*3 frames, as most .* have, got 2"):
+    with pytest.raises(VideoError, match=r"Reference of .*3 frames of 64x48, as most .* got 2"):
         measured(judged(tmp_path, streams | {0: short}))
 
 
@@ -135,6 +150,60 @@ def test_a_file_that_cannot_be_read_is_told_apart_from_one_that_is_damaged(strea
     assert [qp for qp, _ in told(result)] == [28]
     assert not result.is_final
     next(tmp_path.glob("*/*_qp_00.264")).unlink()
+    with pytest.raises(UnreadableClip):
+        measured(source)
+
+
+def images(folder, contents, original=None, levels=(50, 30, 10)):
+    """An image's source: JPEGs by quality factor, and what they were coded from."""
+    return JudgedSource(
+        source_id="ImageJND_SRC01",
+        group_id="ImageJND_SRC01",
+        scale=QF,
+        fps=None,
+        size=None,
+        clips=tuple(
+            (quality, stored(folder / f"a_qp_{quality:02d}.jpg", content))
+            for quality, content in sorted(contents.items())
+        ),
+        original=original and stored(folder / "a.bmp", original),
+        levels=levels_at(*levels),
+    )
+
+
+def jpegs(rgb, qualities=(10, 30, 50, 100)):
+    return {quality: encode_jpeg(rgb, quality=quality) for quality in qualities}
+
+
+def bmp(rgb):
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "bmp")
+    return file.getvalue()
+
+
+def test_a_reference_image_of_another_size_than_most_of_its_clips_is_none(tmp_path):
+    rgb = waves().rgb(0)
+    contents = jpegs(rgb) | jpegs(rgb[:32], (100,))
+    with pytest.raises(VideoError, match="1 frames of 64x48, as most .* got 1 frames of 64x32"):
+        measured(images(tmp_path, contents))
+    contents = jpegs(rgb) | jpegs(rgb[:32], (30,))
+    assert [qf for qf, _ in told(measured(images(tmp_path, contents)))] == [30]
+
+
+def test_a_level_is_not_coded_from_an_original_of_another_size(tmp_path):
+    rgb = waves().rgb(0)
+    contents = jpegs(rgb, (10, 50, 100))
+    assert origins(measured(images(tmp_path, contents, bmp(rgb))))[30] == "encoded"
+    with pytest.raises(VideoError, match=r"a\.bmp: expected 1 frames of 64x48, got 1 .* 64x32"):
+        measured(images(tmp_path, contents, bmp(rgb[:32])))
+    with pytest.raises(VideoError, match=r"a\.bmp: expected a whole image"):
+        measured(images(tmp_path, contents, bmp(rgb)[:-500]))
+
+
+def test_an_original_that_cannot_be_read_is_told_apart_from_one_that_is_damaged(tmp_path):
+    rgb = waves().rgb(0)
+    source = images(tmp_path, jpegs(rgb, (10, 50, 100)), bmp(rgb))
+    (tmp_path / "a.bmp").unlink()
     with pytest.raises(UnreadableClip):
         measured(source)
 
