@@ -1,8 +1,9 @@
-"""How a pipeline is run on this machine."""
+"""How a pipeline is run, on this machine and on Dataflow."""
 
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -120,7 +121,7 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
         ) from error
 
 
-def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None]) -> None:
+def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None] = lambda job: None) -> None:
     """Runs a pipeline and waits for its end.
 
     A job on Dataflow is cancelled where this process is stopped meanwhile: nobody would publish
@@ -131,11 +132,11 @@ def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None]) -> None
       on_start: called with the job's name and page, where it runs on Dataflow.
 
     Raises:
-      UserError: Dataflow does not take the job, or the job does not succeed.
+      UserError: Dataflow does not take the job, the job does not succeed, or one of this machine's
+        worker processes died.
     """
     if pipeline.options.view_as(StandardOptions).runner != DATAFLOW:
-        result = pipeline.run()
-        state = result.wait_until_finish()
+        state = _run_here(pipeline)
         if state not in (None, PipelineState.DONE):
             raise UserError("The runner's job", "its success", str(state), "See the runner's log.")
         return
@@ -159,6 +160,47 @@ def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None]) -> None
     except KeyboardInterrupt:
         result.cancel()
         raise
+
+
+def _run_here(pipeline: beam.Pipeline) -> str | None:
+    """Runs a pipeline in a thread of its own and gives its last state.
+
+    Beam raises in one of its threads where a worker process has died, and then waits for it for
+    ever. So this one waits for either.
+    """
+    ended = threading.Event()
+    states: list[str | None] = []
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            states.append(pipeline.run().wait_until_finish())
+        except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+            faults.append(error)
+        ended.set()
+
+    def notice(fault: threading.ExceptHookArgs) -> None:
+        before(fault)
+        if "Worker subprocess exited" in str(fault.exc_value):
+            faults.append(
+                UserError(
+                    "A worker process of Beam's",
+                    "to live until the work is done",
+                    f"its end ({fault.exc_value}); perhaps the memory was full",
+                    "Run it again; with fewer --workers it takes less memory.",
+                )
+            )
+            ended.set()
+
+    before, threading.excepthook = threading.excepthook, notice
+    try:
+        threading.Thread(target=run, name="pipeline", daemon=True).start()
+        ended.wait()
+    finally:
+        threading.excepthook = before
+    if faults:
+        raise faults[0]
+    return states[0]
 
 
 def _submit(pipeline: beam.Pipeline) -> Any:

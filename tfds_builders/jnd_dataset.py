@@ -155,17 +155,16 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """As `download_and_prepare`, into a folder that only Beam can write, such as gs://.
 
         Args:
-          dataset: the version's folder; what stands there is replaced. Until all of it is there,
-            it holds nothing that TFDS would load.
+          dataset: the version's folder; what stands there is removed when the input has been
+            looked at and found good. Until all of the new one is there, it holds nothing that TFDS
+            would load.
           file_format: of the examples.
         """
         places = places_of(dataset)
         storage.check_writable(dataset)
         with clear_failures(places.refusal, dataset), tempfile.TemporaryDirectory() as scratch:
             self.info.set_file_format(file_format, override=True)
-            storage.remove(storage.join(dataset, _INFO_FILE))
-            storage.remove(dataset)
-            self._build(places, self.request)
+            self._build(places, self.request, make_room=lambda: _remove_dataset(dataset))
             self.info.write_to_directory(scratch)
             names = {path.name for path in Path(scratch).iterdir()}
             for name in (*sorted(names - {_INFO_FILE}), _INFO_FILE):
@@ -198,11 +197,22 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # While TFDS builds, `data_dir` is a temporary folder in the same place.
         self._build(places_of(self.data_dir), request)
 
-    def _build(self, places: BuildPlaces, request: BuildRequest) -> None:
-        """Runs the pipeline and tells TFDS what it has written."""
+    def _build(
+        self,
+        places: BuildPlaces,
+        request: BuildRequest,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Runs the pipeline and tells TFDS what it has written.
+
+        Args:
+          places: of input and output.
+          request: how to build.
+          make_room: called when all that can be known by name is in order.
+        """
         assert request.manual_dir is not None
         options = request.options or local_options()
-        files, lost = find_files(request.manual_dir, places.archives, options)
+        files, lost = find_files(request.manual_dir, places.archives, options, request.on_start)
         inventory = self.take_inventory(files, request.manual_dir)
         rejects = (*lost, *inventory.rejects)
         refuse_too_many(
@@ -230,6 +240,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._config.pairs,
             self.SCALE,
         )
+        make_room()
         pipeline = new_pipeline(options)
         add_build(pipeline, plan, write_shards)
         with worker_environment():
@@ -303,6 +314,12 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError("The dataset is written by a pipeline of its own.")
 
 
+def _remove_dataset(dataset: str) -> None:
+    """Removes a version's folder so that no part of it is ever loadable."""
+    storage.remove(storage.join(dataset, _INFO_FILE))
+    storage.remove(dataset)
+
+
 def places_of(dataset: str) -> BuildPlaces:
     """Where the build of a version's folder works: beside it, hidden from any search.
 
@@ -326,7 +343,10 @@ def archives_folder(data_dir: str) -> str:
 
 
 def find_files(
-    manual_dir: str, archives: str, options: PipelineOptions
+    manual_dir: str,
+    archives: str,
+    options: PipelineOptions,
+    on_start: Callable[[str], None] = lambda job: None,
 ) -> tuple[list[StoredFile], list[Reject]]:
     """All files below a folder, members of archives among them, and what cannot be used of these.
 
@@ -334,8 +354,9 @@ def find_files(
       manual_dir: of clips and labels; path or URL.
       archives: where archives' indexes are kept.
       options: of the Beam runner that makes them.
+      on_start: called with the name of the job that makes them, where it runs elsewhere.
     """
-    return members_of_archives(storage.list_files(manual_dir), archives, options)
+    return members_of_archives(storage.list_files(manual_dir), archives, options, on_start)
 
 
 def _splits_left(

@@ -79,7 +79,7 @@ def measure_source(
     source: JudgedSource,
     settings: PairSettings,
     unusable: Mapping[int, str],
-    report: Callable[[int], None],
+    report: Callable[[int | None], None],
 ) -> MeasuredSource:
     """Reads, measures and pairs one source.
 
@@ -87,7 +87,7 @@ def measure_source(
       source: found and matched.
       settings: of the examples.
       unusable: quantiser to reason: files that are known to be bad, and are left alone.
-      report: called with each quantiser before its clip is touched.
+      report: called with each quantiser before its clip is touched, and with None at last.
 
     Returns:
       Rows for all quantisers that have a good clip and for the levels, the frame pairs, and a
@@ -109,6 +109,7 @@ def measure_source(
     for quantiser in quantisers.coded:
         report(quantiser)
         session.measure(quantiser, unusable.get(quantiser, ""))
+    report(None)  # what comes now is no clip's fault
     return session.result()
 
 

@@ -14,7 +14,7 @@ def measure_and_write(
     folder: str,
     flags: tuple[str, ...],
     unusable: Mapping[int, str],
-    report: Callable[[int], None],
+    report: Callable[[int | None], None],
 ) -> None:
     """`measure_source`, and its files; runs in the codec's process.
 

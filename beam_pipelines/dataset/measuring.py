@@ -105,5 +105,5 @@ class MeasureSources(beam.DoFn):
 
 def _told(crash: Crashed, source: JudgedSource) -> str:
     if crash.step is None:
-        return f"{crash.how}, before any clip"
+        return f"{crash.how}, outside of any clip"
     return f"{crash.how}, at {source.scale.name} {crash.step}"

@@ -1,6 +1,6 @@
 """Looks into archives: those that are streams are read through once, in a pipeline of their own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -20,7 +20,10 @@ from beam_pipelines.storage import StoredFile
 
 
 def members_of_archives(
-    files: Sequence[StoredFile], index_folder: str, options: PipelineOptions
+    files: Sequence[StoredFile],
+    index_folder: str,
+    options: PipelineOptions,
+    on_start: Callable[[str], None] = lambda job: None,
 ) -> tuple[list[StoredFile], list[Reject]]:
     """Puts the members of archives in the place of the archives.
 
@@ -28,6 +31,7 @@ def members_of_archives(
       files: as they lie there.
       index_folder: where indexes of `.tar.gz` are kept; those that are there are not made again.
       options: of the Beam runner that makes the others, an archive each.
+      on_start: called with the job's name, where it runs on other machines.
 
     Returns:
       All files, those in archives last, and the archives and members that cannot be used.
@@ -40,6 +44,7 @@ def members_of_archives(
         [archive for archive in archives if needs_index(archive, index_folder)],
         index_folder,
         options,
+        on_start,
     )
     found = [file for file in files if not is_archive(file)]
     for archive in archives:
@@ -58,7 +63,12 @@ class _IndexTars(beam.DoFn):
         yield archive.place
 
 
-def _index(tars: list[StoredFile], index_folder: str, options: PipelineOptions) -> None:
+def _index(
+    tars: list[StoredFile],
+    index_folder: str,
+    options: PipelineOptions,
+    on_start: Callable[[str], None],
+) -> None:
     if not tars:
         return
     storage.check_writable(index_folder)
@@ -69,4 +79,4 @@ def _index(tars: list[StoredFile], index_folder: str, options: PipelineOptions) 
         | "SpreadArchives" >> beam.Reshuffle()
         | "IndexArchives" >> beam.ParDo(_IndexTars(index_folder))
     )
-    run_to_end(pipeline, lambda job: None)
+    run_to_end(pipeline, on_start)

@@ -9,11 +9,12 @@ from typing import Any
 
 from beam_pipelines.elements import JudgedSource
 from beam_pipelines.inputs.archives import read_stored
-from beam_pipelines.rejects import CLIP, COPY, SOURCE, Reject, lost_sources
+from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, lost_sources
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
 from laser_dist.jnd.label_files import LabelFault, LabelFile
 from laser_dist.jnd.layout import MARKER_NAME
+from laser_dist.jnd.scale import Scale
 
 Clips = dict[str, dict[int, StoredFile]]
 """Source id to quantiser to file."""
@@ -75,31 +76,38 @@ def first_of_each(
     return found, rejects
 
 
-def missing_clips(clips: Clips, reference: int, name_of: Callable[[str, int], str]) -> list[Reject]:
-    """A reject for each clip that a source lacks and more than half of the sources have.
+def missing_clips(clips: Clips, scale: Scale, name_of: Callable[[str, int], str]) -> list[Reject]:
+    """Rejects for clips that are not there.
 
-    A dataset need not have every quantiser; but one that most sources have has been lost for the
-    others. References are left to who knows whether they can be made.
+    A user's copy need not have every quantiser. One that more than half of the sources have has
+    been lost for the others: a reject for each. One that fewer have is told once, for all, and
+    counts against no source. References are left to who knows whether they can be made.
 
     Args:
       clips: that were found.
-      reference: quantiser of the reference.
+      scale: of the quantisers.
       name_of: gives the name of a source's clip.
     """
     counts = Counter(quantiser for of_source in clips.values() for quantiser in of_source)
-    usual = sorted(q for q, count in counts.items() if 2 * count > len(clips) and q != reference)
-    return [
-        Reject(
-            what=CLIP,
-            where=name_of(source_id, quantiser),
-            stage="find",
-            why="no such clip, though most sources have one",
-            source_id=source_id,
-        )
-        for source_id in sorted(clips)
-        for quantiser in usual
-        if quantiser not in clips[source_id]
-    ]
+    rejects: list[Reject] = []
+    for quantiser in sorted(set(counts) - {scale.reference}):
+        lacking = [source_id for source_id in sorted(clips) if quantiser not in clips[source_id]]
+        if 2 * counts[quantiser] <= len(clips):
+            why = f"no such clip of {len(lacking)} of {len(clips)} sources"
+            where = f"{scale.name} {quantiser}"
+            rejects.append(Reject(what=FILE, where=where, stage="find", why=why))
+            continue
+        rejects += [
+            Reject(
+                what=CLIP,
+                where=name_of(source_id, quantiser),
+                stage="find",
+                why="no such clip, though most sources have one",
+                source_id=source_id,
+            )
+            for source_id in lacking
+        ]
+    return rejects
 
 
 def match_sources(

@@ -1,6 +1,7 @@
 """Finds MCL-JCI's images and labels among files and matches them, by name alone."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isnan, nan
 
 from beam_pipelines.elements import JudgedLevel, JudgedSource
@@ -69,7 +70,11 @@ def take_inventory(
     def fault_of(source_id: str) -> str | None:
         if QF.reference not in clips[source_id] and originals[source_id] is None:
             return "no reference: neither the JPEG of quality factor 100 nor the BMP"
-        if all(isnan(level) for level in labels[source_id].levels(convention)):
+        levels = labels[source_id].levels(convention)
+        rises = [pair for pair in pairwise(levels) if pair[1] > pair[0]]  # false where missing
+        if rises:
+            return "levels that rise from one to the next: " + ", ".join(f"{x:g}" for x in levels)
+        if all(isnan(level) for level in levels):
             lacks = {"viewers": "two viewers of it", "stairs": "a stair file"}[convention]
             return f"no level: {convention} needs {lacks}"
         return None
@@ -99,7 +104,7 @@ def take_inventory(
             *rejects,
             *unmatched,
             *impossible,
-            *missing_clips({key: clips[key] for key in usable}, QF.reference, _name_of),
+            *missing_clips({key: clips[key] for key in usable}, QF, _name_of),
         ),
         repairs=table.repairs,
         level_definition=LEVEL_DEFINITIONS[convention],
@@ -133,9 +138,11 @@ def _levels(
     labels: MclJciSource, convention: Convention
 ) -> tuple[JudgedLevel, JudgedLevel, JudgedLevel]:
     first, second, third = (
-        JudgedLevel(
-            value=value, mean=sum(samples) / len(samples) if samples else nan, samples=samples
-        )
+        JudgedLevel(value=value, mean=nan if isnan(value) else _mean(samples), samples=samples)
         for value, samples in zip(labels.levels(convention), labels.samples, strict=True)
     )
     return (first, second, third)
+
+
+def _mean(samples: Sequence[int]) -> float:
+    return sum(samples) / len(samples) if samples else nan

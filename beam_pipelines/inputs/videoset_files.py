@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from beam_pipelines.elements import JudgedLevel, JudgedSource
+from beam_pipelines.elements import NUM_LEVELS, JudgedLevel, JudgedSource
 from beam_pipelines.inputs.inventory import (
     Clips,
     Inventory,
@@ -52,10 +52,11 @@ def take_inventory(
     Raises:
       UserError: no label tables, no clip at all, or a marker that cannot be read.
     """
-    table = parse_videoset_labels(
-        label_files(files, lambda name: name.endswith(".csv")), resolution, where=folder
-    )
-    clips, names, rejects = _find_clips(files, resolution)
+    wanted = {label_file_name(resolution, level) for level in range(NUM_LEVELS)}
+    tables = label_files(files, wanted.__contains__)
+    table = parse_videoset_labels(tables, resolution, where=folder)
+    clips, rejects = _find_clips(files, resolution)
+    names = {key: _name_of(of_source[min(of_source)]) for key, of_source in clips.items()}
     if not clips:
         raise UserError(
             f"Folder {folder}",
@@ -97,7 +98,7 @@ def take_inventory(
             *rejects,
             *unmatched,
             *impossible,
-            *missing_clips({key: clips[key] for key in usable}, QP.reference, name_of),
+            *missing_clips({key: clips[key] for key in usable}, QP, name_of),
         ),
         repairs=table.repairs,
         level_definition=LEVEL_DEFINITIONS[level_definition],
@@ -107,29 +108,36 @@ def take_inventory(
     )
 
 
-def resolutions_with_labels(files: Sequence[StoredFile], resolutions: Sequence[str]) -> list[str]:
-    """Those of the resolutions whose first label table is among the files."""
+def resolutions_among(files: Sequence[StoredFile], resolutions: Sequence[str]) -> list[str]:
+    """Those of the resolutions that have clips among the files; without any, those with labels.
+
+    VideoSet's twelve tables come together, whatever clips were fetched.
+    """
     names = {file.name for file in files}
-    return [each for each in resolutions if label_file_name(each, 0) in names]
+    clips = {clip.resolution for clip in map(parse_clip_name, names) if clip is not None}
+    with_clips = [each for each in resolutions if each in clips]
+    return with_clips or [each for each in resolutions if label_file_name(each, 0) in names]
 
 
-def _find_clips(
-    files: Sequence[StoredFile], resolution: str
-) -> tuple[Clips, dict[str, ClipName], list[Reject]]:
+def _find_clips(files: Sequence[StoredFile], resolution: str) -> tuple[Clips, list[Reject]]:
     candidates: list[tuple[str, int, StoredFile]] = []
-    names: dict[str, ClipName] = {}
     strangers: list[Reject] = []
     for file in files:
         name = parse_clip_name(file.name)
         if name is not None and name.qp <= QP.highest:
             if name.resolution == resolution:
                 candidates.append((name.source_id, name.qp, file))
-                names.setdefault(name.source_id, name)
         elif file.name.startswith("videoSRC"):
             why = "not a clip's name, such as videoSRC001_640x360_30_qp_22.264"
             strangers.append(Reject(what=FILE, where=str(file), stage="find", why=why))
     clips, copies = first_of_each(candidates, _preference)
-    return clips, names, [*strangers, *copies]
+    return clips, [*strangers, *copies]
+
+
+def _name_of(file: StoredFile) -> ClipName:
+    name = parse_clip_name(file.name)
+    assert name is not None  # only such files are taken for clips
+    return name
 
 
 def _preference(file: StoredFile) -> tuple[int, str]:
@@ -138,8 +146,7 @@ def _preference(file: StoredFile) -> tuple[int, str]:
 
 
 def _rates(files: Iterable[StoredFile]) -> set[int]:
-    names = (parse_clip_name(file.name) for file in files)
-    return {name.rate for name in names if name is not None}
+    return {_name_of(file).rate for file in files}
 
 
 def _fault_of_levels(levels: Sequence[JudgedLevel]) -> str | None:

@@ -27,6 +27,7 @@ from beam_pipelines.rejects_table import (
     WriteRejects,
     clear_failures,
 )
+from beam_pipelines.runner import run_to_end
 from laser_dist.errors import UserError
 from laser_dist.jnd.layout import MARKER_NAME
 from laser_dist.video.camera import Shot, draw_shot, film
@@ -243,8 +244,8 @@ def make_miniature(
     with (
         complete_folder(folder, marker=MARKER_NAME) as unfinished,
         clear_failures(refusal, folder),
-        beam.Pipeline(options=options) as pipeline,
     ):
+        pipeline = beam.Pipeline(options=options)
         sources = (
             pipeline
             | "Takes" >> beam.Create(takes)
@@ -263,6 +264,7 @@ def make_miniature(
             | "GatherLabels" >> beam.combiners.ToList()
             | "WriteLabels" >> beam.ParDo(WriteLabels(settings, unfinished, marker))
         )
+        run_to_end(pipeline)
 
 
 def marker_of(takes: Sequence[Take], settings: Settings) -> dict[str, object]:

@@ -35,7 +35,7 @@ EXAMPLE = """\
 examples:
   laser-jnd build videoset_jnd --manual-dir runs/videoset --data-dir runs/data
   laser-jnd build videoset_jnd --manual-dir ~/VideoSet --data-dir runs/data --config 720p --plan
-  laser-jnd build mcl_jci_jnd --manual-dir ~/MCL-JCI.zip --data-dir runs/data
+  laser-jnd build mcl_jci_jnd --manual-dir ~/MCL-JCI --data-dir runs/data
   laser-jnd build videoset_jnd --manual-dir gs://mine/VideoSet --data-dir gs://mine/data \\
     --config 1080p --runner DataflowRunner --project mine --region europe-west4 \\
     --sdk_container_image europe-docker.pkg.dev/mine/images/laser-jnd
@@ -168,15 +168,21 @@ def run(arguments: argparse.Namespace) -> None:
         from laser_dist.commands.build_plan import tell_plan
 
         with quiet(None, debug=arguments.debug) as terminal:
-            tell_plan(terminal, look_at(order))
+            tell_plan(terminal, _look_at(order, terminal))
         return
-    with quiet(None, debug=arguments.debug):
-        found = look_at(order)
+    with quiet(None, debug=arguments.debug) as terminal:
+        found = _look_at(order, terminal)
     log = Path(LOG) if "://" in order.data_dir else Path(order.data_dir) / LOG
     with quiet(log, debug=arguments.debug) as terminal:
         folder = build_or_reuse(terminal, found)
         if "://" not in folder:
             terminal.say(f"Next: laser-jnd train mj-lat --preset demo --dataset {folder}")
+
+
+def _look_at(order: Order, terminal: Terminal) -> Found:
+    with terminal.live_line() as show:
+        show("looking at the files; archives are read through once")
+        return look_at(order, on_start=lambda job: terminal.say(f"  Reading archives as {job}"))
 
 
 def order_of(arguments: argparse.Namespace) -> Order:
@@ -224,8 +230,12 @@ def order_of(arguments: argparse.Namespace) -> Order:
     )
 
 
-def look_at(order: Order) -> Found:
+def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) -> Found:
     """What would be built, told by names and labels.
+
+    Args:
+      order: what is asked for.
+      on_start: called with the name of the job that reads archives, where it runs elsewhere.
 
     Raises:
       UserError: no such folder, no clips and labels in it, or options that Beam does not know.
@@ -244,7 +254,7 @@ def look_at(order: Order) -> Found:
 
     if storage.is_remote(order.manual_dir) or storage.is_remote(order.data_dir):
         storage.use_options(order.flags)
-    files, lost = find_files(order.manual_dir, archives_folder(order.data_dir), options)
+    files, lost = find_files(order.manual_dir, archives_folder(order.data_dir), options, on_start)
     order = replace(order, config=order.config or choose_config(order.dataset, files))
     builder = make_builder(order)
     inventory = builder.take_inventory(files, order.manual_dir)
@@ -304,10 +314,14 @@ def build_or_reuse(terminal: Terminal, found: Found) -> str:
     order, folder = found.order, found.folder
     fingerprint = found.builder.fingerprint(found.inventory)
     is_there = not order.overwrite and is_built(
-        folder, fingerprint, order.manual_dir, replace_other=order.replace_other
+        folder,
+        fingerprint,
+        order.file_format,
+        order.manual_dir,
+        replace_other=order.replace_other,
     )
     if is_there:
-        terminal.say(f"  Reused: {folder} is there, built from the same clips and labels.")
+        terminal.say(f"  Reused: {folder} is there, built of files of these names and sizes.")
     else:
         with terminal.live_line() as show:
             show("starting")

@@ -8,7 +8,10 @@ from laser_dist.commands.wording import count_text, notes, size_text
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from beam_pipelines.dataset.build_cost import Rate
+    from beam_pipelines.elements import JudgedSource
     from laser_dist.commands.build import Found
     from laser_dist.commands.terminal import Terminal
 
@@ -16,12 +19,14 @@ _FULL_HD = (1920, 1080)
 
 
 def tell_plan(terminal: Terminal, found: Found) -> None:
-    """Prints what a build would do and take; reads two clips, encodes and writes nothing.
+    """Prints what a build would do and take; reads two clips and encodes nothing.
 
     Raises:
-      UserError: nothing could be built, or the first source cannot be read.
+      UserError: nothing could be built.
     """
-    from beam_pipelines.dataset.build_cost import build_cost, measure_rate
+    from beam_pipelines.dataset.build_cost import build_cost
+    from beam_pipelines.rejects import check_share
+    from laser_dist.jnd.scale import QP
     from laser_dist.jnd.splits import assign_splits
 
     inventory = found.inventory
@@ -36,7 +41,7 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
         )
     with terminal.live_line() as show:
         show("measuring one clip")
-        rate = measure_rate(timeable[0], found.builder.pair_settings)
+        rate = _first_rate(timeable, found)
     splits = assign_splits({source.source_id: source.group_id for source in sources})
     cost = build_cost(sources, {**splits}, rate)
     shards = ", ".join(f"{count} {split}" for split, count in sorted(cost.num_shards.items()))
@@ -51,12 +56,29 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
             ("rejects", notes(map(str, found.rejects))),
             ("repairs", notes(inventory.repairs)),
             ("rate", _rate_text(rate)),
-            ("1080p", _full_hd_text(rate)),
+            *([("1080p", _full_hd_text(rate))] if sources[0].scale == QP else []),
             ("work", f"{_hours(cost.cpu_s)} at that rate"),
             ("output", f"about {size_text(cost.output_bytes)}"),
             ("files", shards),
         ]
     )
+    try:
+        check_share(found.rejects, inventory.num_sources, max_share=found.order.max_rejects)
+    except UserError as refusal:
+        terminal.say(f"The build would be refused: {refusal}")
+
+
+def _first_rate(sources: Sequence[JudgedSource], found: Found) -> Rate:
+    """The rate by the first source whose clips can be read."""
+    from beam_pipelines.dataset.build_cost import measure_rate
+    from laser_dist.video.codec import VideoError
+
+    for source in sources[:-1]:
+        try:
+            return measure_rate(source, found.builder.pair_settings)
+        except VideoError:
+            continue  # the build itself will tell
+    return measure_rate(sources[-1], found.builder.pair_settings)
 
 
 def _rate_text(rate: Rate) -> str:

@@ -35,16 +35,16 @@ def choose_config(dataset: str, files: list[StoredFile]) -> str:
       files: that lie in the folder.
 
     Returns:
-      Of VideoSet, the one whose label tables are there, 360p where that leaves a choice; of
+      Of VideoSet, the one whose clips are there, 360p where that leaves a choice; of
       MCL-JCI, `viewers`, or the miniature's where a miniature is there.
     """
-    from beam_pipelines.inputs.videoset_files import resolutions_with_labels
+    from beam_pipelines.inputs.videoset_files import resolutions_among
     from laser_dist.jnd.layout import MARKER_NAME
 
     if dataset == MCL_JCI:
         is_miniature = any(file.name == MARKER_NAME for file in files)
         return "miniature" if is_miniature else "viewers"
-    there = resolutions_with_labels(files, tuple(RESOLUTIONS.values()))
+    there = resolutions_among(files, tuple(RESOLUTIONS.values()))
     found = [config for config, resolution in RESOLUTIONS.items() if resolution in there]
     return found[0] if len(found) == 1 else "360p"
 
@@ -69,12 +69,15 @@ def set_aside(folder: Path) -> Iterator[None]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def is_built(folder: str, fingerprint: str, manual_dir: str, *, replace_other: bool) -> bool:
+def is_built(
+    folder: str, fingerprint: str, file_format: str, manual_dir: str, *, replace_other: bool
+) -> bool:
     """Whether the dataset that is asked for lies in a folder.
 
     Args:
       folder: of a dataset's version; path or URL.
       fingerprint: of the one that is asked for.
+      file_format: of the one that is asked for.
       manual_dir: it would be built from, for messages.
       replace_other: another one that lies there is none.
 
@@ -87,11 +90,26 @@ def is_built(folder: str, fingerprint: str, manual_dir: str, *, replace_other: b
         return False
     try:
         check_same(folder, read_metadata(folder), fingerprint, manual_dir)
+        _check_format(folder, file_format)
     except UserError:
         if replace_other:
             return False
         raise
     return True
+
+
+def _check_format(folder: str, file_format: str) -> None:
+    from beam_pipelines import storage
+
+    info = json.loads(storage.read_bytes(storage.join(folder, "dataset_info.json")))
+    found = info.get("fileFormat", "tfrecord")
+    if found != file_format:
+        raise UserError(
+            f"Dataset {folder}",
+            f"files of {file_format}",
+            f"{found}",
+            "Replace it with --overwrite, or name another --data-dir.",
+        )
 
 
 def read_metadata(folder: str | Path) -> dict[str, Any]:

@@ -60,6 +60,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def main() -> None:
+    """Runs this process's command line and ends the process.
+
+    At once, without Python's own end: libraries' C++ threads, still running then, have aborted a
+    process that had done its work.
+    """
+    status = run()
+    end_descendants()
+    _leave_at_once(status)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line as values; what `build` does not know is left to Beam (`beam_flags`)."""
     parser = make_parser()
@@ -119,8 +130,9 @@ def _say_last(text: str) -> None:
 
 def _leave_at_once(status: int) -> None:
     """Ends without waiting for the libraries' threads, which wait for workers that are gone."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(status)
 
 
@@ -131,4 +143,4 @@ def _give_up_stdout() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    main()

@@ -65,10 +65,13 @@ def counting(show: Callable[[str], None], noun: str) -> Callable[[int, int], Non
       noun: what is counted, in the plural.
     """
     started = time.monotonic()
+    first: list[int] = []
 
     def report(done: int, total: int) -> None:
-        left = (time.monotonic() - started) / done * (total - done)
-        show(f"{noun}  {done}/{total}  {time_text(left)} left")
+        # What was there when this began tells nothing of the pace.
+        first.append(done - 1)
+        pace = (time.monotonic() - started) / (done - first[0])
+        show(f"{noun}  {done}/{total}  {time_text(pace * (total - done))} left")
 
     return report
 

@@ -246,9 +246,11 @@ def _read_level(
     labels: dict[int, LevelLabel | LabelFault] = {}
     for row in read_rows(file, repairs):
         sequence_index = row.whole("sequence_index", lowest=1, highest=999)
+        identifier = source_id(sequence_index)
+        label = _label_of(row, identifier, level_index, repairs)
         if sequence_index in labels:
-            raise row.error("sequence_index", "each number once")
-        labels[sequence_index] = _label_of(row, source_id(sequence_index), level_index, repairs)
+            label = LabelFault(identifier, row.place, "a second row of this source")
+        labels[sequence_index] = label
     if not labels:
         raise LabelFileError(file.name, None, None, "at least one row of labels", "none")
     return labels

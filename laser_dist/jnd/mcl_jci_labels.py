@@ -15,7 +15,6 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -113,8 +112,9 @@ class MclJciTable:
     """All labels of the dataset.
 
     Attributes:
-      sources: that can be used, in ascending order of their number; the levels that they have do
-        not rise from JND1 to JND3 in either convention.
+      sources: that can be used, in ascending order of their number. Where viewers lack a level,
+        the levels of the others may rise from one to the next by "viewers": of the few who have
+        JND2 a quarter may have noticed before a quarter of all had JND1.
       repairs: what was mended or stands out, one readable line each: file, line, what, how mended.
       faults: the sources that cannot be used, each once, in ascending order of their number.
     """
@@ -147,9 +147,7 @@ def parse_mcl_jci_labels(files: Sequence[LabelFile], *, where: str) -> MclJciTab
     Read without complaint: white space, commas or semicolons between cells, CRLF or LF, a byte
     order mark, blank lines, any number of viewers and levels. What `read_viewers` and `read_stairs`
     mend is listed in `repairs`. A source is left out and listed in `faults` where it has stairs but
-    no viewers, a viewer's quality factors lie outside 1 to 99 or do not descend, or a level lies
-    above the one before. (That can come of viewers who lack a level: of the few who have JND2 a
-    quarter may have noticed before a quarter of all had JND1.)
+    no viewers, or a viewer's quality factors lie outside 1 to 99 or do not descend.
 
     Args:
       files: in any order; those of other names are passed over.
@@ -200,11 +198,4 @@ def _read_source(
     chains = read_viewers(viewers, identifier, repairs)
     if isinstance(chains, LabelFault):
         return chains
-    source = MclJciSource(identifier, chains, steps)
-    levels = source.levels("viewers")
-    rises = [
-        f"JND{index} {level:g} above JND{index - 1} {before:g}"
-        for index, (before, level) in enumerate(pairwise(levels), start=2)
-        if level > before  # false where either is missing
-    ]
-    return LabelFault(identifier, viewers.name, "; ".join(rises)) if rises else source
+    return MclJciSource(identifier, chains, steps)

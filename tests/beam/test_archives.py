@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines.inputs import archive_indexing, storage
+from beam_pipelines import storage
+from beam_pipelines.inputs import archive_indexing
 from beam_pipelines.inputs.archive_indexing import members_of_archives
 from beam_pipelines.inputs.archives import (
     archives_among,

@@ -10,10 +10,12 @@ import pytest
 from beam_pipelines.inputs.archives import index_tar, is_archive, members_of, needs_index
 from beam_pipelines.inputs.inventory import first_of_each, match_sources, missing_clips
 from beam_pipelines.inputs.videoset_files import take_inventory
+from beam_pipelines.rejects import impaired_sources
 from beam_pipelines.storage import StoredFile, list_files
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import COLUMNS, label_file_name
 from laser_dist.jnd.layout import ClipName
+from laser_dist.jnd.scale import QP
 
 RESOLUTION = "64x48"
 LEVELS = (20, 25, 30)
@@ -144,6 +146,7 @@ def test_a_clip_that_most_sources_have_is_missed(tmp_path):
     why = "no such clip, though most sources have one"
     assert told(inventory_of(tmp_path)) == [
         ("clip", clip_path(4, 20).name, why),
+        ("file", "QP 40", "no such clip of 3 of 5 sources"),
         ("clip", clip_path(4, 45).name, why),
         ("clip", clip_path(5, 45).name, why),
     ]
@@ -152,10 +155,16 @@ def test_a_clip_that_most_sources_have_is_missed(tmp_path):
 def test_half_of_the_sources_are_not_most():
     file = StoredFile("/x")
     found = {f"s{i}": {0: file, **({20: file} if i < 2 else {})} for i in range(4)}
-    assert missing_clips(found, 0, lambda key, q: f"{key} {q}") == []
+
+    def missing():
+        return missing_clips(found, QP, lambda key, q: f"{key} {q}")
+
+    (reject,) = missing()
+    assert str(reject) == "file QP 20 (find): no such clip of 2 of 4 sources"
+    assert not impaired_sources([reject])
     found["s2"][20] = file
-    (reject,) = missing_clips(found, 0, lambda key, q: f"{key} {q}")
-    assert (reject.where, reject.source_id) == ("s3 20", "s3")
+    (reject,) = missing()
+    assert (reject.what, reject.where, reject.source_id) == ("clip", "s3 20", "s3")
 
 
 def test_a_file_by_itself_comes_before_one_in_an_archive(tmp_path):

@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 
 import apache_beam as beam
@@ -136,3 +137,27 @@ def test_a_runner_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("apache_beam.pipeline.create_runner", none)
     with pytest.raises(UserError, match=r"got Dataflow runner not available\. Dataflow's: .*gcp"):
         new_pipeline(PipelineOptions(["--runner=DataflowRunner"]))
+
+
+# In a process of its own: Beam's threads go on raising after the run has ended.
+DYING = """
+import os, signal
+import apache_beam as beam
+from beam_pipelines.runner import local_options, run_to_end
+from laser_dist.errors import UserError
+
+pipeline = beam.Pipeline(options=local_options(2))
+numbers = pipeline | beam.Create([1, 2, 3]) | beam.Reshuffle()
+numbers | beam.Map(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+try:
+    run_to_end(pipeline)
+except UserError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_dies_ends_the_run_with_a_clear_error():
+    done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, timeout=90)
+    assert done.stdout.startswith("A worker process of Beam's: expected to live until the work")

@@ -111,7 +111,7 @@ def in_archives(miniature, folder):
                 archive.add(path, f"part/{path.relative_to(miniature)}")
 
 
-@pytest.mark.parametrize("form", [".mp4", ".yuv", ".tar.gz"])
+@pytest.mark.parametrize("form", [".mp4", ".avi", ".yuv", ".tar.gz"])
 def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, miniature, tmp_path):
     if form == ".tar.gz":
         in_archives(miniature, tmp_path / "mini")

@@ -1,6 +1,7 @@
 import pytest
 
-from laser_dist.commands import build, demo, miniature, train
+from beam_pipelines.storage import list_files
+from laser_dist.commands import datasets, demo, miniature, train
 from laser_dist.commands.places import find_dataset
 from laser_dist.errors import UserError
 
@@ -33,21 +34,21 @@ def test_qps():
 
 
 def test_another_dataset_is_refused_with_the_way_to_replace_it(tmp_path):
-    build.check_same(tmp_path, {"fingerprint": "a"}, "a", tmp_path)
+    datasets.check_same(tmp_path, {"fingerprint": "a"}, "a", tmp_path)
     with pytest.raises(UserError, match="Replace it with --overwrite"):
-        build.check_same(tmp_path, {"fingerprint": "b"}, "a", tmp_path)
+        datasets.check_same(tmp_path, {"fingerprint": "b"}, "a", tmp_path)
 
 
 def test_what_is_replaced_comes_back_if_the_work_fails(tmp_path):
     folder = tmp_path / "1.0.0"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(ValueError, match="half way"), build.set_aside(folder):  # noqa: PT012
+    with pytest.raises(ValueError, match="half way"), datasets.set_aside(folder):  # noqa: PT012
         folder.mkdir()
         (folder / "half").touch()
         raise ValueError("half way")
     assert [path.name for path in folder.iterdir()] == ["old"]
-    with build.set_aside(folder):
+    with datasets.set_aside(folder):
         folder.mkdir()
         (folder / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["1.0.0", "new"]
@@ -65,7 +66,7 @@ def test_what_is_replaced_comes_back_if_the_work_fails(tmp_path):
 def test_the_configuration_is_the_one_whose_labels_are_there(resolutions, config, tmp_path):
     for resolution in resolutions:
         (tmp_path / f"{resolution}_1st.csv").touch()
-    assert build.choose_config(tmp_path) == config
+    assert datasets.choose_config("videoset_jnd", list_files(tmp_path)) == config
 
 
 def test_a_dataset_is_found_from_each_folder_above_it(tmp_path):
@@ -110,7 +111,7 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
     with pytest.raises(UserError, match="got none in it"):
         find_dataset(tmp_path)
     folder = aside.with_name("1.0.0")
-    with pytest.raises(ValueError, match="again"), build.set_aside(folder):
+    with pytest.raises(ValueError, match="again"), datasets.set_aside(folder):
         raise ValueError("again")
     assert find_dataset(tmp_path) == folder
     assert not aside.exists()
@@ -119,13 +120,13 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 @pytest.mark.slow
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
     from beam_pipelines.miniature import mcl_jci as miniature_mcl_jci
-    from beam_pipelines.miniature import miniature_videoset
+    from beam_pipelines.miniature import videoset as miniature_videoset
     from laser_dist.models.variants import variant_named
     from laser_dist.training.presets import PRESETS
     from laser_dist.training.stages import stage_names
     from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 
-    assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == build.RESOLUTIONS
+    assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == datasets.RESOLUTIONS
     assert set(train.PRESETS) == set(PRESETS)
     kinds = {
         "videoset": (miniature_videoset.VideosetSettings(), miniature_videoset.MAX_SOURCES),
@@ -136,6 +137,6 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
         like = miniature.LIKES[name]
         known = (like.num_sources, like.num_frames, like.max_sources)
         assert known == (settings.num_sources, settings.num_frames, max_sources)
-        assert f"{settings.width}x{settings.height}" == build.RESOLUTIONS["miniature"]
+        assert f"{settings.width}x{settings.height}" == datasets.RESOLUTIONS["miniature"]
     for variant, stages in train.STAGES.items():
         assert stage_names(variant_named(variant)) == stages

@@ -245,7 +245,6 @@ def test_lines_are_counted_through_cells_of_several_lines(tmp_path):
         (f"{HEADER}\n", None, None, "at least one row", "none"),
         (table(FIRST, header=HEADER.replace("mean", "m")), 1, "mean", "each once", "anchor,jnd,m,"),
         (table(FIRST, header=f"{HEADER},jnd"), 1, "jnd", "each once", "standard_deviation,jnd"),
-        (table(FIRST, FIRST), 3, "sequence_index", "each number once", "'1'"),
         (table("0,30,32"), 2, None, "8 cells", "3"),
         (table(FIRST.replace('"', "")), 2, None, "8 cells", "10"),
         (table('0,30,32,1,"[30, 32'), 2, None, "CSV in UTF-8", "unexpected end of data"),
@@ -256,6 +255,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, text, line, column, expec
     assert (error.file, error.line, error.column) == ("640x360_1st.csv", line, column)
     assert expected in error.expected
     assert got in error.got
+
+
+def test_a_source_that_a_file_has_twice_is_a_fault_of_that_source(tmp_path):
+    other = FIRST.replace(",1,2", ",2,2")
+    texts = [table(row, row.replace(",1,2", ",2,2")) for row in (SECOND, THIRD)]
+    result = read_videoset_labels(write(tmp_path, table(FIRST, other, FIRST), *texts))
+    assert [source.source_id for source in result.sources] == ["videoSRC002"]
+    (fault,) = result.faults
+    assert (fault.source_id, fault.why) == ("videoSRC001", "a second row of this source")
 
 
 def test_a_source_that_a_file_lacks_is_a_fault_of_that_source(tmp_path):
