@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.datasets import (
     CONFIGS,
+    FILE_FORMATS,
+    MAX_REJECTED_SHARE,
     VIDEOSET,
     choose_config,
     is_built,
@@ -69,8 +71,8 @@ class Order:
     data_dir: str
     config: str | None = None
     changes: tuple[tuple[str, Any], ...] = ()
-    file_format: str = "tfrecord"
-    max_rejects: float = 0.05
+    file_format: str = FILE_FORMATS[0]
+    max_rejects: float = MAX_REJECTED_SHARE
     runner: str | None = None
     workers: int | None = None
     flags: tuple[str, ...] = ()
@@ -140,14 +142,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--file-format",
-        choices=("tfrecord", "array_record", "parquet"),
-        default="tfrecord",
+        choices=FILE_FORMATS,
+        default=FILE_FORMATS[0],
         help="of the examples (default: %(default)s)",
     )
     parser.add_argument(
         "--max-rejects",
         type=share,
-        default=0.05,
+        default=MAX_REJECTED_SHARE,
         metavar="SHARE",
         help="of the sources that may be lost or lose a clip (default: %(default)s)",
     )

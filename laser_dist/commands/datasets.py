@@ -24,6 +24,8 @@ RESOLUTIONS = {
     "720p": "1280x720",
     "1080p": "1920x1080",
 }
+FILE_FORMATS = ("tfrecord", "array_record", "parquet")
+MAX_REJECTED_SHARE = 0.05
 CONFIGS = {VIDEOSET: tuple(RESOLUTIONS), MCL_JCI: ("viewers", "stairs", "miniature")}
 
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from videoset_builds import photographs
 
 from beam_pipelines.inputs.mcl_jci_files import take_inventory
-from beam_pipelines.miniature.footage import Footage
 from beam_pipelines.miniature.mcl_jci import MclJciSettings
 from beam_pipelines.miniature.pipeline import make_miniature
 from beam_pipelines.rejects_table import read_rejects
@@ -44,15 +44,7 @@ TINY = MclJciJndConfig(name="tiny", model_width=32, model_height=32)
 def miniature(tmp_path_factory):
     """Six images of three photographs; one whole viewer lacks levels in one of the texts."""
     root = tmp_path_factory.mktemp("miniature")
-    footage = []
-    rows, columns = np.mgrid[:130, :160]
-    for index in range(3):
-        waves = 120 + 60 * np.sin(columns / (8 + index)) * np.cos(rows / 11)
-        noise = np.random.default_rng(index).normal(0, 3, (130, 160, 3))
-        path = root / f"photo{index}.png"
-        Image.fromarray(np.clip(waves[..., None] + noise, 0, 255).astype(np.uint8)).save(path)
-        footage.append(Footage(path.stem, path, is_video=False))
-    make_miniature(footage, SETTINGS, root / "mini", local_options(1))
+    make_miniature(photographs(root), SETTINGS, root / "mini", local_options(1))
     # Of the second image only one viewer has a third level: that is no group's level.
     path = root / "mini" / "MCL-JCI" / "JND_samples" / "JND_image_02.txt"
     lines = [" ".join(line.split()[:3]) for line in path.read_text().splitlines()]

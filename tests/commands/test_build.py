@@ -94,6 +94,8 @@ def test_the_same_again_is_reused_and_another_refused_unless_asked_for(built, mi
     folder, _ = built
     again = build(miniature, folder)
     assert "Reused: " in again.stdout
+    line = error_of(build(miniature, folder, "--file-format", "parquet"))
+    assert "expected files of parquet, got tfrecord. Replace it with --overwrite" in line
     shutil.copytree(miniature, tmp_path / "mini")
     path = next((tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264"))
     path.write_bytes(path.read_bytes() + bytes(8))

@@ -121,12 +121,18 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
     from beam_pipelines.miniature import mcl_jci as miniature_mcl_jci
     from beam_pipelines.miniature import videoset as miniature_videoset
+    from beam_pipelines.rejects import MAX_REJECTED_SHARE
     from laser_dist.models.variants import variant_named
     from laser_dist.training.presets import PRESETS
     from laser_dist.training.stages import stage_names
+    from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci
+    from tfds_builders.shard_writer import FILE_FORMATS
     from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 
     assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == datasets.RESOLUTIONS
+    assert {c.name for c in MclJci.BUILDER_CONFIGS} == set(datasets.CONFIGS[datasets.MCL_JCI])
+    assert datasets.FILE_FORMATS == FILE_FORMATS
+    assert datasets.MAX_REJECTED_SHARE == MAX_REJECTED_SHARE
     assert set(train.PRESETS) == set(PRESETS)
     kinds = {
         "videoset": (miniature_videoset.VideosetSettings(), miniature_videoset.MAX_SOURCES),
