@@ -157,6 +157,8 @@ def test_all_frames_and_levels_that_are_means(miniature, tmp_path):
     assert config.name == "tiny-all-frames-mean"
     folder = build(miniature, tmp_path, config=config)
     found = examples(folder)
+    by_name = tfds.load(f"videoset_jnd/{config.name}", data_dir=tmp_path, split="all")
+    assert len(by_name) == len(found)
     assert sorted(e["frame_index"] for e in found) == sorted([0, 1, 2] * 6)
     assert tfds.builder_from_directory(folder).info.metadata["level_definition"].startswith("the m")
     for example in found:
