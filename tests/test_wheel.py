@@ -72,7 +72,7 @@ def test_its_card_says_what_it_is(wheel):
     card = message_from_bytes(about(wheel, "METADATA"))
     assert (card["Name"], card["Version"]) == ("laser-jnd", laser_dist.__version__)
     assert card["License-Expression"] == "Apache-2.0"
-    assert b"laser-jnd = laser_dist.commands.main:run" in about(wheel, "entry_points.txt")
+    assert b"laser-jnd = laser_dist.commands.main:main" in about(wheel, "entry_points.txt")
 
 
 def test_help_needs_none_of_the_dependencies(wheel, tmp_path):

@@ -11,7 +11,7 @@ from beam_pipelines.elements import ENCODED, FROM_FILE, JudgedSource
 from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.storage import StoredFile
 from laser_dist.video.codec import VideoError, decode, encode_h264, x264_version_of
-from laser_dist.video.containers import coded_bytes
+from laser_dist.video.containers import coded_size
 from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
 from laser_dist.video.raw import read_yuv420p
@@ -27,7 +27,7 @@ class CodedClip:
 
     Attributes:
       clip: decoded.
-      num_bits: of the coded pictures; None where the file holds them decoded.
+      num_bits: of the coded pictures; None where the file holds them decoded, or coded otherwise.
       origin: "file" or "encoded".
       encoder: such as "x264"; empty where the file does not say.
       encoder_version: such as "165"; empty alike.
@@ -116,8 +116,10 @@ def _read_video(content: bytes, suffix: str, source: JudgedSource) -> CodedClip:
         clip = read_yuv420p(content, width=width, height=height, fps=source.fps)
         return CodedClip(clip, None, FROM_FILE, "", "")
     clip = decode(content, fps=source.fps).at_rate(source.fps)
-    num_bytes = len(content) if suffix == ".264" else coded_bytes(content)
-    return CodedClip(clip, 8 * num_bytes, FROM_FILE, *_x264_of(content))
+    codec, num_bytes = ("h264", len(content)) if suffix == ".264" else coded_size(content)
+    # A copy in another codec looks like the clip, but tells nothing of what the clip cost.
+    num_bits = 8 * num_bytes if codec == "h264" else None
+    return CodedClip(clip, num_bits, FROM_FILE, *_x264_of(content))
 
 
 def _read_image(content: bytes) -> CodedClip:

@@ -87,14 +87,18 @@ def opened(source: bytes | Path) -> Generator[tuple[InputContainer, VideoStream]
         raise damaged(name, "a video or image that FFmpeg can decode", text) from error
 
 
-def coded_bytes(content: bytes) -> int:
-    """Bytes of a file's coded pictures alone, without what its container adds.
+def coded_size(content: bytes) -> tuple[str, int]:
+    """The codec of a file's pictures, and their bytes alone, without what the container adds.
+
+    Returns:
+      FFmpeg's name of the codec, such as "h264"; bytes.
 
     Raises:
       VideoError: not a video.
     """
     with opened(content) as (container, stream):
-        return sum(packet.size for packet in container.demux(stream))
+        codec = stream.codec_context.name
+        return codec, sum(packet.size for packet in container.demux(stream))
 
 
 def name_of(source: bytes | Path) -> str:
