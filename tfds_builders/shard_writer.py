@@ -47,9 +47,12 @@ class WriteShards(beam.DoFn):
     def setup(self) -> None:
         """Makes what cannot be handed to another process."""
         self._features = pair_features(self._settings, self._scale)
-        self._serializer = example_serializer.ExampleSerializer(
-            self._features.get_serialized_info()
-        )
+        specs = self._features.get_serialized_info()
+        for spec in specs.values():
+            # TFDS asks TensorFlow for the type of what is nested, for seconds of each worker's CPU;
+            # of plain numbers NumPy's type does as well.
+            spec._tf_dtype = spec.np_dtype
+        self._serializer = example_serializer.ExampleSerializer(specs)
 
     def process(self, shard: Shard) -> Iterable[WrittenShard]:
         """Yields what was written."""
