@@ -5,9 +5,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 
-from laser_dist.commands.beam_flags import pipeline_options
+from beam_pipelines.runner import dataflow_flags
+from laser_dist.commands.beam_flags import check_known
+from laser_dist.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "cluster" / "dataflow"
@@ -47,18 +50,14 @@ def test_the_image_takes_what_is_there_and_only_that():
     assert "apt" not in re.sub(r"^#.*$", "", dockerfile(), flags=re.M)
 
 
-def test_beam_knows_the_options(monkeypatch):
-    # Else Google's libraries look for the metadata server of a Google machine, for minutes.
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    options = pipeline_options(
-        "DataflowRunner",
-        [*flags(), "--sdk_container_image=image", "--project=mine", "--region=europe-west4"],
-        workers=None,
-        manual_dir="gs://mine/in",
-        data_dir="gs://mine/data",
-    )
-    assert isinstance(options, PipelineOptions)
+def test_beam_knows_the_options():
+    given = [*flags(), "--sdk_container_image=image", "--project=mine", "--region=europe-west4"]
+    check_known(given, PipelineOptions)
+    completed = dataflow_flags(given, manual_dir="gs://mine/in", data_dir="gs://mine/data")
+    options = PipelineOptions(completed)
     assert options.view_as(WorkerOptions).machine_type == "n2-highmem-4"
+    with pytest.raises(UserError, match="--no_such_size"):
+        check_known([*given, "--no_such_size=3"], PipelineOptions)
 
 
 def test_the_script_builds_pushes_and_runs_the_command(tmp_path):

@@ -41,7 +41,7 @@ def pipeline_options(
 
     from beam_pipelines.runner import DATAFLOW, dataflow_flags, local_options, new_pipeline
 
-    _check_known(flags, PipelineOptions)
+    check_known(flags, PipelineOptions)
     if runner is None:
         return local_options(workers, flags)
     if workers is not None:
@@ -53,7 +53,16 @@ def pipeline_options(
     return options
 
 
-def _check_known(flags: Sequence[str], options: type) -> None:
+def check_known(flags: Sequence[str], options: type) -> None:
+    """Refuses flags that none of Beam's groups of options declares.
+
+    Args:
+      flags: as on a command line.
+      options: Beam's `PipelineOptions`.
+
+    Raises:
+      UserError: flags that Beam does not know, or values that it does not take.
+    """
     parser = _Refusing(add_help=False, allow_abbrev=False)
     for each in options.__subclasses__():
         # Each group of options declares its own; two declare one of the same name.
