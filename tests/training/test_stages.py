@@ -40,6 +40,7 @@ def test_a_level_that_a_split_lacks_is_refused_before_anything_is_learnt(tmp_pat
 
 @pytest.mark.slow
 def test_a_whole_run_learns_around_missing_levels(gappy_dir, tmp_path):
+    keras.utils.set_random_seed(CONFIG.seed)  # as a worker does: the head's first weights
     run_stages(CONFIG, gappy_dir, Share(), place(tmp_path))
     predictor = keras.saving.load_model(tmp_path / "models" / "predictor.keras", compile=False)
     assert isinstance(predictor, keras.Model)
@@ -49,4 +50,4 @@ def test_a_whole_run_learns_around_missing_levels(gappy_dir, tmp_path):
     assert all(math.isfinite(float(row["value"])) for row in rows)
     levels = predictor(np.zeros((1, HEIGHT, WIDTH, 3), np.float32))
     # Biases start at the means of the levels that are there: about 23, 28 and 33.
-    np.testing.assert_allclose(levels, [[23, 27.7, 32.8]], atol=6)
+    np.testing.assert_allclose(levels, [[23, 27.7, 32.8]], atol=3)
