@@ -4,8 +4,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -216,29 +215,6 @@ def _submit(pipeline: beam.Pipeline) -> Any:
             " ".join(str(error).split()),
             "Check project, region, buckets and your credentials.",
         ) from error
-
-
-@contextmanager
-def worker_environment() -> Iterator[None]:
-    """What worker processes started in the block find in their environment; undone at its end.
-
-    Writing TFDS's files makes each worker import TensorFlow, and that imports Keras, scikit-learn
-    and SciPy's statistics, which no worker uses: half of the 10 to 15 CPU seconds a worker takes
-    to start. TensorFlow leaves them out where it is told that Keras is the legacy package, which
-    is not installed. Should this process itself import TensorFlow first within the block, it has
-    no `tf.keras`; `import keras`, the project's way, works as ever.
-    """
-    settings = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _num_cores() -> int:

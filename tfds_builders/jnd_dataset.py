@@ -27,7 +27,6 @@ from beam_pipelines.runner import (
     local_options,
     new_pipeline,
     run_to_end,
-    worker_environment,
 )
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
@@ -243,8 +242,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         make_room()
         pipeline = new_pipeline(options)
         add_build(pipeline, plan, write_shards)
-        with worker_environment():
-            run_to_end(pipeline, request.on_start)
+        run_to_end(pipeline, request.on_start)
         metadata = self.info.metadata
         assert metadata is not None  # `_info` gives one
         left = _splits_left(splits, places, request)

@@ -12,19 +12,8 @@ from beam_pipelines.runner import (
     local_options,
     new_pipeline,
     run_to_end,
-    worker_environment,
 )
 from laser_dist.errors import UserError
-
-
-def test_the_workers_environment_is_undone(monkeypatch):
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
-    before = dict(os.environ)
-    with worker_environment():
-        assert os.environ["TF_USE_LEGACY_KERAS"] == "1"
-        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "2"
-    assert dict(os.environ) == before
 
 
 def test_one_worker_runs_in_this_process_and_several_in_their_own(monkeypatch):

@@ -1,0 +1,61 @@
+"""What a worker loads to write a dataset's files."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tfds_builders.shard_writer import FILE_FORMATS
+
+# In a process of its own: others of these tests load TensorFlow.
+WRITE = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.dataset.measured_files import find_measured, write_measured
+from beam_pipelines.dataset.shards import Shard
+from beam_pipelines.elements import (
+    FramePair, JudgedLevel, JudgedSource, MeasuredSource, SourceFacts,
+)
+from fractions import Fraction
+from laser_dist.jnd.scale import QP
+from tfds_builders.shard_writer import WriteShards
+
+folder, file_format = sys.argv[1:]
+settings = PairSettings(model_width=16, model_height=16, frames_per_second=None)
+level = JudgedLevel(value=30.0, mean=31.0, samples=(30, 32))
+common = dict(source_id="videoSRC001", group_id="g", levels=(level,) * 3)
+source = JudgedSource(**common, scale=QP, fps=Fraction(30), size=(16, 16), clips=())
+facts = SourceFacts(
+    **common, level_origins=("file",) * 3, spatial_information=1.0, temporal_information=2.0
+)
+pair = FramePair(
+    frame_index=0,
+    timestamp_s=0.0,
+    raw=np.zeros((16, 16, 3), np.uint8),
+    levels=np.zeros((3, 16, 16, 3), np.uint8),
+    psnr_db=(40.0, 38.0, 36.0),
+)
+measured = MeasuredSource(facts=facts, rows=(), pairs=(pair,), rejects=(), is_final=True)
+write_measured(measured, source, settings, folder)
+found = find_measured(source, settings, folder)
+shard = Shard(split="train", index=0, num_shards=1, examples=((found.pairs, 0),))
+writer = WriteShards("videoset_jnd", folder, file_format, settings, QP)
+writer.setup()
+(written,) = writer.process(shard)
+assert written.num_examples == 1
+assert list(Path(folder).glob(f"videoset_jnd-train.{file_format}-00000-of-00001"))
+print("tensorflow" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("file_format", FILE_FORMATS)
+def test_a_worker_writes_without_tensorflow(file_format, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, str(tmp_path), file_format], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False"]
