@@ -104,6 +104,7 @@ class BuildRequest:
 
     Attributes:
       manual_dir: of clips and labels, a path or URL; None for TFDS's own manual folder.
+      inventory: of it, where it has been taken already.
       options: of Beam; None for all cores of this machine.
       flags: Beam's own options as on a command line, for its file systems.
       max_rejects: largest share of the sources that may be lost or lose a clip.
@@ -111,6 +112,7 @@ class BuildRequest:
     """
 
     manual_dir: str | None = None
+    inventory: Inventory | None = None
     options: PipelineOptions | None = None
     flags: tuple[str, ...] = ()
     max_rejects: float = MAX_REJECTED_SHARE
@@ -131,6 +133,13 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def take_inventory(self, files: Sequence[StoredFile], folder: str) -> Inventory:
         """Finds and matches clips and labels among the files below a folder."""
         raise NotImplementedError
+
+    def inventory_of(
+        self, files: Sequence[StoredFile], lost: Sequence[Reject], folder: str
+    ) -> Inventory:
+        """`take_inventory`, with what had been lost before among its rejects."""
+        inventory = self.take_inventory(files, folder)
+        return dataclasses.replace(inventory, rejects=(*lost, *inventory.rejects))
 
     # TFDS wraps its own method for logging, which a type checker takes for another kind of thing.
     def download_and_prepare(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -211,19 +220,19 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         assert request.manual_dir is not None
         options = request.options or local_options()
-        files, lost = find_files(request.manual_dir, places.archives, options, request.on_start)
-        inventory = self.take_inventory(files, request.manual_dir)
-        rejects = (*lost, *inventory.rejects)
-        refuse_too_many(
-            rejects, inventory.num_sources, places.refusal, max_share=request.max_rejects
-        )
+        inventory = request.inventory
+        if inventory is None:
+            found = find_files(request.manual_dir, places.archives, options, request.on_start)
+            inventory = self.inventory_of(*found, request.manual_dir)
+        rejects, total = inventory.rejects, inventory.num_sources
+        refuse_too_many(rejects, total, places.refusal, max_share=request.max_rejects)
         groups = {source.source_id: source.group_id for source in inventory.sources}
         splits = assign_splits(groups)
         _check_every_split(splits, request.manual_dir)
         plan = BuildPlan(
             sources=inventory.sources,
             rejects=rejects,
-            num_sources=inventory.num_sources,
+            num_sources=total,
             splits=splits,
             settings=self._config.pairs,
             places=places,
@@ -246,7 +255,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         metadata = self.info.metadata
         assert metadata is not None  # `_info` gives one
         left = _splits_left(splits, places, request)
-        metadata.update(self._metadata(inventory, rejects, groups, left))
+        metadata.update(self._metadata(inventory, groups, left))
         self.info.set_splits(self._split_dict(places))
 
     def _split_dict(self, places: BuildPlaces) -> Any:
@@ -265,7 +274,6 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _metadata(
         self,
         inventory: Inventory,
-        rejects: Sequence[Reject],
         groups: Mapping[str, str],
         splits: Mapping[str, str],
     ) -> dict[str, Any]:
@@ -284,7 +292,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "frames_per_second": config.frames_per_second,
             "fingerprint": self.fingerprint(inventory),
             "repairs": list(inventory.repairs),
-            "num_rejected_by_name": len(rejects),
+            "num_rejected_by_name": len(inventory.rejects),
             "splits": {
                 split: sorted(source for source, name in splits.items() if name == split)
                 for split in SPLITS

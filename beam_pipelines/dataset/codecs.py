@@ -13,7 +13,7 @@ from beam_pipelines.storage import StoredFile
 from laser_dist.video.codec import VideoError, decode, encode_h264, x264_version_of
 from laser_dist.video.containers import coded_size
 from laser_dist.video.frames import Clip, UInt8Array
-from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
+from laser_dist.video.jpeg import PILLOW_ERRORS, encode_jpeg, jpeg_encoder
 from laser_dist.video.raw import read_yuv420p
 
 
@@ -71,8 +71,7 @@ def read_picture(file: StoredFile) -> UInt8Array:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
-    # Pillow answers a damaged file with any of these.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except PILLOW_ERRORS as error:
         raise VideoError(f"Image {file}", "a whole image", str(error), "Fetch it again.") from error
 
 

@@ -7,6 +7,7 @@ JudgedSource ─ read reference ─▶ at each quantiser: read, measure ─▶ M
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import QP
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.codec import VideoError
-from laser_dist.video.frames import Clip
+from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.quality import PSNR_CAP_DB, ClipQuality, measure_quality, psnr_rgb_db
 
 
@@ -144,11 +145,17 @@ class _Session:
         if self._source.scale == QP:
             return encode_video(self._reference, quantiser)
         if self._source.original is not None:
-            coded = encode_image(read_picture(self._source.original), quantiser)
+            coded = encode_image(self._picture, quantiser)
             if quantiser != self._source.scale.reference:
                 self._check_like_reference(coded.clip, str(self._source.original))
             return coded
         return encode_image(self._reference.rgb(0), quantiser)
+
+    @cached_property
+    def _picture(self) -> UInt8Array:
+        """[H, W, 3] uint8 RGB: the BMP, read once for all that is coded from it."""
+        assert self._source.original is not None
+        return read_picture(self._source.original)
 
     def measure(self, quantiser: int, fault: str) -> None:
         """Measures the clip at a quantiser; `fault` is what is known to be wrong with its file."""

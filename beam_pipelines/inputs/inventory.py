@@ -29,8 +29,7 @@ class Inventory:
       rejects: that cannot, and why.
       repairs: made to the labels.
       level_definition: what the value of a level is, a noun phrase.
-      simulated: what the marker says of simulated viewers; empty for real ones.
-      seed: of the simulation, None for real viewers.
+      marker: what a miniature says of itself; empty for people's judgements.
       fingerprint: hash of labels, of the clips' names and sizes, of groups and of what the marker
         says, 16 hex digits.
     """
@@ -39,9 +38,18 @@ class Inventory:
     rejects: tuple[Reject, ...]
     repairs: tuple[str, ...]
     level_definition: str
-    simulated: str
-    seed: int | None
+    marker: Mapping[str, Any]
     fingerprint: str
+
+    @property
+    def simulated(self) -> str:
+        """What the simulated viewers are; empty for people."""
+        return self.marker.get("simulated_viewers", "")
+
+    @property
+    def seed(self) -> int | None:
+        """Of the simulation, None for people."""
+        return self.marker.get("settings", {}).get("seed")
 
     @property
     def num_sources(self) -> int:
@@ -111,42 +119,36 @@ def missing_clips(clips: Clips, scale: Scale, name_of: Callable[[str, int], str]
 
 
 def match_sources(
-    clips: Clips, labels: Mapping[str, Any], fault_of: Callable[[str], str | None]
-) -> tuple[list[str], list[Reject]]:
-    """The sources that have clips and labels, and a reject for each that lacks either.
+    clips: Clips,
+    labels: Mapping[str, Any],
+    faults: Iterable[LabelFault],
+    fault_of: Callable[[str], str | None],
+) -> tuple[Clips, list[Reject]]:
+    """The clips of sources that have clips and labels, and a reject for each source that lacks any.
 
     Args:
       clips: that were found.
       labels: source id to its labels.
+      faults: sources whose labels cannot be true; none of these is in `labels`.
       fault_of: what else is wrong with a source, None if nothing.
     """
-    usable: list[str] = []
+    told = {fault.source_id: f"impossible labels in {fault.place}: {fault.why}" for fault in faults}
+    usable: Clips = {}
     rejects: list[Reject] = []
-    for source_id in sorted(clips.keys() | labels.keys()):
-        if source_id not in labels:
+    for source_id in sorted(clips.keys() | labels.keys() | told.keys()):
+        if source_id in told:
+            why = told[source_id]
+        elif source_id not in labels:
             why = "clips, but no row in the label tables"
         elif source_id not in clips:
             why = "a row in the label tables, but no clip"
         else:
             why = fault_of(source_id)
         if why is None:
-            usable.append(source_id)
+            usable[source_id] = clips[source_id]
         else:
             rejects.append(Reject(what=SOURCE, where=source_id, stage="find", why=why))
     return usable, rejects
-
-
-def impossible_sources(faults: Iterable[LabelFault]) -> list[Reject]:
-    """A reject for each source whose labels cannot be true."""
-    return [
-        Reject(
-            what=SOURCE,
-            where=fault.source_id,
-            stage="find",
-            why=f"impossible labels in {fault.place}: {fault.why}",
-        )
-        for fault in faults
-    ]
 
 
 def label_files(files: Sequence[StoredFile], is_wanted: Callable[[str], bool]) -> list[LabelFile]:

@@ -10,7 +10,6 @@ from beam_pipelines.inputs.inventory import (
     Inventory,
     fingerprint_of,
     first_of_each,
-    impossible_sources,
     label_files,
     match_sources,
     missing_clips,
@@ -79,11 +78,7 @@ def take_inventory(
             return f"no level: {convention} needs {lacks}"
         return None
 
-    impossible = impossible_sources(table.faults)
-    known_bad = {reject.where for reject in impossible}
-    usable, unmatched = match_sources(
-        {key: value for key, value in clips.items() if key not in known_bad}, labels, fault_of
-    )
+    usable, unmatched = match_sources(clips, labels, table.faults, fault_of)
     marker = read_marker(files, folder)
     groups = marker.get("groups", {})
     return Inventory(
@@ -94,22 +89,16 @@ def take_inventory(
                 scale=QF,
                 fps=None,
                 size=None,
-                clips=tuple(sorted(clips[source_id].items())),
+                clips=tuple(sorted(clips_of_source.items())),
                 original=originals[source_id],
                 levels=_levels(labels[source_id], convention),
             )
-            for source_id in usable
+            for source_id, clips_of_source in usable.items()
         ),
-        rejects=(
-            *rejects,
-            *unmatched,
-            *impossible,
-            *missing_clips({key: clips[key] for key in usable}, QF, _name_of),
-        ),
+        rejects=(*rejects, *unmatched, *missing_clips(usable, QF, _name_of)),
         repairs=table.repairs,
         level_definition=LEVEL_DEFINITIONS[convention],
-        simulated=marker.get("simulated_viewers", ""),
-        seed=marker.get("settings", {}).get("seed"),
+        marker=marker,
         fingerprint=fingerprint_of((table.sources, convention), found, _name_of, marker),
     )
 

@@ -10,7 +10,6 @@ from beam_pipelines.inputs.inventory import (
     Inventory,
     fingerprint_of,
     first_of_each,
-    impossible_sources,
     label_files,
     match_sources,
     missing_clips,
@@ -76,34 +75,24 @@ def take_inventory(
         return replace(names[source_id], qp=qp).path.name
 
     labels = {source.source_id: source for source in table.sources}
-    impossible = impossible_sources(table.faults)
-    known_bad = {reject.where for reject in impossible}
-    usable, unmatched = match_sources(
-        {key: value for key, value in clips.items() if key not in known_bad}, labels, fault_of
-    )
+    usable, unmatched = match_sources(clips, labels, table.faults, fault_of)
     marker = read_marker(files, folder)
     groups = marker.get("groups", {})
     return Inventory(
         sources=tuple(
             _source(
                 names[source_id],
-                clips[source_id],
+                clips_of_source,
                 labels[source_id],
                 level_definition,
                 groups.get(source_id, source_id),
             )
-            for source_id in usable
+            for source_id, clips_of_source in usable.items()
         ),
-        rejects=(
-            *rejects,
-            *unmatched,
-            *impossible,
-            *missing_clips({key: clips[key] for key in usable}, QP, name_of),
-        ),
+        rejects=(*rejects, *unmatched, *missing_clips(usable, QP, name_of)),
         repairs=table.repairs,
         level_definition=LEVEL_DEFINITIONS[level_definition],
-        simulated=marker.get("simulated_viewers", ""),
-        seed=marker.get("settings", {}).get("seed"),
+        marker=marker,
         fingerprint=fingerprint_of((table.sources, level_definition), clips, name_of, marker),
     )
 

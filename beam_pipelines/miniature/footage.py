@@ -13,6 +13,7 @@ from beam_pipelines.rejects import Reject
 from laser_dist.errors import UserError
 from laser_dist.video.codec import VideoError
 from laser_dist.video.excerpt import extent
+from laser_dist.video.jpeg import PILLOW_ERRORS
 
 # Photographs only: no charts, text, drawings, medical or microscope images, and of a stereo pair
 # one half. Named, so that a package's next release does not change the miniature silently.
@@ -35,8 +36,6 @@ SKLEARN_PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 MIN_SIDE_PX = 128
 
 _TURNED_BY_A_QUARTER = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-# Pillow answers a damaged file with any of these.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except _DAMAGED as error:
+    except PILLOW_ERRORS as error:
         raise VideoError(
             f"Photograph {path}", "a whole image", str(error), "Mend it, or leave it out."
         ) from error
@@ -153,7 +152,7 @@ def _photo_fault(path: Path) -> str | None:
             if fault is None:
                 image.load()  # the header of a file cut short is whole
             return fault
-    except _DAMAGED as error:
+    except PILLOW_ERRORS as error:
         return f"not a whole image ({error})"
 
 

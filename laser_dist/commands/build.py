@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from beam_pipelines.inputs.inventory import Inventory
-    from beam_pipelines.rejects import Reject
     from laser_dist.commands.terminal import Terminal
     from tfds_builders.jnd_dataset import JndBuilder
 
@@ -88,8 +87,7 @@ class Found:
       order: with the configuration chosen.
       builder: of the dataset.
       folder: of the dataset's version; path or URL.
-      inventory: of clips and labels.
-      rejects: known by name.
+      inventory: of clips and labels, with all rejects known by name.
       options: of Beam.
     """
 
@@ -97,7 +95,6 @@ class Found:
     builder: JndBuilder
     folder: str
     inventory: Inventory
-    rejects: tuple[Reject, ...]
     options: PipelineOptions
 
 
@@ -174,10 +171,12 @@ def run(arguments: argparse.Namespace) -> None:
         return
     with quiet(None, debug=arguments.debug) as terminal:
         found = _look_at(order, terminal)
-    log = Path(LOG) if "://" in order.data_dir else Path(order.data_dir) / LOG
+    from beam_pipelines.storage import is_remote
+
+    log = Path(LOG) if is_remote(order.data_dir) else Path(order.data_dir) / LOG
     with quiet(log, debug=arguments.debug) as terminal:
         folder = build_or_reuse(terminal, found)
-        if "://" not in folder:
+        if not is_remote(folder):
             terminal.say(f"Next: laser-jnd train mj-lat --preset demo --dataset {folder}")
 
 
@@ -259,7 +258,6 @@ def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) ->
     files, lost = find_files(order.manual_dir, archives_folder(order.data_dir), options, on_start)
     order = replace(order, config=order.config or choose_config(order.dataset, files))
     builder = make_builder(order)
-    inventory = builder.take_inventory(files, order.manual_dir)
     config = builder.builder_config
     assert config is not None
     version = str(builder.version)
@@ -267,8 +265,7 @@ def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) ->
         order=order,
         builder=builder,
         folder=storage.join(order.data_dir, order.dataset, config.name, version),
-        inventory=inventory,
-        rejects=(*lost, *inventory.rejects),
+        inventory=builder.inventory_of(files, lost, order.manual_dir),
         options=options,
     )
 
@@ -285,10 +282,11 @@ def make_builder(order: Order) -> JndBuilder:
     import tensorflow_datasets as tfds
 
     import tfds_builders as tfds_builders  # registers the builders
+    from beam_pipelines.storage import is_remote
     from tfds_builders.jnd_dataset import derived_config
 
     data_dir = order.data_dir
-    if "://" in data_dir:
+    if is_remote(data_dir):
         # TFDS looks for an earlier build here; what lies in a bucket is for Beam to read.
         data_dir = str(Path(tempfile.gettempdir()) / f"laser-jnd-{uuid.uuid4().hex}")
     builder_class: Any = tfds.builder_cls(order.dataset)
@@ -336,17 +334,19 @@ def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]
     import tensorflow_datasets as tfds
 
     from beam_pipelines.progress import finished_sources, watch_progress
+    from beam_pipelines.storage import is_remote
     from tfds_builders.jnd_dataset import BuildRequest, places_of
 
     order = found.order
     request = BuildRequest(
         manual_dir=order.manual_dir,
+        inventory=found.inventory,
         options=found.options,
         flags=order.flags,
         max_rejects=order.max_rejects,
         on_start=lambda job: say(f"  Running as {job}"),
     )
-    if "://" in order.data_dir:
+    if is_remote(order.data_dir):
         found.builder.request = request
         found.builder.prepare_at(found.folder, order.file_format)
         return

@@ -53,7 +53,7 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
             ("clips", f"{cost.num_clips} coded files, {size_text(cost.num_bytes)}"),
             ("measure", count_text(cost.num_measures, "clip")),
             ("encode", f"{count_text(cost.num_encodes, 'clip')}, levels without a coded file"),
-            ("rejects", notes(map(str, found.rejects))),
+            ("rejects", notes(map(str, inventory.rejects))),
             ("repairs", notes(inventory.repairs)),
             ("rate", _rate_text(rate)),
             *([("1080p", _full_hd_text(rate))] if sources[0].scale == QP else []),
@@ -63,7 +63,7 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
         ]
     )
     try:
-        check_share(found.rejects, inventory.num_sources, max_share=found.order.max_rejects)
+        check_share(inventory.rejects, inventory.num_sources, max_share=found.order.max_rejects)
     except UserError as refusal:
         terminal.say(f"The build would be refused: {refusal}")
 

@@ -11,6 +11,9 @@ from PIL import Image, features
 
 from laser_dist.video.frames import UInt8Array
 
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow answers a damaged image file with, of whatever format."""
+
 QUALITIES = range(1, 101)
 """Quality factors; higher is better."""
 

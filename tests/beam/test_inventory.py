@@ -13,6 +13,7 @@ from beam_pipelines.inputs.videoset_files import take_inventory
 from beam_pipelines.rejects import impaired_sources
 from beam_pipelines.storage import StoredFile, list_files
 from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFault
 from laser_dist.jnd.labels import COLUMNS, label_file_name
 from laser_dist.jnd.layout import ClipName
 from laser_dist.jnd.scale import QP
@@ -254,6 +255,8 @@ def test_clips_alone_or_labels_alone_are_errors(tmp_path):
 
 def test_a_fault_of_a_source_is_asked_for_only_where_clips_and_labels_are():
     asked = []
-    usable, rejects = match_sources({"a": {}, "b": {}}, {"b": 1, "c": 1}, asked.append)
-    assert (usable, asked) == (["b"], ["b"])
-    assert [reject.where for reject in rejects] == ["a", "c"]
+    faults = [LabelFault("d", "table", "wrong")]
+    found = {"a": {}, "b": {}, "d": {}}
+    usable, rejects = match_sources(found, {"b": 1, "c": 1}, faults, asked.append)
+    assert (list(usable), asked) == (["b"], ["b"])
+    assert [reject.where for reject in rejects] == ["a", "c", "d"]

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from miniature_fakes import TINY, contents, photographs
+from miniature_fakes import TINY, contents
+from photographs import photographs
 from PIL import Image
 
 from beam_pipelines.miniature.footage import Footage

@@ -1,7 +1,8 @@
 """The tiny miniature and its dataset, shared by the tests of the builder."""
 
 import pytest
-from videoset_builds import SETTINGS, build, photographs
+from photographs import photographs
+from videoset_builds import SETTINGS, build
 
 from beam_pipelines.miniature.pipeline import make_miniature
 from beam_pipelines.runner import local_options

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
+from photographs import photographs
 from PIL import Image
-from videoset_builds import photographs
 
 from beam_pipelines.inputs.mcl_jci_files import take_inventory
 from beam_pipelines.miniature.mcl_jci import MclJciSettings

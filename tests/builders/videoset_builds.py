@@ -3,12 +3,9 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from beam_pipelines.inputs.videoset_files import take_inventory
-from beam_pipelines.miniature.footage import Footage
 from beam_pipelines.miniature.videoset import VideosetSettings
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import list_files
@@ -21,19 +18,6 @@ TINY = VideosetJndConfig(
     name="tiny", resolution="64x48", model_width=32, model_height=32, frames_per_second=20.0
 )
 FPS = FRAME_RATES[30]
-
-
-def photographs(folder):
-    """Three photographs of waves with a little texture."""
-    footage = []
-    rows, columns = np.mgrid[:130, :160]
-    for index in range(3):
-        waves = 120 + 60 * np.sin(columns / (8 + index)) * np.cos(rows / 11)
-        noise = np.random.default_rng(index).normal(0, 3, (130, 160, 3))
-        path = folder / f"photo{index}.png"
-        Image.fromarray(np.clip(waves[..., None] + noise, 0, 255).astype(np.uint8)).save(path)
-        footage.append(Footage(path.stem, path, is_video=False))
-    return footage
 
 
 def build(manual_dir, data_dir, num_workers=1, config=TINY):

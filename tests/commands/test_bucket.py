@@ -8,15 +8,13 @@ import os
 import shutil
 import tarfile
 
-import numpy as np
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from cloud import local_cloud
 from command_line import laser_jnd
 from dataflow_api import JOB_ID, stand_in
-from PIL import Image
+from photographs import photographs
 
-from beam_pipelines.miniature.footage import Footage
 from beam_pipelines.miniature.pipeline import make_miniature
 from beam_pipelines.miniature.videoset import VideosetSettings
 from beam_pipelines.runner import local_options
@@ -37,16 +35,8 @@ def cloud(tmp_path_factory):
 def manual(tmp_path_factory):
     """Three sources, one a group."""
     root = tmp_path_factory.mktemp("manual")
-    footage = []
-    rows, columns = np.mgrid[:180, :320]
-    for index in range(3):
-        waves = 120 + 60 * np.sin(columns / (8 + index)) * np.cos(rows / 11)
-        noise = np.random.default_rng(index).normal(0, 3, (180, 320, 3))
-        path = root / f"photo{index}.png"
-        Image.fromarray(np.clip(waves[..., None] + noise, 0, 255).astype(np.uint8)).save(path)
-        footage.append(Footage(path.stem, path, is_video=False))
     folder = root / "mini"
-    make_miniature(footage, SETTINGS, folder, local_options(1))
+    make_miniature(photographs(root, height=180, width=320), SETTINGS, folder, local_options(1))
     return folder
 
 
