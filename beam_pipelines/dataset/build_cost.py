@@ -34,9 +34,9 @@ class LinearCost:
 
 # Measured by `benchmarks/build.py --rates` on a 2-core x86 machine with AVX2: clips of photographs
 # at 256x144 to 1920x1080, QP 22 to 42, frames compared at 640x352. Only ratios of them are used.
-READ_AND_MEASURE = LinearCost(base=0.0040, per_megapixel=0.0150)
-READ_REFERENCE = LinearCost(base=0.0045, per_megapixel=0.0440)  # lossless streams are long
-ENCODE = LinearCost(base=0.0020, per_megapixel=0.0410)
+READ_AND_MEASURE = LinearCost(base=0.0041, per_megapixel=0.0132)
+READ_REFERENCE = LinearCost(base=0.0039, per_megapixel=0.0376)  # lossless streams are long
+ENCODE = LinearCost(base=0.0005, per_megapixel=0.0277)
 
 
 @dataclass(frozen=True, kw_only=True)
