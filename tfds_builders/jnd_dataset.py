@@ -1,4 +1,4 @@
-"""What the builders of judged frame pairs have in common: settings, metadata, the build."""
+"""What the builders of judged frame pairs have in common: metadata, and the build."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
-from beam_pipelines.dataset.pipeline import BuildPlaces, BuildPlan, add_build, written_shards
-from beam_pipelines.inputs.archive_indexing import members_of_archives
+from beam_pipelines.dataset.pipeline import BuildPlan, add_build, written_shards
+from beam_pipelines.dataset.places import BuildPlaces, places_of
+from beam_pipelines.inputs.archive_indexing import find_files
 from beam_pipelines.inputs.inventory import Inventory
 from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject, lost_sources
 from beam_pipelines.rejects_table import (
@@ -32,70 +33,12 @@ from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale
 from laser_dist.jnd.splits import SPLITS, assign_splits, folds
-from laser_dist.video.containers import MIN_SIZE
+from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_features import pair_features
 from tfds_builders.shard_writer import WriteShards
 
 # TFDS takes a folder for a dataset where this file is: it is published last.
 _INFO_FILE = "dataset_info.json"
-
-
-@dataclasses.dataclass(kw_only=True)
-class JndConfig(tfds.core.BuilderConfig):
-    """How frames are taken from a dataset's clips.
-
-    Attributes:
-      model_width: of the frames in the examples, in pixels.
-      model_height: of the frames in the examples, in pixels.
-      frames_per_second: frames taken of each source; None for all.
-      num_folds: for cross-validation, listed in the metadata.
-    """
-
-    model_width: int = 640
-    model_height: int = 352
-    frames_per_second: float | None = 1.0
-    num_folds: int = 5
-
-    @property
-    def pairs(self) -> PairSettings:
-        """What the pipeline needs to know."""
-        return PairSettings(
-            model_width=self.model_width,
-            model_height=self.model_height,
-            frames_per_second=self.frames_per_second,
-        )
-
-
-def derived_config(config: JndConfig, changes: Mapping[str, Any]) -> JndConfig:
-    """A configuration with other settings, and with them in its name: `360p-fps2-480x272-mean`.
-
-    So datasets of several settings lie beside each other, and `tfds.load` finds each by its name.
-
-    Args:
-      config: to begin with.
-      changes: field to value; those that change nothing leave the name as it is.
-
-    Raises:
-      UserError: no frame size that the models take.
-    """
-    changed = dataclasses.replace(config, **changes)
-    if min(changed.model_width, changed.model_height) < MIN_SIZE:
-        raise UserError(
-            "Frames of the examples",
-            f"{MIN_SIZE}x{MIN_SIZE} pixels or more",
-            f"{changed.model_width}x{changed.model_height}",
-            "Name another with --model-size.",
-        )
-    parts = [config.name]
-    if changed.frames_per_second != config.frames_per_second:
-        rate = changed.frames_per_second
-        parts.append("all-frames" if rate is None else f"fps{rate:g}")
-    if changed.pairs.size != config.pairs.size:
-        parts.append(f"{changed.model_width}x{changed.model_height}")
-    definition = getattr(changed, "level_definition", None)
-    if definition != getattr(config, "level_definition", None):
-        parts.append(str(definition))
-    return dataclasses.replace(changed, name="-".join(parts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,45 +267,6 @@ def _remove_dataset(dataset: str) -> None:
     """Removes a version's folder so that no part of it is ever loadable."""
     storage.remove(storage.join(dataset, _INFO_FILE))
     storage.remove(dataset)
-
-
-def places_of(dataset: str) -> BuildPlaces:
-    """Where the build of a version's folder works: beside it, hidden from any search.
-
-    Args:
-      dataset: `DATA_DIR/NAME/CONFIG/VERSION`, or TFDS's temporary name of it.
-    """
-    data_dir, name, config, version = str(dataset).rstrip("/").rsplit("/", 3)
-    version = version.rpartition("_")[2]
-    parent = storage.join(data_dir, name, config)
-    return BuildPlaces(
-        dataset=str(dataset),
-        work=storage.join(parent, f".unfinished-{version}"),
-        archives=archives_folder(data_dir),
-        refusal=storage.join(parent, f"rejected-{version}.parquet"),
-    )
-
-
-def archives_folder(data_dir: str) -> str:
-    """Where the indexes of archives are kept: all datasets below may be built from the same."""
-    return storage.join(data_dir, ".archives")
-
-
-def find_files(
-    manual_dir: str,
-    archives: str,
-    options: PipelineOptions,
-    on_start: Callable[[str], None] = lambda job: None,
-) -> tuple[list[StoredFile], list[Reject]]:
-    """All files below a folder, members of archives among them, and what cannot be used of these.
-
-    Args:
-      manual_dir: of clips and labels; path or URL.
-      archives: where archives' indexes are kept.
-      options: of the Beam runner that makes them.
-      on_start: called with the name of the job that makes them, where it runs elsewhere.
-    """
-    return members_of_archives(storage.list_files(manual_dir), archives, options, on_start)
 
 
 def _splits_left(

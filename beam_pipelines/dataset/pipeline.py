@@ -18,6 +18,7 @@ from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import Measured
 from beam_pipelines.dataset.measuring import MeasureSources
+from beam_pipelines.dataset.places import BuildPlaces
 from beam_pipelines.dataset.shards import WrittenShard, plan_shards
 from beam_pipelines.elements import JudgedSource
 from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject
@@ -25,23 +26,6 @@ from beam_pipelines.rejects_table import REJECTS, REJECTS_FILE, WriteRejects
 
 QUALITY_FOLDER = "quality"
 _WRITTEN_FILE = "written.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildPlaces:
-    """Where a build reads and writes; paths or URLs.
-
-    Attributes:
-      dataset: folder of the dataset's files.
-      work: folder of what a later run may take over.
-      archives: folder of archives' indexes.
-      refusal: of the table of rejects that a refused build leaves.
-    """
-
-    dataset: str
-    work: str
-    archives: str
-    refusal: str
 
 
 @dataclass(frozen=True, kw_only=True)

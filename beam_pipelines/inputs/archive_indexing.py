@@ -19,6 +19,23 @@ from beam_pipelines.runner import new_pipeline, run_to_end
 from beam_pipelines.storage import StoredFile
 
 
+def find_files(
+    manual_dir: str,
+    archives: str,
+    options: PipelineOptions,
+    on_start: Callable[[str], None] = lambda job: None,
+) -> tuple[list[StoredFile], list[Reject]]:
+    """All files below a folder, members of archives among them, and what cannot be used of these.
+
+    Args:
+      manual_dir: of clips and labels; path or URL.
+      archives: where archives' indexes are kept; those that are there are not made again.
+      options: of the Beam runner that makes them.
+      on_start: called with the name of the job that makes them, where it runs elsewhere.
+    """
+    return members_of_archives(storage.list_files(manual_dir), archives, options, on_start)
+
+
 def members_of_archives(
     files: Sequence[StoredFile],
     index_folder: str,

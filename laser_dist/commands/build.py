@@ -251,7 +251,8 @@ def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) ->
         data_dir=order.data_dir,
     )
     from beam_pipelines import storage
-    from tfds_builders.jnd_dataset import archives_folder, find_files
+    from beam_pipelines.dataset.places import archives_folder
+    from beam_pipelines.inputs.archive_indexing import find_files
 
     if storage.is_remote(order.manual_dir) or storage.is_remote(order.data_dir):
         storage.use_options(order.flags)
@@ -283,7 +284,7 @@ def make_builder(order: Order) -> JndBuilder:
 
     import tfds_builders as tfds_builders  # registers the builders
     from beam_pipelines.storage import is_remote
-    from tfds_builders.jnd_dataset import derived_config
+    from tfds_builders.jnd_config import derived_config
 
     data_dir = order.data_dir
     if is_remote(data_dir):
@@ -333,9 +334,10 @@ def build_or_reuse(terminal: Terminal, found: Found) -> str:
 def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]) -> None:
     import tensorflow_datasets as tfds
 
+    from beam_pipelines.dataset.places import places_of
     from beam_pipelines.progress import finished_sources, watch_progress
     from beam_pipelines.storage import is_remote
-    from tfds_builders.jnd_dataset import BuildRequest, places_of
+    from tfds_builders.jnd_dataset import BuildRequest
 
     order = found.order
     request = BuildRequest(

@@ -8,7 +8,8 @@ import pytest
 from judged_fakes import QPS, SETTINGS, coded, judged, waves
 
 from beam_pipelines.dataset.measured_files import read_pairs
-from beam_pipelines.dataset.pipeline import BuildPlaces, BuildPlan, add_build, written_shards
+from beam_pipelines.dataset.pipeline import BuildPlan, add_build, written_shards
+from beam_pipelines.dataset.places import BuildPlaces
 from beam_pipelines.dataset.shards import WrittenShard
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import clear_failures, read_rejects

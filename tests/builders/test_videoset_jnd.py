@@ -19,7 +19,7 @@ from laser_dist.jnd.labels import read_videoset_labels
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.codec import decode, x264_version_of
 from laser_dist.video.quality import measure_quality, psnr_rgb_db
-from tfds_builders.jnd_dataset import derived_config
+from tfds_builders.jnd_config import derived_config
 from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 
 pytestmark = [

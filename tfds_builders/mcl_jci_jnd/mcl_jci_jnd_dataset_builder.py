@@ -10,7 +10,8 @@ from beam_pipelines.inputs.mcl_jci_files import take_inventory
 from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.mcl_jci_labels import Convention
 from laser_dist.jnd.scale import QF
-from tfds_builders.jnd_dataset import JndBuilder, JndConfig
+from tfds_builders.jnd_config import JndConfig
+from tfds_builders.jnd_dataset import JndBuilder
 
 
 @dataclasses.dataclass(kw_only=True)

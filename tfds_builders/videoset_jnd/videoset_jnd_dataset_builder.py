@@ -10,7 +10,8 @@ from beam_pipelines.inputs.inventory import Inventory
 from beam_pipelines.inputs.videoset_files import LevelDefinition, take_inventory
 from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import QP
-from tfds_builders.jnd_dataset import JndBuilder, JndConfig
+from tfds_builders.jnd_config import JndConfig
+from tfds_builders.jnd_dataset import JndBuilder
 
 
 @dataclasses.dataclass(kw_only=True)
