@@ -10,6 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
+    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
@@ -19,6 +20,9 @@ from apache_beam.runners.runner import PipelineState
 
 from beam_pipelines import storage
 from laser_dist.errors import UserError
+
+# The old in-process runner by name: the short name may choose one that fetches a program.
+LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> PipelineOptions:
@@ -38,11 +42,24 @@ def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> 
     return PipelineOptions(
         # Beam would look for options of its own on our command line.
         flags=list(flags),
-        # The old in-process runner by name: the short name may choose one that fetches a program.
-        runner="apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+        runner=LOCAL,
         direct_num_workers=count,
         direct_running_mode="multi_processing" if count > 1 else "in_memory",
     )
+
+
+def one_worker(options: PipelineOptions) -> tuple[PipelineOptions, int]:
+    """Options of `local_options` for a single worker in this process, and how many there were.
+
+    For a pipeline whose heavy step has processes of its own. Other runners' options stay.
+    """
+    if options.view_as(StandardOptions).runner != LOCAL:
+        return options, 1
+    count = options.view_as(DirectOptions).direct_num_workers
+    here = {"direct_num_workers": 1, "direct_running_mode": "in_memory"}
+    return PipelineOptions.from_dictionary(
+        {**options.get_all_options(drop_default=True), **here}
+    ), count
 
 
 DATAFLOW = "DataflowRunner"

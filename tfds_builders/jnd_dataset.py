@@ -27,6 +27,7 @@ from beam_pipelines.rejects_table import (
 from beam_pipelines.runner import (
     local_options,
     new_pipeline,
+    one_worker,
     run_to_end,
 )
 from beam_pipelines.storage import StoredFile
@@ -172,6 +173,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         groups = {source.source_id: source.group_id for source in inventory.sources}
         splits = assign_splits(groups)
         _check_every_split(splits, request.manual_dir)
+        options, num_processes = one_worker(options)
         plan = BuildPlan(
             sources=inventory.sources,
             rejects=rejects,
@@ -181,6 +183,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             places=places,
             max_rejects=request.max_rejects,
             flags=request.flags,
+            num_processes=num_processes,
         )
         file_format = self.info.file_format
         assert file_format is not None  # TFDS has a default

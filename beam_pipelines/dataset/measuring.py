@@ -1,9 +1,14 @@
 """The heavy step of the datasets' pipeline: sources in, measured files out."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
+from typing import Any, Literal, TypeAlias
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.isolation import Crashed, Isolated
@@ -18,6 +23,11 @@ CLIP_SECONDS = 1800.0
 """Longest time for one clip. x264 takes 1 to 3 minutes for one of 1080p on one core."""
 
 
+RejectOutput: TypeAlias = beam.pvalue.TaggedOutput[Literal["rejects"], Reject]
+# What happened ("measured", "reused", "rejected"), what there is now, and what could not be used.
+Outcome: TypeAlias = tuple[str, Measured | None, tuple[Reject, ...]]
+
+
 class MeasureSources(beam.DoFn):
     """Measures every source that no earlier run has; what cannot be used goes to `rejects`."""
 
@@ -27,6 +37,7 @@ class MeasureSources(beam.DoFn):
         folder: str,
         flags: tuple[str, ...] = (),
         *,
+        num_processes: int = 1,
         clip_seconds: float = CLIP_SECONDS,
         work: Callable[..., None] = measure_and_write,
     ) -> None:
@@ -36,6 +47,9 @@ class MeasureSources(beam.DoFn):
           settings: of the examples.
           folder: of the measured files.
           flags: Beam's own options, for its file systems.
+          num_processes: codec's processes of this worker. On one machine a single worker has as
+            many as there are cores, and whichever is free takes the next source: Beam's local
+            runner would deal the sources out beforehand, and the last worker end alone.
           clip_seconds: longest time for one clip.
           work: what the codec's process does for a source.
         """
@@ -44,53 +58,86 @@ class MeasureSources(beam.DoFn):
         self._flags = flags
         self._clip_seconds = clip_seconds
         self._work = work
-        self._isolated: Isolated | None = None
+        self._num_processes = num_processes
         counter = beam.metrics.Metrics.counter
         self._counters = {
             name: counter("sources", name) for name in ("measured", "reused", "rejected")
         }
         self._clips_rejected = counter("clips", "rejected")
 
-    def teardown(self) -> None:
-        """Ends the codec's process."""
-        if self._isolated is not None:
-            self._isolated.close()
-            self._isolated = None
+    def setup(self) -> None:
+        """Makes room for the codec's processes, which start at their first source."""
+        self._pool = ThreadPoolExecutor(self._num_processes)
+        self._running: set[Future[Outcome]] = set()
+        self._free: SimpleQueue[Isolated] = SimpleQueue()
+        for _ in range(self._num_processes):
+            self._free.put(Isolated(self._clip_seconds))
 
-    def process(
-        self, source: JudgedSource
-    ) -> Iterable[Measured | beam.pvalue.TaggedOutput[Literal["rejects"], Reject]]:
-        """Yields where the measured source lies and the rejects of its clips, or its own."""
+    def teardown(self) -> None:
+        """Ends the codec's processes."""
+        self._pool.shutdown()
+        while not self._free.empty():
+            self._free.get().close()
+
+    def process(self, source: JudgedSource) -> Iterable[Measured | RejectOutput]:
+        """Yields where measured sources lie, and the rejects of clips and sources.
+
+        They are those of whichever sources are done: with several processes the last ones come
+        when the bundle ends.
+        """
+        self._running.add(self._pool.submit(self._outcome, source))
+        if len(self._running) >= self._num_processes:
+            yield from self._finished()
+
+    def finish_bundle(self) -> Iterable[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Yields the rest."""
+        window, start = GlobalWindow(), MIN_TIMESTAMP
+        while self._running:
+            for output in self._finished():
+                if isinstance(output, beam.pvalue.TaggedOutput):
+                    reject = WindowedValue(output.value, start, (window,))
+                    yield beam.pvalue.TaggedOutput(output.tag, reject)
+                else:
+                    yield WindowedValue(output, start, (window,))
+
+    def _finished(self) -> Iterable[Measured | RejectOutput]:
+        """Waits for a source, or more, and tells what has become of it."""
+        done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
+        # Counted here: Beam's counters belong to the thread that runs the bundle.
+        for future in done:
+            outcome, measured, rejects = future.result()
+            self._counters[outcome].inc()
+            if measured is not None:
+                self._clips_rejected.inc(len(rejects))
+                yield measured
+            for reject in rejects:
+                yield beam.pvalue.TaggedOutput(REJECTS, reject)
+
+    def _outcome(self, source: JudgedSource) -> Outcome:
+        """What becomes of a source; runs in a thread that waits for a codec's process."""
         measured = find_measured(source, self._settings, self._folder)
-        outcome = "measured"
+        if measured is not None and measured.is_final:
+            return "reused", measured, measured.rejects
+        isolated = self._free.get()
         try:
-            if measured is None or not measured.is_final:
-                measured = self._measure(source)
-            else:
-                outcome = "reused"
+            measured = self._measure(source, isolated)
         # No OSError: those of files of clips are VideoErrors, all others are no source's fault.
         except (VideoError, Crashed) as error:
-            self._counters["rejected"].inc()
             why = _told(error, source) if isinstance(error, Crashed) else str(error)
             reject = Reject(what=SOURCE, where=source.source_id, stage="measure", why=why)
-            yield beam.pvalue.TaggedOutput(REJECTS, reject)
-            return
-        self._counters[outcome].inc()
-        self._clips_rejected.inc(len(measured.rejects))
-        for reject in measured.rejects:
-            yield beam.pvalue.TaggedOutput(REJECTS, reject)
-        yield measured
+            return "rejected", None, (reject,)
+        finally:
+            self._free.put(isolated)
+        return "measured", measured, measured.rejects
 
-    def _measure(self, source: JudgedSource) -> Measured:
+    def _measure(self, source: JudgedSource, isolated: Isolated) -> Measured:
         """Measures in the codec's process; a clip that kills it costs that clip alone."""
-        if self._isolated is None:
-            self._isolated = Isolated(self._clip_seconds)
         files = dict(source.clips)
         unusable: dict[int, str] = {}
         while True:
             arguments: tuple[Any, ...] = (source, self._settings, self._folder, self._flags)
             try:
-                self._isolated.call(self._work, *arguments, dict(unusable))
+                isolated.call(self._work, *arguments, dict(unusable))
                 break
             except Crashed as crash:
                 # Without a step, or where no file can be left out, there is no other way.

@@ -41,6 +41,7 @@ class BuildPlan:
       places: of input and output.
       max_rejects: largest share of the sources that may be lost or lose a clip.
       flags: Beam's own options, for its file systems in the codec's processes.
+      num_processes: codec's processes of each of Beam's workers.
     """
 
     sources: tuple[JudgedSource, ...]
@@ -51,6 +52,7 @@ class BuildPlan:
     places: BuildPlaces
     max_rejects: float = MAX_REJECTED_SHARE
     flags: tuple[str, ...] = ()
+    num_processes: int = 1
 
 
 def add_build(
@@ -68,10 +70,13 @@ def add_build(
       measure: in place of `MeasureSources`.
     """
     places = plan.places
-    measure = measure or MeasureSources(plan.settings, places.work, plan.flags)
+    measure = measure or MeasureSources(
+        plan.settings, places.work, plan.flags, num_processes=plan.num_processes
+    )
     outputs = (
         pipeline
-        | "Sources" >> beam.Create(plan.sources)
+        # In order, where one worker gets them all, so that the last to be done are short ones.
+        | "Sources" >> beam.Create(longest_first(plan.sources), reshuffle=False)
         # Else one worker would get a run of neighbours, and a slow one hold up those behind it.
         | "SpreadSources" >> beam.Reshuffle()
         | "MeasureSources" >> beam.ParDo(measure).with_outputs(REJECTS, main="measured")
@@ -103,6 +108,15 @@ def add_build(
         | "GatherShards" >> beam.combiners.ToList()
         | "TellShards" >> beam.ParDo(_TellShards(places.work))
     )
+
+
+def longest_first(sources: Iterable[JudgedSource]) -> list[JudgedSource]:
+    """Sources in the order of the work they are, the most first, as far as can be told unread.
+
+    What a source takes goes with the bytes of its clips: a long or detailed one is long in bytes
+    too, and takes its time to decode and to code anew.
+    """
+    return sorted(sources, key=lambda s: (-sum(file.size for _, file in s.clips), s.source_id))
 
 
 def written_shards(work: str) -> dict[str, list[WrittenShard]]:

@@ -1,12 +1,22 @@
 """Heads: from features of one or three backbones to JND levels. They know no pixels."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from laser_dist.models.layers import NORM_MOMENTUM, SignedLog, conv_block, halve
+from laser_dist.models.layers import (
+    NORM_MOMENTUM,
+    OrderedLevels,
+    SignedLog,
+    conv_block,
+    halve,
+)
 from laser_dist.models.specs import HeadSpec
+
+_LEAST_STEP = 0.1  # quantisers between levels at the start, where the given ones do not ascend
 
 
 def build_head(
@@ -15,6 +25,8 @@ def build_head(
     *,
     levels: int,
     initial_levels: Sequence[float] | None = None,
+    initial_spreads: Sequence[float] | None = None,
+    higher_is_worse: bool = True,
     name: str = "head",
 ) -> keras.Model:
     """A head with fresh weights: one branch and output per level.
@@ -23,37 +35,83 @@ def build_head(
       spec: its size and form.
       feature_shape: (h, w, c) of one branch's features, as of `BackboneSpec.latent_shape`.
       levels: number of branches and of predicted levels, 1 or 3.
-      initial_levels: [levels] start values of the output biases on the dataset's scale, such as
-        the training set's mean levels, so that the head starts near them; None starts at 0.
+      initial_levels: [levels] where the levels start, on the dataset's scale, such as the training
+        set's means; None starts at 0. Ordered ones start in order.
+      initial_spreads: [levels] where the spreads start, above 0; None starts at 1.
+      higher_is_worse: direction of the scale, along which ordered levels go.
       name: the model's name.
 
     Returns:
       Model from float32 [B, h, w, c], or a list of three such for three levels, to float32
-      [B, levels] on the dataset's scale.
+      [B, levels] on the dataset's scale; with spreads [B, levels, 2]: level and spread.
 
     Raises:
-      ValueError: `levels` is neither 1 nor 3, or `initial_levels` is of another length.
+      ValueError: `levels` is neither 1 nor 3, or start values are of another length, or a spread
+        is not above 0.
     """
     if levels not in (1, 3):
         raise ValueError(f"Head levels: expected 1 or 3, got {levels}.")
-    start = (0.0,) * levels if initial_levels is None else tuple(map(float, initial_levels))
-    if len(start) != levels:
-        raise ValueError(f"Head initial_levels: expected {levels} values, got {len(start)}.")
+    start = _start(initial_levels, levels, "initial_levels", default=0.0)
+    spreads = _start(initial_spreads, levels, "initial_spreads", default=1.0)
+    if min(spreads) <= 0:
+        raise ValueError(f"Head initial_spreads: expected above 0, got {spreads}.")
+    if spec.ordered:
+        start = _unordered(start, higher_is_worse)
     names = ("",) if levels == 1 else ("1", "2", "3")
     inputs = [keras.Input(feature_shape, name=f"features{n}", dtype="float32") for n in names]
     branches = [_branch(x, spec, name=f"branch{n}") for x, n in zip(inputs, names, strict=True)]
     x = branches[0] if levels == 1 else keras.layers.Multiply(name="product")(branches)
     x = _trunk(x, spec)
-    hidden = _hidden(x, spec, name="dense") if spec.shared_dense else None
+    hidden = (
+        [_hidden(x, spec, name="dense")] * levels
+        if spec.shared_dense
+        else [_hidden(x, spec, name=f"jnd{n}_dense") for n in names]
+    )
     outputs = [
-        _level(_hidden(x, spec, name=f"jnd{n}_dense") if hidden is None else hidden, spec, n, value)
-        for n, value in zip(names, start, strict=True)
+        _output(each, spec.output, value, name=f"jnd{n}_output")
+        for each, n, value in zip(hidden, names, start, strict=True)
     ]
-    if levels == 1:
-        return keras.Model(inputs[0], outputs[0], name=name)
-    # As the outputs it joins: under mixed precision it would round them.
-    joined = keras.layers.Concatenate(name="levels", dtype="float32")(outputs)
-    return keras.Model(inputs, joined, name=name)
+    answer = _joined(outputs, name="levels")
+    if spec.ordered and levels > 1:
+        answer = OrderedLevels(higher_is_worse, name="ordered", dtype="float32")(answer)
+    if spec.spread:
+        widths = [
+            _output(each, "softplus", _before_softplus(value), name=f"jnd{n}_spread")
+            for each, n, value in zip(hidden, names, spreads, strict=True)
+        ]
+        pair = [answer, _joined(widths, name="spreads")]
+        answer = keras.layers.Concatenate(name="level_and_spread", dtype="float32")(
+            [keras.layers.Reshape((levels, 1), dtype="float32")(each) for each in pair]
+        )
+    return keras.Model(inputs[0] if levels == 1 else inputs, answer, name=name)
+
+
+def _start(
+    values: Sequence[float] | None, levels: int, what: str, *, default: float
+) -> tuple[float, ...]:
+    start = (default,) * levels if values is None else tuple(map(float, values))
+    if len(start) != levels:
+        raise ValueError(f"Head {what}: expected {levels} values, got {len(start)}.")
+    return start
+
+
+def _unordered(levels: Sequence[float], higher_is_worse: bool) -> tuple[float, ...]:
+    """What `OrderedLevels` turns into these levels, of which no two may be alike or in disorder."""
+    pairs = itertools.pairwise(levels)
+    steps = [later - sooner if higher_is_worse else sooner - later for sooner, later in pairs]
+    return (levels[0], *(_before_softplus(max(step, _LEAST_STEP)) for step in steps))
+
+
+def _before_softplus(value: float) -> float:
+    """What softplus turns into `value`, above 0."""
+    return value + math.log(-math.expm1(-value))
+
+
+def _joined(outputs: Sequence[Any], *, name: str) -> Any:
+    """[B, L] of L times [B, 1], in float32: under mixed precision it would round them."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return keras.layers.Concatenate(name=name, dtype="float32")(outputs)
 
 
 def _branch(features: Any, spec: HeadSpec, *, name: str) -> Any:
@@ -87,13 +145,9 @@ def _hidden(x: Any, spec: HeadSpec, *, name: str) -> Any:
     return x
 
 
-def _level(x: Any, spec: HeadSpec, suffix: str, initial_level: float) -> Any:
-    start: Any = keras.initializers.Constant(initial_level)
+def _output(x: Any, activation: str, bias: float, *, name: str) -> Any:
+    start: Any = keras.initializers.Constant(bias)
     # Always float32: near QP 30 a bfloat16 has steps of an eighth.
     return keras.layers.Dense(
-        1,
-        activation=spec.output,
-        bias_initializer=start,
-        dtype="float32",
-        name=f"jnd{suffix}_output",
+        1, activation=activation, bias_initializer=start, dtype="float32", name=name
     )(x)

@@ -100,6 +100,35 @@ class SignedLog(keras.layers.Layer):
         return {**super().get_config(), "knee": self.knee}
 
 
+@keras.saving.register_keras_serializable(package="laser_jnd")
+class OrderedLevels(keras.layers.Layer):
+    """Turns a first level and steps of any sign into levels that never get better.
+
+    The first is kept; each other one is the one before, plus (where higher is worse) or minus the
+    softplus of its step.
+
+    Input and output: [B, L]. No parameters.
+    """
+
+    def __init__(self, higher_is_worse: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.higher_is_worse = higher_is_worse
+
+    def call(self, inputs: Any) -> Any:
+        """Order `inputs` [B, L]."""
+        steps = keras.ops.softplus(inputs[:, 1:])
+        signed = steps if self.higher_is_worse else -steps
+        return keras.ops.cumsum(keras.ops.concatenate([inputs[:, :1], signed], axis=1), axis=1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument, name, trainable and dtype."""
+        return {**super().get_config(), "higher_is_worse": self.higher_is_worse}
+
+
 def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) -> Any:
     """Conv 3×3, batch norm, ReLU and, given a ratio, channel attention.
 

@@ -77,13 +77,17 @@ class HeadSpec:
       output: "linear" has a gradient everywhere, so training from scratch always starts; "relu"
         is what published weights were trained with, and about half of such outputs are dead at
         random initialisation.
+      ordered: whether three levels are ordered by construction, each no better than the one before,
+        on the dataset's scale; published heads leave them free.
+      spread: whether the head also gives how far apart viewers are, per level: the standard
+        deviation of their samples, so that any share of satisfied viewers can be asked for.
       knee: where normalised features begin to be compressed by `layers.SignedLog`, in their
         standard deviations; None leaves them as they are (published). Levels follow the logarithm
         of what is seen, which a small head learns from few sources only if it is given.
 
     Raises:
-      UserError: a number below 1, no block, an unknown `pooling` or `output`, or a knee that is not
-        above 0.
+      UserError: a number below 1, no block, an unknown `pooling` or `output`, ordered levels of
+        another output than linear, or a knee that is not above 0.
     """
 
     filters: tuple[int, ...] = (64, 128, 256, 512)
@@ -93,6 +97,8 @@ class HeadSpec:
     shared_dense: bool = False
     pooling: Literal["flatten", "average"] = "flatten"
     output: Literal["linear", "relu"] = "linear"
+    ordered: bool = False
+    spread: bool = False
     knee: float | None = None
 
     def __post_init__(self) -> None:
@@ -112,6 +118,10 @@ class HeadSpec:
                     str(getattr(self, field)),
                     "Choose a larger one.",
                 )
+        if self.ordered and self.output != "linear":
+            raise UserError(
+                "Head setting ordered", "output linear with it", self.output, "Choose one of them."
+            )
         if self.knee is not None and not 0 < self.knee < math.inf:
             raise UserError(
                 "Head setting knee", "none, or above 0", str(self.knee), "Choose another."

@@ -1,5 +1,6 @@
 """The six published predictors, as combinations of a backbone's place, levels and training."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import keras
 
 from laser_dist.errors import UserError
+from laser_dist.models.answer import Answer, AnswerLayer
 from laser_dist.models.autoencoder import decoder_of, encoder_of
 from laser_dist.models.specs import LATENT_HEAD, RECONSTRUCTION_HEAD, BackboneSpec, HeadSpec
 
@@ -82,40 +84,52 @@ def feature_extractor(variant: Variant, autoencoder: keras.Model) -> keras.Model
 
 
 def build_predictor(
-    variant: Variant,
     autoencoders: Sequence[keras.Model],
-    head: keras.Model,
+    heads: Sequence[keras.Model],
+    answer: Answer,
     *,
     name: str = "predictor",
 ) -> keras.Model:
-    """Backbones and head as one model that computes the levels and nothing else.
+    """Backbones and heads as one model that computes the levels and nothing else.
 
     Latent variants contain no decoder. Weights are shared with the given models. Of a variant that
     is not end to end the backbone's parts in use are frozen, in the given autoencoders too; an end
     to end variant leaves them as they are.
 
     Args:
-      variant: which predictor.
-      autoencoders: of `build_autoencoder`, in the order of `Variant.required_backbones`, of one
-        size, with differing names.
-      head: of `build_head`, made for `variant.feature_shape` and `variant.num_levels`.
+      autoencoders: of `build_autoencoder`, one for each of the answer's levels, in their order, of
+        one size, with differing names.
+      heads: of `build_head`: one, of a variant that predicts all levels at once; else one for each
+        of the answer's levels. Their names differ.
+      answer: which variant, and what the output says.
       name: the model's name.
 
     Returns:
-      Model from raw frames [B, H, W, 3] float32, RGB in 0..255, to levels [B, num_levels] float32
-      on the dataset's scale.
+      Model from raw frames [B, H, W, 3] float32, RGB in 0..255, to levels [B, L] float32 on the
+      dataset's scale, or [B, L, 2] of heads that give the spread.
 
     Raises:
       ValueError: number, names or sizes of the parts do not fit.
     """
-    _check_parts(variant, autoencoders, head)
+    variant = variant_named(answer.variant)
+    _check_parts(variant, autoencoders, heads, answer.levels)
     extractors = [feature_extractor(variant, autoencoder) for autoencoder in autoencoders]
     if not variant.end_to_end:
         for extractor in extractors:
             extractor.trainable = False
     raw = _raw_input(autoencoders[0])
     features = [extractor(raw) for extractor in extractors]
-    return keras.Model(raw, head(features[0] if len(features) == 1 else features), name=name)
+    if variant.num_levels > 1:
+        levels = heads[0](features)
+    else:
+        levels = [head(each) for head, each in zip(heads, features, strict=True)]
+        levels = (
+            keras.layers.Concatenate(axis=1, name="all_levels", dtype="float32")(levels)
+            if len(levels) > 1
+            else levels[0]
+        )
+    said = AnswerLayer(dataclasses.asdict(answer), name="answer", dtype="float32")(levels)
+    return keras.Model(raw, said, name=name)
 
 
 def build_joint_model(
@@ -141,7 +155,7 @@ def build_joint_model(
     """
     if not variant.end_to_end:
         raise ValueError(f"Joint model: expected an end-to-end variant, got {variant.name}.")
-    _check_parts(variant, [autoencoder], head)
+    _check_parts(variant, [autoencoder], [head], (1,))
     raw = _raw_input(autoencoder)
     latent = encoder_of(autoencoder)(raw)
     frame = decoder_of(autoencoder)(latent)
@@ -153,16 +167,31 @@ def _raw_input(autoencoder: keras.Model) -> Any:
     return keras.Input(autoencoder.input_shape[1:], name="raw", dtype="float32")
 
 
-def _check_parts(variant: Variant, autoencoders: Sequence[keras.Model], head: keras.Model) -> None:
-    names = [autoencoder.name for autoencoder in autoencoders]
-    if len(set(names)) != variant.num_levels or len(names) != variant.num_levels:
-        raise ValueError(
-            f"Backbones of {variant.name}: expected {variant.num_levels} of differing names, "
-            f"got {names}."
-        )
+def _check_parts(
+    variant: Variant,
+    autoencoders: Sequence[keras.Model],
+    heads: Sequence[keras.Model],
+    levels: Sequence[int],
+) -> None:
+    num_levels = variant.num_levels if variant.num_levels > 1 else len(levels)
+    _check_names("Backbones", variant, autoencoders, num_levels)
+    _check_names("Heads", variant, heads, 1 if variant.num_levels > 1 else num_levels)
     expected = [feature_extractor(variant, each).output_shape for each in autoencoders]
-    got = head.input_shape if variant.num_levels > 1 else [head.input_shape]
-    if list(got) != expected:
+    got = [shape for head in heads for shape in _input_shapes(head)]
+    if got != expected or len(levels) != num_levels:
         raise ValueError(
             f"Head of {variant.name}: expected one for features {expected}, got one for {got}."
         )
+
+
+def _check_names(what: str, variant: Variant, models: Sequence[keras.Model], expected: int) -> None:
+    names = [model.name for model in models]
+    if len(set(names)) != expected or len(names) != expected:
+        raise ValueError(
+            f"{what} of {variant.name}: expected {expected} of differing names, got {names}."
+        )
+
+
+def _input_shapes(head: keras.Model) -> list[Any]:
+    shape = head.input_shape
+    return shape if isinstance(shape, list) else [shape]

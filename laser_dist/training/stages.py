@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from laser_dist.errors import UserError
+from laser_dist.models.answer import Answer
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.heads import build_head
 from laser_dist.models.principal import start_from_principal_components
@@ -79,7 +80,13 @@ def run_stages(config: TrainingConfig, dataset_dir: Path, share: Share, place: P
         return
     head = _head(variant, backbones, config, dataset_dir, levels, share, place)
     if place.is_chief:
-        save_model(build_predictor(variant, backbones, head), place.run_dir, PREDICTOR)
+        answer = Answer(
+            variant=variant.name,
+            levels=(1, 2, 3),
+            scale=place.config["dataset"]["scale"],
+            simulated=place.config["dataset"]["simulated"],
+        )
+        save_model(build_predictor(backbones, [head], answer), place.run_dir, PREDICTOR)
 
 
 def model_path(run_dir: Path, name: str) -> Path:

@@ -40,7 +40,9 @@ def run(isolated):
 def _run(isolated, source, folder, *, work=measure_and_write):
     """What the step yields for one source: measured ones and rejects."""
     step = MeasureSources(SETTINGS, str(folder), work=work)
-    step._isolated = isolated
+    step.setup()
+    step._free.get()  # not started yet
+    step._free.put(isolated)
     outputs = list(step.process(source))
     rejects = [output.value for output in outputs if isinstance(output, TaggedOutput)]
     return [output for output in outputs if not isinstance(output, TaggedOutput)], rejects
@@ -104,7 +106,8 @@ def test_a_clip_that_takes_too_long_costs_that_clip_alone(streams, tmp_path):
     step = MeasureSources(
         SETTINGS, str(tmp_path / "work"), clip_seconds=seconds, work=faulty_codec.measure
     )
-    reject, measured = step.process(source)
+    step.setup()
+    measured, reject = step.process(source)
     step.teardown()
     assert reject.value.where.endswith("_qp_28.264")
     assert "got not done after 15 s" in reject.value.why
@@ -136,11 +139,33 @@ def test_after_a_crash_the_next_source_is_measured(run, streams, tmp_path):
 
 def test_the_codecs_process_ends_with_the_step(streams, tmp_path):
     step = MeasureSources(SETTINGS, str(tmp_path / "work"))
+    step.setup()
     list(step.process(judged(tmp_path / "in", streams)))
-    process = step._isolated._process
+    isolated = step._free.get()
+    step._free.put(isolated)
+    process = isolated._process
     step.teardown()
     assert process.poll() is not None
     step.teardown()
+
+
+def test_with_two_processes_every_source_comes_out_once_by_the_end_of_the_bundle(streams, tmp_path):
+    ids = ["x-none-1", "x-SIGSEGV-0", "x-none-2", "x-none-3"]
+    sources = [judged(tmp_path / "in", streams, source_id=name) for name in ids]
+    step = MeasureSources(
+        SETTINGS, str(tmp_path / "work"), num_processes=2, work=faulty_codec.measure
+    )
+    step.setup()
+    outputs = [output for source in sources for output in step.process(source)]
+    assert len(outputs) < len(ids)  # as many are under way as there are processes
+    rest = list(step.finish_bundle())
+    step.teardown()
+    found = [each.value if isinstance(each, TaggedOutput) else each for each in outputs]
+    for each in rest:
+        windowed = each.value if isinstance(each, TaggedOutput) else each
+        found.append(windowed.value)
+    names = [getattr(each, "source_id", None) or each.where for each in found]
+    assert sorted(names) == sorted(ids)
 
 
 @pytest.mark.parametrize(("kind", "error"), [("full", OSError), ("bug", ZeroDivisionError)])

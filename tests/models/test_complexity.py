@@ -1,5 +1,6 @@
 import keras
 import pytest
+from predictors import predictor_of
 
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.complexity import count_macs
@@ -12,7 +13,6 @@ from laser_dist.models.variants import (
     MJ_REC,
     REC,
     build_joint_model,
-    build_predictor,
 )
 
 TINY = BackboneSpec(filters=4, latent_filters=6, height=32, width=32)
@@ -42,9 +42,9 @@ def test_predictors_equal_a_hand_count():
     branch = 2 * 2 * 9 * 6 * 4 + 2 * (4 * 2 + 2 * 4)
     trunk = 2 * 2 * 9 * 4 * 8 + 2 * (8 * 4 + 4 * 8)
     level = 8 * 5 + 5
-    single = build_predictor(LAT, *parts(LAT, TINY, spec))
+    single = predictor_of(LAT, *parts(LAT, TINY, spec))
     assert count_macs(single) == TINY_ENCODER + branch + trunk + level
-    multi = build_predictor(MJ_LAT, *parts(MJ_LAT, TINY, spec))
+    multi = predictor_of(MJ_LAT, *parts(MJ_LAT, TINY, spec))
     assert count_macs(multi) == 3 * (TINY_ENCODER + branch) + trunk + 3 * level
 
 
@@ -64,13 +64,13 @@ def test_a_layer_called_twice_counts_twice_and_one_not_in_the_graph_not_at_all()
     ids=lambda value: getattr(value, "name", None),
 )
 def test_paper_models_cost_what_the_table_says_to_a_tenth_of_a_gmac(variant, published_gmac):
-    predictor = build_predictor(variant, *parts(variant, BackboneSpec(), variant.published_head))
+    predictor = predictor_of(variant, *parts(variant, BackboneSpec(), variant.published_head))
     assert round(count_macs(predictor) / 1e9, 1) == published_gmac
 
 
 def test_end_to_end_training_adds_the_decoder_and_prediction_does_not():
     [autoencoder], head = parts(E2E_LAT, BackboneSpec(), E2E_LAT.published_head)
     joint = count_macs(build_joint_model(E2E_LAT, autoencoder, head))
-    predictor = count_macs(build_predictor(E2E_LAT, [autoencoder], head))
+    predictor = count_macs(predictor_of(E2E_LAT, [autoencoder], head))
     assert (round(joint / 1e9, 1), round(predictor / 1e9, 1)) == (17.1, 8.8)
     assert joint - predictor == count_macs(decoder_of(autoencoder))

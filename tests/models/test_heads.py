@@ -36,6 +36,13 @@ def run(model, inputs):
     return keras.ops.convert_to_numpy(model(inputs, training=False))
 
 
+def randomise(head, rng):
+    """Any weights, but that variances are above zero."""
+    for weight in head.weights:
+        values = rng.normal(0, 2, weight.shape)
+        weight.assign(np.abs(values) + 0.1 if weight.path.endswith("variance") else values)
+
+
 def layer_names(model):
     return [type(layer).__name__ for layer in model.layers]
 
@@ -268,3 +275,50 @@ def test_a_knee_compresses_each_branch_after_its_norm_and_survives_saving(levels
 def test_a_knee_that_cannot_be_is_refused(knee):
     with pytest.raises(UserError, match="Head setting knee: expected none, or above 0"):
         dataclasses.replace(TINY, knee=knee)
+
+
+@pytest.mark.parametrize("higher_is_worse", [True, False])
+@FAMILIES
+def test_ordered_levels_never_get_better_whatever_the_weights(spec, higher_is_worse):
+    ordered = dataclasses.replace(spec, ordered=True)
+    head = build_head(ordered, SHAPE, levels=3, higher_is_worse=higher_is_worse)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        randomise(head, rng)
+        steps = np.diff(run(head, features(3, batch=8, seed=int(rng.integers(99)))), axis=1)
+        assert ((steps >= 0) if higher_is_worse else (steps <= 0)).all()
+
+
+@pytest.mark.parametrize("start", [[26.0, 30.0, 35.0], [26.0, 30.0, 30.0]])
+def test_ordered_levels_start_at_the_given_ones(start):
+    head = build_head(
+        dataclasses.replace(TINY, ordered=True), SHAPE, levels=3, initial_levels=start
+    )
+    levels = run(head, [np.zeros((1, *SHAPE), "float32")] * 3)
+    np.testing.assert_allclose(levels, [start], atol=0.11)
+
+
+@LEVELS
+@pytest.mark.parametrize("ordered", [False, True])
+@FAMILIES
+def test_a_head_with_spreads_gives_level_and_spread(spec, ordered, levels):
+    wide = dataclasses.replace(spec, spread=True, ordered=ordered)
+    start = [26.0, 30.0, 35.0][:levels]
+    head = build_head(
+        wide, SHAPE, levels=levels, initial_levels=start, initial_spreads=[4.0] * levels
+    )
+    blank = np.zeros((1, *SHAPE), "float32")
+    answer = run(head, [blank] * 3 if levels == 3 else blank)
+    assert answer.shape == (1, levels, 2)
+    np.testing.assert_allclose(answer[0, :, 0], start, rtol=1e-5)
+    np.testing.assert_allclose(answer[0, :, 1], 4.0, rtol=1e-5)
+    rng = np.random.default_rng(1)
+    randomise(head, rng)
+    assert (run(head, features(levels))[..., 1] >= 0).all()
+
+
+def test_start_values_of_spreads_are_checked():
+    with pytest.raises(ValueError, match="initial_spreads: expected above 0"):
+        build_head(TINY, SHAPE, levels=1, initial_spreads=[0.0])
+    with pytest.raises(UserError, match="ordered: expected output linear"):
+        HeadSpec(ordered=True, output="relu")

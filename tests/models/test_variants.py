@@ -4,8 +4,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+from predictors import answer, predictor_of
 
 from laser_dist.errors import UserError
+from laser_dist.models.answer import answer_of
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.heads import build_head
 from laser_dist.models.specs import BackboneSpec, HeadSpec
@@ -96,7 +98,7 @@ def all_layers(model):
 )
 def test_paper_models_have_exactly_the_published_parameters(variant, published):
     autoencoders, head = parts(variant, BackboneSpec(), variant.published_head)
-    assert build_predictor(variant, autoencoders, head).count_params() == published
+    assert predictor_of(variant, autoencoders, head).count_params() == published
     if variant is MJ_REC:
         assert round(published / 1e6, 2) == 13.89
     if variant is E2E_LAT:
@@ -107,7 +109,7 @@ def test_paper_models_have_exactly_the_published_parameters(variant, published):
 @EACH
 def test_predictor_is_the_head_after_the_backbones_in_order(variant):
     autoencoders, head = parts(variant)
-    predictor = build_predictor(variant, autoencoders, head)
+    predictor = predictor_of(variant, autoencoders, head)
     raw = raw_frames()
     features = [run(feature_extractor(variant, each), raw) for each in autoencoders]
     assert all(each.shape == (2, *variant.feature_shape(TINY)) for each in features)
@@ -123,7 +125,7 @@ def test_predictor_is_the_head_after_the_backbones_in_order(variant):
 @EACH
 def test_predictor_shares_weights_and_latent_ones_hold_no_decoder(variant):
     autoencoders, head = parts(variant)
-    predictor = build_predictor(variant, autoencoders, head)
+    predictor = predictor_of(variant, autoencoders, head)
     used = list(head.weights)
     for autoencoder in autoencoders:
         used += (encoder_of(autoencoder) if variant.space == "latent" else autoencoder).weights
@@ -137,7 +139,7 @@ def test_predictor_shares_weights_and_latent_ones_hold_no_decoder(variant):
 @EACH
 def test_frozen_backbones_have_no_trainable_weight_also_after_loading(variant, tmp_path):
     autoencoders, head = parts(variant)
-    predictor = build_predictor(variant, autoencoders, head)
+    predictor = predictor_of(variant, autoencoders, head)
     trainable = identities(predictor.trainable_weights)
     if variant.end_to_end:
         assert trainable > identities(head.trainable_weights)
@@ -152,7 +154,7 @@ def test_frozen_backbones_have_no_trainable_weight_also_after_loading(variant, t
 @EACH
 def test_saved_predictor_gives_equal_levels(variant, tmp_path):
     autoencoders, head = parts(variant)
-    predictor = build_predictor(variant, autoencoders, head)
+    predictor = predictor_of(variant, autoencoders, head)
     rng = np.random.default_rng(0)
     # Also the batch norms' statistics must come back, which at the start are 0 and 1.
     predictor.set_weights([rng.uniform(0.05, 0.2, weight.shape) for weight in predictor.weights])
@@ -164,11 +166,11 @@ def test_saved_predictor_gives_equal_levels(variant, tmp_path):
 
 
 def test_a_fresh_process_needs_no_more_than_the_layers_to_load_a_predictor(tmp_path):
-    predictor = build_predictor(MJ_LAT, *parts(MJ_LAT))
+    predictor = predictor_of(MJ_LAT, *parts(MJ_LAT))
     predictor.save(tmp_path / "predictor.keras")
     np.save(tmp_path / "raw.npy", raw_frames())
     code = (
-        "import keras, numpy, laser_dist.models.layers\n"
+        "import keras, numpy, laser_dist.models.answer, laser_dist.models.layers\n"
         "model = keras.saving.load_model('predictor.keras', safe_mode=True)\n"
         "numpy.save('levels.npy', model(numpy.load('raw.npy')))\n"
     )
@@ -184,7 +186,7 @@ def test_a_fresh_process_needs_no_more_than_the_layers_to_load_a_predictor(tmp_p
 def test_joint_model_gives_the_frame_and_the_predictors_level(variant):
     [autoencoder], head = parts(variant)
     joint = build_joint_model(variant, autoencoder, head)
-    predictor = build_predictor(variant, [autoencoder], head)
+    predictor = predictor_of(variant, [autoencoder], head)
     frame, level = (
         keras.ops.convert_to_numpy(each) for each in joint(raw_frames(), training=False)
     )
@@ -198,7 +200,7 @@ def test_joint_model_gives_the_frame_and_the_predictors_level(variant):
 def test_predictor_follows_the_training_of_the_joint_model(variant):
     [autoencoder], head = parts(variant)
     joint = build_joint_model(variant, autoencoder, head)
-    predictor = build_predictor(variant, [autoencoder], head)
+    predictor = predictor_of(variant, [autoencoder], head)
     before = run(predictor, raw_frames())
     first_kernel = encoder_of(autoencoder).get_layer("conv1").get_weights()[0]
     last_kernel = decoder_of(autoencoder).get_layer("reconstruction").get_weights()[0]
@@ -214,7 +216,7 @@ def test_predictor_follows_the_training_of_the_joint_model(variant):
 
 def test_training_a_frozen_predictor_moves_the_head_alone():
     autoencoders, head = parts(MJ_LAT)
-    predictor = build_predictor(MJ_LAT, autoencoders, head)
+    predictor = predictor_of(MJ_LAT, autoencoders, head)
     backbone_before = [weight for each in autoencoders for weight in each.get_weights()]
     head_before = head.get_layer("jnd1_output").get_weights()
     predictor.compile("adam", loss="mae", run_eagerly=True)
@@ -229,11 +231,11 @@ def test_training_a_frozen_predictor_moves_the_head_alone():
 def test_levels_stay_float32_and_close_under_mixed_precision(variant):
     keras.utils.set_random_seed(0)
     autoencoders, head = parts(variant)
-    exact = build_predictor(variant, autoencoders, head)
+    exact = predictor_of(variant, autoencoders, head)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        rounded = build_predictor(variant, *parts(variant))
+        rounded = predictor_of(variant, *parts(variant))
     finally:
         keras.config.set_dtype_policy(policy)
     assert encoder_of_first_branch(rounded).get_layer("conv1").compute_dtype == "bfloat16"
@@ -243,6 +245,39 @@ def test_levels_stay_float32_and_close_under_mixed_precision(variant):
     # How far the output has moved from its bias is what bfloat16 computes, to about 1 in 100.
     moved = np.abs(run(exact, raw_frames()) - [25.0, 31.0, 36.0][: variant.num_levels])
     assert (np.abs(levels - run(exact, raw_frames())) <= 0.05 + 0.1 * moved).all()
+
+
+@pytest.mark.parametrize("variant", [LAT, REC, E2E_LAT], ids=lambda each: each.name)
+def test_single_level_parts_join_to_a_predictor_of_several_levels(variant):
+    autoencoders = [build_autoencoder(TINY, f"jnd{level}") for level in (1, 3)]
+    heads = [
+        build_head(
+            TINY_HEADS[variant.space],
+            variant.feature_shape(TINY),
+            levels=1,
+            initial_levels=[20.0 + level],
+            name=f"head{level}",
+        )
+        for level in (1, 3)
+    ]
+    predictor = build_predictor(autoencoders, heads, answer(variant, levels=(1, 3)))
+    alone = [
+        run(head, run(feature_extractor(variant, each), raw_frames()))
+        for each, head in zip(autoencoders, heads, strict=True)
+    ]
+    np.testing.assert_allclose(run(predictor, raw_frames()), np.hstack(alone), rtol=1e-5)
+    with pytest.raises(ValueError, match="Heads of .*: expected 2 of differing names"):
+        build_predictor(autoencoders, heads[:1], answer(variant, levels=(1, 3)))
+
+
+def test_a_saved_predictor_says_what_it_answers(tmp_path):
+    saying = answer(MJ_LAT, scale="QF", simulated=False)
+    predictor = build_predictor(parts(MJ_LAT)[0], [parts(MJ_LAT)[1]], saying)
+    predictor.save(tmp_path / "predictor.keras")
+    loaded = keras.saving.load_model(tmp_path / "predictor.keras", safe_mode=True)
+    assert answer_of(loaded) == saying
+    with pytest.raises(ValueError, match="expected a predictor that says what it answers"):
+        answer_of(parts(MJ_LAT)[1])
 
 
 def test_variants_are_the_combinations_the_paper_names():
@@ -274,14 +309,14 @@ def test_an_unknown_variant_is_refused_with_the_known_ones():
 def test_parts_that_do_not_fit_are_refused():
     autoencoders, head = parts(MJ_LAT)
     with pytest.raises(ValueError, match="expected 3 of differing names, got .'jnd1'."):
-        build_predictor(MJ_LAT, autoencoders[:1], head)
+        predictor_of(MJ_LAT, autoencoders[:1], head)
     with pytest.raises(ValueError, match="expected 3 of differing names"):
-        build_predictor(MJ_LAT, [autoencoders[0]] * 3, head)
+        predictor_of(MJ_LAT, [autoencoders[0]] * 3, head)
     with pytest.raises(ValueError, match="Head of lat: expected one for features"):
-        build_predictor(LAT, autoencoders[:1], head)
+        predictor_of(LAT, autoencoders[:1], head)
     with pytest.raises(ValueError, match="Head of rec: expected one for features"):
-        build_predictor(REC, autoencoders[:1], parts(LAT)[1])
+        predictor_of(REC, autoencoders[:1], parts(LAT)[1])
     with pytest.raises(ValueError, match="Head of mj-rec: expected one for features"):
-        build_predictor(MJ_REC, autoencoders, head)
+        predictor_of(MJ_REC, autoencoders, head)
     with pytest.raises(ValueError, match="expected an end-to-end variant, got lat"):
         build_joint_model(LAT, autoencoders[0], parts(LAT)[1])
