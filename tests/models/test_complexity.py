@@ -1,19 +1,13 @@
 import keras
 import pytest
-from predictors import predictor_of
+from predictor_parts import predictor_of
 
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.complexity import count_macs
 from laser_dist.models.heads import build_head
+from laser_dist.models.predictors import build_joint_model
 from laser_dist.models.specs import BackboneSpec, HeadSpec
-from laser_dist.models.variants import (
-    E2E_LAT,
-    LAT,
-    MJ_LAT,
-    MJ_REC,
-    REC,
-    build_joint_model,
-)
+from laser_dist.models.variants import E2E_LAT, LAT, MJ_LAT, MJ_REC, REC
 
 TINY = BackboneSpec(filters=4, latent_filters=6, height=32, width=32)
 # Positions of the result × kernel × channels in × out.

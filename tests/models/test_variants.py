@@ -4,12 +4,13 @@ import sys
 import keras
 import numpy as np
 import pytest
-from predictors import answer, predictor_of
+from predictor_parts import answer, predictor_of
 
 from laser_dist.errors import UserError
 from laser_dist.models.answer import answer_of
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.heads import build_head
+from laser_dist.models.predictors import build_joint_model, build_predictor, feature_extractor
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import (
     E2E_LAT,
@@ -19,9 +20,6 @@ from laser_dist.models.variants import (
     MJ_REC,
     REC,
     VARIANTS,
-    build_joint_model,
-    build_predictor,
-    feature_extractor,
     variant_named,
 )
 
