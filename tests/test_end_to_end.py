@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -17,24 +18,17 @@ RUN_SETTINGS = (
     "heads.epochs=2",
 )
 STAGES = ("image", "jnd1", "jnd2", "jnd3", "mj-lat")
+SETTINGS = tuple(part for setting in RUN_SETTINGS for part in ("--set", setting))
+TRAIN = ("--preset", "demo", "--dataset", "data", *SETTINGS)
 COMMANDS = (
     ("miniature", "--output", "videoset", "--num-sources", "15", "--qps", "22,30,38"),
     ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"),
-    (
-        "train",
-        "mj-lat",
-        "--preset",
-        "demo",
-        "--dataset",
-        "data",
-        "--output",
-        "run",
-        "--workers",
-        "2",
-    )
-    + tuple(part for setting in RUN_SETTINGS for part in ("--set", setting)),
+    ("train", "mj-lat", *TRAIN, "--output", "run", "--workers", "2"),
     ("evaluate", "--model", "run", "--dataset", "data"),
 )
+# Takes over the first run's backbones; its two heads are trained side by side, a worker each, which
+# takes two cores.
+SECOND = ("train", "rec", *TRAIN, "--output", "second", "--workers", "1", "--set", "levels=1,3")
 LOAD = """
 import tensorflow_datasets as tfds
 import tfds_builders
@@ -98,11 +92,11 @@ def test_the_report_needs_nothing_but_itself(folder):
 
 def test_every_stage_learned_and_left_its_model_and_logs(folder):
     run = folder / "run"
-    names = ["image", "jnd1", "jnd2", "jnd3", "predictor"]
+    names = ["image", "jnd1", "jnd2", "jnd3", "mj-lat", "predictor"]
     assert sorted(path.stem for path in (run / "models").glob("*.keras")) == names
     for stage in STAGES:
         assert any((run / "checkpoints" / stage).iterdir())
-        assert stage in (run / "logs" / "metrics.csv").read_text()
+        assert stage in (run / "logs" / "metrics" / f"{stage}.csv").read_text()
     assert any(run.rglob("events.out.tfevents.*"))
 
 
@@ -135,3 +129,18 @@ def test_a_clip_is_predicted_and_a_run_goes_on_from_where_it_is(folder):
     assert told["simulated"] is True
     for command in COMMANDS[:3]:
         assert "Reused" in laser_jnd(folder, *command)
+
+
+def test_another_variant_takes_over_the_backbones_and_trains_its_heads_side_by_side(folder):
+    said = laser_jnd(folder, *SECOND)
+    for name in ("image", "jnd1", "jnd3"):
+        assert f"{name}: reused, of run, same settings and data" in said
+        first, second = (
+            (folder / run / "models" / f"{name}.keras").read_bytes() for run in ("run", "second")
+        )
+        assert first == second
+    events = {path.stem: path for path in (folder / "second" / "logs" / "events").iterdir()}
+    if (os.cpu_count() or 1) > 1:
+        assert events.keys() == {"rec-jnd1", "rec-jnd3"}
+    assert (folder / "second" / "models" / "predictor.keras").exists()
+    assert "Reused: second" in laser_jnd(folder, "train", "--resume", "second")

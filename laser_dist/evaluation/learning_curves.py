@@ -31,17 +31,20 @@ class Curve:
     values: np.ndarray
 
 
-def read_curves(path: Path) -> tuple[Curve, ...]:
-    """Read `logs/metrics.csv` of a run, long form: stage, epoch, metric, value.
+def read_curves(folder: Path) -> tuple[Curve, ...]:
+    """Read `logs/metrics/STAGE.csv` of a run, long form: stage, epoch, metric, value.
 
     Returns:
-      The curves in the order in which they first appear; empty where no log was kept.
+      The curves, by stage, the image backbone's first; empty where no log was kept.
 
     Raises:
-      UserError: the file has other columns or a value that is no number.
+      UserError: a file has other columns or a value that is no number.
     """
-    if not path.is_file():
-        return ()
+    paths = sorted(folder.glob("*.csv"), key=lambda path: (path.stem != "image", path.stem))
+    return tuple(curve for path in paths for curve in _read_file(path))
+
+
+def _read_file(path: Path) -> tuple[Curve, ...]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]

@@ -38,5 +38,5 @@ def load_trained_run(run_dir: Path) -> TrainedRun:
         height=predictor.height,
         predict=partial(predict_frames, predictor),
         backbones=tuple(partial(predict_images, backbone) for backbone in backbones),
-        curves=read_curves(run_dir / "logs" / "metrics.csv"),
+        curves=read_curves(run_dir / "logs" / "metrics"),
     )

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 # Loading a saved model finds our layers by their registered names, so they must be known first.
+import laser_dist.models.answer  # noqa: F401
 import laser_dist.models.layers  # noqa: F401
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale

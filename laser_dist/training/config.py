@@ -11,7 +11,8 @@ from typing import Any, Literal
 from laser_dist.errors import UserError
 from laser_dist.models.specs import STRIDE, BackboneSpec, HeadSpec
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "plateau")
+PRECISIONS = ("float32", "bfloat16")
 _NOT_SET_BY_PATH = {"variant"}  # it decides which command and which stages: named, not overridden
 
 
@@ -23,8 +24,13 @@ class StageConfig:
       epochs: passes over the training split.
       batch_size: examples of one step, over all workers and devices together.
       learning_rate: of Adam, at its highest.
-      schedule: "constant", or "cosine" down to zero over the stage after 5 % of warm-up.
+      schedule: "constant"; "cosine" down to zero over the stage after 5 % of warm-up; or "plateau",
+        which halves the rate whenever the validation loss has not fallen for five epochs.
       clip_norm: largest global norm of the gradient.
+      weight_decay: share of each weight that a step takes away, times the learning rate (Loshchilov
+        and Hutter 2019); biases and what belongs to norms are left alone.
+      early_stopping: ends the stage after so many epochs without a lower validation loss; None
+        trains all of them.
       flips: whether frames are also seen mirrored left to right.
       crop: side in pixels of random squares that a backbone learns from, a multiple of 16; None for
         whole frames, as published. Small squares make cheap steps, and many steps are what a
@@ -37,8 +43,10 @@ class StageConfig:
     epochs: int
     batch_size: int = 8
     learning_rate: float = 1e-5
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
     clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    early_stopping: int | None = None
     flips: bool = False
     crop: int | None = None
     crops_per_frame: int = 1
@@ -52,8 +60,12 @@ class StageConfig:
             _require(in_range, f"Stage setting {name}", "above 0 and finite", self, name)
         known = "one of " + ", ".join(SCHEDULES)
         _require(self.schedule in SCHEDULES, "Stage setting schedule", known, self, "schedule")
-        in_range = 0 <= self.mixup < math.inf
-        _require(in_range, "Stage setting mixup", "0 or more and finite", self, "mixup")
+        for name in ("mixup", "weight_decay"):
+            in_range = 0 <= getattr(self, name) < math.inf
+            _require(in_range, f"Stage setting {name}", "0 or more and finite", self, name)
+        patient = self.early_stopping is None or self.early_stopping >= 1
+        expected = "none or 1 or more"
+        _require(patient, "Stage setting early_stopping", expected, self, "early_stopping")
         fits = self.crop is None or (self.crop > 0 and self.crop % STRIDE == 0)
         _require(fits, "Stage setting crop", f"none or a multiple of {STRIDE}", self, "crop")
 
@@ -88,12 +100,20 @@ class TrainingConfig:
     Attributes:
       variant: the predictor to train.
       backbone: size of each autoencoder.
-      head: size of the head.
+      head: size of each head.
       image: stage raw to raw.
       jnd: stages raw to JND1, JND2 and JND3, each from the image backbone.
-      heads: stage features to levels.
+      heads: stages features to levels, of frozen backbones.
+      joint: stages of end-to-end variants, backbone and head together, from the image backbone.
+      levels: which levels a single-level variant is trained for, each by a stage of its own;
+        multi-level ones learn all three.
       cluster: who does the work.
       seed: of initial weights, order of examples and augmentation.
+      precision: "float32", or "bfloat16" for what layers compute, while weights, losses, frames
+        and levels stay in float32. Fast where the processor or GPU computes in it.
+      xla: whether TensorFlow's compiler makes the steps; worth a try on GPUs.
+      feature_cache: whether features of frozen backbones are computed once and kept beside the
+        run, or anew in every epoch.
     """
 
     variant: str
@@ -102,12 +122,21 @@ class TrainingConfig:
     image: StageConfig
     jnd: StageConfig
     heads: StageConfig
+    joint: StageConfig
+    levels: tuple[int, ...] = (1, 2, 3)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    xla: bool = False
+    feature_cache: bool = True
 
     def __post_init__(self) -> None:
+        known = "one of " + ", ".join(PRECISIONS)
+        _require(self.precision in PRECISIONS, "Setting precision", known, self, "precision")
+        ascending = self.levels == tuple(sorted({*self.levels} & {1, 2, 3})) != ()
+        _require(ascending, "Setting levels", "some of 1,2,3, ascending", self, "levels")
         parts = self.cluster.num_workers * max(self.cluster.gpus_per_worker, 1)
-        for name in ("image", "jnd", "heads"):
+        for name in ("image", "jnd", "heads", "joint"):
             stage: StageConfig = getattr(self, name)
             what = f"Setting {name}.batch_size"
             expected = f"a multiple of {parts}, the workers' devices in all"
@@ -118,6 +147,11 @@ class TrainingConfig:
             fits = stage.crop is None or stage.crop <= side
             expected = f"at most {side}, the frame's shorter side"
             _require(fits, f"Setting {name}.crop", expected, stage, "crop")
+        whole = "none: levels are those of whole frames"
+        _require(self.heads.crop is None, "Setting heads.crop", whole, self.heads, "crop")
+        _require(self.joint.crop is None, "Setting joint.crop", whole, self.joint, "crop")
+        expected = "0: frames are not blended"
+        _require(self.joint.mixup == 0, "Setting joint.mixup", expected, self.joint, "mixup")
         _require(0 <= self.seed < 2**31, "Setting seed", "from 0 to 2**31 - 1", self, "seed")
 
 

@@ -1,7 +1,9 @@
 """What a run tells while it trains: events for whoever watches, figures for later.
 
-`RUN/logs/events.jsonl` holds one event a line, the newest last; `RUN/logs/metrics.csv` one figure a
-row (stage, epoch, metric, value); `RUN/logs/tensorboard/` the same for TensorBoard.
+`RUN/logs/events/FIRST-STAGE.jsonl` holds one event a line, the newest last, of the stages that some
+workers train one after the other; `RUN/logs/metrics/STAGE.csv` one figure a row (stage, epoch,
+metric, value); `RUN/logs/tensorboard/` the same for TensorBoard. Stages may be trained side by
+side, so no two of them write to one file.
 """
 
 import csv
@@ -12,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-METRICS_FILE = Path("logs") / "metrics.csv"
-EVENTS_FILE = Path("logs") / "events.jsonl"
+METRICS_FOLDER = Path("logs") / "metrics"
+EVENTS_FOLDER = Path("logs") / "events"
 TENSORBOARD_FOLDER = Path("logs") / "tensorboard"
 COLUMNS = ("stage", "epoch", "metric", "value")
 SECONDS_BETWEEN_STEPS = 0.5
@@ -22,20 +24,28 @@ SECONDS_BETWEEN_STEPS = 0.5
 class RunLog:
     """Writes a run's logs; only the chief worker has one that writes."""
 
-    def __init__(self, run_dir: Path, *, is_chief: bool) -> None:
-        """Opens the logs; those of an earlier attempt go on."""
+    def __init__(self, run_dir: Path, *, is_chief: bool, name: str = "events") -> None:
+        """Opens the logs; those of an earlier attempt go on.
+
+        Args:
+          run_dir: of the run.
+          is_chief: whether this worker writes.
+          name: of the file of events.
+        """
         self._run_dir = run_dir
+        self._events = events_path(run_dir, name)
         self._writes = is_chief
         self._last_step = 0.0
         self._writers: dict[str, Any] = {}
         if is_chief:
-            (run_dir / METRICS_FILE).parent.mkdir(parents=True, exist_ok=True)
+            self._events.parent.mkdir(parents=True, exist_ok=True)
+            (run_dir / METRICS_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def event(self, kind: str, **values: Any) -> None:
         """Appends an event: `stage`, `step`, `epoch`, `done` or `note`."""
         if not self._writes:
             return
-        with (self._run_dir / EVENTS_FILE).open("a") as file:
+        with self._events.open("a") as file:
             file.write(json.dumps({"kind": kind, "time": time.time(), **values}) + "\n")
 
     def step(self, **values: Any) -> None:
@@ -49,21 +59,14 @@ class RunLog:
         """Writes an epoch's figures everywhere; what an earlier attempt said of it is replaced."""
         if not self._writes:
             return
-        rows = [row for row in self._rows() if not (row[0] == stage and int(row[1]) >= epoch)]
+        path = self._run_dir / METRICS_FOLDER / f"{stage}.csv"
+        rows = [row for row in _rows(path) if int(row[1]) < epoch]
         rows += [(stage, str(epoch), name, f"{value:.6g}") for name, value in figures.items()]
-        path = self._run_dir / METRICS_FILE
         unfinished = path.with_suffix(".unfinished")
         with unfinished.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         os.replace(unfinished, path)
         self._to_tensorboard(stage, epoch, figures)
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        path = self._run_dir / METRICS_FILE
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            return [tuple(row) for row in csv.reader(file)][1:]
 
     def _to_tensorboard(self, stage: str, epoch: int, figures: Mapping[str, float]) -> None:
         import tensorflow as tf
@@ -75,3 +78,15 @@ class RunLog:
             for name, value in figures.items():
                 tf.summary.scalar(name, value)
         self._writers[stage].flush()
+
+
+def events_path(run_dir: Path, name: str) -> Path:
+    """The file of events of the stages of which `name` is the first."""
+    return run_dir / EVENTS_FOLDER / f"{name}.jsonl"
+
+
+def _rows(path: Path) -> list[tuple[str, ...]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file)][1:]

@@ -20,9 +20,12 @@ from laser_dist.training.checkpoints import (
 )
 from laser_dist.training.config import StageConfig
 from laser_dist.training.logs import RunLog
+from laser_dist.training.read_ahead import ReadAhead
 from laser_dist.training.step import Batch, Mean, Objective, Stepper
 
 WARM_UP_SHARE = 0.05
+PLATEAU_EPOCHS = 5
+NOT_DECAYED = ["bias", "gamma", "beta"]  # of Keras's names: biases, and what norms learn
 
 
 class Batches(Protocol):
@@ -67,6 +70,7 @@ class Place:
       run_dir: of the run.
       log: of the run.
       config: the run's resolved configuration, as plain values.
+      xla: whether TensorFlow's compiler makes the steps.
       after_epoch: called by every worker after each epoch with its figures.
     """
 
@@ -76,6 +80,7 @@ class Place:
     run_dir: Path
     log: RunLog
     config: dict[str, Any]
+    xla: bool = False
     after_epoch: Callable[[dict[str, float]], None] = lambda _: None
 
 
@@ -93,27 +98,38 @@ def train_stage(stage: Stage, place: Place) -> Progress:
 
     Raises:
       FloatingPointError: the loss is no longer a number; the message names stage and step, or
-        stage and epoch if it is the validation's.
+        stage and epoch if it is the validation's, and the last checkpoint before.
     """
     folder = place.run_dir / "checkpoints" / stage.name
+    settings = stage.settings
     with place.strategy.scope():
-        optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
+        optimizer = make_optimizer(settings, stage.steps_per_epoch)
         optimizer.build(stage.model.trainable_variables)
     state = [*stage.model.variables, *optimizer.variables]
     progress = _resume(folder, state)
-    stepper = Stepper(place.strategy, stage.model, stage.objective, optimizer, place.local_replicas)
-    while progress.epochs_done < stage.settings.epochs:
-        started = time.monotonic()
+    stepper = Stepper(
+        place.strategy,
+        stage.model,
+        stage.objective,
+        optimizer,
+        place.local_replicas,
+        xla=place.xla,
+    )
+    while not _is_done(progress, settings):
         epoch = progress.epochs_done + 1
-        trained = _means(_train_epoch(stage, place, stepper, epoch))
-        measured = _means(map(stepper.measure, stage.validation.epoch(0)))
-        _check_finite(measured["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
-        figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}
-        figures["seconds"] = time.monotonic() - started
+        try:
+            figures = _epoch(stage, place, stepper, epoch)
+        except FloatingPointError as error:
+            left = latest_checkpoint(folder)
+            kept = "none" if left is None else str(left)
+            raise FloatingPointError(f"{error} Last good checkpoint: {kept}.") from error
         # Before the checkpoint: an epoch that is trained again replaces its figures, but one whose
         # checkpoint stands is not trained again.
         place.log.epoch(stage.name, epoch, figures)
         progress = _next(progress, figures["val_loss"])
+        if settings.schedule == "plateau" and _is_on_plateau(progress):
+            # Of the optimizer's state, so a checkpoint holds it.
+            optimizer.learning_rate = 0.5 * float(optimizer.learning_rate.numpy())
         if place.is_chief:
             save_checkpoint(folder, [v.numpy() for v in state], progress, place.config)
             prune(folder, progress)
@@ -123,8 +139,22 @@ def train_stage(stage: Stage, place: Place) -> Progress:
     return progress
 
 
+def _epoch(stage: Stage, place: Place, stepper: Stepper, epoch: int) -> dict[str, float]:
+    """Trains an epoch and measures after it; gives its figures."""
+    started = time.monotonic()
+    batches = ReadAhead(stage.training.epoch(epoch))
+    trained = _means(_train_epoch(stage, place, stepper, batches, epoch))
+    took = time.monotonic() - started
+    measured = _means(map(stepper.measure, ReadAhead(stage.validation.epoch(0))))
+    _check_finite(measured["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
+    figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}
+    figures["input_wait"] = batches.waited_s / took
+    figures["seconds"] = time.monotonic() - started
+    return figures
+
+
 def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Adam with the stage's schedule."""
+    """Adam with the stage's schedule, and weight decay where it is asked for."""
     steps = settings.epochs * steps_per_epoch
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -135,7 +165,12 @@ def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimiz
             warmup_target=settings.learning_rate,
             warmup_steps=warm_up,
         )
-    return ReplicatedAdam(rate, global_clipnorm=settings.clip_norm)
+    optimizer = ReplicatedAdam(
+        rate, global_clipnorm=settings.clip_norm, weight_decay=settings.weight_decay or None
+    )
+    if settings.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer
 
 
 class ReplicatedAdam(keras.optimizers.Adam):
@@ -154,9 +189,9 @@ class ReplicatedAdam(keras.optimizers.Adam):
 
 
 def _train_epoch(
-    stage: Stage, place: Place, stepper: Stepper, epoch: int
+    stage: Stage, place: Place, stepper: Stepper, batches: Iterable[Batch], epoch: int
 ) -> Iterator[dict[str, Mean]]:
-    for step, batch in enumerate(stage.training.epoch(epoch), start=1):
+    for step, batch in enumerate(batches, start=1):
         means = stepper.train(batch)
         _check_finite(means["loss"].total, f"Stage {stage.name}, epoch {epoch}, step {step}")
         place.log.step(
@@ -191,6 +226,17 @@ def _next(progress: Progress, loss: float) -> Progress:
     if loss < progress.best_loss:
         return Progress(epochs_done=epoch, best_epoch=epoch, best_loss=loss)
     return Progress(epochs_done=epoch, best_epoch=progress.best_epoch, best_loss=progress.best_loss)
+
+
+def _is_done(progress: Progress, settings: StageConfig) -> bool:
+    patience = settings.early_stopping
+    waited = progress.epochs_done - progress.best_epoch
+    return progress.epochs_done >= settings.epochs or (patience is not None and waited >= patience)
+
+
+def _is_on_plateau(progress: Progress) -> bool:
+    waited = progress.epochs_done - progress.best_epoch
+    return waited > 0 and waited % PLATEAU_EPOCHS == 0
 
 
 def _resume(folder: Path, state: list[Any]) -> Progress:

@@ -4,12 +4,13 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from laser_dist.training.logs import EVENTS_FILE
+from laser_dist.training.logs import events_path
 
 SECONDS_BETWEEN_LOOKS = 0.3
 # On a Ray of our own nobody takes the node away, and no process is needed beside the workers: each
@@ -23,14 +24,22 @@ _ON_ONE_MACHINE = {
 _LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal", "Unknown")
 
 
-def train(run_config: dict[str, Any], watch: Callable[[dict[str, Any]], None]) -> None:
-    """Trains a run to its end.
+def train(
+    run_config: dict[str, Any],
+    groups: Sequence[Sequence[str]],
+    watch: Callable[[dict[str, Any]], None],
+) -> None:
+    """Trains stages of a run to their end.
+
+    Where the cluster has room for the run's workers more than once, stages that do not need each
+    other are trained side by side; else the same workers train all of them, one after the other.
 
     Uses the cluster that `RAY_ADDRESS` or the surrounding Ray job names; else starts Ray on this
     machine and ends it again.
 
     Args:
-      run_config: of `runs.start_run`, plain values.
+      run_config: of `runs.start_run`, and `work`, what `run_stages` takes: plain values.
+      groups: names of the stages to train: each group needs those before it.
       watch: given every event of the run's log as it comes.
 
     Raises:
@@ -41,23 +50,73 @@ def train(run_config: dict[str, Any], watch: Callable[[dict[str, Any]], None]) -
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.update(_ON_ONE_MACHINE)
     import ray
+
+    with _ray(ray, run_config["training"]["cluster"]):
+        room = how_often(run_config["training"]["cluster"], ray.cluster_resources())
+        for side_by_side in sessions(groups, room):
+            _run_sessions(run_config, side_by_side, watch)
+
+
+def sessions(groups: Sequence[Sequence[str]], room: int) -> list[list[tuple[str, ...]]]:
+    """Which stages the same workers train one after the other.
+
+    Args:
+      groups: as `train` takes them.
+      room: how often the run's workers fit into the cluster.
+
+    Returns:
+      Steps one after the other; each a list of sessions that run side by side, each of which is
+      the stages of some workers.
+    """
+    at_once = min(room, max(map(len, groups), default=1))
+    if at_once < 2:
+        return [[tuple(name for group in groups for name in group)]]
+    return [[tuple(group[i::at_once]) for i in range(min(at_once, len(group)))] for group in groups]
+
+
+def how_often(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> int:
+    """How often a run's workers fit into what a Ray cluster has, once at least."""
+    needed = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
+    fits = [
+        int(resources.get(name, 0) // (count * cluster["num_workers"]))
+        for name, count in needed.items()
+        if count
+    ]
+    return max(1, min(fits, default=1))
+
+
+def _run_sessions(
+    run_config: dict[str, Any],
+    side_by_side: Sequence[Sequence[str]],
+    watch: Callable[[dict[str, Any]], None],
+) -> None:
+    """Runs sessions to their end; if one fails the others end first, as their work is kept."""
+    with ThreadPoolExecutor(len(side_by_side)) as pool:
+        futures = [pool.submit(_fit, run_config, stages, watch) for stages in side_by_side]
+    for future in futures:
+        future.result()
+
+
+def _fit(
+    run_config: dict[str, Any], stages: Sequence[str], watch: Callable[[dict[str, Any]], None]
+) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
     cluster = run_config["training"]["cluster"]
     run_dir = Path(run_config["run_dir"])
     resources = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
-    with _ray(ray, cluster), _following(run_dir / EVENTS_FILE, watch):
+    with _following(events_path(run_dir, stages[0]), watch):
         TensorflowTrainer(
             _on_worker,
-            train_loop_config=run_config,
+            train_loop_config={"run": run_config, "stages": list(stages)},
             scaling_config=ScalingConfig(
                 num_workers=cluster["num_workers"],
                 use_gpu=cluster["gpus_per_worker"] > 0,
                 resources_per_worker={name: count for name, count in resources.items() if count},
             ),
             run_config=RunConfig(
-                name="ray",
+                name=f"ray-{stages[0]}",
                 storage_path=str(run_dir.resolve()),
                 failure_config=FailureConfig(max_failures=cluster["max_failures"]),
                 callbacks=[_end_at_faults()],
@@ -65,7 +124,7 @@ def train(run_config: dict[str, Any], watch: Callable[[dict[str, Any]], None]) -
         ).fit()
 
 
-def _on_worker(run_config: dict[str, Any]) -> None:
+def _on_worker(config: dict[str, Any]) -> None:
     """The training function that Ray runs in every worker."""
     import ray.train
 
@@ -73,7 +132,8 @@ def _on_worker(run_config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     work(
-        run_config,
+        config["run"],
+        config["stages"],
         worker_index=context.get_world_rank(),
         num_workers=context.get_world_size(),
         after_epoch=ray.train.report,

@@ -82,6 +82,21 @@ def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dic
     return config
 
 
+def resume_run(run_dir: Path) -> dict[str, Any]:
+    """The configuration of a run that was started, to go on with it.
+
+    Raises:
+      UserError: no run there, or its dataset is gone or another one now.
+    """
+    path = run_dir / CONFIG_FILE
+    if not path.exists():
+        raise UserError(
+            f"Run {run_dir}", "one that was started", "none", "Start it: laser-jnd train --help."
+        )
+    config = _read_config(path)
+    return start_run(run_dir, config["training"], Path(config["dataset"]["dir"]))
+
+
 def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:
     """What a run keeps of the dataset it learnt from: its place, and what it says of itself.
 

@@ -1,276 +1,313 @@
-"""The stages of a run, in order: backbones raw to raw, raw to JND1..3, then heads on features.
+"""Trains the stages of a run that are left, each from the models of those that it needs.
 
-    image ──▶ jnd1, jnd2, jnd3 ──▶ features (once) ──▶ heads ──▶ predictor.keras
-
-A stage whose model lies in the run's folder already is not trained again.
+A stage whose models lie in the run's folder already is not trained again (`reuse`).
 """
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.models.answer import Answer
-from laser_dist.models.autoencoder import build_autoencoder
+from laser_dist.jnd.scale import scale_named
+from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_autoencoder
 from laser_dist.models.heads import build_head
+from laser_dist.models.predictors import build_joint_model, feature_extractor
 from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
-from laser_dist.models.variants import (
-    Variant,
-    build_predictor,
-    feature_extractor,
-    variant_named,
-)
+from laser_dist.models.variants import variant_named
 from laser_dist.training.config import StageConfig, TrainingConfig
-from laser_dist.training.data import (
-    RAW,
-    FeatureBatches,
-    FramePairs,
-    Share,
-    has_level,
-    mean_levels,
-    num_examples,
-    num_steps,
-    num_with,
-    read_labels,
-    sample_frames,
-)
-from laser_dist.training.latents import BATCH_SIZE, read_shares, write_share
+from laser_dist.training.data import FramePairs
+from laser_dist.training.feature_cache import FeatureCache
+from laser_dist.training.features import FeatureBatches, FreshFeatures
+from laser_dist.training.labels import Labelled, has_level, present_means, read_labels
 from laser_dist.training.loop import Place, Stage, train_stage
-from laser_dist.training.objectives import frame_objective, level_objective
-from laser_dist.training.together import chiefs_values, wait_for_all
+from laser_dist.training.objectives import JointObjective, LevelObjective, frame_objective
+from laser_dist.training.order import Share, num_steps
+from laser_dist.training.plan import StagePlan, plan_stages
+from laser_dist.training.reuse import model_names, model_path, read_record, write_record
+from laser_dist.training.saving import finish_predictor, save_in_float32, seed_of
+from laser_dist.training.stored import RAW, num_with, sample_frames
+from laser_dist.training.together import chiefs_values
 
 TRAIN, VALIDATION = "train", "validation"
-PREDICTOR = "predictor"
 NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
 
 
-def stage_names(variant: Variant) -> tuple[str, ...]:
-    """Names of a variant's stages, in order."""
-    return ("image", *variant.required_backbones(), variant.name)
-
-
-def run_stages(config: TrainingConfig, dataset_dir: Path, share: Share, place: Place) -> None:
-    """Trains all stages of a run; every worker calls this.
+def run_stages(
+    config: TrainingConfig,
+    dataset_dir: Path,
+    share: Share,
+    place: Place,
+    work: Mapping[str, Mapping[str, object]],
+) -> None:
+    """Trains stages of a run; every worker calls this.
 
     Args:
       config: of the run.
       dataset_dir: of the prepared dataset.
       share: this worker's.
       place: where the run runs and writes.
+      work: for each stage to train, in order, `key` and `inputs` to record with its model. Those
+        that they need and are not among them lie in the run's folder.
 
     Raises:
-      UserError: a level that no example of the training or the validation split has.
+      UserError: a level that no example of the training or the validation split has, or viewers'
+        samples that a head with spreads needs and the dataset does not have.
     """
-    variant = variant_named(config.variant)
-    levels = {split: read_labels(dataset_dir, split).levels for split in (TRAIN, VALIDATION)}
-    for target in variant.required_backbones():
-        _check_present(target, levels, dataset_dir)
-    image = _backbone("image", None, config, dataset_dir, levels[TRAIN], share, place)
-    backbones = [
-        _backbone(name, image, config, dataset_dir, levels[TRAIN], share, place)
-        for name in variant.required_backbones()
-    ]
-    if model_path(place.run_dir, PREDICTOR).exists():
-        place.log.event("note", text=f"{variant.name}: trained before, reused")
-        return
-    head = _head(variant, backbones, config, dataset_dir, levels, share, place)
+    plans = plan_stages(variant_named(config.variant), config.levels)
+    wanted = [plan for plan in plans if plan.name in work]
+    labels = {split: read_labels(dataset_dir, split) for split in (TRAIN, VALIDATION)}
+    trainer = _Trainer(config, dataset_dir, share, place, labels)
+    for plan in wanted:
+        _check_present(plan, config, labels, dataset_dir)
+    for plan in wanted:
+        key = str(work[plan.name]["key"])
+        record = read_record(place.run_dir, plan)
+        if record is not None and record["key"] == key:
+            place.log.event("note", text=f"{plan.name}: trained before, reused")
+            continue
+        # Its start does not depend on which stages were trained before it in this process.
+        keras.utils.set_random_seed(seed_of(config.seed, plan.name))
+        trainer.train(plan)
+        if place.is_chief:
+            inputs = work[plan.name]["inputs"]
+            assert isinstance(inputs, Mapping)
+            write_record(place.run_dir, plan.name, key, inputs)
     if place.is_chief:
-        answer = Answer(
-            variant=variant.name,
-            levels=(1, 2, 3),
-            scale=place.config["dataset"]["scale"],
-            simulated=place.config["dataset"]["simulated"],
+        finish_predictor(config, place.run_dir, place.config["dataset"])
+
+
+def _check_present(
+    plan: StagePlan, config: TrainingConfig, labels: Mapping[str, Labelled], dataset_dir: Path
+) -> None:
+    """Refuses, before anything is learnt, a dataset of which a stage could not learn."""
+    for split, of_split in labels.items():
+        for level in plan.levels:
+            if num_with(f"jnd{level}", of_split.levels) == 0:
+                raise UserError(
+                    f"Dataset {dataset_dir}",
+                    f"an example of split {split} that has jnd{level}",
+                    f"none of {len(of_split.levels)}",
+                    "Build a larger dataset.",
+                )
+            told = np.isfinite(of_split.sample_means[:, level - 1]).any()
+            if plan.kind in ("head", "joint") and config.head.spread and not told:
+                raise UserError(
+                    f"Dataset {dataset_dir}",
+                    f"viewers' samples of jnd{level} in split {split}, for --set head.spread=true",
+                    "none",
+                    "Train without spreads.",
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class _Trainer:
+    """What all stages of a run share."""
+
+    config: TrainingConfig
+    dataset_dir: Path
+    share: Share
+    place: Place
+    labels: Mapping[str, Labelled]
+
+    def train(self, plan: StagePlan) -> None:
+        """Trains a stage and saves its models."""
+        if plan.kind == "head":
+            self.head(plan)
+        elif plan.kind == "joint":
+            self.joint(plan)
+        else:
+            self.backbone(plan)
+
+    def backbone(self, plan: StagePlan) -> None:
+        """Trains one autoencoder, from principal components or from the image one's weights."""
+        config, is_image = self.config, plan.kind == "image"
+        settings = config.image if is_image else config.jnd
+        side = settings.crop
+        spec = (
+            config.backbone if side is None else replace(config.backbone, height=side, width=side)
         )
-        save_model(build_predictor(backbones, [head], answer), place.run_dir, PREDICTOR)
+        start = self._principal_start(spec) if is_image else self._loaded("image").get_weights()
+        # Convolutions fit any size: what is learnt on squares is used on whole frames.
+        with self.place.strategy.scope():
+            model = build_autoencoder(spec, plan.name)
+            model.set_weights(start)
+        target = RAW if is_image else plan.name
+        self._train(
+            Stage(
+                name=plan.name,
+                model=model,
+                objective=frame_objective,
+                settings=settings,
+                training=self._pairs(TRAIN, target, settings, seed=config.seed),
+                validation=self._pairs(VALIDATION, target, settings),
+                steps_per_epoch=self._num_steps(target, settings),
+            )
+        )
+        self._save(lambda: build_autoencoder(config.backbone, plan.name), model, plan.name)
 
+    def head(self, plan: StagePlan) -> None:
+        """Trains a head on features of its frozen backbones."""
+        config, variant = self.config, variant_named(self.config.variant)
+        settings = config.heads
+        extractors = {name: feature_extractor(variant, self._loaded(name)) for name in plan.needs}
+        versions = 2 if settings.flips else 1
+        if config.feature_cache:
+            cache = FeatureCache(self.dataset_dir, self.share, self.place, variant.space)
+            features = {
+                split: cache.features(split, extractors, number)
+                for split, number in ((TRAIN, versions), (VALIDATION, 1))
+            }
+        else:
+            features = {
+                split: FreshFeatures(
+                    dataset_dir=self.dataset_dir, split=split, extractors=[*extractors.values()]
+                )
+                for split in (TRAIN, VALIDATION)
+            }
+        targets = self._targets(plan)
+        with self.place.strategy.scope():
+            head = self._new_head(plan)
 
-def model_path(run_dir: Path, name: str) -> Path:
-    """Where a finished model of a run lies."""
-    return run_dir / "models" / f"{name}.keras"
-
-
-def save_model(model: keras.Model, run_dir: Path, name: str) -> None:
-    """Saves a model, complete or absent."""
-    final = model_path(run_dir, name)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = final.with_name(f".{name}.unfinished.keras")
-    model.save(unfinished)
-    os.replace(unfinished, final)
-
-
-def _check_present(target: str, levels: Mapping[str, np.ndarray], dataset_dir: Path) -> None:
-    """Refuses, before anything is learnt, a dataset of which a backbone could not."""
-    for split, of_split in levels.items():
-        if num_with(target, of_split) == 0:
-            raise UserError(
-                f"Dataset {dataset_dir}",
-                f"an example of split {split} that has {target}",
-                f"none of {len(of_split)}",
-                "Build a larger dataset.",
+        def batches(split: str, seed: int | None) -> FeatureBatches:
+            return FeatureBatches(
+                features=features[split],
+                targets=targets[split],
+                batch_size=settings.batch_size,
+                share=self.share,
+                seed=seed,
+                num_versions=versions,
+                mixup=settings.mixup,
             )
 
-
-def _backbone(
-    name: str,
-    image: keras.Model | None,
-    config: TrainingConfig,
-    dataset_dir: Path,
-    training_levels: np.ndarray,
-    share: Share,
-    place: Place,
-) -> keras.Model:
-    """One autoencoder: trained before, or trained now from the image one's weights."""
-    path = model_path(place.run_dir, name)
-    settings = config.image if image is None else config.jnd
-    side = settings.crop
-    spec = config.backbone if side is None else replace(config.backbone, height=side, width=side)
-    with place.strategy.scope():
-        model = build_autoencoder(config.backbone, name)
-        if path.exists():
-            place.log.event("note", text=f"{name}: trained before, reused")
-            model.load_weights(path)
-            return model
-        # Convolutions fit any size: what is learnt on squares is used on whole frames.
-        learner = build_autoencoder(spec, name)
-        learner.set_weights(
-            _principal_start(spec, config, dataset_dir, place)
-            if image is None
-            else image.get_weights()
+        self._train(
+            Stage(
+                name=plan.name,
+                model=head,
+                objective=self._level_objective(plan),
+                settings=settings,
+                training=batches(TRAIN, config.seed),
+                validation=batches(VALIDATION, None),
+                steps_per_epoch=num_steps(
+                    int(has_level(targets[TRAIN]).sum()), settings.batch_size
+                ),
+            )
         )
-    target = RAW if image is None else name
-    stage = Stage(
-        name=name,
-        model=learner,
-        objective=frame_objective,
-        settings=settings,
-        training=_pairs(TRAIN, target, settings, config, dataset_dir, share, seed=config.seed),
-        validation=_pairs(VALIDATION, target, settings, config, dataset_dir, share),
-        steps_per_epoch=num_steps(num_with(target, training_levels), settings.batch_size),
-    )
-    _announce(stage, place)
-    train_stage(stage, place)
-    model.set_weights(learner.get_weights())
-    if place.is_chief:
-        save_model(model, place.run_dir, name)
-    return model
+        self._save(lambda: self._new_head(plan), head, plan.name)
 
+    def joint(self, plan: StagePlan) -> None:
+        """Trains backbone and head together, from the image backbone."""
+        config, variant = self.config, variant_named(self.config.variant)
+        settings, target = config.joint, f"jnd{plan.levels[0]}"
+        image = self._loaded("image")
 
-def _principal_start(
-    spec: BackboneSpec, config: TrainingConfig, dataset_dir: Path, place: Place
-) -> list[np.ndarray]:
-    """Weights from which a first autoencoder starts, the same on every worker."""
-    height, width = config.backbone.height, config.backbone.width
-    frames = sample_frames(dataset_dir, TRAIN, NUM_SAMPLE, height=height, width=width)
-    # Outside the strategy's scope: as plain variables, which each worker computes for itself.
-    model = build_autoencoder(spec, "start")
-    start_from_principal_components(model, frames)
-    text = f"image starts from the principal components of {len(frames)} frames"
-    place.log.event("note", text=text)
-    return chiefs_values(place.strategy, model.get_weights())
+        def new_autoencoder() -> keras.Model:
+            return build_end_to_end_autoencoder(config.backbone, image, plan.name)
 
+        with self.place.strategy.scope():
+            autoencoder, head = new_autoencoder(), self._new_head(plan)
+            model = build_joint_model(variant, autoencoder, head)
+        targets = self._targets(plan)
+        self._train(
+            Stage(
+                name=plan.name,
+                model=model,
+                objective=JointObjective(self._level_objective(plan)),
+                settings=settings,
+                training=self._pairs(TRAIN, target, settings, config.seed, targets[TRAIN]),
+                validation=self._pairs(VALIDATION, target, settings, labels=targets[VALIDATION]),
+                steps_per_epoch=self._num_steps(target, settings),
+            )
+        )
+        self._save(new_autoencoder, autoencoder, plan.name)
+        self._save(lambda: self._new_head(plan), head, model_names(plan)[-1])
 
-def _head(
-    variant: Variant,
-    backbones: Sequence[keras.Model],
-    config: TrainingConfig,
-    dataset_dir: Path,
-    levels: Mapping[str, np.ndarray],
-    share: Share,
-    place: Place,
-) -> keras.Model:
-    """The head of a frozen variant, trained on features that are computed once."""
-    settings = config.heads
-    extractors = [feature_extractor(variant, backbone) for backbone in backbones]
-    features = {
-        split: _features(split, extractors, versions, config, dataset_dir, share, place)
-        for split, versions in ((TRAIN, 2 if settings.flips else 1), (VALIDATION, 1))
-    }
-    with place.strategy.scope():
-        head = build_head(
-            config.head,
-            variant.feature_shape(config.backbone),
-            levels=variant.num_levels,
-            initial_levels=mean_levels(levels[TRAIN]).tolist(),
+    def _train(self, stage: Stage) -> None:
+        self.place.log.event(
+            "stage",
+            stage=stage.name,
+            epochs=stage.settings.epochs,
+            steps=stage.steps_per_epoch,
+            parameters=stage.model.count_params(),
+        )
+        train_stage(stage, self.place)
+
+    def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:
+        if self.place.is_chief:
+            save_in_float32(build, model.get_weights(), model_path(self.place.run_dir, name))
+
+    def _loaded(self, name: str) -> keras.Model:
+        """A finished backbone, computing at the run's precision."""
+        model = build_autoencoder(self.config.backbone, name)
+        model.load_weights(model_path(self.place.run_dir, name))
+        return model
+
+    def _principal_start(self, spec: BackboneSpec) -> list[np.ndarray]:
+        """Weights from which a first autoencoder starts, the same on every worker."""
+        size = {"height": self.config.backbone.height, "width": self.config.backbone.width}
+        frames = sample_frames(self.dataset_dir, TRAIN, NUM_SAMPLE, **size)
+        # Outside the strategy's scope: as plain variables, which each worker computes for itself.
+        model = build_autoencoder(spec, "start")
+        start_from_principal_components(model, frames)
+        text = f"image starts from the principal components of {len(frames)} frames"
+        self.place.log.event("note", text=text)
+        return chiefs_values(self.place.strategy, model.get_weights())
+
+    def _new_head(self, plan: StagePlan) -> keras.Model:
+        variant, labels = variant_named(self.config.variant), self.labels[TRAIN]
+        columns = [level - 1 for level in plan.levels]
+        variances = labels.sample_variances[:, columns]
+        spreads = np.sqrt(present_means(variances)) if self.config.head.spread else None
+        return build_head(
+            self.config.head,
+            variant.feature_shape(self.config.backbone),
+            levels=len(plan.levels),
+            initial_levels=present_means(labels.levels[:, columns]).tolist(),
+            initial_spreads=None if spreads is None else np.maximum(spreads, 0.5).tolist(),
+            higher_is_worse=self._higher_is_worse,
+            name=model_names(plan)[-1],
         )
 
-    def batches(split: str, seed: int | None) -> FeatureBatches:
-        return FeatureBatches(
-            features=features[split],
-            levels=levels[split],
+    def _level_objective(self, plan: StagePlan) -> LevelObjective:
+        return LevelObjective(plan.levels, self.config.head.spread, self._higher_is_worse)
+
+    @property
+    def _higher_is_worse(self) -> bool:
+        name = self.place.config["dataset"]["scale"]
+        return scale_named(name, of=f"dataset {self.dataset_dir}").higher_is_worse
+
+    def _targets(self, plan: StagePlan) -> dict[str, np.ndarray]:
+        spread = self.config.head.spread
+        return {
+            split: labels.targets(plan.levels, spread=spread)
+            for split, labels in self.labels.items()
+        }
+
+    def _num_steps(self, target: str, settings: StageConfig) -> int:
+        return num_steps(num_with(target, self.labels[TRAIN].levels), settings.batch_size)
+
+    def _pairs(
+        self,
+        split: str,
+        target: str,
+        settings: StageConfig,
+        seed: int | None = None,
+        labels: np.ndarray | None = None,
+    ) -> FramePairs:
+        return FramePairs(
+            dataset_dir=self.dataset_dir,
+            split=split,
+            target=target,
+            height=self.config.backbone.height,
+            width=self.config.backbone.width,
             batch_size=settings.batch_size,
-            share=share,
+            share=self.share,
             seed=seed,
-            mixup=settings.mixup,
+            flips=settings.flips and seed is not None,
+            crop=settings.crop,
+            crops_per_frame=settings.crops_per_frame,
+            labels=labels,
         )
-
-    stage = Stage(
-        name=variant.name,
-        model=head,
-        objective=level_objective,
-        settings=settings,
-        training=batches(TRAIN, config.seed),
-        validation=batches(VALIDATION, None),
-        steps_per_epoch=num_steps(int(has_level(levels[TRAIN]).sum()), settings.batch_size),
-    )
-    _announce(stage, place)
-    train_stage(stage, place)
-    return head
-
-
-def _features(
-    split: str,
-    extractors: Sequence[keras.Model],
-    versions: int,
-    config: TrainingConfig,
-    dataset_dir: Path,
-    share: Share,
-    place: Place,
-) -> np.ndarray:
-    """Every worker computes its share; then all read all."""
-    folder = place.run_dir / "features"
-    batch_size = BATCH_SIZE * share.num_workers
-    settings = StageConfig(epochs=1, batch_size=batch_size)
-    place.log.event("note", text=f"features of {split}: {num_examples(dataset_dir, split)} frames")
-    frames = _pairs(split, RAW, settings, config, dataset_dir, share)
-    write_share(folder, extractors, frames, versions=versions)
-    wait_for_all(place.strategy)
-    return read_shares(folder, split, batch_size, share.num_workers)
-
-
-def _pairs(
-    split: str,
-    target: str,
-    settings: StageConfig,
-    config: TrainingConfig,
-    dataset_dir: Path,
-    share: Share,
-    seed: int | None = None,
-) -> FramePairs:
-    return FramePairs(
-        dataset_dir=dataset_dir,
-        split=split,
-        target=target,
-        height=config.backbone.height,
-        width=config.backbone.width,
-        batch_size=settings.batch_size,
-        share=share,
-        seed=seed,
-        flips=settings.flips and seed is not None,
-        crop=settings.crop,
-        crops_per_frame=settings.crops_per_frame,
-    )
-
-
-def _announce(stage: Stage, place: Place) -> None:
-    place.log.event(
-        "stage",
-        stage=stage.name,
-        epochs=stage.settings.epochs,
-        steps=stage.steps_per_epoch,
-        parameters=stage.model.count_params(),
-    )

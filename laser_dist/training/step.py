@@ -24,7 +24,7 @@ class Batch:
 
     Attributes:
       inputs: what the model takes: [b, ...] array, or a list of such.
-      targets: what the objective compares with, [b, ...].
+      targets: what the objective compares with: [b, ...] array, or a list of such.
       weights: [b] float32, 1 for an example, 0 for padding.
       global_count: examples of the global batch, over all workers, padding left out.
     """
@@ -70,6 +70,8 @@ class Stepper:
         objective: Objective,
         optimizer: keras.optimizers.Optimizer,
         local_replicas: int,
+        *,
+        xla: bool = False,
     ) -> None:
         """Makes the compiled steps.
 
@@ -79,20 +81,32 @@ class Stepper:
           objective: per-example losses and metrics, "loss" among them.
           optimizer: built on the model's trainable variables.
           local_replicas: devices of this worker.
+          xla: whether TensorFlow's compiler makes what a replica computes.
         """
         self._strategy = strategy
         self._local_replicas = local_replicas
 
-        def train_replica(inputs: Any, targets: Any, weights: Any, count: Any) -> Any:
+        def learn(inputs: Any, targets: Any, weights: Any, count: Any) -> Any:
             with tf.GradientTape() as tape:
                 values = objective(model(inputs, training=True), targets)
                 loss = tf.reduce_sum(values["loss"] * weights) / count
             gradients = tape.gradient(loss, model.trainable_variables)
+            return gradients, _sums_and_counts(values, weights)
+
+        def look(inputs: Any, targets: Any, weights: Any) -> Any:
+            return _sums_and_counts(objective(model(inputs, training=False), targets), weights)
+
+        if xla:  # not the optimizer, which talks to other replicas
+            learn = tf.function(learn, jit_compile=True)
+            look = tf.function(look, jit_compile=True)
+
+        def train_replica(inputs: Any, targets: Any, weights: Any, count: Any) -> Any:
+            gradients, sums = learn(inputs, targets, weights, count)
             optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-            return _sums_and_counts(values, weights)
+            return sums
 
         def measure_replica(inputs: Any, targets: Any, weights: Any, _: Any) -> Any:
-            return _sums_and_counts(objective(model(inputs, training=False), targets), weights)
+            return look(inputs, targets, weights)
 
         self._train = self._compiled(train_replica)
         self._measure = self._compiled(measure_replica)

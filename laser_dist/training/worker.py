@@ -1,7 +1,7 @@
 """What one worker process does: sets up TensorFlow, then runs the stages."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,18 @@ from laser_dist.training.config import TrainingConfig, from_dict
 
 def work(
     run_config: dict[str, Any],
+    stages: Sequence[str],
     *,
     worker_index: int = 0,
     num_workers: int = 1,
     after_epoch: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> None:
-    """Runs all stages on this worker.
+    """Runs stages on this worker.
 
     Args:
-      run_config: what `runs.start_run` wrote: plain values, so that it travels anywhere.
+      run_config: what `runs.start_run` wrote, and `work`, what `run_stages` takes: plain values, so
+        that it travels anywhere.
+      stages: names of those to train, in order.
       worker_index: from 0, the chief.
       num_workers: in the run; above 1, `TF_CONFIG` names them all.
       after_epoch: called after each epoch with its figures.
@@ -35,11 +38,12 @@ def work(
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     strategy = _strategy(tf, num_workers)
-    keras.utils.set_random_seed(config.seed)
+    if config.precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
 
-    from laser_dist.training.data import Share
     from laser_dist.training.logs import RunLog
     from laser_dist.training.loop import Place
+    from laser_dist.training.order import Share
     from laser_dist.training.stages import run_stages
 
     run_dir = Path(run_config["run_dir"])
@@ -49,12 +53,14 @@ def work(
         local_replicas=strategy.num_replicas_in_sync // num_workers,
         is_chief=is_chief,
         run_dir=run_dir,
-        log=RunLog(run_dir, is_chief=is_chief),
-        config=run_config,
+        log=RunLog(run_dir, is_chief=is_chief, name=stages[0]),
+        config={name: value for name, value in run_config.items() if name != "work"},
+        xla=config.xla,
         after_epoch=after_epoch,
     )
     share = Share(worker_index, num_workers)
-    run_stages(config, Path(run_config["dataset"]["dir"]), share, place)
+    work = {name: run_config["work"][name] for name in stages}
+    run_stages(config, Path(run_config["dataset"]["dir"]), share, place, work)
 
 
 def _check_keras(keras: Any) -> None:

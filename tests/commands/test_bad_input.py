@@ -267,3 +267,43 @@ def test_a_disk_that_becomes_full_leaves_nothing_that_looks_whole(full_disk, tmp
     line = refusal("miniature", "--output", full_disk / "out", *arguments, cwd=tmp_path)
     assert f"got {os.strerror(errno.ENOSPC)}. " in line
     assert [path.name for path in full_disk.iterdir()] == ["out.log"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mj-lat", "--preset", "demo"], "Command train: expected --dataset, got none"),
+        (["--preset", "demo", "--dataset", "data"], "Command train: expected VARIANT, got none"),
+        (
+            ["mj-lat", "--level", "2", "--preset", "demo", "--dataset", "data"],
+            "Option --level: expected a single-level variant, got mj-lat",
+        ),
+        (["--resume", "none"], "Run none: expected one that was started, got none"),
+        (
+            ["lat", "--resume", "run", "--seed", "3"],
+            "Option --resume: expected no settings beside it, got variant, seed",
+        ),
+    ],
+)
+def test_what_train_cannot_do_together(arguments, message, tmp_path):
+    line = refusal("train", *arguments, cwd=tmp_path)
+    assert line.startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_stage_and_nothing_to_take_over(tmp_path):
+    files = {
+        "data/dataset_info.json": {"name": "d", "configName": "c", "version": "1.0.0"},
+        "data/metadata.json": {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}},
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    where = ("--preset", "demo", "--dataset", "data", "--output", "run")
+    line = refusal("train", "lat", *where, "--stages-only", "image,jnd4", cwd=tmp_path)
+    assert line == (
+        "Option --stages-only: expected some of image, jnd1, jnd2, jnd3, lat-jnd1, lat-jnd2, "
+        "lat-jnd3, got jnd4. Correct the name."
+    )
+    line = refusal("train", "lat", *where, "--from", "nothing", cwd=tmp_path)
+    assert line.startswith("Models of nothing: expected one of image.keras, jnd1.keras, ")

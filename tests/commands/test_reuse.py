@@ -122,9 +122,8 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
     from beam_pipelines.miniature import mcl_jci as miniature_mcl_jci
     from beam_pipelines.miniature import videoset as miniature_videoset
     from beam_pipelines.rejects import MAX_REJECTED_SHARE
-    from laser_dist.models.variants import variant_named
+    from laser_dist.models.variants import VARIANTS
     from laser_dist.training.presets import PRESETS
-    from laser_dist.training.stages import stage_names
     from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci
     from tfds_builders.shard_writer import FILE_FORMATS
     from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
@@ -144,5 +143,4 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
         known = (like.num_sources, like.num_frames, like.max_sources)
         assert known == (settings.num_sources, settings.num_frames, max_sources)
         assert f"{settings.width}x{settings.height}" == datasets.RESOLUTIONS["miniature"]
-    for variant, stages in train.STAGES.items():
-        assert stage_names(variant_named(variant)) == stages
+    assert train.VARIANTS == tuple(variant.name for variant in VARIANTS)

@@ -13,7 +13,7 @@ import pathlib, sys, time
 from laser_dist.commands import main, train
 from laser_dist.training import ray_entry, runs
 
-def endless(config, watch):
+def endless(config, groups, watch):
     import ray
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -26,7 +26,9 @@ def endless(config, watch):
     ray.get(work.remote(str(pathlib.Path("working").absolute())))
 
 ray_entry.train = endless
-runs.start_run = lambda *_: {"variant": "mj-lat", "training": {"cluster": {"num_workers": 1}}}
+runs.start_run = lambda run_dir, training, _: {
+    "variant": "mj-lat", "training": training, "dataset": {"fingerprint": "f"}
+}
 train.find_dataset = lambda path: path
 arguments = ["train", "mj-lat", "--preset", "demo", "--dataset", "x", "--output", "run"]
 sys.exit(main.run(arguments))

@@ -30,7 +30,7 @@ def test_values_that_cannot_be_drawn_are_left_out():
 
 
 def test_a_run_without_a_log_has_no_curves(tmp_path):
-    assert read_curves(tmp_path / "metrics.csv") == ()
+    assert read_curves(tmp_path / "metrics") == ()
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_a_run_without_a_log_has_no_curves(tmp_path):
 def test_a_log_of_another_form_is_named(tmp_path, text, got):
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(UserError, match=got):
-        read_curves(tmp_path / "metrics.csv")
+        read_curves(tmp_path)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from laser_dist.training.config import StageConfig
 from laser_dist.training.loop import make_optimizer
-from laser_dist.training.objectives import level_objective
+from laser_dist.training.objectives import LevelObjective
 from laser_dist.training.step import Batch, Stepper
 
 NUM_STEPS = 5
@@ -39,7 +39,7 @@ def train(strategy):
         optimizer.build(model.trainable_variables)
     start = model.get_weights()
     replicas = strategy.num_replicas_in_sync
-    stepper = Stepper(strategy, model, level_objective, optimizer, local_replicas=replicas)
+    stepper = Stepper(strategy, model, LevelObjective((1, 2)), optimizer, local_replicas=replicas)
     means = [stepper.train(batch) for batch in batches()]
     means += [stepper.measure(batch) for batch in batches()]
     plain = [{name: (one.total, one.count) for name, one in each.items()} for each in means]

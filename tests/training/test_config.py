@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from laser_dist.errors import UserError
 from laser_dist.models.specs import BackboneSpec, HeadSpec
+from laser_dist.models.variants import VARIANTS
 from laser_dist.training.config import (
     ClusterConfig,
     StageConfig,
@@ -42,8 +43,10 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         epochs=st.integers(1, 500),
         batch_size=st.integers(1, 8).map(lambda each: each * devices),
         learning_rate=POSITIVE,
-        schedule=st.sampled_from(["constant", "cosine"]),
+        schedule=st.sampled_from(["constant", "cosine", "plateau"]),
         clip_norm=POSITIVE,
+        weight_decay=st.floats(0, 9),
+        early_stopping=st.none() | st.integers(1, 9),
         flips=st.booleans(),
         crop=st.none() | squares.map(lambda count: 16 * count),
         crops_per_frame=st.integers(1, 9),
@@ -57,7 +60,9 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         dense=SIZES,
         shared_dense=st.booleans(),
         pooling=st.sampled_from(["flatten", "average"]),
-        output=st.sampled_from(["linear", "relu"]),
+        output=st.just("linear"),
+        ordered=st.booleans(),
+        spread=st.booleans(),
         knee=st.none() | POSITIVE,
     )
     return TrainingConfig(
@@ -66,9 +71,14 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         head=draw(heads),
         image=draw(stages),
         jnd=draw(stages),
-        heads=draw(stages),
+        heads=replace(draw(stages), crop=None),
+        joint=replace(draw(stages), crop=None, mixup=0.0),
+        levels=draw(st.sampled_from([(1,), (1, 3), (1, 2, 3)])),
         cluster=cluster,
         seed=draw(st.integers(0, 2**31 - 1)),
+        precision=draw(st.sampled_from(["float32", "bfloat16"])),
+        xla=draw(st.booleans()),
+        feature_cache=draw(st.booleans()),
     )
 
 
@@ -81,6 +91,7 @@ def config(**changes):
         "image": stage,
         "jnd": stage,
         "heads": stage,
+        "joint": stage,
         "cluster": ClusterConfig(num_workers=1),
     }
     return TrainingConfig(**fields | changes)
@@ -91,10 +102,12 @@ def test_a_config_survives_a_file(original):
     assert from_dict(json.loads(json.dumps(to_dict(original)))) == original
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: each.name)
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_a_config_that_survives_a_file(name):
-    preset = PRESETS[name]()
+def test_every_preset_is_a_config_that_survives_a_file(name, variant):
+    preset = PRESETS[name](variant)
     assert isinstance(preset, TrainingConfig)
+    assert preset.variant == variant.name
     assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
 
 
@@ -133,7 +146,7 @@ def test_an_override_changes_its_setting_alone_and_the_last_one_counts():
 
 def test_workers_and_the_batches_that_fit_them_change_together():
     # Neither alone is allowed: 4 examples do not fit 3 workers, nor do 3 fit 2.
-    batch_sizes = [f"{stage}.batch_size=3" for stage in ("image", "jnd", "heads")]
+    batch_sizes = [f"{stage}.batch_size=3" for stage in ("image", "jnd", "heads", "joint")]
     start = config(cluster=ClusterConfig(num_workers=2))
     for assignments in (
         ["cluster.num_workers=3", *batch_sizes],
@@ -171,7 +184,10 @@ def test_an_unknown_key_in_a_file_lists_the_known_ones():
         ("image.flips=yes", r"Setting image\.flips: expected bool, got yes\."),
         ("image.crop=whole", r"Setting image\.crop: expected int \| None, got whole\."),
         ("head.filters=8,x", r"head\.filters: expected tuple\[int, \.\.\.\], got 8,x\."),
-        ("jnd.schedule=linear", r"jnd\.schedule: expected one of constant, cosine, got linear\."),
+        (
+            "jnd.schedule=linear",
+            "expected one of constant, cosine, plateau, got linear",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_refused(assignment, message):
@@ -189,6 +205,14 @@ def test_a_value_of_another_type_is_refused(assignment, message):
         ("heads.clip_norm=-1", r"clip_norm: expected above 0 and finite, got -1\.0"),
         ("heads.mixup=-0.1", r"mixup: expected 0 or more and finite, got -0\.1"),
         ("heads.mixup=inf", "mixup: expected 0 or more and finite, got inf"),
+        ("heads.crop=16", "Setting heads.crop: expected none: levels are those of whole frames"),
+        ("joint.crop=16", "Setting joint.crop: expected none"),
+        ("joint.mixup=1", "Setting joint.mixup: expected 0: frames are not blended"),
+        ("jnd.early_stopping=0", "early_stopping: expected none or 1 or more, got 0"),
+        ("jnd.weight_decay=-1", r"weight_decay: expected 0 or more and finite, got -1\.0"),
+        ("levels=2,1", r"Setting levels: expected some of 1,2,3, ascending, got \(2, 1\)"),
+        ("levels=4", "Setting levels: expected some of 1,2,3"),
+        ("levels=", "Setting levels: expected some of 1,2,3"),
         ("image.crop=48", r"Setting image\.crop: expected at most 32, .* got 48"),
         ("seed=-1", "Setting seed: expected from 0 to"),
         ("image.crop=24", "crop: expected none or a multiple of 16, got 24"),
@@ -205,7 +229,7 @@ def test_a_value_that_makes_no_sense_is_refused(assignment, message):
 
 
 def test_a_schedule_that_is_not_known_is_refused_in_python_too():
-    with pytest.raises(UserError, match="schedule: expected one of constant, cosine, got linear"):
+    with pytest.raises(UserError, match="expected one of constant, cosine, plateau, got linear"):
         StageConfig(epochs=1, schedule="linear")
 
 
@@ -213,12 +237,13 @@ def test_a_schedule_that_is_not_known_is_refused_in_python_too():
     num_workers=st.integers(1, 4),
     gpus_per_worker=st.integers(0, 3),
     batch_size=st.integers(1, 24),
-    stage=st.sampled_from(["image", "jnd", "heads"]),
+    stage=st.sampled_from(["image", "jnd", "heads", "joint"]),
 )
 def test_a_batch_must_fit_the_workers_devices(num_workers, gpus_per_worker, batch_size, stage):
     devices = num_workers * (gpus_per_worker or 1)  # without a GPU a worker has one device
     changes = {
-        name: StageConfig(epochs=1, batch_size=devices) for name in ("image", "jnd", "heads")
+        name: StageConfig(epochs=1, batch_size=devices)
+        for name in ("image", "jnd", "heads", "joint")
     }
     changes[stage] = StageConfig(epochs=1, batch_size=batch_size)
     cluster = ClusterConfig(num_workers=num_workers, gpus_per_worker=gpus_per_worker)

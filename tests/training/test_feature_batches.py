@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_fakes import assert_same_steps, batches, joined, shares
+from training_fakes import ArrayFeatures, assert_same_steps, batches, joined, shares
 
-from laser_dist.training.data import FeatureBatches, has_level, num_steps
+from laser_dist.training.features import FeatureBatches
+from laser_dist.training.labels import has_level
+from laser_dist.training.order import num_steps
 
 
 @st.composite
@@ -17,8 +19,9 @@ def feature_batches(draw, **fixed):
     unit = np.eye(count, dtype=np.float16).reshape(count, 1, 1, 1, count)
     features = np.stack([unit * (version + 1) for version in range(num_versions)])
     settings = {
-        "features": features,
-        "levels": np.eye(count, dtype=np.float32),
+        "features": ArrayFeatures.of(features),
+        "num_versions": num_versions,
+        "targets": np.eye(count, dtype=np.float32),
         "batch_size": 6 * draw(st.integers(1, 2)),
         "seed": draw(st.integers(0, 99)),
         "mixup": draw(st.sampled_from([0.0, 1.0])),
@@ -30,7 +33,7 @@ def feature_batches(draw, **fixed):
 def test_an_epoch_sees_the_features_of_every_example_once(source, num_workers):
     steps = joined(source, num_workers)
     inputs, targets = (np.concatenate(parts) for parts in zip(*steps, strict=True))
-    assert sorted(targets.argmax(1)) == list(range(len(source.levels)))
+    assert sorted(targets.argmax(1)) == list(range(len(source.targets)))
     np.testing.assert_array_equal(inputs.reshape(targets.shape) > 0, targets > 0)
 
 
@@ -41,7 +44,7 @@ def test_workers_see_together_the_features_that_one_would_see(source, num_worker
 
 @given(source=feature_batches(), num_workers=st.sampled_from([1, 2, 3]))
 def test_padding_of_features_weighs_nothing(source, num_workers):
-    own, count = source.batch_size // num_workers, len(source.levels)
+    own, count = source.batch_size // num_workers, len(source.targets)
     weights = np.stack(
         [[batch.weights for batch in share.epoch(0)] for share in shares(source, num_workers)],
         axis=1,
@@ -53,14 +56,18 @@ def test_padding_of_features_weighs_nothing(source, num_workers):
 @given(source=feature_batches(seed=None))
 def test_without_a_seed_features_are_as_stored(source):
     inputs, targets = (np.concatenate(parts) for parts in zip(*joined(source, 1), strict=True))
-    np.testing.assert_array_equal(inputs, source.features[0, :, 0])
-    np.testing.assert_array_equal(targets, source.levels)
+    np.testing.assert_array_equal(inputs, source.features.array[0, :, 0])
+    np.testing.assert_array_equal(targets, source.targets)
 
 
 def test_features_come_in_another_order_and_version_in_each_epoch():
     features = np.arange(2 * 9, dtype=np.float16).reshape(2, 9, 1, 1, 1, 1)
     source = FeatureBatches(
-        features=features, levels=np.zeros((9, 1), np.float32), batch_size=3, seed=1
+        features=ArrayFeatures.of(features),
+        targets=np.zeros((9, 1), np.float32),
+        batch_size=3,
+        seed=1,
+        num_versions=2,
     )
     epochs = [np.ravel([inputs for inputs, _ in joined(source, 1, epoch)]) for epoch in range(20)]
     assert len({tuple(epoch % 9) for epoch in epochs}) == 20
@@ -71,7 +78,7 @@ def test_features_come_in_another_order_and_version_in_each_epoch():
 @given(source=feature_batches(mixup=1.0))
 @settings(max_examples=30)
 def test_features_and_levels_are_blended_alike_of_two_examples(source):
-    steps = joined(replace(source, features=source.features[:1]), 1)
+    steps = joined(replace(source, num_versions=1), 1)
     inputs, targets = (np.concatenate(parts) for parts in zip(*steps, strict=True))
     np.testing.assert_array_equal(inputs.reshape(targets.shape), targets)
     np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
@@ -102,25 +109,25 @@ def test_the_share_of_a_blend_is_beta_distributed():
 def gappy_batches(draw, **fixed):
     """Features as of `feature_batches`; any of the three levels of any example may be missing."""
     source = draw(feature_batches(**fixed))
-    count = source.features.shape[1]
+    count = len(source.targets)
     flags = draw(st.lists(st.booleans(), min_size=3 * count, max_size=3 * count))
     levels = np.arange(count, dtype=np.float32)[:, None] + np.float32([100, 200, 300])
     levels[np.array(flags).reshape(count, 3)] = np.nan
-    return replace(source, levels=levels)
+    return replace(source, targets=levels)
 
 
 @given(source=gappy_batches(), num_workers=st.sampled_from([1, 2, 3]), epoch=st.integers(0, 3))
 def test_a_blend_lacks_what_one_of_its_examples_lacks(source, num_workers, epoch):
-    source = replace(source, features=source.features[:1])
+    source = replace(source, num_versions=1)
     steps = joined(source, num_workers, epoch)
-    usable = int(has_level(source.levels).sum())
+    usable = int(has_level(source.targets).sum())
     assert len(steps) == num_steps(usable, source.batch_size)
     assert sum(len(inputs) for inputs, _ in steps) == usable
     for inputs, targets in steps:
         assert np.isfinite(inputs).all()
         for parts, levels in zip(inputs.reshape(len(targets), -1), targets, strict=True):
             seen = np.flatnonzero(parts)  # which examples, by the places of their unit vectors
-            expected = parts[seen] @ source.levels[seen]  # NaN where one of them lacks it
+            expected = parts[seen] @ source.targets[seen]  # NaN where one of them lacks it
             np.testing.assert_allclose(levels, expected, rtol=1e-5)
             assert np.isfinite(levels).any()
     assert_same_steps(steps, joined(source, 1, epoch))
@@ -133,7 +140,7 @@ def test_every_example_that_has_a_level_is_seen_once(source):
         for inputs, _ in joined(source, 1)
         for row in inputs.reshape(len(inputs), -1)
     ]
-    assert sorted(seen) == np.flatnonzero(has_level(source.levels)).tolist()
+    assert sorted(seen) == np.flatnonzero(has_level(source.targets)).tolist()
 
 
 @given(num_branches=st.sampled_from([1, 3]))
@@ -141,7 +148,9 @@ def test_each_branch_has_its_features(num_branches):
     features = np.arange(1 * 4 * num_branches * 2 * 1 * 1, dtype=np.float16)
     features = features.reshape(1, 4, num_branches, 2, 1, 1)
     source = FeatureBatches(
-        features=features, levels=np.zeros((4, num_branches), np.float32), batch_size=4
+        features=ArrayFeatures.of(features),
+        targets=np.zeros((4, num_branches), np.float32),
+        batch_size=4,
     )
     (batch,) = source.epoch(0)
     inputs = [batch.inputs] if num_branches == 1 else batch.inputs
@@ -149,4 +158,3 @@ def test_each_branch_has_its_features(num_branches):
     assert len(inputs) == num_branches
     for branch, values in enumerate(inputs):
         np.testing.assert_array_equal(values, features[0, :, branch])
-        assert values.dtype == np.float32

@@ -6,16 +6,19 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from laser_dist.training import logs
-from laser_dist.training.logs import EVENTS_FILE, METRICS_FILE, TENSORBOARD_FOLDER, RunLog
+from laser_dist.training.logs import METRICS_FOLDER, TENSORBOARD_FOLDER, RunLog, events_path
 
 
 def rows(run_dir):
-    with (run_dir / METRICS_FILE).open(newline="") as file:
-        return list(csv.DictReader(file))
+    found = []
+    for path in sorted((run_dir / METRICS_FOLDER).glob("*.csv")):
+        with path.open(newline="") as file:
+            found += csv.DictReader(file)
+    return found
 
 
 def events(run_dir):
-    return [json.loads(line) for line in (run_dir / EVENTS_FILE).read_text().splitlines()]
+    return [json.loads(line) for line in events_path(run_dir, "events").read_text().splitlines()]
 
 
 def test_every_figure_of_an_epoch_is_a_row(tmp_path):
@@ -38,7 +41,7 @@ def test_a_later_attempt_replaces_what_was_said_of_its_epochs_and_no_more(tmp_pa
     told = [(row["stage"], row["epoch"], row["value"]) for row in rows(tmp_path)]
     kept = [("image", "1", "1"), ("image", "2", "2"), ("image", "10", "10"), ("jnd1", "1", "1")]
     assert told == [*kept, ("jnd1", "2", "20")]
-    assert not list((tmp_path / METRICS_FILE).parent.glob("*.unfinished"))
+    assert not list((tmp_path / METRICS_FOLDER).glob("*.unfinished"))
 
 
 def test_tensorboard_reads_the_same_figures(tmp_path):

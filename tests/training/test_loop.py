@@ -5,12 +5,13 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import linear_model, linear_stage, place
 
 from laser_dist.training.config import StageConfig
-from laser_dist.training.logs import METRICS_FILE
+from laser_dist.training.logs import METRICS_FOLDER
 from laser_dist.training.loop import make_optimizer, train_stage
 
 RNG = np.random.default_rng(0)
@@ -46,9 +47,9 @@ def noisy_stage(start=START, **changes):
 
 
 def figures(run_dir):
-    """Of `metrics.csv`, but for the times."""
-    with (run_dir / METRICS_FILE).open(newline="") as file:
-        return [row for row in csv.reader(file) if row[2] != "seconds"]
+    """As logged, but for the times."""
+    with (run_dir / METRICS_FOLDER / "tiny.csv").open(newline="") as file:
+        return [row for row in csv.reader(file) if row[2] not in ("seconds", "input_wait")]
 
 
 def interrupt(stage, run_dir, epoch, step):
@@ -119,6 +120,7 @@ def test_figures_are_means_over_examples_of_unequal_batches(tmp_path):
     expected = {"loss": errors.mean(), "jnd1": errors[:, 0].mean(), "jnd2": errors[:, 1].mean()}
     (figures_of_epoch,) = told
     assert figures_of_epoch.pop("seconds") > 0
+    assert figures_of_epoch.pop("input_wait") >= 0
     both = expected | {f"val_{name}": value for name, value in expected.items()}
     assert figures_of_epoch == pytest.approx(both, rel=1e-5)
 
@@ -147,7 +149,10 @@ def test_a_level_that_no_example_of_an_epoch_has_has_no_figure(tmp_path):
     levels = np.where([True, False], LEVELS, np.nan)
     stage = linear_stage(START, FEATURES, levels, epochs=2, learning_rate=0.05)
     train_stage(stage, place(tmp_path, after_epoch=told.append))
-    assert told[1].keys() == {"loss", "jnd1", "val_loss", "val_jnd1", "seconds"}
+    assert told[1].keys() == {
+        "loss", "jnd1", "val_loss", "val_jnd1", "seconds", "input_wait",
+    }  # fmt: skip
+
     # Nothing was learnt of the other level: not a bit of its weights has moved, and none is NaN.
     weights = stage.model.get_weights()[0]
     np.testing.assert_array_equal(weights[:, 1], START[:, 1])
@@ -223,3 +228,85 @@ def test_a_gradient_is_clipped_to_its_norm_over_all_weights():
     # parts, whose norm is 2.
     momentum = next(v.numpy() for v in optimizer.variables if "momentum" in v.path)
     np.testing.assert_allclose(momentum, 0.1 * 2 / math.sqrt(6), rtol=1e-5)
+
+
+def test_a_stage_ends_early_when_validation_no_longer_improves(tmp_path):
+    stage = rising_stage(epochs=50)
+    stage = replace(stage, settings=replace(stage.settings, early_stopping=3))
+    progress = train_stage(stage, place(tmp_path))
+    assert (progress.best_epoch, progress.epochs_done) == (2, 5)
+    assert train_stage(stage, place(tmp_path)) == progress
+
+
+def test_on_a_plateau_the_rate_is_halved_also_in_a_resumed_training(tmp_path):
+    def stage():
+        made = rising_stage(epochs=12)
+        return replace(made, settings=replace(made.settings, schedule="plateau"))
+
+    unbroken = stage()
+    weights = []
+    train_stage(
+        unbroken,
+        place(
+            tmp_path / "a",
+            after_epoch=lambda _: weights.append(unbroken.model.get_weights()[0].item()),
+        ),
+    )
+    # The best epoch is the second, so the rate falls after the seventh: 0.1 an epoch, then 0.05.
+    np.testing.assert_allclose(np.diff(weights)[:6], 0.1, rtol=0.01)
+    np.testing.assert_allclose(np.diff(weights)[6:], 0.05, rtol=0.01)
+    interrupt(stage(), tmp_path / "b", epoch=9, step=1)
+    again = []
+    resumed = stage()
+    train_stage(
+        resumed,
+        place(
+            tmp_path / "b",
+            after_epoch=lambda _: again.append(resumed.model.get_weights()[0].item()),
+        ),
+    )
+    assert again == weights[8:]
+
+
+def test_weight_decay_spares_biases_and_norms():
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
+    )
+    settings = StageConfig(epochs=1, learning_rate=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(settings, 1)
+    optimizer.build(model.trainable_variables)
+    model.set_weights([np.ones(each.shape) for each in model.get_weights()])
+    gradients = [tf.zeros(each.shape) for each in model.trainable_variables]
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    left = {each.path.split("/")[-1]: each.numpy() for each in model.trainable_variables}
+    np.testing.assert_allclose(left.pop("kernel"), 0.95)
+    assert left.keys() == {"bias", "gamma", "beta"}
+    for values in left.values():
+        np.testing.assert_array_equal(values, 1)
+
+
+def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
+    stage = noisy_stage()
+    broken = replace(stage, training=Breaking(stage.training, 3, 2, math.nan))
+    with pytest.raises(FloatingPointError) as caught:
+        train_stage(broken, place(tmp_path))
+    kept = tmp_path / "checkpoints" / "tiny" / "epoch-002"
+    assert "Stage tiny, epoch 3, step 2" in str(caught.value)
+    assert f"Last good checkpoint: {kept}." in str(caught.value)
+    assert kept.is_dir()
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_the_share_of_time_that_is_waited_is_logged(tmp_path, xla):
+    told = []
+    train_stage(noisy_stage(), replace(place(tmp_path, after_epoch=told.append), xla=xla))
+    assert all(0 <= figures["input_wait"] <= 1 for figures in told)
+
+
+def test_xla_takes_the_same_steps(tmp_path):
+    stages = [noisy_stage(), noisy_stage()]
+    for xla, stage in zip([False, True], stages, strict=True):
+        train_stage(stage, replace(place(tmp_path / str(xla)), xla=xla))
+    plain, compiled = (stage.model.get_weights() for stage in stages)
+    for ours, theirs in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)

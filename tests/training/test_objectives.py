@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from laser_dist.training.objectives import frame_objective, level_objective
+from laser_dist.training.objectives import JointObjective, LevelObjective, frame_objective
 
 
 def test_the_error_of_a_frame_is_the_mean_over_its_pixels_and_channels():
@@ -26,7 +27,7 @@ def test_a_frame_of_bytes_is_not_wrapped_around():
 def test_the_error_of_levels_is_the_mean_of_their_absolute_errors():
     levels = np.array([[20, 30, 40], [25, 25, 25]], np.float32)
     targets = np.array([[21, 28, 40], [25, 28, 31]], np.float32)
-    values = level_objective(levels, targets)
+    values = LevelObjective()(levels, targets)
     assert list(values) == ["loss", "jnd1", "jnd2", "jnd3"]
     np.testing.assert_array_equal(values["jnd1"], [1, 0])
     np.testing.assert_array_equal(values["jnd2"], [2, 3])
@@ -37,7 +38,7 @@ def test_the_error_of_levels_is_the_mean_of_their_absolute_errors():
 def test_missing_levels_are_left_out_of_the_error():
     levels = np.array([[20, 30, 40], [25, 25, 25], [1, 2, 3]], np.float32)
     targets = np.array([[21, 28, np.nan], [np.nan, np.nan, 31], [np.nan] * 3], np.float32)
-    values = level_objective(levels, targets)
+    values = LevelObjective()(levels, targets)
     np.testing.assert_array_equal(values["jnd1"], [1, np.nan, np.nan])
     np.testing.assert_array_equal(values["jnd2"], [2, np.nan, np.nan])
     np.testing.assert_array_equal(values["jnd3"], [np.nan, 6, np.nan])
@@ -48,7 +49,7 @@ def test_a_missing_level_moves_nothing():
     levels = tf.Variable([[20.0, 30.0, 40.0], [25.0, 25.0, 25.0]])
     targets = np.array([[21, 28, np.nan], [np.nan, np.nan, np.nan]], np.float32)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(level_objective(levels, targets)["loss"])
+        loss = tf.reduce_sum(LevelObjective()(levels, targets)["loss"])
     gradient = tape.gradient(loss, levels).numpy()
     np.testing.assert_allclose(gradient, [[-1 / 2, 1 / 2, 0], [0, 0, 0]], rtol=1e-6)
 
@@ -62,7 +63,7 @@ def test_where_no_level_is_missing_not_a_bit_differs_from_the_plain_mean(batch, 
     def both(levels):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(levels)
-            ours = level_objective(levels, targets)["loss"]
+            ours = LevelObjective()(levels, targets)["loss"]
             plain = tf.reduce_mean(tf.abs(levels - targets), axis=1)
         return (ours, tape.gradient(ours, levels)), (plain, tape.gradient(plain, levels))
 
@@ -74,10 +75,54 @@ def test_where_no_level_is_missing_not_a_bit_differs_from_the_plain_mean(batch, 
 def test_each_example_is_measured_by_itself(num_levels, batch, seed):
     rng = np.random.default_rng(seed)
     levels, targets = rng.uniform(0, 51, size=(2, batch, num_levels)).astype(np.float32)
-    together = level_objective(levels, targets)
+    objective = LevelObjective((1, 2, 3) if num_levels == 3 else (2,))
+    together = objective(levels, targets)
     assert len(together) == 1 + num_levels
     for index in range(batch):
-        alone = level_objective(levels[index : index + 1], targets[index : index + 1])
+        alone = objective(levels[index : index + 1], targets[index : index + 1])
         for name, values in together.items():
             assert values.shape == (batch,)
             assert values[index].numpy() == pytest.approx(alone[name][0].numpy())
+
+
+@pytest.mark.parametrize("higher_is_worse", [True, False])
+def test_the_likelihood_is_that_of_the_samples_under_a_normal_distribution(higher_is_worse):
+    rng = np.random.default_rng(0)
+    samples = rng.normal(31, 4, size=(2, 3, 20))
+    level, spread = np.full((2, 3), 28.0), np.full((2, 3), 5.0)
+    sign = 1 if higher_is_worse else -1
+    mean = level + sign * norm.ppf(0.75) * spread
+    expected = -norm.logpdf(samples, mean[..., None], spread[..., None]).mean((1, 2))
+    targets = np.stack([level, samples.mean(2), samples.var(2)], -1).astype(np.float32)
+    predictions = np.stack([level, spread], -1).astype(np.float32)
+    values = LevelObjective((1, 2, 3), True, higher_is_worse)(predictions, targets)
+    # The least spread that is ever computed with makes 5 a little larger.
+    np.testing.assert_allclose(values["likelihood"], expected, rtol=2e-3)
+    np.testing.assert_allclose(values["loss"], expected, rtol=2e-3)  # the levels are right
+
+
+def test_what_has_no_samples_has_no_likelihood_and_its_level_counts():
+    predictions = tf.Variable([[[20.0, 3.0], [30.0, 3.0]], [[20.0, 3.0], [30.0, 3.0]]])
+    nan = np.nan
+    targets = np.array([[[21, 22, 9], [33, nan, nan]], [[nan] * 3, [31, nan, nan]]], np.float32)
+    with tf.GradientTape() as tape:
+        values = LevelObjective((1, 2), True)(predictions, targets)
+        loss = tf.reduce_sum(values["loss"])
+    np.testing.assert_array_equal(values["jnd2"], [3, 1])
+    np.testing.assert_array_equal(values["jnd1"], [1, nan])
+    assert np.isfinite(values["likelihood"][0])
+    assert np.isnan(values["likelihood"][1])
+    assert values["loss"][1] == 1
+    gradient = tape.gradient(loss, predictions).numpy()
+    assert np.isfinite(gradient).all()
+    assert (gradient[1, 0] == 0).all()
+
+
+def test_the_joint_loss_is_weighted_as_published():
+    frames, their_frames = np.full((1, 2, 2, 3), 10.0), np.full((1, 2, 2, 3), 20.0)
+    values = JointObjective(LevelObjective((2,)))(
+        [frames, np.array([[30.0]])], [their_frames, np.array([[33.0]])]
+    )
+    np.testing.assert_allclose(values["loss"], [0.01 * 100 + 0.99 * 3], rtol=1e-6)
+    np.testing.assert_allclose(values["frame"], [100])
+    np.testing.assert_allclose(values["jnd2"], [3])

@@ -1,17 +1,18 @@
 import csv
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+from runs_of_stages import run_all
 from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, GappyPairs, place
 
 from laser_dist.errors import UserError
+from laser_dist.models.answer import Answer, answer_of
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.training.config import StageConfig, TrainingConfig
-from laser_dist.training.data import Share
-from laser_dist.training.logs import METRICS_FILE
-from laser_dist.training.stages import run_stages
+from laser_dist.training.logs import METRICS_FOLDER
 
 FRAMES = StageConfig(epochs=1, batch_size=4, learning_rate=1e-3, crop=16)
 CONFIG = TrainingConfig(
@@ -21,6 +22,7 @@ CONFIG = TrainingConfig(
     image=FRAMES,
     jnd=FRAMES,
     heads=StageConfig(epochs=2, batch_size=4, learning_rate=1e-3, flips=True, mixup=1.0),
+    joint=StageConfig(epochs=2, batch_size=4, learning_rate=1e-3, flips=True),
 )
 
 
@@ -34,20 +36,96 @@ def test_a_level_that_a_split_lacks_is_refused_before_anything_is_learnt(tmp_pat
     builder = ThirdLevelUnseen(data_dir=tmp_path / "data")
     builder.download_and_prepare()
     with pytest.raises(UserError, match="of split validation that has jnd3, got none of 2"):
-        run_stages(CONFIG, builder.data_path, Share(), place(tmp_path / "run"))
+        run_all(CONFIG, builder.data_path, place(tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.slow
-def test_a_whole_run_learns_around_missing_levels(gappy_dir, tmp_path):
-    keras.utils.set_random_seed(CONFIG.seed)  # as a worker does: the head's first weights
-    run_stages(CONFIG, gappy_dir, Share(), place(tmp_path))
-    predictor = keras.saving.load_model(tmp_path / "models" / "predictor.keras", compile=False)
+def trained(config, dataset_dir, run_dir):
+    """Runs all stages; gives the predictor and every figure that was logged."""
+    run_all(config, dataset_dir, place(run_dir))
+    predictor = keras.saving.load_model(run_dir / "models" / "predictor.keras", compile=False)
     assert isinstance(predictor, keras.Model)
+    figures = []
+    for path in (run_dir / METRICS_FOLDER).glob("*.csv"):
+        with path.open(newline="") as file:
+            figures += csv.DictReader(file)
+    return predictor, figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["lat", "rec", "e2e-lat", "e2e-rec", "mj-lat", "mj-rec"])
+def test_every_variant_learns_around_missing_levels(gappy_dir, tmp_path, variant):
+    config = replace(CONFIG, variant=variant)
+    predictor, figures = trained(config, gappy_dir, tmp_path)
     assert all(np.isfinite(values).all() for values in predictor.get_weights())
-    with (tmp_path / METRICS_FILE).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert all(math.isfinite(float(row["value"])) for row in rows)
+    assert all(math.isfinite(float(row["value"])) for row in figures)
+    assert answer_of(predictor) == Answer(
+        variant=variant, levels=(1, 2, 3), scale="QP", simulated=True
+    )
     levels = predictor(np.zeros((1, HEIGHT, WIDTH, 3), np.float32))
     # Biases start at the means of the levels that are there: about 23, 28 and 33.
     np.testing.assert_allclose(levels, [[23, 27.7, 32.8]], atol=3)
+
+
+@pytest.mark.slow
+def test_one_level_alone_can_be_trained(gappy_dir, tmp_path):
+    config = replace(CONFIG, variant="lat", levels=(2,))
+    predictor, _ = trained(config, gappy_dir, tmp_path)
+    assert answer_of(predictor).levels == (2,)
+    assert predictor.output_shape == (None, 1)
+    names = {path.stem for path in (tmp_path / "models").glob("*.keras")}
+    assert names == {"image", "jnd2", "lat-jnd2", "predictor"}
+
+
+@pytest.mark.slow
+def test_stages_that_are_done_are_not_trained_again(dataset_dir, tmp_path):
+    first, _ = trained(CONFIG, dataset_dir, tmp_path)
+    (tmp_path / "models" / "mj-lat.json").unlink()  # as if the head had not been finished
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*/*")}
+    second, _ = trained(CONFIG, dataset_dir, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*/*")} == before
+    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_run_without_kept_features_ends_where_one_with_them_does(dataset_dir, tmp_path):
+    settings = replace(CONFIG.heads, epochs=1)
+    kept, _ = trained(replace(CONFIG, heads=settings), dataset_dir, tmp_path / "kept")
+    fresh, _ = trained(
+        replace(CONFIG, heads=settings, feature_cache=False), dataset_dir, tmp_path / "fresh"
+    )
+    assert not (tmp_path / "fresh" / "features").exists()
+    for ours, theirs in zip(kept.get_weights(), fresh.get_weights(), strict=True):
+        # Two steps of Adam at 1e-3, whose direction a rounding can turn where a gradient is near 0.
+        np.testing.assert_allclose(ours, theirs, atol=4.1e-3, rtol=1e-2)
+    frames = np.random.default_rng(0).uniform(0, 255, (4, HEIGHT, WIDTH, 3)).astype(np.float32)
+    np.testing.assert_allclose(kept(frames), fresh(frames), rtol=0.01)
+
+
+@pytest.mark.slow
+def test_bfloat16_learns_alike_and_saves_float32(dataset_dir, tmp_path):
+    policy = keras.config.dtype_policy()
+    exact, figures = trained(CONFIG, dataset_dir, tmp_path / "float32")
+    keras.config.set_dtype_policy("mixed_bfloat16")  # as a worker does
+    try:
+        config = replace(CONFIG, precision="bfloat16")
+        _, rough = trained(config, dataset_dir, tmp_path / "bfloat16")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    saved = tmp_path / "bfloat16" / "models" / "predictor.keras"
+    rounded = keras.saving.load_model(saved, compile=False)
+    assert {layer.compute_dtype for layer in rounded.layers} == {"float32"}
+
+    def loss(rows, stage):
+        (value,) = (
+            float(row["value"])
+            for row in rows
+            if (row["stage"], row["epoch"], row["metric"]) == (stage, "1", "val_loss")
+        )
+        return value
+
+    # A mean squared error of hundreds: what a frame in bfloat16 would be off by is 2 of 255.
+    assert loss(rough, "image") == pytest.approx(loss(figures, "image"), rel=0.02)
+    frames = np.zeros((1, HEIGHT, WIDTH, 3), np.float32)
+    np.testing.assert_allclose(rounded(frames), exact(frames), atol=0.5)

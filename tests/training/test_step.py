@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import linear_model
 
-from laser_dist.training.objectives import level_objective
+from laser_dist.training.objectives import LevelObjective
 from laser_dist.training.step import Batch, Mean, Stepper
 
 REPLICAS = Path(__file__).with_name("replicas.py")
@@ -63,7 +63,7 @@ def level_stepper():
     model = linear_model(np.array([[1.0, 2.0, -1.0], [0.5, -2.0, 3.0]]))
     optimizer.build(model.trainable_variables)
     stepper = Stepper(
-        tf.distribute.get_strategy(), model, level_objective, optimizer, local_replicas=1
+        tf.distribute.get_strategy(), model, LevelObjective(), optimizer, local_replicas=1
     )
     stepper.model = model
     return stepper

@@ -4,7 +4,7 @@ A pixel of the dataset says where it comes from: red is the example (plus 50 per
 row, blue the column. So a frame, a square or a mirror image can be told from its values.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -12,10 +12,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from laser_dist.training.config import StageConfig
-from laser_dist.training.data import FeatureBatches, Share
+from laser_dist.training.features import FeatureBatches, KeptFeatures
 from laser_dist.training.logs import RunLog
 from laser_dist.training.loop import Place, Stage
-from laser_dist.training.objectives import level_objective
+from laser_dist.training.objectives import LevelObjective
+from laser_dist.training.order import Share
 
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
@@ -113,7 +114,7 @@ def linear_stage(start, features, levels, *, validation=None, batch_size=2, **se
     return Stage(
         name="tiny",
         model=linear_model(start),
-        objective=level_objective,
+        objective=LevelObjective(tuple(range(1, 1 + np.shape(start)[1]))),
         settings=StageConfig(batch_size=batch_size, **settings),
         training=training,
         validation=batches(*kept, batch_size=batch_size),
@@ -121,10 +122,35 @@ def linear_stage(start, features, levels, *, validation=None, batch_size=2, **se
     )
 
 
+@dataclass(frozen=True)
+class ArrayRows:
+    """In place of files: row by row of an array."""
+
+    array: np.ndarray
+
+    def row(self, index):
+        return self.array[index]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayFeatures(KeptFeatures):
+    """Kept features of an array [V, N, branches, ...] in place of files."""
+
+    array: np.ndarray
+
+    @staticmethod
+    def of(array):
+        versions, _, branches = array.shape[:3]
+        rows = [[ArrayRows(array[v, :, b]) for v in range(versions)] for b in range(branches)]
+        return ArrayFeatures(rows, array)
+
+
 def batches(features, levels, **settings):
     """Batches of [E, N] features: as they come, or in an order of `seed`."""
     features, levels = np.asarray(features, np.float32), np.asarray(levels, np.float32)
-    return FeatureBatches(features=features[None, :, None], levels=levels, **settings)
+    return FeatureBatches(
+        features=ArrayFeatures.of(features[None, :, None]), targets=levels, **settings
+    )
 
 
 def shares(source, num_workers):
@@ -162,6 +188,6 @@ def place(run_dir, after_epoch=lambda _: None):
         is_chief=True,
         run_dir=run_dir,
         log=RunLog(run_dir, is_chief=True),
-        config={"seed": 3},
+        config={"dataset": {"scale": "QP", "simulated": True, "fingerprint": "abc"}},
         after_epoch=after_epoch,
     )

@@ -1,0 +1,310 @@
+"""How much faster than a plain `fit` training is, at the published size. Prints ratios.
+
+    python benchmarks/training.py              # all parts; about ten minutes on two cores
+    python benchmarks/training.py --part lat   # one of lat, mj-lat, e2e-lat, waiting, memory
+
+The reference is what one writes with Keras alone: the same graph, compiled and fitted on arrays in
+memory, frozen backbones computed anew in every epoch. Both take the same batches of 8 frames of
+640x352. Reference and ours take turns, and medians are compared: machines are noisy, so only
+figures of one run compare.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BATCH_SIZE = 8
+NUM_EXAMPLES = 16
+ROUNDS = 3
+WIDTH, HEIGHT = 640, 352
+LEVELS = (26.0, 30.0, 35.0)
+PARTS = ("lat", "mj-lat", "e2e-lat", "waiting", "memory")
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def compare(part: str) -> None:
+    """Reference and ours by turns, for one variant."""
+    variant_name = part
+    reference, ours, rounded = [], [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        theirs = reference_epoch(variant_name)
+        mine = our_epoch(variant_name, Path(scratch) / "float32")
+        for epoch in (theirs, mine):
+            epoch()  # builds the graph
+        for _ in range(ROUNDS):
+            reference.append(timed(theirs))
+            ours.append(timed(mine))
+        if variant_name == "e2e-lat":
+            if computes_in_bfloat16():
+                fast = our_epoch(variant_name, Path(scratch) / "bfloat16", bfloat16=True)
+                fast()
+                for _ in range(ROUNDS):
+                    reference.append(timed(theirs))
+                    rounded.append(timed(fast))
+            else:
+                print("e2e-lat in bfloat16   not measured: this processor does not compute in it")
+    told = {"plain fit": reference, "ours": ours, "ours, bfloat16": rounded}
+    base = statistics.median(reference)
+    for name, seconds in told.items():
+        if seconds:
+            middle = statistics.median(seconds)
+            each = middle / NUM_EXAMPLES
+            print(f"{part:<8} {name:<15} {each:.4f} s a sample  {base / middle:.2f} x", flush=True)
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Seconds that it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def arrays() -> tuple[Any, Any]:
+    """Frames of noise over gradients, and levels: what is learnt does not matter here."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 200, WIDTH)[None, None, :, None]
+    frames = ramp + rng.uniform(0, 55, (NUM_EXAMPLES, HEIGHT, WIDTH, 3))
+    levels = rng.normal(LEVELS, 3.0, (NUM_EXAMPLES, 3))
+    return frames.astype(np.float32), levels.astype(np.float32)
+
+
+def parts_of(variant_name: str) -> tuple[Any, list[Any], Any]:
+    """A variant, its backbones and its head, of published size and random weights."""
+    import keras
+
+    from laser_dist.models.autoencoder import build_autoencoder
+    from laser_dist.models.heads import build_head
+    from laser_dist.models.specs import BackboneSpec
+    from laser_dist.models.variants import variant_named
+
+    keras.utils.set_random_seed(0)
+    variant, spec = variant_named(variant_name), BackboneSpec()
+    backbones = [build_autoencoder(spec, name) for name in variant.required_backbones()]
+    head = build_head(
+        variant.published_head,
+        variant.feature_shape(spec),
+        levels=variant.num_levels,
+        initial_levels=LEVELS[: variant.num_levels],
+    )
+    return variant, backbones, head
+
+
+def reference_epoch(variant_name: str) -> Callable[[], None]:
+    """An epoch of Keras's own `fit`."""
+    import keras
+
+    from laser_dist.models.answer import Answer
+    from laser_dist.models.predictors import build_joint_model, build_predictor
+
+    variant, backbones, head = parts_of(variant_name)
+    frames, levels = arrays()
+    levels = levels[:, : variant.num_levels]
+    if variant.end_to_end:
+        model = build_joint_model(variant, backbones[0], head)
+        model.compile(keras.optimizers.Adam(1e-5), loss=["mse", "mae"], loss_weights=[0.01, 0.99])
+        targets = [frames, levels]
+    else:
+        answer = Answer(
+            variant=variant.name,
+            levels=(1, 2, 3)[: variant.num_levels],
+            scale="QP",
+            simulated=True,
+        )
+        model = build_predictor(backbones, [head], answer)
+        model.compile(keras.optimizers.Adam(1e-5), loss="mae")
+        targets = levels
+    return lambda: model.fit(frames, targets, batch_size=BATCH_SIZE, epochs=1, verbose=0)
+
+
+def our_epoch(variant_name: str, run_dir: Path, *, bfloat16: bool = False) -> Callable[[], None]:
+    """An epoch of our loop; of frozen backbones, on features that are kept in files."""
+    import keras
+    import tensorflow as tf
+
+    from laser_dist.models.predictors import build_joint_model, feature_extractor
+    from laser_dist.training.config import StageConfig
+    from laser_dist.training.loop import make_optimizer
+    from laser_dist.training.objectives import JointObjective, LevelObjective
+    from laser_dist.training.read_ahead import ReadAhead
+    from laser_dist.training.step import Batch, Stepper
+
+    keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else "float32")
+    variant, backbones, head = parts_of(variant_name)
+    keras.config.set_dtype_policy("float32")
+    frames, levels = arrays()
+    settings = StageConfig(epochs=300)
+    objective: Any = LevelObjective((1, 2, 3)[: variant.num_levels])
+    if variant.end_to_end:
+        model, objective = build_joint_model(variant, backbones[0], head), JointObjective(objective)
+    else:
+        model = head
+    optimizer = make_optimizer(settings, NUM_EXAMPLES // BATCH_SIZE)
+    optimizer.build(model.trainable_variables)
+    stepper = Stepper(tf.distribute.get_strategy(), model, objective, optimizer, 1)
+    if variant.end_to_end:
+        import numpy as np
+
+        def joint_batches() -> Any:
+            for start in range(0, NUM_EXAMPLES, BATCH_SIZE):
+                part = slice(start, start + BATCH_SIZE)
+                targets = [frames[part], levels[part, :1]]
+                yield Batch(frames[part], targets, np.ones(BATCH_SIZE, np.float32), BATCH_SIZE)
+
+        make: Callable[[], Any] = joint_batches
+    else:
+        extractors = [feature_extractor(variant, each) for each in backbones]
+        kept = kept_features(run_dir, [each.predict_on_batch(frames) for each in extractors])
+        batches = feature_batches(kept, levels[:, : variant.num_levels])
+        make = lambda: batches.epoch(1)  # noqa: E731
+
+    def epoch() -> None:
+        for batch in ReadAhead(make()):
+            stepper.train(batch)
+
+    return epoch
+
+
+def kept_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
+    """Features as a run keeps them, in one part."""
+    import numpy as np
+
+    from laser_dist.training.feature_files import FeatureFiles
+    from laser_dist.training.features import KeptFeatures
+
+    branches = []
+    for index, array in enumerate(arrays_of_branches):
+        files = FeatureFiles(folder / str(index), "train", 0, 1)
+        files.folder.mkdir(parents=True, exist_ok=True)
+        np.save(files.part_path(0), np.asarray(array, np.float16))
+        branches.append([files])
+    return KeptFeatures(branches)
+
+
+def feature_batches(kept: Any, levels: Any) -> Any:
+    """The batches of a head."""
+    from laser_dist.training.features import FeatureBatches
+
+    return FeatureBatches(features=kept, targets=levels, batch_size=BATCH_SIZE, seed=0)
+
+
+def tell_waiting() -> None:
+    """The share of its time that training waits for data, from a real dataset, on Ray."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        laser_jnd(
+            *("miniature", "--num-sources", "60"),
+            *("--qps", "22,30,38", "--output", str(folder / "videoset")),
+        )
+        laser_jnd(
+            *("build", "videoset_jnd", "--manual-dir", str(folder / "videoset"), "--config"),
+            *("miniature", "--model-size", f"{WIDTH}x{HEIGHT}", "--data-dir", str(folder / "data")),
+        )
+        small = ["image.crop=64", "image.epochs=1", "jnd.crop=64", "jnd.epochs=1"]
+        for variant, epochs in (("mj-lat", "heads.epochs=3"), ("e2e-lat", "joint.epochs=2")):
+            settings = [f"--set={each}" for each in (*small, epochs)]
+            settings += [] if variant == "mj-lat" else ["--level", "2"]
+            run = folder / variant
+            laser_jnd(
+                *("train", variant, "--preset", "paper", "--dataset", str(folder / "data")),
+                *("--output", str(run), "--set=cluster.cpus_per_worker=2", *settings),
+            )
+            stage = "mj-lat" if variant == "mj-lat" else "e2e-lat-jnd2"
+            rows = (run / "logs" / "metrics" / f"{stage}.csv").read_text().splitlines()[1:]
+            waits = [float(row.split(",")[3]) for row in rows if ",input_wait," in row]
+            # The first epoch's time holds the making of the graph.
+            print(f"waiting  {stage:<13} {100 * max(waits[1:]):.1f} % of an epoch", flush=True)
+
+
+def laser_jnd(*arguments: str) -> None:
+    """Runs a command as a user does."""
+    command = [sys.executable, "-m", "laser_dist.commands.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"status {done.returncode} of: {' '.join(arguments)}\n{done.stderr[-2000:]}")
+
+
+def tell_memory() -> None:
+    """Memory of a head's training with four times the examples over once."""
+    peaks = []
+    for count in (64, 256):
+        command = [sys.executable, __file__, "--memory-of", str(count)]
+        peaks.append(
+            int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        )
+        print(f"memory   mj-lat, {count:>3} examples  {peaks[-1] / 1e6:,.0f} MB", flush=True)
+    print(f"memory   four times the examples over once  {peaks[1] / peaks[0]:.3f}")
+
+
+def memory_of(count: int) -> None:
+    """Trains MJ-LAT's head on `count` examples; prints the bytes that the process holds then."""
+    import numpy as np
+    import tensorflow as tf
+
+    from laser_dist.training.config import StageConfig
+    from laser_dist.training.loop import make_optimizer
+    from laser_dist.training.objectives import LevelObjective
+    from laser_dist.training.read_ahead import ReadAhead
+    from laser_dist.training.step import Stepper
+
+    _, _, head = parts_of("mj-lat")
+    shape, rng = head.input_shape[0][1:], np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        kept = kept_features(folder, [np.zeros((1, *shape))] * 3)
+        for branch in kept.branches:
+            path = branch[0].part_path(0)
+            file = np.lib.format.open_memmap(path, "w+", np.float16, (count, *shape))
+            for index in range(count):
+                file[index] = rng.normal(size=shape)
+            del file
+        batches = feature_batches(kept, rng.normal(LEVELS, 3, (count, 3)).astype(np.float32))
+        optimizer = make_optimizer(StageConfig(epochs=1), 1)
+        optimizer.build(head.trainable_variables)
+        stepper = Stepper(tf.distribute.get_strategy(), head, LevelObjective(), optimizer, 1)
+        for batch in ReadAhead(batches.epoch(0)):
+            stepper.train(batch)
+    status = Path("/proc/self/status").read_text().splitlines()
+    # What files are mapped is the system's to give back.
+    anonymous = next(line for line in status if line.startswith("RssAnon"))
+    print(1024 * int(anonymous.split()[1]))
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this processor has instructions for it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return bool(BFLOAT16_FLAGS & set(text.split()))
+
+
+def main() -> None:
+    """Reads the command line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        memory_of(arguments.memory_of)
+        return
+    for part in arguments.part or PARTS:
+        if part == "waiting":
+            tell_waiting()
+        elif part == "memory":
+            tell_memory()
+        else:
+            compare(part)
+
+
+if __name__ == "__main__":
+    main()

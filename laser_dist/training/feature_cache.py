@@ -1,0 +1,102 @@
+"""Features of frozen backbones, kept beside the run: computed once, by all workers together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from laser_dist.training.data import FramePairs
+from laser_dist.training.feature_files import (
+    BATCH_SIZE,
+    FeatureFiles,
+    FeatureKey,
+    files_of,
+    finish_files,
+    num_bytes,
+    write_part,
+)
+from laser_dist.training.features import KeptFeatures
+from laser_dist.training.loop import Place
+from laser_dist.training.order import Share
+from laser_dist.training.reuse import record_key
+from laser_dist.training.stored import RAW, num_examples
+from laser_dist.training.together import wait_for_all
+
+FOLDER = "features"
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureCache:
+    """Keeps features of one run.
+
+    Attributes:
+      dataset_dir: of the prepared dataset.
+      share: this worker's.
+      place: where the run runs and writes.
+      space: of the features, "latent" or "reconstructed".
+    """
+
+    dataset_dir: Path
+    share: Share
+    place: Place
+    space: str
+
+    def features(
+        self, split: str, extractors: Mapping[str, keras.Model], versions: int
+    ) -> KeptFeatures:
+        """What the extractors give for a split; what is not there yet is computed.
+
+        Args:
+          split: such as "train".
+          extractors: of each backbone, by the name of its stage, in the order of the branches.
+          versions: 1 for frames as stored, 2 to add mirrored ones.
+        """
+        total = num_examples(self.dataset_dir, split)
+        keys = {name: self._key(name, extractors[name], total, versions) for name in extractors}
+        # Looked for before any is written, so that all workers come to the same end.
+        found = {name: files_of(self._folder(name), split, keys[name]) for name in extractors}
+        missing = {name: extractors[name] for name in extractors if found[name] is None}
+        wait_for_all(self.place.strategy)
+        if missing:
+            size = num_bytes(missing.values(), total, versions) / 1e6
+            text = f"features of {split}: {total} frames, {size:,.0f} MB"
+            self.place.log.event("note", text=text)
+        for name, extractor in missing.items():
+            write_part(
+                self._folder(name), extractor, self._frames(split, extractor), versions=versions
+            )
+        wait_for_all(self.place.strategy)
+        for name in missing:
+            if self.place.is_chief:
+                finish_files(self._folder(name), split, keys[name], self.share.num_workers)
+            found[name] = [
+                FeatureFiles(self._folder(name), split, version, self.share.num_workers)
+                for version in range(versions)
+            ]
+        return KeptFeatures([files for files in found.values() if files is not None])
+
+    def _key(self, name: str, extractor: keras.Model, total: int, versions: int) -> FeatureKey:
+        height, width = extractor.input_shape[1:3]
+        return FeatureKey(
+            model=record_key(self.place.run_dir, name),
+            data=self.place.config["dataset"]["fingerprint"],
+            size=(width, height),
+            num_examples=total,
+            versions=versions,
+        )
+
+    def _frames(self, split: str, extractor: keras.Model) -> FramePairs:
+        height, width = extractor.input_shape[1:3]
+        return FramePairs(
+            dataset_dir=self.dataset_dir,
+            split=split,
+            target=RAW,
+            height=height,
+            width=width,
+            batch_size=BATCH_SIZE * self.share.num_workers,
+            share=self.share,
+        )
+
+    def _folder(self, backbone: str) -> Path:
+        return self.place.run_dir / FOLDER / f"{backbone}-{self.space}"

@@ -1,0 +1,148 @@
+"""Files of features: written by all workers, a part each, and read by all, row by row.
+
+`FOLDER/BACKBONE-SPACE/SPLIT-VERSION-00000-of-00002.npy` is one worker's part of what one backbone
+gives for one split, float16 [n, h, w, c]. `SPLIT.json` beside it is written when every part is
+there, and says from which model and data they are: what it does not fit is computed anew.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from laser_dist.training.data import FramePairs
+from laser_dist.training.stored import num_examples
+
+BATCH_SIZE = 8  # frames of one worker's step
+STORED, MIRRORED = 0, 1
+
+
+@dataclass(frozen=True)
+class FeatureFiles:
+    """What one backbone gives for one version of a split.
+
+    Attributes:
+      folder: of the backbone's features.
+      split: such as "train".
+      version: `STORED` or `MIRRORED`.
+      num_parts: workers that wrote them.
+    """
+
+    folder: Path
+    split: str
+    version: int
+    num_parts: int
+
+    def row(self, index: int) -> np.ndarray:
+        """[h, w, c] float16 of one example, by its place in the stored order."""
+        batch, place = divmod(index, BATCH_SIZE * self.num_parts)
+        part, offset = divmod(place, BATCH_SIZE)
+        return self._parts[part][batch * BATCH_SIZE + offset]
+
+    def part_path(self, index: int) -> Path:
+        """Where a worker's part lies."""
+        name = f"{self.split}-{self.version}-{index:05d}-of-{self.num_parts:05d}.npy"
+        return self.folder / name
+
+    @cached_property
+    def _parts(self) -> list[np.ndarray]:
+        # Mapped, not read: the system keeps of them what fits, and frees it where memory is short.
+        return [np.load(self.part_path(i), mmap_mode="r") for i in range(self.num_parts)]
+
+
+@dataclass(frozen=True)
+class FeatureKey:
+    """What features follow from.
+
+    Attributes:
+      model: key of the backbone's stage.
+      data: fingerprint of the dataset.
+      size: (width, height) of the frames.
+      num_examples: of the split.
+      versions: how many.
+    """
+
+    model: str
+    data: str
+    size: tuple[int, int]
+    num_examples: int
+    versions: int
+
+
+def files_of(folder: Path, split: str, key: FeatureKey) -> list[FeatureFiles] | None:
+    """The files of each version, if they are there, whole, and of that key."""
+    try:
+        about = json.loads((folder / f"{split}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if about.get("key") != json.loads(json.dumps(asdict(key))):
+        return None
+    num_parts = int(about["num_parts"])
+    files = [FeatureFiles(folder, split, version, num_parts) for version in range(key.versions)]
+    whole = all(each.part_path(part).exists() for each in files for part in range(num_parts))
+    return files if whole else None
+
+
+def write_part(folder: Path, extractor: keras.Model, frames: FramePairs, *, versions: int) -> None:
+    """Computes this worker's part of a split's features; memory holds a batch of them.
+
+    Args:
+      folder: of the backbone's features, shared by all workers.
+      extractor: frozen; frames in, features [b, h, w, c] out.
+      frames: of the split, unshuffled, in global batches of `BATCH_SIZE` for each worker.
+      versions: 1 for the frames as stored, 2 to add the mirrored ones.
+    """
+    share, total = frames.share, _num_own(frames)
+    shape = (max(total, 1), *extractor.output_shape[1:])  # an empty file cannot be mapped
+    folder.mkdir(parents=True, exist_ok=True)
+    extract = tf.function(lambda raw: extractor(raw, training=False))
+    files = [FeatureFiles(folder, frames.split, v, share.num_workers) for v in range(versions)]
+    finals = [each.part_path(share.index) for each in files]
+    unfinished = [path.with_suffix(".unfinished") for path in finals]
+    parts = [
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        for path in unfinished
+    ]
+    done = 0
+    for batch in frames.epoch(0):
+        present = batch.inputs[batch.weights > 0]
+        for part, view in zip(parts, (present, present[:, :, ::-1]), strict=False):
+            if len(present):
+                part[done : done + len(present)] = extract(view).numpy()
+        done += len(present)
+    for part in parts:
+        part.flush()
+    for path, final in zip(unfinished, finals, strict=True):
+        os.replace(path, final)
+
+
+def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> None:
+    """Says that all parts are there; the chief calls it when every worker has written its own."""
+    path = folder / f"{split}.json"
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps({"key": asdict(key), "num_parts": num_parts}, indent=2))
+    os.replace(unfinished, path)
+
+
+def num_bytes(extractors: Iterable[keras.Model], count: int, versions: int) -> int:
+    """Size of the files of all extractors for a split of `count` examples."""
+    shapes: Sequence[Any] = [extractor.output_shape[1:] for extractor in extractors]
+    return sum(2 * math.prod(shape) for shape in shapes) * count * versions
+
+
+def _num_own(frames: FramePairs) -> int:
+    """How many of the split's examples are this worker's."""
+    total, own = (
+        num_examples(frames.dataset_dir, frames.split),
+        frames.share.slice_of(frames.batch_size),
+    )
+    whole, rest = divmod(total, frames.batch_size)
+    return whole * (own.stop - own.start) + min(max(rest - own.start, 0), own.stop - own.start)

@@ -1,0 +1,118 @@
+"""The stages of a training, what each needs, and what each follows from.
+
+image ──▶ jnd1, jnd2, jnd3 ──▶ heads of frozen backbones     lat, rec, mj-lat, mj-rec
+  └──▶ backbone and head together                            e2e-lat, e2e-rec
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from laser_dist.models.variants import Variant
+
+IMAGE = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One stage.
+
+    Attributes:
+      name: of the stage and of its model.
+      kind: "image" and "jnd" train a backbone, "head" a head on frozen ones, "joint" both.
+      levels: that it learns, from 1.
+      needs: names of the stages whose models it starts from.
+    """
+
+    name: str
+    kind: Literal["image", "jnd", "head", "joint"]
+    levels: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+def plan_stages(variant: Variant, levels: Sequence[int]) -> tuple[StagePlan, ...]:
+    """A variant's stages, each after those that it needs.
+
+    Args:
+      variant: to train.
+      levels: that a single-level variant is trained for; a multi-level one learns all three.
+    """
+    image = StagePlan(name=IMAGE, kind="image")
+    if variant.num_levels > 1:
+        levels = (1, 2, 3)
+    if variant.end_to_end:
+        joint = [
+            StagePlan(name=head_name(variant, k), kind="joint", levels=(k,), needs=(IMAGE,))
+            for k in levels
+        ]
+        return (image, *joint)
+    backbones = [StagePlan(name=f"jnd{k}", kind="jnd", levels=(k,), needs=(IMAGE,)) for k in levels]
+    if variant.num_levels > 1:
+        needs = variant.required_backbones()
+        head = StagePlan(name=variant.name, kind="head", levels=tuple(levels), needs=needs)
+        return (image, *backbones, head)
+    heads = [
+        StagePlan(name=head_name(variant, k), kind="head", levels=(k,), needs=(f"jnd{k}",))
+        for k in levels
+    ]
+    return (image, *backbones, *heads)
+
+
+def head_name(variant: Variant, level: int) -> str:
+    """The stage of a single-level variant that learns a level."""
+    return f"{variant.name}-jnd{level}"
+
+
+def with_needs(stages: Sequence[StagePlan], names: Collection[str]) -> tuple[StagePlan, ...]:
+    """Those of the stages that are named or needed by one that is, in order."""
+    wanted = set(names)
+    for stage in reversed(stages):
+        if stage.name in wanted:
+            wanted.update(stage.needs)
+    return tuple(stage for stage in stages if stage.name in wanted)
+
+
+def waves(stages: Sequence[StagePlan], done: Collection[str]) -> list[tuple[str, ...]]:
+    """Names of the stages that are left, in groups whose members do not need each other."""
+    left = [stage for stage in stages if stage.name not in done]
+    finished, groups = set(done), []
+    while left:
+        ready = tuple(stage.name for stage in left if finished.issuperset(stage.needs))
+        groups.append(ready)
+        finished.update(ready)
+        left = [stage for stage in left if stage.name not in finished]
+    return groups
+
+
+def inputs_of(
+    stage: StagePlan, training: Mapping[str, Any], fingerprint: str, keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that a stage's model follows from, but for the packages' versions.
+
+    Not among it is who does the work, nor whether features are kept: they change rounding at most.
+
+    Args:
+      stage: of `plan_stages`.
+      training: `TrainingConfig` as plain values.
+      fingerprint: of the dataset.
+      keys: of the stages that it needs.
+    """
+    settings = {"image": "image", "jnd": "jnd", "head": "heads", "joint": "joint"}[stage.kind]
+    inputs: dict[str, Any] = {
+        "data": fingerprint,
+        "backbone": training["backbone"],
+        settings: training[settings],
+        "seed": training["seed"],
+        "precision": training["precision"],
+        **{f"model {name}": keys[name] for name in stage.needs},
+    }
+    if stage.kind in ("head", "joint"):
+        inputs |= {"variant": training["variant"], "head": training["head"]}
+    return inputs
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """A short hash of a stage's inputs: equal ones give equal models."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""The next batches made ready while a step runs."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from queue import Full, Queue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_AHEAD = 2
+_POLL_S = 0.1
+
+
+class ReadAhead(Generic[T]):
+    """Walks an iterable in a thread of its own, two items ahead of whoever takes them.
+
+    Attributes:
+      waited_s: seconds that the taker had to wait, so far.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        """Starts nothing before the first item is asked for."""
+        self._items = items
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[T]:
+        """The items, in order; an error of the iterable is raised here."""
+        queue: Queue[tuple[bool, object]] = Queue(_AHEAD)
+        given_up = threading.Event()
+
+        def put(entry: tuple[bool, object]) -> bool:
+            while not given_up.is_set():
+                try:
+                    queue.put(entry, timeout=_POLL_S)
+                    return True
+                except Full:
+                    continue
+            return False
+
+        def walk() -> None:
+            try:
+                for item in self._items:
+                    if not put((True, item)):
+                        return
+                put((False, None))
+            except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
+                put((False, error))
+
+        thread = threading.Thread(target=walk, name="read-ahead", daemon=True)
+        thread.start()
+        try:
+            while True:
+                started = time.monotonic()
+                more, item = queue.get()
+                self.waited_s += time.monotonic() - started
+                if not more:
+                    if isinstance(item, BaseException):
+                        raise item
+                    return
+                yield item  # type: ignore[misc]
+        finally:
+            given_up.set()
+            thread.join()

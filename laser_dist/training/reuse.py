@@ -1,0 +1,170 @@
+"""Which stages of a training are done already: here, or in another run of the same inputs."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laser_dist.errors import UserError
+from laser_dist.training.plan import StagePlan, inputs_of, key_of
+
+MODELS = "models"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done about a stage, and why.
+
+    Attributes:
+      stage: its name.
+      key: of its inputs.
+      trains: whether it is trained now.
+      why: for people.
+    """
+
+    stage: str
+    key: str
+    trains: bool
+    why: str
+
+
+def model_path(run_dir: Path, name: str) -> Path:
+    """Where a finished model of a run lies."""
+    return run_dir / MODELS / f"{name}.keras"
+
+
+def model_names(stage: StagePlan) -> tuple[str, ...]:
+    """Of a stage's models: of an end-to-end one, first the backbone, then the head."""
+    return (stage.name, f"{stage.name}-head") if stage.kind == "joint" else (stage.name,)
+
+
+def write_record(run_dir: Path, stage: str, key: str, inputs: Mapping[str, Any]) -> None:
+    """Says that a stage's models are there; written last, so where it stands they are whole."""
+    path = _record_path(run_dir, stage)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps({"key": key, "inputs": inputs}, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def read_record(run_dir: Path, stage: StagePlan) -> dict[str, Any] | None:
+    """What `write_record` wrote, if the stage's models are there too."""
+    try:
+        record = json.loads(_record_path(run_dir, stage.name).read_text())
+    except (OSError, ValueError):
+        return None
+    there = all(model_path(run_dir, name).exists() for name in model_names(stage))
+    return record if there and isinstance(record, dict) and "key" in record else None
+
+
+def record_key(run_dir: Path, stage: str) -> str:
+    """The key of a stage whose models are there."""
+    return str(json.loads(_record_path(run_dir, stage).read_text())["key"])
+
+
+def take_over(
+    stages: Sequence[StagePlan],
+    training: Mapping[str, Any],
+    fingerprint: str,
+    run_dir: Path,
+    *,
+    beside: Iterable[Path] = (),
+    given: Path | None = None,
+) -> list[Decision]:
+    """Decides for each stage, and copies models that other runs have.
+
+    Args:
+      stages: of `plan_stages`, or some of them with all that they need.
+      training: `TrainingConfig` as plain values.
+      fingerprint: of the dataset.
+      run_dir: of this run.
+      beside: other runs; a stage of one is taken where its inputs are the same.
+      given: a run, or a folder of models, whose backbones are taken however they were trained.
+
+    Raises:
+      UserError: `given` has none of the backbones.
+    """
+    others = [folder for folder in sorted(beside) if folder != run_dir]
+    keys: dict[str, str] = {}
+    decisions: list[Decision] = []
+    for stage in stages:
+        file = (
+            None if given is None or stage.kind not in ("image", "jnd") else _model_in(given, stage)
+        )
+        inputs = inputs_of(stage, training, fingerprint, keys)
+        own = read_record(run_dir, stage)
+        if given is None and own is not None and "file" in own["inputs"]:
+            inputs = own["inputs"]  # given when the run was started
+        if file is not None:
+            inputs = {"file": hashlib.sha256(file.read_bytes()).hexdigest()}
+        key = keys[stage.name] = key_of(inputs)
+        decisions.append(_decide(stage, key, inputs, run_dir, others, file))
+    if given is not None and not any("as given" in each.why for each in decisions):
+        names = ", ".join(f"{s.name}.keras" for s in stages if s.kind in ("image", "jnd"))
+        raise UserError(
+            f"Models of {given}", f"one of {names}", "none", "Name a run, or a folder of models."
+        )
+    return decisions
+
+
+def _decide(
+    stage: StagePlan,
+    key: str,
+    inputs: Mapping[str, Any],
+    run_dir: Path,
+    others: Sequence[Path],
+    file: Path | None,
+) -> Decision:
+    own = read_record(run_dir, stage)
+    if own is not None and own["key"] == key:
+        return Decision(
+            stage.name, key, False, "trained here before" if file is None else "as given"
+        )
+    if file is not None:
+        _copy(file, model_path(run_dir, stage.name))
+        write_record(run_dir, stage.name, key, inputs)
+        return Decision(stage.name, key, False, f"as given, {file}")
+    why = "none of the same settings and data beside it" if others else "nothing to take over"
+    for other in others:
+        record = read_record(other, stage)
+        if record is None:
+            continue
+        if record["key"] == key:
+            for name in model_names(stage):
+                _copy(model_path(other, name), model_path(run_dir, name))
+            write_record(run_dir, stage.name, key, inputs)
+            return Decision(stage.name, key, False, f"of {other}, same settings and data")
+        why = f"the one of {other} has {_difference(record.get('inputs', {}), inputs)}"
+    return Decision(stage.name, key, True, why)
+
+
+def _model_in(folder: Path, stage: StagePlan) -> Path | None:
+    places = (model_path(folder, stage.name), folder / f"{stage.name}.keras")
+    return next((place for place in places if place.exists()), None)
+
+
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The first setting in which two stages' inputs differ, such as "another image.epochs"."""
+    for name in ours:
+        one, other = ours[name], theirs.get(name)
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            inner = next(k for k in {**other, **one} if one.get(k) != other.get(k))
+            return f"another {name}.{inner}"
+        return f"another {name}"
+    return "other inputs"
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.copyfile(source, unfinished)
+    os.replace(unfinished, target)
+
+
+def _record_path(run_dir: Path, stage: str) -> Path:
+    return run_dir / MODELS / f"{stage}.json"

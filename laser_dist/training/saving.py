@@ -1,0 +1,94 @@
+"""Finished models as files: complete or absent, and in float32 whatever they were trained in."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from laser_dist.models.answer import Answer
+from laser_dist.models.predictors import build_predictor
+from laser_dist.models.variants import variant_named
+from laser_dist.training.config import TrainingConfig
+from laser_dist.training.plan import plan_stages
+from laser_dist.training.reuse import model_names, model_path, read_record
+
+PREDICTOR = "predictor"
+
+
+def save_in_float32(
+    build: Callable[[], keras.Model], weights: Sequence[np.ndarray], path: Path
+) -> None:
+    """Saves a model of these weights that computes in float32.
+
+    Args:
+      build: makes it, with any weights.
+      weights: as `get_weights` gives them.
+      path: ending in `.keras`.
+    """
+    with _in_float32():
+        model = build()
+    model.set_weights(weights)
+    save_whole(model, path)
+
+
+def save_whole(model: keras.Model, path: Path) -> None:
+    """Saves a model, complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}.unfinished.keras")
+    model.save(unfinished)
+    os.replace(unfinished, path)
+
+
+def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str, Any]) -> None:
+    """Joins a run's backbones and heads to the model that answers, once all are there.
+
+    Args:
+      config: of the run.
+      run_dir: its folder.
+      dataset: what the run keeps of it: `scale` and `simulated`.
+    """
+    variant = variant_named(config.variant)
+    plans = plan_stages(variant, config.levels)
+    last = [plan for plan in plans if plan.kind in ("head", "joint")]
+    if any(read_record(run_dir, plan) is None for plan in plans):
+        return
+    names = [name for plan in last for name in (plan.needs if plan.kind == "head" else [plan.name])]
+    levels = tuple(level for plan in last for level in plan.levels)
+    answer = Answer(
+        variant=variant.name,
+        levels=levels,
+        scale=dataset["scale"],
+        simulated=dataset["simulated"],
+        spread=config.head.spread,
+    )
+    with _in_float32():
+        heads = [_load(run_dir, model_names(plan)[-1]) for plan in last]
+        predictor = build_predictor([_load(run_dir, name) for name in names], heads, answer)
+    save_whole(predictor, model_path(run_dir, PREDICTOR))
+
+
+def seed_of(seed: int, stage: str) -> int:
+    """A stage's own seed, below 2**31."""
+    digest = hashlib.sha256(f"{seed} {stage}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _load(run_dir: Path, name: str) -> keras.Model:
+    model = keras.saving.load_model(model_path(run_dir, name), compile=False, safe_mode=True)
+    assert isinstance(model, keras.Model)
+    return model

@@ -1,0 +1,21 @@
+"""Stages as the tests run them: in this process, as the commands would order them."""
+
+from laser_dist.models.variants import variant_named
+from laser_dist.training.config import to_dict
+from laser_dist.training.order import Share
+from laser_dist.training.plan import inputs_of, key_of, plan_stages
+from laser_dist.training.stages import run_stages
+
+
+def work_of(config, fingerprint="abc"):
+    """What `run_stages` takes for all stages of a configuration."""
+    keys, work = {}, {}
+    for plan in plan_stages(variant_named(config.variant), config.levels):
+        inputs = inputs_of(plan, to_dict(config), fingerprint, keys)
+        keys[plan.name] = key_of(inputs)
+        work[plan.name] = {"key": keys[plan.name], "inputs": inputs}
+    return work
+
+
+def run_all(config, dataset_dir, where):
+    run_stages(config, dataset_dir, Share(), where, work_of(config))

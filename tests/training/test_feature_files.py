@@ -1,0 +1,117 @@
+"""Features in files: rows of what all workers wrote, and what is taken for whole."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame
+
+from laser_dist.training.data import FramePairs
+from laser_dist.training.feature_files import (
+    BATCH_SIZE,
+    FeatureFiles,
+    FeatureKey,
+    files_of,
+    finish_files,
+    num_bytes,
+    write_part,
+)
+from laser_dist.training.order import Share
+
+PATCH = 16
+COUNTS = {"train": NUM_TRAIN, "validation": NUM_VALIDATION}
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    """The mean of each patch: features that are worked out by hand."""
+    layers = [keras.Input((HEIGHT, WIDTH, 3)), keras.layers.AveragePooling2D(PATCH)]
+    return keras.Sequential(layers)
+
+
+def patch_means(frames):
+    rows, columns = HEIGHT // PATCH, WIDTH // PATCH
+    return frames.reshape(-1, rows, PATCH, columns, PATCH, 3).astype(np.float64).mean((2, 4))
+
+
+def key(split, **changes):
+    settings = {
+        "model": "m",
+        "data": "d",
+        "size": (WIDTH, HEIGHT),
+        "num_examples": COUNTS[split],
+        "versions": 2,
+    }
+    return FeatureKey(**settings | changes)
+
+
+def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
+    """Every worker's part, the last worker first."""
+    for index in reversed(range(num_workers)):
+        frames = FramePairs(
+            dataset_dir=dataset_dir,
+            split=split,
+            target="raw",
+            height=HEIGHT,
+            width=WIDTH,
+            batch_size=BATCH_SIZE * num_workers,
+            share=Share(index, num_workers),
+        )
+        write_part(folder, extractor, frames, versions=2)
+    if finish:
+        finish_files(folder, split, key(split), num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_rows_of_all_parts_are_in_stored_order(
+    dataset_dir, tmp_path, extractor, monkeypatch, num_workers, split
+):
+    # Two places per worker in each step: the last step of the seven examples is incomplete, and of
+    # the two examples the first worker gets both.
+    monkeypatch.setattr("laser_dist.training.feature_files.BATCH_SIZE", 2)
+    monkeypatch.setattr(f"{__name__}.BATCH_SIZE", 2)
+    write(tmp_path, extractor, dataset_dir, split, num_workers)
+    stored, mirrored = files_of(tmp_path, split, key(split))
+    rows = tfds.as_numpy(tfds.builder_from_directory(dataset_dir).as_dataset(split=split))
+    for index, row in enumerate(rows):
+        expected = frame(int(row["source_id"]))
+        # Means of 256 whole numbers below 50: halves, which float16 holds.
+        np.testing.assert_array_equal(stored.row(index), patch_means(expected)[0])
+        np.testing.assert_array_equal(mirrored.row(index), patch_means(expected[:, ::-1])[0])
+    assert stored.row(0).dtype == np.float16
+
+
+def test_files_are_taken_only_whole_and_of_the_same_model_and_data(
+    dataset_dir, tmp_path, extractor
+):
+    write(tmp_path, extractor, dataset_dir, "train", 2, finish=False)
+    assert files_of(tmp_path, "train", key("train")) is None
+    finish_files(tmp_path, "train", key("train"), 2)
+    assert files_of(tmp_path, "train", key("train")) is not None
+    for change in ({"model": "other"}, {"data": "other"}, {"versions": 1}, {"size": (16, 16)}):
+        assert files_of(tmp_path, "train", key("train", **change)) is None
+    FeatureFiles(tmp_path, "train", 1, 2).part_path(1).unlink()
+    assert files_of(tmp_path, "train", key("train")) is None
+
+
+def test_a_split_with_fewer_examples_than_workers_can_be_read(dataset_dir, tmp_path, extractor):
+    write(tmp_path, extractor, dataset_dir, "validation", 3)
+    stored, _ = files_of(tmp_path, "validation", key("validation"))
+    assert [stored.row(index).shape for index in range(2)] == [(2, 3, 3)] * 2
+
+
+def test_the_size_that_is_told_is_that_of_the_files(dataset_dir, tmp_path, extractor):
+    write(tmp_path, extractor, dataset_dir, "train", 1)
+    arrays = [np.load(path) for path in tmp_path.glob("*.npy")]
+    assert sum(each.nbytes for each in arrays) == num_bytes([extractor], NUM_TRAIN, 2)
+
+
+def test_a_part_can_be_written_again(dataset_dir, tmp_path, extractor):
+    for _ in range(2):
+        write(tmp_path, extractor, dataset_dir, "train", 1)
+    assert not list(tmp_path.glob("*.unfinished"))
+    whole = replace(key("train"), num_examples=NUM_TRAIN)
+    assert files_of(tmp_path, "train", whole) is not None

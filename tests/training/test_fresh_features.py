@@ -1,0 +1,70 @@
+"""Features computed anew give what kept ones give, but for the rounding to float16."""
+
+import keras
+import numpy as np
+import pytest
+from training_fakes import HEIGHT, WIDTH, place
+
+from laser_dist.models.autoencoder import build_autoencoder, encoder_of
+from laser_dist.models.specs import BackboneSpec
+from laser_dist.training.feature_cache import FeatureCache
+from laser_dist.training.features import FeatureBatches, FreshFeatures
+from laser_dist.training.labels import read_labels
+from laser_dist.training.order import Share
+from laser_dist.training.reuse import write_record
+
+SPEC = BackboneSpec(filters=4, latent_filters=4, height=HEIGHT, width=WIDTH)
+NAMES = ("jnd1", "jnd2")
+
+
+@pytest.fixture(scope="module")
+def extractors():
+    keras.utils.set_random_seed(0)
+    return {name: encoder_of(build_autoencoder(SPEC, name)) for name in NAMES}
+
+
+@pytest.fixture
+def kept(gappy_dir, tmp_path, extractors):
+    (tmp_path / "models").mkdir()
+    for name in NAMES:
+        write_record(tmp_path, name, f"key of {name}", {})
+    cache = FeatureCache(gappy_dir, Share(), place(tmp_path), "latent")
+    return cache.features("train", extractors, 2)
+
+
+def batches(features, dataset_dir, **changes):
+    settings = {"batch_size": 4, "seed": 3, "num_versions": 2, "mixup": 1.0, **changes}
+    targets = read_labels(dataset_dir, "train").targets((2, 3), spread=False)
+    return FeatureBatches(features=features, targets=targets, **settings)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.0}, {"seed": None}])
+@pytest.mark.parametrize("share", [Share(), Share(0, 2), Share(1, 2)])
+def test_fresh_features_make_the_same_batches_as_kept_ones(
+    gappy_dir, kept, extractors, changes, share
+):
+    fresh = FreshFeatures(dataset_dir=gappy_dir, split="train", extractors=[*extractors.values()])
+    ours = list(batches(kept, gappy_dir, share=share, **changes).epoch(2))
+    theirs = list(batches(fresh, gappy_dir, share=share, **changes).epoch(2))
+    assert len(ours) == len(theirs) == 2
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one.targets, other.targets)
+        np.testing.assert_array_equal(one.weights, other.weights)
+        for branch, values in zip(one.inputs, other.inputs, strict=True):
+            # float16 rounds to one in 2048; blends add two of them.
+            np.testing.assert_allclose(branch, values, rtol=2**-10, atol=2**-10)
+
+
+def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept, extractors):
+    def times():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
+
+    before = times()
+    assert len(before) == 4
+    cache = FeatureCache(gappy_dir, Share(), place(tmp_path), "latent")
+    cache.features("train", extractors, 2)
+    assert times() == before
+    write_record(tmp_path, "jnd2", "another key", {})
+    cache.features("train", extractors, 2)
+    changed = [path.parent.name for path, time in times().items() if before[path] != time]
+    assert changed == ["jnd2-latent"] * 2

@@ -1,0 +1,76 @@
+from laser_dist.models.variants import E2E_LAT, LAT, MJ_LAT, MJ_REC, VARIANTS, variant_named
+from laser_dist.training.config import override, to_dict
+from laser_dist.training.plan import inputs_of, key_of, plan_stages, waves, with_needs
+from laser_dist.training.presets import demo
+from laser_dist.training.ray_entry import how_often, sessions
+
+
+def stages_of(variant, levels=(1, 2, 3)):
+    return [stage.name for stage in plan_stages(variant, levels)]
+
+
+def test_each_variant_has_the_stages_that_it_needs():
+    assert stages_of(MJ_LAT) == ["image", "jnd1", "jnd2", "jnd3", "mj-lat"]
+    assert stages_of(MJ_REC, levels=(2,)) == ["image", "jnd1", "jnd2", "jnd3", "mj-rec"]
+    assert stages_of(LAT, levels=(1, 3)) == ["image", "jnd1", "jnd3", "lat-jnd1", "lat-jnd3"]
+    assert stages_of(E2E_LAT, levels=(2,)) == ["image", "e2e-lat-jnd2"]
+
+
+def test_every_stage_comes_after_what_it_needs():
+    for variant in VARIANTS:
+        seen = set()
+        for stage in plan_stages(variant, (1, 2, 3)):
+            assert seen.issuperset(stage.needs)
+            seen.add(stage.name)
+
+
+def test_stages_that_do_not_need_each_other_are_of_one_wave():
+    plans = plan_stages(LAT, (1, 2))
+    assert waves(plans, ()) == [("image",), ("jnd1", "jnd2"), ("lat-jnd1", "lat-jnd2")]
+    assert waves(plans, {"image", "jnd1"}) == [("jnd2", "lat-jnd1"), ("lat-jnd2",)]
+    assert waves(plans, {plan.name for plan in plans}) == []
+
+
+def test_named_stages_bring_along_what_they_need():
+    plans = plan_stages(MJ_LAT, (1, 2, 3))
+    assert [plan.name for plan in with_needs(plans, ["jnd2"])] == ["image", "jnd2"]
+    assert with_needs(plans, ["mj-lat"]) == plans
+
+
+def test_a_cluster_with_room_trains_side_by_side():
+    groups = [("image",), ("jnd1", "jnd2", "jnd3"), ("mj-lat",)]
+    assert sessions(groups, 1) == [[("image", "jnd1", "jnd2", "jnd3", "mj-lat")]]
+    assert sessions(groups, 2) == [[("image",)], [("jnd1", "jnd3"), ("jnd2",)], [("mj-lat",)]]
+    assert sessions(groups, 9) == [[("image",)], [("jnd1",), ("jnd2",), ("jnd3",)], [("mj-lat",)]]
+    assert sessions([("image",), ("jnd1",)], 9) == [[("image", "jnd1")]]
+
+
+def test_room_is_counted_in_whole_trainings():
+    cluster = {"num_workers": 2, "cpus_per_worker": 4, "gpus_per_worker": 0}
+    assert how_often(cluster, {"CPU": 31.0}) == 3
+    assert how_often(cluster, {"CPU": 4.0}) == 1
+    assert how_often({**cluster, "gpus_per_worker": 2}, {"CPU": 99.0, "GPU": 8.0}) == 2
+
+
+def keys_of(config, fingerprint="data"):
+    keys = {}
+    for plan in plan_stages(variant_named(config.variant), config.levels):
+        keys[plan.name] = key_of(inputs_of(plan, to_dict(config), fingerprint, keys))
+    return keys
+
+
+def test_a_stages_key_follows_from_what_its_model_follows_from_and_no_more():
+    base = keys_of(demo(MJ_LAT))
+
+    def same(assignments, variant=MJ_LAT, fingerprint="data"):
+        other = keys_of(override(demo(variant), assignments), fingerprint)
+        return {name for name in base if base[name] == other.get(name)}
+
+    assert same(["cluster.num_workers=1", "feature_cache=false", "xla=true"]) == set(base)
+    assert same(["heads.epochs=3"]) == {"image", "jnd1", "jnd2", "jnd3"}
+    assert same(["jnd.epochs=3"]) == {"image"}
+    assert same([], variant=MJ_REC) == {"image", "jnd1", "jnd2", "jnd3"}
+    assert same([], variant=E2E_LAT) == {"image"}
+    for everything in (["image.epochs=9"], ["seed=1"], ["backbone.filters=8"]):
+        assert same(everything) == set()
+    assert same([], fingerprint="other") == set()
