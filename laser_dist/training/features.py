@@ -5,6 +5,7 @@ Both give the same batches; kept ones are rounded to float16.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,13 +98,12 @@ class FreshFeatures:
         if order.shuffle_seed is not None:
             dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=order.shuffle_seed)
         batches = dataset.map(lambda _, row: row[RAW]).batch(batch_size).prefetch(2)
-        extract = tf.function(self._extract)
         parts = worker_places(len(order.rows), batch_size, share)
         for images, places in zip(untuned(batches), parts, strict=True):
             start = places[0] // batch_size * batch_size
             mates = order.mates[places]
             pair = [
-                extract(
+                self._extract(
                     tf.gather(images, chosen - start),
                     tf.constant(order.versions[chosen]),
                     height,
@@ -113,7 +113,11 @@ class FreshFeatures:
             ]
             yield pair[0], pair[-1]
 
-    def _extract(self, images: Any, versions: Any, height: int, width: int) -> Any:
+    @cached_property
+    def _extract(self) -> Callable[..., Any]:
+        return tf.function(self._features_of)  # made once, not in every epoch
+
+    def _features_of(self, images: Any, versions: Any, height: int, width: int) -> Any:
         frames = decode_frames(images, height, width)
         mirrored = versions[:, None, None, None] == 1
         frames = tf.where(mirrored, frames[:, :, ::-1], frames)
