@@ -15,13 +15,14 @@ from laser_dist.jnd.scale import SCALES
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
     from laser_dist.jnd.scale import Scale
-    from laser_dist.prediction.predict import ClipPrediction
+    from laser_dist.prediction.predict import ClipPrediction, Predictor
 
 HELP = "tell the three levels of any video or image"
 EXAMPLE = """\
 examples:
   laser-jnd predict clip.mp4 --model runs/first
   laser-jnd predict *.mkv --model runs/first --json > levels.json
+  laser-jnd predict clip.mp4 --model mj-lat.keras
 """
 NUM_FRAMES = 8
 
@@ -30,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP", help="video or image")
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="RUN", help="folder of a finished run"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="MODEL",
+        help="folder of a finished run, or a predictor's file (.keras)",
     )
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
     parser.add_argument(
@@ -47,35 +52,51 @@ def run(arguments: argparse.Namespace) -> None:
     from laser_dist.training.runs import load_run
     from laser_dist.video.codec import probe
 
-    # Both for their errors, before anything heavy is loaded.
-    trained = load_run(arguments.model)
-    scale = trained.scale
+    # All for their errors, before anything heavy is loaded.
+    trained = None if arguments.model.is_file() else load_run(arguments.model)
+    scale = None if trained is None else trained.scale
     for clip in arguments.clips:
         probe(clip)
     with quiet(None, debug=arguments.debug) as terminal:
-        predictions = predict_clips(
+        predictor, predictions = predict_clips(
             terminal, arguments.clips, arguments.model, scale, arguments.frames
         )
+        config = facts_of(predictor) if trained is None else trained.config
         if arguments.json:
-            terminal.say(to_json(arguments.clips, predictions, trained.config, arguments.model))
+            terminal.say(to_json(arguments.clips, predictions, config, arguments.model))
         else:
-            say_predictions(terminal, arguments.clips, predictions, trained.config)
+            say_predictions(terminal, arguments.clips, predictions, config)
 
 
 def predict_clips(
-    terminal: Terminal, clips: Sequence[Path], run_dir: Path, scale: Scale, num_frames: int
-) -> list[ClipPrediction]:
-    """Predicts each clip with one model."""
+    terminal: Terminal,
+    clips: Sequence[Path],
+    model: Path,
+    scale: Scale | None,
+    num_frames: int,
+) -> tuple[Predictor, list[ClipPrediction]]:
+    """Predicts each clip with one model, a run's or a file, which itself says its scale."""
     with terminal.live_line() as show:
         show("loading the model")
         from laser_dist.prediction.predict import load_predictor, predict_clip
 
-        predictor = load_predictor(run_dir, scale)
+        predictor = load_predictor(model, scale)
         predictions: list[ClipPrediction] = []
         for clip in clips:
             show(f"looking at {clip}")
             predictions.append(predict_clip(predictor, clip, num_frames))
-    return predictions
+    return predictor, predictions
+
+
+def facts_of(predictor: Predictor) -> dict[str, Any]:
+    """What a model's file says of itself, as a run's configuration would."""
+    from laser_dist.models.answer import answer_of
+
+    answer = answer_of(predictor.model)
+    return {
+        "variant": answer.variant,
+        "dataset": {"scale": answer.scale, "simulated": answer.simulated},
+    }
 
 
 def say_predictions(

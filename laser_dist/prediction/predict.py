@@ -13,7 +13,8 @@ import numpy as np
 import laser_dist.models.answer  # noqa: F401
 import laser_dist.models.layers  # noqa: F401
 from laser_dist.errors import UserError
-from laser_dist.jnd.scale import Scale
+from laser_dist.jnd.scale import Scale, scale_named
+from laser_dist.models.answer import answer_of
 from laser_dist.video.codec import sample_frames
 
 _NUM_LEVELS = 3
@@ -55,25 +56,45 @@ class ClipPrediction:
     quantisers: np.ndarray
 
 
-def load_predictor(run_dir: Path, scale: Scale) -> Predictor:
-    """Load the complete predictor of a finished run.
+def load_predictor(path: Path, scale: Scale | None = None) -> Predictor:
+    """Load a complete predictor: a finished run's, or a model file.
 
     Args:
-      run_dir: a run directory, holding `models/predictor.keras`.
-      scale: of the dataset it was trained on, as the run's configuration says.
+      path: a run directory, holding `models/predictor.keras`, or such a file itself.
+      scale: of the levels, as a run's configuration says; None takes what the model itself says
+        (`laser_dist.models.answer`).
 
     Raises:
       UserError: no finished model there, or a file that is not such a model.
     """
-    path = run_dir / "models" / "predictor.keras"
-    if not path.is_file():
+    file = path / "models" / "predictor.keras" if path.is_dir() else path
+    if not file.is_file():
         raise UserError(
-            f"run {run_dir}",
-            "a finished model in models/predictor.keras",
+            f"model {path}",
+            "a model file, or a run with a finished model in models/predictor.keras",
             "no such file",
             "Train first (laser-jnd train), or name another run.",
         )
-    return from_model(load_model(path), scale, origin=str(path))
+    model = load_model(file)
+    return from_model(model, scale or scale_of(model, origin=str(file)), origin=str(file))
+
+
+def scale_of(model: keras.Model, *, origin: str) -> Scale:
+    """What a model's levels count in, as the model itself says.
+
+    Raises:
+      UserError: it does not say, so it is no predictor.
+    """
+    try:
+        answer = answer_of(model)
+    except ValueError as error:
+        raise UserError(
+            f"model {origin}",
+            "a predictor that says what it answers",
+            f"another model, {model.name}",
+            "Name a predictor.keras of a run, or what import-weights wrote.",
+        ) from error
+    return scale_named(answer.scale, of=f"model {origin}")
 
 
 def load_model(path: Path) -> keras.Model:

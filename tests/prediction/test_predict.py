@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import QF, QP
+from laser_dist.models.answer import Answer, AnswerLayer
 from laser_dist.prediction import predict
 
 WIDTH, HEIGHT = 16, 8
@@ -129,3 +130,18 @@ def test_images_are_rounded_and_clipped():
     assert images.dtype == np.uint8
     # 0 and 354.6 lie outside; 150 - 20.4 rounds to 130.
     assert np.unique(images.reshape(-1, 3), axis=0).tolist() == [[0, 130, 255]]
+
+
+def test_a_models_file_says_its_scale_itself(tmp_path):
+    says = Answer(variant="mj-lat", levels=(1, 2, 3), scale="QF", simulated=False)
+    plain = mean_colour_model()
+    said = AnswerLayer(asdict(says), name="answer")(plain.output)
+    keras.Model(plain.input, said).save(tmp_path / "any_name.keras")
+    loaded = predict.load_predictor(tmp_path / "any_name.keras")
+    assert loaded.scale is QF
+    levels = predict.predict_frames(loaded, plain_frames((20, 30, 40)))
+    assert levels == pytest.approx(np.array([[20, 30, 40]]), abs=1e-4)
+
+    plain.save(tmp_path / "plain.keras")
+    with pytest.raises(UserError, match="plain.keras: expected a predictor that says what"):
+        predict.load_predictor(tmp_path / "plain.keras")
