@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from laser_dist import __version__
-from laser_dist.commands import build, demo, evaluate, miniature, predict, train
+from laser_dist.commands import (
+    build,
+    demo,
+    evaluate,
+    import_weights,
+    miniature,
+    models,
+    predict,
+    train,
+)
 from laser_dist.commands.faults import USER_ERROR, Verdict, explain
 from laser_dist.commands.processes import Stopped, end_descendants, stop_on_signals
 from laser_dist.commands.quiet import prepare_environment
@@ -24,6 +33,8 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "models": models,
+    "import-weights": import_weights,
 }
 DESCRIPTION = "Predict at which quantiser a video clip stops looking like its source (JND1..3)."
 EPILOG = "Begin with: laser-jnd demo. Examples of each command: laser-jnd COMMAND --help"
