@@ -26,7 +26,7 @@ EXAMPLE = """\
 examples:
   laser-jnd train mj-lat --preset demo --dataset runs/data --output runs/first
   laser-jnd train lat --level 2 --preset demo --dataset runs/data --set heads.epochs=50
-  laser-jnd train mj-rec --preset demo --dataset runs/data     # takes over runs/first's backbones
+  laser-jnd train mj-rec --preset demo --dataset runs/data --from runs/first
   laser-jnd train --resume runs/first
 """
 VARIANTS = ("lat", "rec", "e2e-lat", "e2e-rec", "mj-lat", "mj-rec")
