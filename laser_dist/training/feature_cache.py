@@ -13,6 +13,7 @@ from laser_dist.training.feature_files import (
     FeatureKey,
     files_of,
     finish_files,
+    forget_files,
     num_bytes,
     write_part,
 )
@@ -57,6 +58,9 @@ class FeatureCache:
         # Looked for before any is written, so that all workers come to the same end.
         found = {name: files_of(self._folder(name), split, keys[name]) for name in extractors}
         missing = {name: extractors[name] for name in extractors if found[name] is None}
+        if self.place.is_chief:
+            for name in missing:  # until the new parts are whole nobody may take them for the old
+                forget_files(self._folder(name), split)
         wait_for_all(self.place.strategy)
         if missing:
             size = num_bytes(missing.values(), total, versions) / 1e6

@@ -132,6 +132,11 @@ def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> N
     os.replace(unfinished, path)
 
 
+def forget_files(folder: Path, split: str) -> None:
+    """Says that a split's parts are not whole any more."""
+    (folder / f"{split}.json").unlink(missing_ok=True)
+
+
 def num_bytes(extractors: Iterable[keras.Model], count: int, versions: int) -> int:
     """Size of the files of all extractors for a split of `count` examples."""
     shapes: Sequence[Any] = [extractor.output_shape[1:] for extractor in extractors]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,8 @@ def save_in_float32(
 def save_whole(model: keras.Model, path: Path) -> None:
     """Saves a model, complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.unfinished.keras")
+    # A name of its own: stages that end side by side may both join the predictor.
+    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.unfinished.keras")
     model.save(unfinished)
     os.replace(unfinished, path)
 

@@ -30,7 +30,7 @@ from laser_dist.training.plan import StagePlan, plan_stages
 from laser_dist.training.reuse import model_names, model_path, read_record, write_record
 from laser_dist.training.saving import finish_predictor, save_in_float32, seed_of
 from laser_dist.training.stored import RAW, num_with, sample_frames
-from laser_dist.training.together import chiefs_values
+from laser_dist.training.together import chiefs_values, wait_for_all
 
 TRAIN, VALIDATION = "train", "validation"
 NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
@@ -76,6 +76,7 @@ def run_stages(
             inputs = work[plan.name]["inputs"]
             assert isinstance(inputs, Mapping)
             write_record(place.run_dir, plan.name, key, inputs)
+        wait_for_all(place.strategy)  # the next stage reads the chief's files
     if place.is_chief:
         finish_predictor(config, place.run_dir, place.config["dataset"])
 
