@@ -41,11 +41,15 @@ class FeatureFiles:
     version: int
     num_parts: int
 
-    def row(self, index: int) -> np.ndarray:
-        """[h, w, c] float16 of one example, by its place in the stored order."""
-        batch, place = divmod(index, BATCH_SIZE * self.num_parts)
-        part, offset = divmod(place, BATCH_SIZE)
-        return self._parts[part][batch * BATCH_SIZE + offset]
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """[n, h, w, c] float16 of some examples, by their places [n] in the stored order."""
+        batches, places = np.divmod(indices, BATCH_SIZE * self.num_parts)
+        parts, offsets = np.divmod(places, BATCH_SIZE)
+        found = np.empty((len(indices), *self._parts[0].shape[1:]), np.float16)
+        for part in np.unique(parts):
+            chosen = parts == part
+            found[chosen] = self._parts[part][batches[chosen] * BATCH_SIZE + offsets[chosen]]
+        return found
 
     def part_path(self, index: int) -> Path:
         """Where a worker's part lies."""

@@ -67,11 +67,14 @@ class KeptFeatures:
 
     def _rows(self, order: EpochOrder, usable: np.ndarray, places: np.ndarray) -> np.ndarray:
         rows, versions = usable[order.rows[places]], order.versions[places]
-        each = [
-            [branch[version].row(row) for branch in self.branches]
-            for row, version in zip(rows.tolist(), versions.tolist(), strict=True)
-        ]
-        return np.array(each)
+        parts: list[np.ndarray] = []
+        for branch in self.branches:
+            found = branch[0].rows(rows)
+            for version in np.unique(versions[versions > 0]):
+                chosen = versions == version
+                found[chosen] = branch[version].rows(rows[chosen])
+            parts.append(found)
+        return np.stack(parts, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

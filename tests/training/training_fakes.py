@@ -124,12 +124,12 @@ def linear_stage(start, features, levels, *, validation=None, batch_size=2, **se
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """In place of files: row by row of an array."""
+    """In place of files: rows of an array."""
 
     array: np.ndarray
 
-    def row(self, index):
-        return self.array[index]
+    def rows(self, indices):
+        return self.array[indices]
 
 
 @dataclass(frozen=True, eq=False)
