@@ -124,8 +124,8 @@ def test_a_clip_is_predicted_and_a_run_goes_on_from_where_it_is(folder):
     clip = next((folder / "videoset").rglob("*_qp_00.264"))
     (told,) = json.loads(laser_jnd(folder, "predict", str(clip), "--model", "run", "--json"))
     assert told["scale"] == "QP"
-    assert all(1 <= quantiser <= 51 for quantiser in told["quantisers"])
-    assert all(math.isfinite(level) for level in told["levels"])
+    assert all(1 <= quantiser <= 51 for quantiser in told["quantisers"].values())
+    assert all(math.isfinite(level) for level in told["levels"].values())
     assert told["simulated"] is True
     for command in COMMANDS[:3]:
         assert "Reused" in laser_jnd(folder, *command)

@@ -157,14 +157,13 @@ def make_room(run_dir: Path) -> bool:
 
 def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str, Any]) -> None:
     from laser_dist.jnd.labels import read_videoset_labels
-    from laser_dist.jnd.scale import QP
 
     source_id = sorted(config["dataset"]["splits"]["test"])[0]
     resolution = RESOLUTIONS["miniature"]
     labels = {s.source_id: s for s in read_videoset_labels(videoset, resolution).sources}
     clip = next(videoset.rglob(f"{source_id}_*_qp_00.264"))
     terminal.say(f"  laser-jnd predict {clip} --model {run_dir}")
-    _, predictions = predict.predict_clips(terminal, [clip], run_dir, QP, predict.NUM_FRAMES)
+    _, predictions = predict.predict_clips(terminal, [clip], run_dir)
     terminal.say()
     predict.say_predictions(terminal, [clip], predictions, config)
     levels = ", ".join(f"{level.jnd:.0f}" for level in labels[source_id].levels)

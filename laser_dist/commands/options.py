@@ -49,6 +49,14 @@ def share(text: str) -> float:
     return value
 
 
+def inner_share(text: str) -> float:
+    """A share between 0 and 1, neither of them itself, such as 0.9 or 90%, for argparse."""
+    value = share(text)
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text!r}")
+    return value
+
+
 def size(text: str) -> tuple[int, int]:
     """(width, height) of "640x352", for argparse."""
     width, separator, height = text.partition("x")

@@ -8,23 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.options import whole_number
+from laser_dist.commands.options import inner_share, whole_number
 from laser_dist.commands.quiet import quiet
-from laser_dist.jnd.scale import SCALES
+from laser_dist.jnd.scale import SCALES, Scale
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from laser_dist.commands.terminal import Terminal
-    from laser_dist.jnd.scale import Scale
     from laser_dist.prediction.predict import ClipPrediction, Predictor
 
-HELP = "tell the three levels of any video or image"
+HELP = "tell the levels of any video or image"
 EXAMPLE = """\
 examples:
   laser-jnd predict clip.mp4 --model runs/first
+  laser-jnd predict clip.mp4 --model runs/first --satisfied 0.9
   laser-jnd predict *.mkv --model runs/first --json > levels.json
   laser-jnd predict clip.mp4 --model mj-lat.keras
 """
 NUM_FRAMES = 8
+SATISFIED = (
+    0.75  # of the viewers, where the levels lie; `normal_sur` loads SciPy, so not from there
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames to look at, evenly over each clip (default: %(default)s)",
     )
+    parser.add_argument(
+        "--satisfied",
+        type=inner_share,
+        default=SATISFIED,
+        metavar="SHARE",
+        help="of the viewers, at the quantisers to tell; another than the default asks for a model"
+        " that gives spreads (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -54,12 +67,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     # All for their errors, before anything heavy is loaded.
     trained = None if arguments.model.is_file() else load_run(arguments.model)
-    scale = None if trained is None else trained.scale
     for clip in arguments.clips:
         probe(clip)
     with quiet(None, debug=arguments.debug) as terminal:
         predictor, predictions = predict_clips(
-            terminal, arguments.clips, arguments.model, scale, arguments.frames
+            terminal, arguments.clips, arguments.model, arguments.frames, arguments.satisfied
         )
         config = facts_of(predictor) if trained is None else trained.config
         if arguments.json:
@@ -72,27 +84,25 @@ def predict_clips(
     terminal: Terminal,
     clips: Sequence[Path],
     model: Path,
-    scale: Scale | None,
-    num_frames: int,
+    num_frames: int = NUM_FRAMES,
+    satisfied: float = SATISFIED,
 ) -> tuple[Predictor, list[ClipPrediction]]:
-    """Predicts each clip with one model, a run's or a file, which itself says its scale."""
+    """Predicts each clip with one model, a run's or a file."""
     with terminal.live_line() as show:
         show("loading the model")
         from laser_dist.prediction.predict import load_predictor, predict_clip
 
-        predictor = load_predictor(model, scale)
+        predictor = load_predictor(model)
         predictions: list[ClipPrediction] = []
         for clip in clips:
             show(f"looking at {clip}")
-            predictions.append(predict_clip(predictor, clip, num_frames))
+            predictions.append(predict_clip(predictor, clip, num_frames, satisfied=satisfied))
     return predictor, predictions
 
 
 def facts_of(predictor: Predictor) -> dict[str, Any]:
     """What a model's file says of itself, as a run's configuration would."""
-    from laser_dist.models.answer import answer_of
-
-    answer = answer_of(predictor.model)
+    answer = predictor.answer
     return {
         "variant": answer.variant,
         "dataset": {"scale": answer.scale, "simulated": answer.simulated},
@@ -105,23 +115,42 @@ def say_predictions(
     predictions: Sequence[ClipPrediction],
     config: dict[str, Any],
 ) -> None:
-    """Prints a row for each clip."""
+    """Prints a row for each clip, of the levels that the model has."""
+    first = predictions[0]
     rows = [
-        [str(clip), *level_texts(prediction.quantisers.tolist(), prediction.levels.tolist())]
+        [str(clip), *level_texts(prediction)]
         for clip, prediction in zip(clips, predictions, strict=True)
     ]
-    terminal.table(["clip", "JND1", "JND2", "JND3"], [rows])
+    names = [f"JND{level}" for level in first.answer.levels]
+    terminal.table(["clip", *names], [rows])
     terminal.say()
     scale = SCALES[config["dataset"]["scale"]]
-    terminal.say(f"{scale.name} (as predicted, before rounding); {scale.direction_text}.")
+    terminal.say(legend_text(scale, first))
     if config["dataset"]["simulated"]:
         terminal.say("The model has learnt from SIMULATED viewers.")
 
 
-def level_texts(quantisers: Sequence[int], levels: Sequence[float]) -> list[str]:
-    """Such as "27 (27.3)" for each level."""
+def legend_text(scale: Scale, prediction: ClipPrediction) -> str:
+    """What a table's figures are."""
+    parts = ["as predicted, before rounding"]
+    if prediction.spreads is not None:
+        parts.append("± the viewers' standard deviation")
+    share = ""
+    if prediction.satisfied != SATISFIED:
+        share = f" at which {prediction.satisfied * 100:g} % of the viewers are satisfied"
+    return f"{scale.name}{share} ({', '.join(parts)}); {scale.direction_text}."
+
+
+def level_texts(prediction: ClipPrediction) -> list[str]:
+    """Such as "27 (27.3)" for each level, or "27 (27.3 ± 2.1)"."""
+    spreads = [""] * len(prediction.levels)
+    if prediction.spreads is not None:
+        spreads = [f" ± {spread:.1f}" for spread in prediction.spreads.tolist()]
     return [
-        f"{quantiser} ({level:.1f})" for quantiser, level in zip(quantisers, levels, strict=True)
+        f"{quantiser} ({value:.1f}{spread})"
+        for quantiser, value, spread in zip(
+            prediction.quantisers.tolist(), prediction.at_share.tolist(), spreads, strict=True
+        )
     ]
 
 
@@ -131,15 +160,21 @@ def to_json(
     config: dict[str, Any],
     run_dir: Path,
 ) -> str:
-    """A JSON list, an object for each clip."""
+    """A JSON list, an object for each clip; what is said of a level stands at "jnd1" to "jnd3"."""
     documents = [
         {
             "clip": str(clip),
             "scale": config["dataset"]["scale"],
-            "quantisers": prediction.quantisers.tolist(),
-            "levels": prediction.levels.tolist(),
+            "satisfied": prediction.satisfied,
+            "quantisers": _by_level(prediction, prediction.quantisers),
+            "levels": _by_level(prediction, prediction.levels),
+            **(
+                {}
+                if prediction.spreads is None
+                else {"spreads": _by_level(prediction, prediction.spreads)}
+            ),
             "timestamps_s": list(prediction.timestamps_s),
-            "levels_per_frame": prediction.per_frame.tolist(),
+            "levels_per_frame": _by_level(prediction, prediction.per_frame.T),
             "model": str(run_dir),
             "variant": config["variant"],
             "simulated": config["dataset"]["simulated"],
@@ -147,3 +182,9 @@ def to_json(
         for clip, prediction in zip(clips, predictions, strict=True)
     ]
     return json.dumps(documents, indent=2, allow_nan=False)
+
+
+def _by_level(prediction: ClipPrediction, values: np.ndarray) -> dict[str, Any]:
+    """Values [L, ...] of the levels that the model has, by their names."""
+    pairs = zip(prediction.answer.levels, values.tolist(), strict=True)
+    return {f"jnd{level}": value for level, value in pairs}

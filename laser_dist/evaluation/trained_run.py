@@ -27,7 +27,7 @@ def load_trained_run(run_dir: Path) -> TrainedRun:
     """
     run = load_run(run_dir)
     facts = run_facts(run.config, run_dir)
-    predictor = load_predictor(run_dir, run.scale)
+    predictor = load_predictor(run_dir)
     backbones = [load_model(run_dir / "models" / f"{name}.keras") for name in _BACKBONES]
     return TrainedRun(
         path=str(run_dir),

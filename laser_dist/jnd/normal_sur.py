@@ -8,9 +8,10 @@ Source: Wang et al. 2017 (VideoSet, arXiv 1701.01500), whose SUR curve is the co
 cumulative distribution of a normal one, with the level where it falls to 75 %.
 """
 
-from __future__ import annotations
+# SciPy ships no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 
-from typing import Any
+from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,7 +62,7 @@ def normal_sur(
     width = _not_negative(spread)
     # Subtracted from the level and not from the mean, so that a level's own share has no rounding.
     beyond = sign * (np.asarray(places, np.float64) - np.asarray(level, np.float64))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         quantile = beyond / width
     quantile = np.where((width == 0) & (beyond == 0), np.inf, quantile)
     return _ndtr(_ndtri(LEVEL_SHARE) - quantile)
@@ -136,12 +137,10 @@ def _not_negative(spread: ArrayLike) -> NDArray[np.float64]:
 
 
 def _ndtr(quantile: ArrayLike) -> NDArray[np.float64]:
-    """The normal distribution's share below a quantile; SciPy's function, which has no types."""
-    functions: Any = special
-    return np.asarray(functions.ndtr(quantile), np.float64)
+    """The normal distribution's share below a quantile."""
+    return np.asarray(special.ndtr(quantile), np.float64)
 
 
 def _ndtri(share: float) -> NDArray[np.float64]:
     """The inverse of `_ndtr`."""
-    functions: Any = special
-    return np.asarray(functions.ndtri(share), np.float64)
+    return np.asarray(special.ndtri(share), np.float64)

@@ -1,4 +1,8 @@
-"""Load a finished run and name the levels of frames or of a whole clip."""
+"""Load a finished run and name the levels of frames or of a whole clip.
+
+With a model that gives a spread beside each level, also the quantisers at which any other share of
+the viewers is satisfied.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,10 @@ import numpy as np
 import laser_dist.models.answer  # noqa: F401
 import laser_dist.models.layers  # noqa: F401
 from laser_dist.errors import UserError
+from laser_dist.jnd.normal_sur import LEVEL_SHARE, normal_level
 from laser_dist.jnd.scale import Scale, scale_named
-from laser_dist.models.answer import answer_of
+from laser_dist.models.answer import Answer, answer_of
 from laser_dist.video.codec import sample_frames
-
-_NUM_LEVELS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,44 +28,54 @@ class Predictor:
     """A trained model with what must be known to feed it.
 
     Attributes:
-      model: raw frames [B, H, W, 3] float32 in 0..255, RGB, to levels [B, 3].
+      model: raw frames [B, H, W, 3] float32 in 0..255, RGB, to levels [B, L], or to levels and
+        spreads [B, L, 2].
       width: of the frames it takes.
       height: of the frames it takes.
+      answer: what its numbers say: which L levels, on which scale, with or without spreads.
       scale: what the levels count in.
     """
 
     model: keras.Model
     width: int
     height: int
+    answer: Answer
     scale: Scale
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ClipPrediction:
     """The levels of one clip.
 
     Attributes:
-      levels: [3] float32, mean over the sampled frames, on the scale the model was trained on.
+      answer: what the model's numbers say; `answer.levels` are the L levels of all that follows.
+      levels: [L] float32, mean over the sampled frames, on the scale the model was trained on.
         They are what the model says: neither rounded nor forced to ascend.
-      per_frame: [N, 3] float32, the levels of each sampled frame.
+      spreads: [L] float32, mean over the sampled frames of the standard deviation of the viewers'
+        samples; None of a model that does not give it.
+      per_frame: [N, L] float32, the levels of each sampled frame.
       timestamps_s: when in the clip each of the N frames stands.
-      quantisers: [3] int, `levels` rounded to the nearest whole number of the scale: what to hand
+      satisfied: the share of viewers that is asked for.
+      at_share: [L] float64, where that share is satisfied; at 0.75 these are `levels`.
+      quantisers: [L] int, `at_share` rounded to the nearest whole number of the scale: what to hand
         to an encoder.
     """
 
+    answer: Answer
     levels: np.ndarray
+    spreads: np.ndarray | None
     per_frame: np.ndarray
     timestamps_s: tuple[float, ...]
+    satisfied: float
+    at_share: np.ndarray
     quantisers: np.ndarray
 
 
-def load_predictor(path: Path, scale: Scale | None = None) -> Predictor:
+def load_predictor(path: Path) -> Predictor:
     """Load a complete predictor: a finished run's, or a model file.
 
     Args:
       path: a run directory, holding `models/predictor.keras`, or such a file itself.
-      scale: of the levels, as a run's configuration says; None takes what the model itself says
-        (`laser_dist.models.answer`).
 
     Raises:
       UserError: no finished model there, or a file that is not such a model.
@@ -75,26 +88,7 @@ def load_predictor(path: Path, scale: Scale | None = None) -> Predictor:
             "no such file",
             "Train first (laser-jnd train), or name another run.",
         )
-    model = load_model(file)
-    return from_model(model, scale or scale_of(model, origin=str(file)), origin=str(file))
-
-
-def scale_of(model: keras.Model, *, origin: str) -> Scale:
-    """What a model's levels count in, as the model itself says.
-
-    Raises:
-      UserError: it does not say, so it is no predictor.
-    """
-    try:
-        answer = answer_of(model)
-    except ValueError as error:
-        raise UserError(
-            f"model {origin}",
-            "a predictor that says what it answers",
-            f"another model, {model.name}",
-            "Name a predictor.keras of a run, or what import-weights wrote.",
-        ) from error
-    return scale_named(answer.scale, of=f"model {origin}")
+    return from_model(load_model(file), origin=str(file))
 
 
 def load_model(path: Path) -> keras.Model:
@@ -116,29 +110,51 @@ def load_model(path: Path) -> keras.Model:
     return model
 
 
-def from_model(model: keras.Model, scale: Scale, *, origin: str = "model") -> Predictor:
+def from_model(model: keras.Model, *, origin: str = "model") -> Predictor:
     """Check a model's shapes and take it as a predictor.
 
     Args:
-      model: raw frames to levels.
-      scale: of the levels.
+      model: of `models.predictors.build_predictor`, which says what it answers.
       origin: named in the error, for example the file the model came from.
 
     Raises:
-      UserError: it does not map one batch of RGB frames of fixed size to three levels.
+      UserError: it does not say what it answers, or does not map one batch of RGB frames of fixed
+        size to that.
     """
+    answer = _answer(model, origin)
     inputs, outputs = model.inputs, model.outputs
     shapes = f"{[i.shape for i in inputs]} to {[o.shape for o in outputs]}"
     frame = tuple(inputs[0].shape[1:])
     fits = len(inputs) == len(outputs) == 1 and len(frame) == 3 and None not in frame
-    if not fits or frame[-1] != 3 or tuple(outputs[0].shape[1:]) != (_NUM_LEVELS,):
+    expected = _answer_shape(answer)
+    if not fits or frame[-1] != 3 or tuple(outputs[0].shape[1:]) != expected:
         raise UserError(
             f"predictor {origin}",
-            "one input [B, H, W, 3] and one output [B, 3]",
+            f"one input [B, H, W, 3] and one output [B, {', '.join(map(str, expected))}]",
             shapes,
-            "Name a run whose variant predicts all three levels.",
+            "Train again, or name another run.",
         )
-    return Predictor(model=model, width=int(frame[1]), height=int(frame[0]), scale=scale)
+    scale = scale_named(answer.scale, of=f"predictor {origin}")
+    return Predictor(
+        model=model, width=int(frame[1]), height=int(frame[0]), answer=answer, scale=scale
+    )
+
+
+def _answer(model: keras.Model, origin: str) -> Answer:
+    try:
+        return answer_of(model)
+    except ValueError as error:
+        raise UserError(
+            f"predictor {origin}",
+            "a model that says what it answers",
+            f"one that does not, {model.name}",
+            "Name a run of this version of the project.",
+        ) from error
+
+
+def _answer_shape(answer: Answer) -> tuple[int, ...]:
+    """Of one frame's answer: (L,), or (L, 2) with spreads."""
+    return (len(answer.levels), 2) if answer.spread else (len(answer.levels),)
 
 
 def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
@@ -150,7 +166,7 @@ def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int 
       batch_size: how many go through the model at once; changes the memory, not the answer.
 
     Returns:
-      float32 [N, 3].
+      float32 [N, L], or [N, L, 2] of levels and spreads.
 
     Raises:
       ValueError: frames of another shape or type.
@@ -162,7 +178,7 @@ def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int 
             f" got {frames.dtype} {frames.shape}"
         )
     if len(frames) == 0:
-        return np.zeros((0, _NUM_LEVELS), np.float32)
+        return np.zeros((0, *_answer_shape(predictor.answer)), np.float32)
     return _forward(predictor.model, frames, batch_size)
 
 
@@ -181,28 +197,57 @@ def predict_images(model: keras.Model, frames: np.ndarray, *, batch_size: int = 
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-def predict_clip(predictor: Predictor, path: Path, num_frames: int = 8) -> ClipPrediction:
+def predict_clip(
+    predictor: Predictor, path: Path, num_frames: int = 8, *, satisfied: float = LEVEL_SHARE
+) -> ClipPrediction:
     """Levels of any video or image FFmpeg reads.
 
     Args:
       predictor: as loaded.
       path: the clip; its frames are scaled, not cropped, to the predictor's size.
       num_frames: how many frames are looked at, evenly over the clip; fewer if it has fewer.
+      satisfied: share of the viewers who shall be satisfied, 0 < share < 1.
 
     Raises:
-      UserError: no such file, or not a readable video or image.
+      UserError: no such file, not a readable video or image, or another share than 0.75 of a
+        predictor without spreads.
     """
+    check_share(predictor.answer, satisfied)
     sampled = sample_frames(
         path, num_frames=num_frames, width=predictor.width, height=predictor.height
     )
-    per_frame = predict_frames(predictor, np.stack([frame.rgb for frame in sampled]))
+    answers = predict_frames(predictor, np.stack([frame.rgb for frame in sampled]))
+    per_frame = answers[..., 0] if predictor.answer.spread else answers
     levels = per_frame.mean(axis=0)
+    spreads = answers[..., 1].mean(axis=0) if predictor.answer.spread else None
+    at_share = normal_level(
+        levels, 0.0 if spreads is None else spreads, satisfied, scale=predictor.scale
+    )
     return ClipPrediction(
+        answer=predictor.answer,
         levels=levels,
+        spreads=spreads,
         per_frame=per_frame,
         timestamps_s=tuple(float(frame.timestamp_s) for frame in sampled),
-        quantisers=nearest_quantisers(levels, predictor.scale),
+        satisfied=satisfied,
+        at_share=at_share,
+        quantisers=nearest_quantisers(at_share, predictor.scale),
     )
+
+
+def check_share(answer: Answer, satisfied: float) -> None:
+    """Refuse to say what a model does not know.
+
+    Raises:
+      UserError: another share than 0.75 of a model without spreads.
+    """
+    if satisfied != LEVEL_SHARE and not answer.spread:
+        raise UserError(
+            f"share of satisfied viewers, of a model of {answer.variant}",
+            f"{LEVEL_SHARE}, where its levels lie, as it gives no spread of the viewers",
+            f"{satisfied}",
+            "Train one that does: laser-jnd train with --set head.spread=true.",
+        )
 
 
 def nearest_quantisers(levels: np.ndarray, scale: Scale) -> np.ndarray:

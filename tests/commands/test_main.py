@@ -42,6 +42,8 @@ def test_help_of_each_command_shows_an_example_that_parses(name, capsys):
         (("miniature", "--output", "x", "--qps", "0,9"), "expected 'all' or QPs from 1 to 51"),
         (("miniature", "--output", "x", "--num-sources", "1000"), "whole number, 1 to 999"),
         (("demo", "--seed", "-1"), "whole number, 0 to"),
+        (("predict", "x", "--model", "r", "--satisfied", "1"), "a share between 0 and 1"),
+        (("predict", "x", "--model", "r", "--satisfied", "90"), "a share from 0 to 1"),
         (("build", "nothing"), "invalid choice: 'nothing'"),
     ],
 )

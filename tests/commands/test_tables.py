@@ -13,7 +13,9 @@ from laser_dist.evaluation.dataset import DatasetInfo
 from laser_dist.evaluation.metrics import PredictorScore
 from laser_dist.evaluation.quality_table import QualityCurve
 from laser_dist.evaluation.results import assess
-from laser_dist.jnd.scale import QF
+from laser_dist.jnd.normal_sur import normal_level
+from laser_dist.jnd.scale import QF, scale_named
+from laser_dist.models.answer import Answer
 from laser_dist.prediction.predict import ClipPrediction
 
 SCORE = PredictorScore(
@@ -51,6 +53,33 @@ def test_the_table_fits_and_keeps_every_figure(columns, monkeypatch):
     assert max(map(len, lines)) <= columns
     for figure in ("(2.00–3.00)", "10.25", "(9.00–11.50)"):  # in one line, or in two
         assert file.getvalue().count(figure) == 3
+
+
+def make_prediction(
+    at_75, *, scale="QP", levels=(1, 2, 3), spreads=None, satisfied=0.75
+) -> ClipPrediction:
+    """Of one frame."""
+    answered = np.array(at_75, np.float32)
+    widths = None if spreads is None else np.array(spreads, np.float32)
+    at_share = normal_level(
+        answered, 0.0 if widths is None else widths, satisfied, scale=scale_named(scale, of="it")
+    )
+    return ClipPrediction(
+        answer=Answer(
+            variant="mj-lat",
+            levels=levels[: len(answered)],
+            scale=scale,
+            simulated=True,
+            spread=spreads is not None,
+        ),
+        levels=answered,
+        spreads=widths,
+        per_frame=answered[None],
+        timestamps_s=(0.5,),
+        satisfied=satisfied,
+        at_share=at_share,
+        quantisers=np.rint(at_share).astype(int),
+    )
 
 
 def said(results, columns, monkeypatch):
@@ -106,12 +135,7 @@ def test_where_no_bits_are_known_the_block_is_left_out(results, monkeypatch):
     ],
 )
 def test_predictions_say_what_they_count_in_and_which_way_is_coarser(scale, sentence):
-    prediction = ClipPrediction(
-        levels=np.array([34.2, 23.7, 18.4], np.float32),
-        per_frame=np.array([[34.2, 23.7, 18.4]], np.float32),
-        timestamps_s=(0.0,),
-        quantisers=np.array([34, 24, 18]),
-    )
+    prediction = make_prediction([34.2, 23.7, 18.4], scale=scale)
     config = {"variant": "mj-lat", "dataset": {"simulated": False, "scale": scale}}
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.png")], [prediction], config)
@@ -130,19 +154,37 @@ def test_a_path_is_not_broken_however_long():
 
 
 def test_predictions_as_json():
-    prediction = ClipPrediction(
-        levels=np.array([26.6, 31.0, 35.2], np.float32),
-        per_frame=np.array([[26.6, 31.0, 35.2]], np.float32),
-        timestamps_s=(0.5,),
-        quantisers=np.array([27, 31, 35]),
-    )
+    prediction = make_prediction([26.6, 31.0, 35.2])
     config = {"variant": "mj-lat", "dataset": {"simulated": True, "scale": "QP"}}
     (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
     assert document["clip"] == "a.mp4"
-    assert (document["scale"], document["quantisers"]) == ("QP", [27, 31, 35])
-    assert document["levels"] == pytest.approx([26.6, 31.0, 35.2], abs=1e-5)
+    assert (document["scale"], document["satisfied"]) == ("QP", 0.75)
+    assert document["quantisers"] == {"jnd1": 27, "jnd2": 31, "jnd3": 35}
+    expected = {"jnd1": 26.6, "jnd2": 31.0, "jnd3": 35.2}
+    assert document["levels"] == pytest.approx(expected, abs=1e-5)
+    assert document["levels_per_frame"]["jnd2"] == [31.0]
+    assert "spreads" not in document
     assert document["simulated"] is True
 
 
+def test_spreads_and_the_share_are_told_where_there_are_any():
+    prediction = make_prediction([26.6, 35.2], levels=(1, 3), spreads=[2.0, 4.0], satisfied=0.9)
+    config = {"variant": "lat", "dataset": {"simulated": True, "scale": "QP"}}
+    (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
+    assert document["satisfied"] == 0.9
+    assert document["spreads"] == {"jnd1": 2.0, "jnd3": 4.0}
+    assert document["levels"] == pytest.approx({"jnd1": 26.6, "jnd3": 35.2}, abs=1e-5)
+    # 0.607 spreads better than the levels: the normal distribution's 10 % lie so far from its 25 %.
+    assert document["quantisers"] == {"jnd1": 25, "jnd3": 33}
+    file = io.StringIO()
+    predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
+    text = file.getvalue()
+    assert text.splitlines()[0].split() == ["clip", "JND1", "JND3"]
+    assert "25 (25.4 ± 2.0)" in text
+    assert "33 (32.8 ± 4.0)" in text
+    assert "QP at which 90 % of the viewers are satisfied (as predicted" in text
+    assert "± the viewers' standard deviation" in text
+
+
 def test_a_level_shows_what_was_rounded():
-    assert predict.level_texts([27, 31], [26.63, 31.0]) == ["27 (26.6)", "31 (31.0)"]
+    assert predict.level_texts(make_prediction([26.63, 31.0])) == ["27 (26.6)", "31 (31.0)"]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.normal_sur import normal_sur
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.models.answer import Answer, AnswerLayer
 from laser_dist.prediction import predict
@@ -15,16 +16,35 @@ from laser_dist.prediction import predict
 WIDTH, HEIGHT = 16, 8
 
 
-def mean_colour_model(outputs: int = 3) -> keras.Model:
-    """Levels that are the mean of each channel, so that every answer is known."""
+def mean_colour_model(levels=(1, 2, 3), *, spread: bool = False, scale="QP", columns=None):
+    """Levels that are the mean of each channel, so that every answer is known.
+
+    Each level's spread is a tenth of it.
+    """
     frames = keras.Input((HEIGHT, WIDTH, 3))
-    means = keras.layers.GlobalAveragePooling2D()(frames)
-    return keras.Model(frames, means[:, :outputs] if outputs < 3 else means)
+    found = keras.layers.GlobalAveragePooling2D()(frames)
+    found = found[:, : columns or len(levels)]
+    if spread:
+        both = [keras.layers.Rescaling(factor)(found) for factor in (1, 0.1)]
+        both = [keras.layers.Reshape((len(levels), 1))(each) for each in both]
+        found = keras.layers.Concatenate()(both)
+    variant = "mj-lat" if len(levels) == 3 else "lat"
+    answer = Answer(variant=variant, levels=levels, scale=scale, simulated=True, spread=spread)
+    return keras.Model(frames, AnswerLayer(asdict(answer))(found))
 
 
 @pytest.fixture(scope="module")
 def predictor():
-    return predict.from_model(mean_colour_model(), QP)
+    return predict.from_model(mean_colour_model())
+
+
+@pytest.fixture
+def clip_of_two(monkeypatch, tmp_path):
+    """A clip whose two frames differ by 1 in each channel."""
+    colours = plain_frames((30, 20, 60), (31, 21, 61))
+    frames = [Sampled(float(second), rgb) for second, rgb in enumerate(colours)]
+    monkeypatch.setattr(predict, "sample_frames", lambda path, **size: frames)
+    return tmp_path / "clip.mp4"
 
 
 def plain_frames(*colours) -> np.ndarray:
@@ -96,11 +116,53 @@ def test_quantisers_are_what_an_encoder_takes_and_nearest(scale, highest, levels
     assert set(quantisers[levels > highest]) <= {highest}
 
 
-def test_a_saved_run_answers_like_the_model_it_was_saved_from(predictor, tmp_path):
+@pytest.mark.parametrize("levels", [(1, 2, 3), (2,), (1, 3)])
+def test_a_model_answers_the_levels_that_it_has(levels, clip_of_two):
+    found = predict.predict_clip(predict.from_model(mean_colour_model(levels)), clip_of_two)
+    assert found.answer.levels == levels
+    assert found.levels == pytest.approx([30.5, 20.5, 60.5][: len(levels)], abs=1e-4)
+    assert found.per_frame.shape == (2, len(levels))
+    assert found.quantisers.shape == found.at_share.shape == (len(levels),)
+    assert found.spreads is None
+
+
+def test_a_spread_is_the_mean_over_the_frames_and_the_level_is_as_without(clip_of_two):
+    predictor = predict.from_model(mean_colour_model((1, 2), spread=True))
+    found = predict.predict_clip(predictor, clip_of_two)
+    assert found.levels == pytest.approx([30.5, 20.5], abs=1e-4)
+    assert found.spreads == pytest.approx([3.05, 2.05], abs=1e-4)
+    assert found.per_frame.shape == (2, 2)
+    np.testing.assert_array_equal(found.at_share, found.levels)
+    assert predict.predict_frames(predictor, plain_frames(0)[:0]).shape == (0, 2, 2)
+
+
+@pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("satisfied", [0.5, 0.9])
+def test_another_share_is_read_off_the_curve(scale, satisfied, clip_of_two):
+    model = mean_colour_model((1, 2), spread=True, scale=scale.name)
+    found = predict.predict_clip(predict.from_model(model), clip_of_two, satisfied=satisfied)
+    share = normal_sur(found.levels, found.spreads, found.at_share, scale=scale)
+    assert share == pytest.approx([satisfied] * 2)
+    assert (np.abs(found.quantisers - found.at_share) <= 0.5).all()
+    better = (
+        found.at_share < found.levels if scale.higher_is_worse else found.at_share > found.levels
+    )
+    assert better.all() == (satisfied > 0.75)
+
+
+def test_another_share_asks_for_spreads(predictor, clip_of_two):
+    with pytest.raises(UserError, match=r"got 0\.9\. .*--set head\.spread=true") as caught:
+        predict.predict_clip(predictor, clip_of_two, satisfied=0.9)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_run_answers_like_the_model_it_was_saved_from(tmp_path):
+    predictor = predict.from_model(mean_colour_model((1, 3), spread=True, scale="QF"))
     (tmp_path / "models").mkdir()
     predictor.model.save(tmp_path / "models" / "predictor.keras")
-    loaded = predict.load_predictor(tmp_path, QF)
+    loaded = predict.load_predictor(tmp_path)
     assert loaded.scale is QF
+    assert loaded.answer == predictor.answer
     frames = plain_frames((20, 30, 40))
     expected = predict.predict_frames(predictor, frames)
     assert (predict.predict_frames(loaded, frames) == expected).all()
@@ -108,19 +170,31 @@ def test_a_saved_run_answers_like_the_model_it_was_saved_from(predictor, tmp_pat
 
 def test_a_directory_without_a_model_is_the_users_to_mend(tmp_path):
     with pytest.raises(UserError, match=r"finished model in models/predictor\.keras"):
-        predict.load_predictor(tmp_path, QP)
+        predict.load_predictor(tmp_path)
 
 
 def test_a_file_that_is_no_model_is_the_users_to_mend(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "predictor.keras").write_bytes(b"half a file")
     with pytest.raises(UserError, match="whole Keras model file"):
-        predict.load_predictor(tmp_path, QP)
+        predict.load_predictor(tmp_path)
 
 
-def test_a_model_of_one_level_is_no_predictor():
+def test_a_model_of_another_shape_than_it_says_is_no_predictor():
     with pytest.raises(UserError, match=r"one output \[B, 3\]"):
-        predict.from_model(mean_colour_model(outputs=1), QP)
+        predict.from_model(mean_colour_model(columns=1))
+
+
+def test_a_model_that_does_not_say_what_it_answers_is_no_predictor():
+    frames = keras.Input((HEIGHT, WIDTH, 3))
+    model = keras.Model(frames, keras.layers.GlobalAveragePooling2D()(frames))
+    with pytest.raises(UserError, match="a model that says what it answers"):
+        predict.from_model(model)
+
+
+def test_a_model_of_an_unknown_scale_is_no_predictor():
+    with pytest.raises(UserError, match="Scale of predictor.*one of QP, QF, got CRF"):
+        predict.from_model(mean_colour_model(scale="CRF"))
 
 
 def test_images_are_rounded_and_clipped():
