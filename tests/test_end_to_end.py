@@ -73,7 +73,8 @@ def test_the_results_are_of_test_sources_with_all_predictors_and_simulated(folde
     config = json.loads((folder / "run" / "config.json").read_text())
     assert results["simulated"] is True
     assert results["num_sources"] == len(config["dataset"]["splits"]["test"])
-    assert set(results["predictors"]) == {"mj-lat", "constant", "si-ti-ridge"}
+    predictors = {"mj-lat", "constant", "si-ti-ridge", "si-ti-trees"}
+    assert set(results["predictors"]) == predictors
     for predictor in results["predictors"].values():
         for error, (low, high) in zip(
             predictor["abs_error"], predictor["abs_error_interval"], strict=True

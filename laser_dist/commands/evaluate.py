@@ -1,4 +1,4 @@
-"""`laser-jnd evaluate`: errors on sources never trained on, beside two baselines."""
+"""`laser-jnd evaluate`: errors on sources never trained on, beside plain predictors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.places import find_dataset
 from laser_dist.commands.quiet import quiet
-from laser_dist.commands.wording import count_text, interval_text, number_text, share_text
+from laser_dist.commands.wording import (
+    count_text,
+    interval_text,
+    number_text,
+    share_interval_text,
+    share_text,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from laser_dist.commands.terminal import Terminal
     from laser_dist.evaluation.metrics import PredictorScore
@@ -83,15 +89,38 @@ def say_results(terminal: Terminal, results: EvaluationResults) -> None:
     groups = count_text(results.num_groups, "group")
     terminal.say(f"  {clips} in {groups}; mean error (95 % interval):")
     terminal.say()
-    terminal.table(
-        ["", *scores], [level_rows(scores, scale), psnr_rows(scores), ratio_rows(scores)]
-    )
+    header = ["", *scores]
+    sections = [level_rows(scores, scale), psnr_rows(scores), ratio_rows(scores)]
+    terminal.table(header, within(terminal.width, header, sections))
     terminal.say()
     terminal.say("  Lower is better. ratio: to the constant predictor's mean.")
     terminal.say()
+    say_sur(terminal, results)
     say_bits_saved(terminal, results)
     if results.dataset.simulated:
         terminal.say("  Viewers are SIMULATED: this says nothing about people.")
+
+
+def say_sur(terminal: Terminal, results: EvaluationResults) -> None:
+    """Prints how far the curves of satisfied viewers are off, of a model that gives spreads."""
+    if results.sur is None:
+        return
+    scores = {name: one.score for name, one in results.sur.predictors.items()}
+    rows = [
+        [
+            f"JND{level + 1}",
+            *(
+                share_interval_text(s.abs_difference[level], s.abs_difference_interval[level])
+                for s in scores.values()
+            ),
+        ]
+        for level in range(NUM_LEVELS)
+    ]
+    mean = ["mean", *(share_text(score.mean_abs_difference) for score in scores.values())]
+    scale = results.dataset.scale
+    title = f"satisfied viewers, |Δshare| over {scale.name} {scale.lowest}–{scale.highest}"
+    terminal.table([title, *scores], [[*rows, mean]])
+    terminal.say()
 
 
 def say_bits_saved(terminal: Terminal, results: EvaluationResults) -> None:
@@ -137,6 +166,25 @@ def psnr_rows(scores: Mapping[str, PredictorScore]) -> list[list[str]]:
         for level in range(NUM_LEVELS)
     ]
     return [_title("|ΔPSNR|", scores), *rows]
+
+
+def within(
+    width: int, header: Sequence[str], sections: Sequence[Sequence[Sequence[str]]]
+) -> list[list[list[str]]]:
+    """The same cells; intervals stand below their means in all of them where one line is too short.
+
+    Args:
+      width: in columns.
+      header: of the table.
+      sections: of the table.
+    """
+    columns = zip(*[header, *(row for section in sections for row in section)], strict=True)
+    gaps = 3 * (len(header) - 1)
+    fits = sum(max(map(len, column)) for column in columns) + gaps <= width
+    return [
+        [[cell if fits else cell.replace(" (", "\n(") for cell in row] for row in section]
+        for section in sections
+    ]
 
 
 def ratio_rows(scores: Mapping[str, PredictorScore]) -> list[list[str]]:

@@ -52,6 +52,14 @@ def interval_text(value: float, interval: Sequence[float]) -> str:
     return f"{value:.2f} ({low:.2f}–{high:.2f})"
 
 
+def share_interval_text(share: float, interval: Sequence[float]) -> str:
+    """Such as "3.1 % (2.6–3.7)"; a dash where there is no value."""
+    if not math.isfinite(share):
+        return NO_VALUE
+    low, high = interval
+    return f"{share_text(share)} ({low * 100:.1f}–{high * 100:.1f})"
+
+
 def figure_text(value: float) -> str:
     """Such as "2.314", "9597": four digits or more, whole above 1000."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -41,7 +41,8 @@ def bits_saved(
 
     Args:
       curves: the quality curve of each of N sources.
-      predicted: [N, L] levels, may be fractional.
+      predicted: [N, L] levels, may be fractional; NaN of a level that is not predicted, which is
+        left out of the viewers' share too.
       true: [N, L]; NaN where a level is missing.
       scale: of the levels.
     """
@@ -58,7 +59,7 @@ def bits_saved(
 
     compared = {quantiser for quantiser, is_known in zip(finest, known, strict=True) if is_known}
     return BitsSaved(
-        viewers=mean_share(true),
+        viewers=mean_share(np.where(np.isnan(predicted), np.nan, true)),
         model=mean_share(np.where(np.isnan(true), np.nan, predicted)),
         finest=int(compared.pop()) if len(compared) == 1 else None,
         num_sources=int(known.sum()),

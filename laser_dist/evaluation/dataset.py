@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image
 
 from laser_dist.errors import UserError
-from laser_dist.evaluation.baselines import SourceTable
+from laser_dist.evaluation.sources import SourceTable, samples_of
 from laser_dist.jnd.scale import QP, Scale, scale_named
 from laser_dist.video.frames import resize_rgb
 
 _TABLE_FEATURES = (
     "source_id", "group_id", "jnd_levels", "spatial_information", "temporal_information",
 )  # fmt: skip
+_SAMPLES = "viewer_samples"
 _IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
 
 
@@ -140,7 +141,9 @@ class TfdsDataset:
     def sources(self, split: str) -> SourceTable:
         """What is known of each source of a split, sorted by source id."""
         rows: dict[str, Mapping[str, Any]] = {}
-        for example in self._examples(split, _TABLE_FEATURES):
+        has_samples = _SAMPLES in self._builder.info.features
+        names = (*_TABLE_FEATURES, _SAMPLES) if has_samples else _TABLE_FEATURES
+        for example in self._examples(split, names):
             rows.setdefault(example["source_id"].decode(), example)
         source_ids = tuple(sorted(rows))
         examples = [rows[source_id] for source_id in source_ids]
@@ -150,6 +153,11 @@ class TfdsDataset:
             group_ids=tuple(example["group_id"].decode() for example in examples),
             levels=_table([example["jnd_levels"] for example in examples], 3),
             activity=_table([[example[name] for name in activity] for example in examples], 2),
+            viewer_samples=tuple(
+                samples_of(example["jnd_levels"], _rows(example[_SAMPLES])) for example in examples
+            )
+            if has_samples
+            else (),
         )
 
     def raw_batches(self, split: str) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -218,6 +226,11 @@ def _info(info: Any) -> DatasetInfo:
         seed=metadata.get("seed"),
         splits={name: tuple(ids) for name, ids in metadata.get("splits", {}).items()},
     )
+
+
+def _rows(ragged: Any) -> list[list[int]]:
+    """A ragged value of TensorFlow's as lists."""
+    return ragged.to_list() if hasattr(ragged, "to_list") else [list(row) for row in ragged]
 
 
 def _decode_png(data: bytes) -> np.ndarray:

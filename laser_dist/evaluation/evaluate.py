@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,19 +12,16 @@ import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation import exemplars, report
-from laser_dist.evaluation.baselines import SourceTable, constant_predictions, ridge_predictions
+from laser_dist.evaluation.baselines import baseline_predictions
 from laser_dist.evaluation.dataset import FramePair, JudgedDataset, TfdsDataset, fit_frames
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.metrics import SourceMeans, mean_of_present
+from laser_dist.evaluation.metrics import NUM_LEVELS, SourceMeans, mean_of_present
 from laser_dist.evaluation.quality_table import read_quality_curves
-from laser_dist.evaluation.results import (
-    CONSTANT,
-    RIDGE,
-    EvaluationResults,
-    assess,
-    to_csv,
-    to_json,
-)
+from laser_dist.evaluation.results import EvaluationResults, assess
+from laser_dist.evaluation.results_files import to_csv, to_json
+from laser_dist.evaluation.sources import SourceTable
+from laser_dist.evaluation.sur_errors import SurComparison, compare_sur
+from laser_dist.evaluation.writing import write_atomically
 
 TEST_SPLIT = "test"
 TRAIN_SPLIT = "train"
@@ -47,8 +42,11 @@ class TrainedRun:
       trained_on: ids of the sources it saw, training and validation.
       width: of the frames its models take; stored frames of another size are scaled to it.
       height: of the frames its models take.
-      predict: uint8 [B, H, W, 3] raw frames to levels [B, 3].
-      backbones: for each level, uint8 raw frames to uint8 frames of the same shape.
+      predict: uint8 [B, H, W, 3] raw frames to levels [B, L], or to levels and spreads [B, L, 2].
+      levels: which JND levels the L columns are, from 1, ascending.
+      spread: whether each level comes with the standard deviation of the viewers' samples.
+      backbones: level, from 1, to what makes uint8 raw frames to frames as coded at that level, of
+        the same shape and type; of fewer levels, or of none, where the run has no such model.
       curves: what training logged.
     """
 
@@ -59,7 +57,9 @@ class TrainedRun:
     width: int
     height: int
     predict: FramesToLevels
-    backbones: tuple[FramesToFrames, ...]
+    levels: tuple[int, ...] = (1, 2, 3)
+    spread: bool = False
+    backbones: Mapping[int, FramesToFrames] = field(default_factory=dict)
     curves: tuple[Curve, ...] = field(default=())
 
 
@@ -88,12 +88,17 @@ def evaluate_on(
     """As `evaluate`, with both already loaded."""
     test = dataset.sources(TEST_SPLIT)
     check_comparable(dataset, run, test)
+    train = _training_sources(dataset, run)
+    curves = read_quality_curves(dataset.quality_path, test.source_ids, dataset.info.scale)
+    answers = network_predictions(dataset, run, test.source_ids)
     results = assess(
         test,
-        read_quality_curves(dataset.quality_path, test.source_ids, dataset.info.scale),
-        _predictions(dataset, run, test),
+        curves,
+        {run.variant: answers.levels, **baseline_predictions(train, test.activity)},
         dataset=dataset.info,
         model=run.variant,
+        levels=run.levels,
+        sur=_sur(dataset, run, train, test, answers, seed),
         seed=seed,
         versions=package_versions(),
         run=run.path,
@@ -148,38 +153,67 @@ def check_comparable(dataset: JudgedDataset, run: TrainedRun, test: SourceTable)
         )
 
 
-def _predictions(
-    dataset: JudgedDataset, run: TrainedRun, test: SourceTable
-) -> Mapping[str, np.ndarray]:
+def _training_sources(dataset: JudgedDataset, run: TrainedRun) -> SourceTable:
+    """What the baselines are fitted on.
+
+    Raises:
+      UserError: of a level that is compared no training source has one.
+    """
     train = dataset.sources(TRAIN_SPLIT)
-    if not np.isfinite(train.levels).any(axis=0).all():
+    columns = np.isfinite(train.levels).T
+    if lacking := [level for level in run.levels if not columns[level - 1].any()]:
         raise UserError(
             f"baselines on {dataset.info.name}",
             "training sources to fit each level on",
-            "none",
+            f"none of JND{lacking[0]}",
             "Build a larger dataset.",
         )
-    return {
-        run.variant: network_predictions(dataset, run, test.source_ids),
-        CONSTANT: constant_predictions(train, len(test.source_ids)),
-        RIDGE: ridge_predictions(train, test.activity),
-    }
+    return train
+
+
+def _sur(
+    dataset: JudgedDataset,
+    run: TrainedRun,
+    train: SourceTable,
+    test: SourceTable,
+    answers: NetworkAnswers,
+    seed: int,
+) -> SurComparison | None:
+    if answers.spreads is None:
+        return None
+    scale = dataset.info.scale
+    return compare_sur(
+        train, test, answers.levels, answers.spreads, model=run.variant, scale=scale, seed=seed
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkAnswers:
+    """What the network says of N sources.
+
+    Attributes:
+      levels: [N, 3] float64; NaN of levels that it does not predict.
+      spreads: [N, 3] float64, the same; None of a network that gives none.
+    """
+
+    levels: np.ndarray
+    spreads: np.ndarray | None
 
 
 def network_predictions(
     dataset: JudgedDataset, run: TrainedRun, source_ids: tuple[str, ...]
-) -> np.ndarray:
-    """One prediction per source: the mean over all of its stored frames.
-
-    Returns:
-      [N, 3] float64, in the order of `source_ids`.
-    """
+) -> NetworkAnswers:
+    """One answer per source, in the order of `source_ids`: the mean over all its stored frames."""
     means = SourceMeans.empty()
     for frame_ids, raw in dataset.raw_batches(TEST_SPLIT):
         frames = fit_frames(raw, width=run.width, height=run.height)
         means = means.merge(SourceMeans.from_frames(frame_ids, run.predict(frames)))
     by_source = means.compute()
-    return np.stack([by_source[source_id] for source_id in source_ids])
+    found = np.stack([by_source[source_id] for source_id in source_ids])
+    found = found.reshape(len(source_ids), len(run.levels), 2 if run.spread else 1)
+    answers = np.full((len(source_ids), NUM_LEVELS, found.shape[-1]), np.nan)
+    answers[:, [level - 1 for level in run.levels]] = found
+    return NetworkAnswers(answers[..., 0], answers[..., 1] if run.spread else None)
 
 
 def fitted(pair: FramePair, run: TrainedRun) -> FramePair:
@@ -197,37 +231,3 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a source tree that is not installed
             found[package] = "not installed"
     return found
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file complete or not at all.
-
-    Raises:
-      UserError: the disk is full or read-only, or a folder is in the way.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        # Temporary files are private to their owner; what is published follows the umask.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"writing {path}",
-            "a folder that can be written to, with room left",
-            error.strerror or str(error),
-            "Name another output folder, or free some space.",
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

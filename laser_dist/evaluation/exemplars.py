@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +23,15 @@ class Exemplar:
       frame_index: which frame of it.
       mean_abs_error: of the network on this clip, over its levels, on the dataset's scale.
       true_levels: [3], as the viewers judged; NaN, as all that needs one, where a level is missing.
-      predicted_levels: [3], as the network says.
+      predicted_levels: [3], as the network says; NaN, as all that needs one, of a level that it
+        does not predict.
       true_psnr_db: [3], of the clip coded at the true levels.
       abs_psnr_error_db: [3], distance to the PSNR at the predicted levels.
       raw: uint8 [H, W, 3], RGB.
       coded: uint8 [3, H, W, 3], at the true levels; black where one is missing.
-      predicted: uint8 [3, H, W, 3], what the three backbones make of `raw`.
+      predicted: level, from 1, to uint8 [H, W, 3], what its backbone makes of `raw`.
       coded_psnr_db: [3], of `coded` against `raw`.
-      predicted_psnr_db: [3], of `predicted` against `raw`.
+      predicted_psnr_db: [3], of `predicted` against `raw`; NaN where there is none.
     """
 
     standing: str
@@ -43,7 +44,7 @@ class Exemplar:
     abs_psnr_error_db: np.ndarray
     raw: np.ndarray
     coded: np.ndarray
-    predicted: np.ndarray
+    predicted: Mapping[int, np.ndarray]
     coded_psnr_db: np.ndarray
     predicted_psnr_db: np.ndarray
 
@@ -74,7 +75,7 @@ def make_exemplars(
     results: EvaluationResults,
     chosen: Mapping[str, int],
     pairs: Mapping[str, FramePair],
-    backbones: Sequence[Callable[[np.ndarray], np.ndarray]],
+    backbones: Mapping[int, Callable[[np.ndarray], np.ndarray]],
 ) -> tuple[Exemplar, ...]:
     """Put the chosen clips' frames beside what is known of them.
 
@@ -82,7 +83,8 @@ def make_exemplars(
       results: of the evaluation.
       chosen: standing to position among the test sources, as `choose` gives it.
       pairs: source id to its frame.
-      backbones: for each level, raw uint8 [N, H, W, 3] to predicted frames of the same shape.
+      backbones: level, from 1, to what makes raw uint8 [N, H, W, 3] to predicted frames of the
+        same shape; not every level need have one.
     """
     return tuple(
         _exemplar(results, standing, row, pairs[results.test.source_ids[row]], backbones)
@@ -95,10 +97,10 @@ def _exemplar(
     standing: str,
     row: int,
     pair: FramePair,
-    backbones: Sequence[Callable[[np.ndarray], np.ndarray]],
+    backbones: Mapping[int, Callable[[np.ndarray], np.ndarray]],
 ) -> Exemplar:
     network = results.predictors[results.model]
-    predicted = np.stack([backbone(pair.raw[None])[0] for backbone in backbones])
+    predicted = {level: backbone(pair.raw[None])[0] for level, backbone in backbones.items()}
     return Exemplar(
         standing=standing,
         source_id=pair.source_id,
@@ -117,5 +119,10 @@ def _exemplar(
                 for level, frame in zip(results.test.levels[row], pair.coded, strict=True)
             ]
         ),
-        predicted_psnr_db=np.array([psnr_rgb_db(pair.raw, frame) for frame in predicted]),
+        predicted_psnr_db=np.array(
+            [
+                psnr_rgb_db(pair.raw, predicted[level]) if level in predicted else np.nan
+                for level in range(1, len(pair.coded) + 1)
+            ]
+        ),
     )

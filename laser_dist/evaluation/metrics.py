@@ -25,7 +25,7 @@ class SourceMeans:
     """Running mean of frame predictions per source; shards and batches combine exactly.
 
     Attributes:
-      sums: source id to the [L] float64 sum over its frames.
+      sums: source id to the float64 sum over its frames, of any shape.
       counts: source id to its number of frames.
     """
 
@@ -43,7 +43,7 @@ class SourceMeans:
 
         Args:
           source_ids: the source of each of B frames.
-          values: [B, L], what was predicted for each frame.
+          values: [B, ...], what was predicted for each frame.
 
         Raises:
           ValueError: the two differ in length.
@@ -70,7 +70,7 @@ class SourceMeans:
         return SourceMeans(sums=sums, counts=counts)
 
     def compute(self) -> dict[str, np.ndarray]:
-        """Return the [L] float64 mean over frames of each source."""
+        """Return the float64 mean over frames of each source."""
         return {source_id: total / self.counts[source_id] for source_id, total in self.sums.items()}
 
 

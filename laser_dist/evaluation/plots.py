@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -18,9 +16,10 @@ from matplotlib.ticker import (
     ScalarFormatter,
 )
 
+from laser_dist.evaluation.baselines import CONSTANT, RIDGE, TREES
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults, PredictorResult
-from laser_dist.evaluation.svg import COLOURS, STYLE, inline_svg
+from laser_dist.evaluation.results import EvaluationResults, PredictorResult
+from laser_dist.evaluation.svg import COLOURS, STYLE, inline_svg, panel
 
 # Logged metrics worth a panel, with what to call them; what is not named here is not drawn.
 METRIC_TITLES = {
@@ -28,8 +27,9 @@ METRIC_TITLES = {
     "jnd1": "JND1 error",
     "jnd2": "JND2 error",
     "jnd3": "JND3 error",
+    "frame": "frame error",
+    "likelihood": "viewers’ surprise",
 }
-_PIXELS_PER_INCH = 72
 _LOG_SCALE_FROM = 10.0
 _NEARBY = 2.0  # the error whose share of clips is read out for those who cannot see the lines
 
@@ -54,6 +54,7 @@ class PredictorStyle:
 _BASELINE_STYLES = {
     CONSTANT: PredictorStyle("Constant", "constant", "s", (0, (5, 3))),
     RIDGE: PredictorStyle("SI/TI ridge", "ridge", "D", (0, (1.5, 2))),
+    TREES: PredictorStyle("SI/TI trees", "trees", "^", (0, (7, 2, 1.5, 2))),
 }
 
 
@@ -63,21 +64,26 @@ def predictor_style(name: str) -> PredictorStyle:
 
 
 def error_intervals(results: EvaluationResults) -> str:
-    """Mean absolute errors with their intervals: a row per level, a mark per predictor."""
+    """Mean absolute errors with their intervals: a row per level, a mark per predictor.
+
+    Only of levels that the network predicts.
+    """
     with mpl.rc_context(STYLE):
-        figure, axes = _panel(430, 250, left=50, right=10, top=4, bottom=44)
-        num_levels = results.test.levels.shape[1]
+        figure, axes = panel(430, 250, left=50, right=10, top=4, bottom=44)
+        shown = [level - 1 for level in results.levels]
+        num_levels = len(shown)
         # The network's mark stands on top of each row, and a little larger.
         offsets = np.linspace(-0.26, 0.26, len(results.predictors))
         for (name, result), offset in zip(results.predictors.items(), offsets, strict=True):
             style, rows = predictor_style(name), np.arange(num_levels) + offset
-            low, high = np.array(result.score.abs_error_interval).T
+            low, high = np.array(result.score.abs_error_interval)[shown].T
+            errors = np.array(result.score.abs_error)[shown]
             colour, size = COLOURS[style.colour], 8.5 if name == results.model else 6.5
             axes.hlines(rows, low, high, color=colour, linewidth=2.4, alpha=0.5)
-            axes.plot(result.score.abs_error, rows, style.marker, color=colour, markersize=size)
+            axes.plot(errors, rows, style.marker, color=colour, markersize=size)
         for boundary in np.arange(num_levels - 1) + 0.5:
             axes.axhline(boundary, color=COLOURS["rule"], linewidth=0.8)
-        axes.set_yticks(range(num_levels), _level_names(results))
+        axes.set_yticks(range(num_levels), [level_name(level) for level in shown])
         axes.tick_params(axis="y", labelcolor=COLOURS["ink"], labelsize=12)
         axes.set_ylim(num_levels - 0.5, -0.5)
         axes.set_xlim(left=0)
@@ -104,12 +110,12 @@ def agreement(results: EvaluationResults) -> tuple[str, ...]:
 def _agreement_panel(
     results: EvaluationResults, level: int, true: np.ndarray, predicted: np.ndarray, span: float
 ) -> str:
-    name = _level_names(results)[level]
+    name = level_name(level)
     constant = float(results.predictors[CONSTANT].predicted[0, level])
     limits = _centred_limits(true, predicted, span)
     scale = results.dataset.scale.name
     with mpl.rc_context(STYLE):
-        figure, axes = _panel(330, 354, left=44, right=4, top=28, bottom=44)
+        figure, axes = panel(330, 354, left=44, right=4, top=28, bottom=44)
         axes.plot(limits, limits, color=COLOURS["ink"], linewidth=1.1)
         dash = predictor_style(CONSTANT).dash
         axes.axhline(constant, color=COLOURS["constant"], linewidth=1.8, linestyle=dash)
@@ -136,7 +142,7 @@ def error_distribution(results: EvaluationResults) -> tuple[str, ...]:
         for level, rows in _clips_with(results).items()
     }
     largest = [float(values.max()) for each in errors.values() for values in each.values()]
-    widest = max(1.0, *largest)
+    widest = max([1.0, *largest])
     return tuple(
         _distribution_panel(results, level, each, widest) for level, each in errors.items()
     )
@@ -145,10 +151,10 @@ def error_distribution(results: EvaluationResults) -> tuple[str, ...]:
 def _distribution_panel(
     results: EvaluationResults, level: int, errors: Mapping[str, np.ndarray], widest: float
 ) -> str:
-    title = _level_names(results)[level]
+    title = level_name(level)
     scale = results.dataset.scale.name
     with mpl.rc_context(STYLE):
-        figure, axes = _panel(330, 256, left=52, right=4, top=28, bottom=44)
+        figure, axes = panel(330, 256, left=52, right=4, top=28, bottom=44)
         for name, values in errors.items():
             style = predictor_style(name)
             width = 2.4 if name == results.model else 1.8
@@ -181,7 +187,7 @@ def learning(curves: Iterable[Curve]) -> tuple[str, ...]:
 def _learning_panel(stage: str, metric: str, both: Mapping[bool, Curve]) -> str:
     title = f"{stage}: {METRIC_TITLES[metric]}"
     with mpl.rc_context(STYLE):
-        figure, axes = _panel(256, 200, left=44, right=8, top=28, bottom=42)
+        figure, axes = panel(256, 200, left=44, right=8, top=28, bottom=42)
         for held_out, curve in sorted(both.items()):
             colour = COLOURS["model" if held_out else "other"]
             # A line through one point cannot be seen.
@@ -209,25 +215,9 @@ def _learning_panel(stage: str, metric: str, both: Mapping[bool, Curve]) -> str:
     return inline_svg(figure, name=f"learning-{stage}-{metric}", description=description)
 
 
-def _panel(
-    width: int, height: int, *, left: int, right: int, top: int, bottom: int
-) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; all lengths in CSS pixels, so that panels line up."""
-    figure = Figure(figsize=(width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH))
-    axes = figure.add_axes(
-        (
-            left / width,
-            bottom / height,
-            (width - left - right) / width,
-            (height - top - bottom) / height,
-        )
-    )
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _level_names(results: EvaluationResults) -> Sequence[str]:
-    return [f"JND{index + 1}" for index in range(results.test.levels.shape[1])]
+def level_name(index: int) -> str:
+    """Such as "JND1" of 0."""
+    return f"JND{index + 1}"
 
 
 def _network(results: EvaluationResults) -> PredictorResult:
@@ -235,14 +225,14 @@ def _network(results: EvaluationResults) -> PredictorResult:
 
 
 def _clips_with(results: EvaluationResults) -> dict[int, np.ndarray]:
-    """Levels that any clip has, to the clips ([N] bool) that have it."""
-    present = ~np.isnan(results.test.levels)
+    """Levels (from 0) that any clip has and the network predicts, to the clips that have it."""
+    present = ~np.isnan(_network(results).errors.levels)
     return {level: rows for level, rows in enumerate(present.T) if rows.any()}
 
 
 def _common_span(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """One width for all panels, so that a distance means the same in each of them."""
-    return max(4.0, *(float(np.ptp(np.concatenate(both))) * 1.12 for both in pairs))
+    return max([4.0, *(float(np.ptp(np.concatenate(both))) * 1.12 for both in pairs)])
 
 
 def _centred_limits(true: np.ndarray, predicted: np.ndarray, span: float) -> tuple[float, float]:

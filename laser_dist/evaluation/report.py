@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
-from laser_dist.evaluation import plots
+from laser_dist.evaluation import plots, sur_plots
+from laser_dist.evaluation.baselines import CONSTANT, RIDGE, TREES
 from laser_dist.evaluation.exemplars import Exemplar
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.metrics import Interval, PredictorScore, mean_of_present
-from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults
+from laser_dist.evaluation.metrics import NUM_LEVELS, Interval, PredictorScore, mean_of_present
+from laser_dist.evaluation.report_clips import clip_view
+from laser_dist.evaluation.results import EvaluationResults
+from laser_dist.evaluation.sur_errors import SurScore
+from laser_dist.models.variants import variant_named
 
 _MINUS = "\N{MINUS SIGN}"
 _NO_VALUE = "\N{EN DASH}"
@@ -51,12 +51,16 @@ def render(inputs: ReportInputs) -> str:
         comparison=comparison(results),
         predictors=[_predictor_view(results, name) for name in results.predictors],
         level_names=[f"JND{index + 1}" for index in range(results.test.levels.shape[1])],
+        named=_named(results.levels),
         bits_saved=results.bits_saved,
         error_intervals=Markup(plots.error_intervals(results)),
         agreement=_drawings(plots.agreement(results)),
         distribution=_drawings(plots.error_distribution(results)),
         learning=_drawings(plots.learning(inputs.curves)),
-        clips=[_clip_view(exemplar) for exemplar in inputs.exemplars],
+        clips=[clip_view(exemplar, results.levels) for exemplar in inputs.exemplars],
+        end_to_end=variant_named(results.model).end_to_end,
+        sur=_sur_views(results),
+        sur_curves=_drawings(sur_plots.median_curves(results)),
         provenance=_provenance(results),
     )
 
@@ -65,6 +69,8 @@ def headline(results: EvaluationResults) -> str:
     """What was found, in one sentence that claims no more than the interval allows."""
     own = results.predictors[results.model].score
     name = plots.predictor_style(results.model).label
+    if not math.isfinite(own.mean_abs_error):
+        return f"No clip that it never saw has a level that {name} predicts."
     found = (
         f"On {_clips(results.num_sources)} it never saw, {name} is off by"
         f" {own.mean_abs_error:.2f} {results.dataset.scale.name} on average"
@@ -81,28 +87,24 @@ def headline(results: EvaluationResults) -> str:
 
 
 def comparison(results: EvaluationResults) -> str:
-    """What stands beside the headline: the cheap regression, and the error in quality."""
-    own, ridge = results.predictors[results.model], results.predictors[RIDGE].score
+    """What stands beside the headline: the cheap regressions, and the error in quality.
+
+    Empty where there is nothing to compare.
+    """
+    own = results.predictors[results.model]
+    if not math.isfinite(own.score.mean_abs_error):
+        return ""
+    constant, ridge, trees = (
+        results.predictors[name].score.mean_abs_error for name in (CONSTANT, RIDGE, TREES)
+    )
     scale = results.dataset.scale.name
     quality = mean_of_present(own.errors.psnr_db)
     return (
-        f"The constant is off by {results.predictors[CONSTANT].score.mean_abs_error:.2f} {scale},"
-        f" a regression on nothing but spatial and temporal information by"
-        f" {ridge.mean_abs_error:.2f} {scale}. In quality, the network’s"
-        f" levels lie {quality:.2f} dB from the true ones."
+        f"The constant is off by {constant:.2f} {scale}; from spatial and temporal information"
+        f" alone, a linear regression is off by {ridge:.2f} {scale} and boosted trees by"
+        f" {trees:.2f} {scale}. In quality, the network’s levels lie {quality:.2f} dB from the true"
+        f" ones."
     )
-
-
-def data_uri(rgb: np.ndarray) -> str:
-    """An image within the page, without loss: it is here to be looked at closely.
-
-    Args:
-      rgb: uint8 [H, W, 3].
-    """
-    buffer = io.BytesIO()
-    # Lossless WebP: a third smaller than PNG on photographs, and every browser reads it.
-    Image.fromarray(rgb).save(buffer, format="WEBP", lossless=True, quality=60, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 @cache
@@ -115,7 +117,12 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number, interval=_interval, signed=_signed, clips=_clips, percent=_percent
+        number=_number,
+        interval=_interval,
+        signed=_signed,
+        clips=_clips,
+        percent=_percent,
+        percents=_percents,
     )
     return environment.get_template("report.html.j2")
 
@@ -145,6 +152,10 @@ def _percent(share: float, digits: int = 0) -> str:
     return number if number == _NO_VALUE else f"{number}\N{NO-BREAK SPACE}%"
 
 
+def _percents(interval: Interval, digits: int = 1) -> str:
+    return _interval((interval[0] * 100, interval[1] * 100), digits)
+
+
 def _clips(count: int) -> str:
     return f"{count:,} clip" + ("" if count == 1 else "s")
 
@@ -169,66 +180,31 @@ def _predictor_view(results: EvaluationResults, name: str) -> _PredictorView:
 
 
 @dataclass(frozen=True)
-class _LevelView:
-    """One level of one clip: figures of both frames and the frames themselves.
+class _SurView:
+    """A row of the table of curves."""
 
-    Where the level is missing there is no coded frame: `coded_uri` is empty.
-    """
-
-    index: int
-    true: float
-    predicted: float
-    true_psnr_db: float
-    abs_psnr_error_db: float
-    coded_psnr_db: float
-    predicted_psnr_db: float
-    coded_uri: str
-    predicted_uri: str
+    style: plots.PredictorStyle
+    score: SurScore
+    is_model: bool
 
 
-@dataclass(frozen=True)
-class _ClipView:
-    """One clip to look at."""
-
-    exemplar: Exemplar
-    title: str
-    width: int
-    height: int
-    raw_uri: str
-    levels: Sequence[_LevelView]
-
-
-_TITLES: Mapping[str, str] = {
-    "lowest": "The lowest error",
-    "median": "The median error",
-    "highest": "The highest error",
-}
+def _sur_views(results: EvaluationResults) -> list[_SurView]:
+    """None of a network without spreads, nor where no viewer's sample is known."""
+    if results.sur is None or not math.isfinite(
+        results.sur.predictors[results.model].score.mean_abs_difference
+    ):
+        return []
+    return [
+        _SurView(plots.predictor_style(name), one.score, is_model=name == results.model)
+        for name, one in results.sur.predictors.items()
+    ]
 
 
-def _clip_view(exemplar: Exemplar) -> _ClipView:
-    height, width, _ = exemplar.raw.shape
-    return _ClipView(
-        exemplar=exemplar,
-        title=_TITLES[exemplar.standing],
-        width=width,
-        height=height,
-        raw_uri=data_uri(exemplar.raw),
-        levels=[_level_view(exemplar, index) for index in range(len(exemplar.coded))],
-    )
-
-
-def _level_view(exemplar: Exemplar, index: int) -> _LevelView:
-    return _LevelView(
-        index=index + 1,
-        true=float(exemplar.true_levels[index]),
-        predicted=float(exemplar.predicted_levels[index]),
-        true_psnr_db=float(exemplar.true_psnr_db[index]),
-        abs_psnr_error_db=float(exemplar.abs_psnr_error_db[index]),
-        coded_psnr_db=float(exemplar.coded_psnr_db[index]),
-        predicted_psnr_db=float(exemplar.predicted_psnr_db[index]),
-        coded_uri="" if np.isnan(exemplar.true_levels[index]) else data_uri(exemplar.coded[index]),
-        predicted_uri=data_uri(exemplar.predicted[index]),
-    )
+def _named(levels: Sequence[int]) -> str:
+    """Such as "JND2" or "JND1 and JND3"; "all three"."""
+    if len(levels) == NUM_LEVELS:
+        return "all three"
+    return " and ".join(f"JND{level}" for level in levels)
 
 
 def _provenance(results: EvaluationResults) -> list[tuple[str, str]]:

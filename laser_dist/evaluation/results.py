@@ -1,18 +1,13 @@
-"""The results of an evaluation as values, as JSON and as CSV."""
+"""The results of an evaluation as values."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from laser_dist.evaluation.baselines import SourceTable
+from laser_dist.evaluation.baselines import CONSTANT
 from laser_dist.evaluation.bits_saved import BitsSaved, bits_saved
 from laser_dist.evaluation.dataset import DatasetInfo
 from laser_dist.evaluation.metrics import (
@@ -22,9 +17,8 @@ from laser_dist.evaluation.metrics import (
     score,
 )
 from laser_dist.evaluation.quality_table import QualityCurve
-
-CONSTANT = "constant"
-RIDGE = "si-ti-ridge"
+from laser_dist.evaluation.sources import SourceTable
+from laser_dist.evaluation.sur_errors import SurComparison
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +26,8 @@ class PredictorResult:
     """One predictor on the test sources.
 
     Attributes:
-      predicted: [N, 3] float64, on the dataset's scale.
+      predicted: [N, 3] float64, on the dataset's scale; NaN of levels that the network does not
+        predict, whoever's the prediction is.
       errors: per source.
       score: means and intervals.
     """
@@ -50,11 +45,13 @@ class EvaluationResults:
       dataset: what was evaluated on.
       seed: of the bootstrap.
       model: the key in `predictors` of the network under evaluation.
+      levels: which JND levels it predicts, from 1, ascending; the others are compared nowhere.
       test: the N test sources, sorted by source id.
       true_psnr_db: [N, 3] float64, dB, of each source coded at its true levels; NaN where one is
         missing.
       bits_saved: what coding at the levels saves.
-      predictors: key to result: the network, `constant`, `si-ti-ridge`.
+      predictors: key to result: the network, then the baselines.
+      sur: curves of satisfied viewers; None of a network that gives no spread.
       versions: package to version, of the evaluation.
       run: path of the evaluated run, as the user gave it.
     """
@@ -62,10 +59,12 @@ class EvaluationResults:
     dataset: DatasetInfo
     seed: int
     model: str
+    levels: tuple[int, ...]
     test: SourceTable
     true_psnr_db: np.ndarray
     bits_saved: BitsSaved
     predictors: Mapping[str, PredictorResult]
+    sur: SurComparison | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     run: str = ""
 
@@ -88,6 +87,8 @@ def assess(
     dataset: DatasetInfo,
     model: str,
     seed: int,
+    levels: tuple[int, ...] = (1, 2, 3),
+    sur: SurComparison | None = None,
     versions: Mapping[str, str] | None = None,
     run: str = "",
 ) -> EvaluationResults:
@@ -97,31 +98,33 @@ def assess(
       test: the N test sources.
       curves: source id to its quality curve.
       predictions: predictor's key to [N, 3] levels; `constant` and `model` must be among them.
+        All are compared on the levels that `model` predicts, and on no other.
       dataset: what was evaluated on.
       model: the key of the network.
       seed: of the bootstrap.
+      levels: that the network predicts, from 1.
+      sur: its curves of satisfied viewers, if it gives a spread.
       versions: package to version.
       run: the evaluated run, for the record.
 
     Raises:
-      ValueError: a prediction is not [N, 3] or holds a value that is not finite.
+      ValueError: a prediction is not [N, 3] or holds a value that is not finite, of `levels`.
     """
     ordered = [curves[source_id] for source_id in test.source_ids]
-    errors: dict[str, SourceErrors] = {}
-    for name, predicted in predictions.items():
-        if predicted.shape != test.levels.shape or not np.isfinite(predicted).all():
-            raise ValueError(
-                f"predictions of {name}: expected finite values {test.levels.shape},"
-                f" got {predicted.shape} with"
-                f" {np.count_nonzero(~np.isfinite(predicted))} not finite"
-            )
-        errors[name] = SourceErrors(
+    compared = {
+        name: _of_levels(predicted, levels, test.levels.shape, name)
+        for name, predicted in predictions.items()
+    }
+    errors = {
+        name: SourceErrors(
             levels=np.abs(predicted - test.levels),
             psnr_db=abs_psnr_errors(ordered, predicted, test.levels),
         )
+        for name, predicted in compared.items()
+    }
     results = {
         name: PredictorResult(
-            predicted=predictions[name],
+            predicted=compared[name],
             errors=own,
             score=score(own, errors[CONSTANT], test.group_ids, seed=seed),
         )
@@ -131,75 +134,27 @@ def assess(
         dataset=dataset,
         seed=seed,
         model=model,
+        levels=levels,
         test=test,
         true_psnr_db=np.stack([c.psnr_at(q) for c, q in zip(ordered, test.levels, strict=True)]),
-        bits_saved=bits_saved(ordered, predictions[model], test.levels, dataset.scale),
+        bits_saved=bits_saved(ordered, compared[model], test.levels, dataset.scale),
         predictors=results,
+        sur=sur,
         versions=dict(versions or {}),
         run=run,
     )
 
 
-def to_json(results: EvaluationResults) -> str:
-    """Text of `results.json`; a figure that does not exist is null."""
-    dataset = results.dataset
-    document = {
-        "simulated": dataset.simulated,
-        "simulation": dataset.simulation,
-        "dataset": dataset.name,
-        "dataset_config": dataset.config,
-        "dataset_version": dataset.version,
-        "dataset_fingerprint": dataset.fingerprint,
-        "dataset_seed": dataset.seed,
-        "scale": dataset.scale.name,
-        "level_definition": dataset.level_definition,
-        "seed": results.seed,
-        "num_sources": results.num_sources,
-        "num_groups": results.num_groups,
-        "sources_per_split": {name: len(ids) for name, ids in dataset.splits.items()},
-        "predictors": {name: asdict(one.score) for name, one in results.predictors.items()},
-        "bits_saved": asdict(results.bits_saved),
-        "run": results.run,
-        "versions": dict(results.versions),
-    }
-    return json.dumps(_nan_to_none(document), indent=2, allow_nan=False) + "\n"
-
-
-def to_csv(results: EvaluationResults) -> str:
-    """Text of `predictions.csv`: a row per (source, level), a column per predictor.
-
-    Where a level is missing, so are its errors: the cells are empty.
-    With it and `results.json` every figure of the report can be drawn again.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = list(results.predictors)
-    writer.writerow(
-        ["source_id", "group_id", "jnd_index", "true", "true_psnr_db", *names]
-        + [f"{name}_abs_psnr_error_db" for name in names]
-    )
-    for row, source_id in enumerate(results.test.source_ids):
-        for level in range(results.test.levels.shape[1]):
-            values = [results.test.levels, results.true_psnr_db]
-            values += [one.predicted for one in results.predictors.values()]
-            values += [one.errors.psnr_db for one in results.predictors.values()]
-            writer.writerow(
-                [source_id, results.test.group_ids[row], level + 1]
-                + [_cell(table[row, level]) for table in values]
-            )
-    return text.getvalue()
-
-
-def _cell(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else ""
-
-
-def _nan_to_none(value: Any) -> Any:
-    """JSON knows no NaN, and a file that claims to be JSON should be read by every reader."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _nan_to_none(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(part) for part in value]
-    return value
+def _of_levels(
+    predicted: np.ndarray, levels: tuple[int, ...], shape: tuple[int, ...], name: str
+) -> np.ndarray:
+    """A prediction of these levels (from 1), NaN of the others."""
+    columns = [level - 1 for level in levels]
+    if predicted.shape != shape or not np.isfinite(predicted[:, columns]).all():
+        raise ValueError(
+            f"predictions of {name}: expected finite values {shape}, got {predicted.shape} with"
+            f" {np.count_nonzero(~np.isfinite(predicted))} not finite"
+        )
+    kept = np.full(shape, np.nan)
+    kept[:, columns] = predicted[:, columns]
+    return kept

@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Stand-ins that no plot uses for anything else; each is replaced by the variable of its name.
@@ -25,7 +26,9 @@ COLOURS = {
     "constant": "#060606",
     "ridge": "#070707",
     "other": "#080808",
+    "trees": "#090909",
 }
+_PIXELS_PER_INCH = 72
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": COLOURS["rule"],
     "axes.facecolor": "none",
@@ -57,6 +60,23 @@ STYLE: dict[Any, Any] = {
     "ytick.labelsize": 11,
     "ytick.major.size": 0,
 }
+
+
+def panel(
+    width: int, height: int, *, left: int, right: int, top: int, bottom: int
+) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes; all lengths in CSS pixels, so that panels line up."""
+    figure = Figure(figsize=(width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH))
+    axes = figure.add_axes(
+        (
+            left / width,
+            bottom / height,
+            (width - left - right) / width,
+            (height - top - bottom) / height,
+        )
+    )
+    axes.set_axisbelow(True)
+    return figure, axes
 
 
 def inline_svg(figure: Figure, *, name: str, description: str) -> str:

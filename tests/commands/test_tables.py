@@ -8,11 +8,12 @@ import pytest
 
 from laser_dist.commands import evaluate, predict
 from laser_dist.commands.terminal import Terminal
-from laser_dist.evaluation.baselines import SourceTable
 from laser_dist.evaluation.dataset import DatasetInfo
 from laser_dist.evaluation.metrics import PredictorScore
 from laser_dist.evaluation.quality_table import QualityCurve
 from laser_dist.evaluation.results import assess
+from laser_dist.evaluation.sources import SourceTable
+from laser_dist.evaluation.sur_errors import compare_sur
 from laser_dist.jnd.normal_sur import normal_level
 from laser_dist.jnd.scale import QF, scale_named
 from laser_dist.models.answer import Answer
@@ -27,7 +28,7 @@ SCORE = PredictorScore(
     ratio_to_constant=0.75,
     ratio_to_constant_interval=(0.7, 0.8),
 )
-SCORES = {"mj-lat": SCORE, "constant": SCORE, "si-ti-ridge": SCORE}
+SCORES = dict.fromkeys(("mj-lat", "constant", "si-ti-ridge", "si-ti-trees"), SCORE)
 
 
 def test_rows_of_the_figures():
@@ -52,7 +53,14 @@ def test_the_table_fits_and_keeps_every_figure(columns, monkeypatch):
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= columns
     for figure in ("(2.00–3.00)", "10.25", "(9.00–11.50)"):  # in one line, or in two
-        assert file.getvalue().count(figure) == 3
+        assert file.getvalue().count(figure) == 4
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(60, 2), (80, 2), (120, 1)])
+def test_intervals_stand_in_one_line_or_all_below_their_means(columns, lines):
+    header, section = ["", *SCORES], evaluate.level_rows(SCORES, "QP")
+    ((_, *rows),) = evaluate.within(columns, header, [section])
+    assert {cell.count("\n") + 1 for row in rows[:3] for cell in row[1:]} == {lines}
 
 
 def make_prediction(
@@ -188,3 +196,20 @@ def test_spreads_and_the_share_are_told_where_there_are_any():
 
 def test_a_level_shows_what_was_rounded():
     assert predict.level_texts(make_prediction([26.63, 31.0])) == ["27 (26.6)", "31 (31.0)"]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_curves_of_satisfied_viewers_are_told_where_the_model_gives_spreads(
+    results, columns, monkeypatch
+):
+    assert "satisfied" not in said(results, columns, monkeypatch)
+    viewers = ((np.array([34, 36]), np.array([23, 25]), np.array([], int)),) * 3
+    test = replace(results.test, viewer_samples=viewers)
+    own, spreads = results.predictors["mj-lat"].predicted, np.full((3, 3), 1.5)
+    sur = compare_sur(test, test, own, spreads, model="mj-lat", scale=QF, seed=0)
+    text = said(replace(results, sur=sur), columns, monkeypatch)
+    assert "satisfied viewers" in text
+    assert max(map(len, text.splitlines())) <= columns
+    score = sur.predictors["mj-lat"].score
+    assert text.count(f"{score.abs_difference[0] * 100:.1f} %") >= 1
+    assert "nan" not in text

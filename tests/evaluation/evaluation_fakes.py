@@ -7,22 +7,27 @@ Run it to look at the page without a trained model:
 import io
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.stats import norm
 from sklearn.datasets import load_sample_images
 
 from laser_dist.evaluation import exemplars, report
-from laser_dist.evaluation.baselines import SourceTable, constant_predictions, ridge_predictions
+from laser_dist.evaluation.baselines import baseline_predictions
 from laser_dist.evaluation.dataset import DatasetInfo, FramePair
 from laser_dist.evaluation.learning_curves import Curve
 from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.quality_table import QualityCurve
-from laser_dist.evaluation.results import CONSTANT, RIDGE, EvaluationResults, assess
+from laser_dist.evaluation.results import EvaluationResults, assess
+from laser_dist.evaluation.sources import SourceTable, samples_of
+from laser_dist.evaluation.sur_errors import compare_sur
 from laser_dist.jnd.scale import QP, Scale
 
 MODEL = "mj-lat"
+VIEWERS_SPREAD = 2.5
 
 
 def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: float = 1.0):
@@ -38,6 +43,18 @@ def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: floa
         levels=np.rint(levels) if noise else levels,
         activity=activity,
     )
+
+
+def with_viewers(sources: SourceTable, *, scale: Scale = QP, num_viewers: int = 30) -> SourceTable:
+    """The same, with viewers whose samples are a normal distribution's, rounded."""
+    ranks = (np.arange(num_viewers) + 0.5) / num_viewers
+    sign = 1 if scale.higher_is_worse else -1
+    beyond = VIEWERS_SPREAD * (norm.ppf(ranks) + norm.ppf(0.75))
+    samples = tuple(
+        samples_of(row, [np.rint(np.nan_to_num(level) + sign * beyond) for level in row])
+        for row in sources.levels
+    )
+    return replace(sources, viewer_samples=samples)
 
 
 def make_curve(slope: float = 0.6, *, scale: Scale = QP) -> QualityCurve:
@@ -70,10 +87,24 @@ def with_gaps(sources: SourceTable, *gaps: tuple[int, int]) -> SourceTable:
     return replace(sources, levels=levels)
 
 
+@cache
+def make_baselines(num_sources: int) -> dict[str, np.ndarray]:
+    """What the baselines answer for the sources of `make_results`; trees take their time."""
+    train = make_sources(90, seed=1, first=1)
+    return baseline_predictions(train, make_sources(num_sources, seed=2, first=201).activity)
+
+
 def make_results(
-    num_sources: int = 42, *, skill: float = 0.5, gaps=(), **info_changes
+    num_sources: int = 42,
+    *,
+    skill: float = 0.5,
+    gaps=(),
+    model: str = MODEL,
+    levels: tuple[int, ...] = (1, 2, 3),
+    spread: float | None = None,
+    **info_changes,
 ) -> EvaluationResults:
-    """Results of a network that explains `skill` of what varies."""
+    """Results of a network that explains `skill` of what varies, and says one spread throughout."""
     train = make_sources(90, seed=1, first=1)
     test = make_sources(num_sources, seed=2, first=201)
     noise = np.random.default_rng(3).normal(size=test.levels.shape)
@@ -82,16 +113,22 @@ def make_results(
     splits = {"train": train.source_ids, "validation": (), "test": test.source_ids}
     info_changes = {"splits": splits} | info_changes
     info = make_info(**info_changes)
+    test = with_gaps(test, *gaps)
+    sur = None
+    if spread is not None:
+        train, test = (with_viewers(table, scale=info.scale) for table in (train, test))
+        answered = np.isin([1, 2, 3], levels)
+        said = np.where(answered, predicted, np.nan)
+        spreads = np.where(answered, np.full_like(predicted, spread), np.nan)
+        sur = compare_sur(train, test, said, spreads, model=model, scale=info.scale, seed=11)
     return assess(
-        with_gaps(test, *gaps),
+        test,
         {source_id: make_curve(scale=info.scale) for source_id in test.source_ids},
-        {
-            MODEL: predicted,
-            CONSTANT: constant_predictions(train, num_sources),
-            RIDGE: ridge_predictions(train, test.activity),
-        },
+        {model: predicted, **make_baselines(num_sources)},
         dataset=info,
-        model=MODEL,
+        model=model,
+        levels=levels,
+        sur=sur,
         seed=11,
         versions={"laser-jnd": "0.1.0", "keras": "3.15.1"},
         run="runs/demo/train",
@@ -136,11 +173,14 @@ def make_pair(source_id: str, *, width: int = 32, height: int = 16, photo: int =
 
 
 def make_inputs(results: EvaluationResults, **size) -> report.ReportInputs:
-    errors = results.predictors[MODEL].errors.levels
+    errors = results.predictors[results.model].errors.levels
     chosen = exemplars.choose(mean_of_present(errors, axis=1))
     ids = [results.test.source_ids[row] for row in chosen.values()]
     pairs = {one: make_pair(one, photo=row % 2, **size) for row, one in enumerate(ids)}
-    backbones = [lambda raw, step=step: raw // step * step for step in (8, 16, 32)]
+    steps = {1: 8, 2: 16, 3: 32}
+    backbones = {
+        level: lambda raw, step=steps[level]: raw // step * step for level in results.levels
+    }
     return report.ReportInputs(
         results=results,
         curves=make_learning_curves(),

@@ -1,8 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from evaluation_fakes import make_sources, with_gaps
 
-from laser_dist.evaluation.baselines import SourceTable, constant_predictions, ridge_predictions
+from laser_dist.evaluation.baselines import (
+    constant_predictions,
+    ridge_predictions,
+    tree_predictions,
+)
+from laser_dist.evaluation.sources import SourceTable
 
 
 def abs_error(predicted, sources):
@@ -30,24 +37,16 @@ def test_ridge_beats_the_constant_under_viewers_noise():
     assert ridge < 0.9 * abs_error(constant_predictions(train, 40), test)
 
 
-def part(sources, rows, levels):
-    """Of these sources ([N] bool) these levels (a slice)."""
-    return SourceTable(
-        source_ids=tuple(np.array(sources.source_ids)[rows]),
-        group_ids=tuple(np.array(sources.group_ids)[rows]),
-        levels=sources.levels[rows, levels],
-        activity=sources.activity[rows],
-    )
-
-
 def test_each_level_is_fitted_on_the_sources_that_have_it():
     train, test = make_sources(40, seed=1), make_sources(7, seed=2, first=101)
     gappy = with_gaps(train, *((row, 2) for row in range(0, 40, 3)))
     there = np.arange(40) % 3 != 0
-    first_two, third = part(train, there | True, slice(0, 2)), part(train, there, slice(2, 3))
+    first_two = train.part(there | True, np.array([True, True, False]))
+    third = train.part(there, np.array([False, False, True]))
     for predicted_by in (
         lambda table: constant_predictions(table, 7),
         lambda table: ridge_predictions(table, test.activity),
+        lambda table: tree_predictions(table, test.activity),
     ):
         expected = np.hstack([predicted_by(first_two), predicted_by(third)])
         np.testing.assert_array_equal(predicted_by(gappy), expected)
@@ -58,3 +57,47 @@ def test_one_group_is_enough_to_answer(num_sources):
     train = make_sources(num_sources, first=3)
     assert len(set(train.group_ids)) == 1
     assert np.isfinite(ridge_predictions(train, make_sources(4).activity)).all()
+    assert np.isfinite(tree_predictions(train, make_sources(4).activity)).all()
+
+
+def test_trees_find_a_step_that_a_line_cannot():
+    train, test = make_sources(60, seed=1), make_sources(40, seed=2, first=101)
+
+    def with_step(table):
+        inside = np.abs(table.activity[:, :1] - 55) < 18  # of a spatial information of 20 to 90
+        return replace(table, levels=25 + 6.0 * inside + np.array([0.0, 4, 8]))
+
+    train, test = with_step(train), with_step(test)
+    trees = abs_error(tree_predictions(train, test.activity), test)
+    assert trees < 0.5 * abs_error(ridge_predictions(train, test.activity), test)
+
+
+def test_trees_claim_little_where_activity_tells_nothing():
+    train, test = make_sources(60, seed=1), make_sources(200, seed=2, first=101)
+    rng = np.random.default_rng(5)
+    train, test = (
+        replace(table, levels=rng.normal(30, 2, size=table.levels.shape)) for table in (train, test)
+    )
+    trees = abs_error(tree_predictions(train, test.activity), test)
+    assert trees < 1.05 * abs_error(constant_predictions(train, 200), test)
+
+
+def test_the_same_sources_give_the_same_trees():
+    train, test = make_sources(30, seed=1), make_sources(10, seed=2, first=101)
+    one, other = (tree_predictions(train, test.activity) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_clips_of_one_recording_do_not_vouch_for_each_other():
+    # Six clips to a recording, all alike; recordings differ by chance alone. Who holds out single
+    # clips would find trees that know each recording by its activity.
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(10), 6)
+    levels = rng.normal(30, 3, size=(10, 1))[groups] + np.array([0.0, 4, 8])
+    activity = rng.uniform(20, 90, size=(10, 2))[groups]
+    ids = tuple(f"videoSRC{number:03d}" for number in range(60))
+    train = SourceTable(ids, tuple(f"photo{group}" for group in groups), levels, activity)
+    alone = replace(train, group_ids=ids)
+    asked = rng.uniform(20, 90, size=(50, 2))
+    by_recording, by_clip = (np.ptp(tree_predictions(t, asked)[:, 0]) for t in (train, alone))
+    assert by_recording < 0.6 * by_clip

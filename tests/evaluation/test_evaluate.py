@@ -12,28 +12,33 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_fakes import (
     MODEL,
+    VIEWERS_SPREAD,
     make_curve,
     make_info,
     make_pair,
     make_results,
     make_sources,
     with_gaps,
+    with_viewers,
 )
 
 from laser_dist.errors import UserError
-from laser_dist.evaluation.evaluate import TrainedRun, evaluate_on, write_atomically
-from laser_dist.evaluation.results import to_json
+from laser_dist.evaluation.evaluate import TrainedRun, evaluate_on
+from laser_dist.evaluation.results_files import to_json
+from laser_dist.evaluation.writing import write_atomically
 from laser_dist.jnd.scale import QF
 
 
 class MemoryDataset:
     """A dataset of two frames a source, whose frames carry their level in the first channel."""
 
-    def __init__(self, folder, *, gaps=(), train_gaps=(), **info_changes):
+    def __init__(self, folder, *, gaps=(), train_gaps=(), viewers=False, **info_changes):
         self.tables = {
             "train": with_gaps(make_sources(30), *train_gaps),
             "test": with_gaps(make_sources(9, seed=1, first=101), *gaps),
         }
+        if viewers:
+            self.tables = {name: with_viewers(table) for name, table in self.tables.items()}
         splits = {name: table.source_ids for name, table in self.tables.items()}
         self.info = make_info(**({"splits": splits} | info_changes))
         self.quality_path = folder / "quality"
@@ -79,7 +84,7 @@ def make_run(**changes):
         width=32,
         height=16,
         predict=lambda raw: raw[:, 0, 0].astype(np.float32),
-        backbones=(lambda raw: raw,) * 3,
+        backbones=dict.fromkeys((1, 2, 3), lambda raw: raw),
     )
     return replace(run, **changes)
 
@@ -96,7 +101,9 @@ def test_what_is_written_is_what_is_promised(tmp_path):
     assert document["simulated"] is True
     assert (document["dataset"], document["seed"]) == ("videoset_jnd", 3)
     assert document["num_sources"] == 9
-    assert list(document["predictors"]) == ["mj-lat", "constant", "si-ti-ridge"]
+    assert list(document["predictors"]) == [
+        "mj-lat", "constant", "si-ti-ridge", "si-ti-trees",
+    ]  # fmt: skip
     for one in document["predictors"].values():
         assert np.shape(one["abs_error"]) == np.shape(one["abs_psnr_error_db"]) == (3,)
         assert np.shape(one["abs_error_interval"]) == (3, 2)
@@ -147,8 +154,129 @@ def test_missing_levels_are_empty_cells_and_count_nowhere(tmp_path):
 
 def test_a_level_that_no_training_source_has_cannot_be_compared(tmp_path):
     dataset = MemoryDataset(tmp_path, train_gaps=[(row, 2) for row in range(30)])
-    with pytest.raises(UserError, match="training sources to fit each level on"):
+    with pytest.raises(UserError, match="training sources to fit each level on, got none of JND3"):
         evaluate_on(dataset, make_run(), tmp_path / "out", seed=0)
+
+
+def read_rows(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def page_text(folder):
+    return re.sub(r"data:image/[^\"]*", "", (folder / "report" / "index.html").read_text())
+
+
+def single_run(variant, levels, **changes):
+    columns = [level - 1 for level in levels]
+    return make_run(
+        variant=variant,
+        levels=levels,
+        predict=lambda raw: raw[:, 0, 0, columns].astype(np.float32) + 2,
+        backbones=dict.fromkeys(levels, lambda raw: raw),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "levels"), [("lat", (2,)), ("e2e-rec", (1, 3)), ("rec", (1, 2, 3))]
+)
+def test_of_a_run_of_some_levels_all_are_compared_on_these_alone(tmp_path, variant, levels):
+    # Of the levels that are not predicted, training sources need have none either.
+    gaps = [(row, level) for row in range(30) for level in range(3) if level + 1 not in levels]
+    dataset = MemoryDataset(tmp_path, train_gaps=gaps)
+    results = evaluate_on(dataset, single_run(variant, levels), tmp_path / "out", seed=0)
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert document["levels"] == list(levels)
+    present = np.isin([1, 2, 3], levels)
+    for name, one in document["predictors"].items():
+        assert [error is not None for error in one["abs_error"]] == present.tolist()
+        found = [error for error in one["abs_error"] if error is not None]
+        assert one["mean_abs_error"] == pytest.approx(np.mean(found)), name
+    own, constant = document["predictors"][variant], document["predictors"]["constant"]
+    assert own["mean_abs_error"] == pytest.approx(2)
+    assert own["ratio_to_constant"] == pytest.approx(2 / constant["mean_abs_error"])
+    for share in (document["bits_saved"]["model"], document["bits_saved"]["viewers"]):
+        assert [one is not None for one in share] == present.tolist()
+    rows = read_rows(tmp_path / "out")
+    assert len(rows) == 9 * 3
+    for row in rows:
+        assert row["true"] != ""
+        for column in (variant, "constant", "si-ti-trees", "constant_abs_psnr_error_db"):
+            assert (row[column] != "") == (int(row["jnd_index"]) in levels)
+    page = page_text(tmp_path / "out")
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+    assert results.sur is None
+    assert document["sur"] is None
+    assert "Satisfied viewers" not in page
+    assert "spread" not in ",".join(rows[0])
+
+
+@pytest.mark.parametrize("backbones", [{}, {3: lambda raw: raw}])
+def test_the_report_shows_the_backbones_that_there_are(tmp_path, backbones):
+    evaluate_on(MemoryDataset(tmp_path), make_run(backbones=backbones), tmp_path / "out", seed=0)
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    # Three clips, each raw, coded at three levels, and as the backbones imagine it.
+    assert page.count('<img src="') == 3 * (1 + 3 + len(backbones))
+    assert ("imagines" in page) == bool(backbones)
+    assert page.count("not kept in the run") == 3 * 2 * len(backbones)
+
+
+def test_a_single_level_of_no_test_source_makes_a_page_all_the_same(tmp_path):
+    dataset = MemoryDataset(tmp_path, gaps=[(row, 1) for row in range(9)])
+    evaluate_on(dataset, single_run("lat", (2,)), tmp_path / "out", seed=0)
+    assert not re.search(r"\bnan\b", page_text(tmp_path / "out"), re.IGNORECASE)
+
+
+def spread_run(spread, levels=(1, 2, 3)):
+    columns = [level - 1 for level in levels]
+
+    def predict(raw):
+        found = raw[:, 0, 0, columns].astype(np.float32)
+        return np.stack([found, np.full_like(found, spread)], axis=-1)
+
+    return make_run(levels=levels, spread=True, predict=predict)
+
+
+def test_spreads_are_compared_with_what_the_viewers_said(tmp_path):
+    dataset = MemoryDataset(tmp_path, viewers=True, gaps=[(1, 2)])
+    results = evaluate_on(dataset, spread_run(VIEWERS_SPREAD), tmp_path / "out", seed=0)
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(document["sur"]) == [MODEL, "constant"]
+    own, constant = document["sur"][MODEL], document["sur"]["constant"]
+    # Level and spread are the viewers' own; what is left is that there are but thirty of them.
+    assert max(own["abs_difference"]) < 0.005
+    assert min(constant["abs_difference"]) > 3 * max(own["abs_difference"])
+    assert np.shape(own["abs_difference_interval"]) == (3, 2)
+    assert results.predictors[MODEL].score.mean_abs_error == 0
+    rows = read_rows(tmp_path / "out")
+    for row in rows:
+        assert float(row[f"{MODEL}_spread"]) == VIEWERS_SPREAD
+        missing = (row["source_id"], row["jnd_index"]) == ("videoSRC102", "3")
+        assert (row[f"{MODEL}_abs_sur_difference"] == "") == missing
+    differences = [float(row["constant_abs_sur_difference"]) for row in rows[::3]]
+    assert np.mean(differences) == pytest.approx(constant["abs_difference"][0], abs=1e-4)
+    page = page_text(tmp_path / "out")
+    assert "Satisfied viewers" in page
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+
+
+def test_spreads_of_one_level_leave_the_others_empty(tmp_path):
+    dataset = MemoryDataset(tmp_path, viewers=True)
+    evaluate_on(dataset, spread_run(VIEWERS_SPREAD, (2,)), tmp_path / "out", seed=0)
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    for one in document["sur"].values():
+        assert [value is None for value in one["abs_difference"]] == [True, False, True]
+        assert one["mean_abs_difference"] == pytest.approx(one["abs_difference"][1])
+    spreads = [row[f"{MODEL}_spread"] for row in read_rows(tmp_path / "out")[:3]]
+    assert spreads == ["", "2.5000", ""]
+
+
+def test_a_dataset_without_samples_leaves_the_curves_unjudged(tmp_path):
+    evaluate_on(MemoryDataset(tmp_path), spread_run(2.0), tmp_path / "out", seed=0)
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert document["sur"][MODEL]["abs_difference"] == [None] * 3
+    assert "Satisfied viewers" not in page_text(tmp_path / "out")
 
 
 def test_frames_of_another_size_are_scaled_to_the_models(tmp_path):

@@ -25,7 +25,8 @@ def example(source, frame_index):
         "source_id": f"videoSRC{source:03d}",
         "group_id": f"photo{source // 2}",
         "frame_index": frame_index,
-        "jnd_levels": [source + 20, source + 25, source + 30],
+        "jnd_levels": [source + 20, np.nan if source == 2 else source + 25, source + 30],
+        "viewer_samples": [[20, 21], [30, 31, 32], [40] * source],
         "spatial_information": 10.0 * source,
         "temporal_information": 1.0 * source,
     }
@@ -47,6 +48,9 @@ class TinyJnd(tfds.core.GeneratorBasedBuilder):
             "group_id": tfds.features.Text(),
             "frame_index": np.int64,
             "jnd_levels": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+            "viewer_samples": tfds.features.Sequence(
+                tfds.features.Sequence(tfds.features.Scalar(np.int64))
+            ),
             "spatial_information": np.float32,
             "temporal_information": np.float32,
         }
@@ -73,6 +77,21 @@ class StrangeJnd(TinyJnd):
     METADATA = TinyJnd.METADATA | {"scale": "CRF"}
 
 
+class SilentJnd(TinyJnd):
+    def _info(self):
+        info = super()._info()
+        features = {k: feature for k, feature in info.features.items() if k != "viewer_samples"}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(self.METADATA),
+        )
+
+    def _generate_examples(self, sources):
+        for key, values in super()._generate_examples(sources):
+            yield key, {k: value for k, value in values.items() if k != "viewer_samples"}
+
+
 def build(builder_class, folder):
     builder = builder_class(data_dir=folder)
     builder.download_and_prepare()
@@ -95,8 +114,19 @@ def test_sources_are_sorted_and_once(dataset):
     test = dataset.sources("test")
     assert test.source_ids == ("videoSRC001", "videoSRC002")
     assert test.group_ids == ("photo0", "photo1")
-    assert test.levels.tolist() == [[21, 26, 31], [22, 27, 32]]
+    np.testing.assert_array_equal(test.levels, [[21, 26, 31], [22, np.nan, 32]])
     assert test.activity.tolist() == [[10, 1], [20, 2]]
+
+
+def test_samples_are_those_of_each_level_and_none_of_a_missing_one(dataset):
+    found = [[of.tolist() for of in samples] for samples in dataset.sources("test").viewer_samples]
+    assert found == [[[20, 21], [30, 31, 32], [40]], [[20, 21], [], [40, 40]]]
+
+
+def test_a_dataset_may_have_no_samples(tmp_path):
+    test = TfdsDataset(build(SilentJnd, tmp_path)).sources("test")
+    assert test.source_ids == ("videoSRC001", "videoSRC002")
+    assert test.viewer_samples == ()
 
 
 def test_every_raw_frame_comes_once_with_its_source(dataset):

@@ -122,7 +122,7 @@ def test_bits_that_are_not_known_are_told_and_without_any_there_is_no_table(resu
 
 
 def test_no_stand_in_colour_is_left(html):
-    assert not re.search(r"#(0[1-8])\1\1", html)
+    assert not re.search(r"#(0[1-9])\1\1", html)
 
 
 def test_the_table_holds_the_figures_of_the_results(html, results):
@@ -152,6 +152,32 @@ def test_without_clips_and_curves_the_page_is_whole(results):
     assert Page(html).open == []
     assert 'id="clips"' not in html
     assert 'id="learning"' not in html
+
+
+def test_a_predictor_of_one_level_says_so_and_shows_it_alone():
+    html = report.render(make_inputs(make_results(12, model="e2e-lat", levels=(2,))))
+    page = Page(html)
+    assert page.open == []
+    assert "E2E\N{NON-BREAKING HYPHEN}LAT is off by" in html
+    assert "names JND2." in html
+    assert "backbone and head together" in html
+    # Three clips, each raw, coded at the level and as the backbone imagines it.
+    assert len(page.all("img")) == 3 * 3
+    labels = [attrs.get("aria-label") or "" for attrs in page.all("svg")]
+    assert [one[:4] for one in labels if "predicted against true" in one] == ["JND2"]
+    assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]*", "", html), re.IGNORECASE)
+
+
+def test_curves_of_satisfied_viewers_stand_where_the_model_gives_spreads(html):
+    assert "Satisfied viewers" not in html
+    results = make_results(12, spread=2.5)
+    told = report.render(make_inputs(results))
+    labels = [attrs.get("aria-label") or "" for attrs in Page(told).all("svg")]
+    assert sum("share of satisfied viewers" in one for one in labels) == 3
+    for one in results.sur.predictors.values():
+        for value in one.score.abs_difference:
+            assert f"<td>{value * 100:.1f}\N{NO-BREAK SPACE}%<small>" in told
+    assert Page(told).open == []
 
 
 @pytest.mark.parametrize("num_sources", [1, 2])

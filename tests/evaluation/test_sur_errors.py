@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from evaluation_fakes import VIEWERS_SPREAD, make_results, make_sources, with_gaps, with_viewers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laser_dist.evaluation.baselines import CONSTANT
+from laser_dist.evaluation.sources import SourceTable
+from laser_dist.evaluation.sur_errors import compare_sur, lossy_quantisers, viewers_curves
+from laser_dist.evaluation.sur_plots import median_curves
+from laser_dist.jnd.scale import QF, QP
+
+EACH_SCALE = pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
+
+
+def compare(levels, spreads, *, scale=QP, train=None, test=None):
+    train = train or with_viewers(make_sources(20, seed=1), scale=scale)
+    test = test or with_viewers(make_sources(8, seed=2, first=101), scale=scale)
+    return compare_sur(train, test, levels, spreads, model="lat", scale=scale, seed=0)
+
+
+def one_source(*samples):
+    """A source of one level, with these samples."""
+    return SourceTable(("a",), ("a",), np.array([[24.0]]), np.ones((1, 2)), ((np.array(samples),),))
+
+
+def test_the_difference_is_the_mean_over_the_scale_of_what_was_counted_by_hand():
+    test = one_source(24, 26)
+    # Without spread all are satisfied up to QP 23 and none from 24. Of the two viewers at 24 and 25
+    # one is still satisfied: 0.5 off at two of the 51 quantisers.
+    found = compare(np.array([[24.0]]), np.array([[0.0]]), test=test, train=one_source(24, 24))
+    assert found.predictors["lat"].differences == pytest.approx(np.array([[2 * 0.5 / 51]]))
+    # The constant is the training viewers' curve, which here is the same.
+    assert found.predictors[CONSTANT].differences == pytest.approx(np.array([[2 * 0.5 / 51]]))
+    assert found.predictors["lat"].score.mean_abs_difference == pytest.approx(1 / 51)
+
+
+@EACH_SCALE
+def test_the_right_level_and_spread_are_better_than_any_other_and_than_the_constant(scale):
+    test = with_viewers(make_sources(8, seed=2, first=101), scale=scale)
+
+    def difference(shift, factor):
+        spreads = np.full_like(test.levels, VIEWERS_SPREAD * factor)
+        found = compare(test.levels + shift, spreads, scale=scale, test=test)
+        means = {k: one.score.mean_abs_difference for k, one in found.predictors.items()}
+        return means["lat"], means[CONSTANT]
+
+    right, constant = difference(0, 1)
+    assert right < 0.2 * constant
+    for shift, factor in ((0.5, 1), (-0.5, 1), (0, 1.5), (0, 0.5)):
+        assert difference(shift, factor)[0] > 1.5 * right
+
+
+@EACH_SCALE
+def test_the_constant_is_the_mean_of_the_training_curves(scale):
+    train = with_viewers(make_sources(20, seed=1), scale=scale)
+    # One test source whose viewers are all of the training set's: the means are its own curve.
+    samples = [np.concatenate([of[level] for of in train.viewer_samples]) for level in range(3)]
+    test = SourceTable(("a",), ("a",), train.levels[:1], train.activity[:1], (tuple(samples),))
+    zeros = np.zeros((1, 3))
+    found = compare(test.levels, zeros, scale=scale, train=train, test=test)
+    assert found.predictors[CONSTANT].differences == pytest.approx(zeros, abs=1e-12)
+
+
+@given(st.floats(-20, 80), st.floats(0, 30))
+def test_differences_are_shares(level, spread):
+    found = compare(np.full((8, 3), level), np.full((8, 3), spread))
+    for one in found.predictors.values():
+        assert (one.differences >= 0).all()
+        assert (one.differences <= 1).all()
+
+
+def test_levels_without_samples_or_prediction_count_nowhere():
+    test = with_viewers(with_gaps(make_sources(8, seed=2, first=101), (0, 2), (3, 0)))
+    levels = np.nan_to_num(test.levels, nan=30)
+    levels[:, 1] = np.nan
+    spreads = np.where(np.isnan(levels), np.nan, VIEWERS_SPREAD)
+    found = compare(levels, spreads, test=test)
+    for one in found.predictors.values():
+        missing = np.isnan(one.differences)
+        np.testing.assert_array_equal(missing, np.isnan(test.levels) | np.isnan(levels))
+        assert np.isnan(one.score.abs_difference[1])
+        there = one.differences[~missing]
+        assert one.score.mean_abs_difference == pytest.approx(there.mean())
+
+
+def test_the_median_clip_is_shown_and_none_where_nothing_is_known():
+    results = make_results(9, spread=2.5, gaps=[(row, 1) for row in range(9)])
+    drawings = median_curves(results)
+    assert len(drawings) == 2
+    differences = results.sur.predictors[results.model].differences
+    for drawing, level in zip(drawings, (0, 2), strict=True):
+        row = np.argsort(differences[:, level])[4]
+        assert f"JND{level + 1}: {results.test.source_ids[row]}" in drawing
+    assert median_curves(make_results(9)) == ()
+
+
+def test_without_samples_there_are_no_curves():
+    table = make_sources(3)
+    assert viewers_curves(table, QP).shape == (3, 3, 51)
+    assert np.isnan(viewers_curves(table, QP)).all()
+    assert lossy_quantisers(QF).tolist() == list(range(1, 101))
