@@ -16,6 +16,8 @@ from laser_dist.models.layers import (
 )
 from laser_dist.models.specs import HeadSpec
 
+LEAST_SPREAD = 0.25
+"""In quantisers. Where all viewers agree the likelihood would grow without end."""
 _LEAST_STEP = 0.1  # quantisers between levels at the start, where the given ones do not ascend
 
 
@@ -37,7 +39,7 @@ def build_head(
       levels: number of branches and of predicted levels, 1 or 3.
       initial_levels: [levels] where the levels start, on the dataset's scale, such as the training
         set's means; None starts at 0. Ordered ones start in order.
-      initial_spreads: [levels] where the spreads start, above 0; None starts at 1.
+      initial_spreads: [levels] where the spreads start, above `LEAST_SPREAD`; None starts at 1.
       higher_is_worse: direction of the scale, along which ordered levels go.
       name: the model's name.
 
@@ -47,14 +49,15 @@ def build_head(
 
     Raises:
       ValueError: `levels` is neither 1 nor 3, or start values are of another length, or a spread
-        is not above 0.
+        is not above the least.
     """
     if levels not in (1, 3):
         raise ValueError(f"Head levels: expected 1 or 3, got {levels}.")
     start = _start(initial_levels, levels, "initial_levels", default=0.0)
     spreads = _start(initial_spreads, levels, "initial_spreads", default=1.0)
-    if min(spreads) <= 0:
-        raise ValueError(f"Head initial_spreads: expected above 0, got {spreads}.")
+    if min(spreads) <= LEAST_SPREAD:
+        raise ValueError(f"Head initial_spreads: expected above {LEAST_SPREAD}, got {spreads}.")
+    above_least = [value - LEAST_SPREAD for value in spreads]
     if spec.ordered:
         start = _unordered(start, higher_is_worse)
     names = ("",) if levels == 1 else ("1", "2", "3")
@@ -76,14 +79,22 @@ def build_head(
         answer = OrderedLevels(higher_is_worse, name="ordered", dtype="float32")(answer)
     if spec.spread:
         widths = [
-            _output(each, "softplus", _before_softplus(value), name=f"jnd{n}_spread")
-            for each, n, value in zip(hidden, names, spreads, strict=True)
+            _least(_output(each, "softplus", _before_softplus(value), name=f"jnd{n}_spread"), n)
+            for each, n, value in zip(hidden, names, above_least, strict=True)
         ]
         pair = [answer, _joined(widths, name="spreads")]
         answer = keras.layers.Concatenate(name="level_and_spread", dtype="float32")(
             [keras.layers.Reshape((levels, 1), dtype="float32")(each) for each in pair]
         )
     return keras.Model(inputs[0] if levels == 1 else inputs, answer, name=name)
+
+
+def _least(spread: Any, suffix: str) -> Any:
+    """A spread that is never below `LEAST_SPREAD`."""
+    offset = keras.layers.Rescaling(
+        1.0, offset=LEAST_SPREAD, dtype="float32", name=f"jnd{suffix}_least_spread"
+    )
+    return offset(spread)
 
 
 def _start(

@@ -11,8 +11,6 @@ FRAME_WEIGHT, LEVEL_WEIGHT = 0.01, 0.99
 """Of the published end-to-end training: squared error of the frame, absolute error of the level."""
 MEAN_OVER_LEVEL = 0.6744897501960817
 """How many standard deviations the mean of a normal distribution lies beyond its first quartile."""
-LEAST_SPREAD = 0.25
-"""In quantisers. Viewers who all agree would let the likelihood grow without end."""
 
 
 def frame_objective(frames: Any, targets: Any) -> dict[str, Any]:
@@ -65,9 +63,7 @@ class LevelObjective:
         if not self.spread:
             error, present = _absolute_error(predictions, targets)
             return {"loss": _mean_of_present(error, present), **self._each(error, present)}
-        level = predictions[..., 0]
-        # Not a maximum, below which nothing would be learnt any more.
-        spread = ops.sqrt(ops.square(predictions[..., 1]) + LEAST_SPREAD**2)
+        level, spread = predictions[..., 0], predictions[..., 1]
         error, present = _absolute_error(level, targets[..., 0])
         sign = 1.0 if self.higher_is_worse else -1.0
         surprise, told = _negative_log_likelihood(

@@ -13,7 +13,7 @@ import numpy as np
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import scale_named
 from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_autoencoder
-from laser_dist.models.heads import build_head
+from laser_dist.models.heads import LEAST_SPREAD, build_head
 from laser_dist.models.predictors import build_joint_model, feature_extractor
 from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
@@ -267,7 +267,9 @@ class _Trainer:
             variant.feature_shape(self.config.backbone),
             levels=len(plan.levels),
             initial_levels=present_means(labels.levels[:, columns]).tolist(),
-            initial_spreads=None if spreads is None else np.maximum(spreads, 0.5).tolist(),
+            initial_spreads=None
+            if spreads is None
+            else np.maximum(spreads, 2 * LEAST_SPREAD).tolist(),
             higher_is_worse=self._higher_is_worse,
             name=model_names(plan)[-1],
         )

@@ -314,11 +314,11 @@ def test_a_head_with_spreads_gives_level_and_spread(spec, ordered, levels):
     np.testing.assert_allclose(answer[0, :, 1], 4.0, rtol=1e-5)
     rng = np.random.default_rng(1)
     randomise(head, rng)
-    assert (run(head, features(levels))[..., 1] >= 0).all()
+    assert (run(head, features(levels))[..., 1] >= 0.25).all()
 
 
 def test_start_values_of_spreads_are_checked():
-    with pytest.raises(ValueError, match="initial_spreads: expected above 0"):
+    with pytest.raises(ValueError, match="initial_spreads: expected above 0.25"):
         build_head(TINY, SHAPE, levels=1, initial_spreads=[0.0])
     with pytest.raises(UserError, match="ordered: expected output linear"):
         HeadSpec(ordered=True, output="relu")
