@@ -124,6 +124,7 @@ def test_imported_weights_predict_a_picture(tmp_path, monkeypatch, capfd):
     [sample] = sample_frames(tmp_path / "clip.png", num_frames=1, width=96, height=64)
     model = build("mj-lat", [read_file(tmp_path / "mj-lat.h5")], (1, 2, 3), (96, 64))
     levels = model.predict_on_batch(sample.rgb[None].astype(np.float32))
-    assert document["levels"] == pytest.approx(levels[0].tolist(), abs=1e-3)
+    assert list(document["levels"]) == ["jnd1", "jnd2", "jnd3"]
+    assert [*document["levels"].values()] == pytest.approx(levels[0].tolist(), abs=1e-3)
     assert (document["variant"], document["scale"]) == ("mj-lat", "QP")
     assert document["simulated"] is False
