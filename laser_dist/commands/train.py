@@ -279,8 +279,6 @@ def train_watched(
             for line in lines:
                 terminal.say(line)
             show(progress.line)
-        for line in progress.finish(time.time()):
-            terminal.say(line)
     thread.join()
     if ending[0] is not None:
         raise ending[0]

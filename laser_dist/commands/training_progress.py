@@ -1,13 +1,26 @@
 """What a training tells while it runs, as lines for people."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from laser_dist.commands.wording import count_text, figure_text, time_text
 
 
+@dataclass
+class _Running:
+    """A stage that is being trained: its first events, and its best epoch so far."""
+
+    began: Mapping[str, Any]
+    first_step: Mapping[str, Any] = field(default_factory=dict)
+    best: tuple[float, int] | None = None
+
+
 class TrainingProgress:
-    """Turns a run's events into lines: one that changes, and some that stay."""
+    """Turns a run's events into lines: one that changes, and some that stay.
+
+    Stages may be trained side by side, so each is followed by itself.
+    """
 
     def __init__(self, stages: Sequence[str], *, each_epoch: bool) -> None:
         """Begins before the first event.
@@ -18,9 +31,7 @@ class TrainingProgress:
         """
         self._stages = tuple(stages)
         self._each_epoch = each_epoch
-        self._stage: Mapping[str, Any] = {}
-        self._first_step: Mapping[str, Any] = {}
-        self._best: tuple[float, int] | None = None
+        self._running: dict[str, _Running] = {}
         self._now = "starting the workers"
 
     @property
@@ -35,43 +46,40 @@ class TrainingProgress:
           Lines to leave on the terminal.
         """
         kind = event["kind"]
-        if kind == "stage":
-            lines = self.finish(event["time"])
-            self._stage, self._first_step, self._best = event, {}, None
-            self._now = f"{self._name(event['stage'])}  starting"
-            return lines
-        if kind == "step":
-            self._first_step = self._first_step or event
-            self._now = self._step_line(event)
-        elif kind == "epoch":
-            return self._epoch(event)
-        elif kind == "note":
-            # Notes come between stages: the time they take is not the last stage's.
-            lines = self.finish(event["time"])
+        if kind == "note":
             self._now = event["text"]
-            return [*lines, f"  {event['text']}"] if self._each_epoch else lines
+            return [f"  {event['text']}"] if self._each_epoch else []
+        stage = event["stage"]
+        if kind == "stage":
+            self._running[stage] = _Running(event)
+            self._now = f"{self._name(stage)}  starting"
+            return []
+        running = self._running.setdefault(stage, _Running(event))
+        if kind == "step":
+            running.first_step = running.first_step or event
+            self._now = self._step_line(event, running)
+        elif kind == "epoch":
+            return self._epoch(event, running)
+        elif kind == "done":
+            return self._done(event)
         return []
 
-    def finish(self, now: float) -> list[str]:
-        """The line of the stage that has just ended, if there is one to say.
-
-        Args:
-          now: seconds since the epoch.
-        """
-        stage, best = self._stage, self._best
-        self._stage, self._best = {}, None
-        if self._each_epoch or not stage or best is None:
+    def _done(self, event: Mapping[str, Any]) -> list[str]:
+        """The line of a stage that has ended."""
+        running = self._running.pop(event["stage"])
+        if self._each_epoch or running.best is None:
             return []
-        loss, epoch = figure_text(best[0]), best[1]
+        loss, epoch = figure_text(running.best[0]), running.best[1]
+        took = time_text(event["time"] - running.began["time"])
         return [
-            f"  {self._name(stage['stage'])}  {count_text(stage['epochs'], 'epoch')}"
-            f"  best validation {loss} (epoch {epoch})  {time_text(now - stage['time'])}"
+            f"  {self._name(event['stage'])}  {count_text(running.began['epochs'], 'epoch')}"
+            f"  best validation {loss} (epoch {epoch})  {took}"
         ]
 
-    def _epoch(self, event: Mapping[str, Any]) -> list[str]:
+    def _epoch(self, event: Mapping[str, Any], running: _Running) -> list[str]:
         figures, epoch = event["figures"], event["epoch"]
-        if self._best is None or figures["val_loss"] < self._best[0]:
-            self._best = (figures["val_loss"], epoch)
+        if running.best is None or figures["val_loss"] < running.best[0]:
+            running.best = (figures["val_loss"], epoch)
         if not self._each_epoch:
             return []
         each = " ".join(
@@ -80,30 +88,31 @@ class TrainingProgress:
             if name.startswith("val_") and name != "val_loss"
         )
         return [
-            f"  {self._name(event['stage'])}  epoch {epoch}/{self._stage.get('epochs', '?')}"
+            f"  {self._name(event['stage'])}  epoch {epoch}/{running.began.get('epochs', '?')}"
             f"  loss {figure_text(figures['loss'])}  validation {figure_text(figures['val_loss'])}"
             + (f" ({each})" if each else "")
             + f"  {time_text(figures['seconds'])}"
         ]
 
-    def _step_line(self, event: Mapping[str, Any]) -> str:
+    def _step_line(self, event: Mapping[str, Any], running: _Running) -> str:
         return (
             f"{self._name(event['stage'])}  epoch {event['epoch']}/{event['epochs']}"
             f"  step {event['step']}/{event['steps']}  loss {figure_text(event['loss'])}"
-            + self._time_left(event)
+            + _time_left(event, running.first_step)
         )
-
-    def _time_left(self, event: Mapping[str, Any]) -> str:
-        """Of the stage, by the pace since its first step; the step before it built the graph."""
-        done = _steps(event) - _steps(self._first_step)
-        if done <= 0:
-            return ""
-        pace = (event["time"] - self._first_step["time"]) / done
-        return f"  {time_text(pace * (event['epochs'] * event['steps'] - _steps(event)))} left"
 
     def _name(self, stage: str) -> str:
         number = self._stages.index(stage) + 1 if stage in self._stages else "?"
         return f"{number}/{len(self._stages)} {stage:<{max(map(len, self._stages))}}"
+
+
+def _time_left(event: Mapping[str, Any], first_step: Mapping[str, Any]) -> str:
+    """Of the stage, by the pace since its first step; the step before it built the graph."""
+    done = _steps(event) - _steps(first_step)
+    if done <= 0:
+        return ""
+    pace = (event["time"] - first_step["time"]) / done
+    return f"  {time_text(pace * (event['epochs'] * event['steps'] - _steps(event)))} left"
 
 
 def _steps(event: Mapping[str, Any]) -> int:

@@ -235,6 +235,7 @@ class _Trainer:
             parameters=stage.model.count_params(),
         )
         train_stage(stage, self.place)
+        self.place.log.event("done", stage=stage.name)
 
     def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:
         if self.place.is_chief:

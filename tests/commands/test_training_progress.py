@@ -25,6 +25,10 @@ def epoch(name, time, number, validation):
     return {"kind": "epoch", "time": time, "stage": name, "epoch": number, "figures": figures}
 
 
+def done(name, time):
+    return {"kind": "done", "time": time, "stage": name}
+
+
 def taken(progress, *events):
     return [line for event in events for line in progress.take(event)]
 
@@ -58,14 +62,31 @@ def test_on_a_terminal_every_stage_leaves_one_line():
         stage("image", 0),
         epoch("image", 10, 1, 5.0),
         epoch("image", 20, 2, 6.0),
+        done("image", 30),
         stage("jnd1", 30),
-        epoch("jnd1", 40, 1, 4.0),
     )
     assert lines == ["  1/3 image   2 epochs  best validation 5 (epoch 1)  30 s"]
-    assert progress.finish(45) == [
-        "  2/3 jnd1    2 epochs  best validation 4 (epoch 1)  15 s",
+
+
+def test_stages_that_are_trained_side_by_side_are_not_mixed_up():
+    progress = TrainingProgress(STAGES, each_epoch=False)
+    lines = taken(
+        progress,
+        stage("image", 0, epochs=2),
+        stage("jnd1", 5, epochs=3),
+        epoch("jnd1", 10, 1, 4.0),
+        step("image", 11, 1, 1),
+        step("jnd1", 12, 1, 1, epochs=3),
+        epoch("image", 20, 1, 6.0),
+        step("image", 21, 1, 3),
+    )
+    assert lines == []
+    assert progress.line.startswith("1/3 image   epoch 1/2  step 3/10")
+    assert progress.line.endswith("1 min 25 s left")  # 2 steps took 10 s: the other 17 take 85
+    assert taken(progress, done("image", 30), done("jnd1", 45)) == [
+        "  1/3 image   2 epochs  best validation 6 (epoch 1)  30 s",
+        "  2/3 jnd1    3 epochs  best validation 4 (epoch 1)  40 s",
     ]
-    assert progress.finish(50) == []
 
 
 def test_in_a_file_every_epoch_leaves_one_line_with_its_validation():
@@ -81,7 +102,6 @@ def test_in_a_file_every_epoch_leaves_one_line_with_its_validation():
         "  1/3 image   epoch 1/2  loss 3.25  validation 5 (jnd1 1.5)  2.0 s",
         "  features of train: 9 frames",
     ]
-    assert progress.finish(20) == []
 
 
 def test_an_unknown_stage_does_not_break_it():
