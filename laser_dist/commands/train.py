@@ -206,9 +206,16 @@ def train_or_reuse(
     """
     from laser_dist.models.variants import variant_named
     from laser_dist.training.plan import inputs_of, plan_stages, waves, with_needs
-    from laser_dist.training.reuse import take_over
+    from laser_dist.training.reuse import given_files, needed, take_over
 
     if is_finished(run_dir):
+        if given is not None:
+            raise UserError(
+                f"Run folder {run_dir}",
+                "a run that is not finished, to take other backbones",
+                "a finished one",
+                "Name another folder with --output.",
+            )
         terminal.say(f"  Reused: {run_dir} is there, a finished run of the same settings.")
         return
     training, fingerprint = config["training"], config["dataset"]["fingerprint"]
@@ -220,7 +227,16 @@ def train_or_reuse(
                 "Option --stages-only", f"some of {', '.join(known)}", name, "Correct the name."
             )
     plans = with_needs(plans, known if only is None else only)
+    if given is not None:
+        from laser_dist.training.config import from_dict
+        from laser_dist.training.saving import check_fits
+
+        for file in given_files(given, plans):
+            check_fits(file, from_dict(training).backbone)
     decisions = take_over(plans, training, fingerprint, run_dir, beside=beside, given=given)
+    goals = only or [plan.name for plan in plans if plan.kind in ("head", "joint")]
+    decisions = needed(plans, decisions, goals)
+    plans = [plan for plan in plans if plan.name in {each.stage for each in decisions}]
     workers = count_text(training["cluster"]["num_workers"], "worker")
     terminal.say(f"  {config['variant']} in {count_text(len(plans), 'stage')}, {workers}")
     for each in decisions:

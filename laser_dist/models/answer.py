@@ -53,7 +53,7 @@ def answer_of(model: keras.Model) -> Answer:
     """What a predictor's output says.
 
     Raises:
-      ValueError: the model is no predictor of `variants.build_predictor`.
+      ValueError: the model is no predictor of `predictors.build_predictor`.
     """
     layers: Iterable[Any] = model.layers
     for layer in layers:

@@ -12,6 +12,7 @@ import numpy as np
 
 STATE_FILE = "state.npz"
 PROGRESS_FILE = "progress.json"
+KEY_FILE = "key"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,20 @@ class Progress:
 def checkpoint_path(folder: Path, epoch: int) -> Path:
     """Where the checkpoint after `epoch` (from 1) of a stage lies."""
     return folder / f"epoch-{epoch:03d}"
+
+
+def claim_folder(folder: Path, key: str) -> None:
+    """Makes a stage's checkpoints those of a key: any of another one are removed.
+
+    Args:
+      folder: of the stage's checkpoints.
+      key: of all that the stage follows from.
+    """
+    claim = folder / KEY_FILE
+    if folder.exists() and (not claim.exists() or claim.read_text() != key):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    claim.write_text(key)
 
 
 def save_checkpoint(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from laser_dist.errors import UserError
 from laser_dist.models.specs import STRIDE, BackboneSpec, HeadSpec
+from laser_dist.models.variants import variant_named
 
 SCHEDULES = ("constant", "cosine", "plateau")
 PRECISIONS = ("float32", "bfloat16")
@@ -135,6 +136,9 @@ class TrainingConfig:
         _require(self.precision in PRECISIONS, "Setting precision", known, self, "precision")
         ascending = self.levels == tuple(sorted({*self.levels} & {1, 2, 3})) != ()
         _require(ascending, "Setting levels", "some of 1,2,3, ascending", self, "levels")
+        ordered = self.head.ordered and variant_named(self.variant).num_levels == 1
+        expected = "false: heads of one level each know nothing of the others"
+        _require(not ordered, "Setting head.ordered", expected, self.head, "ordered")
         parts = self.cluster.num_workers * max(self.cluster.gpus_per_worker, 1)
         for name in ("image", "jnd", "heads", "joint"):
             stage: StageConfig = getattr(self, name)

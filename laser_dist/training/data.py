@@ -81,7 +81,7 @@ class FramePairs:
         places = self.share.slice_of(self.batch_size)
         indices = tf.range(places.start, places.stop)
         weights = tf.cast(indices < count, tf.float32)
-        present = tf.minimum(indices, count - 1)
+        present = tf.math.floormod(indices, count)  # over again, so that batch norms see no other
         own = {name: tf.gather(values, present) for name, values in batch.items()}
         raw = target = decode_frames(own[RAW], self.height, self.width)
         if self.target != RAW:

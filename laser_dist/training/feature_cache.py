@@ -20,7 +20,7 @@ from laser_dist.training.feature_files import (
 from laser_dist.training.features import KeptFeatures
 from laser_dist.training.loop import Place
 from laser_dist.training.order import Share
-from laser_dist.training.reuse import record_key
+from laser_dist.training.reuse import file_hash, model_path
 from laser_dist.training.stored import RAW, num_examples
 from laser_dist.training.together import wait_for_all
 
@@ -83,7 +83,7 @@ class FeatureCache:
     def _key(self, name: str, extractor: keras.Model, total: int, versions: int) -> FeatureKey:
         height, width = extractor.input_shape[1:3]
         return FeatureKey(
-            model=record_key(self.place.run_dir, name),
+            model=file_hash(model_path(self.place.run_dir, name)),
             data=self.place.config["dataset"]["fingerprint"],
             size=(width, height),
             num_examples=total,

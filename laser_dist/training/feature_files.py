@@ -67,7 +67,7 @@ class FeatureKey:
     """What features follow from.
 
     Attributes:
-      model: key of the backbone's stage.
+      model: hash of the backbone's file.
       data: fingerprint of the dataset.
       size: (width, height) of the frames.
       num_examples: of the split.
@@ -111,16 +111,19 @@ def write_part(folder: Path, extractor: keras.Model, frames: FramePairs, *, vers
     files = [FeatureFiles(folder, frames.split, v, share.num_workers) for v in range(versions)]
     finals = [each.part_path(share.index) for each in files]
     unfinished = [path.with_suffix(".unfinished") for path in finals]
-    parts = [
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-        for path in unfinished
-    ]
+    parts = [_new_file(path, shape) for path in unfinished]
     done = 0
     for batch in frames.epoch(0):
         present = batch.inputs[batch.weights > 0]
         for part, view in zip(parts, (present, present[:, :, ::-1]), strict=False):
             if len(present):
-                part[done : done + len(present)] = extract(view).numpy()
+                features = extract(view).numpy()
+                if not np.abs(features).max() <= np.finfo(np.float16).max:
+                    raise FloatingPointError(
+                        f"Features of {folder.name}: expected within float16's range, got "
+                        f"{np.abs(features).max()}. Train with --no-feature-cache."
+                    )
+                part[done : done + len(present)] = features
         done += len(present)
     for part in parts:
         part.flush()
@@ -145,6 +148,15 @@ def num_bytes(extractors: Iterable[keras.Model], count: int, versions: int) -> i
     """Size of the files of all extractors for a split of `count` examples."""
     shapes: Sequence[Any] = [extractor.output_shape[1:] for extractor in extractors]
     return sum(2 * math.prod(shape) for shape in shapes) * count * versions
+
+
+def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A mapped file that has all its room on the disk: else a full one would kill the process."""
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped
 
 
 def _num_own(frames: FramePairs) -> int:

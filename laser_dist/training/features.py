@@ -171,7 +171,7 @@ class FeatureBatches:
             count = min(self.batch_size, total - start)
             rows, mates = order.rows[places], order.rows[order.mates[places]]
             kept = order.kept[places]
-            features = first if second is first else _blend(first, second, kept)
+            features = first.astype(np.float32) if second is first else _blend(first, second, kept)
             blended = (
                 targets[rows] if second is first else _blend(targets[rows], targets[mates], kept)
             )
@@ -192,12 +192,13 @@ def _among(usable: np.ndarray) -> Callable[..., Any]:
 def worker_places(total: int, batch_size: int, share: Share) -> Iterator[np.ndarray]:
     """Of each global batch, which places of the order are this worker's, within the batch.
 
-    A worker that has none of a last, smaller batch gets its last example, as padding.
+    A last, smaller batch is filled up with its own examples over again, which weigh nothing: so
+    batch norms see what they would see of the smaller batch.
     """
     own = share.slice_of(batch_size)
     for start in range(0, total, batch_size):
-        last = min(start + batch_size, total) - 1
-        yield np.minimum(start + np.arange(own.start, own.stop), last)
+        count = min(batch_size, total - start)
+        yield start + np.arange(own.start, own.stop) % count
 
 
 def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from laser_dist.training.config import StageConfig
 from laser_dist.training.logs import RunLog
 from laser_dist.training.read_ahead import ReadAhead
 from laser_dist.training.step import Batch, Mean, Objective, Stepper
+from laser_dist.training.together import share_statistics
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
@@ -145,6 +146,7 @@ def _epoch(stage: Stage, place: Place, stepper: Stepper, epoch: int) -> dict[str
     batches = ReadAhead(stage.training.epoch(epoch))
     trained = _means(_train_epoch(stage, place, stepper, batches, epoch))
     took = time.monotonic() - started
+    share_statistics(place.strategy, stage.model.non_trainable_variables)
     measured = _means(map(stepper.measure, ReadAhead(stage.validation.epoch(0))))
     _check_finite(measured["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
     figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}

@@ -92,6 +92,8 @@ def epoch_order(
     # A sum is NaN where either is: without a level in common an example is its own mate.
     mates = np.where(has_level(targets[rows] + targets[rows[mates]]), mates, places)
     kept = rng.beta(mixup, mixup, size=total).astype(np.float32)
+    # Exactly itself: a worker that has nothing to blend does not compute it.
+    kept = np.where(mates == places, np.float32(1), kept)
     return EpochOrder(shuffle_seed, rows, versions, mates, kept)
 
 

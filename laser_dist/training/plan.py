@@ -89,9 +89,9 @@ def waves(stages: Sequence[StagePlan], done: Collection[str]) -> list[tuple[str,
 def inputs_of(
     stage: StagePlan, training: Mapping[str, Any], fingerprint: str, keys: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that a stage's model follows from, but for the packages' versions.
+    """All that a stage's model follows from by intention.
 
-    Not among it is who does the work, nor whether features are kept: they change rounding at most.
+    Not among it are the packages' versions, who does the work, and whether features are kept.
 
     Args:
       stage: of `plan_stages`.
@@ -104,6 +104,7 @@ def inputs_of(
         "data": fingerprint,
         "backbone": training["backbone"],
         settings: training[settings],
+        "levels": list(stage.levels),
         "seed": training["seed"],
         "precision": training["precision"],
         **{f"model {name}": keys[name] for name in stage.needs},
@@ -114,5 +115,9 @@ def inputs_of(
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
-    """A short hash of a stage's inputs: equal ones give equal models."""
+    """A short hash of a stage's inputs.
+
+    Equal ones give models that are alike, but equal files only where the same machines and packages
+    have made them.
+    """
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@ from typing import Any
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
+from laser_dist.training.config import from_dict, to_dict
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
@@ -94,7 +95,16 @@ def resume_run(run_dir: Path) -> dict[str, Any]:
             f"Run {run_dir}", "one that was started", "none", "Start it: laser-jnd train --help."
         )
     config = _read_config(path)
-    return start_run(run_dir, config["training"], Path(config["dataset"]["dir"]))
+    try:
+        training = to_dict(from_dict(config["training"]))
+    except (UserError, TypeError) as error:
+        raise UserError(
+            f"Settings of a run {path}",
+            "those of this version",
+            str(error),
+            "Start it anew in another folder; it takes over what fits.",
+        ) from error
+    return start_run(run_dir, training, Path(config["dataset"]["dir"]))
 
 
 def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:

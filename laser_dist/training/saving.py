@@ -11,8 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from laser_dist.errors import UserError
 from laser_dist.models.answer import Answer
+from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.predictors import build_predictor
+from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import TrainingConfig
 from laser_dist.training.plan import plan_stages
@@ -46,6 +49,26 @@ def save_whole(model: keras.Model, path: Path) -> None:
     os.replace(unfinished, path)
 
 
+def check_fits(file: Path, spec: BackboneSpec) -> None:
+    """Refuses a file that holds no backbone of a size; frames of any size fit.
+
+    Raises:
+      UserError: it is none, or has other filters.
+    """
+    what, step = f"Backbone {file}", "Name another, or train with its sizes (--set backbone.…)."
+    expected = [weight.shape for weight in build_autoencoder(spec, "expected").weights]
+    try:
+        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # whatever is wrong with a file that somebody gives
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(what, "a Keras model file", first, step) from error
+    found = [weight.shape for weight in model.weights] if isinstance(model, keras.Model) else []
+    if found != expected:
+        pairs = zip(expected, found, strict=False)
+        one = next(((a, b) for a, b in pairs if a != b), (f"{len(expected)} weights", len(found)))
+        raise UserError(what, f"weights of shape {one[0]}", str(one[1]), step)
+
+
 def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str, Any]) -> None:
     """Joins a run's backbones and heads to the model that answers, once all are there.
 
@@ -57,9 +80,10 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
     variant = variant_named(config.variant)
     plans = plan_stages(variant, config.levels)
     last = [plan for plan in plans if plan.kind in ("head", "joint")]
-    if any(read_record(run_dir, plan) is None for plan in plans):
-        return
     names = [name for plan in last for name in (plan.needs if plan.kind == "head" else [plan.name])]
+    joined = {*names, *(plan.name for plan in last)}
+    if any(read_record(run_dir, plan) is None for plan in plans if plan.name in joined):
+        return
     levels = tuple(level for plan in last for level in plan.levels)
     answer = Answer(
         variant=variant.name,

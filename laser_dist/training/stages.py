@@ -3,9 +3,10 @@
 A stage whose models lie in the run's folder already is not trained again (`reuse`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from laser_dist.models.predictors import build_joint_model, feature_extractor
 from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
+from laser_dist.training.checkpoints import claim_folder
 from laser_dist.training.config import StageConfig, TrainingConfig
 from laser_dist.training.data import FramePairs
 from laser_dist.training.feature_cache import FeatureCache
@@ -41,7 +43,8 @@ def run_stages(
     dataset_dir: Path,
     share: Share,
     place: Place,
-    work: Mapping[str, Mapping[str, object]],
+    work: Mapping[str, Mapping[str, Any]],
+    stages: Collection[str],
 ) -> None:
     """Trains stages of a run; every worker calls this.
 
@@ -50,20 +53,23 @@ def run_stages(
       dataset_dir: of the prepared dataset.
       share: this worker's.
       place: where the run runs and writes.
-      work: for each stage to train, in order, `key` and `inputs` to record with its model. Those
-        that they need and are not among them lie in the run's folder.
+      work: for each stage that the run has to train, in order, `key` and `inputs` to record with
+        its model. Those that they need and are not among them lie in the run's folder.
+      stages: names of those to train here.
 
     Raises:
       UserError: a level that no example of the training or the validation split has, or viewers'
         samples that a head with spreads needs and the dataset does not have.
     """
     plans = plan_stages(variant_named(config.variant), config.levels)
-    wanted = [plan for plan in plans if plan.name in work]
     labels = {split: read_labels(dataset_dir, split) for split in (TRAIN, VALIDATION)}
     trainer = _Trainer(config, dataset_dir, share, place, labels)
-    for plan in wanted:
-        _check_present(plan, config, labels, dataset_dir)
-    for plan in wanted:
+    for plan in plans:
+        if plan.name in work:
+            _check_present(plan, config, labels, dataset_dir)
+    for plan in plans:
+        if plan.name not in stages:
+            continue
         key = str(work[plan.name]["key"])
         record = read_record(place.run_dir, plan)
         if record is not None and record["key"] == key:
@@ -71,11 +77,9 @@ def run_stages(
             continue
         # Its start does not depend on which stages were trained before it in this process.
         keras.utils.set_random_seed(seed_of(config.seed, plan.name))
-        trainer.train(plan)
+        trainer.train(plan, key)
         if place.is_chief:
-            inputs = work[plan.name]["inputs"]
-            assert isinstance(inputs, Mapping)
-            write_record(place.run_dir, plan.name, key, inputs)
+            write_record(place.run_dir, plan, key, work[plan.name]["inputs"])
         wait_for_all(place.strategy)  # the next stage reads the chief's files
     if place.is_chief:
         finish_predictor(config, place.run_dir, place.config["dataset"])
@@ -114,8 +118,11 @@ class _Trainer:
     place: Place
     labels: Mapping[str, Labelled]
 
-    def train(self, plan: StagePlan) -> None:
-        """Trains a stage and saves its models."""
+    def train(self, plan: StagePlan, key: str) -> None:
+        """Trains a stage and saves its models; goes on from checkpoints of the same key alone."""
+        if self.place.is_chief:
+            claim_folder(self.place.run_dir / "checkpoints" / plan.name, key)
+        wait_for_all(self.place.strategy)
         if plan.kind == "head":
             self.head(plan)
         elif plan.kind == "joint":

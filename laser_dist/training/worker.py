@@ -59,8 +59,8 @@ def work(
         after_epoch=after_epoch,
     )
     share = Share(worker_index, num_workers)
-    work = {name: run_config["work"][name] for name in stages}
-    run_stages(config, Path(run_config["dataset"]["dir"]), share, place, work)
+    dataset_dir = Path(run_config["dataset"]["dir"])
+    run_stages(config, dataset_dir, share, place, run_config["work"], stages)
 
 
 def _check_keras(keras: Any) -> None:

@@ -16,6 +16,21 @@ def arrays_of(index):
     return [rng.normal(size=(3, 2)).astype(np.float32), np.array([1e-30, index], np.float32)]
 
 
+def shared_mean(strategy, index):
+    """A norm's moving mean after both workers have shared it: one sees zeros, the other ones."""
+    import keras
+    import tensorflow as tf
+
+    from laser_dist.training.together import share_statistics
+
+    with strategy.scope():
+        norm = keras.layers.BatchNormalization(momentum=0.0)
+        norm.build((None, 1))
+    strategy.run(lambda: norm(tf.fill([2, 1], float(index)), training=True))
+    share_statistics(strategy, norm.non_trainable_variables)
+    return norm.moving_mean.numpy()
+
+
 def main(index, ports, path):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     os.environ["TF_CONFIG"] = json.dumps(
@@ -28,7 +43,7 @@ def main(index, ports, path):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     agreed = chiefs_values(strategy, arrays_of(index))
     wait_for_all(strategy)
-    np.savez(path, *agreed)
+    np.savez(path, *agreed, mean=shared_mean(strategy, index))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from laser_dist.training.config import StageConfig
 from laser_dist.training.loop import make_optimizer
 from laser_dist.training.objectives import LevelObjective
 from laser_dist.training.step import Batch, Stepper
+from laser_dist.training.together import share_statistics
 
 NUM_STEPS = 5
 
@@ -46,6 +47,33 @@ def train(strategy):
     return start, model.get_weights(), plain
 
 
+def shared_mean(strategy):
+    """What two devices have of a norm's moving mean: before they share it, and after.
+
+    The first device sees zeros, the second ones; without momentum that is what they keep.
+    """
+    with strategy.scope():
+        norm = keras.layers.BatchNormalization(momentum=0.0)
+        norm.build((None, 1))
+
+    @tf.function
+    def see():
+        strategy.run(lambda: norm(tf.fill([2, 1], device_index()), training=True))
+
+    def device_index():
+        context = tf.distribute.get_replica_context()
+        return tf.cast(context.replica_id_in_sync_group, tf.float32)
+
+    def means():
+        parts = strategy.experimental_local_results(norm.moving_mean.value)
+        return [float(part.numpy()[0]) for part in parts]
+
+    see()
+    before = means()
+    share_statistics(strategy, norm.non_trainable_variables)
+    return before, means()
+
+
 def apart(ours, theirs):
     return max(float(abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
 
@@ -64,6 +92,7 @@ def main(path):
         "largest_difference": apart(one, two),
         "means_of_one": means_of_one,
         "means_of_two": means_of_two,
+        "shared": shared_mean(two_devices),
     }
     path.write_text(json.dumps(told))
 

@@ -18,4 +18,5 @@ def work_of(config, fingerprint="abc"):
 
 
 def run_all(config, dataset_dir, where):
-    run_stages(config, dataset_dir, Share(), where, work_of(config))
+    work = work_of(config)
+    run_stages(config, dataset_dir, Share(), where, work, list(work))

@@ -12,6 +12,7 @@ from laser_dist.training.checkpoints import (
     STATE_FILE,
     Progress,
     checkpoint_path,
+    claim_folder,
     latest_checkpoint,
     load_checkpoint,
     prune,
@@ -113,3 +114,18 @@ def test_the_last_and_the_best_are_kept(tmp_path_factory, num_epochs, data):
     assert set(folder.iterdir()) == kept
     for epoch in (best, num_epochs):
         assert load_checkpoint(checkpoint_path(folder, epoch))[0] == [epoch]
+
+
+def test_checkpoints_of_another_key_are_not_gone_on_with(tmp_path):
+    folder = tmp_path / "stage"
+    claim_folder(folder, "a")
+    progress = Progress(epochs_done=1, best_epoch=1, best_loss=0.5)
+    save_checkpoint(folder, [np.zeros(2)], progress, {})
+    claim_folder(folder, "a")
+    assert latest_checkpoint(folder) is not None
+    claim_folder(folder, "b")
+    assert latest_checkpoint(folder) is None
+    save_checkpoint(folder, [np.zeros(2)], progress, {})
+    (folder / "key").unlink()  # whose they are is not known
+    claim_folder(folder, "b")
+    assert latest_checkpoint(folder) is None

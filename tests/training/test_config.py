@@ -61,7 +61,7 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         shared_dense=st.booleans(),
         pooling=st.sampled_from(["flatten", "average"]),
         output=st.just("linear"),
-        ordered=st.booleans(),
+        ordered=st.just(False),
         spread=st.booleans(),
         knee=st.none() | POSITIVE,
     )
@@ -255,3 +255,9 @@ def test_a_batch_must_fit_the_workers_devices(num_workers, gpus_per_worker, batc
         )
         with pytest.raises(UserError, match=message):
             config(cluster=cluster, **changes)
+
+
+def test_heads_of_one_level_each_cannot_be_ordered():
+    assert override(config(), ["head.ordered=true"]).head.ordered
+    with pytest.raises(UserError, match="head.ordered: expected false: heads of one level"):
+        override(config(variant="lat"), ["head.ordered=true"])

@@ -11,7 +11,7 @@ from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.features import FeatureBatches, FreshFeatures
 from laser_dist.training.labels import read_labels
 from laser_dist.training.order import Share
-from laser_dist.training.reuse import write_record
+from laser_dist.training.reuse import model_path
 
 SPEC = BackboneSpec(filters=4, latent_filters=4, height=HEIGHT, width=WIDTH)
 NAMES = ("jnd1", "jnd2")
@@ -27,7 +27,7 @@ def extractors():
 def kept(gappy_dir, tmp_path, extractors):
     (tmp_path / "models").mkdir()
     for name in NAMES:
-        write_record(tmp_path, name, f"key of {name}", {})
+        model_path(tmp_path, name).write_text(f"weights of {name}")
     cache = FeatureCache(gappy_dir, Share(), place(tmp_path), "latent")
     return cache.features("train", extractors, 2)
 
@@ -64,7 +64,7 @@ def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept
     cache = FeatureCache(gappy_dir, Share(), place(tmp_path), "latent")
     cache.features("train", extractors, 2)
     assert times() == before
-    write_record(tmp_path, "jnd2", "another key", {})
+    model_path(tmp_path, "jnd2").write_text("other weights")
     cache.features("train", extractors, 2)
     changed = [path.parent.name for path, time in times().items() if before[path] != time]
     assert changed == ["jnd2-latent"] * 2

@@ -7,7 +7,7 @@ from laser_dist.models.variants import MJ_LAT, MJ_REC
 from laser_dist.training.config import override, to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages
 from laser_dist.training.presets import demo
-from laser_dist.training.reuse import model_names, model_path, take_over, write_record
+from laser_dist.training.reuse import model_names, model_path, needed, take_over, write_record
 
 BACKBONES = {"image", "jnd1", "jnd2", "jnd3"}
 
@@ -21,7 +21,7 @@ def finish(run_dir, variant=MJ_LAT, assignments=(), fingerprint="data"):
         for name in model_names(plan):
             model_path(run_dir, name).parent.mkdir(parents=True, exist_ok=True)
             model_path(run_dir, name).write_text(f"{name} of {run_dir.name}")
-        write_record(run_dir, plan.name, keys[plan.name], inputs)
+        write_record(run_dir, plan, keys[plan.name], inputs)
 
 
 def decide(run_dir, variant=MJ_REC, assignments=(), **settings):
@@ -97,3 +97,40 @@ def test_a_damaged_record_is_none(tmp_path):
     path.write_text("{")
     decisions = decide(tmp_path / "second", beside=[tmp_path / "first"])
     assert decisions["image"].trains
+
+
+def test_a_head_is_not_taken_where_the_backbone_is_another_training_of_the_same_settings(tmp_path):
+    finish(tmp_path / "first")
+    finish(tmp_path / "second")  # the same settings, and other files
+    (tmp_path / "second" / "models" / "mj-lat.json").unlink()
+    decisions = decide(tmp_path / "second", MJ_LAT, beside=[tmp_path / "first"])
+    assert {name for name, each in decisions.items() if each.trains} == {"mj-lat"}
+    decisions = decide(tmp_path / "third", MJ_LAT, beside=[tmp_path / "first"])
+    assert not any(each.trains for each in decisions.values())
+
+
+def test_what_starts_from_a_stage_that_is_trained_now_is_trained_too(tmp_path):
+    finish(tmp_path / "first")
+    (tmp_path / "first" / "models" / "jnd2.json").unlink()
+    decisions = decide(tmp_path / "second", MJ_LAT, beside=[tmp_path / "first"])
+    assert {name for name, each in decisions.items() if each.trains} == {"jnd2", "mj-lat"}
+
+
+def test_a_given_backbone_is_not_said_to_have_other_settings(tmp_path):
+    finish(tmp_path / "first")
+    decide(tmp_path / "second", given=tmp_path / "first")
+    decisions = decide(tmp_path / "third", beside=[tmp_path / "second"])
+    assert decisions["image"].why == f"the one of {tmp_path / 'second'} was given, not trained"
+
+
+def test_a_stage_of_which_nothing_is_made_is_left_out(tmp_path):
+    (tmp_path / "weights").mkdir()
+    for name in ("jnd1", "jnd2", "jnd3"):
+        (tmp_path / "weights" / f"{name}.keras").write_text("weights")
+    plans = plan_stages(MJ_REC, (1, 2, 3))
+    decisions = [*decide(tmp_path / "run", given=tmp_path / "weights").values()]
+    names = [each.stage for each in needed(plans, decisions, ["mj-rec"])]
+    assert names == ["jnd1", "jnd2", "jnd3", "mj-rec"]
+    fresh = [*decide(tmp_path / "other").values()]
+    assert needed(plans, fresh, ["mj-rec"]) == fresh
+    assert [each.stage for each in needed(plans, fresh, ["jnd2"])] == ["image", "jnd2"]

@@ -191,6 +191,7 @@ def test_two_devices_learn_what_one_learns(tmp_path):
         assert one.keys() == two.keys()
         for name, (total, count) in one.items():
             assert two[name] == pytest.approx([total, count], rel=1e-4)
+    assert told["shared"] == [[0, 1], [0.5, 0.5]]
     # Of the 26 examples of five batches every third lacks its second level; each is seen twice.
     assert sum(means["jnd1"][1] for means in told["means_of_one"]) == 2 * 26
     assert sum(means["jnd2"][1] for means in told["means_of_one"]) == 2 * (4 * 4 + 1)
