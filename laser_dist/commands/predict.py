@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import inner_share, whole_number
 from laser_dist.commands.quiet import quiet
-from laser_dist.jnd.scale import SCALES, Scale
+from laser_dist.jnd.scale import SCALES, Scale, scale_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     # All for their errors, before anything heavy is loaded.
     trained = None if arguments.model.is_file() else load_run(arguments.model)
+    if trained is not None:
+        scale_named(trained.config["dataset"].get("scale"), of=f"run {arguments.model}")
     for clip in arguments.clips:
         probe(clip)
     with quiet(None, debug=arguments.debug) as terminal:
