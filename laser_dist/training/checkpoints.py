@@ -43,7 +43,9 @@ def claim_folder(folder: Path, key: str) -> None:
       key: of all that the stage follows from.
     """
     claim = folder / KEY_FILE
-    if folder.exists() and (not claim.exists() or claim.read_text() != key):
+    if claim.exists() and claim.read_text() == key:
+        return
+    if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     claim.write_text(key)
