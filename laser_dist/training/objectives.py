@@ -7,9 +7,11 @@ from typing import Any
 
 from keras import ops
 
+from laser_dist.jnd.normal_sur import sample_mean
+
 FRAME_WEIGHT, LEVEL_WEIGHT = 0.01, 0.99
 """Of the published end-to-end training: squared error of the frame, absolute error of the level."""
-MEAN_OVER_LEVEL = 0.6744897501960817
+MEAN_OVER_LEVEL = float(sample_mean(0.0, 1.0))
 """How many standard deviations the mean of a normal distribution lies beyond its first quartile."""
 
 

@@ -35,6 +35,15 @@ def refusal(*arguments, cwd):
     return result.stderr.removeprefix("laser-jnd: error: ").strip()
 
 
+def write_dataset_card(folder):
+    """What a prepared dataset says of itself, without its examples."""
+    folder.mkdir()
+    info = {"name": "d", "configName": "c", "version": "1.0.0"}
+    about = {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "metadata.json").write_text(json.dumps(about))
+
+
 def clip_file(path, size=64):
     frames = np.random.default_rng(0).integers(0, 255, (4, size, size, 3), dtype=np.uint8)
     path.write_bytes(encode_h264(Clip.from_rgb(frames, Fraction(30)), qp=30))
@@ -105,13 +114,7 @@ def test_a_run_whose_settings_cannot_be_read(command, content, got, run_dir, tmp
 
 
 def test_a_run_whose_settings_cannot_be_read_is_not_gone_on_with(tmp_path):
-    files = {
-        "data/dataset_info.json": {"name": "d", "configName": "c", "version": "1.0.0"},
-        "data/metadata.json": {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}},
-    }
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(content))
+    write_dataset_card(tmp_path / "data")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{")
     options = ("--preset", "demo", "--dataset", "data", "--output", "run")
@@ -292,13 +295,7 @@ def test_what_train_cannot_do_together(arguments, message, tmp_path):
 
 
 def test_an_unknown_stage_and_nothing_to_take_over(tmp_path):
-    files = {
-        "data/dataset_info.json": {"name": "d", "configName": "c", "version": "1.0.0"},
-        "data/metadata.json": {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}},
-    }
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(content))
+    write_dataset_card(tmp_path / "data")
     where = ("--preset", "demo", "--dataset", "data", "--output", "run")
     line = refusal("train", "lat", *where, "--stages-only", "image,jnd4", cwd=tmp_path)
     assert line == (
