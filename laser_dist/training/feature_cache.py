@@ -15,7 +15,7 @@ from laser_dist.training.feature_files import (
     finish_files,
     forget_files,
     num_bytes,
-    write_part,
+    write_parts,
 )
 from laser_dist.training.features import KeptFeatures
 from laser_dist.training.loop import Place
@@ -66,10 +66,9 @@ class FeatureCache:
             size = num_bytes(missing.values(), total, versions) / 1e6
             text = f"features of {split}: {total} frames, {size:,.0f} MB"
             self.place.log.event("note", text=text)
-        for name, extractor in missing.items():
-            write_part(
-                self._folder(name), extractor, self._frames(split, extractor), versions=versions
-            )
+            frames = self._frames(split, next(iter(missing.values())))
+            folders = {self._folder(name): extractor for name, extractor in missing.items()}
+            write_parts(folders, frames, versions=versions)
         wait_for_all(self.place.strategy)
         for name in missing:
             if self.place.is_chief:

@@ -8,7 +8,7 @@ there, and says from which model and data they are: what it does not fit is comp
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,40 +95,66 @@ def files_of(folder: Path, split: str, key: FeatureKey) -> list[FeatureFiles] | 
     return files if whole else None
 
 
-def write_part(folder: Path, extractor: keras.Model, frames: FramePairs, *, versions: int) -> None:
+def write_parts(
+    extractors: Mapping[Path, keras.Model], frames: FramePairs, *, versions: int
+) -> None:
     """Computes this worker's part of a split's features; memory holds a batch of them.
 
     Args:
-      folder: of the backbone's features, shared by all workers.
-      extractor: frozen; frames in, features [b, h, w, c] out.
+      extractors: frozen ones, by the folder of their features, which all workers share; frames in,
+        features [b, h, w, c] out. The frames are read once for all of them.
       frames: of the split, unshuffled, in global batches of `BATCH_SIZE` for each worker.
       versions: 1 for the frames as stored, 2 to add the mirrored ones.
+
+    Raises:
+      FloatingPointError: features that float16 cannot hold.
     """
-    share, total = frames.share, _num_own(frames)
-    shape = (max(total, 1), *extractor.output_shape[1:])  # an empty file cannot be mapped
-    folder.mkdir(parents=True, exist_ok=True)
-    extract = tf.function(lambda raw: extractor(raw, training=False))
-    files = [FeatureFiles(folder, frames.split, v, share.num_workers) for v in range(versions)]
-    finals = [each.part_path(share.index) for each in files]
-    unfinished = [path.with_suffix(".unfinished") for path in finals]
-    parts = [_new_file(path, shape) for path in unfinished]
-    done = 0
+    writers = [_Writer(folder, one, frames, versions) for folder, one in extractors.items()]
     for batch in frames.epoch(0):
         present = batch.inputs[batch.weights > 0]
-        for part, view in zip(parts, (present, present[:, :, ::-1]), strict=False):
-            if len(present):
-                features = extract(view).numpy()
-                if not np.abs(features).max() <= np.finfo(np.float16).max:
-                    raise FloatingPointError(
-                        f"Features of {folder.name}: expected within float16's range, got "
-                        f"{np.abs(features).max()}. Train with --no-feature-cache."
-                    )
-                part[done : done + len(present)] = features
-        done += len(present)
-    for part in parts:
-        part.flush()
-    for path, final in zip(unfinished, finals, strict=True):
-        os.replace(path, final)
+        if len(present):
+            for writer in writers:
+                writer.add([present, present[:, :, ::-1]][:versions])
+    for writer in writers:
+        writer.finish()
+
+
+class _Writer:
+    """One worker's part of one backbone's features, a file for each version."""
+
+    def __init__(
+        self, folder: Path, extractor: keras.Model, frames: FramePairs, versions: int
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        share = frames.share
+        # An empty file cannot be mapped.
+        shape = (max(_num_own(frames), 1), *extractor.output_shape[1:])
+        files = [FeatureFiles(folder, frames.split, v, share.num_workers) for v in range(versions)]
+        self._finals = [each.part_path(share.index) for each in files]
+        self._unfinished = [path.with_suffix(".unfinished") for path in self._finals]
+        self._parts = [_new_file(path, shape) for path in self._unfinished]
+        self._extract = tf.function(lambda raw: extractor(raw, training=False))
+        self._name = folder.name
+        self._done = 0
+
+    def add(self, views: Sequence[np.ndarray]) -> None:
+        """Appends features of the same frames in each version."""
+        count = len(views[0])
+        for part, view in zip(self._parts, views, strict=True):
+            features = self._extract(view).numpy()
+            if not np.abs(features).max() <= np.finfo(np.float16).max:
+                raise FloatingPointError(
+                    f"Features of {self._name}: expected within float16's range, got "
+                    f"{np.abs(features).max()}. Train with --no-feature-cache."
+                )
+            part[self._done : self._done + count] = features
+        self._done += count
+
+    def finish(self) -> None:
+        """Gives the files their names."""
+        for part, path, final in zip(self._parts, self._unfinished, self._finals, strict=True):
+            part.flush()
+            os.replace(path, final)
 
 
 def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> None:

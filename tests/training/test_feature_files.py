@@ -16,7 +16,7 @@ from laser_dist.training.feature_files import (
     files_of,
     finish_files,
     num_bytes,
-    write_part,
+    write_parts,
 )
 from laser_dist.training.order import Share
 
@@ -59,7 +59,7 @@ def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
             batch_size=BATCH_SIZE * num_workers,
             share=Share(index, num_workers),
         )
-        write_part(folder, extractor, frames, versions=2)
+        write_parts({folder: extractor}, frames, versions=2)
     if finish:
         finish_files(folder, split, key(split), num_workers)
 
@@ -117,3 +117,11 @@ def test_a_part_can_be_written_again(dataset_dir, tmp_path, extractor):
     assert not list(tmp_path.glob("*.unfinished"))
     whole = replace(key("train"), num_examples=NUM_TRAIN)
     assert files_of(tmp_path, "train", whole) is not None
+
+
+def test_features_beyond_float16_are_refused(dataset_dir, tmp_path):
+    shape = (HEIGHT, WIDTH, 3)
+    huge = keras.Sequential([keras.Input(shape), keras.layers.Rescaling(1e4)])
+    with pytest.raises(FloatingPointError, match="within float16's range.*--no-feature-cache"):
+        write(tmp_path, huge, dataset_dir, "train", 1)
+    assert files_of(tmp_path, "train", key("train")) is None
