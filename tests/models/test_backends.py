@@ -71,6 +71,7 @@ def predictor(variant, head_spec, says, frames):
 @pytest.mark.slow
 def test_predictors_made_with_tensorflow_answer_alike_under_jax(tmp_path):
     pytest.importorskip("jax", reason="the second backend is not installed")
+    keras.utils.set_random_seed(5)  # some starts are dead, and would compare nothing
     rng = np.random.default_rng(1)
     frames = rng.uniform(0, 255, (3, *TINY.frame_shape)) * rng.uniform(0.5, 1, (3, 1, 1, 3))
     frames = frames.astype("float32")
