@@ -61,19 +61,23 @@ def predictor(variant, head_spec, says, frames):
             weight.assign(rng.uniform(0.5 if positive else -0.5, 1.5, weight.shape))
         elif "dense" in weight.path and weight.name == "kernel":
             weight.assign(abs(weight.numpy()))
-    spread = np.ptp(run(model, frames), axis=0).max()
-    for layer in head.layers:
-        if layer.name.endswith("_output"):
-            layer.kernel.assign(layer.kernel * 5 / spread)
+    # As large as real levels: of thousands, float32 would not keep the thousandths.
+    answers = run(model, frames).reshape(len(frames), len(says.levels), -1)
+    largest = abs(answers).max(axis=(0, 2))
+    for layer, factor in zip(
+        [each for each in head.layers if each.name.endswith("_output")], 30 / largest, strict=True
+    ):
+        layer.kernel.assign(layer.kernel * factor)
     return model
 
 
 @pytest.mark.slow
 def test_predictors_made_with_tensorflow_answer_alike_under_jax(tmp_path):
     pytest.importorskip("jax", reason="the second backend is not installed")
-    keras.utils.set_random_seed(5)  # some starts are dead, and would compare nothing
+    keras.utils.set_random_seed(6)  # some starts are dead, and would compare nothing
     rng = np.random.default_rng(1)
-    frames = rng.uniform(0, 255, (3, *TINY.frame_shape)) * rng.uniform(0.5, 1, (3, 1, 1, 3))
+    # Coarse patterns: of fine noise, one frame's features are much like another's.
+    frames = rng.uniform(0, 255, (3, 4, 6, 3)).repeat(8, axis=1).repeat(8, axis=2)
     frames = frames.astype("float32")
     np.save(tmp_path / "frames.npy", frames)
     models = {
