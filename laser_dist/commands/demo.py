@@ -113,8 +113,9 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     if make_room(run_dir):
         terminal.say(f"  Trained anew; the run before is now {run_dir}-before")
     training = override(demo(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
-    config = start_run(run_dir, to_dict(training), dataset_dir)
-    train.train_or_reuse(terminal, config, run_dir)
+    store = train.run_store(str(run_dir))
+    config = start_run(store, to_dict(training), dataset_dir)
+    train.train_or_reuse(terminal, config, store)
     return config
 
 

@@ -84,3 +84,15 @@ def add_workers(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="N",
         help=f"processes that share the work (default: {default})",
     )
+
+
+def worker_range(text: str) -> tuple[int | None, int]:
+    """(least, most) workers of "8", where the least is None, or "4:8", for argparse."""
+    least, separator, most = text.rpartition(":")
+    try:
+        few, many = int(least) if separator else None, int(most)
+    except ValueError:
+        few, many = None, 0
+    if many < 1 or (few is not None and not 1 <= few <= many):
+        raise argparse.ArgumentTypeError(f"expected workers such as 8 or 4:8, got {text!r}")
+    return few, many

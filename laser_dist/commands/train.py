@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.options import whole_number
+from laser_dist.commands.options import whole_number, worker_range
 from laser_dist.commands.places import find_dataset
 from laser_dist.commands.processes import claim_signals
 from laser_dist.commands.quiet import quiet
@@ -20,6 +20,7 @@ from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
+    from laser_dist.training.store import RunStore
 
 HELP = "train a predictor: backbones first, then heads"
 EXAMPLE = """\
@@ -28,6 +29,8 @@ examples:
   laser-jnd train lat --level 2 --preset demo --dataset runs/data --set heads.epochs=50
   laser-jnd train mj-rec --preset demo --dataset runs/data --from runs/first
   laser-jnd train --resume runs/first
+  laser-jnd train mj-lat --preset paper --dataset videoset_jnd/1080p --data-dir gs://mine/data \\
+    --storage gs://mine/runs/first --workers 4:8 --gpus-per-worker 4
 """
 VARIANTS = ("lat", "rec", "e2e-lat", "e2e-rec", "mj-lat", "mj-rec")
 PRESETS = ("demo", "paper")
@@ -53,10 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings and data are the same",
     )
     parser.add_argument(
+        "--storage",
+        metavar="PLACE",
+        help="in place of --output: where the run is kept, gs://…, s3://… or a folder that all "
+        "machines of the cluster share",
+    )
+    parser.add_argument(
         "--resume",
-        type=Path,
         metavar="RUN",
-        help="go on with this run, with its own settings; names nothing else",
+        help="go on with this run, a folder or a place in a bucket, with its own settings; only "
+        "who does the work may be named beside it",
     )
     parser.add_argument(
         "--from",
@@ -92,7 +101,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a setting of the preset, such as heads.epochs=20; may be given again",
     )
     parser.add_argument(
-        "--workers", type=whole_number(1), metavar="N", help="as --set cluster.num_workers=N"
+        "--workers",
+        type=worker_range,
+        metavar="N|A:B",
+        help="processes that share each batch; of 4:8, as many as there is room for, from 4 up "
+        "(cluster.num_workers, cluster.min_workers)",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=whole_number(0),
+        metavar="N",
+        help="devices that each worker mirrors the model over (cluster.gpus_per_worker)",
+    )
+    parser.add_argument(
+        "--cpus-per-worker",
+        type=whole_number(1),
+        metavar="N",
+        help="cores and threads of each worker (cluster.cpus_per_worker)",
+    )
+    parser.add_argument(
+        "--checkpoint-every-steps",
+        type=whole_number(1),
+        metavar="N",
+        help="beside the checkpoint after each epoch (checkpoint_every_steps)",
     )
     parser.add_argument(
         "--seed", type=whole_number(0, 2**31 - 1), metavar="S", help="as --set seed=S"
@@ -110,33 +141,58 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.resume is not None:
         _check_alone(arguments)
-        run_dir = arguments.resume
-        config = resume_run(run_dir)
+        store = run_store(arguments.resume)
+        config = resume_run(store, work_settings(arguments))
     else:
         training = resolve(arguments)
         dataset_dir = find_dataset(arguments.dataset)
-        run_dir = arguments.output or Path("runs") / f"{arguments.variant}-{arguments.preset}"
-        config = start_run(run_dir, training, dataset_dir)
-    beside = [path.parent for path in run_dir.parent.glob("*/config.json")]
+        store = run_store(_place(arguments))
+        config = start_run(store, training, dataset_dir)
+    run_dir = store.local
+    # Buckets are not searched: a run there names what it takes over with --from.
+    beside = [] if store.is_remote else [p.parent for p in run_dir.parent.glob("*/config.json")]
     with quiet(run_dir / "logs" / "train.log", debug=arguments.debug) as terminal:
         started = time.monotonic()
-        train_or_reuse(
+        pace = train_or_reuse(
             terminal,
             config,
-            run_dir,
+            store,
             beside=beside,
             given=arguments.given,
             only=arguments.stages_only,
         )
-        terminal.facts([("run", str(run_dir)), ("time", time_text(time.monotonic() - started))])
-        if is_finished(run_dir):
+        terminal.facts(
+            [("run", store.place), ("time", time_text(time.monotonic() - started)), *pace]
+        )
+        if is_finished(store):
             dataset = config["dataset"]["dir"]
-            terminal.say(f"Next: laser-jnd evaluate --model {run_dir} --dataset {dataset}")
+            terminal.say(f"Next: laser-jnd evaluate --model {store.place} --dataset {dataset}")
+
+
+def run_store(place: str) -> RunStore:
+    """The store of a run, in a folder or a bucket."""
+    from laser_dist.training.store import RunStore, is_url
+
+    return RunStore(place if is_url(place) else str(Path(place)))
+
+
+def _place(arguments: argparse.Namespace) -> str:
+    """Where a new run is kept.
+
+    Raises:
+      UserError: it is named twice.
+    """
+    if arguments.storage is not None and arguments.output is not None:
+        raise UserError(
+            "Option --storage", "no --output beside it", str(arguments.output), "Name one place."
+        )
+    default = Path("runs") / f"{arguments.variant}-{arguments.preset}"
+    return arguments.storage or str(arguments.output or default)
 
 
 def _check_alone(arguments: argparse.Namespace) -> None:
     """Refuses what a run that goes on has in its own settings."""
-    others = ("variant", "preset", "dataset", "output", "given", "level", "workers", "seed")
+    others = ("variant", "preset", "dataset", "output", "storage", "given", "level", "seed")
     named = [name for name in others if getattr(arguments, name) is not None]
     if named or arguments.assignments or arguments.no_feature_cache:
         got = ", ".join(named) or "changed settings"
@@ -167,57 +223,74 @@ def resolve(arguments: argparse.Namespace) -> dict[str, Any]:
             "Option --level", "a single-level variant", variant.name, "Leave it out, or train lat."
         )
     flags = {
-        "cluster.num_workers": arguments.workers,
         "seed": arguments.seed,
         "levels": arguments.level,
         "feature_cache": "false" if arguments.no_feature_cache else None,
     }
     assignments = [f"{path}={value}" for path, value in flags.items() if value is not None]
+    assignments += work_settings(arguments)
     config = override(CONFIGS[arguments.preset](variant), [*assignments, *arguments.assignments])
     return to_dict(config)
 
 
-def is_finished(run_dir: Path) -> bool:
+def work_settings(arguments: argparse.Namespace) -> list[str]:
+    """The settings of who does the work that were named, as `path=value`."""
+    least, most = arguments.workers or (None, None)
+    flags = {
+        "cluster.num_workers": most,
+        "cluster.min_workers": least or ("none" if most else None),
+        "cluster.gpus_per_worker": arguments.gpus_per_worker,
+        "cluster.cpus_per_worker": arguments.cpus_per_worker,
+        "checkpoint_every_steps": arguments.checkpoint_every_steps,
+    }
+    return [f"{path}={value}" for path, value in flags.items() if value is not None]
+
+
+def is_finished(store: RunStore) -> bool:
     """Whether a run has its predictor."""
-    return (run_dir / "models" / "predictor.keras").exists()
+    return store.fetch(store.local / "models" / "predictor.keras")
 
 
 def train_or_reuse(
     terminal: Terminal,
     config: dict[str, Any],
-    run_dir: Path,
+    store: RunStore,
     *,
     beside: Sequence[Path] = (),
     given: Path | None = None,
     only: Sequence[str] | None = None,
-) -> None:
+) -> list[tuple[str, str]]:
     """Trains a started run to its end and tells about it as it goes.
 
     Args:
       terminal: to speak to.
       config: of `start_run`.
-      run_dir: of the run, as the user named it.
+      store: of the run.
       beside: other runs, whose stages are taken over where they are the same.
       given: a run, or a folder of models, whose backbones are taken in any case.
       only: names of the stages to train, with those that they need; None for all.
+
+    Returns:
+      What there is to say of how fast it went, as names and values.
 
     Raises:
       UserError: an unknown stage, or nothing to take from `given`.
     """
     from laser_dist.models.variants import variant_named
     from laser_dist.training.plan import inputs_of, plan_stages, waves, with_needs
-    from laser_dist.training.reuse import given_files, needed, take_over
+    from laser_dist.training.reuse import MODELS, given_files, needed, take_over
 
-    if is_finished(run_dir):
+    run_dir = store.local
+    if is_finished(store):
         if given is not None:
             raise UserError(
-                f"Run folder {run_dir}",
+                f"Run folder {store.place}",
                 "a run that is not finished, to take other backbones",
                 "a finished one",
                 "Name another folder with --output.",
             )
-        terminal.say(f"  Reused: {run_dir} is there, a finished run of the same settings.")
-        return
+        terminal.say(f"  Reused: {store.place} is there, a finished run of the same settings.")
+        return []
     training, fingerprint = config["training"], config["dataset"]["fingerprint"]
     plans = plan_stages(variant_named(config["variant"]), training["levels"])
     known = [plan.name for plan in plans]
@@ -233,11 +306,14 @@ def train_or_reuse(
 
         for file in given_files(given, plans):
             check_fits(file, from_dict(training).backbone)
+    store.fetch_all(run_dir / MODELS)
     decisions = take_over(plans, training, fingerprint, run_dir, beside=beside, given=given)
     goals = only or [plan.name for plan in plans if plan.kind in ("head", "joint")]
     decisions = needed(plans, decisions, goals)
+    if store.is_remote and (run_dir / MODELS).is_dir():
+        store.push(run_dir / MODELS)
     plans = [plan for plan in plans if plan.name in {each.stage for each in decisions}]
-    workers = count_text(training["cluster"]["num_workers"], "worker")
+    workers = _workers_text(training["cluster"])
     terminal.say(f"  {config['variant']} in {count_text(len(plans), 'stage')}, {workers}")
     for each in decisions:
         terminal.say(f"  {each.stage}: {'trained now' if each.trains else 'reused'}, {each.why}")
@@ -252,18 +328,29 @@ def train_or_reuse(
         if plan.name not in done
     }
     if work:
-        train_watched(terminal, {**config, "work": work}, waves(plans, done))
-    elif only is None:
+        return train_watched(terminal, {**config, "work": work}, waves(plans, done))
+    if only is None:
         from laser_dist.training.config import from_dict
         from laser_dist.training.saving import finish_predictor
 
         finish_predictor(from_dict(training), run_dir, config["dataset"])
+        store.push(run_dir / MODELS / "predictor.keras")
+    return []
+
+
+def _workers_text(cluster: dict[str, Any]) -> str:
+    """Who does the work, such as "4 to 8 workers of 2 GPUs"."""
+    most, least, gpus = (cluster[n] for n in ("num_workers", "min_workers", "gpus_per_worker"))
+    text = count_text(most, "worker") if least in (None, most) else f"{least} to {most} workers"
+    return f"{text} of {count_text(gpus, 'GPU')}" if gpus else text
 
 
 def train_watched(
     terminal: Terminal, config: dict[str, Any], groups: Sequence[Sequence[str]]
-) -> None:
+) -> list[tuple[str, str]]:
     """Trains in another thread, so that this one hears Ctrl-C, and shows the events.
+
+    Returns what there is to say of how fast it went.
 
     Ray takes SIGINT and SIGTERM over in the thread it runs in, if that is the main one, and then
     ends with status 0 or without ending its workers.
@@ -298,3 +385,4 @@ def train_watched(
     thread.join()
     if ending[0] is not None:
         raise ending[0]
+    return progress.pace()

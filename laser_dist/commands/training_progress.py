@@ -6,6 +6,13 @@ from typing import Any
 
 from laser_dist.commands.wording import count_text, figure_text, time_text
 
+_SHARES = {
+    "input_wait": "input",
+    "compute": "compute",
+    "all_reduce": "all-reduce",
+    "checkpoint": "checkpoints",
+}
+
 
 @dataclass
 class _Running:
@@ -14,6 +21,7 @@ class _Running:
     began: Mapping[str, Any]
     first_step: Mapping[str, Any] = field(default_factory=dict)
     best: tuple[float, int] | None = None
+    rate: float = 0.0  # examples a second of each worker, in the last epoch
 
 
 class TrainingProgress:
@@ -32,6 +40,7 @@ class TrainingProgress:
         self._stages = tuple(stages)
         self._each_epoch = each_epoch
         self._running: dict[str, _Running] = {}
+        self._epochs: list[Mapping[str, float]] = []  # figures of each
         self._now = "starting the workers"
 
     @property
@@ -64,6 +73,18 @@ class TrainingProgress:
             return self._done(event)
         return []
 
+    def pace(self) -> list[tuple[str, str]]:
+        """What the time of all epochs taken was spent on, by name."""
+        total = sum(each["seconds"] for each in self._epochs)
+        if not total:
+            return []
+
+        def share(name: str) -> float:
+            return sum(each[name] * each["seconds"] for each in self._epochs) / total
+
+        shares = (f"{text} {share(name):.0%}" for name, text in _SHARES.items())
+        return [("spent on", ", ".join(shares))]
+
     def _done(self, event: Mapping[str, Any]) -> list[str]:
         """The line of a stage that has ended."""
         running = self._running.pop(event["stage"])
@@ -74,12 +95,15 @@ class TrainingProgress:
         return [
             f"  {self._name(event['stage'])}  {count_text(running.began['epochs'], 'epoch')}"
             f"  best validation {loss} (epoch {epoch})  {took}"
+            f"  {figure_text(running.rate)}/s a worker"
         ]
 
     def _epoch(self, event: Mapping[str, Any], running: _Running) -> list[str]:
         figures, epoch = event["figures"], event["epoch"]
+        self._epochs.append(figures)
         if running.best is None or figures["val_loss"] < running.best[0]:
             running.best = (figures["val_loss"], epoch)
+        running.rate = figures["samples_per_second"]
         if not self._each_epoch:
             return []
         each = " ".join(

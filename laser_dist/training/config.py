@@ -76,22 +76,34 @@ class ClusterConfig:
     """Who does the work.
 
     Attributes:
-      num_workers: processes, each on a node of the cluster.
+      num_workers: processes, wherever the cluster has room for one.
+      min_workers: how many are enough to begin with, where there is no room for all; None waits
+        for all of them. With another number the global batch stays the same, and what is learnt
+        is the same but for rounding.
       cpus_per_worker: cores that each is given; also its number of threads.
       gpus_per_worker: GPUs that each mirrors the model over; 0 trains on the processor.
       max_failures: how often lost workers are replaced before the run gives up.
+      hang_timeout_s: after how many seconds without a step a worker is taken to hang, and all are
+        started anew from the last checkpoint. Longer than a store may fail for a while.
     """
 
     num_workers: int = 2
+    min_workers: int | None = None
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
-    max_failures: int = 3
+    max_failures: int = 20
+    hang_timeout_s: int = 600
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker"):
             _require(getattr(self, name) >= 1, f"Cluster setting {name}", "1 or more", self, name)
         for name in ("gpus_per_worker", "max_failures"):
             _require(getattr(self, name) >= 0, f"Cluster setting {name}", "0 or more", self, name)
+        fits = self.min_workers is None or 1 <= self.min_workers <= self.num_workers
+        expected = f"none, or 1 to {self.num_workers}"
+        _require(fits, "Cluster setting min_workers", expected, self, "min_workers")
+        long_enough = self.hang_timeout_s >= 5
+        _require(long_enough, "Cluster setting hang_timeout_s", "5 or more", self, "hang_timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +125,7 @@ class TrainingConfig:
       precision: "float32", or "bfloat16" for what layers compute, while weights, losses, frames
         and levels stay in float32. Fast where the processor or GPU computes in it.
       xla: whether TensorFlow's compiler makes the steps; worth a try on GPUs.
+      checkpoint_every_steps: of each stage, beside the checkpoint after each epoch; None for none.
       feature_cache: whether features of frozen backbones are computed once and kept beside the
         run, or anew in every epoch.
     """
@@ -129,6 +142,7 @@ class TrainingConfig:
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     xla: bool = False
+    checkpoint_every_steps: int | None = None
     feature_cache: bool = True
 
     def __post_init__(self) -> None:
@@ -156,6 +170,10 @@ class TrainingConfig:
         _require(self.joint.crop is None, "Setting joint.crop", whole, self.joint, "crop")
         expected = "0: frames are not blended"
         _require(self.joint.mixup == 0, "Setting joint.mixup", expected, self.joint, "mixup")
+        every = self.checkpoint_every_steps
+        expected = "none or 1 or more"
+        holds = every is None or every >= 1
+        _require(holds, "Setting checkpoint_every_steps", expected, self, "checkpoint_every_steps")
         _require(0 <= self.seed < 2**31, "Setting seed", "from 0 to 2**31 - 1", self, "seed")
 
 

@@ -1,15 +1,19 @@
-"""Trains one stage: epochs of steps, validation, checkpoint, best weights at the end."""
+"""Trains one stage: epochs of steps, validation, checkpoints, best weights at the end."""
 
 import math
+import platform
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from laser_dist.errors import UserError
 from laser_dist.training.checkpoints import (
     Progress,
     checkpoint_path,
@@ -20,9 +24,12 @@ from laser_dist.training.checkpoints import (
 )
 from laser_dist.training.config import StageConfig
 from laser_dist.training.logs import RunLog
+from laser_dist.training.pace import Pace
 from laser_dist.training.read_ahead import ReadAhead
+from laser_dist.training.retrying import first_line
 from laser_dist.training.step import Batch, Mean, Objective, Stepper
-from laser_dist.training.together import share_statistics
+from laser_dist.training.store import RunStore
+from laser_dist.training.together import chiefs_values, seconds_to_sum, share_statistics
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
@@ -32,8 +39,8 @@ NOT_DECAYED = ["bias", "gamma", "beta"]  # of Keras's names: biases, and what no
 class Batches(Protocol):
     """Anything that gives the batches of an epoch."""
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """Batches of one epoch; the same `index` gives the same ones."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from that of place `start` on; the same `index`, the same ones."""
         ...
 
 
@@ -49,6 +56,7 @@ class Stage:
       training: batches to learn from.
       validation: batches to choose the best epoch by.
       steps_per_epoch: number of training batches.
+      settings_name: of `settings` in a run's configuration, such as "jnd".
     """
 
     name: str
@@ -58,6 +66,7 @@ class Stage:
     training: Batches
     validation: Batches
     steps_per_epoch: int
+    settings_name: str = "heads"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,21 +77,35 @@ class Place:
       strategy: spreads steps over devices and workers.
       local_replicas: devices of this worker.
       is_chief: whether this worker writes.
-      run_dir: of the run.
+      store: where the run is kept.
       log: of the run.
       config: the run's resolved configuration, as plain values.
       xla: whether TensorFlow's compiler makes the steps.
+      checkpoint_every_steps: of a stage; None for a checkpoint after each epoch and no more.
       after_epoch: called by every worker after each epoch with its figures.
+      beat: called as a sign of life whenever something has ended, with what begins.
     """
 
     strategy: tf.distribute.Strategy
     local_replicas: int
     is_chief: bool
-    run_dir: Path
+    store: RunStore
     log: RunLog
     config: dict[str, Any]
     xla: bool = False
+    checkpoint_every_steps: int | None = None
     after_epoch: Callable[[dict[str, float]], None] = lambda _: None
+    beat: Callable[[str], None] = lambda _: None
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run's files are read and written."""
+        return self.store.local
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that train together."""
+        return self.strategy.num_replicas_in_sync // self.local_replicas
 
 
 def train_stage(stage: Stage, place: Place) -> Progress:
@@ -100,59 +123,167 @@ def train_stage(stage: Stage, place: Place) -> Progress:
     Raises:
       FloatingPointError: the loss is no longer a number; the message names stage and step, or
         stage and epoch if it is the validation's, and the last checkpoint before.
+      UserError: a device has too little memory, or the store no longer takes checkpoints.
     """
-    folder = place.run_dir / "checkpoints" / stage.name
-    settings = stage.settings
-    with place.strategy.scope():
-        optimizer = make_optimizer(settings, stage.steps_per_epoch)
-        optimizer.build(stage.model.trainable_variables)
-    state = [*stage.model.variables, *optimizer.variables]
-    progress = _resume(folder, state)
-    stepper = Stepper(
-        place.strategy,
-        stage.model,
-        stage.objective,
-        optimizer,
-        place.local_replicas,
-        xla=place.xla,
-    )
-    while not _is_done(progress, settings):
+    return _StageRun(stage, place).run()
+
+
+class _StageRun:
+    """One worker's training of a stage."""
+
+    def __init__(self, stage: Stage, place: Place) -> None:
+        self._stage = stage
+        self._place = place
+        self._folder = place.run_dir / "checkpoints" / stage.name
+        self._saving_s = 0.0  # of the epoch before
+        with place.strategy.scope():
+            self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
+            self._optimizer.build(stage.model.trainable_variables)
+        self._state = [*stage.model.variables, *self._optimizer.variables]
+        self._stepper = Stepper(
+            place.strategy,
+            stage.model,
+            stage.objective,
+            self._optimizer,
+            place.local_replicas,
+            xla=place.xla,
+        )
+
+    def run(self) -> Progress:
+        """From the last checkpoint to the end."""
+        stage, place = self._stage, self._place
+        progress = self._resume()
+        gradients = sum(math.prod(each.shape) for each in stage.model.trainable_variables)
+        self._sum_s = seconds_to_sum(place.strategy, gradients)
+        while not _is_done(progress, stage.settings):
+            try:
+                figures, progress = self._epoch(progress)
+            except FloatingPointError as error:
+                left = latest_checkpoint(place.store, self._folder)
+                kept = "none" if left is None else str(left)
+                raise FloatingPointError(f"{error} Last good checkpoint: {kept}.") from error
+            except tf.errors.ResourceExhaustedError as error:
+                raise self._too_little_memory(error) from error
+            place.log.event("epoch", stage=stage.name, epoch=progress.epochs_done, figures=figures)
+            place.after_epoch(figures)
+        best = checkpoint_path(self._folder, progress.best_epoch)
+        place.store.fetch(best)
+        self._restore(best)
+        return progress
+
+    def _epoch(self, progress: Progress) -> tuple[dict[str, float], Progress]:
+        """Trains an epoch or what is left of it, measures after it, and saves."""
+        stage, place = self._stage, self._place
         epoch = progress.epochs_done + 1
-        try:
-            figures = _epoch(stage, place, stepper, epoch)
-        except FloatingPointError as error:
-            left = latest_checkpoint(folder)
-            kept = "none" if left is None else str(left)
-            raise FloatingPointError(f"{error} Last good checkpoint: {kept}.") from error
+        pace = Pace(checkpoint_s=self._saving_s)
+        batches = ReadAhead(stage.training.epoch(epoch, start=progress.steps_done))
+        progress = self._train(batches, progress, pace)
+        pace.wait("input", batches.waited_s)
+        pace.stop()
+        place.beat(f"{stage.name}, validation")
+        share_statistics(place.strategy, stage.model.non_trainable_variables)
+        measured: dict[str, Mean] = {}
+        for batch in ReadAhead(stage.validation.epoch(0)):
+            measured = _merged(measured, self._stepper.measure(batch))
+            place.beat(f"{stage.name}, validation")
+        losses = _computed(measured)
+        _check_finite(losses["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
+        trained = {name: Mean(*pair) for name, pair in progress.sums.items()}
+        figures = {**_computed(trained), **{f"val_{k}": value for k, value in losses.items()}}
+        progress = _next(progress, losses["loss"])
+        if stage.settings.schedule == "plateau" and _is_on_plateau(progress):
+            # Of the optimizer's state, so a checkpoint holds it.
+            self._optimizer.learning_rate = 0.5 * float(self._optimizer.learning_rate.numpy())
+        figures |= pace.figures(place.num_workers, self._sum_s)
         # Before the checkpoint: an epoch that is trained again replaces its figures, but one whose
         # checkpoint stands is not trained again.
         place.log.epoch(stage.name, epoch, figures)
-        progress = _next(progress, figures["val_loss"])
-        if settings.schedule == "plateau" and _is_on_plateau(progress):
-            # Of the optimizer's state, so a checkpoint holds it.
-            optimizer.learning_rate = 0.5 * float(optimizer.learning_rate.numpy())
+        started = time.monotonic()
+        self._save(progress)
+        self._saving_s = time.monotonic() - started
+        return figures, progress
+
+    def _train(self, batches: Iterable[Batch], progress: Progress, pace: Pace) -> Progress:
+        """The steps of an epoch; gives the progress with what they came to."""
+        stage, place = self._stage, self._place
+        epoch, every = progress.epochs_done + 1, place.checkpoint_every_steps
+        sums = {name: Mean(*pair) for name, pair in progress.sums.items()}
+        for step, batch in enumerate(batches, start=progress.steps_done + 1):
+            means = self._stepper.train(batch)
+            _check_finite(means["loss"].total, f"Stage {stage.name}, epoch {epoch}, step {step}")
+            place.log.step(
+                stage=stage.name,
+                epoch=epoch,
+                epochs=stage.settings.epochs,
+                step=step,
+                steps=stage.steps_per_epoch,
+                loss=means["loss"].compute(),
+            )
+            place.beat(f"{stage.name}, epoch {epoch}, step {step + 1}")
+            sums = _merged(sums, means)
+            pace.step(batch.global_count)
+            progress = replace(
+                progress,
+                steps_done=step,
+                sums={name: (mean.total, mean.count) for name, mean in sums.items()},
+            )
+            done = (epoch - 1) * stage.steps_per_epoch + step
+            # After the last step comes the epoch's own, with its validation.
+            if every and done % every == 0 and step < stage.steps_per_epoch:
+                with pace.timing("checkpoint"):
+                    share_statistics(place.strategy, stage.model.non_trainable_variables)
+                    self._save(progress)
+        return progress
+
+    def _save(self, progress: Progress) -> None:
+        place = self._place
         if place.is_chief:
-            save_checkpoint(folder, [v.numpy() for v in state], progress, place.config)
-            prune(folder, progress)
-        place.log.event("epoch", stage=stage.name, epoch=epoch, figures=figures)
-        place.after_epoch(figures)
-    _restore(state, checkpoint_path(folder, progress.best_epoch))
-    return progress
+            values = [variable.numpy() for variable in self._state]
+            save_checkpoint(place.store, self._folder, values, progress, place.config)
+            prune(place.store, self._folder, progress)
+        place.beat(f"{self._stage.name}, after a checkpoint")
 
+    def _resume(self) -> Progress:
+        """Loads the last checkpoint, the chief's choice: of a shared folder others may see less."""
+        place, none = self._place, Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
+        path = latest_checkpoint(place.store, self._folder) if place.is_chief else None
+        if path is not None and place.store.fetch(path):
+            chosen = load_checkpoint(path)[1]
+            own = [chosen.epochs_done, chosen.steps_done]
+        else:
+            own = [0, 0]
+        (choice,) = chiefs_values(place.strategy, [np.array(own, np.float32)])
+        if not choice.any():
+            return none
+        path = checkpoint_path(self._folder, *map(int, choice))
+        place.store.fetch(path)
+        progress = self._restore(path)
+        within = f", step {progress.steps_done}" if progress.steps_done else ""
+        place.log.event(
+            "note",
+            text=f"{self._stage.name}: goes on after epoch {progress.epochs_done}{within}",
+        )
+        return progress
 
-def _epoch(stage: Stage, place: Place, stepper: Stepper, epoch: int) -> dict[str, float]:
-    """Trains an epoch and measures after it; gives its figures."""
-    started = time.monotonic()
-    batches = ReadAhead(stage.training.epoch(epoch))
-    trained = _means(_train_epoch(stage, place, stepper, batches, epoch))
-    took = time.monotonic() - started
-    share_statistics(place.strategy, stage.model.non_trainable_variables)
-    measured = _means(map(stepper.measure, ReadAhead(stage.validation.epoch(0))))
-    _check_finite(measured["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
-    figures = {**trained, **{f"val_{name}": value for name, value in measured.items()}}
-    figures["input_wait"] = batches.waited_s / took
-    figures["seconds"] = time.monotonic() - started
-    return figures
+    def _restore(self, path: Path) -> Progress:
+        values, progress = load_checkpoint(path)
+        for variable, value in zip(self._state, values, strict=True):
+            variable.assign(value)
+        return progress
+
+    def _too_little_memory(self, error: Exception) -> UserError:
+        """What to lower, where a device cannot hold a step."""
+        stage, replicas = self._stage, self._place.strategy.num_replicas_in_sync
+        batch = stage.settings.batch_size
+        device = re.search(r"device:(\w+:\d+)|on (\S*[CG]PU:?\S*) by", str(error))
+        where = next((each for each in device.groups() if each), "") if device else ""
+        name = stage.settings_name
+        return UserError(
+            f"Memory of {where or 'a device'} on {platform.node()}, stage {stage.name}",
+            f"room for a step of {batch} examples, {-(-batch // replicas)} on each device",
+            first_line(error),
+            f"Lower {name}.batch_size, spread it over more devices, or set precision=bfloat16.",
+        )
 
 
 def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -190,23 +321,6 @@ class ReplicatedAdam(keras.optimizers.Adam):
         return grads_and_vars
 
 
-def _train_epoch(
-    stage: Stage, place: Place, stepper: Stepper, batches: Iterable[Batch], epoch: int
-) -> Iterator[dict[str, Mean]]:
-    for step, batch in enumerate(batches, start=1):
-        means = stepper.train(batch)
-        _check_finite(means["loss"].total, f"Stage {stage.name}, epoch {epoch}, step {step}")
-        place.log.step(
-            stage=stage.name,
-            epoch=epoch,
-            epochs=stage.settings.epochs,
-            step=step,
-            steps=stage.steps_per_epoch,
-            loss=means["loss"].compute(),
-        )
-        yield means
-
-
 def _check_finite(loss: float, where: str) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
@@ -215,12 +329,13 @@ def _check_finite(loss: float, where: str) -> None:
         )
 
 
-def _means(batches: Iterable[dict[str, Mean]]) -> dict[str, float]:
+def _merged(sums: Mapping[str, Mean], more: Mapping[str, Mean]) -> dict[str, Mean]:
+    return {**sums, **{name: sums.get(name, Mean()).merge(mean) for name, mean in more.items()}}
+
+
+def _computed(sums: Mapping[str, Mean]) -> dict[str, float]:
     """Means over the examples of all batches; what no example has is left out."""
-    merged: dict[str, Mean] = {}
-    for means in batches:
-        merged |= {name: merged.get(name, Mean()).merge(mean) for name, mean in means.items()}
-    return {name: mean.compute() for name, mean in merged.items() if mean.count}
+    return {name: mean.compute() for name, mean in sums.items() if mean.count}
 
 
 def _next(progress: Progress, loss: float) -> Progress:
@@ -239,17 +354,3 @@ def _is_done(progress: Progress, settings: StageConfig) -> bool:
 def _is_on_plateau(progress: Progress) -> bool:
     waited = progress.epochs_done - progress.best_epoch
     return waited > 0 and waited % PLATEAU_EPOCHS == 0
-
-
-def _resume(folder: Path, state: list[Any]) -> Progress:
-    path = latest_checkpoint(folder)
-    if path is None:
-        return Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
-    return _restore(state, path)
-
-
-def _restore(state: list[Any], path: Path) -> Progress:
-    values, progress = load_checkpoint(path)
-    for variable, value in zip(state, values, strict=True):
-        variable.assign(value)
-    return progress

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from laser_dist.training.logs import events_path
+from laser_dist.training.logs import SECONDS_BETWEEN_PUSHES, events_path
+from laser_dist.training.store import RunStore
 
 SECONDS_BETWEEN_LOOKS = 0.3
 # On a Ray of our own nobody takes the node away, and no process is needed beside the workers: each
@@ -49,10 +49,16 @@ def train(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.update(_ON_ONE_MACHINE)
+    cluster = run_config["training"]["cluster"]
+    # A stopped process does not notice that it hangs: Ray's look at each worker does.
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster["hang_timeout_s"])
     import ray
 
-    with _ray(ray, run_config["training"]["cluster"]):
-        room = how_often(run_config["training"]["cluster"], ray.cluster_resources())
+    with _ray(ray, cluster):
+        resources = ray.cluster_resources()
+        room = how_often(cluster, resources)
+        if not room:
+            watch({"kind": "note", "text": _too_small(cluster, resources)})
         for side_by_side in sessions(groups, room):
             _run_sessions(run_config, side_by_side, watch)
 
@@ -75,14 +81,23 @@ def sessions(groups: Sequence[Sequence[str]], room: int) -> list[list[tuple[str,
 
 
 def how_often(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> int:
-    """How often a run's workers fit into what a Ray cluster has, once at least."""
+    """How often a run's workers fit into what a Ray cluster has."""
     needed = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
     fits = [
         int(resources.get(name, 0) // (count * cluster["num_workers"]))
         for name, count in needed.items()
         if count
     ]
-    return max(1, min(fits, default=1))
+    return min(fits, default=1)
+
+
+def _too_small(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> str:
+    """What is told where a run's workers do not fit."""
+    asked = f"{cluster['cpus_per_worker']} CPUs and {cluster['gpus_per_worker']} GPUs each"
+    there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+    least = cluster["min_workers"]
+    waits = "waiting for more" if least is None else f"starting with {least} or more"
+    return f"{cluster['num_workers']} workers of {asked}: the cluster has {there}, {waits}"
 
 
 def _run_sessions(
@@ -104,20 +119,21 @@ def _fit(
     from ray.train.tensorflow import TensorflowTrainer
 
     cluster = run_config["training"]["cluster"]
-    run_dir = Path(run_config["run_dir"])
+    store = RunStore(run_config["run_dir"])
+    least, most = cluster["min_workers"], cluster["num_workers"]
     resources = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
-    with _following(events_path(run_dir, stages[0]), watch):
+    with _following(store, stages[0], watch):
         TensorflowTrainer(
             _on_worker,
             train_loop_config={"run": run_config, "stages": list(stages)},
             scaling_config=ScalingConfig(
-                num_workers=cluster["num_workers"],
+                num_workers=most if least is None else (least, most),
                 use_gpu=cluster["gpus_per_worker"] > 0,
                 resources_per_worker={name: count for name, count in resources.items() if count},
             ),
             run_config=RunConfig(
                 name=f"ray-{stages[0]}",
-                storage_path=str(run_dir.resolve()),
+                storage_path=store.place,
                 failure_config=FailureConfig(max_failures=cluster["max_failures"]),
                 callbacks=[_end_at_faults()],
             ),
@@ -189,21 +205,25 @@ def _ray(ray: Any, cluster: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _following(path: Path, watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _following(
+    store: RunStore, first_stage: str, watch: Callable[[dict[str, Any]], None]
+) -> Iterator[None]:
     """Hands on what is appended to an event file while the block runs."""
     ended = threading.Event()
-    start = path.stat().st_size if path.exists() else 0
+    path = events_path(store.local, first_stage)
+    start = path.stat().st_size if store.fetch(path) else 0
+    pause = SECONDS_BETWEEN_PUSHES if store.is_remote else SECONDS_BETWEEN_LOOKS
 
     def follow() -> None:
         position = start
         while True:
-            last_look = ended.wait(SECONDS_BETWEEN_LOOKS)
-            if path.exists():
-                with path.open() as file:
+            last_look = ended.wait(pause)
+            if store.fetch(path):
+                with path.open("rb") as file:
                     file.seek(position)
                     lines = file.read()
-                whole = lines[: lines.rfind("\n") + 1]
-                position += len(whole.encode())
+                whole = lines[: lines.rfind(b"\n") + 1]
+                position += len(whole)
                 for line in whole.splitlines():
                     watch(json.loads(line))
             if last_look:

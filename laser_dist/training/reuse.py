@@ -43,17 +43,21 @@ def model_names(stage: StagePlan) -> tuple[str, ...]:
     return (stage.name, f"{stage.name}-head") if stage.kind == "joint" else (stage.name,)
 
 
-def write_record(run_dir: Path, stage: StagePlan, key: str, inputs: Mapping[str, Any]) -> None:
+def write_record(run_dir: Path, stage: StagePlan, key: str, inputs: Mapping[str, Any]) -> Path:
     """Says that a stage's models are there; written last, so where it stands they are whole.
 
     With the key stand the hashes of the models that it started from: two trainings of one key may
     differ, and a head fits only the backbone that it was trained on.
+
+    Returns:
+      The record's file.
     """
     path = _record_path(run_dir, stage.name)
     record = {"key": key, "inputs": inputs, "needs": _hashes(run_dir, stage.needs)}
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(unfinished, path)
+    return path
 
 
 def file_hash(path: Path) -> str:

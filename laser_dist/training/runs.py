@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
-from laser_dist.training.config import from_dict, to_dict
+from laser_dist.training.config import from_dict, override, to_dict
+from laser_dist.training.store import RunStore
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
+# Where the data lie and who does the work may change while a run goes on.
+NOT_OF_THE_RUN = {"dir", "cluster", "checkpoint_every_steps", "feature_cache"}
 PACKAGES = ("laser-jnd", "tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 
@@ -40,63 +44,84 @@ class Run:
         return scale_named(self.config["dataset"].get("scale"), of=f"run {self.dir}")
 
 
-def start_run(run_dir: Path, training: dict[str, Any], dataset_dir: Path) -> dict[str, Any]:
+def start_run(store: RunStore, training: dict[str, Any], dataset_dir: Path) -> dict[str, Any]:
     """Writes a run's resolved configuration, or checks that it is the one already there.
 
     Args:
-      run_dir: of the run; made if it is not there.
+      store: of the run; made if it is not there.
       training: `TrainingConfig` as plain values.
       dataset_dir: of the prepared dataset.
 
     Returns:
-      The configuration: `run_dir`, `variant`, `training`, `dataset`, `packages`.
+      The configuration: `run_dir`, `variant`, `training`, `parallel`, `dataset`, `packages`.
 
     Raises:
       UserError: no dataset there, the folder cannot be written, or it holds another run or one
         whose configuration cannot be read.
     """
+    place = store.place if store.is_remote else str(store.local.resolve())
     config = {
-        "run_dir": str(run_dir.resolve()),
+        "run_dir": place,
         "variant": training["variant"],
         "training": training,
+        "parallel": parallel_facts(training),
         "dataset": read_dataset_card(dataset_dir),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
-    path = run_dir / CONFIG_FILE
-    if path.exists():
+    path = store.local / CONFIG_FILE
+    if store.fetch(path):
         before = _read_config(path)
-        _check_same(run_dir, before, config)
-        if _predictor_path(run_dir).exists():  # finished, and not by the packages of today
+        _check_same(store.place, before, config)
+        if store.fetch(_predictor_path(store.local)):  # finished, and not by today's packages
             return {**before, "run_dir": config["run_dir"]}
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(
-            f"Run folder {run_dir}",
-            "a place that can be written",
-            error.strerror or str(error),
-            "Free it, or name another with --output.",
-        ) from error
+    store.check_writable()
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(unfinished, path)
+    store.push(path)
     return config
 
 
-def resume_run(run_dir: Path) -> dict[str, Any]:
+def parallel_facts(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What each device does of a stage's global batch, and what that changes of the rate: nothing.
+
+    Args:
+      training: `TrainingConfig` as plain values.
+    """
+    cluster = training["cluster"]
+    devices = max(cluster["gpus_per_worker"], 1)
+    replicas = cluster["num_workers"] * devices
+    batches = {name: training[name]["batch_size"] for name in ("image", "jnd", "heads", "joint")}
+    return {
+        "workers": cluster["num_workers"],
+        "devices_per_worker": devices,
+        "global_batch": batches,
+        "per_replica_batch": {name: -(-size // replicas) for name, size in batches.items()},
+        "learning_rate_scaling": "none: the rate belongs to the global batch, which stays the same",
+    }
+
+
+def resume_run(store: RunStore, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The configuration of a run that was started, to go on with it.
+
+    Args:
+      store: of the run.
+      changes: `path=value` each, of who does the work.
 
     Raises:
       UserError: no run there, or its dataset is gone or another one now.
     """
-    path = run_dir / CONFIG_FILE
-    if not path.exists():
+    path = store.local / CONFIG_FILE
+    if not store.fetch(path):
         raise UserError(
-            f"Run {run_dir}", "one that was started", "none", "Start it: laser-jnd train --help."
+            f"Run {store.place}",
+            "one that was started",
+            "none",
+            "Start it: laser-jnd train --help.",
         )
     config = _read_config(path)
     try:
-        training = to_dict(from_dict(config["training"]))
+        training = to_dict(override(from_dict(config["training"]), changes))
     except (UserError, TypeError) as error:
         raise UserError(
             f"Settings of a run {path}",
@@ -104,7 +129,7 @@ def resume_run(run_dir: Path) -> dict[str, Any]:
             str(error),
             "Start it anew in another folder; it takes over what fits.",
         ) from error
-    return start_run(run_dir, training, Path(config["dataset"]["dir"]))
+    return start_run(store, training, Path(config["dataset"]["dir"]))
 
 
 def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:
@@ -175,15 +200,15 @@ def _read_config(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _check_same(run_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _check_same(place: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """A folder holds one run: going on needs the same settings and the same data."""
     for part, name in (("training", "settings"), ("dataset", "dataset")):
-        ours = {key: value for key, value in new[part].items() if key != "dir"}
-        theirs = {key: value for key, value in old[part].items() if key != "dir"}
+        ours = {key: value for key, value in new[part].items() if key not in NOT_OF_THE_RUN}
+        theirs = {key: value for key, value in old[part].items() if key not in NOT_OF_THE_RUN}
         differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         if differing:
             raise UserError(
-                f"Run folder {run_dir}",
+                f"Run folder {place}",
                 f"a run of the same {name}",
                 f"another {', '.join(differing)}",
                 "Name another folder with --output, or remove this one.",

@@ -29,10 +29,10 @@ from laser_dist.training.loop import Place, Stage, train_stage
 from laser_dist.training.objectives import JointObjective, LevelObjective, frame_objective
 from laser_dist.training.order import Share, num_steps
 from laser_dist.training.plan import StagePlan, plan_stages
-from laser_dist.training.reuse import model_names, model_path, read_record, write_record
-from laser_dist.training.saving import finish_predictor, save_in_float32, seed_of
+from laser_dist.training.reuse import MODELS, model_names, model_path, read_record, write_record
+from laser_dist.training.saving import PREDICTOR, finish_predictor, save_in_float32, seed_of
 from laser_dist.training.stored import RAW, num_with, sample_frames
-from laser_dist.training.together import chiefs_values, wait_for_all
+from laser_dist.training.together import all_agree, chiefs_values, wait_for_all
 
 TRAIN, VALIDATION = "train", "validation"
 NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
@@ -62,6 +62,8 @@ def run_stages(
         samples that a head with spreads needs and the dataset does not have.
     """
     plans = plan_stages(variant_named(config.variant), config.levels)
+    models = place.run_dir / MODELS
+    place.store.fetch_all(models)
     labels = {split: read_labels(dataset_dir, split) for split in (TRAIN, VALIDATION)}
     trainer = _Trainer(config, dataset_dir, share, place, labels)
     for plan in plans:
@@ -72,17 +74,22 @@ def run_stages(
             continue
         key = str(work[plan.name]["key"])
         record = read_record(place.run_dir, plan)
-        if record is not None and record["key"] == key:
+        if all_agree(place.strategy, record is not None and record["key"] == key):
             place.log.event("note", text=f"{plan.name}: trained before, reused")
             continue
         # Its start does not depend on which stages were trained before it in this process.
         keras.utils.set_random_seed(seed_of(config.seed, plan.name))
         trainer.train(plan, key)
         if place.is_chief:
-            write_record(place.run_dir, plan, key, work[plan.name]["inputs"])
+            record_path = write_record(place.run_dir, plan, key, work[plan.name]["inputs"])
+            place.store.push(record_path)
         wait_for_all(place.strategy)  # the next stage reads the chief's files
     if place.is_chief:
+        place.store.fetch_all(models)  # others may have trained stages beside these
         finish_predictor(config, place.run_dir, place.config["dataset"])
+        place.store.push(*models.glob(f"{PREDICTOR}.keras"))
+    wait_for_all(place.strategy)
+    place.log.close()
 
 
 def _check_present(
@@ -121,7 +128,8 @@ class _Trainer:
     def train(self, plan: StagePlan, key: str) -> None:
         """Trains a stage and saves its models; goes on from checkpoints of the same key alone."""
         if self.place.is_chief:
-            claim_folder(self.place.run_dir / "checkpoints" / plan.name, key)
+            folder = self.place.run_dir / "checkpoints" / plan.name
+            claim_folder(self.place.store, folder, key)
         wait_for_all(self.place.strategy)
         if plan.kind == "head":
             self.head(plan)
@@ -153,6 +161,7 @@ class _Trainer:
                 training=self._pairs(TRAIN, target, settings, seed=config.seed),
                 validation=self._pairs(VALIDATION, target, settings),
                 steps_per_epoch=self._num_steps(target, settings),
+                settings_name=plan.kind,
             )
         )
         self._save(lambda: build_autoencoder(config.backbone, plan.name), model, plan.name)
@@ -228,6 +237,7 @@ class _Trainer:
                 training=self._pairs(TRAIN, target, settings, config.seed, targets[TRAIN]),
                 validation=self._pairs(VALIDATION, target, settings, labels=targets[VALIDATION]),
                 steps_per_epoch=self._num_steps(target, settings),
+                settings_name=plan.kind,
             )
         )
         self._save(new_autoencoder, autoencoder, plan.name)
@@ -246,12 +256,17 @@ class _Trainer:
 
     def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:
         if self.place.is_chief:
-            save_in_float32(build, model.get_weights(), model_path(self.place.run_dir, name))
+            path = model_path(self.place.run_dir, name)
+            save_in_float32(build, model.get_weights(), path)
+            self.place.store.push(path)
 
     def _loaded(self, name: str) -> keras.Model:
         """A finished backbone, computing at the run's precision."""
+        path = model_path(self.place.run_dir, name)
+        if not self.place.is_chief:
+            self.place.store.fetch(path)
         model = build_autoencoder(self.config.backbone, name)
-        model.load_weights(model_path(self.place.run_dir, name))
+        model.load_weights(path)
         return model
 
     def _principal_start(self, spec: BackboneSpec) -> list[np.ndarray]:

@@ -1,10 +1,16 @@
 """What all workers of a run do at one time: wait for each other, take over the chief's values."""
 
+import platform
+import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from laser_dist.errors import UserError
+from laser_dist.training.store import RunStore
 
 _SUM = tf.distribute.ReduceOp.SUM
 
@@ -42,6 +48,79 @@ def chiefs_values(
         return strategy.run(replica)
 
     return [strategy.experimental_local_results(each)[0].numpy() for each in take_over()]
+
+
+def all_agree(strategy: tf.distribute.Strategy, holds: bool) -> bool:
+    """Whether something holds for every worker: each gets the same answer.
+
+    Of what lies in a shared folder one machine may know before another one does.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return holds
+
+    @tf.function
+    def count() -> Any:
+        own = 1.0 if holds else 0.0
+        return strategy.run(lambda: _context().all_reduce(_SUM, tf.identity(tf.constant(own))))
+
+    total = strategy.experimental_local_results(count())[0].numpy()
+    return round(float(total)) == strategy.num_replicas_in_sync
+
+
+def seconds_to_sum(strategy: tf.distribute.Strategy, count: int, tries: int = 5) -> float:
+    """What it takes to sum so many float32 numbers over all replicas, where none waits.
+
+    Args:
+      strategy: that spans the replicas; every worker calls this.
+      count: of numbers, such as those of a gradient.
+      tries: of which the fastest counts.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return 0.0
+
+    @tf.function
+    def add_up() -> Any:
+        return strategy.run(lambda: tf.reduce_sum(_context().all_reduce(_SUM, tf.ones([count]))))
+
+    add_up()
+    times: list[float] = []
+    for _ in range(tries):
+        wait_for_all(strategy)
+        started = time.monotonic()
+        strategy.experimental_local_results(add_up())[0].numpy()
+        times.append(time.monotonic() - started)
+    return min(times)
+
+
+def check_shared(strategy: tf.distribute.Strategy, store: RunStore, *, is_chief: bool) -> None:
+    """Refuses a run's folder that is not the same one on all machines.
+
+    Args:
+      strategy: that spans the workers; all of them call this.
+      store: of the run.
+      is_chief: whether this worker is the first one.
+
+    Raises:
+      UserError: a worker does not find what the chief has written.
+    """
+    name = chiefs_values(strategy, [np.frombuffer(uuid.uuid4().bytes, np.uint8).astype(np.float32)])
+    mark = store.local / f".shared-{name[0].astype(np.uint8).tobytes().hex()}"
+    if is_chief:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text("")
+        store.push(mark)
+    wait_for_all(strategy)
+    found = mark.name in store.names(store.local)
+    shared = all_agree(strategy, found)
+    if is_chief:
+        store.remove(mark)
+    if not shared:
+        raise UserError(
+            f"Run's place {store.place}",
+            "a folder that all machines of the cluster share",
+            "one that each has for itself" if found else f"nothing of it on {platform.node()}",
+            "Name a bucket (--storage s3://…, gs://…), or a folder on a shared disk.",
+        )
 
 
 def share_statistics(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> None:

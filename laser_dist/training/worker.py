@@ -45,22 +45,38 @@ def work(
     from laser_dist.training.loop import Place
     from laser_dist.training.order import Share
     from laser_dist.training.stages import run_stages
+    from laser_dist.training.store import RunStore
+    from laser_dist.training.together import check_shared
+    from laser_dist.training.watchdog import Watchdog
 
-    run_dir = Path(run_config["run_dir"])
     is_chief = worker_index == 0
+    log = RunLog(RunStore(run_config["run_dir"]), is_chief=is_chief, name=stages[0])
+
+    def tell(text: str) -> None:
+        log.event("note", text=text)
+
+    store = RunStore(run_config["run_dir"], tell)
+    watchdog = Watchdog(config.cluster.hang_timeout_s, tell)
     place = Place(
         strategy=strategy,
         local_replicas=strategy.num_replicas_in_sync // num_workers,
         is_chief=is_chief,
-        run_dir=run_dir,
-        log=RunLog(run_dir, is_chief=is_chief, name=stages[0]),
+        store=store,
+        log=log,
         config={name: value for name, value in run_config.items() if name != "work"},
         xla=config.xla,
+        checkpoint_every_steps=config.checkpoint_every_steps,
         after_epoch=after_epoch,
+        beat=watchdog.beat,
     )
     share = Share(worker_index, num_workers)
     dataset_dir = Path(run_config["dataset"]["dir"])
-    run_stages(config, dataset_dir, share, place, run_config["work"], stages)
+    with watchdog.watching():
+        if num_workers > 1:
+            check_shared(strategy, store, is_chief=is_chief)
+        if num_workers != config.cluster.num_workers:
+            tell(f"{num_workers} workers: as many as there is room for now")
+        run_stages(config, dataset_dir, share, place, run_config["work"], stages)
 
 
 def _check_keras(keras: Any) -> None:

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laser_dist.errors import UserError
 from laser_dist.training.checkpoints import (
-    PROGRESS_FILE,
-    STATE_FILE,
     Progress,
     checkpoint_path,
     claim_folder,
@@ -18,114 +17,161 @@ from laser_dist.training.checkpoints import (
     prune,
     save_checkpoint,
 )
+from laser_dist.training.store import RunStore
 
-PROGRESS = Progress(epochs_done=3, best_epoch=2, best_loss=0.1)
+PROGRESS = Progress(
+    epochs_done=3, best_epoch=2, best_loss=0.1, steps_done=4, sums={"loss": (0.1 + 0.2, 7.0)}
+)
 # More than ten: by name, arr_10 would come before arr_2.
 STATE = [np.full((index % 3, 2), index, np.float32) for index in range(11)] + [np.array(7)]
 
 
-def save(folder, epoch, best=1):
-    progress = replace(PROGRESS, epochs_done=epoch, best_epoch=best)
-    return save_checkpoint(folder, [np.array(epoch)], progress, {})
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(str(tmp_path))
 
 
-def test_what_was_saved_is_loaded(tmp_path):
-    path = save_checkpoint(tmp_path / "new" / "stage", STATE, PROGRESS, {"seed": 5})
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints" / "stage"
+
+
+def save(store, folder, epoch, step=0, best=1):
+    progress = replace(PROGRESS, epochs_done=epoch, steps_done=step, best_epoch=best)
+    return save_checkpoint(store, folder, [np.array([epoch, step])], progress, {})
+
+
+def test_what_was_saved_is_loaded(store, folder):
+    path = save_checkpoint(store, folder, STATE, PROGRESS, {"seed": 5})
     values, progress = load_checkpoint(path)
     assert progress == PROGRESS
-    assert json.loads((path / "config.json").read_text()) == {"seed": 5}
+    with np.load(path, allow_pickle=False) as state:
+        assert json.loads(str(state["about"]))["config"] == {"seed": 5}
     assert [value.dtype for value in values] == [value.dtype for value in STATE]
     for value, saved in zip(values, STATE, strict=True):
         np.testing.assert_array_equal(value, saved, strict=True)
 
 
-@given(st.floats(allow_nan=False))
-def test_a_loss_is_kept_to_its_last_bit(tmp_path_factory, loss):
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False, allow_infinity=False))
+def test_losses_are_kept_to_their_last_bit(tmp_path_factory, loss, total):
     folder = tmp_path_factory.mktemp("stage")
-    path = save_checkpoint(folder, [], replace(PROGRESS, best_loss=loss), {})
-    assert load_checkpoint(path)[1].best_loss == loss
+    progress = replace(PROGRESS, best_loss=loss, sums={"loss": (total, 3.0)})
+    path = save_checkpoint(RunStore(str(folder)), folder, [], progress, {})
+    assert load_checkpoint(path)[1] == progress
 
 
-def test_an_epoch_saved_again_is_replaced(tmp_path):
-    save_checkpoint(tmp_path, STATE, PROGRESS, {})
-    path = save_checkpoint(tmp_path, [np.array(1)], replace(PROGRESS, best_loss=9.0), {})
+def test_one_saved_again_is_replaced(store, folder):
+    save_checkpoint(store, folder, STATE, PROGRESS, {})
+    changed = replace(PROGRESS, best_loss=9.0)
+    path = save_checkpoint(store, folder, [np.array(1)], changed, {})
     values, progress = load_checkpoint(path)
     assert [value.tolist() for value in values] == [1]
     assert progress.best_loss == 9
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(folder.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("epochs", [[1], [1, 2, 3], [9, 10], [99, 100], [999, 1000, 998]])
-def test_the_latest_is_that_of_the_highest_epoch(tmp_path, epochs):
-    for epoch in epochs:
-        save(tmp_path, epoch)
-    assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, max(epochs))
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(1, 0)],
+        [(0, 5), (1, 0)],
+        [(9, 0), (10, 0), (9, 999)],
+        [(99, 10), (99, 9)],
+        [(999, 0), (1000, 0), (998, 0)],
+        [(1, 1_000_000), (1, 999_999)],
+    ],
+)
+def test_the_latest_is_the_one_that_is_furthest_on(store, folder, places):
+    for epoch, step in places:
+        save(store, folder, epoch, step)
+    latest = latest_checkpoint(store, folder)
+    assert latest == checkpoint_path(folder, *max(places))
+    assert load_checkpoint(latest)[0][0].tolist() == list(max(places))
 
 
-def test_there_is_no_latest_where_nothing_was_saved(tmp_path):
-    assert latest_checkpoint(tmp_path / "none") is None
-    assert latest_checkpoint(tmp_path) is None
+def test_there_is_no_latest_where_nothing_was_saved(store, folder):
+    assert latest_checkpoint(store, folder) is None
+    claim_folder(store, folder, "key")
+    assert latest_checkpoint(store, folder) is None
 
 
 @pytest.mark.parametrize("fails", ["savez", "replace"])
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
-    def interrupted(*args):
+def test_a_write_that_fails_leaves_nothing(store, folder, monkeypatch, fails):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    save(tmp_path, 1)
+    kept = save(store, folder, 1)
     monkeypatch.setattr({"savez": np, "replace": os}[fails], fails, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save(tmp_path, 2)
-    assert list(tmp_path.iterdir()) == [checkpoint_path(tmp_path, 1)]
+        save(store, folder, 2)
+    assert list(folder.iterdir()) == [kept]
 
 
-@pytest.mark.parametrize("written", [[], [STATE_FILE], [STATE_FILE, PROGRESS_FILE]])
-def test_what_a_killed_process_leaves_is_not_taken_and_goes_with_the_next(
-    tmp_path, monkeypatch, written
-):
-    def killed(*args, **kwargs):
-        raise SystemExit
-
-    # A killed process does not clean up: what lies there before the last rename stays.
-    monkeypatch.setattr("laser_dist.training.checkpoints.shutil.rmtree", lambda *a, **k: None)
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(SystemExit):
-        save(tmp_path, 2)
-    (left,) = tmp_path.iterdir()
-    for path in left.iterdir():
-        if path.name not in written:
-            path.unlink()
-    assert latest_checkpoint(tmp_path) is None
-    monkeypatch.undo()
-    path = save(tmp_path, 1)
-    assert latest_checkpoint(tmp_path) == path
-    prune(tmp_path, load_checkpoint(path)[1])
-    assert list(tmp_path.iterdir()) == [path]
+def test_what_a_killed_process_leaves_is_not_taken_and_goes_with_the_next(store, folder):
+    folder.mkdir(parents=True)
+    (folder / ".unfinished-1").write_bytes(b"half")
+    assert latest_checkpoint(store, folder) is None
+    path = save(store, folder, 1)
+    assert latest_checkpoint(store, folder) == path
+    prune(store, folder, load_checkpoint(path)[1])
+    assert list(folder.iterdir()) == [path]
 
 
-@given(num_epochs=st.integers(1, 6), data=st.data())
-def test_the_last_and_the_best_are_kept(tmp_path_factory, num_epochs, data):
-    best = data.draw(st.integers(1, num_epochs))
+@given(places=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1), data=st.data())
+def test_the_last_and_the_best_are_kept(tmp_path_factory, places, data):
     folder = tmp_path_factory.mktemp("stage")
-    for epoch in range(1, num_epochs + 1):
-        save(folder, epoch)
-    prune(folder, replace(PROGRESS, epochs_done=num_epochs, best_epoch=best))
-    kept = {checkpoint_path(folder, epoch) for epoch in (best, num_epochs)}
-    assert set(folder.iterdir()) == kept
-    for epoch in (best, num_epochs):
-        assert load_checkpoint(checkpoint_path(folder, epoch))[0] == [epoch]
+    store = RunStore(str(folder))
+    best = data.draw(st.integers(0, 5))
+    for epoch, step in places:
+        save(store, folder, epoch, step)
+    last = max(places)
+    progress = replace(PROGRESS, epochs_done=last[0], steps_done=last[1], best_epoch=best)
+    prune(store, folder, progress)
+    kept = {last} | ({(best, 0)} & places)
+    assert set(folder.iterdir()) == {checkpoint_path(folder, *place) for place in kept}
 
 
-def test_checkpoints_of_another_key_are_not_gone_on_with(tmp_path):
-    folder = tmp_path / "stage"
-    claim_folder(folder, "a")
-    progress = Progress(epochs_done=1, best_epoch=1, best_loss=0.5)
-    save_checkpoint(folder, [np.zeros(2)], progress, {})
-    claim_folder(folder, "a")
-    assert latest_checkpoint(folder) is not None
-    claim_folder(folder, "b")
-    assert latest_checkpoint(folder) is None
-    save_checkpoint(folder, [np.zeros(2)], progress, {})
+def test_checkpoints_of_another_key_are_not_gone_on_with(store, folder):
+    claim_folder(store, folder, "a")
+    save(store, folder, 1)
+    claim_folder(store, folder, "a")
+    assert latest_checkpoint(store, folder) is not None
+    claim_folder(store, folder, "b")
+    assert latest_checkpoint(store, folder) is None
+    save(store, folder, 1)
     (folder / "key").unlink()  # whose they are is not known
-    claim_folder(folder, "b")
-    assert latest_checkpoint(folder) is None
+    claim_folder(store, folder, "b")
+    assert latest_checkpoint(store, folder) is None
+
+
+def test_a_full_store_ends_the_run_and_names_the_last_good_checkpoint(store, folder, monkeypatch):
+    kept = save(store, folder, 1)
+    before = kept.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(UserError, match=r"got No space left .* last good one is epoch-001\.npz"):
+        save(store, folder, 1, step=3)
+    assert list(folder.iterdir()) == [kept]
+    assert kept.read_bytes() == before
+
+
+def test_a_store_that_fails_for_a_while_is_tried_again(folder, monkeypatch):
+    told, failures = [], iter([OSError(5, "Input/output error")] * 3)
+    real = os.replace
+
+    def failing(*args):
+        error = next(failures, None)
+        if error:
+            raise error
+        real(*args)
+
+    monkeypatch.setattr("laser_dist.training.retrying.PAUSES_S", (0,) * 5)
+    monkeypatch.setattr(os, "replace", failing)
+    path = save(RunStore(str(folder.parent), told.append), folder, 1)
+    assert latest_checkpoint(RunStore(str(folder.parent)), folder) == path
+    assert list(folder.iterdir()) == [path]
+    assert len(told) == 3
+    assert all("Input/output error" in line for line in told)

@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from laser_dist.training import logs
 from laser_dist.training.logs import METRICS_FOLDER, TENSORBOARD_FOLDER, RunLog, events_path
+from laser_dist.training.store import RunStore
 
 
 def rows(run_dir):
@@ -22,7 +23,7 @@ def events(run_dir):
 
 
 def test_every_figure_of_an_epoch_is_a_row(tmp_path):
-    log = RunLog(tmp_path, is_chief=True)
+    log = RunLog(RunStore(str(tmp_path)), is_chief=True)
     log.epoch("image", 1, {"loss": 12.5, "val_loss": 1e-9})
     log.epoch("image", 2, {"loss": 11.0})
     assert rows(tmp_path) == [
@@ -33,11 +34,11 @@ def test_every_figure_of_an_epoch_is_a_row(tmp_path):
 
 
 def test_a_later_attempt_replaces_what_was_said_of_its_epochs_and_no_more(tmp_path):
-    first = RunLog(tmp_path, is_chief=True)
+    first = RunLog(RunStore(str(tmp_path)), is_chief=True)
     for stage in ("image", "jnd1"):
         for epoch in (1, 2, 10):
             first.epoch(stage, epoch, {"loss": epoch})
-    RunLog(tmp_path, is_chief=True).epoch("jnd1", 2, {"loss": 20})
+    RunLog(RunStore(str(tmp_path)), is_chief=True).epoch("jnd1", 2, {"loss": 20})
     told = [(row["stage"], row["epoch"], row["value"]) for row in rows(tmp_path)]
     kept = [("image", "1", "1"), ("image", "2", "2"), ("image", "10", "10"), ("jnd1", "1", "1")]
     assert told == [*kept, ("jnd1", "2", "20")]
@@ -45,7 +46,7 @@ def test_a_later_attempt_replaces_what_was_said_of_its_epochs_and_no_more(tmp_pa
 
 
 def test_tensorboard_reads_the_same_figures(tmp_path):
-    log = RunLog(tmp_path, is_chief=True)
+    log = RunLog(RunStore(str(tmp_path)), is_chief=True)
     log.epoch("image", 1, {"loss": 12.5})
     log.epoch("image", 2, {"loss": 11.0})
     told = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER / "image")).Reload()
@@ -55,8 +56,8 @@ def test_tensorboard_reads_the_same_figures(tmp_path):
 
 
 def test_events_are_appended_in_order_with_their_time(tmp_path):
-    RunLog(tmp_path, is_chief=True).event("stage", stage="image", epochs=2)
-    RunLog(tmp_path, is_chief=True).event("note", text="two\nlines")
+    RunLog(RunStore(str(tmp_path)), is_chief=True).event("stage", stage="image", epochs=2)
+    RunLog(RunStore(str(tmp_path)), is_chief=True).event("note", text="two\nlines")
     first, second = events(tmp_path)
     assert first == {"kind": "stage", "time": first["time"], "stage": "image", "epochs": 2}
     assert second == {"kind": "note", "time": second["time"], "text": "two\nlines"}
@@ -65,7 +66,7 @@ def test_events_are_appended_in_order_with_their_time(tmp_path):
 
 @pytest.mark.parametrize(("between", "told"), [(0.125, [1, 5, 9]), (0.5, list(range(1, 10)))])
 def test_steps_are_told_at_most_twice_a_second(tmp_path, monkeypatch, between, told):
-    log = RunLog(tmp_path, is_chief=True)
+    log = RunLog(RunStore(str(tmp_path)), is_chief=True)
     for number in range(1, 10):
         monkeypatch.setattr(logs.time, "monotonic", lambda now=1000 + number * between: now)
         log.step(step=number)
@@ -74,7 +75,7 @@ def test_steps_are_told_at_most_twice_a_second(tmp_path, monkeypatch, between, t
 
 
 def test_only_the_chief_writes(tmp_path):
-    log = RunLog(tmp_path, is_chief=False)
+    log = RunLog(RunStore(str(tmp_path)), is_chief=False)
     log.event("note", text="x")
     log.step(step=1)
     log.epoch("image", 1, {"loss": 1.0})

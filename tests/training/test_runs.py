@@ -5,9 +5,13 @@ import pytest
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import QP
-from laser_dist.training.runs import load_run, read_dataset_card, start_run
+from laser_dist.models.variants import MJ_LAT
+from laser_dist.training.config import override, to_dict
+from laser_dist.training.presets import demo
+from laser_dist.training.runs import load_run, read_dataset_card, resume_run, start_run
+from laser_dist.training.store import RunStore
 
-TRAINING = {"variant": "mj-lat", "seed": 1, "head": {"filters": [4, 8]}}
+TRAINING = to_dict(demo(MJ_LAT))
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_a_run_keeps_what_the_dataset_says_of_itself(dataset_dir):
 
 
 def test_a_run_is_started_with_all_that_decides_it(dataset, tmp_path):
-    config = start_run(tmp_path / "new" / "run", TRAINING, dataset)
+    config = start_run(RunStore(str(tmp_path / "new" / "run")), TRAINING, dataset)
     assert json.loads((tmp_path / "new" / "run" / "config.json").read_text()) == config
     assert config["run_dir"] == str(tmp_path / "new" / "run")
     assert (config["variant"], config["training"]) == ("mj-lat", TRAINING)
@@ -47,43 +51,44 @@ def test_a_run_is_started_with_all_that_decides_it(dataset, tmp_path):
 
 
 def test_the_same_run_goes_on_even_where_the_dataset_was_moved(dataset, tmp_path):
-    start_run(tmp_path / "run", TRAINING, dataset)
+    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
     dataset.rename(tmp_path / "moved")
-    config = start_run(tmp_path / "run", TRAINING, tmp_path / "moved")
+    config = start_run(RunStore(str(tmp_path / "run")), TRAINING, tmp_path / "moved")
     assert config["dataset"]["dir"] == str(tmp_path / "moved")
 
 
 def test_a_finished_run_keeps_the_word_of_the_packages_that_made_it(dataset, tmp_path):
-    start_run(tmp_path / "run", TRAINING, dataset)
+    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
     path = tmp_path / "run" / "config.json"
     change(path, packages={"keras": "3.0.0"})
     (tmp_path / "run" / "models").mkdir()
     (tmp_path / "run" / "models" / "predictor.keras").touch()
-    assert start_run(tmp_path / "run", TRAINING, dataset)["packages"] == {"keras": "3.0.0"}
+    config = start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+    assert config["packages"] == {"keras": "3.0.0"}
     assert json.loads(path.read_text())["packages"] == {"keras": "3.0.0"}
 
 
 def test_other_settings_are_another_run(dataset, tmp_path):
-    start_run(tmp_path / "run", TRAINING, dataset)
+    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
     before = (tmp_path / "run" / "config.json").read_text()
     other = TRAINING | {"seed": 2, "head": {"filters": [4]}, "new": 0}
     with pytest.raises(UserError, match="a run of the same settings, got another head, new, seed"):
-        start_run(tmp_path / "run", other, dataset)
+        start_run(RunStore(str(tmp_path / "run")), other, dataset)
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
 def test_another_dataset_is_another_run(dataset, tmp_path):
-    start_run(tmp_path / "run", TRAINING, dataset)
+    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
     change(dataset / "metadata.json", fingerprint="other", simulated=False)
     message = "a run of the same dataset, got another fingerprint, simulated"
     with pytest.raises(UserError, match=message):
-        start_run(tmp_path / "run", TRAINING, dataset)
+        start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
 
 
 def test_a_folder_that_is_no_dataset_is_refused_and_nothing_is_written(dataset, tmp_path):
     (dataset / "metadata.json").unlink()
     with pytest.raises(UserError, match=r"Dataset .*dataset: expected a prepared dataset"):
-        start_run(tmp_path / "run", TRAINING, dataset)
+        start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
     assert not (tmp_path / "run").exists()
 
 
@@ -95,12 +100,12 @@ def test_a_dataset_that_does_not_say_whether_it_is_simulated_is_refused(dataset)
 
 def test_a_run_folder_that_cannot_be_made_is_named(dataset, tmp_path):
     (tmp_path / "run").touch()
-    with pytest.raises(UserError, match=r"Run folder .*run: expected a place that can be written"):
-        start_run(tmp_path / "run", TRAINING, dataset)
+    with pytest.raises(UserError, match=r"Run's place .*run: expected a bucket or folder that can"):
+        start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
 
 
 def test_a_finished_run_is_loaded(dataset, tmp_path):
-    config = start_run(tmp_path, TRAINING, dataset)
+    config = start_run(RunStore(str(tmp_path)), TRAINING, dataset)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "predictor.keras").touch()
     run = load_run(tmp_path)
@@ -116,6 +121,21 @@ def test_what_an_unfinished_run_lacks_is_named(dataset, tmp_path):
     run_dir.mkdir()
     with pytest.raises(UserError, match=r"got no config\.json"):
         load_run(run_dir)
-    start_run(run_dir, TRAINING, dataset)
+    start_run(RunStore(str(run_dir)), TRAINING, dataset)
     with pytest.raises(UserError, match=r"got no models/predictor\.keras"):
         load_run(run_dir)
+
+
+def test_a_run_goes_on_with_other_workers_and_the_same_global_batch(dataset, tmp_path):
+    store = RunStore(str(tmp_path / "run"))
+    before = start_run(store, TRAINING, dataset)
+    after = resume_run(store, ["cluster.num_workers=4", "checkpoint_every_steps=5"])
+    assert after["training"]["cluster"]["num_workers"] == 4
+    assert after["training"]["heads"] == TRAINING["heads"]
+    assert after["parallel"]["global_batch"] == before["parallel"]["global_batch"]
+    heads = TRAINING["heads"]["batch_size"]
+    told = [config["parallel"]["per_replica_batch"]["heads"] for config in (before, after)]
+    assert told == [heads // 2, heads // 4]
+    assert "none" in after["parallel"]["learning_rate_scaling"]
+    same = to_dict(override(demo(MJ_LAT), ["cluster.num_workers=1"]))
+    assert start_run(store, same, dataset)["training"]["cluster"]["num_workers"] == 1

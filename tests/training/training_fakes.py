@@ -17,6 +17,7 @@ from laser_dist.training.logs import RunLog
 from laser_dist.training.loop import Place, Stage
 from laser_dist.training.objectives import LevelObjective
 from laser_dist.training.order import Share
+from laser_dist.training.store import RunStore
 
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
@@ -186,8 +187,8 @@ def place(run_dir, after_epoch=lambda _: None):
         strategy=tf.distribute.get_strategy(),
         local_replicas=1,
         is_chief=True,
-        run_dir=run_dir,
-        log=RunLog(run_dir, is_chief=True),
+        store=RunStore(str(run_dir)),
+        log=RunLog(RunStore(str(run_dir)), is_chief=True),
         config={"dataset": {"scale": "QP", "simulated": True, "fingerprint": "abc"}},
         after_epoch=after_epoch,
     )
