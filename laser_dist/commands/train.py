@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import whole_number
-from laser_dist.commands.places import find_dataset
+from laser_dist.commands.places import add_dataset, find_dataset
 from laser_dist.commands.processes import claim_signals
 from laser_dist.commands.quiet import quiet
 from laser_dist.commands.training_progress import TrainingProgress
@@ -27,6 +27,7 @@ examples:
   laser-jnd train mj-lat --preset demo --dataset runs/data --output runs/first
   laser-jnd train lat --level 2 --preset demo --dataset runs/data --set heads.epochs=50
   laser-jnd train mj-rec --preset demo --dataset runs/data --from runs/first
+  laser-jnd train mj-lat --preset paper --dataset videoset_jnd/1080p --data-dir gs://bucket/data
   laser-jnd train --resume runs/first
 """
 VARIANTS = ("lat", "rec", "e2e-lat", "e2e-rec", "mj-lat", "mj-rec")
@@ -38,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("variant", choices=VARIANTS, nargs="?", help="predictor to train")
     parser.add_argument("--preset", choices=PRESETS, help="size and length of the training")
-    parser.add_argument(
-        "--dataset",
-        type=Path,
-        metavar="DIR",
-        help="prepared dataset, or the --data-dir that holds just one",
-    )
+    add_dataset(parser, "prepared dataset")
     parser.add_argument(
         "--output",
         type=Path,
@@ -114,9 +110,9 @@ def run(arguments: argparse.Namespace) -> None:
         config = resume_run(run_dir)
     else:
         training = resolve(arguments)
-        dataset_dir = find_dataset(arguments.dataset)
+        dataset = find_dataset(arguments.dataset, arguments.data_dir)
         run_dir = arguments.output or Path("runs") / f"{arguments.variant}-{arguments.preset}"
-        config = start_run(run_dir, training, dataset_dir)
+        config = start_run(run_dir, training, dataset)
     beside = [path.parent for path in run_dir.parent.glob("*/config.json")]
     with quiet(run_dir / "logs" / "train.log", debug=arguments.debug) as terminal:
         started = time.monotonic()
@@ -136,7 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_alone(arguments: argparse.Namespace) -> None:
     """Refuses what a run that goes on has in its own settings."""
-    others = ("variant", "preset", "dataset", "output", "given", "level", "workers", "seed")
+    others = "variant preset dataset data_dir output given level workers seed".split()
     named = [name for name in others if getattr(arguments, name) is not None]
     if named or arguments.assignments or arguments.no_feature_cache:
         got = ", ".join(named) or "changed settings"

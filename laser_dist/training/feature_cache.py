@@ -1,10 +1,11 @@
 """Features of frozen backbones, kept beside the run: computed once, by all workers together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from laser_dist.training.data import FramePairs
 from laser_dist.training.feature_files import (
@@ -20,8 +21,9 @@ from laser_dist.training.feature_files import (
 from laser_dist.training.features import KeptFeatures
 from laser_dist.training.loop import Place
 from laser_dist.training.order import Share
+from laser_dist.training.records import Records
 from laser_dist.training.reuse import file_hash, model_path
-from laser_dist.training.stored import RAW, num_examples
+from laser_dist.training.stored import RAW
 from laser_dist.training.together import wait_for_all
 
 FOLDER = "features"
@@ -32,13 +34,13 @@ class FeatureCache:
     """Keeps features of one run.
 
     Attributes:
-      dataset_dir: of the prepared dataset.
+      records: of each split.
       share: this worker's.
       place: where the run runs and writes.
       space: of the features, "latent" or "reconstructed".
     """
 
-    dataset_dir: Path
+    records: Mapping[str, Records]
     share: Share
     place: Place
     space: str
@@ -53,7 +55,7 @@ class FeatureCache:
           extractors: of each backbone, by the name of its stage, in the order of the branches.
           versions: 1 for frames as stored, 2 to add mirrored ones.
         """
-        total = num_examples(self.dataset_dir, split)
+        total = len(self.records[split])
         keys = {name: self._key(name, extractors[name], total, versions) for name in extractors}
         # Looked for before any is written, so that all workers come to the same end.
         found = {name: files_of(self._folder(name), split, keys[name]) for name in extractors}
@@ -68,7 +70,7 @@ class FeatureCache:
             self.place.log.event("note", text=text)
             frames = self._frames(split, next(iter(missing.values())))
             folders = {self._folder(name): extractor for name, extractor in missing.items()}
-            write_parts(folders, frames, versions=versions)
+            write_parts(folders, frames, split, versions=versions)
         wait_for_all(self.place.strategy)
         for name in missing:
             if self.place.is_chief:
@@ -92,13 +94,13 @@ class FeatureCache:
     def _frames(self, split: str, extractor: keras.Model) -> FramePairs:
         height, width = extractor.input_shape[1:3]
         return FramePairs(
-            dataset_dir=self.dataset_dir,
-            split=split,
+            records=self.records[split],
             target=RAW,
+            rows=np.arange(len(self.records[split])),
             height=height,
             width=width,
             batch_size=BATCH_SIZE * self.share.num_workers,
-            share=self.share,
+            share=replace(self.share, devices=1),
         )
 
     def _folder(self, backbone: str) -> Path:

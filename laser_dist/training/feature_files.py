@@ -19,7 +19,6 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.training.data import FramePairs
-from laser_dist.training.stored import num_examples
 
 BATCH_SIZE = 8  # frames of one worker's step
 STORED, MIRRORED = 0, 1
@@ -96,20 +95,22 @@ def files_of(folder: Path, split: str, key: FeatureKey) -> list[FeatureFiles] | 
 
 
 def write_parts(
-    extractors: Mapping[Path, keras.Model], frames: FramePairs, *, versions: int
+    extractors: Mapping[Path, keras.Model], frames: FramePairs, split: str, *, versions: int
 ) -> None:
     """Computes this worker's part of a split's features; memory holds a batch of them.
 
     Args:
       extractors: frozen ones, by the folder of their features, which all workers share; frames in,
         features [b, h, w, c] out. The frames are read once for all of them.
-      frames: of the split, unshuffled, in global batches of `BATCH_SIZE` for each worker.
+      frames: of the split, unshuffled, in global batches of `BATCH_SIZE` for each worker, whatever
+        the number of its devices.
+      split: its name.
       versions: 1 for the frames as stored, 2 to add the mirrored ones.
 
     Raises:
       FloatingPointError: features that float16 cannot hold.
     """
-    writers = [_Writer(folder, one, frames, versions) for folder, one in extractors.items()]
+    writers = [_Writer(folder, one, frames, split, versions) for folder, one in extractors.items()]
     for batch in frames.epoch(0):
         present = batch.inputs[batch.weights > 0]
         if len(present):
@@ -123,13 +124,13 @@ class _Writer:
     """One worker's part of one backbone's features, a file for each version."""
 
     def __init__(
-        self, folder: Path, extractor: keras.Model, frames: FramePairs, versions: int
+        self, folder: Path, extractor: keras.Model, frames: FramePairs, split: str, versions: int
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         share = frames.share
         # An empty file cannot be mapped.
         shape = (max(_num_own(frames), 1), *extractor.output_shape[1:])
-        files = [FeatureFiles(folder, frames.split, v, share.num_workers) for v in range(versions)]
+        files = [FeatureFiles(folder, split, v, share.num_workers) for v in range(versions)]
         self._finals = [each.part_path(share.index) for each in files]
         self._unfinished = [path.with_suffix(".unfinished") for path in self._finals]
         self._parts = [_new_file(path, shape) for path in self._unfinished]
@@ -187,9 +188,6 @@ def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 def _num_own(frames: FramePairs) -> int:
     """How many of the split's examples are this worker's."""
-    total, own = (
-        num_examples(frames.dataset_dir, frames.split),
-        frames.share.slice_of(frames.batch_size),
-    )
-    whole, rest = divmod(total, frames.batch_size)
-    return whole * (own.stop - own.start) + min(max(rest - own.start, 0), own.stop - own.start)
+    size = frames.batch_size
+    counts = [min(size, len(frames.rows) - start) for start in range(0, len(frames.rows), size)]
+    return sum(int(frames.share.part_of(count, size).weights.sum()) for count in counts)

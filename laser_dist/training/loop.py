@@ -32,8 +32,13 @@ NOT_DECAYED = ["bias", "gamma", "beta"]  # of Keras's names: biases, and what no
 class Batches(Protocol):
     """Anything that gives the batches of an epoch."""
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """Batches of one epoch; the same `index` gives the same ones."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch; the same `index` gives the same ones.
+
+        Args:
+          index: of the epoch.
+          start: global batches that are left out at its beginning; none of them is read.
+        """
         ...
 
 

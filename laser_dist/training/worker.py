@@ -58,9 +58,9 @@ def work(
         xla=config.xla,
         after_epoch=after_epoch,
     )
-    share = Share(worker_index, num_workers)
-    dataset_dir = Path(run_config["dataset"]["dir"])
-    run_stages(config, dataset_dir, share, place, run_config["work"], stages)
+    share = Share(worker_index, num_workers, place.local_replicas)
+    dataset = run_config["dataset"]["dir"]
+    run_stages(config, dataset, share, place, run_config["work"], stages)
 
 
 def _check_keras(keras: Any) -> None:

@@ -6,9 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame
+from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame, frame_pairs
 
-from laser_dist.training.data import FramePairs
 from laser_dist.training.feature_files import (
     BATCH_SIZE,
     FeatureFiles,
@@ -50,16 +49,14 @@ def key(split, **changes):
 def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
     """Every worker's part, the last worker first."""
     for index in reversed(range(num_workers)):
-        frames = FramePairs(
-            dataset_dir=dataset_dir,
+        frames = frame_pairs(
+            dataset_dir,
+            "raw",
             split=split,
-            target="raw",
-            height=HEIGHT,
-            width=WIDTH,
             batch_size=BATCH_SIZE * num_workers,
             share=Share(index, num_workers),
         )
-        write_parts({folder: extractor}, frames, versions=2)
+        write_parts({folder: extractor}, frames, split, versions=2)
     if finish:
         finish_files(folder, split, key(split), num_workers)
 
