@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_dist.commands.options import add_seed
-from laser_dist.commands.places import find_dataset
+from laser_dist.commands.places import add_dataset, dataset_folder, find_dataset
 from laser_dist.commands.quiet import quiet
 from laser_dist.commands.wording import (
     count_text,
@@ -38,13 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, required=True, metavar="RUN", help="folder of a finished run"
     )
-    parser.add_argument(
-        "--dataset",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="the dataset it was trained on, or the --data-dir that holds just one",
-    )
+    add_dataset(parser, "the dataset it was trained on, on this machine", required=True)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="for results and report (default: the run)"
     )
@@ -56,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from laser_dist.training.runs import load_run
 
     load_run(arguments.model)  # for its errors, before anything heavy is loaded
-    dataset_dir = find_dataset(arguments.dataset)
+    dataset_dir = dataset_folder(find_dataset(arguments.dataset, arguments.data_dir))
     output_dir = arguments.output or arguments.model
     log_path = output_dir / "logs" / "evaluate.log"
     with quiet(log_path, debug=arguments.debug) as terminal:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import whole_number, worker_range
-from laser_dist.commands.places import find_dataset
+from laser_dist.commands.places import add_dataset, find_dataset
 from laser_dist.commands.processes import claim_signals
 from laser_dist.commands.quiet import quiet
 from laser_dist.commands.training_progress import TrainingProgress
@@ -20,7 +20,7 @@ from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
-    from laser_dist.training.store import RunStore
+    from laser_dist.training.run_store import RunStore
 
 HELP = "train a predictor: backbones first, then heads"
 EXAMPLE = """\
@@ -28,6 +28,7 @@ examples:
   laser-jnd train mj-lat --preset demo --dataset runs/data --output runs/first
   laser-jnd train lat --level 2 --preset demo --dataset runs/data --set heads.epochs=50
   laser-jnd train mj-rec --preset demo --dataset runs/data --from runs/first
+  laser-jnd train mj-lat --preset paper --dataset videoset_jnd/1080p --data-dir gs://bucket/data
   laser-jnd train --resume runs/first
   laser-jnd train mj-lat --preset paper --dataset videoset_jnd/1080p --data-dir gs://mine/data \\
     --storage gs://mine/runs/first --workers 4:8 --gpus-per-worker 4
@@ -41,12 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("variant", choices=VARIANTS, nargs="?", help="predictor to train")
     parser.add_argument("--preset", choices=PRESETS, help="size and length of the training")
-    parser.add_argument(
-        "--dataset",
-        type=Path,
-        metavar="DIR",
-        help="prepared dataset, or the --data-dir that holds just one",
-    )
+    add_dataset(parser, "prepared dataset")
     parser.add_argument(
         "--output",
         type=Path,
@@ -145,9 +141,9 @@ def run(arguments: argparse.Namespace) -> None:
         config = resume_run(store, work_settings(arguments))
     else:
         training = resolve(arguments)
-        dataset_dir = find_dataset(arguments.dataset)
+        dataset = find_dataset(arguments.dataset, arguments.data_dir)
         store = run_store(_place(arguments))
-        config = start_run(store, training, dataset_dir)
+        config = start_run(store, training, dataset)
     run_dir = store.local
     # Buckets are not searched: a run there names what it takes over with --from.
     beside = [] if store.is_remote else [p.parent for p in run_dir.parent.glob("*/config.json")]
@@ -171,7 +167,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def run_store(place: str) -> RunStore:
     """The store of a run, in a folder or a bucket."""
-    from laser_dist.training.store import RunStore, is_url
+    from laser_dist.training.run_store import RunStore
+    from laser_dist.training.store import is_url
 
     return RunStore(place if is_url(place) else str(Path(place)))
 
@@ -192,7 +189,7 @@ def _place(arguments: argparse.Namespace) -> str:
 
 def _check_alone(arguments: argparse.Namespace) -> None:
     """Refuses what a run that goes on has in its own settings."""
-    others = ("variant", "preset", "dataset", "output", "storage", "given", "level", "seed")
+    others = "variant preset dataset data_dir output storage given level seed".split()
     named = [name for name in others if getattr(arguments, name) is not None]
     if named or arguments.assignments or arguments.no_feature_cache:
         got = ", ".join(named) or "changed settings"

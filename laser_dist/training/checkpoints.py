@@ -13,7 +13,7 @@ import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.training.retrying import first_line, retrying
-from laser_dist.training.store import RunStore
+from laser_dist.training.run_store import RunStore
 
 KEY_FILE = "key"
 _ABOUT = "about"

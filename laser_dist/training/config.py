@@ -157,8 +157,8 @@ class TrainingConfig:
         for name in ("image", "jnd", "heads", "joint"):
             stage: StageConfig = getattr(self, name)
             what = f"Setting {name}.batch_size"
-            expected = f"a multiple of {parts}, the workers' devices in all"
-            _require(stage.batch_size % parts == 0, what, expected, stage, "batch_size")
+            expected = f"at least {parts}, the workers' devices in all"
+            _require(stage.batch_size >= parts, what, expected, stage, "batch_size")
         side = min(self.backbone.height, self.backbone.width)
         for name in ("image", "jnd"):
             stage = getattr(self, name)

@@ -2,33 +2,28 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from laser_dist.training.labels import has_level
-from laser_dist.training.order import SHUFFLE_BUFFER, Share, mixed_seed
+from laser_dist.training.frame_reader import FrameReader, frame_reader
+from laser_dist.training.order import Share, num_steps, shuffled, step_rng
+from laser_dist.training.records import Records
 from laser_dist.training.step import Batch
-from laser_dist.training.stored import RAW, decode_frames, encoded, untuned
-
-_OWN = "label"
+from laser_dist.training.stored import RAW
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FramePairs:
-    """Batches of a raw frame and the frame to learn, read from a TFDS dataset.
+    """Batches of a raw frame and the frame to learn.
 
-    Every worker walks the same examples in the same order, still encoded, and decodes only its own
-    part of each global batch. So an epoch sees every example exactly once, and the same global
-    batches, whatever the number of workers. An example that lacks the target's level is none here:
-    it is left out before batches are made.
+    A worker reads and decodes its own part of each global batch and no more. An epoch sees every
+    example exactly once, and the same global batches, whatever the number of workers. An example
+    that lacks the target's level is none here: `rows` leaves it out before batches are made.
 
     Attributes:
-      dataset_dir: of the prepared dataset.
-      split: such as "train".
+      records: of the split.
       target: "raw", "jnd1", "jnd2" or "jnd3".
+      rows: [N] which stored examples have the target.
       height: of the frames given, in pixels; the stored ones are resized if they differ.
       width: of the frames given, in pixels.
       batch_size: global.
@@ -38,13 +33,13 @@ class FramePairs:
       crop: side of random squares that are given in place of whole frames, drawn anew in each
         epoch; None for whole frames.
       crops_per_frame: squares per frame; an example then is a square.
-      labels: [N, L] or [N, L, 3] of all stored examples, of the target's level; then a batch's
+      labels: [M, L] or [M, L, 3] of all stored examples, of the target's level; then a batch's
         targets are a list of two, frames and labels.
     """
 
-    dataset_dir: Path
-    split: str
+    records: Records
     target: str
+    rows: np.ndarray
     height: int
     width: int
     batch_size: int
@@ -55,59 +50,55 @@ class FramePairs:
     crops_per_frame: int = 1
     labels: np.ndarray | None = None
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """Batches of one epoch; the same `index` gives the same ones."""
-        dataset = encoded(self.dataset_dir, self.split, self.target)
-        if self.labels is not None:
-            # The examples that have the target are those whose label is there.
-            present = tf.data.Dataset.from_tensor_slices(self.labels[has_level(self.labels)])
-            dataset = tf.data.Dataset.zip(dataset, present).map(lambda row, own: {**row, _OWN: own})
-        if self.seed is not None:
-            dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=mixed_seed(self.seed, index))
-        batches = dataset.batch(self.batch_size).enumerate()
-        decoded = batches.map(
-            lambda number, batch: self._decode(batch, index, number),
-            num_parallel_calls=2,
-            deterministic=True,
-        )
-        for raw, target, labels, weights, count in untuned(decoded.prefetch(2)).as_numpy_iterator():
-            copies = 1 if self.crop is None else self.crops_per_frame
-            targets = target if self.labels is None else [target, labels]
-            yield Batch(raw, targets, np.repeat(weights, copies), int(count) * copies)
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch; the same `index` gives the same ones.
 
-    def _decode(self, batch: Any, epoch: int, number: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """Decodes this worker's part of a batch, padded to full size with weight 0."""
-        count = tf.shape(batch[RAW])[0]
-        places = self.share.slice_of(self.batch_size)
-        indices = tf.range(places.start, places.stop)
-        weights = tf.cast(indices < count, tf.float32)
-        present = tf.math.floormod(indices, count)  # over again, so that batch norms see no other
-        own = {name: tf.gather(values, present) for name, values in batch.items()}
-        raw = target = decode_frames(own[RAW], self.height, self.width)
-        if self.target != RAW:
-            target = decode_frames(own[self.target], self.height, self.width)
-        seed = tf.stack([tf.constant(mixed_seed(self.seed or 0, epoch), tf.int64), number])
+        Args:
+          index: of the epoch.
+          start: global batches that are left out at its beginning; none of them is read.
+        """
+        rows = self.rows[shuffled(len(self.rows), index, self.seed)]
+        images = (RAW,) if self.target == RAW else (RAW, self.target)
+        with frame_reader(self.records, images, height=self.height, width=self.width) as reader:
+            for step in range(start, num_steps(len(rows), self.batch_size)):
+                of_batch = rows[step * self.batch_size : (step + 1) * self.batch_size]
+                yield self._batch(reader, of_batch, step_rng(self.seed, index, step))
+
+    def _batch(self, reader: FrameReader, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+        """This worker's part of the global batch of some stored examples."""
+        part = self.share.part_of(len(rows), self.batch_size)
+        own = rows[part.places]
+        frames = reader.frames(own)
+        # Drawn for all places of the batch: what one has does not depend on the worker.
+        mirrored = rng.random(self.batch_size) < 0.5
         if self.flips:
-            draws = tf.random.stateless_uniform([self.batch_size], seed)[places]
-            mirrored = draws[:, None, None, None] < 0.5
-            raw = tf.where(mirrored, raw[:, :, ::-1], raw)
-            target = tf.where(mirrored, target[:, :, ::-1], target)
+            choose = mirrored[part.places, None, None, None]
+            frames = [np.where(choose, each[:, :, ::-1], each) for each in frames]
+        copies = 1
         if self.crop is not None:
-            raw, target = self._crops(raw, target, seed, places)
-        return raw, target, own.get(_OWN, weights), weights, count
+            copies = self.crops_per_frame
+            corners = self._corners(rng, self.crop)[part.places]
+            frames = [_squares(each, corners, self.crop) for each in frames]
+        raw, target = frames[0], frames[-1]
+        return Batch(
+            raw,
+            target if self.labels is None else [target, self.labels[own]],
+            np.repeat(part.weights, copies),
+            len(rows) * copies,
+        )
 
-    def _crops(self, raw: Any, target: Any, seed: Any, places: slice) -> tuple[Any, Any]:
-        """The same random squares of both; which ones does not depend on the worker."""
-        side, copies = self.crop, self.crops_per_frame
-        assert side is not None
-        most = tf.constant([self.height - side + 1, self.width - side + 1], tf.float32)
-        draws = tf.random.stateless_uniform([self.batch_size, copies, 2], seed + 1)[places]
-        corners = tf.cast(draws * most, tf.int32)
-        both = tf.concat([raw, target], axis=-1)
-        squares = [
-            both[index, corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-            for index in range(places.stop - places.start)
-            for corner in tf.unstack(corners[index])
+    def _corners(self, rng: np.random.Generator, side: int) -> np.ndarray:
+        """[batch_size, crops_per_frame, 2]: row and column where each square begins."""
+        ends = [self.height - side + 1, self.width - side + 1]
+        return rng.integers(ends, size=(self.batch_size, self.crops_per_frame, 2))
+
+
+def _squares(frames: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """[b * k, side, side, c] of frames [b, H, W, c], k squares of each at `corners` [b, k, 2]."""
+    return np.stack(
+        [
+            frame[top : top + side, left : left + side]
+            for frame, of_frame in zip(frames, corners, strict=True)
+            for top, left in of_frame
         ]
-        stacked = tf.ensure_shape(tf.stack(squares), [None, side, side, 6])
-        return stacked[..., :3], stacked[..., 3:]
+    )

@@ -1,28 +1,30 @@
 """Features of frozen backbones, kept beside the run: computed once, by all workers together."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from laser_dist.training.data import FramePairs
 from laser_dist.training.feature_files import (
     BATCH_SIZE,
     FeatureFiles,
     FeatureKey,
-    files_of,
     finish_files,
-    forget_files,
     num_bytes,
+    num_parts_of,
     write_parts,
 )
 from laser_dist.training.features import KeptFeatures
 from laser_dist.training.loop import Place
 from laser_dist.training.order import Share
+from laser_dist.training.records import Records
 from laser_dist.training.reuse import file_hash, model_path
-from laser_dist.training.stored import RAW, num_examples
-from laser_dist.training.together import wait_for_all
+from laser_dist.training.run_store import RunStore
+from laser_dist.training.stored import RAW
+from laser_dist.training.together import all_agree, wait_for_all
 
 FOLDER = "features"
 
@@ -32,13 +34,13 @@ class FeatureCache:
     """Keeps features of one run.
 
     Attributes:
-      dataset_dir: of the prepared dataset.
+      records: of each split.
       share: this worker's.
       place: where the run runs and writes.
       space: of the features, "latent" or "reconstructed".
     """
 
-    dataset_dir: Path
+    records: Mapping[str, Records]
     share: Share
     place: Place
     space: str
@@ -53,31 +55,63 @@ class FeatureCache:
           extractors: of each backbone, by the name of its stage, in the order of the branches.
           versions: 1 for frames as stored, 2 to add mirrored ones.
         """
-        total = num_examples(self.dataset_dir, split)
+        total = len(self.records[split])
         keys = {name: self._key(name, extractors[name], total, versions) for name in extractors}
         # Looked for before any is written, so that all workers come to the same end.
-        found = {name: files_of(self._folder(name), split, keys[name]) for name in extractors}
-        missing = {name: extractors[name] for name in extractors if found[name] is None}
+        found = {name: self._found(name, split, keys[name]) for name in extractors}
+        missing = {name: extractors[name] for name in extractors if not found[name]}
         if self.place.is_chief:
-            for name in missing:  # until the new parts are whole nobody may take them for the old
-                forget_files(self._folder(name), split)
+            for name in extractors:
+                self._tidy(name, split, keys[name], is_missing=name in missing)
         wait_for_all(self.place.strategy)
         if missing:
             size = num_bytes(missing.values(), total, versions) / 1e6
             text = f"features of {split}: {total} frames, {size:,.0f} MB"
             self.place.log.event("note", text=text)
             frames = self._frames(split, next(iter(missing.values())))
-            folders = {self._folder(name): extractor for name, extractor in missing.items()}
-            write_parts(folders, frames, versions=versions)
+            folders = {self._folder(name, keys[name]): one for name, one in missing.items()}
+            beat = self._beat(split)
+            self.store.push(*write_parts(folders, frames, split, versions=versions, beat=beat))
         wait_for_all(self.place.strategy)
-        for name in missing:
-            if self.place.is_chief:
-                finish_files(self._folder(name), split, keys[name], self.share.num_workers)
-            found[name] = [
-                FeatureFiles(self._folder(name), split, version, self.share.num_workers)
-                for version in range(versions)
-            ]
-        return KeptFeatures([files for files in found.values() if files is not None])
+        branches: list[list[FeatureFiles]] = []
+        for name, key in keys.items():
+            folder = self._folder(name, key)
+            if name in missing and self.place.is_chief:
+                self.store.push(finish_files(folder, split, key, self.share.num_workers))
+            parts = found[name] or self.share.num_workers
+            files = [FeatureFiles(folder, split, version, parts) for version in range(versions)]
+            for path in (each.part_path(part) for each in files for part in range(parts)):
+                # What lies in a folder of this key is the same wherever it was computed.
+                self.store.fetch(path, reuse=True)
+                self.place.beat(f"fetching features of {split}")
+            branches.append(files)
+        return KeptFeatures(branches)
+
+    def _found(self, name: str, split: str, key: FeatureKey) -> int:
+        """How many parts there are, if they are whole; 0 if not."""
+        folder = self._folder(name, key)
+        self.store.fetch(folder / f"{split}.json")
+        parts = num_parts_of(folder, split, key, self.store.names(folder))
+        return parts if all_agree(self.place.strategy, parts > 0) else 0
+
+    def _tidy(self, name: str, split: str, key: FeatureKey, *, is_missing: bool) -> None:
+        """Removes what is of no use: features of an earlier backbone, and parts of a broken try."""
+        folder, prefix = self._folder(name, key), f"{name}-{self.space}-"
+        for other in self.store.names(folder.parent):
+            if other.startswith(prefix) and other != folder.name:
+                self.store.remove(folder.parent / other)
+        if is_missing:
+            for file in self.store.names(folder):
+                if file.startswith((f"{split}-", f"{split}.")):
+                    self.store.remove(folder / file)
+
+    def _beat(self, split: str) -> Callable[[], None]:
+        return lambda: self.place.beat(f"features of {split}")
+
+    @property
+    def store(self) -> RunStore:
+        """Of the run."""
+        return self.place.store
 
     def _key(self, name: str, extractor: keras.Model, total: int, versions: int) -> FeatureKey:
         height, width = extractor.input_shape[1:3]
@@ -92,14 +126,14 @@ class FeatureCache:
     def _frames(self, split: str, extractor: keras.Model) -> FramePairs:
         height, width = extractor.input_shape[1:3]
         return FramePairs(
-            dataset_dir=self.dataset_dir,
-            split=split,
+            records=self.records[split],
             target=RAW,
+            rows=np.arange(len(self.records[split])),
             height=height,
             width=width,
             batch_size=BATCH_SIZE * self.share.num_workers,
-            share=self.share,
+            share=replace(self.share, devices=1),
         )
 
-    def _folder(self, backbone: str) -> Path:
-        return self.place.run_dir / FOLDER / f"{backbone}-{self.space}"
+    def _folder(self, backbone: str, key: FeatureKey) -> Path:
+        return self.place.run_dir / FOLDER / f"{backbone}-{self.space}-{key.short()}"

@@ -1,14 +1,15 @@
 """Files of features: written by all workers, a part each, and read by all, row by row.
 
-`FOLDER/BACKBONE-SPACE/SPLIT-VERSION-00000-of-00002.npy` is one worker's part of what one backbone
-gives for one split, float16 [n, h, w, c]. `SPLIT.json` beside it is written when every part is
-there, and says from which model and data they are: what it does not fit is computed anew.
+`FOLDER/BACKBONE-SPACE-KEY/SPLIT-VERSION-00000-of-00002.npy` is one worker's part of what one
+backbone gives for one split, float16 [n, h, w, c]; the key is that of model and data. `SPLIT.json`
+beside it is written when every part is there, and says how many there are.
 """
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,6 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.training.data import FramePairs
-from laser_dist.training.stored import num_examples
 
 BATCH_SIZE = 8  # frames of one worker's step
 STORED, MIRRORED = 0, 1
@@ -80,56 +80,79 @@ class FeatureKey:
     num_examples: int
     versions: int
 
+    def short(self) -> str:
+        """For a folder's name: of both splits the same, as it leaves out what differs in them."""
+        about = json.dumps([self.model, self.data, *self.size])
+        return hashlib.sha256(about.encode()).hexdigest()[:12]
 
-def files_of(folder: Path, split: str, key: FeatureKey) -> list[FeatureFiles] | None:
-    """The files of each version, if they are there, whole, and of that key."""
+
+def num_parts_of(folder: Path, split: str, key: FeatureKey, names: Collection[str]) -> int:
+    """In how many parts the features of that key are there; 0 where they are not, or not whole.
+
+    Args:
+      folder: that has `SPLIT.json`, if there is one.
+      split: such as "train".
+      key: of what is looked for.
+      names: of the files that are there.
+    """
     try:
         about = json.loads((folder / f"{split}.json").read_text())
     except (OSError, ValueError):
-        return None
+        return 0
     if about.get("key") != json.loads(json.dumps(asdict(key))):
-        return None
+        return 0
     num_parts = int(about["num_parts"])
     files = [FeatureFiles(folder, split, version, num_parts) for version in range(key.versions)]
-    whole = all(each.part_path(part).exists() for each in files for part in range(num_parts))
-    return files if whole else None
+    paths = [each.part_path(part) for each in files for part in range(num_parts)]
+    return num_parts if {path.name for path in paths} <= set(names) else 0
 
 
 def write_parts(
-    extractors: Mapping[Path, keras.Model], frames: FramePairs, *, versions: int
-) -> None:
+    extractors: Mapping[Path, keras.Model],
+    frames: FramePairs,
+    split: str,
+    *,
+    versions: int,
+    beat: Callable[[], None] = lambda: None,
+) -> list[Path]:
     """Computes this worker's part of a split's features; memory holds a batch of them.
 
     Args:
       extractors: frozen ones, by the folder of their features, which all workers share; frames in,
         features [b, h, w, c] out. The frames are read once for all of them.
-      frames: of the split, unshuffled, in global batches of `BATCH_SIZE` for each worker.
+      frames: of the split, unshuffled, in global batches of `BATCH_SIZE` for each worker, whatever
+        the number of its devices.
+      split: its name.
       versions: 1 for the frames as stored, 2 to add the mirrored ones.
+      beat: called after each batch.
+
+    Returns:
+      The files.
 
     Raises:
       FloatingPointError: features that float16 cannot hold.
     """
-    writers = [_Writer(folder, one, frames, versions) for folder, one in extractors.items()]
+    writers = [_Writer(folder, one, frames, split, versions) for folder, one in extractors.items()]
     for batch in frames.epoch(0):
         present = batch.inputs[batch.weights > 0]
         if len(present):
             for writer in writers:
                 writer.add([present, present[:, :, ::-1]][:versions])
-    for writer in writers:
-        writer.finish()
+        beat()
+    return [path for writer in writers for path in writer.finish()]
 
 
 class _Writer:
     """One worker's part of one backbone's features, a file for each version."""
 
     def __init__(
-        self, folder: Path, extractor: keras.Model, frames: FramePairs, versions: int
+        self, folder: Path, extractor: keras.Model, frames: FramePairs, split: str, versions: int
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         share = frames.share
         # An empty file cannot be mapped.
         shape = (max(_num_own(frames), 1), *extractor.output_shape[1:])
-        files = [FeatureFiles(folder, frames.split, v, share.num_workers) for v in range(versions)]
+        files = [FeatureFiles(folder, split, v, share.num_workers) for v in range(versions)]
         self._finals = [each.part_path(share.index) for each in files]
         self._unfinished = [path.with_suffix(".unfinished") for path in self._finals]
         self._parts = [_new_file(path, shape) for path in self._unfinished]
@@ -150,24 +173,25 @@ class _Writer:
             part[self._done : self._done + count] = features
         self._done += count
 
-    def finish(self) -> None:
-        """Gives the files their names."""
+    def finish(self) -> list[Path]:
+        """Gives the files their names, and tells them."""
         for part, path, final in zip(self._parts, self._unfinished, self._finals, strict=True):
             part.flush()
             os.replace(path, final)
+        return self._finals
 
 
-def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> None:
-    """Says that all parts are there; the chief calls it when every worker has written its own."""
+def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> Path:
+    """Says that all parts are there; the chief calls it when every worker has written its own.
+
+    Returns:
+      The file that says so.
+    """
     path = folder / f"{split}.json"
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps({"key": asdict(key), "num_parts": num_parts}, indent=2))
     os.replace(unfinished, path)
-
-
-def forget_files(folder: Path, split: str) -> None:
-    """Says that a split's parts are not whole any more."""
-    (folder / f"{split}.json").unlink(missing_ok=True)
+    return path
 
 
 def num_bytes(extractors: Iterable[keras.Model], count: int, versions: int) -> int:
@@ -187,9 +211,6 @@ def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 def _num_own(frames: FramePairs) -> int:
     """How many of the split's examples are this worker's."""
-    total, own = (
-        num_examples(frames.dataset_dir, frames.split),
-        frames.share.slice_of(frames.batch_size),
-    )
-    whole, rest = divmod(total, frames.batch_size)
-    return whole * (own.stop - own.start) + min(max(rest - own.start, 0), own.stop - own.start)
+    size = frames.batch_size
+    counts = [min(size, len(frames.rows) - start) for start in range(0, len(frames.rows), size)]
+    return sum(int(frames.share.part_of(count, size).weights.sum()) for count in counts)

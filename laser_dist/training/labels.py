@@ -1,15 +1,16 @@
 """What viewers said of a dataset's examples, as the targets of heads."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from laser_dist.training.stored import LEVELS, partial_dataset
+from laser_dist.training.records import Records
+from laser_dist.training.stored import IMAGES, LEVELS, features_of
 
-_SAMPLES = "viewer_samples"
+# TFDS stores what is ragged as all values one after the other, and how many each row has.
+_SAMPLES, _COUNTS = "viewer_samples/ragged_flat_values", "viewer_samples/ragged_row_lengths_0"
+_AT_ONCE = 64  # examples in memory, images and all
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +42,15 @@ class Labelled:
         return np.stack([part[:, columns] for part in parts], axis=-1)
 
 
-def read_labels(dataset_dir: Path, split: str) -> Labelled:
+def read_labels(records: Records) -> Labelled:
     """Reads a split's labels; no image is decoded."""
-    wanted = {LEVELS: True, _SAMPLES: True}
-    features: Any = tfds.builder_from_directory(dataset_dir).info.features
-    if _SAMPLES not in features:
-        del wanted[_SAMPLES]
-    rows = list(partial_dataset(dataset_dir, split, wanted, {}).as_numpy_iterator())
-    levels = np.array([row[LEVELS] for row in rows], np.float32).reshape(len(rows), -1)
-    moments = np.full((len(rows), levels.shape[1], 2), np.nan, np.float32)
-    for index, row in enumerate(rows):
-        for level, samples in enumerate(_per_level(row.get(_SAMPLES))):
-            if len(samples) and np.isfinite(levels[index, level]):
-                moments[index, level] = samples.mean(), samples.var()
-    return Labelled(levels, moments[..., 0], moments[..., 1])
+    rows = [
+        _label(record)
+        for start in range(0, len(records), _AT_ONCE)
+        for record in records.read(range(start, min(start + _AT_ONCE, len(records))))
+    ]
+    labels = np.array(rows, np.float32).reshape(len(rows), 3, len(IMAGES) - 1)
+    return Labelled(labels[:, 0], labels[:, 1], labels[:, 2])
 
 
 def has_level(targets: np.ndarray) -> np.ndarray:
@@ -68,9 +64,20 @@ def present_means(values: np.ndarray) -> np.ndarray:
     return np.mean(values, axis=0, where=np.isfinite(values))
 
 
-def _per_level(ragged: Any) -> list[np.ndarray]:
-    """The samples of each level, of TensorFlow's ragged value."""
-    if ragged is None:
+def _label(record: bytes) -> np.ndarray:
+    """[3, L] of an example: levels, and mean and variance of the samples of each."""
+    features = features_of(record)
+    levels = np.array(features[LEVELS].float_list.value)
+    moments = np.full((2, len(levels)), np.nan)
+    for level, samples in enumerate(_per_level(features)):
+        if len(samples) and np.isfinite(levels[level]):
+            moments[:, level] = samples.mean(), samples.var()
+    return np.array([levels, *moments])
+
+
+def _per_level(features: Any) -> list[np.ndarray]:
+    """The samples of each level; none where the dataset has none."""
+    if _SAMPLES not in features:
         return []
-    rows = ragged.to_list() if hasattr(ragged, "to_list") else list(ragged)
-    return [np.asarray(row, np.float64) for row in rows]
+    ends = np.cumsum(features[_COUNTS].int64_list.value, dtype=np.int64)
+    return np.split(np.array(features[_SAMPLES].int64_list.value, np.float64), ends[:-1])

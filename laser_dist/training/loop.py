@@ -27,8 +27,8 @@ from laser_dist.training.logs import RunLog
 from laser_dist.training.pace import Pace
 from laser_dist.training.read_ahead import ReadAhead
 from laser_dist.training.retrying import first_line
+from laser_dist.training.run_store import RunStore
 from laser_dist.training.step import Batch, Mean, Objective, Stepper
-from laser_dist.training.store import RunStore
 from laser_dist.training.together import chiefs_values, seconds_to_sum, share_statistics
 
 WARM_UP_SHARE = 0.05
@@ -40,7 +40,12 @@ class Batches(Protocol):
     """Anything that gives the batches of an epoch."""
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch from that of place `start` on; the same `index`, the same ones."""
+        """Batches of one epoch; the same `index` gives the same ones.
+
+        Args:
+          index: of the epoch.
+          start: global batches that are left out at its beginning; none of them is read.
+        """
         ...
 
 
@@ -274,12 +279,11 @@ class _StageRun:
     def _too_little_memory(self, error: Exception) -> UserError:
         """What to lower, where a device cannot hold a step."""
         stage, replicas = self._stage, self._place.strategy.num_replicas_in_sync
-        batch = stage.settings.batch_size
-        device = re.search(r"device:(\w+:\d+)|on (\S*[CG]PU:?\S*) by", str(error))
-        where = next((each for each in device.groups() if each), "") if device else ""
-        name = stage.settings_name
+        batch, name = stage.settings.batch_size, stage.settings_name
+        device = re.search(r"device:([GC]PU:\d+)", str(error))
+        where = device[1] if device else "a device"
         return UserError(
-            f"Memory of {where or 'a device'} on {platform.node()}, stage {stage.name}",
+            f"Memory of {where} on {platform.node()}, stage {stage.name}",
             f"room for a step of {batch} examples, {-(-batch // replicas)} on each device",
             first_line(error),
             f"Lower {name}.batch_size, spread it over more devices, or set precision=bfloat16.",

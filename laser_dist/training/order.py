@@ -7,29 +7,61 @@ workers there are, nor from whether features are kept or computed anew.
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
 from laser_dist.training.labels import has_level
 
-SHUFFLE_BUFFER = 1024  # examples, still encoded: about 150 KB each at 256x144, 1.5 MB at 640x352
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One worker's part of a global batch, padded to the size that all its parts have.
+
+    Attributes:
+      places: [b] in the batch, from 0; padding is examples of the same batch over again, so that
+        batch norms see no other.
+      weights: [b] float32, 1 for an example, 0 for padding.
+    """
+
+    places: np.ndarray
+    weights: np.ndarray
 
 
 @dataclass(frozen=True)
 class Share:
     """Which part of every global batch is this worker's.
 
+    A batch is cut into runs, one for each device of all workers, whose lengths differ by 1 at most
+    and are filled up to the longest: so any number of devices fits any batch.
+
     Attributes:
       index: of the worker, from 0.
       num_workers: how many there are.
+      devices: of each worker.
     """
 
     index: int = 0
     num_workers: int = 1
+    devices: int = 1
 
-    def slice_of(self, batch_size: int) -> slice:
-        """This worker's places in a global batch."""
-        size = batch_size // self.num_workers
-        return slice(self.index * size, (self.index + 1) * size)
+    def size_of(self, batch_size: int) -> int:
+        """Examples and padding of this worker's part, `devices` times the longest run."""
+        return self.devices * -(-batch_size // (self.num_workers * self.devices))
+
+    def part_of(self, count: int, batch_size: int) -> Part:
+        """This worker's part, the runs of its devices one after the other.
+
+        Args:
+          count: examples of the batch, at least 1; fewer than `batch_size` in an epoch's last.
+          batch_size: of full batches.
+
+        Returns:
+          `size_of(batch_size)` places.
+        """
+        replicas = self.num_workers * self.devices
+        mine = self.index * self.devices + np.arange(self.devices)[:, None]
+        starts, stops = mine * batch_size // replicas, (mine + 1) * batch_size // replicas
+        positions = starts + np.arange(self.size_of(batch_size) // self.devices)
+        present = positions < np.minimum(stops, count)
+        return Part(positions.ravel() % count, present.ravel().astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +69,6 @@ class EpochOrder:
     """One epoch of a head, example by example in the order of training.
 
     Attributes:
-      shuffle_seed: that the stored order was shuffled with, in a buffer of `SHUFFLE_BUFFER`; None
-        where it was kept.
       rows: [N] which example, counted among those that have a level.
       versions: [N] 0 for it as stored, 1 for mirrored.
       mates: [N] place, in this order, of the example that it is blended with, in the same global
@@ -46,7 +76,6 @@ class EpochOrder:
       kept: [N] float32, the example's own share of the blend.
     """
 
-    shuffle_seed: int | None
     rows: np.ndarray
     versions: np.ndarray
     mates: np.ndarray
@@ -74,18 +103,14 @@ def epoch_order(
       mixup: as `StageConfig.mixup`.
     """
     total = len(targets)
-    places = np.arange(total)
+    places, alone = np.arange(total), np.ones(total, np.float32)
     if seed is None:
-        as_stored, alone = np.zeros(total, np.int64), np.ones(total, np.float32)
-        return EpochOrder(None, places, as_stored, places, alone)
-    shuffle_seed = mixed_seed(seed, epoch)
-    # TensorFlow's own shuffling, so that a dataset's examples come in the same order.
-    shuffled = tf.data.Dataset.range(total).shuffle(SHUFFLE_BUFFER, seed=shuffle_seed)
-    rows = np.fromiter(shuffled.as_numpy_iterator(), np.int64, total)
+        return EpochOrder(places, np.zeros(total, np.int64), places, alone)
     rng = np.random.default_rng([seed, epoch])
+    rows = rng.permutation(total)
     versions = rng.integers(num_versions, size=total)
     if mixup <= 0:
-        return EpochOrder(shuffle_seed, rows, versions, places, np.ones(total, np.float32))
+        return EpochOrder(rows, versions, places, alone)
     starts = range(0, total, batch_size)
     batches = [rng.permutation(places[start : start + batch_size]) for start in starts]
     mates = np.concatenate([places[:0], *batches])
@@ -94,7 +119,22 @@ def epoch_order(
     kept = rng.beta(mixup, mixup, size=total).astype(np.float32)
     # Exactly itself: a worker that has nothing to blend does not compute it.
     kept = np.where(mates == places, np.float32(1), kept)
-    return EpochOrder(shuffle_seed, rows, versions, mates, kept)
+    return EpochOrder(rows, versions, mates, kept)
+
+
+def shuffled(total: int, epoch: int, seed: int | None) -> np.ndarray:
+    """[total]: which example comes at each place of an epoch.
+
+    Args:
+      total: number of examples.
+      epoch: its number.
+      seed: None keeps the stored order.
+    """
+    return (
+        np.arange(total)
+        if seed is None
+        else np.random.default_rng([seed, epoch]).permutation(total)
+    )
 
 
 def num_steps(num_examples: int, batch_size: int) -> int:
@@ -102,6 +142,13 @@ def num_steps(num_examples: int, batch_size: int) -> int:
     return -(-num_examples // batch_size)
 
 
-def mixed_seed(seed: int, epoch: int) -> int:
-    """One seed of two, below 2**31."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0] >> 1)
+def step_rng(seed: int | None, epoch: int, step: int) -> np.random.Generator:
+    """What one step draws for its batch.
+
+    Args:
+      seed: of the run; None is 0.
+      epoch: its number.
+      step: of the epoch, from 0.
+    """
+    # A seed that ends in 0 is the same as without it: the order of the epoch has that one.
+    return np.random.default_rng([seed or 0, epoch, 1 + step])

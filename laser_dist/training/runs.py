@@ -11,7 +11,8 @@ from typing import Any
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
 from laser_dist.training.config import from_dict, override, to_dict
-from laser_dist.training.store import RunStore
+from laser_dist.training.run_store import RunStore
+from laser_dist.training.store import Folder, is_url
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
@@ -44,13 +45,13 @@ class Run:
         return scale_named(self.config["dataset"].get("scale"), of=f"run {self.dir}")
 
 
-def start_run(store: RunStore, training: dict[str, Any], dataset_dir: Path) -> dict[str, Any]:
+def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) -> dict[str, Any]:
     """Writes a run's resolved configuration, or checks that it is the one already there.
 
     Args:
       store: of the run; made if it is not there.
       training: `TrainingConfig` as plain values.
-      dataset_dir: of the prepared dataset.
+      dataset: location of the prepared dataset, path or URL.
 
     Returns:
       The configuration: `run_dir`, `variant`, `training`, `parallel`, `dataset`, `packages`.
@@ -65,7 +66,7 @@ def start_run(store: RunStore, training: dict[str, Any], dataset_dir: Path) -> d
         "variant": training["variant"],
         "training": training,
         "parallel": parallel_facts(training),
-        "dataset": read_dataset_card(dataset_dir),
+        "dataset": read_dataset_card(dataset),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
     path = store.local / CONFIG_FILE
@@ -129,20 +130,25 @@ def resume_run(store: RunStore, changes: Sequence[str] = ()) -> dict[str, Any]:
             str(error),
             "Start it anew in another folder; it takes over what fits.",
         ) from error
-    return start_run(store, training, Path(config["dataset"]["dir"]))
+    return start_run(store, training, config["dataset"]["dir"])
 
 
-def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:
+def read_dataset_card(dataset: str | Path) -> dict[str, Any]:
     """What a run keeps of the dataset it learnt from: its place, and what it says of itself.
 
+    Args:
+      dataset: location of the prepared dataset, path or URL.
+
     Raises:
-      UserError: the folder holds no prepared dataset of ours, or one of an unknown scale.
+      UserError: the bucket cannot be read, or the folder holds no prepared dataset of ours, or one
+        of an unknown scale.
     """
     try:
-        info = json.loads((dataset_dir / "dataset_info.json").read_text())
-        about = json.loads((dataset_dir / "metadata.json").read_text())
+        folder = Folder(dataset)
+        info = json.loads(folder.read("dataset_info.json"))
+        about = json.loads(folder.read("metadata.json"))
         card = {
-            "dir": str(dataset_dir.resolve()),
+            "dir": str(dataset) if is_url(dataset) else str(Path(dataset).resolve()),
             "name": f"{info['name']}/{info['configName']}",
             "version": info["version"],
             "fingerprint": about["fingerprint"],
@@ -152,12 +158,12 @@ def read_dataset_card(dataset_dir: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"Dataset {dataset_dir}",
+            f"Dataset {dataset}",
             "a prepared dataset (dataset_info.json, metadata.json)",
             f"{type(error).__name__}: {error}",
             "Build one: laser-jnd build --help tells how.",
         ) from error
-    scale_named(card["scale"], of=f"dataset {dataset_dir}")
+    scale_named(card["scale"], of=f"dataset {dataset}")
     return card
 
 

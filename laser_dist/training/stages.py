@@ -29,9 +29,10 @@ from laser_dist.training.loop import Place, Stage, train_stage
 from laser_dist.training.objectives import JointObjective, LevelObjective, frame_objective
 from laser_dist.training.order import Share, num_steps
 from laser_dist.training.plan import StagePlan, plan_stages
+from laser_dist.training.records import Records, open_records
 from laser_dist.training.reuse import MODELS, model_names, model_path, read_record, write_record
 from laser_dist.training.saving import PREDICTOR, finish_predictor, save_in_float32, seed_of
-from laser_dist.training.stored import RAW, num_with, sample_frames
+from laser_dist.training.stored import RAW, num_with, rows_with, sample_frames
 from laser_dist.training.together import all_agree, chiefs_values, wait_for_all
 
 TRAIN, VALIDATION = "train", "validation"
@@ -40,7 +41,7 @@ NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
 
 def run_stages(
     config: TrainingConfig,
-    dataset_dir: Path,
+    dataset: str | Path,
     share: Share,
     place: Place,
     work: Mapping[str, Mapping[str, Any]],
@@ -50,7 +51,7 @@ def run_stages(
 
     Args:
       config: of the run.
-      dataset_dir: of the prepared dataset.
+      dataset: location of the prepared dataset, path or URL.
       share: this worker's.
       place: where the run runs and writes.
       work: for each stage that the run has to train, in order, `key` and `inputs` to record with
@@ -64,11 +65,12 @@ def run_stages(
     plans = plan_stages(variant_named(config.variant), config.levels)
     models = place.run_dir / MODELS
     place.store.fetch_all(models)
-    labels = {split: read_labels(dataset_dir, split) for split in (TRAIN, VALIDATION)}
-    trainer = _Trainer(config, dataset_dir, share, place, labels)
+    records = {split: open_records(dataset, split) for split in (TRAIN, VALIDATION)}
+    labels = {split: read_labels(of_split) for split, of_split in records.items()}
+    trainer = _Trainer(config, records, share, place, labels)
     for plan in plans:
         if plan.name in work:
-            _check_present(plan, config, labels, dataset_dir)
+            _check_present(plan, config, labels, dataset)
     for plan in plans:
         if plan.name not in stages:
             continue
@@ -93,14 +95,14 @@ def run_stages(
 
 
 def _check_present(
-    plan: StagePlan, config: TrainingConfig, labels: Mapping[str, Labelled], dataset_dir: Path
+    plan: StagePlan, config: TrainingConfig, labels: Mapping[str, Labelled], dataset: str | Path
 ) -> None:
     """Refuses, before anything is learnt, a dataset of which a stage could not learn."""
     for split, of_split in labels.items():
         for level in plan.levels:
             if num_with(f"jnd{level}", of_split.levels) == 0:
                 raise UserError(
-                    f"Dataset {dataset_dir}",
+                    f"Dataset {dataset}",
                     f"an example of split {split} that has jnd{level}",
                     f"none of {len(of_split.levels)}",
                     "Build a larger dataset.",
@@ -108,7 +110,7 @@ def _check_present(
             told = np.isfinite(of_split.sample_means[:, level - 1]).any()
             if plan.kind in ("head", "joint") and config.head.spread and not told:
                 raise UserError(
-                    f"Dataset {dataset_dir}",
+                    f"Dataset {dataset}",
                     f"viewers' samples of jnd{level} in split {split}, for --set head.spread=true",
                     "none",
                     "Train without spreads.",
@@ -120,7 +122,7 @@ class _Trainer:
     """What all stages of a run share."""
 
     config: TrainingConfig
-    dataset_dir: Path
+    records: Mapping[str, Records]
     share: Share
     place: Place
     labels: Mapping[str, Labelled]
@@ -173,16 +175,14 @@ class _Trainer:
         extractors = {name: feature_extractor(variant, self._loaded(name)) for name in plan.needs}
         versions = 2 if settings.flips else 1
         if config.feature_cache:
-            cache = FeatureCache(self.dataset_dir, self.share, self.place, variant.space)
+            cache = FeatureCache(self.records, self.share, self.place, variant.space)
             features = {
                 split: cache.features(split, extractors, number)
                 for split, number in ((TRAIN, versions), (VALIDATION, 1))
             }
         else:
             features = {
-                split: FreshFeatures(
-                    dataset_dir=self.dataset_dir, split=split, extractors=[*extractors.values()]
-                )
+                split: FreshFeatures(self.records[split], [*extractors.values()])
                 for split in (TRAIN, VALIDATION)
             }
         targets = self._targets(plan)
@@ -272,7 +272,7 @@ class _Trainer:
     def _principal_start(self, spec: BackboneSpec) -> list[np.ndarray]:
         """Weights from which a first autoencoder starts, the same on every worker."""
         size = {"height": self.config.backbone.height, "width": self.config.backbone.width}
-        frames = sample_frames(self.dataset_dir, TRAIN, NUM_SAMPLE, **size)
+        frames = sample_frames(self.records[TRAIN], NUM_SAMPLE, **size)
         # Outside the strategy's scope: as plain variables, which each worker computes for itself.
         model = build_autoencoder(spec, "start")
         start_from_principal_components(model, frames)
@@ -303,7 +303,7 @@ class _Trainer:
     @property
     def _higher_is_worse(self) -> bool:
         name = self.place.config["dataset"]["scale"]
-        return scale_named(name, of=f"dataset {self.dataset_dir}").higher_is_worse
+        return scale_named(name, of="the dataset").higher_is_worse
 
     def _targets(self, plan: StagePlan) -> dict[str, np.ndarray]:
         spread = self.config.head.spread
@@ -324,9 +324,9 @@ class _Trainer:
         labels: np.ndarray | None = None,
     ) -> FramePairs:
         return FramePairs(
-            dataset_dir=self.dataset_dir,
-            split=split,
+            records=self.records[split],
             target=target,
+            rows=rows_with(target, self.labels[split].levels),
             height=self.config.backbone.height,
             width=self.config.backbone.width,
             batch_size=settings.batch_size,

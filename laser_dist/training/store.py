@@ -1,192 +1,201 @@
-"""Where a run is kept: a folder, or a bucket of which each machine has what it needs at hand.
+"""Files of a prepared dataset, at a local path or behind a URL: no bucket needs to be mounted.
 
-A run's files are always read and written below `RunStore.local`. In a folder that all machines
-share that is the run itself, and the store has nothing to do. Of a bucket it is a copy: `push`
-brings what was written there into the bucket, `fetch` brings back what others have written.
-An object is complete or absent, so what must not be half-written is one file.
+Local files are read by the system's own calls; what is behind a URL through pyarrow, which asks for
+just the bytes that are wanted.
 """
 
-import hashlib
 import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlencode
 
 from laser_dist.errors import UserError
-from laser_dist.training.retrying import first_line, retrying
 
-_CHUNK = 8 << 20
-
-
-def is_url(place: str) -> bool:
-    """Whether a place is in a bucket, such as gs://… or s3://…, and not a folder."""
-    return "://" in place
+SCHEMES = ("gs", "s3")
+# Google's client would try for 15 minutes where there are no rights or no network.
+_GIVE_UP_S = 30
 
 
-@dataclass(frozen=True)
-class RunStore:
-    """A run's place.
-
-    Attributes:
-      place: a folder's path, or a URL that pyarrow's file systems know (gs://…, s3://…).
-      told: given a line for people where the store fails for a while.
-    """
-
-    place: str
-    told: Callable[[str], None] = lambda _: None
-
-    @cached_property
-    def local(self) -> Path:
-        """The folder that holds the run, or what is at hand of it on this machine."""
-        if not is_url(self.place):
-            return Path(self.place)
-        name = hashlib.sha256(self.place.rstrip("/").encode()).hexdigest()[:16]
-        # One for each user: another one's could not be written.
-        user = str(os.getuid()) if hasattr(os, "getuid") else "all"
-        return Path(tempfile.gettempdir()) / f"laser-jnd-{user}" / name
+class Readable(Protocol):
+    """A file to be read at any position, by any number of threads."""
 
     @property
-    def is_remote(self) -> bool:
-        """Whether files have to be pushed and fetched."""
-        return is_url(self.place)
+    def name(self) -> str:
+        """For people."""
+        ...
 
-    def push(self, *paths: Path) -> None:
-        """Brings files, or all files of folders, from below `local` into the store."""
-        if not self.is_remote:
-            return
-        for path in paths:
-            files = (
-                [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
-            )
-            for file in sorted(files):
-                self._retrying(lambda file=file: self._upload(file))
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
 
-    def fetch(self, path: Path, *, reuse: bool = False) -> bool:
-        """Brings a file from the store to its place below `local`.
+    def read_at(self, offset: int, length: int) -> bytes:
+        """So many bytes from there; fewer at the file's end."""
+        ...
 
-        Args:
-          path: of the file, below `local`.
-          reuse: whether a file of the same size is taken to be the same one.
 
-        Returns:
-          Whether it is there.
-        """
-        if not self.is_remote:
-            return path.exists()
-        return self._retrying(lambda: self._download(path, reuse=reuse))
+def is_url(location: str | Path) -> bool:
+    """Whether a location is a URL, not a path."""
+    return "://" in str(location)
 
-    def fetch_all(self, folder: Path) -> None:
-        """Makes a folder's files here those of the store, without folders below it."""
-        if not self.is_remote:
-            return
-        names = self.names(folder)
-        for name in names:
-            self.fetch(folder / name)
-        for path in folder.glob("*"):
-            if path.is_file() and path.name not in names:
-                path.unlink(missing_ok=True)
 
-    def names(self, folder: Path) -> list[str]:
-        """Names of what the store has in a folder, in order; of a missing one none."""
-        if not self.is_remote:
-            return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
-        return self._retrying(lambda: self._list(folder))
+def below(location: str | Path, *parts: str) -> str:
+    """A place below a folder, with the options that a URL ends in."""
+    folder, mark, options = str(location).partition("?" if is_url(location) else "\0")
+    return "/".join((folder.rstrip("/"), *parts)) + mark + options
 
-    def remove(self, path: Path) -> None:
-        """Removes a file or a folder, here and in the store; a missing one is no error."""
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        if self.is_remote:
-            self._retrying(lambda: self._delete(path))
 
-    def check_writable(self) -> None:
-        """Writes and removes a small file.
+class Folder:
+    """A folder, local or behind a URL.
+
+    Attributes:
+      location: path or URL. A URL may end in options of the store, as pyarrow takes them:
+        `s3://bucket/data?endpoint_override=HOST:PORT`.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        """Reads nothing yet.
 
         Raises:
-          UserError: the place cannot be written; said before any work is done.
+          UserError: a kind of URL that cannot be read.
         """
-        path = self.local / f".can-be-written-{uuid.uuid4().hex}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-            if self.is_remote:
-                self._upload(path)  # at once: a wrong name does not get better
-                self._delete(path)
-            path.unlink()
-        except OSError as error:
-            raise _unusable(self.place, error.strerror or first_line(error)) from error
+        self.location = str(location)
+        scheme = self.location.partition("://")[0]
+        if is_url(location) and scheme not in SCHEMES:
+            expected = " or ".join(f"{each}://" for each in SCHEMES)
+            raise UserError(
+                f"Place {location}", f"a path, {expected}", f"{scheme}://", "Copy it to one."
+            )
+
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+          FileNotFoundError: there is none.
+          UserError: a bucket that is not there or cannot be read.
+        """
+        if not is_url(self.location):
+            return (Path(self.location) / name).read_bytes()
+        file = self.open(name)
+        return file.read_at(0, file.size)
+
+    def open(self, name: str) -> Readable:
+        """A file to read from.
+
+        Raises:
+          FileNotFoundError: there is none.
+          UserError: a bucket that is not there or cannot be read.
+        """
+        if not is_url(self.location):
+            return LocalFile(Path(self.location) / name)
+        with told_to_user(self.location):
+            filesystem, root = self.filesystem
+            return RemoteFile(below(self.location, name), filesystem, f"{root}/{name}")
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file.
+
+        Raises:
+          UserError: a bucket that is not there or cannot be read.
+        """
+        if not is_url(self.location):
+            return (Path(self.location) / name).is_file()
+        with told_to_user(self.location):
+            filesystem, root = self.filesystem
+            return bool(filesystem.get_file_info(f"{root}/{name}").is_file)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it, sorted; none if there is no such folder.
+
+        Raises:
+          UserError: a bucket that is not there or cannot be read.
+        """
+        if not is_url(self.location):
+            path = Path(self.location)
+            return sorted(each.name for each in path.iterdir() if each.is_dir()) * path.is_dir()
+        from pyarrow.fs import FileSelector, FileType
+
+        with told_to_user(self.location):
+            filesystem, root = self.filesystem
+            bucket = root.partition("/")[0]
+            if filesystem.get_file_info(bucket).type == FileType.NotFound:
+                raise FileNotFoundError("no such bucket")
+            found = filesystem.get_file_info(FileSelector(root, allow_not_found=True))
+        return sorted(each.base_name for each in found if each.type == FileType.Directory)
 
     @cached_property
-    def _remote(self) -> tuple[Any, str]:
-        from pyarrow import fs
+    def filesystem(self) -> tuple[Any, str]:
+        """Of a URL: pyarrow's file system, and the folder's path there."""
+        from pyarrow.fs import FileSystem
 
+        place, _, options = self.location.partition("?")
+        values = dict(parse_qsl(options))
+        if place.startswith("gs://"):
+            values.setdefault("retry_limit_seconds", str(_GIVE_UP_S))
+        url = f"{place}?{urlencode(values)}" if values else place
+        with told_to_user(self.location):
+            filesystem, path = FileSystem.from_uri(url)
+        return filesystem, path.rstrip("/")
+
+
+class LocalFile:
+    """A file on a disk; open while it is read alone, as a split may have a thousand of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.size = path.stat().st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """As `Readable.read_at`."""
+        descriptor = os.open(self.name, os.O_RDONLY)
         try:
-            return fs.FileSystem.from_uri(self.place.rstrip("/"))
-        except (ValueError, NotImplementedError) as error:
-            raise _unusable(self.place, first_line(error)) from error
-
-    def _key(self, path: Path) -> str:
-        return str(PurePosixPath(self._remote[1], path.relative_to(self.local).as_posix()))
-
-    def _retrying(self, work: Callable[[], Any]) -> Any:
-        return retrying(work, told=self.told)
-
-    def _upload(self, file: Path) -> None:
-        filesystem, key = self._remote[0], self._key(file)
-        if filesystem.type_name == "local":  # file://
-            Path(key).parent.mkdir(parents=True, exist_ok=True)
-        with file.open("rb") as source, filesystem.open_output_stream(key) as target:
-            while chunk := source.read(_CHUNK):
-                target.write(chunk)
-
-    def _download(self, path: Path, *, reuse: bool) -> bool:
-        from pyarrow.fs import FileType
-
-        filesystem, key = self._remote[0], self._key(path)
-        info = filesystem.get_file_info(key)
-        if info.type != FileType.File:
-            return False
-        if reuse and path.exists() and path.stat().st_size == info.size:
-            return True
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: several workers of a machine may fetch the same file.
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
-        try:
-            with filesystem.open_input_stream(key) as source, unfinished.open("wb") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
-            os.replace(unfinished, path)
+            return os.pread(descriptor, length, offset)
         finally:
-            unfinished.unlink(missing_ok=True)
-        return True
-
-    def _list(self, folder: Path) -> list[str]:
-        from pyarrow.fs import FileSelector
-
-        selector = FileSelector(self._key(folder), allow_not_found=True)
-        return sorted(each.base_name for each in self._remote[0].get_file_info(selector))
-
-    def _delete(self, path: Path) -> None:
-        from pyarrow.fs import FileType
-
-        filesystem, key = self._remote[0], self._key(path)
-        kind = filesystem.get_file_info(key).type
-        if kind == FileType.Directory:
-            filesystem.delete_dir(key)
-        elif kind == FileType.File:
-            filesystem.delete_file(key)
+            os.close(descriptor)
 
 
-def _unusable(place: str, got: str) -> UserError:
-    return UserError(
-        f"Run's place {place}",
-        "a bucket or folder that can be written",
-        got,
-        "Check its name and your rights, or name another with --storage.",
-    )
+class RemoteFile:
+    """A file behind a URL; each reading is a request for these bytes alone."""
+
+    def __init__(self, name: str, filesystem: Any, path: str) -> None:
+        self.name = name
+        self._filesystem, self._path = filesystem, path
+        self._lock = threading.Lock()
+        self._opened: Any = None
+        self.size = int(self._stream().size())
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """As `Readable.read_at`.
+
+        Raises:
+          UserError: it cannot be read any more.
+        """
+        with told_to_user(self.name):
+            return self._stream().read_at(min(length, max(self.size - offset, 0)), offset)
+
+    def _stream(self) -> Any:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._filesystem.open_input_file(self._path)
+            return self._opened
+
+
+@contextmanager
+def told_to_user(place: str) -> Iterator[None]:
+    """Turns what a store says, but that a file is not there, into one line for the user."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of one of these kinds
+        text = " ".join(str(error).split())
+        if isinstance(error, FileNotFoundError) and "bucket" not in text.lower():
+            raise
+        raise UserError(
+            f"Place {place}",
+            "a bucket or folder that can be read",
+            text,
+            "Check its name and your credentials.",
+        ) from error

@@ -1,26 +1,36 @@
-"""A prepared dataset as it is stored: examples in order, images still encoded."""
+"""What an example of a prepared dataset holds: images still encoded, and frames made of them."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
+from PIL import Image
 
+from laser_dist.training.records import Records, split_files
 from laser_dist.video.frames import resize_rgb
 
 RAW, LEVELS = "raw", "jnd_levels"
 IMAGES = (RAW, "jnd1", "jnd2", "jnd3")  # in the order of `jnd_levels`, after the raw one
 
 
-def num_examples(dataset_dir: Path, split: str) -> int:
-    """Examples of a split, from the dataset's metadata."""
-    return int(tfds.builder_from_directory(dataset_dir).info.splits[split].num_examples)
+def num_examples(location: str | Path, split: str) -> int:
+    """Examples of a split, from the metadata of the dataset at a path or URL."""
+    return sum(split_files(location, split).lengths)
 
 
 def num_with(target: str, levels: np.ndarray) -> int:
     """How many examples, of levels [N, 3], have the frame `target`; all have a raw one."""
-    return len(levels) if target == RAW else int(np.isfinite(levels[:, level_index(target)]).sum())
+    return len(rows_with(target, levels))
+
+
+def rows_with(target: str, levels: np.ndarray) -> np.ndarray:
+    """Which examples, of levels [N, 3], have the frame `target`, in stored order."""
+    if target == RAW:
+        return np.arange(len(levels))
+    return np.flatnonzero(np.isfinite(levels[:, level_index(target)]))
 
 
 def level_index(target: str) -> int:
@@ -28,58 +38,35 @@ def level_index(target: str) -> int:
     return IMAGES.index(target) - 1
 
 
-def encoded(dataset_dir: Path, split: str, target: str) -> tf.data.Dataset:
-    """Levels, raw frames, and those of `target`, of the examples that have it."""
-    images = sorted({RAW, target})
-    decoders = {name: tfds.decode.SkipDecoding() for name in images}
-    dataset = partial_dataset(dataset_dir, split, dict.fromkeys([*images, LEVELS], True), decoders)
-    if target == RAW:
-        return dataset
-    index = level_index(target)
-    return dataset.filter(lambda row: tf.math.is_finite(row[LEVELS][index]))
+def features_of(record: bytes) -> Any:
+    """What an example holds, as TFDS has serialized it: name to a list of bytes or numbers."""
+    return tf.train.Example.FromString(record).features.feature
 
 
-def partial_dataset(
-    dataset_dir: Path, split: str, features: dict[str, bool], decoders: dict[str, Any]
-) -> tf.data.Dataset:
-    """Some features of a split's examples, in stored order."""
-    return tfds.builder_from_directory(dataset_dir).as_dataset(
-        split=split,  # pyright: ignore[reportCallIssue]: the decorated method hides its signature
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding(features, decoders=decoders),
-        # One shard after the other: by default TFDS reads 16 by turns, and then the stored order,
-        # from which batches follow, would not be the shards' own.
-        read_config=tfds.ReadConfig(
-            try_autocache=False, add_tfds_id=False, interleave_cycle_length=1
-        ),
-    )
+def encoded_images(record: bytes, names: Sequence[str]) -> list[bytes]:
+    """Some images of an example, encoded as they are stored."""
+    features = features_of(record)
+    return [features[name].bytes_list.value[0] for name in names]
 
 
-def decode_frames(images: Any, height: int, width: int) -> Any:
-    """Encoded images [b] to frames [b, height, width, 3] float32, RGB in 0..255.
+def decode_frame(image: bytes, height: int, width: int) -> np.ndarray:
+    """An encoded image to a frame [height, width, 3] uint8, RGB; resized if it has another size.
 
-    Those of another size are resized as everyone does.
+    Threads decode side by side: Pillow lets others run meanwhile, TensorFlow's eager decoder was
+    no faster on two threads than on one.
     """
-    return tf.map_fn(
-        lambda image: _frame(image, height, width), images, fn_output_signature=tf.float32
-    )
+    with Image.open(io.BytesIO(image)) as opened:
+        frame = np.asarray(opened.convert("RGB"))
+    if frame.shape[:2] == (height, width):
+        return frame
+    return resize_rgb(frame, width=width, height=height)
 
 
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset without TensorFlow's tuning: its thread can take 10 s to end with an epoch."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
-
-
-def sample_frames(
-    dataset_dir: Path, split: str, most: int, *, height: int, width: int
-) -> np.ndarray:
+def sample_frames(records: Records, most: int, *, height: int, width: int) -> np.ndarray:
     """Raw frames spread evenly over a split, the same ones on every worker.
 
     Args:
-      dataset_dir: of the prepared dataset.
-      split: such as "train".
+      records: of the split.
       most: number of frames, or the split's if that has fewer.
       height: of the frames given, in pixels.
       width: of the frames given, in pixels.
@@ -87,19 +74,6 @@ def sample_frames(
     Returns:
       [N, height, width, 3] float32, RGB in 0..255.
     """
-    total = num_examples(dataset_dir, split)
-    chosen = {index * total // most for index in range(most)}
-    rows = enumerate(encoded(dataset_dir, split, RAW))
-    frames = [_frame(row[RAW], height, width) for index, row in rows if index in chosen]
-    return np.stack([frame.numpy() for frame in frames])
-
-
-def _frame(encoded_image: Any, height: int, width: int) -> Any:
-    def fitted(frame: np.ndarray) -> np.ndarray:
-        if frame.shape[:2] == (height, width):
-            return frame
-        return resize_rgb(frame, width=width, height=height)
-
-    frame = tf.io.decode_png(encoded_image, channels=3)
-    frame = tf.numpy_function(fitted, [frame], tf.uint8, stateful=False)
-    return tf.ensure_shape(tf.cast(frame, tf.float32), [height, width, 3])
+    chosen = sorted({index * len(records) // most for index in range(most)})
+    images = (encoded_images(record, [RAW])[0] for record in records.read(chosen))
+    return np.stack([decode_frame(image, height, width) for image in images]).astype(np.float32)

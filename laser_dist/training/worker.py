@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from laser_dist.training.config import TrainingConfig, from_dict
@@ -44,8 +43,8 @@ def work(
     from laser_dist.training.logs import RunLog
     from laser_dist.training.loop import Place
     from laser_dist.training.order import Share
+    from laser_dist.training.run_store import RunStore
     from laser_dist.training.stages import run_stages
-    from laser_dist.training.store import RunStore
     from laser_dist.training.together import check_shared
     from laser_dist.training.watchdog import Watchdog
 
@@ -69,14 +68,14 @@ def work(
         after_epoch=after_epoch,
         beat=watchdog.beat,
     )
-    share = Share(worker_index, num_workers)
-    dataset_dir = Path(run_config["dataset"]["dir"])
+    share = Share(worker_index, num_workers, place.local_replicas)
+    dataset = run_config["dataset"]["dir"]
     with watchdog.watching():
         if num_workers > 1:
             check_shared(strategy, store, is_chief=is_chief)
         if num_workers != config.cluster.num_workers:
             tell(f"{num_workers} workers: as many as there is room for now")
-        run_stages(config, dataset_dir, share, place, run_config["work"], stages)
+        run_stages(config, dataset, share, place, run_config["work"], stages)
 
 
 def _check_keras(keras: Any) -> None:

@@ -74,7 +74,7 @@ def test_a_dataset_is_found_from_each_folder_above_it(tmp_path):
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").touch()
     for start in (folder, *list(folder.parents)[:3]):
-        assert find_dataset(start) == folder
+        assert find_dataset(start) == str(folder)
     with pytest.raises(UserError, match="expected a prepared dataset, got none in it"):
         find_dataset(tmp_path)
 
@@ -113,7 +113,7 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
     folder = aside.with_name("1.0.0")
     with pytest.raises(ValueError, match="again"), datasets.set_aside(folder):
         raise ValueError("again")
-    assert find_dataset(tmp_path) == folder
+    assert find_dataset(tmp_path) == str(folder)
     assert not aside.exists()
 
 

@@ -17,7 +17,7 @@ from laser_dist.training.checkpoints import (
     prune,
     save_checkpoint,
 )
-from laser_dist.training.store import RunStore
+from laser_dist.training.run_store import RunStore
 
 PROGRESS = Progress(
     epochs_done=3, best_epoch=2, best_loss=0.1, steps_done=4, sums={"loss": (0.1 + 0.2, 7.0)}

@@ -13,18 +13,20 @@ from training_fakes import (
     NUM_VALIDATION,
     WIDTH,
     ManyPairs,
+    Recording,
     assert_same_steps,
     batches,
     frame,
+    frame_pairs,
     joined,
     levels_of,
     shares,
 )
 
-from laser_dist.training.data import FramePairs
 from laser_dist.training.labels import present_means, read_labels
-from laser_dist.training.order import num_steps
-from laser_dist.training.stored import num_examples, num_with, sample_frames
+from laser_dist.training.order import Share, num_steps
+from laser_dist.training.records import open_records
+from laser_dist.training.stored import features_of, num_examples, num_with, sample_frames
 from laser_dist.video.frames import resize_rgb
 
 # Six examples fit 1, 2 and 3 workers; of the seven the last step has one, and five places of it
@@ -35,15 +37,7 @@ SQUARES = {"crop": 16, "crops_per_frame": 3}
 
 @pytest.fixture
 def pairs(dataset_dir):
-    return FramePairs(
-        dataset_dir=dataset_dir,
-        split="train",
-        target="jnd2",
-        height=HEIGHT,
-        width=WIDTH,
-        batch_size=BATCH_SIZE,
-        seed=5,
-    )
+    return frame_pairs(dataset_dir, "jnd2", batch_size=BATCH_SIZE, seed=5)
 
 
 def stored_numbers(dataset_dir):
@@ -60,7 +54,7 @@ def numbers(steps):
 
 @pytest.mark.parametrize(
     ("num_workers", "changes"),
-    [(1, {}), (2, {}), (3, {}), (2, {"seed": None}), (1, {"flips": True})],
+    [(1, {}), (2, {}), (3, {}), (4, {}), (2, {"seed": None}), (1, {"flips": True})],
 )
 def test_an_epoch_sees_every_frame_once_with_its_target(pairs, num_workers, changes):
     steps = joined(replace(pairs, **changes), num_workers)
@@ -74,7 +68,7 @@ def test_an_epoch_sees_every_frame_once_with_its_target(pairs, num_workers, chan
             np.testing.assert_array_equal(target, frame(number, level=2)[:, ::step])
 
 
-@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("num_workers", [2, 3, 4])
 @pytest.mark.parametrize("changes", [{"flips": True}, SQUARES | {"flips": True}])
 def test_workers_see_together_what_one_would_see(pairs, num_workers, changes):
     source = replace(pairs, **changes)
@@ -95,6 +89,43 @@ def test_every_batch_is_full_and_its_padding_weighs_nothing(pairs, num_workers, 
     alone = [1.0] * copies + [0.0] * (own - copies)
     full, none = [1.0] * own, [0.0] * own
     assert present == [full, alone, *[full, none] * (num_workers - 1)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("target", ["raw", "jnd2"])
+def test_a_worker_reads_no_example_that_is_not_in_its_own_part(pairs, target, num_workers):
+    pairs = replace(pairs, target=target)
+    for share in shares(pairs, num_workers):
+        recording = Recording(pairs.records)
+        source = replace(share, records=recording)
+        for batch in source.epoch(1):
+            own = {int(raw[0, 0, 0]) for raw in batch.inputs}  # padding too is of this batch
+            read = pairs.records.read(recording.seen)
+            names = [features_of(each)["source_id"].bytes_list.value[0] for each in read]
+            assert sorted(map(int, names)) == sorted(own)
+            recording.seen.clear()
+
+
+@pytest.mark.parametrize("share", [Share(), Share(1, 4), Share(0, 1, 4)])
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
+def test_an_epoch_that_starts_later_is_the_rest_of_a_whole_one(pairs, start, share):
+    recording = Recording(pairs.records)
+    source = replace(pairs, records=recording, share=share, batch_size=4, flips=True, **SQUARES)
+    whole = list(source.epoch(2))
+    recording.seen.clear()
+    rest = list(source.epoch(2, start))
+    assert len(rest) == max(len(whole) - start, 0)
+    for ours, theirs in zip(rest, whole[start:], strict=True):
+        for name in ("inputs", "targets", "weights", "global_count"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert len(recording.seen) <= len(rest) * share.size_of(4)
+
+
+def test_labels_go_with_their_frames(pairs):
+    labels = read_labels(pairs.records).levels[:, [1]]
+    for batch in replace(pairs, labels=labels).epoch(1):
+        frames, levels = batch.targets
+        np.testing.assert_array_equal(levels[:, 0], frames[:, 0, 0, 0] - 100 + 25)
 
 
 def test_an_epoch_can_be_had_again(pairs):
@@ -163,7 +194,7 @@ def test_frames_of_another_size_are_resized_as_everywhere(pairs):
 @pytest.mark.parametrize("most", [1, 3, NUM_TRAIN, 20])
 def test_a_sample_is_spread_evenly_over_the_stored_frames(most, pairs, dataset_dir):
     stored = [batch.inputs[0] for batch in replace(pairs, batch_size=1, seed=None).epoch(0)]
-    sample = sample_frames(dataset_dir, "train", most, height=HEIGHT, width=WIDTH)
+    sample = sample_frames(open_records(dataset_dir, "train"), most, height=HEIGHT, width=WIDTH)
     assert len(sample) == min(most, NUM_TRAIN)
     places = [int(np.flatnonzero([np.array_equal(f, each) for f in stored])[0]) for each in sample]
     assert places[0] == 0
@@ -173,13 +204,13 @@ def test_a_sample_is_spread_evenly_over_the_stored_frames(most, pairs, dataset_d
 
 
 def test_a_sample_has_the_size_that_is_asked_for(dataset_dir):
-    sample = sample_frames(dataset_dir, "train", 2, height=16, width=32)
+    sample = sample_frames(open_records(dataset_dir, "train"), 2, height=16, width=32)
     assert sample.shape == (2, 16, 32, 3)
     assert sample.dtype == np.float32
 
 
 def test_labels_are_in_stored_order_with_their_levels(dataset_dir):
-    labels = read_labels(dataset_dir, "train")
+    labels = read_labels(open_records(dataset_dir, "train"))
     assert labels.levels.dtype == np.float32
     expected = [levels_of(number) for number in stored_numbers(dataset_dir)]
     assert len(expected) == NUM_TRAIN
@@ -188,25 +219,23 @@ def test_labels_are_in_stored_order_with_their_levels(dataset_dir):
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize("target", ["raw", "jnd1", "jnd2", "jnd3"])
-def test_an_example_that_lacks_the_targets_level_is_never_seen(
-    pairs, gappy_dir, target, num_workers
-):
+def test_an_example_that_lacks_the_targets_level_is_never_seen(gappy_dir, target, num_workers):
     level = ("raw", "jnd1", "jnd2", "jnd3").index(target)
     expected = [number for number in range(NUM_TRAIN) if level not in LACKING.get(number, ())]
-    source = replace(pairs, dataset_dir=gappy_dir, target=target, batch_size=BATCH_SIZE)
+    source = frame_pairs(gappy_dir, target, batch_size=BATCH_SIZE, seed=5)
     steps = joined(source, num_workers)
     assert sorted(numbers(steps)) == expected
     for inputs, targets in steps:
         for raw, of_level in zip(inputs, targets, strict=True):
             np.testing.assert_array_equal(of_level, frame(int(raw[0, 0, 0]), level))
     assert_same_steps(steps, joined(source, 1))
-    levels = read_labels(gappy_dir, "train").levels
+    levels = read_labels(open_records(gappy_dir, "train")).levels
     assert num_with(target, levels) == len(expected)
     assert num_steps(num_with(target, levels), BATCH_SIZE) == len(steps)
 
 
 def test_missing_levels_are_read_as_such_and_left_out_of_means(gappy_dir):
-    labels = read_labels(gappy_dir, "train")
+    labels = read_labels(open_records(gappy_dir, "train"))
     numbers = stored_numbers(gappy_dir)
     expected = [levels_of(number, LACKING.get(number, ())) for number in numbers]
     np.testing.assert_array_equal(labels.levels, expected)
@@ -231,7 +260,9 @@ def test_the_stored_order_is_that_of_the_shards(tmp_path):
     ]
     assert min(map(len, by_shard)) > 16  # as many as TFDS takes of a shard before the next
     expected = [int(source) for source in [*by_shard[0], *by_shard[1]]]
-    assert (read_labels(builder.data_path, "train").levels[:, 0] - 20).tolist() == expected
+    assert (
+        read_labels(open_records(builder.data_path, "train")).levels[:, 0] - 20
+    ).tolist() == expected
 
 
 def test_the_examples_of_each_split_are_counted(dataset_dir):

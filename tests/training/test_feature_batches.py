@@ -53,6 +53,23 @@ def test_padding_of_features_weighs_nothing(source, num_workers):
     assert weights.ravel().tolist() == [1] * count + [0] * (weights.size - count)
 
 
+@given(
+    source=feature_batches(),
+    num_workers=st.integers(1, 3),
+    devices=st.integers(1, 4),
+    batch_size=st.integers(12, 20),
+    start=st.integers(0, 3),
+)
+def test_any_number_of_devices_sees_the_same_steps_from_any_step_on(
+    source, num_workers, devices, batch_size, start
+):
+    source = replace(source, batch_size=batch_size)
+    steps = joined(source, num_workers, start=start, devices=devices)
+    expected = joined(source, 1)[start:]
+    assert len(steps) == len(expected)
+    assert_same_steps(steps, expected)
+
+
 @given(source=feature_batches(seed=None))
 def test_without_a_seed_features_are_as_stored(source):
     inputs, targets = (np.concatenate(parts) for parts in zip(*joined(source, 1), strict=True))

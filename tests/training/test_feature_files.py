@@ -6,16 +6,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame
+from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame, frame_pairs
 
-from laser_dist.training.data import FramePairs
 from laser_dist.training.feature_files import (
     BATCH_SIZE,
     FeatureFiles,
     FeatureKey,
-    files_of,
     finish_files,
     num_bytes,
+    num_parts_of,
     write_parts,
 )
 from laser_dist.training.order import Share
@@ -50,18 +49,25 @@ def key(split, **changes):
 def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
     """Every worker's part, the last worker first."""
     for index in reversed(range(num_workers)):
-        frames = FramePairs(
-            dataset_dir=dataset_dir,
+        frames = frame_pairs(
+            dataset_dir,
+            "raw",
             split=split,
-            target="raw",
-            height=HEIGHT,
-            width=WIDTH,
             batch_size=BATCH_SIZE * num_workers,
             share=Share(index, num_workers),
         )
-        write_parts({folder: extractor}, frames, versions=2)
+        write_parts({folder: extractor}, frames, split, versions=2)
     if finish:
         finish_files(folder, split, key(split), num_workers)
+
+
+def files_of(folder, split, wanted):
+    """The files of each version; None where they are not whole, or of another key."""
+    names = {path.name for path in folder.iterdir()}
+    parts = num_parts_of(folder, split, wanted, names)
+    return (
+        [FeatureFiles(folder, split, v, parts) for v in range(wanted.versions)] if parts else None
+    )
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
@@ -125,3 +131,9 @@ def test_features_beyond_float16_are_refused(dataset_dir, tmp_path):
     with pytest.raises(FloatingPointError, match="within float16's range.*--no-feature-cache"):
         write(tmp_path, huge, dataset_dir, "train", 1)
     assert files_of(tmp_path, "train", key("train")) is None
+
+
+def test_features_of_another_model_lie_in_another_folder_and_of_another_split_in_the_same():
+    assert key("train").short() == key("validation", versions=1).short()
+    others = {key("train", **change).short() for change in ({"model": "x"}, {"data": "x"})}
+    assert len(others | {key("train").short()}) == 3

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from training_fakes import HEIGHT, WIDTH, place
+from training_fakes import HEIGHT, WIDTH, Recording, place
 
 from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.specs import BackboneSpec
@@ -11,6 +11,7 @@ from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.features import FeatureBatches, FreshFeatures
 from laser_dist.training.labels import read_labels
 from laser_dist.training.order import Share
+from laser_dist.training.records import open_records
 from laser_dist.training.reuse import model_path
 
 SPEC = BackboneSpec(filters=4, latent_filters=4, height=HEIGHT, width=WIDTH)
@@ -28,22 +29,23 @@ def kept(gappy_dir, tmp_path, extractors):
     (tmp_path / "models").mkdir()
     for name in NAMES:
         model_path(tmp_path, name).write_text(f"weights of {name}")
-    cache = FeatureCache(gappy_dir, Share(), place(tmp_path), "latent")
+    records = {"train": open_records(gappy_dir, "train")}
+    cache = FeatureCache(records, Share(), place(tmp_path), "latent")
     return cache.features("train", extractors, 2)
 
 
 def batches(features, dataset_dir, **changes):
     settings = {"batch_size": 4, "seed": 3, "num_versions": 2, "mixup": 1.0, **changes}
-    targets = read_labels(dataset_dir, "train").targets((2, 3), spread=False)
+    targets = read_labels(open_records(dataset_dir, "train")).targets((2, 3), spread=False)
     return FeatureBatches(features=features, targets=targets, **settings)
 
 
 @pytest.mark.parametrize("changes", [{}, {"mixup": 0.0}, {"seed": None}])
-@pytest.mark.parametrize("share", [Share(), Share(0, 2), Share(1, 2)])
+@pytest.mark.parametrize("share", [Share(), Share(0, 2), Share(1, 2), Share(1, 3), Share(0, 1, 3)])
 def test_fresh_features_make_the_same_batches_as_kept_ones(
     gappy_dir, kept, extractors, changes, share
 ):
-    fresh = FreshFeatures(dataset_dir=gappy_dir, split="train", extractors=[*extractors.values()])
+    fresh = FreshFeatures(open_records(gappy_dir, "train"), [*extractors.values()])
     ours = list(batches(kept, gappy_dir, share=share, **changes).epoch(2))
     theirs = list(batches(fresh, gappy_dir, share=share, **changes).epoch(2))
     assert len(ours) == len(theirs) == 2
@@ -61,10 +63,23 @@ def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept
 
     before = times()
     assert len(before) == 4
-    cache = FeatureCache(gappy_dir, Share(), place(tmp_path), "latent")
+    records = {"train": open_records(gappy_dir, "train")}
+    cache = FeatureCache(records, Share(), place(tmp_path), "latent")
     cache.features("train", extractors, 2)
     assert times() == before
     model_path(tmp_path, "jnd2").write_text("other weights")
     cache.features("train", extractors, 2)
     changed = [path.parent.name for path, time in times().items() if before[path] != time]
     assert changed == ["jnd2-latent"] * 2
+
+
+def test_without_blends_only_a_workers_own_examples_are_read(gappy_dir, extractors):
+    recording = Recording(open_records(gappy_dir, "train"))
+    fresh = FreshFeatures(recording, [*extractors.values()])
+    source = batches(fresh, gappy_dir, mixup=0.0, share=Share(1, 2))
+    seen = []
+    for batch in source.epoch(0):
+        rows, recording.seen = recording.seen, []
+        seen += rows
+        assert len(rows) <= len(batch.weights)
+    assert len(seen) == 4  # two of the first four; of the last three one, and one as padding

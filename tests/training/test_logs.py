@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from laser_dist.training import logs
 from laser_dist.training.logs import METRICS_FOLDER, TENSORBOARD_FOLDER, RunLog, events_path
-from laser_dist.training.store import RunStore
+from laser_dist.training.run_store import RunStore
 
 
 def rows(run_dir):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import linear_model, linear_stage, place
 
+from laser_dist.errors import UserError
 from laser_dist.training.config import StageConfig
 from laser_dist.training.logs import METRICS_FOLDER
 from laser_dist.training.loop import make_optimizer, train_stage
@@ -17,6 +18,7 @@ from laser_dist.training.loop import make_optimizer, train_stage
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))
 LEVELS = FEATURES @ RNG.normal(size=(3, 2)) + 0.1 * RNG.normal(size=(7, 2))
+TIMES = {"seconds", "samples_per_second", "input_wait", "all_reduce", "checkpoint", "compute"}
 START = np.zeros((3, 2), np.float32)
 
 
@@ -30,8 +32,8 @@ class Breaking:
     def __init__(self, batches, epoch, step, value=None):
         self.batches, self.place, self.value = batches, (epoch, step), value
 
-    def epoch(self, index):
-        for step, batch in enumerate(self.batches.epoch(index), start=1):
+    def epoch(self, index, start=0):
+        for step, batch in enumerate(self.batches.epoch(index, start), start=start + 1):
             if (index, step) != self.place:
                 yield batch
             elif self.value is None:
@@ -49,7 +51,7 @@ def noisy_stage(start=START, **changes):
 def figures(run_dir):
     """As logged, but for the times."""
     with (run_dir / METRICS_FOLDER / "tiny.csv").open(newline="") as file:
-        return [row for row in csv.reader(file) if row[2] not in ("seconds", "input_wait")]
+        return [row for row in csv.reader(file) if row[2] not in TIMES]
 
 
 def interrupt(stage, run_dir, epoch, step):
@@ -72,6 +74,71 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_unbroken_one_does(tmp_path
     for ours, theirs in zip(resumed.model.get_weights(), unbroken.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert figures(tmp_path / "broken") == figures(tmp_path / "unbroken")
+
+
+def within_epochs(run_dir, every=3):
+    """A place that saves within epochs too: of four steps each, mostly not at an epoch's end."""
+    return replace(place(run_dir), checkpoint_every_steps=every)
+
+
+@pytest.mark.parametrize("every", [1, 3, 4])
+@pytest.mark.parametrize("broken", [(1, 4), (2, 3), (3, 1), (4, 4)])
+def test_a_training_broken_off_within_an_epoch_ends_where_an_unbroken_one_does(
+    tmp_path, every, broken
+):
+    unbroken = noisy_stage()
+    progress = train_stage(unbroken, within_epochs(tmp_path / "unbroken", every))
+    stage = noisy_stage()
+    breaking = replace(stage, training=Breaking(stage.training, *broken))
+    with pytest.raises(Interrupted):
+        train_stage(breaking, within_epochs(tmp_path / "broken", every))
+    # What was learnt before the last checkpoint is not learnt again: every step up to it is spared.
+    done = 4 * (broken[0] - 1) + broken[1] - 1
+    saved = max(step for step in range(done + 1) if step % every == 0 or step % 4 == 0)
+    seen = []
+    resumed = noisy_stage(START + 1 if saved else START)
+    watched = replace(resumed, training=Watched(resumed.training, seen))
+    assert train_stage(watched, within_epochs(tmp_path / "broken", every)) == progress
+    assert seen == list(range(saved, 16))
+    for ours, theirs in zip(resumed.model.get_weights(), unbroken.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert figures(tmp_path / "broken") == figures(tmp_path / "unbroken")
+
+
+class Watched:
+    """Batches that note which of all steps (from 0, of four an epoch) are taken."""
+
+    def __init__(self, batches, seen):
+        self.batches, self.seen = batches, seen
+
+    def epoch(self, index, start=0):
+        for step, batch in enumerate(self.batches.epoch(index, start), start=start):
+            self.seen.append(4 * (index - 1) + step)
+            yield batch
+
+
+def test_how_often_it_is_saved_changes_nothing_that_is_learnt(tmp_path):
+    often, seldom = noisy_stage(), noisy_stage()
+    train_stage(often, within_epochs(tmp_path / "often", 1))
+    train_stage(seldom, place(tmp_path / "seldom"))
+    for ours, theirs in zip(often.model.get_weights(), seldom.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    kept = {path.name for path in (tmp_path / "often" / "checkpoints" / "tiny").iterdir()}
+    assert kept <= {f"epoch-{epoch:03d}.npz" for epoch in range(1, 5)}
+
+
+def test_a_device_without_room_for_a_step_says_what_to_lower(tmp_path):
+    class Greedy:
+        def epoch(self, index, start=0):
+            raise tf.errors.ResourceExhaustedError(
+                None, None, "OOM when allocating tensor with shape[8,9] on /device:GPU:1 by x"
+            )
+
+    stage = replace(noisy_stage(), training=Greedy(), settings_name="joint")
+    with pytest.raises(
+        UserError, match=r"Memory of GPU:1 .* step of 2 examples.*joint\.batch_size"
+    ):
+        train_stage(stage, place(tmp_path))
 
 
 def rising_stage(epochs=4):
@@ -98,7 +165,7 @@ def test_the_best_epochs_weights_are_left_in_the_model(tmp_path, epochs, best):
     assert (progress.epochs_done, progress.best_epoch) == (epochs, best)
     assert progress.best_loss == pytest.approx(abs(weight - 0.2), abs=1e-6)
     kept = {path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()}
-    assert kept == {f"epoch-{best:03d}", f"epoch-{epochs:03d}"}
+    assert kept == {f"epoch-{best:03d}.npz", f"epoch-{epochs:03d}.npz"}
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path):
@@ -119,8 +186,11 @@ def test_figures_are_means_over_examples_of_unequal_batches(tmp_path):
     errors = np.abs(LEVELS)
     expected = {"loss": errors.mean(), "jnd1": errors[:, 0].mean(), "jnd2": errors[:, 1].mean()}
     (figures_of_epoch,) = told
-    assert figures_of_epoch.pop("seconds") > 0
-    assert figures_of_epoch.pop("input_wait") >= 0
+    times = {name: figures_of_epoch.pop(name) for name in TIMES}
+    assert times["seconds"] > 0
+    assert times["samples_per_second"] > 0
+    shares = ("input_wait", "all_reduce", "checkpoint", "compute")
+    assert sum(times[name] for name in shares) == pytest.approx(1)
     both = expected | {f"val_{name}": value for name, value in expected.items()}
     assert figures_of_epoch == pytest.approx(both, rel=1e-5)
 
@@ -149,9 +219,7 @@ def test_a_level_that_no_example_of_an_epoch_has_has_no_figure(tmp_path):
     levels = np.where([True, False], LEVELS, np.nan)
     stage = linear_stage(START, FEATURES, levels, epochs=2, learning_rate=0.05)
     train_stage(stage, place(tmp_path, after_epoch=told.append))
-    assert told[1].keys() == {
-        "loss", "jnd1", "val_loss", "val_jnd1", "seconds", "input_wait",
-    }  # fmt: skip
+    assert told[1].keys() == {"loss", "jnd1", "val_loss", "val_jnd1", *TIMES}
 
     # Nothing was learnt of the other level: not a bit of its weights has moved, and none is NaN.
     weights = stage.model.get_weights()[0]
@@ -166,7 +234,7 @@ def test_a_training_loss_that_is_no_number_ends_it_with_stage_and_step(tmp_path,
     with pytest.raises(FloatingPointError, match=f"Stage tiny, epoch 2, step 3: .* got {value}"):
         train_stage(stage, place(tmp_path))
     kept = [path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()]
-    assert kept == ["epoch-001"]
+    assert kept == ["epoch-001.npz"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -290,10 +358,10 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
     broken = replace(stage, training=Breaking(stage.training, 3, 2, math.nan))
     with pytest.raises(FloatingPointError) as caught:
         train_stage(broken, place(tmp_path))
-    kept = tmp_path / "checkpoints" / "tiny" / "epoch-002"
+    kept = tmp_path / "checkpoints" / "tiny" / "epoch-002.npz"
     assert "Stage tiny, epoch 3, step 2" in str(caught.value)
     assert f"Last good checkpoint: {kept}." in str(caught.value)
-    assert kept.is_dir()
+    assert kept.is_file()
 
 
 @pytest.mark.parametrize("xla", [False, True])

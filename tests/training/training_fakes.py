@@ -12,12 +12,16 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from laser_dist.training.config import StageConfig
+from laser_dist.training.data import FramePairs
 from laser_dist.training.features import FeatureBatches, KeptFeatures
+from laser_dist.training.labels import read_labels
 from laser_dist.training.logs import RunLog
 from laser_dist.training.loop import Place, Stage
 from laser_dist.training.objectives import LevelObjective
 from laser_dist.training.order import Share
-from laser_dist.training.store import RunStore
+from laser_dist.training.records import open_records
+from laser_dist.training.run_store import RunStore
+from laser_dist.training.stored import rows_with
 
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
@@ -90,6 +94,31 @@ class ManyPairs(TinyPairs):
         return {"train": self._generate_examples(range(50))}
 
 
+def frame_pairs(dataset_dir, target, *, split="train", **settings):
+    """Pairs of all examples of a split that have the target, in stored order unless told."""
+    records = open_records(dataset_dir, split)
+    return FramePairs(
+        records=records,
+        target=target,
+        rows=rows_with(target, read_labels(records).levels),
+        **{"height": HEIGHT, "width": WIDTH, **settings},
+    )
+
+
+class Recording:
+    """Records that keep note of which were read."""
+
+    def __init__(self, records):
+        self.records, self.seen = records, []
+
+    def __len__(self):
+        return len(self.records)
+
+    def read(self, indices):
+        self.seen += np.asarray(indices).tolist()
+        return self.records.read(indices)
+
+
 def linear_model(start):
     """x [B, N] to x @ start, [B, L]: one layer of weights `start` [N, L] without bias."""
     start = np.asarray(start, np.float32)
@@ -154,15 +183,18 @@ def batches(features, levels, **settings):
     )
 
 
-def shares(source, num_workers):
+def shares(source, num_workers, devices=1):
     """The source as each of the workers has it."""
-    return [replace(source, share=Share(index, num_workers)) for index in range(num_workers)]
+    return [
+        replace(source, share=Share(index, num_workers, devices)) for index in range(num_workers)
+    ]
 
 
-def joined(source, num_workers, epoch=1):
+def joined(source, num_workers, epoch=1, *, start=0, devices=1):
     """Each step's examples of all workers, padding left out: [(inputs, targets)]."""
     steps = []
-    for parts in zip(*(share.epoch(epoch) for share in shares(source, num_workers)), strict=True):
+    workers = shares(source, num_workers, devices)
+    for parts in zip(*(worker.epoch(epoch, start) for worker in workers), strict=True):
         kept = [part.weights > 0 for part in parts]
         inputs, targets = (
             np.concatenate(
