@@ -115,8 +115,7 @@ class Folder:
           UserError: a bucket that is not there or cannot be read.
         """
         if not is_url(self.location):
-            path = Path(self.location)
-            return sorted(each.name for each in path.iterdir() if each.is_dir()) * path.is_dir()
+            return sorted(each.name for each in Path(self.location).glob("*") if each.is_dir())
         from pyarrow.fs import FileSelector, FileType
 
         with told_to_user(self.location):
