@@ -80,12 +80,16 @@ class ClusterConfig:
       cpus_per_worker: cores that each is given; also its number of threads.
       gpus_per_worker: GPUs that each mirrors the model over; 0 trains on the processor.
       max_failures: how often lost workers are replaced before the run gives up.
+      synchronised_norms: whether batch norms take the moments of the whole global batch, so that
+        what is learnt does not depend on the number of devices, for a round trip a norm and step;
+        or each of its own device's part. With one device it is the same.
     """
 
     num_workers: int = 2
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
     max_failures: int = 3
+    synchronised_norms: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker"):
@@ -145,6 +149,10 @@ class TrainingConfig:
             what = f"Setting {name}.batch_size"
             expected = f"a multiple of {parts}, the workers' devices in all"
             _require(stage.batch_size % parts == 0, what, expected, stage, "batch_size")
+        compiled_apart = not (self.xla and parts > 1 and self.cluster.synchronised_norms)
+        expected = "false with xla=true: a compiled step talks to no other device"
+        what = "Setting cluster.synchronised_norms"
+        _require(compiled_apart, what, expected, self.cluster, "synchronised_norms")
         side = min(self.backbone.height, self.backbone.width)
         for name in ("image", "jnd"):
             stage = getattr(self, name)
