@@ -98,9 +98,7 @@ def synchronise_norms(strategy: tf.distribute.Strategy, model: keras.Model) -> N
             layer._moments = partial(_global_moments, layer)
 
 
-def _global_moments(
-    norm: keras.layers.BatchNormalization, inputs: Any, mask: Any = None
-) -> tuple[Any, Any]:
+def _global_moments(norm: Any, inputs: Any, mask: Any = None) -> tuple[Any, Any]:
     """Mean and variance [C] of all replicas' inputs [b, ..., C]; a gradient goes back to all."""
     assert mask is None, "no layer of ours masks"
     axes = list(range(len(inputs.shape) - 1))
