@@ -308,12 +308,18 @@ def workers(number: int, *arguments: str) -> dict[str, float]:
             )
         )
     try:
-        told = [process.communicate(timeout=1800) for process in processes]
+        # If one fails the other waits for it in vain: what each says is little, and fits the pipes.
+        while not any(process.poll() for process in processes):
+            if all(process.poll() == 0 for process in processes):
+                break
+            time.sleep(0.2)
     finally:
         for process in processes:
             process.kill()
-    if any(process.returncode for process in processes):
-        sys.exit(f"A worker failed:\n{told[0][1][-1500:]}")
+    told = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, told, strict=True):
+        if process.returncode > 0:
+            sys.exit(f"A worker failed:\n{errors[-1500:]}")
     return json.loads(told[0][0].splitlines()[-1])
 
 

@@ -7,7 +7,8 @@ A Ray head without cores on one host, a node of one core on each of two others, 
 - undisturbed: what the others are compared with.
 - returns: a host's link goes down in mid-epoch, at a random step; once Ray takes it for dead, it
   comes back and joins anew. The weights in the end are those of `undisturbed`, bit for bit.
-- flaps: the link comes back after some seconds, before anybody has noticed. The same weights.
+- flaps: the link comes back after some seconds. If Ray takes the node for dead all the same, the
+  node ends itself, and is started anew, as whatever watches over it would. The same weights.
 - replaced: the host does not come back, another one joins. The same weights.
 
 Needs root, and leave to make network namespaces.
@@ -208,7 +209,15 @@ class Run:
 def play(cluster: Cluster, dataset_dir: Path, act: str, rng: random.Random) -> Outcome:
     """One act, from the command to its models."""
     epoch, step = rng.randint(3, NUM_EPOCHS // 2), rng.randint(2, STEPS - 1)
-    run, told = Run(cluster, dataset_dir, act), ""
+    run = Run(cluster, dataset_dir, act)
+    try:
+        return _play(cluster, run, act, epoch, step)
+    finally:
+        run.process.terminate()  # of an act that failed: the next one needs its cores
+
+
+def _play(cluster: Cluster, run: Run, act: str, epoch: int, step: int) -> Outcome:
+    told = ""
     if act != "undisturbed":
         run.wait_for_step(epoch, step)
         dead = cluster.dead_nodes()
@@ -217,7 +226,17 @@ def play(cluster: Cluster, dataset_dir: Path, act: str, rng: random.Random) -> O
         if act == "flaps":
             time.sleep(FLAP_S)
             cluster.hosts.reconnect(SECOND)
-            told += f" for {FLAP_S:.0f} s; next step after {run.wait_for_another_event():.0f} s"
+            seen = len(run.events())
+            waited = run.wait(
+                "anything after the flap",
+                lambda: cluster.dead_nodes() > dead or len(run.events()) > seen,
+            )
+            told += f" for {FLAP_S:.0f} s"
+            if cluster.dead_nodes() > dead:
+                told += f"; taken for dead {waited:.0f} s after that"
+                cluster.hosts.end_processes(SECOND)
+                cluster.start_node(SECOND)
+            told += f"; next step {run.wait_for_another_event():.0f} s later"
         else:
             noticed = run.wait("Ray misses the host", lambda: cluster.dead_nodes() > dead)
             told += f"; missed by Ray after {noticed:.0f} s"
