@@ -1,4 +1,4 @@
-"""What a worker of `scaling.py` does: trains a model for some steps, or sums, and takes the time."""
+"""What a worker of `scaling.py` does: trains a model for some steps, or sums; takes the time."""
 
 import tempfile
 import time
