@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint lock wheel clean
+.PHONY: help demo test test-cluster lint lock wheel clean
 
 help:  ## Show what there is.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo:  ## Photographs to report, on this machine, in minutes.
 	@if $(MAKE) --question $(VENV)/.installed 2>/dev/null; \
@@ -16,6 +16,9 @@ demo:  ## Photographs to report, on this machine, in minutes.
 
 test: $(VENV)/.installed-dev lint  ## Every check and every test this machine can run.
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-cluster: $(VENV)/.installed-dev  ## Train across two hosts, one of which is cut off; needs root.
+	@$(BIN)/python tests/two_hosts/acts.py $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Format, lint and type checks.
 	@$(BIN)/ruff format --check .

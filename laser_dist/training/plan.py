@@ -91,7 +91,9 @@ def inputs_of(
 ) -> dict[str, Any]:
     """All that a stage's model follows from by intention.
 
-    Not among it are the packages' versions, who does the work, and whether features are kept.
+    Not among it are the packages' versions, who does the work, and whether features are kept. Nor
+    whether norms are synchronised: with one device that makes no difference, and with norms that
+    are not, the model follows from the number of devices, which is who does the work.
 
     Args:
       stage: of `plan_stages`.

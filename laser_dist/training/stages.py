@@ -33,7 +33,12 @@ from laser_dist.training.records import Records, open_records
 from laser_dist.training.reuse import MODELS, model_names, model_path, read_record, write_record
 from laser_dist.training.saving import PREDICTOR, finish_predictor, save_in_float32, seed_of
 from laser_dist.training.stored import RAW, num_with, rows_with, sample_frames
-from laser_dist.training.together import all_agree, chiefs_values, wait_for_all
+from laser_dist.training.together import (
+    all_agree,
+    chiefs_values,
+    synchronise_norms,
+    wait_for_all,
+)
 
 TRAIN, VALIDATION = "train", "validation"
 NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
@@ -251,6 +256,8 @@ class _Trainer:
             steps=stage.steps_per_epoch,
             parameters=stage.model.count_params(),
         )
+        if self.config.cluster.synchronised_norms:
+            synchronise_norms(self.place.strategy, stage.model)
         train_stage(stage, self.place)
         self.place.log.event("done", stage=stage.name)
 

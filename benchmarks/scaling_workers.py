@@ -1,0 +1,190 @@
+"""What a worker of `scaling.py` does: trains a model for some steps, or sums; takes the time."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+STEPS = 6
+REDUCE_BYTES = 32 * 2**20
+LEVELS = (26.0, 30.0, 35.0)
+
+
+def measure(kind: str, size: str, share: tuple[int, int], batch: int) -> dict[str, float]:
+    """Seconds of a step of this worker, the best of some, and what its model asks.
+
+    Args:
+      kind: "mj-lat" or "e2e-lat".
+      size: "published", "demo" or "tiny".
+      share: worker's index and number of workers.
+      batch: global.
+    """
+    import tensorflow as tf
+
+    from laser_dist.training.config import StageConfig
+    from laser_dist.training.loop import make_optimizer
+    from laser_dist.training.read_ahead import ReadAhead
+    from laser_dist.training.step import Stepper
+    from laser_dist.training.together import synchronise_norms
+
+    strategy = _strategy(share[1])
+    with strategy.scope():
+        model, objective, spec = _model(kind, size)
+        optimizer = make_optimizer(StageConfig(epochs=1), STEPS)
+        optimizer.build(model.trainable_variables)
+    synchronise_norms(strategy, model)
+    stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = _batches(kind, spec, Path(scratch), share, batch)
+        times = []
+        batches = ReadAhead(source())
+        started = time.perf_counter()
+        for number, one in enumerate(batches):
+            stepper.train(one)
+            if number:  # the first makes the graph
+                times.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        started = time.perf_counter()
+        read = sum(len(one.weights) for one in source())
+        input_rate = read / (time.perf_counter() - started)
+    if share[1] > 1:
+        _reduced(strategy, tf, 1)  # both have come here
+    return {"step_s": min(times), "input_rate": input_rate, **_asks(model)}
+
+
+def measure_reduce(share: tuple[int, int]) -> dict[str, float]:
+    """Bytes a second of a large sum between workers, and seconds of a tiny one."""
+    import tensorflow as tf
+
+    strategy = _strategy(share[1])
+    large = min(_reduced(strategy, tf, REDUCE_BYTES // 4) for _ in range(5))
+    small = min(_reduced(strategy, tf, 1) for _ in range(20))
+    # Around a ring of two every byte crosses once in each of two phases, half of them at a time.
+    return {"bytes_per_s": REDUCE_BYTES / (large - small), "delay_s": small}
+
+
+_REDUCERS: dict[int, Any] = {}
+
+
+def _reduced(strategy: Any, tf: Any, count: int) -> float:
+    """Seconds of summing so many numbers."""
+    if count not in _REDUCERS:
+
+        @tf.function
+        def add_up() -> Any:
+            def replica() -> Any:
+                context = tf.distribute.get_replica_context()
+                return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones([count]))[0]
+
+            return strategy.run(replica)
+
+        add_up()
+        _REDUCERS[count] = add_up
+    started = time.perf_counter()
+    _REDUCERS[count]()
+    return time.perf_counter() - started
+
+
+def _strategy(num_workers: int) -> Any:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    if num_workers > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
+    """A model as its stage trains it, its objective, and its backbone's size."""
+    import keras
+
+    from laser_dist.models.autoencoder import build_autoencoder
+    from laser_dist.models.heads import build_head
+    from laser_dist.models.predictors import build_joint_model
+    from laser_dist.models.specs import BackboneSpec, HeadSpec
+    from laser_dist.models.variants import variant_named
+    from laser_dist.training.objectives import JointObjective, LevelObjective
+    from laser_dist.training.presets import demo
+
+    keras.utils.set_random_seed(0)
+    variant = variant_named(kind)
+    small, few = demo(variant), HeadSpec(filters=(4, 4), dense=(4,))
+    tiny = BackboneSpec(filters=4, latent_filters=4, height=32, width=48)
+    sizes = {
+        "published": (BackboneSpec(), variant.published_head),
+        "demo": (small.backbone, small.head),
+        "tiny": (tiny, few),
+    }
+    spec, form = sizes[size]
+    count = variant.num_levels
+    head = build_head(
+        form, variant.feature_shape(spec), levels=count, initial_levels=LEVELS[:count]
+    )
+    if not variant.end_to_end:
+        return head, LevelObjective(), spec
+    joint = build_joint_model(variant, build_autoencoder(spec, "image"), head)
+    return joint, JointObjective(LevelObjective((1,))), spec
+
+
+def _batches(kind: str, spec: Any, scratch: Path, share: tuple[int, int], batch: int) -> Any:
+    """Makes this worker's batches, of noise, the way that training gets them."""
+    import numpy as np
+
+    from laser_dist.training.feature_files import FeatureFiles
+    from laser_dist.training.features import FeatureBatches, KeptFeatures
+    from laser_dist.training.order import Share
+    from laser_dist.training.step import Batch
+    from laser_dist.training.stored import decode_frames
+
+    rng, own, total = np.random.default_rng(0), Share(*share), batch * STEPS
+    levels = rng.normal(LEVELS, 3, (total, 3)).astype(np.float32)
+    if kind == "mj-lat":
+        branches = []
+        for index in range(3):
+            files = FeatureFiles(scratch / str(index), "train", 0, 1)
+            files.folder.mkdir(parents=True)
+            values = rng.normal(size=(total, *spec.latent_shape)).astype(np.float16)
+            np.save(files.part_path(0), values)
+            branches.append([files])
+        kept = KeptFeatures(branches)
+        return lambda: FeatureBatches(
+            features=kept, targets=levels, batch_size=batch, share=own, seed=0
+        ).epoch(1)
+    import tensorflow as tf
+
+    ramp = np.linspace(0, 200, spec.width)[None, :, None]
+    noisy = (ramp + rng.uniform(0, 55, spec.frame_shape)).astype(np.uint8)
+    image = tf.io.encode_png(noisy)
+    decode = tf.function(lambda images: decode_frames(images, spec.height, spec.width))
+
+    def epoch() -> Iterator[Any]:
+        size = batch // share[1]
+        for _ in range(STEPS):
+            raw, target = (decode(tf.repeat(image, size)).numpy() for _ in range(2))
+            yield Batch(raw, [target, levels[:size, :1]], np.ones(size, np.float32), batch)
+
+    return epoch
+
+
+def _asks(model: Any) -> dict[str, float]:
+    import keras
+    import numpy as np
+
+    from laser_dist.models.complexity import count_macs
+
+    layers = model._flatten_layers()
+    return {
+        "gmac": count_macs(model) / 1e9,
+        "gradient_bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables),
+        "norms": sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers),
+    }
+
+
+def asks_of(kind: str, size: str) -> dict[str, float]:
+    """What a size asks, without training it."""
+    model, _, spec = _model(kind, size)
+    _, _, here = _model(kind, "demo")
+    pixels = {"pixels": spec.height * spec.width, "pixels_here": here.height * here.width}
+    return {**_asks(model), **pixels}

@@ -1,0 +1,144 @@
+"""Trains a head and an end-to-end model on some grouping of the same global batches.
+
+Arguments: FILE.npz, then nothing, for this process and its two devices, or this worker's index and
+both workers' ports. Arrays of the file are called MODEL/RUN/VARIABLE.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_autoencoder
+from laser_dist.models.heads import build_head
+from laser_dist.models.predictors import build_joint_model
+from laser_dist.models.specs import BackboneSpec, HeadSpec
+from laser_dist.models.variants import E2E_LAT, MJ_LAT
+from laser_dist.training.config import StageConfig
+from laser_dist.training.loop import make_optimizer
+from laser_dist.training.objectives import JointObjective, LevelObjective
+from laser_dist.training.order import Share
+from laser_dist.training.step import Batch, Stepper
+from laser_dist.training.together import share_statistics, synchronise_norms
+
+NUM_STEPS, BATCH_SIZE, NUM_PERMUTATIONS = 20, 8, 6
+BACKBONE = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)
+HEAD = HeadSpec(filters=(6, 8), dense=(5,), pooling="average", knee=0.2)
+SETTINGS = StageConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=2e-3, schedule="cosine")
+MODELS = ("head", "joint")
+
+
+def build(name):
+    """The model of a stage as `stages` makes it, and its objective."""
+    keras.utils.set_random_seed(1)
+    if name == "head":
+        shape = MJ_LAT.feature_shape(BACKBONE)
+        return build_head(HEAD, shape, levels=3, initial_levels=(26, 30, 35)), LevelObjective()
+    image = build_autoencoder(BACKBONE, "image")
+    autoencoder = build_end_to_end_autoencoder(BACKBONE, image, "e2e-lat-jnd1")
+    head = build_head(HEAD, E2E_LAT.feature_shape(BACKBONE), levels=1, initial_levels=(26,))
+    return build_joint_model(E2E_LAT, autoencoder, head), JointObjective(LevelObjective((1,)))
+
+
+def batches(name, order=range(BATCH_SIZE), share=None):
+    """The same global batches, their examples in an order, or a share of them.
+
+    The last one has 5 examples, of which 3 are there twice, to fill it up.
+    """
+    rng = np.random.default_rng(0)
+    order = np.array(order)
+    for step in range(NUM_STEPS):
+        count = BATCH_SIZE if step < NUM_STEPS - 1 else 5
+        place = np.arange(BATCH_SIZE) % count
+        # A mean far from zero, as latents have: there formulas of the variance differ most.
+        features = [rng.normal(3, 1, (BATCH_SIZE, *BACKBONE.latent_shape)) for _ in range(3)]
+        frames = rng.uniform(0, 255, (2, BATCH_SIZE, *BACKBONE.frame_shape))
+        levels = rng.normal((26, 30, 35), 3, (BATCH_SIZE, 3))
+        weights = np.arange(BATCH_SIZE) < count
+        chosen = place[order] if share is None else place[share.slice_of(BATCH_SIZE)]
+        own = weights[order] if share is None else weights[share.slice_of(BATCH_SIZE)]
+        take = lambda array, chosen=chosen: array[chosen].astype(np.float32)  # noqa: E731
+        if name == "head":
+            inputs, targets = [take(each) for each in features], take(levels)
+        else:
+            inputs, targets = take(frames[0]), [take(frames[1]), take(levels[:, :1])]
+        yield Batch(inputs, targets, own.astype(np.float32), count)
+
+
+class Learner:
+    """One model, trained from the same start as often as asked."""
+
+    def __init__(self, name, strategy, *, synchronised, local_replicas=1):
+        self.strategy = strategy
+        with strategy.scope():
+            self.model, objective = build(name)
+            optimizer = make_optimizer(SETTINGS, NUM_STEPS)
+            optimizer.build(self.model.trainable_variables)
+        config = json.dumps(self.model.get_config(), default=str)
+        if synchronised:
+            synchronise_norms(strategy, self.model)
+        assert json.dumps(self.model.get_config(), default=str) == config, "saved as it was"
+        self.stepper = Stepper(strategy, self.model, objective, optimizer, local_replicas)
+        self.state = [*self.model.variables, *optimizer.variables]
+        self.start = [variable.numpy() for variable in self.state]
+
+    def train(self, batches):
+        """Weights by name after all batches."""
+        for variable, value in zip(self.state, self.start, strict=True):
+            variable.assign(value)
+        for batch in batches:
+            self.stepper.train(batch)
+        share_statistics(self.strategy, self.model.non_trainable_variables)
+        return self.weights()
+
+    def weights(self):
+        return {weight.path.replace("/", "."): weight.numpy() for weight in self.model.weights}
+
+
+def one_process():
+    """One device, in several orders of the same examples; and two devices."""
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    orders = [np.random.default_rng(i).permutation(BATCH_SIZE) for i in range(NUM_PERMUTATIONS)]
+    for name in MODELS:
+        alone = Learner(name, tf.distribute.get_strategy(), synchronised=True)
+        yield f"{name}/start", alone.weights()
+        yield f"{name}/one", alone.train(batches(name))
+        for number, order in enumerate(orders):
+            yield f"{name}/permuted{number}", alone.train(batches(name, order))
+        for synchronised in (True, False):
+            learner = Learner(name, mirrored, synchronised=synchronised, local_replicas=2)
+            run = "synchronised" if synchronised else "apart"
+            yield f"{name}/{run}", learner.train(batches(name))
+
+
+def one_of_two_workers(index):
+    """What a worker has in the end; both have the same."""
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    for name in MODELS:
+        for synchronised in (True, False):
+            learner = Learner(name, strategy, synchronised=synchronised)
+            run = "synchronised" if synchronised else "apart"
+            yield f"{name}/{run}", learner.train(batches(name, share=Share(index, 2)))
+
+
+def main(path, index=None, *ports):
+    if index is None:
+        runs = one_process()
+    else:
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        task = {"type": "worker", "index": int(index)}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+        runs = one_of_two_workers(int(index))
+    arrays = {f"{run}/{name}": array for run, of in runs for name, array in of.items()}
+    np.savez(Path(path), **arrays)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
