@@ -50,7 +50,7 @@ start_ray() { # RAY_START_OPTION ...
   until grep -q "block forever" "$log" 2>/dev/null; do
     if ! kill -0 "$started" 2>/dev/null; then
       rm -f "$pid_file"
-      tail -n 20 "$log" >&2
+      tail -n 5 "$log" >&2
       fail 1 "Ray: expected that it starts, got the lines above, of $log."
     fi
     sleep 0.5
