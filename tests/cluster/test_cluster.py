@@ -12,7 +12,7 @@ from beam_pipelines.runner import dataflow_flags
 from laser_dist.commands.beam_flags import check_known
 from laser_dist.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "dataflow"
 
 

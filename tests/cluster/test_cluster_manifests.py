@@ -1,0 +1,212 @@
+"""The manifests and images under cluster/ say what the schemas know, and agree with each other."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from manifest_fields import faults
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "runAsGroup": 1000,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((CLUSTER / name).read_text()))
+
+
+def locked(package: str) -> str:
+    found = re.search(rf"^{package}==(\S+)$", (ROOT / "requirements.lock").read_text(), re.M)
+    assert found
+    return found[1]
+
+
+JOB = documents("kuberay/rayjob.yaml")[0]
+CLUSTER_SPEC = documents("kuberay/raycluster.yaml")[0]["spec"]
+HEAD = CLUSTER_SPEC["headGroupSpec"]
+(WORKERS,) = CLUSTER_SPEC["workerGroupSpecs"]
+VMS = documents("vms/gcp.yaml")[0]
+
+
+def pods() -> dict[str, Any]:
+    return {
+        "head": HEAD["template"]["spec"],
+        "worker": WORKERS["template"]["spec"],
+        "submitter": JOB["spec"]["submitterPodTemplate"]["spec"],
+    }
+
+
+def containers() -> dict[str, Any]:
+    return {name: container for name, pod in pods().items() for container in pod["containers"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CLUSTER.glob("kuberay/*.yaml")))
+def test_every_field_is_one_of_the_schema(name):
+    found = documents(f"kuberay/{name}")
+    assert found
+    assert [fault for manifest in found for fault in faults(manifest)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("spec", {"shutdownAfterJobFinish": True}),
+        ("spec.rayClusterSpec", {"enableInTreeAutoScaling": True}),
+        ("spec.rayClusterSpec", {"enableInTreeAutoscaling": "true"}),
+        ("spec.rayClusterSpec.authOptions", {"secret": "laser-jnd-token"}),
+        ("spec.rayClusterSpec.headGroupSpec", {"rayStartParams": {"num-cpus": 0}}),
+        ("spec.rayClusterSpec.headGroupSpec.template.spec", {"toleration": []}),
+        ("spec.rayClusterSpec.autoscalerOptions.securityContext", {"runAsNonroot": True}),
+        ("spec.rayClusterSpec.autoscalerOptions.resources", {"limit": {"cpu": "1"}}),
+        ("spec.submitterConfig", {"backoffLimit": True}),
+    ],
+)
+def test_what_is_misspelt_or_of_another_type_is_a_fault(path, change):
+    manifest = json.loads(json.dumps(JOB))  # a copy whose parts are one another's no more
+    place = manifest
+    for name in path.split("."):
+        place = place[name]
+    place.update(change)
+    (fault,) = faults(manifest)
+    assert fault.startswith(f"RayJob.{path}.{next(iter(change))}")
+
+
+def test_a_job_has_the_cluster_that_also_stands_alone():
+    assert JOB["spec"]["rayClusterSpec"] == CLUSTER_SPEC
+
+
+def test_a_job_ends_with_its_machines_and_begins_anew_without_its_head():
+    spec = JOB["spec"]
+    assert spec["shutdownAfterJobFinishes"]
+    assert spec["ttlSecondsAfterFinished"] > 0
+    assert spec["backoffLimit"] > 0
+    assert spec["submissionMode"] == "K8sJobMode"
+
+
+def test_the_nodes_number_and_gpus_fit_what_the_job_asks_for():
+    asked = dict(re.findall(r"--([a-z-]+) (\S+)", JOB["spec"]["entrypoint"]))
+    least, most = map(int, asked["workers"].split(":"))
+    assert WORKERS["minReplicas"] <= least <= most <= WORKERS["maxReplicas"]
+    limits = containers()["worker"]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == asked["gpus-per-worker"]
+    assert int(limits["cpu"]) >= int(asked["cpus-per-worker"])
+
+
+def test_all_speak_the_locked_ray():
+    version = locked("ray")
+    assert ray.__version__ == version
+    assert CLUSTER_SPEC["rayVersion"] == version
+    images = {container["image"] for container in containers().values()}
+    assert len(images) == 1
+    assert images.pop().endswith(f":ray-{version}")
+    assert VMS["docker"]["image"].endswith(f":ray-{version}-vms")
+    assert f"assert ray.__version__ == '{version}'" in (CLUSTER / "training/Dockerfile").read_text()
+
+
+def test_a_token_is_asked_for_everywhere():
+    assert CLUSTER_SPEC["authOptions"] == {"mode": "token", "secretName": "laser-jnd-token"}
+    secrets = {each["metadata"]["name"]: each for each in documents("kuberay/secrets.example.yaml")}
+    assert set(secrets["laser-jnd-token"]["stringData"]) == {"auth_token"}
+    # KubeRay leaves alone what a container sets itself: nobody may set another mode.
+    for container in containers().values():
+        assert not any(each["name"].startswith("RAY_AUTH") for each in container.get("env", []))
+    assert "--env RAY_AUTH_MODE=token" in VMS["docker"]["run_options"]
+    assert VMS["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert "RAY_AUTH_MODE=token" in (CLUSTER / "training/Dockerfile").read_text()
+    assert "export RAY_AUTH_MODE=token" in (CLUSTER / "on_premises/start.sh").read_text()
+    texts = [path.read_text() for path in CLUSTER.rglob("*") if path.is_file()]
+    assert not any(re.search(r"RAY_AUTH_MODE[=: ]+.?disabled", text) for text in texts)
+
+
+def test_all_secrets_that_are_named_are_explained_and_hold_nothing():
+    text = json.dumps([JOB["spec"], CLUSTER_SPEC])
+    named = set(re.findall(r'"(?:secretName|secretRef)": (?:\{"name": )?"([^"]+)"', text))
+    explained = documents("kuberay/secrets.example.yaml")
+    assert named == {each["metadata"]["name"] for each in explained}
+    values = {value for each in explained for value in each["stringData"].values()}
+    assert values == {"REPLACE-ME", "/secrets/google/key.json"}
+
+
+def test_no_container_is_root_or_can_become_it():
+    assert CLUSTER_SPEC["autoscalerOptions"]["securityContext"] == RESTRICTED
+    assert {name: each["securityContext"] for name, each in containers().items()} == dict.fromkeys(
+        containers(), RESTRICTED
+    )
+    assert all(pod["securityContext"]["runAsNonRoot"] for pod in pods().values())
+    assert "--user 1000" in VMS["docker"]["run_options"]
+
+
+@pytest.mark.parametrize("target", ["training", "vms"])
+def test_no_stage_of_the_training_image_ends_as_root(target):
+    text = (CLUSTER / "training/Dockerfile").read_text()
+    stage = re.search(rf"^FROM \S+ AS {target}$(.*?)(?=^FROM |\Z)", text, re.M | re.S)
+    assert stage
+    assert re.findall(r"^USER (\S+)$", stage[1], re.M)[-1] == "1000"
+
+
+def test_requests_are_limits_and_only_workers_have_gpus():
+    resources = {name: each["resources"] for name, each in containers().items()}
+    resources["autoscaler"] = CLUSTER_SPEC["autoscalerOptions"]["resources"]
+    for name, each in resources.items():
+        assert each["requests"] == each["limits"], name
+        assert ("nvidia.com/gpu" in each["limits"]) == (name == "worker")
+    assert HEAD["rayStartParams"]["num-cpus"] == "0"
+    assert VMS["available_node_types"]["head"]["resources"] == {"CPU": 0}
+
+
+@pytest.mark.parametrize("name", ["head", "worker"])
+def test_a_node_has_shared_memory_and_leaves_the_cluster_when_it_is_stopped(name):
+    pod, container = pods()[name], containers()[name]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert set(mounts.values()) == volumes.keys()
+    assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+    assert container["lifecycle"]["preStop"]["exec"]["command"][-1] == "ray stop"
+
+
+def test_workers_are_on_spot_nodes():
+    pod = pods()["worker"]
+    ((key, value),) = pod["nodeSelector"].items()
+    assert {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"} in pod[
+        "tolerations"
+    ]
+    machine = VMS["available_node_types"]["gpu"]["node_config"]
+    assert machine["scheduling"]["provisioningModel"] == "SPOT"
+
+
+def test_the_launchers_file_is_one_of_ray():
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    jsonschema.validate(VMS, schema)
+    assert VMS["head_node_type"] in VMS["available_node_types"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**VMS, "head_node": "head"}, schema)
+
+
+def test_both_images_hold_the_same_project_from_one_lock():
+    texts = [(CLUSTER / name / "Dockerfile").read_text() for name in ("dataflow", "training")]
+    pythons, copies = [], []
+    for text in texts:
+        pythons.append(set(re.findall(r"^FROM (python:\S+)", text, re.M)))
+        copies.append(re.findall(r"^COPY (?!--).*$", text, re.M))
+        installs = re.findall(r"pip install .*", text)
+        assert installs
+        assert all(re.search(r"--constraint \S*requirements\.lock", each) for each in installs)
+    assert pythons[0] == pythons[1] == {"python:3.11-slim"}
+    assert copies[0] == copies[1] != []
+    assert '".[gpu,gcp,aws,cluster]"' in texts[1]
+    ignored = [
+        (CLUSTER / n / "Dockerfile.dockerignore").read_text() for n in ("dataflow", "training")
+    ]
+    assert ignored[0] == ignored[1]

@@ -1,0 +1,182 @@
+"""The start script for machines of one's own: with a real head, on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "cluster" / "on_premises" / "start.sh"
+
+
+def run(
+    command: list[str], home: Path, timeout_s: float = 30, **more: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if "RAY_" not in name}
+    path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment |= {"HOME": str(home), "PATH": path, "NODE_ADDRESS": "127.0.0.1", **more}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=timeout_s
+    )
+
+
+def start(home: Path, *arguments: str, timeout_s: float = 30, **more: str):
+    return run([str(SCRIPT), *arguments], home, timeout_s, **more)
+
+
+@pytest.mark.parametrize("arguments", [(), ("worker",), ("stop", "now"), ("begin",)])
+def test_it_says_how_it_is_used(tmp_path, arguments):
+    done = start(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: ")
+
+
+def test_no_worker_starts_without_a_token(tmp_path):
+    done = start(tmp_path, "worker", "127.0.0.1")
+    assert (done.returncode, done.stdout) == (2, "")
+    line, end = done.stderr.split("\n")
+    assert line.startswith(f"start.sh: error: Token: expected the head's in {tmp_path}")
+    assert end == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_token_is_none(tmp_path):
+    (tmp_path / "token").touch()
+    path = str(tmp_path / "token")
+    for role in (["worker", "127.0.0.1"], ["head"]):
+        done = start(tmp_path, *role, RAY_AUTH_TOKEN_PATH=path)
+        assert done.returncode == 2
+        assert path in done.stderr
+
+
+def test_there_may_be_nothing_to_stop(tmp_path):
+    done = start(tmp_path, "stop")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Nothing runs here" in done.stdout
+
+
+def test_a_program_that_was_given_the_number_since_is_left_alone(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "laser-jnd.pid").write_text(str(other.pid))
+        assert "Nothing runs here" in start(tmp_path, "stop").stdout
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that runs.
+
+    Attributes:
+      home: whose ~/.ray has the token.
+      port: of the cluster.
+      jobs: URL that takes jobs.
+      said: what the script printed.
+    """
+
+    home: Path
+    port: int
+    jobs: str
+    said: str
+
+
+def free_ports(count: int) -> list[int]:
+    """Below 10000, where Ray takes its workers' ports from there on."""
+    found = []
+    for port in range(9100 + os.getpid() % 400, 9999):
+        with socket.socket() as listener:
+            if listener.connect_ex(("127.0.0.1", port)) and len(found) < count:
+                found.append(port)
+    return found
+
+
+def below(folder: Path) -> list[str]:
+    """Command lines of all processes that name a folder."""
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    return [line for line in listing.stdout.splitlines() if str(folder) in line]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    port, dashboard, client, agent = free_ports(4)
+    # Ray's sockets have long names: they do not fit below pytest's folder.
+    with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        options = {
+            "--temp-dir": str(home / "t"),
+            "--num-cpus": "1",
+            "--num-gpus": "0",
+            "--object-store-memory": "100000000",
+            "--ray-client-server-port": str(client),
+            "--dashboard-agent-listen-port": str(agent),
+        }
+        ports = {"RAY_PORT": str(port), "DASHBOARD_PORT": str(dashboard)}
+        words = [word for option in options.items() for word in option]
+        done = start(home, "head", *words, timeout_s=240, **ports)
+        for _ in range(2):  # Ray waits 30 seconds for itself, too short on a machine that is busy
+            if "timed out during startup" in done.stderr:
+                done = start(home, "head", *words, timeout_s=240, **ports)
+        assert done.returncode == 0, done.stderr
+        try:
+            yield Head(home, port, f"http://127.0.0.1:{dashboard}", done.stdout)
+        finally:
+            stopped = start(home, "stop", timeout_s=120)
+        assert (stopped.returncode, stopped.stdout) == (0, "Stopped.\n"), stopped.stderr
+        assert below(home) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_head_makes_a_token_that_only_its_user_can_read(head):
+    token = head.home / ".ray" / "auth_token"
+    assert len(token.read_text()) == 64
+    assert token.stat().st_mode & 0o077 == 0
+    assert token.read_text() not in head.said
+    assert f"start.sh worker 127.0.0.1:{head.port}" in head.said
+    assert head.jobs in head.said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_who_has_the_token_is_let_in(head):
+    status = ["ray", "status", "--address", f"127.0.0.1:{head.port}"]
+    jobs = ["ray", "job", "list", "--address", head.jobs]
+    for command in (status, jobs):
+        done = run(command, head.home, 120, RAY_AUTH_MODE="token")
+        assert done.returncode == 0, done.stderr
+        done = run(command, head.home, 120, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="another")
+        assert done.returncode != 0
+        assert "AuthenticationError" in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_who_has_none_is_turned_away(head):
+    with pytest.raises(urllib.error.HTTPError) as refusal, refusal_of(head):
+        pass
+    assert refusal.value.code == 401
+    refusal.value.close()
+
+
+def refusal_of(head: Head):
+    return urllib.request.urlopen(f"{head.jobs}/api/jobs/", timeout=30)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_second_node_of_one_user_is_refused_in_one_line(head):
+    done = start(head.home, "head")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("start.sh: error: Node: expected none")
+    assert done.stderr.count("\n") == 1
