@@ -52,7 +52,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    debug = False
+    debug, status = False, 0
     try:
         try:
             parsed = parse(arguments)

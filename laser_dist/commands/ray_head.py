@@ -64,7 +64,7 @@ def connect(head: Head) -> Any:
 
         with _named_alone(head.address):
             client = JobSubmissionClient(head.address)
-        version = client._server_ray_version
+        version = str(client._server_ray_version)
     if minor(version) != minor(ray.__version__):
         raise UserError(
             str(head),
@@ -156,7 +156,9 @@ def minor(version: str) -> str:
 
 def first_line(text: str) -> str:
     """The first line of a message, not too long."""
-    return next((line.strip()[:200].rstrip(".") for line in text.splitlines() if line.strip()), "no message")
+    return next(
+        (line.strip()[:200].rstrip(".") for line in text.splitlines() if line.strip()), "no message"
+    )
 
 
 def _unreached(head: Head, error: BaseException) -> UserError:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 HELP = "run another command as a job on a Ray cluster"
 EXAMPLE = """\
 The command is checked here, then started on the cluster's head node; train takes its workers from
-the whole cluster. Its log is shown as it comes, and its exit status becomes this one's. Ctrl-C stops
-the showing alone: the job goes on, and is ended by `ray job stop ID`.
+the whole cluster. Its log is shown as it comes, and its exit status becomes this one's. Ctrl-C ends
+the showing alone: the job goes on, and is stopped by `ray job stop ID`.
 
 Paths are the cluster's: name a --dataset and an --output that all nodes share. A training that was
 stopped, or lost its head, is gone on with by submitting the same command again.

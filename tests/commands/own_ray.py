@@ -1,4 +1,4 @@
-"""A Ray head of the tests' own on loopback, which asks for a token, and is ended with all it began."""
+"""A Ray head of the tests' own on loopback, which asks for a token, and ends with all it began."""
 
 import os
 import secrets
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
@@ -98,7 +97,7 @@ def end(head, mark):
     with suppress(ProcessLookupError):
         os.killpg(head.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
-        head.wait(timeout=15)
+        head.wait(timeout=5)
     deadline = time.monotonic() + 20
     while (left := marked_processes(mark)) and time.monotonic() < deadline:
         for pid in left:

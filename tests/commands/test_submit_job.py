@@ -103,9 +103,7 @@ def test_a_stopped_training_goes_on_when_it_is_submitted_again(ray, dataset, tmp
     command = training(dataset, run, f"image.epochs={EPOCHS}")
     for name, value in ray.environment.items():
         monkeypatch.setenv(name, value)
-    first = Started(
-        "submit", "--address", ray.address, "--name", "first", *command, cwd=tmp_path
-    )
+    first = Started("submit", "--address", ray.address, "--name", "first", *command, cwd=tmp_path)
     first.wait_for(lambda: len(epochs_trained(run)) > 2, seconds=150)
     said, told = first.stop(signal.SIGINT)
     assert first.process.returncode == 130
