@@ -25,6 +25,16 @@ PORTS = (
 )  # fmt: skip
 
 
+# Where other work has all cores, a part of the head that is slow to answer has not died.
+PATIENT = {
+    "RAY_raylet_start_wait_time_s": "240",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_health_check_initial_delay_ms": "60000",
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+}
+
+
 @dataclass(frozen=True)
 class OwnRay:
     """A running head: its dashboard's address, and an environment whose token it takes."""
@@ -65,28 +75,30 @@ def own_ray(num_cpus):
                     f"--temp-dir={folder / 'ray'}", "--object-store-memory=100000000",
                     "--disable-usage-stats", *(f"--{name}={port}" for name, port in ports.items()),
                 ],
-                env={**environment, mark: "1"}, cwd=folder, start_new_session=True,
+                env={**environment, **PATIENT, mark: "1"}, cwd=folder, start_new_session=True,
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
         try:
             wait_until_up(head, address, token.read_text(), folder / "head.log")
             yield OwnRay(address, environment)
+            assert head.poll() is None, (folder / "head.log").read_text()
         finally:
             end(head, mark)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until_up(head, address, token, log, seconds=120):
-    """Waits until the head has a node that takes jobs."""
+def wait_until_up(head, address, token, log, seconds=240):
+    """Waits until all parts of the head have begun, and it answers whoever has the token."""
     request = urllib.request.Request(
         f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
     )
     deadline = time.monotonic() + seconds
     while True:
-        with suppress(OSError), urllib.request.urlopen(request, timeout=10):
-            return
+        if "Ray runtime started" in log.read_text(errors="replace"):
+            with suppress(OSError), urllib.request.urlopen(request, timeout=10):
+                return
         assert head.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.5)

@@ -16,10 +16,10 @@ from own_ray import RAY, own_ray, plain_environment
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=6", "backbone.height=32", "backbone.width=48",
-    "head.filters=4,4", "image.crop=32", "image.epochs=2", "jnd.epochs=1",
+    "head.filters=4,4", "image.crop=32", "jnd.crop=32", "image.epochs=2", "jnd.epochs=1",
     "heads.epochs=1",
 )  # fmt: skip
-EPOCHS = 60  # of the backbone that is stopped meanwhile: a second or less each
+EPOCHS = 30  # of the backbone that is stopped meanwhile: a second or less each
 LINE = r"1/3 image +epoch {}/"  # of an epoch, as a job tells it
 
 pytestmark = [
