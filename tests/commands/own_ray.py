@@ -27,7 +27,6 @@ PORTS = (
 
 # Where other work has all cores, a part of the head that is slow to answer has not died.
 PATIENT = {
-    "RAY_raylet_start_wait_time_s": "240",
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_health_check_initial_delay_ms": "60000",
     "RAY_health_check_timeout_ms": "60000",
