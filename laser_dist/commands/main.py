@@ -20,6 +20,7 @@ from laser_dist.commands import (
     miniature,
     models,
     predict,
+    submit,
     train,
 )
 from laser_dist.commands.faults import USER_ERROR, Verdict, explain
@@ -31,6 +32,7 @@ COMMANDS: dict[str, ModuleType] = {
     "miniature": miniature,
     "build": build,
     "train": train,
+    "submit": submit,
     "evaluate": evaluate,
     "predict": predict,
     "models": models,
@@ -50,14 +52,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    debug = False
+    debug, status = False, 0
     try:
         try:
             parsed = parse(arguments)
             debug = parsed.debug
             prepare_environment(uses_cloud=any("://" in str(v) for v in vars(parsed).values()))
             with stop_on_signals():
-                parsed.run(parsed)
+                status = parsed.run(parsed) or 0  # a job's, of `submit`; the others return nothing
         finally:
             sys.stdout.flush()  # here, where an error can still be told; help is printed too
     except Stopped as stopped:
@@ -68,7 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - the last place that can turn it into a line
         return _fail(error, debug)
-    return 0
+    return status
 
 
 def main() -> None:

@@ -31,8 +31,13 @@ def prepare_environment(*, uses_cloud: bool = False) -> None:
     Args:
       uses_cloud: the command reads or writes behind a URL.
     """
-    for name, value in (_ENVIRONMENT | ({} if uses_cloud else _ENVIRONMENT_ON_DISKS)).items():
-        os.environ.setdefault(name, value)
+    os.environ.update(environment(uses_cloud=uses_cloud))
+
+
+def environment(*, uses_cloud: bool) -> dict[str, str]:
+    """The variables that `prepare_environment` sets, with the user's own values where set."""
+    defaults = _ENVIRONMENT | ({} if uses_cloud else _ENVIRONMENT_ON_DISKS)
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 @contextmanager

@@ -1,0 +1,119 @@
+"""A Ray head of the tests' own on loopback, which asks for a token, and ends with all it began."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from command_line import marked_processes
+
+RAY = str(Path(sys.executable).with_name("ray"))
+PORTS = (
+    "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+    "metrics-export-port", "ray-client-server-port", "node-manager-port", "object-manager-port",
+    "runtime-env-agent-port",
+)  # fmt: skip
+
+
+# Where other work has all cores, a part of the head that is slow to answer has not died.
+PATIENT = {
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_health_check_initial_delay_ms": "60000",
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+}
+
+
+@dataclass(frozen=True)
+class OwnRay:
+    """A running head: its dashboard's address, and an environment whose token it takes."""
+
+    address: str
+    environment: dict
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def plain_environment():
+    """This process's, without what names a cluster or a token, and with this Python's programs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
+
+
+@contextmanager
+def own_ray(num_cpus):
+    mark = f"LASER_JND_TEST_{uuid.uuid4().hex}"
+    folder = Path(tempfile.mkdtemp(prefix="jnd-"))  # Ray's sockets leave a path no more room
+    try:
+        token = folder / "token"
+        token.write_text(secrets.token_hex(32))
+        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        named = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        environment = plain_environment() | named
+        with (folder / "head.log").open("wb") as log:
+            head = subprocess.Popen(
+                [
+                    RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+                    "--dashboard-host=127.0.0.1", f"--num-cpus={num_cpus}", "--num-gpus=0",
+                    f"--temp-dir={folder / 'ray'}", "--object-store-memory=100000000",
+                    "--disable-usage-stats", *(f"--{name}={port}" for name, port in ports.items()),
+                ],
+                env={**environment, **PATIENT, mark: "1"}, cwd=folder, start_new_session=True,
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        try:
+            wait_until_up(head, address, token.read_text(), folder / "head.log")
+            yield OwnRay(address, environment)
+            assert head.poll() is None, (folder / "head.log").read_text()
+        finally:
+            end(head, mark)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_up(head, address, token, log, seconds=240):
+    """Waits until all parts of the head have begun, and it answers whoever has the token."""
+    request = urllib.request.Request(
+        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+    )
+    deadline = time.monotonic() + seconds
+    while True:
+        if "Ray runtime started" in log.read_text(errors="replace"):
+            with suppress(OSError), urllib.request.urlopen(request, timeout=10):
+                return
+        assert head.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.5)
+
+
+def end(head, mark):
+    """Ends the head and whatever has inherited its mark, and nothing else."""
+    with suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        head.wait(timeout=5)
+    deadline = time.monotonic() + 20
+    while (left := marked_processes(mark)) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+    head.wait(timeout=10)
+    assert not left
