@@ -31,7 +31,7 @@ The command is checked here, then started on the cluster's head node; train take
 the whole cluster. Its log is shown as it comes, and its exit status becomes this one's. Ctrl-C ends
 the showing alone: the job goes on, and is stopped by `ray job stop ID`.
 
-Paths are the cluster's: name a --dataset and an --output that all nodes share. A training that was
+Paths are the cluster's: name a --dataset and a --storage that all nodes reach. A training that was
 stopped, or lost its head, is gone on with by submitting the same command again.
 
 A cluster that asks for a token (RAY_AUTH_MODE=token) is given the one of RAY_AUTH_TOKEN, of the
@@ -39,9 +39,9 @@ file that RAY_AUTH_TOKEN_PATH names, or of ~/.ray/auth_token.
 
 examples:
   laser-jnd submit --address http://HEAD:8265 train mj-lat --preset paper \\
-      --dataset /data/videoset --output /runs/first
-  laser-jnd submit --no-wait train --resume /runs/first
-  laser-jnd submit --working-dir . train lat --preset demo --dataset /data/small --output /runs/lat
+      --dataset videoset_jnd/1080p --data-dir gs://mine/data --storage gs://mine/runs/first
+  laser-jnd submit --no-wait train --resume gs://mine/runs/first
+  laser-jnd submit --working-dir . train lat --preset demo --dataset /data/small --storage /runs/lat
 """
 JOBS = ("train", "build", "evaluate")  # what takes long enough to be one
 # Of a folder that is sent, beside what its .gitignore leaves out: heavy, of no use, or secret.
@@ -49,6 +49,7 @@ EXCLUDED = (
     ".git", ".venv", "venv", "node_modules", "/runs", "/data", "/dist", "/build", "*.egg-info",
     "__pycache__", "*.pyc", ".pytest_cache", ".ruff_cache", ".hypothesis", ".env", ".env.*",
 )  # fmt: skip
+_PLACES = ("dataset", "data_dir", "storage", "resume")  # options that take a path or a URL
 MODULE = "laser_dist.commands.main"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -151,8 +152,9 @@ def check(words: Sequence[str], *, sent: bool) -> list[str]:
     if parsed.command == "train" and parsed.resume is None:
         train.resolve(parsed)
     relative = relative_paths(parsed)
-    if parsed.command == "train" and parsed.output is None and parsed.resume is None:
-        relative.append("--output, which is not named")
+    nowhere = parsed.command == "train" and not (parsed.output or parsed.storage or parsed.resume)
+    if nowhere:
+        relative.append("--storage, which is not named")
     if not relative:
         return []
     where = "the folder sent, of which the job has a copy for a while" if sent else "its own folder"
@@ -161,8 +163,15 @@ def check(words: Sequence[str], *, sent: bool) -> list[str]:
 
 def relative_paths(parsed: argparse.Namespace) -> list[str]:
     """Paths of a command that do not say where they begin, which on a cluster is seldom meant."""
-    paths = [value for value in vars(parsed).values() if isinstance(value, Path)]
-    return [str(path) for path in paths if not path.is_absolute() and ":/" not in str(path)]
+    named = dict(vars(parsed))
+    if parsed.command in ("train", "evaluate") and named.get("data_dir") is not None:
+        del named["dataset"]  # then it is a name
+    paths = [
+        str(value)
+        for name, value in named.items()
+        if isinstance(value, Path) or (name in _PLACES and value is not None)
+    ]
+    return [path for path in paths if not Path(path).is_absolute() and ":/" not in path]
 
 
 def entrypoint(words: Sequence[str], working_dir: Path | None) -> str:

@@ -193,7 +193,7 @@ def test_a_command_is_checked_before_it_is_sent():
 def test_relative_paths_are_told():
     words = ["train", "lat", "--preset", "demo", "--dataset", "data"]
     (note,) = submit.check(words, sent=False)
-    assert note.endswith("its own folder: data, --output, which is not named")
+    assert note.endswith("its own folder: data, --storage, which is not named")
     (note,) = submit.check(words, sent=True)
     assert "the folder sent" in note
 

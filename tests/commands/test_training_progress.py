@@ -21,7 +21,9 @@ def step(name, time, epoch, number, epochs=2, steps=10):
 
 
 def epoch(name, time, number, validation):
-    figures = {"loss": 3.25, "val_loss": validation, "val_jnd1": 1.5, "seconds": 2.0}
+    times = {"input_wait": 0.25, "all_reduce": 0.1, "checkpoint": 0.05, "compute": 0.6}
+    losses = {"loss": 3.25, "val_loss": validation, "val_jnd1": 1.5}
+    figures = {**losses, "seconds": 2.0, "samples_per_second": 12.0, **times}
     return {"kind": "epoch", "time": time, "stage": name, "epoch": number, "figures": figures}
 
 
@@ -65,7 +67,7 @@ def test_on_a_terminal_every_stage_leaves_one_line():
         done("image", 30),
         stage("jnd1", 30),
     )
-    assert lines == ["  1/3 image   2 epochs  best validation 5 (epoch 1)  30 s"]
+    assert lines == ["  1/3 image   2 epochs  best validation 5 (epoch 1)  30 s  12/s a worker"]
 
 
 def test_stages_that_are_trained_side_by_side_are_not_mixed_up():
@@ -84,8 +86,8 @@ def test_stages_that_are_trained_side_by_side_are_not_mixed_up():
     assert progress.line.startswith("1/3 image   epoch 1/2  step 3/10")
     assert progress.line.endswith("1 min 25 s left")  # 2 steps took 10 s: the other 17 take 85
     assert taken(progress, done("image", 30), done("jnd1", 45)) == [
-        "  1/3 image   2 epochs  best validation 6 (epoch 1)  30 s",
-        "  2/3 jnd1    3 epochs  best validation 4 (epoch 1)  40 s",
+        "  1/3 image   2 epochs  best validation 6 (epoch 1)  30 s  12/s a worker",
+        "  2/3 jnd1    3 epochs  best validation 4 (epoch 1)  40 s  12/s a worker",
     ]
 
 
@@ -102,6 +104,19 @@ def test_in_a_file_every_epoch_leaves_one_line_with_its_validation():
         "  1/3 image   epoch 1/2  loss 3.25  validation 5 (jnd1 1.5)  2.0 s",
         "  features of train: 9 frames",
     ]
+
+
+def test_in_the_end_there_are_shares_of_what_the_time_was_spent_on():
+    progress = TrainingProgress(STAGES, each_epoch=False)
+    assert progress.pace() == []
+    taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0))
+    busy = epoch("image", 10, 1, 5.0)
+    busy["figures"] |= {"seconds": 6.0, "input_wait": 0.05, "compute": 0.8}
+    taken(progress, busy)
+    ((name, told),) = progress.pace()
+    assert name == "spent on"
+    assert told == "input 10%, compute 75%, all-reduce 10%, checkpoints 5%"
+    assert len(told) < 60
 
 
 def test_an_unknown_stage_does_not_break_it():

@@ -59,8 +59,10 @@ def batches(name, order=range(BATCH_SIZE), share=None):
         frames = rng.uniform(0, 255, (2, BATCH_SIZE, *BACKBONE.frame_shape))
         levels = rng.normal((26, 30, 35), 3, (BATCH_SIZE, 3))
         weights = np.arange(BATCH_SIZE) < count
-        chosen = place[order] if share is None else place[share.slice_of(BATCH_SIZE)]
-        own = weights[order] if share is None else weights[share.slice_of(BATCH_SIZE)]
+        chosen, own = place[order], weights[order]
+        if share is not None:
+            part = share.part_of(count, BATCH_SIZE)
+            chosen, own = part.places, part.weights
         take = lambda array, chosen=chosen: array[chosen].astype(np.float32)  # noqa: E731
         if name == "head":
             inputs, targets = [take(each) for each in features], take(levels)

@@ -69,8 +69,14 @@ def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept
     assert times() == before
     model_path(tmp_path, "jnd2").write_text("other weights")
     cache.features("train", extractors, 2)
-    changed = [path.parent.name for path, time in times().items() if before[path] != time]
-    assert changed == ["jnd2-latent"] * 2
+    after = times()
+    kept = {path for path in before if after.get(path) == before[path]}
+    assert {path.parent.name.rpartition("-")[0] for path in kept} == {"jnd1-latent"}
+    assert len(kept) == 2
+    # Those of the backbone that is no more are gone.
+    new = {path.parent.name.rpartition("-")[0] for path in after.keys() - before.keys()}
+    assert new == {"jnd2-latent"}
+    assert len(after) == 4
 
 
 def test_without_blends_only_a_workers_own_examples_are_read(gappy_dir, extractors):

@@ -1,0 +1,240 @@
+"""Kills random processes of trainings at random moments: each has to end with the same weights.
+
+    python benchmarks/chaos.py                    # 20 moments; takes an hour on two cores
+    python benchmarks/chaos.py --moments 3 --seed 7
+
+First a training that nothing disturbs, backbones to predictor, at a tiny size: two workers,
+checkpoints within epochs, features kept in files. Then the same training again and again, and in
+each, at a moment drawn evenly over the undisturbed one's length, one process drawn from all that
+run is ended by SIGKILL: a worker, Ray's controller of the training, the command itself, or a daemon
+of Ray's. Where the command ends with it, it is given again, as a job is submitted again. In the end
+every array of every model has to be the same, bit for bit.
+"""
+
+import argparse
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import psutil
+
+SETTINGS = (
+    "backbone.filters=4",
+    "backbone.latent_filters=6",
+    "head.filters=4,4",
+    "image.epochs=2",
+    "jnd.epochs=1",
+    "heads.epochs=4",
+)
+MAX_TRIES = 4
+LIMIT_S = 900
+MODELS = ("image", "jnd1", "jnd2", "jnd3", "mj-lat", "predictor")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one disturbed training.
+
+    Attributes:
+      seed: that moment and process were drawn with.
+      moment_s: after its start.
+      victim: the process's name.
+      doing: the last that the training's log said before.
+      tries: how often the command was given.
+      took_s: from the first start to the end.
+      differing: arrays that are not the same, or why there are none.
+    """
+
+    seed: int
+    moment_s: float
+    victim: str
+    doing: str
+    tries: int
+    took_s: float
+    differing: str
+
+
+def command(data: Path, run: Path) -> list[str]:
+    """The training, as a user types it."""
+    settings = [f"--set={each}" for each in SETTINGS]
+    where = ("--dataset", str(data), "--output", str(run), "--workers", "2")
+    program = [sys.executable, "-m", "laser_dist.commands.main"]
+    often = ("--checkpoint-every-steps", "3")
+    return [*program, "train", "mj-lat", "--preset", "demo", *where, *often, *settings]
+
+
+def make_dataset(folder: Path) -> Path:
+    """A small miniature; what is there is taken over."""
+    program = [sys.executable, "-m", "laser_dist.commands.main"]
+    videoset, data = str(folder / "videoset"), str(folder / "data")
+    small = ("--num-sources", "15", "--qps", "22,30,38")
+    for arguments in (
+        ("miniature", "--output", videoset, *small),
+        ("build", "videoset_jnd", "--manual-dir", videoset, "--data-dir", data),
+    ):
+        subprocess.run([*program, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return folder / "data"
+
+
+def start(data: Path, run: Path) -> subprocess.Popen[bytes]:
+    """Begins a training, or goes on with it."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with (run.parent / "output.txt").open("ab") as output:
+        return subprocess.Popen(command(data, run), stdout=output, stderr=output)
+
+
+def finish(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status; one that takes too long is ended."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    try:
+        return process.wait(LIMIT_S)
+    except subprocess.TimeoutExpired:
+        family = [*family, *psutil.Process(process.pid).children(recursive=True)]
+        process.kill()
+        return process.wait()
+    finally:
+        _, left = psutil.wait_procs(family, timeout=20)
+        for each in left:  # Ray's own, which end with the command but for accidents
+            each.kill()
+
+
+def victims(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The command and all that runs under it."""
+    try:
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def name_of(process: psutil.Process, command_pid: int) -> str:
+    """For people."""
+    if process.pid == command_pid:
+        return "the command"
+    words = process.cmdline()
+    if words and words[0].startswith("ray::"):
+        return words[0].split(".")[0]
+    return process.name()
+
+
+def disturbed(data: Path, folder: Path, seed: int, length_s: float, expected: Any) -> Outcome:
+    """One training of which one process is killed."""
+    rng = np.random.default_rng(seed)
+    moment_s = float(rng.uniform(0, length_s))
+    run = folder / f"seed{seed}" / "run"
+    shutil.rmtree(run.parent, ignore_errors=True)
+    started = time.monotonic()
+    process = start(data, run)
+    time.sleep(moment_s)
+    alive = victims(process)
+    victim, doing = "none: it had ended", last_word(run)
+    if alive:
+        chosen = alive[rng.integers(len(alive))]
+        family = alive
+        try:
+            victim = name_of(chosen, process.pid)
+            chosen.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            victim += " (gone by itself)"
+        if chosen.pid == process.pid:  # its children end with it, in their own time
+            process.wait()
+            _, left = psutil.wait_procs(family, timeout=30)
+            for each in left:
+                each.kill()
+    tries = 1
+    while finish_or_known(process) and tries < MAX_TRIES:
+        tries += 1
+        process = start(data, run)
+    took_s = time.monotonic() - started
+    return Outcome(seed, moment_s, victim, doing, tries, took_s, difference(run, expected))
+
+
+def finish_or_known(process: subprocess.Popen[bytes]) -> int:
+    """The exit status of a command that may have ended already."""
+    return finish(process) if process.poll() is None else process.returncode
+
+
+def last_word(run: Path) -> str:
+    """What a training's log said last."""
+    import json
+
+    lines = [
+        line
+        for path in (run / "logs" / "events").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    if not lines:
+        return "starting"
+    said = json.loads(lines[-1])
+    where = " ".join(str(said[name]) for name in ("stage", "epoch", "step") if name in said)
+    return said.get("text") or f"{said['kind']} {where}"
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    """All weights of all models, by model and name."""
+    found: dict[str, np.ndarray] = {}
+    for model in MODELS:
+        with zipfile.ZipFile(run / "models" / f"{model}.keras") as archive:
+            content = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(content) as file:
+
+            def keep(name: str, item: Any, model: str = model) -> None:
+                if isinstance(item, h5py.Dataset):
+                    found[f"{model}:{name}"] = np.asarray(item)
+
+            file.visititems(keep)
+    return found
+
+
+def difference(run: Path, expected: dict[str, np.ndarray]) -> str:
+    """How a run's weights differ from the expected ones; empty if they do not."""
+    try:
+        got = arrays(run)
+    except FileNotFoundError as error:
+        return f"no {Path(error.filename).name}"
+    other = [name for name in expected if not np.array_equal(got.get(name), expected[name])]
+    return f"{len(other)} of {len(expected)} arrays, such as {other[0]}" if other else ""
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--moments", type=int, default=20, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs") / "chaos")
+    arguments = parser.parse_args()
+    folder = arguments.output.resolve()
+    data = make_dataset(folder)
+    shutil.rmtree(folder / "unbroken", ignore_errors=True)
+    started = time.monotonic()
+    if status := finish(start(data, folder / "unbroken" / "run")):
+        sys.exit(f"The undisturbed training ended with status {status}.")
+    length_s = time.monotonic() - started
+    expected = arrays(folder / "unbroken" / "run")
+    print(f"Undisturbed: {length_s:.0f} s, {len(expected)} arrays.\n")
+    print("| seed | after | killed | while | commands | took | arrays that differ |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    good = 0
+    for seed in range(arguments.seed, arguments.seed + arguments.moments):
+        one = disturbed(data, folder, seed, length_s, expected)
+        good += not one.differing
+        print(
+            f"| {one.seed} | {one.moment_s:.1f} s | {one.victim} | {one.doing} | {one.tries} "
+            f"| {one.took_s:.0f} s | {one.differing or 'none'} |",
+            flush=True,
+        )
+    print(f"\n{good} of {arguments.moments} ended right.")
+    sys.exit(0 if good == arguments.moments else 1)
+
+
+if __name__ == "__main__":
+    main()

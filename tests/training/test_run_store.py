@@ -1,0 +1,166 @@
+"""Where a run is kept: a folder, or a bucket that two machines know through copies of their own."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow.fs import S3FileSystem
+from training_fakes import linear_stage, place
+
+from laser_dist.errors import UserError
+from laser_dist.training.checkpoints import claim_folder, latest_checkpoint
+from laser_dist.training.logs import METRICS_FOLDER, RunLog, events_path
+from laser_dist.training.loop import train_stage
+from laser_dist.training.run_store import RunStore
+
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+RNG = np.random.default_rng(0)
+FEATURES = RNG.normal(size=(7, 3))
+LEVELS = FEATURES @ RNG.normal(size=(3, 2))
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """The options of a URL that lead to a stand-in of S3 with an empty bucket."""
+    before = {name: os.environ.get(name) for name in KEYS}
+    os.environ.update(KEYS)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    files = S3FileSystem(
+        endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True
+    )
+    files.create_dir("bucket")
+    yield f"endpoint_override={host}%3A{port}&scheme=http"
+    server.stop()
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def machines(request, tmp_path, monkeypatch):
+    """Two machines' views of one run's place."""
+    if request.param == "folder":
+        return RunStore(str(tmp_path / "run")), RunStore(str(tmp_path / "run"))
+    options = request.getfixturevalue("s3")
+    url = f"s3://bucket/{tmp_path.name}?{options}"
+    stores = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr("tempfile.gettempdir", lambda name=name: str(tmp_path / name))
+        store = RunStore(url)
+        store.local.mkdir(parents=True)
+        stores.append(store)
+    assert stores[0].local != stores[1].local
+    return tuple(stores)
+
+
+def put(store, name, text):
+    path = store.local / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    store.push(path)
+
+
+def test_what_one_machine_pushes_another_fetches(machines):
+    one, two = machines
+    assert not two.fetch(two.local / "models" / "a.keras")
+    put(one, "models/a.keras", "first")
+    assert two.fetch(two.local / "models" / "a.keras")
+    assert (two.local / "models" / "a.keras").read_text() == "first"
+    put(one, "models/a.keras", "other")  # of the same size
+    assert two.fetch(two.local / "models" / "a.keras")
+    assert (two.local / "models" / "a.keras").read_text() == "other"
+
+
+def test_a_folder_becomes_what_the_store_has_of_it(machines):
+    one, two = machines
+    put(one, "models/a.keras", "a")
+    put(one, "models/b.keras", "b")
+    two.fetch_all(two.local / "models")
+    one.remove(one.local / "models" / "a.keras")
+    put(one, "models/c.keras", "c")
+    two.fetch_all(two.local / "models")
+    names = ["b.keras", "c.keras"]
+    assert sorted(path.name for path in (two.local / "models").iterdir()) == names
+    assert two.names(two.local / "models") == names
+    assert two.names(two.local / "none") == []
+
+
+def test_a_folder_is_removed_with_all_in_it(machines):
+    one, two = machines
+    put(one, "features/x/part", "1")
+    put(one, "features/y/part", "2")
+    two.remove(two.local / "features" / "x")
+    assert one.names(one.local / "features") == ["y"]
+    two.remove(two.local / "features" / "x")  # gone already
+
+
+def test_a_training_goes_on_on_another_machine_from_the_bucket(machines):
+    one, two = machines
+
+    def stage():
+        return linear_stage(
+            np.zeros((3, 2), np.float32), FEATURES, LEVELS, epochs=3, learning_rate=0.05
+        )
+
+    def at(store):
+        log = RunLog(store, is_chief=True)
+        return replace(place(store.local), store=store, log=log, checkpoint_every_steps=3)
+
+    class Stopped(Exception):
+        pass
+
+    class Breaking:
+        def __init__(self, batches):
+            self.batches = batches
+
+        def epoch(self, index, start=0):
+            for step, batch in enumerate(self.batches.epoch(index, start), start=start):
+                if (index, step) == (2, 3):
+                    raise Stopped
+                yield batch
+
+    unbroken = stage()
+    progress = train_stage(unbroken, place(one.local.parent / "unbroken"))
+    claim_folder(one, one.local / "checkpoints" / "tiny", "key")
+    broken = stage()
+    with pytest.raises(Stopped):
+        train_stage(replace(broken, training=Breaking(broken.training)), at(one))
+    claim_folder(two, two.local / "checkpoints" / "tiny", "key")
+    name = latest_checkpoint(two, two.local / "checkpoints" / "tiny").name
+    assert name == "epoch-001-step-000002.npz"  # 6 of 4 steps an epoch
+    resumed = stage()
+    where = at(two)
+    assert train_stage(resumed, where) == progress
+    for ours, theirs in zip(resumed.model.get_weights(), unbroken.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    where.log.close()
+    assert one.fetch(one.local / METRICS_FOLDER / "tiny.csv")
+    epochs = (one.local / METRICS_FOLDER / "tiny.csv").read_text().count(",val_loss,")
+    assert epochs == 3
+    assert one.fetch(events_path(one.local, "events"))
+    assert "goes on after epoch 1, step 2" in events_path(one.local, "events").read_text()
+
+
+def test_a_bucket_that_is_not_there_is_told_before_any_work(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=r"Run's place s3://nobody/runs.*that can be written"):
+        RunStore(f"s3://nobody/runs?{s3}").check_writable()
+    RunStore(f"s3://bucket/runs?{s3}").check_writable()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a bucket or folder that can be written, got"):
+        RunStore(str(tmp_path / "file" / "run")).check_writable()
