@@ -15,7 +15,8 @@ demo:  ## Photographs to report, on this machine, in minutes.
 	@$(BIN)/laser-jnd demo
 
 test: $(VENV)/.installed-dev lint  ## Every check and every test this machine can run.
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 test-cluster: $(VENV)/.installed-dev  ## Train across two hosts, one of which is cut off; needs root.
 	@$(BIN)/python tests/two_hosts/acts.py $(ARGS)

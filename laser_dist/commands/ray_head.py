@@ -1,6 +1,7 @@
 """The head of a Ray cluster, as `laser-jnd submit` reaches it, and what is told where it cannot."""
 
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,9 @@ def connect(head: Head) -> Any:
     with told_of(head):
         import ray
         from ray.job_submission import JobSubmissionClient
+
+        # Else it tells, in between the job's lines, when a connection ends.
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
 
         with _named_alone(head.address):
             client = JobSubmissionClient(head.address)

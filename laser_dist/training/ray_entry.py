@@ -152,7 +152,6 @@ def _on_worker(config: dict[str, Any]) -> None:
         config["stages"],
         worker_index=context.get_world_rank(),
         num_workers=context.get_world_size(),
-        after_epoch=ray.train.report,
     )
 
 

@@ -1,7 +1,7 @@
 """What one worker process does: sets up TensorFlow, then runs the stages."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from laser_dist.training.config import TrainingConfig, from_dict
@@ -13,7 +13,6 @@ def work(
     *,
     worker_index: int = 0,
     num_workers: int = 1,
-    after_epoch: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> None:
     """Runs stages on this worker.
 
@@ -23,7 +22,6 @@ def work(
       stages: names of those to train, in order.
       worker_index: from 0, the chief.
       num_workers: in the run; above 1, `TF_CONFIG` names them all.
-      after_epoch: called after each epoch with its figures.
 
     Raises:
       RuntimeError: `keras` is not Keras 3 on TensorFlow.
@@ -65,7 +63,6 @@ def work(
         config={name: value for name, value in run_config.items() if name != "work"},
         xla=config.xla,
         checkpoint_every_steps=config.checkpoint_every_steps,
-        after_epoch=after_epoch,
         beat=watchdog.beat,
     )
     share = Share(worker_index, num_workers, place.local_replicas)

@@ -137,6 +137,7 @@ def head() -> Iterator[Head]:
 
 
 @pytest.mark.ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_head_makes_a_token_that_only_its_user_can_read(head):
     token = head.home / ".ray" / "auth_token"
@@ -148,6 +149,7 @@ def test_a_head_makes_a_token_that_only_its_user_can_read(head):
 
 
 @pytest.mark.ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_who_has_the_token_is_let_in(head):
     status = ["ray", "status", "--address", f"127.0.0.1:{head.port}"]
@@ -161,6 +163,7 @@ def test_who_has_the_token_is_let_in(head):
 
 
 @pytest.mark.ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_who_has_none_is_turned_away(head):
     with pytest.raises(urllib.error.HTTPError) as refusal, refusal_of(head):
@@ -174,6 +177,7 @@ def refusal_of(head: Head):
 
 
 @pytest.mark.ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_second_node_of_one_user_is_refused_in_one_line(head):
     done = start(head.home, "head")

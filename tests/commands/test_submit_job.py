@@ -19,11 +19,13 @@ SETTINGS = (
     "head.filters=4,4", "image.crop=32", "jnd.crop=32", "image.epochs=2", "jnd.epochs=1",
     "heads.epochs=1",
 )  # fmt: skip
-EPOCHS = 30  # of the backbone that is stopped meanwhile: a second or less each
+EPOCHS = 300  # of the backbone that is stopped meanwhile: a fraction of a second each
+LOG_DELAY_S = 3  # Ray's head looks for new lines of a log once a second
 LINE = r"1/3 image +epoch {}/"  # of an epoch, as a job tells it
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
@@ -105,6 +107,7 @@ def test_a_stopped_training_goes_on_when_it_is_submitted_again(ray, dataset, tmp
         monkeypatch.setenv(name, value)
     first = Started("submit", "--address", ray.address, "--name", "first", *command, cwd=tmp_path)
     first.wait_for(lambda: len(epochs_trained(run)) > 2, seconds=150)
+    time.sleep(LOG_DELAY_S)
     said, told = first.stop(signal.SIGINT)
     assert first.process.returncode == 130
     assert re.search(LINE.format(1), said), said
