@@ -130,26 +130,36 @@ def disturbed(data: Path, folder: Path, seed: int, length_s: float, expected: An
     """One training of which one process is killed."""
     rng = np.random.default_rng(seed)
     moment_s = float(rng.uniform(0, length_s))
+    while True:
+        one = disturb(data, folder, seed, rng, moment_s, expected)
+        if one is not None:
+            return one
+        moment_s = float(rng.uniform(0, moment_s))  # it had ended: something is to be killed
+
+
+def disturb(
+    data: Path, folder: Path, seed: int, rng: np.random.Generator, moment_s: float, expected: Any
+) -> Outcome | None:
+    """The same at a given moment; None if there was nothing left to kill."""
     run = folder / f"seed{seed}" / "run"
     shutil.rmtree(run.parent, ignore_errors=True)
     started = time.monotonic()
     process = start(data, run)
     time.sleep(moment_s)
     alive = victims(process)
-    victim, doing = "none: it had ended", last_word(run)
-    if alive:
-        chosen = alive[rng.integers(len(alive))]
-        family = alive
-        try:
-            victim = name_of(chosen, process.pid)
-            chosen.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            victim += " (gone by itself)"
-        if chosen.pid == process.pid:  # its children end with it, in their own time
-            process.wait()
-            _, left = psutil.wait_procs(family, timeout=30)
-            for each in left:
-                each.kill()
+    doing = last_word(run)
+    try:
+        chosen = alive[rng.integers(len(alive))] if alive else psutil.Process(process.pid)
+        victim = name_of(chosen, process.pid)
+        chosen.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        finish_or_known(process)
+        return None
+    if chosen.pid == process.pid:  # its children end with it, in their own time
+        process.wait()
+        _, left = psutil.wait_procs(alive, timeout=30)
+        for each in left:
+            each.kill()
     tries = 1
     while finish_or_known(process) and tries < MAX_TRIES:
         tries += 1
@@ -199,8 +209,8 @@ def difference(run: Path, expected: dict[str, np.ndarray]) -> str:
     """How a run's weights differ from the expected ones; empty if they do not."""
     try:
         got = arrays(run)
-    except FileNotFoundError as error:
-        return f"no {Path(error.filename).name}"
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        return f"{type(error).__name__}: {error}"
     other = [name for name in expected if not np.array_equal(got.get(name), expected[name])]
     return f"{len(other)} of {len(expected)} arrays, such as {other[0]}" if other else ""
 

@@ -162,7 +162,9 @@ def run(arguments: argparse.Namespace) -> None:
         )
         if is_finished(store):
             dataset = config["dataset"]["dir"]
-            terminal.say(f"Next: laser-jnd evaluate --model {store.place} --dataset {dataset}")
+            model = "COPY" if store.is_remote else store.place
+            first = f"copy {store.place} to a folder, then " if store.is_remote else ""
+            terminal.say(f"Next: {first}laser-jnd evaluate --model {model} --dataset {dataset}")
 
 
 def run_store(place: str) -> RunStore:
@@ -303,7 +305,7 @@ def train_or_reuse(
 
         for file in given_files(given, plans):
             check_fits(file, from_dict(training).backbone)
-    store.fetch_all(run_dir / MODELS)
+    store.fetch_all(run_dir / MODELS, exactly=True)
     decisions = take_over(plans, training, fingerprint, run_dir, beside=beside, given=given)
     goals = only or [plan.name for plan in plans if plan.kind in ("head", "joint")]
     decisions = needed(plans, decisions, goals)

@@ -92,8 +92,9 @@ class TrainingProgress:
             return []
         loss, epoch = figure_text(running.best[0]), running.best[1]
         took = time_text(event["time"] - running.began["time"])
+        epochs = running.began.get("epochs", epoch)
         return [
-            f"  {self._name(event['stage'])}  {count_text(running.began['epochs'], 'epoch')}"
+            f"  {self._name(event['stage'])}  {count_text(epochs, 'epoch')}"
             f"  best validation {loss} (epoch {epoch})  {took}"
             f"  {figure_text(running.rate)}/s a worker"
         ]

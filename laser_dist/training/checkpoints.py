@@ -1,5 +1,6 @@
 """Checkpoints of a stage: one file each, complete or absent; the last and the best are kept."""
 
+import contextlib
 import json
 import os
 import re
@@ -92,7 +93,9 @@ def save_checkpoint(
         retrying(lambda: _write(final, variables, about), told=store.told)
         store.push(final)
     except OSError as error:
-        left = latest_checkpoint(store, folder, but=final)
+        left = None
+        with contextlib.suppress(OSError):  # of the same store
+            left = latest_checkpoint(store, folder, but=final, patiently=False)
         raise UserError(
             f"Checkpoint {final.name} in {store.place}",
             "a store that takes it",
@@ -112,15 +115,19 @@ def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
     return variables, Progress(**progress, sums=sums)
 
 
-def latest_checkpoint(store: RunStore, folder: Path, but: Path | None = None) -> Path | None:
+def latest_checkpoint(
+    store: RunStore, folder: Path, but: Path | None = None, *, patiently: bool = True
+) -> Path | None:
     """The checkpoint that is furthest on; unfinished ones do not count. It may have to be fetched.
 
     Args:
       store: of the run.
       folder: of the stage's checkpoints.
       but: one that is left out.
+      patiently: whether a store that fails is tried again.
     """
-    there = [name for name in _checkpoints(store, folder) if but is None or name != but.name]
+    names = _checkpoints(store, folder, patiently=patiently)
+    there = [name for name in names if but is None or name != but.name]
     return folder / max(there, key=_place_of) if there else None
 
 
@@ -156,8 +163,9 @@ def _write(final: Path, variables: Sequence[np.ndarray], about: str) -> None:
         raise
 
 
-def _checkpoints(store: RunStore, folder: Path) -> list[str]:
-    return [name for name in store.names(folder) if _NAME.fullmatch(name)]
+def _checkpoints(store: RunStore, folder: Path, *, patiently: bool = True) -> list[str]:
+    names = store.names(folder, patiently=patiently)
+    return [name for name in names if _NAME.fullmatch(name)]
 
 
 def _place_of(name: str) -> tuple[int, int]:

@@ -63,7 +63,7 @@ class FeatureCache:
         if self.place.is_chief:
             for name in extractors:
                 self._tidy(name, split, keys[name], is_missing=name in missing)
-        wait_for_all(self.place.strategy)
+        self._wait()
         if missing:
             size = num_bytes(missing.values(), total, versions) / 1e6
             text = f"features of {split}: {total} frames, {size:,.0f} MB"
@@ -71,8 +71,10 @@ class FeatureCache:
             frames = self._frames(split, next(iter(missing.values())))
             folders = {self._folder(name, keys[name]): one for name, one in missing.items()}
             beat = self._beat(split)
-            self.store.push(*write_parts(folders, frames, split, versions=versions, beat=beat))
-        wait_for_all(self.place.strategy)
+            parts_written = write_parts(folders, frames, split, versions=versions, beat=beat)
+            with self.place.paused():
+                self.store.push(*parts_written)
+        self._wait()
         branches: list[list[FeatureFiles]] = []
         for name, key in keys.items():
             folder = self._folder(name, key)
@@ -82,16 +84,17 @@ class FeatureCache:
             files = [FeatureFiles(folder, split, version, parts) for version in range(versions)]
             for path in (each.part_path(part) for each in files for part in range(parts)):
                 # What lies in a folder of this key is the same wherever it was computed.
-                self.store.fetch(path, reuse=True)
-                self.place.beat(f"fetching features of {split}")
+                with self.place.paused():
+                    self.store.fetch(path, reuse=True)
             branches.append(files)
         return KeptFeatures(branches)
 
     def _found(self, name: str, split: str, key: FeatureKey) -> int:
         """How many parts there are, if they are whole; 0 if not."""
         folder = self._folder(name, key)
-        self.store.fetch(folder / f"{split}.json")
-        parts = num_parts_of(folder, split, key, self.store.names(folder))
+        parts = 0
+        if self.store.fetch(folder / f"{split}.json"):
+            parts = num_parts_of(folder, split, key, self.store.names(folder))
         return parts if all_agree(self.place.strategy, parts > 0) else 0
 
     def _tidy(self, name: str, split: str, key: FeatureKey, *, is_missing: bool) -> None:
@@ -104,6 +107,10 @@ class FeatureCache:
             for file in self.store.names(folder):
                 if file.startswith((f"{split}-", f"{split}.")):
                     self.store.remove(folder / file)
+
+    def _wait(self) -> None:
+        with self.place.paused():  # who is waited for is watched
+            wait_for_all(self.place.strategy)
 
     def _beat(self, split: str) -> Callable[[], None]:
         return lambda: self.place.beat(f"features of {split}")

@@ -47,14 +47,17 @@ class RunLog:
         if is_chief:
             self._events.parent.mkdir(parents=True, exist_ok=True)
             (store.local / METRICS_FOLDER).mkdir(parents=True, exist_ok=True)
-            store.fetch(self._events)
+            if not store.fetch(self._events):
+                self._events.unlink(missing_ok=True)  # of a run that is no more
 
     def event(self, kind: str, **values: Any) -> None:
         """Appends an event: `stage`, `step`, `epoch`, `done` or `note`."""
         if not self._writes:
             return
-        with self._events.open("a") as file:
-            file.write(json.dumps({"kind": kind, "time": time.time(), **values}) + "\n")
+        line = json.dumps({"kind": kind, "time": time.time(), **values}) + "\n"
+        # A line for who watches: a disk that fails for a while must not end the run with it.
+        with contextlib.suppress(OSError), self._events.open("a") as file:
+            file.write(line)
         now = time.monotonic()
         # Beside the training: a store takes its time, and these lines are for who watches.
         if (
@@ -89,7 +92,8 @@ class RunLog:
         if not self._writes:
             return
         path = self._store.local / METRICS_FOLDER / f"{stage}.csv"
-        self._store.fetch(path)
+        if not self._store.fetch(path):
+            path.unlink(missing_ok=True)
         rows = [row for row in _rows(path) if int(row[1]) < epoch]
         rows += [(stage, str(epoch), name, f"{value:.6g}") for name, value in figures.items()]
         unfinished = path.with_suffix(".unfinished")

@@ -5,6 +5,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +30,12 @@ from laser_dist.training.read_ahead import ReadAhead
 from laser_dist.training.retrying import first_line
 from laser_dist.training.run_store import RunStore
 from laser_dist.training.step import Batch, Mean, Objective, Stepper
-from laser_dist.training.together import chiefs_values, seconds_to_sum, share_statistics
+from laser_dist.training.together import (
+    chiefs_values,
+    seconds_to_sum,
+    share_statistics,
+    wait_for_all,
+)
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
@@ -89,6 +95,7 @@ class Place:
       checkpoint_every_steps: of a stage; None for a checkpoint after each epoch and no more.
       after_epoch: called by every worker after each epoch with its figures.
       beat: called as a sign of life whenever something has ended, with what begins.
+      paused: a block in which there is no such sign: others have theirs while this one waits.
     """
 
     strategy: tf.distribute.Strategy
@@ -101,6 +108,7 @@ class Place:
     checkpoint_every_steps: int | None = None
     after_epoch: Callable[[dict[str, float]], None] = lambda _: None
     beat: Callable[[str], None] = lambda _: None
+    paused: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def run_dir(self) -> Path:
@@ -158,6 +166,7 @@ class _StageRun:
         """From the last checkpoint to the end."""
         stage, place = self._stage, self._place
         progress = self._resume()
+        place.beat(f"{stage.name}, its first step")
         gradients = sum(math.prod(each.shape) for each in stage.model.trainable_variables)
         self._sum_s = seconds_to_sum(place.strategy, gradients)
         while not _is_done(progress, stage.settings):
@@ -171,8 +180,9 @@ class _StageRun:
                 raise self._too_little_memory(error) from error
             place.log.event("epoch", stage=stage.name, epoch=progress.epochs_done, figures=figures)
             place.after_epoch(figures)
-        best = checkpoint_path(self._folder, progress.best_epoch)
-        place.store.fetch(best)
+        with place.paused():
+            wait_for_all(place.strategy)  # until the chief has saved the last one
+            best = place.store.await_file(checkpoint_path(self._folder, progress.best_epoch))
         self._restore(best)
         return progress
 
@@ -261,8 +271,7 @@ class _StageRun:
         if not choice.any():
             return none
         path = checkpoint_path(self._folder, *map(int, choice))
-        place.store.fetch(path)
-        progress = self._restore(path)
+        progress = self._restore(place.store.await_file(path))
         within = f", step {progress.steps_done}" if progress.steps_done else ""
         place.log.event(
             "note",

@@ -1,5 +1,6 @@
 """Runs a training on Ray: the only place that imports Ray for it."""
 
+import contextlib
 import json
 import logging
 import os
@@ -210,20 +211,29 @@ def _following(
     """Hands on what is appended to an event file while the block runs."""
     ended = threading.Event()
     path = events_path(store.local, first_stage)
-    start = path.stat().st_size if store.fetch(path) else 0
+    start = len(store.content(path) or b"")
     pause = SECONDS_BETWEEN_PUSHES if store.is_remote else SECONDS_BETWEEN_LOOKS
+
+    def appended(position: int) -> bytes:
+        if store.is_remote:
+            return (store.content(path) or b"")[position:]
+        if not path.exists():
+            return b""
+        with path.open("rb") as file:
+            file.seek(position)
+            return file.read()
 
     def follow() -> None:
         position = start
         while True:
             last_look = ended.wait(pause)
-            if store.fetch(path):
-                with path.open("rb") as file:
-                    file.seek(position)
-                    lines = file.read()
-                whole = lines[: lines.rfind(b"\n") + 1]
-                position += len(whole)
-                for line in whole.splitlines():
+            lines = b""
+            with contextlib.suppress(OSError):  # the next look sees it all
+                lines = appended(position)
+            whole = lines[: lines.rfind(b"\n") + 1]
+            position += len(whole)
+            for line in whole.splitlines():
+                with contextlib.suppress(ValueError):
                     watch(json.loads(line))
             if last_look:
                 return

@@ -52,7 +52,7 @@ def write_record(run_dir: Path, stage: StagePlan, key: str, inputs: Mapping[str,
     Returns:
       The record's file.
     """
-    path = _record_path(run_dir, stage.name)
+    path = record_path(run_dir, stage.name)
     record = {"key": key, "inputs": inputs, "needs": _hashes(run_dir, stage.needs)}
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(record, indent=2) + "\n")
@@ -69,7 +69,7 @@ def file_hash(path: Path) -> str:
 def read_record(run_dir: Path, stage: StagePlan) -> dict[str, Any] | None:
     """What `write_record` wrote, if the stage's models are there too."""
     try:
-        record = json.loads(_record_path(run_dir, stage.name).read_text())
+        record = json.loads(record_path(run_dir, stage.name).read_text())
     except (OSError, ValueError):
         return None
     there = all(model_path(run_dir, name).exists() for name in model_names(stage))
@@ -221,5 +221,6 @@ def _copy(source: Path, target: Path) -> None:
     os.replace(unfinished, target)
 
 
-def _record_path(run_dir: Path, stage: str) -> Path:
+def record_path(run_dir: Path, stage: str) -> Path:
+    """Where the record of a stage lies."""
     return run_dir / MODELS / f"{stage}.json"

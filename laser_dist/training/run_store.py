@@ -6,10 +6,12 @@ brings what was written there into the bucket, `fetch` brings back what others h
 An object is complete or absent, so what must not be half-written is one file.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +61,8 @@ class RunStore:
             files = (
                 [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
             )
-            for file in sorted(files):
+            # What says that others are whole comes last.
+            for file in sorted(files, key=lambda each: (each.suffix == ".json", each)):
                 self._retrying(lambda file=file: self._upload(file))
 
     def fetch(self, path: Path, *, reuse: bool = False) -> bool:
@@ -76,22 +79,50 @@ class RunStore:
             return path.exists()
         return self._retrying(lambda: self._download(path, reuse=reuse))
 
-    def fetch_all(self, folder: Path) -> None:
-        """Makes a folder's files here those of the store, without folders below it."""
+    def await_file(self, path: Path, seconds: int = 60) -> Path:
+        """Brings a file that another machine has written: of a shared folder this one may lag.
+
+        Raises:
+          FileNotFoundError: it has not come after so many seconds.
+        """
+        for _ in range(seconds):
+            if self.fetch(path):
+                return path
+            time.sleep(1)
+        raise FileNotFoundError(errno.ENOENT, f"not in {self.place}", str(path))
+
+    def content(self, path: Path) -> bytes | None:
+        """What the store has of a file, the copy here left as it is; None if there is none."""
+        if not self.is_remote:
+            return path.read_bytes() if path.exists() else None
+        filesystem, key = self._remote[0], self._key(path)
+        if not filesystem.get_file_info(key).is_file:
+            return None
+        with filesystem.open_input_stream(key) as source:
+            return source.read()
+
+    def fetch_all(self, folder: Path, *, exactly: bool = False) -> None:
+        """Brings a folder's files here, without folders below it.
+
+        Args:
+          folder: below `local`.
+          exactly: whether others that are here go; only while no worker is at work.
+        """
         if not self.is_remote:
             return
         names = self.names(folder)
         for name in names:
-            self.fetch(folder / name)
-        for path in folder.glob("*"):
+            if not name.startswith("."):
+                self.fetch(folder / name)
+        for path in folder.glob("*") if exactly else ():
             if path.is_file() and path.name not in names:
                 path.unlink(missing_ok=True)
 
-    def names(self, folder: Path) -> list[str]:
+    def names(self, folder: Path, *, patiently: bool = True) -> list[str]:
         """Names of what the store has in a folder, in order; of a missing one none."""
         if not self.is_remote:
             return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
-        return self._retrying(lambda: self._list(folder))
+        return self._retrying(lambda: self._list(folder)) if patiently else self._list(folder)
 
     def remove(self, path: Path) -> None:
         """Removes a file or a folder, here and in the store; a missing one is no error."""
@@ -133,9 +164,12 @@ class RunStore:
         filesystem, key = self._remote[0], self._key(file)
         if filesystem.type_name == "local":  # file://
             Path(key).parent.mkdir(parents=True, exist_ok=True)
-        with file.open("rb") as source, filesystem.open_output_stream(key) as target:
+        # Closing a stream makes an object, also of half a file.
+        unfinished = f"{key}.{uuid.uuid4().hex}.unfinished"
+        with file.open("rb") as source, filesystem.open_output_stream(unfinished) as target:
             while chunk := source.read(_CHUNK):
                 target.write(chunk)
+        filesystem.move(unfinished, key)
 
     def _download(self, path: Path, *, reuse: bool) -> bool:
         from pyarrow.fs import FileType

@@ -70,6 +70,8 @@ def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) ->
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
     path = store.local / CONFIG_FILE
+    if store.is_remote:
+        store.check_writable()  # before anything is asked again and again
     if store.fetch(path):
         before = _read_config(path)
         _check_same(store.place, before, config)
@@ -113,6 +115,8 @@ def resume_run(store: RunStore, changes: Sequence[str] = ()) -> dict[str, Any]:
       UserError: no run there, or its dataset is gone or another one now.
     """
     path = store.local / CONFIG_FILE
+    if store.is_remote:
+        store.check_writable()
     if not store.fetch(path):
         raise UserError(
             f"Run {store.place}",
@@ -122,7 +126,7 @@ def resume_run(store: RunStore, changes: Sequence[str] = ()) -> dict[str, Any]:
         )
     config = _read_config(path)
     try:
-        training = to_dict(override(from_dict(config["training"]), changes))
+        before = from_dict(config["training"])
     except (UserError, TypeError) as error:
         raise UserError(
             f"Settings of a run {path}",
@@ -130,7 +134,7 @@ def resume_run(store: RunStore, changes: Sequence[str] = ()) -> dict[str, Any]:
             str(error),
             "Start it anew in another folder; it takes over what fits.",
         ) from error
-    return start_run(store, training, config["dataset"]["dir"])
+    return start_run(store, to_dict(override(before, changes)), config["dataset"]["dir"])
 
 
 def read_dataset_card(dataset: str | Path) -> dict[str, Any]:

@@ -30,7 +30,14 @@ from laser_dist.training.objectives import JointObjective, LevelObjective, frame
 from laser_dist.training.order import Share, num_steps
 from laser_dist.training.plan import StagePlan, plan_stages
 from laser_dist.training.records import Records, open_records
-from laser_dist.training.reuse import MODELS, model_names, model_path, read_record, write_record
+from laser_dist.training.reuse import (
+    MODELS,
+    model_names,
+    model_path,
+    read_record,
+    record_path,
+    write_record,
+)
 from laser_dist.training.saving import PREDICTOR, finish_predictor, save_in_float32, seed_of
 from laser_dist.training.stored import RAW, num_with, rows_with, sample_frames
 from laser_dist.training.together import (
@@ -69,9 +76,10 @@ def run_stages(
     """
     plans = plan_stages(variant_named(config.variant), config.levels)
     models = place.run_dir / MODELS
-    place.store.fetch_all(models)
-    records = {split: open_records(dataset, split) for split in (TRAIN, VALIDATION)}
-    labels = {split: read_labels(of_split) for split, of_split in records.items()}
+    with place.paused():  # of a large dataset in a bucket it takes minutes
+        place.store.fetch_all(models)
+        records = {split: open_records(dataset, split) for split in (TRAIN, VALIDATION)}
+        labels = {split: read_labels(of_split) for split, of_split in records.items()}
     trainer = _Trainer(config, records, share, place, labels)
     for plan in plans:
         if plan.name in work:
@@ -80,7 +88,8 @@ def run_stages(
         if plan.name not in stages:
             continue
         key = str(work[plan.name]["key"])
-        record = read_record(place.run_dir, plan)
+        is_kept = place.store.fetch(record_path(place.run_dir, plan.name))
+        record = read_record(place.run_dir, plan) if is_kept else None
         if all_agree(place.strategy, record is not None and record["key"] == key):
             place.log.event("note", text=f"{plan.name}: trained before, reused")
             continue
@@ -88,14 +97,16 @@ def run_stages(
         keras.utils.set_random_seed(seed_of(config.seed, plan.name))
         trainer.train(plan, key)
         if place.is_chief:
-            record_path = write_record(place.run_dir, plan, key, work[plan.name]["inputs"])
-            place.store.push(record_path)
-        wait_for_all(place.strategy)  # the next stage reads the chief's files
+            written = write_record(place.run_dir, plan, key, work[plan.name]["inputs"])
+            place.store.push(written)
+        with place.paused():
+            wait_for_all(place.strategy)  # the next stage reads the chief's files
     if place.is_chief:
         place.store.fetch_all(models)  # others may have trained stages beside these
         finish_predictor(config, place.run_dir, place.config["dataset"])
         place.store.push(*models.glob(f"{PREDICTOR}.keras"))
-    wait_for_all(place.strategy)
+    with place.paused():
+        wait_for_all(place.strategy)
     place.log.close()
 
 
@@ -137,7 +148,8 @@ class _Trainer:
         if self.place.is_chief:
             folder = self.place.run_dir / "checkpoints" / plan.name
             claim_folder(self.place.store, folder, key)
-        wait_for_all(self.place.strategy)
+        with self.place.paused():
+            wait_for_all(self.place.strategy)
         if plan.kind == "head":
             self.head(plan)
         elif plan.kind == "joint":
@@ -271,7 +283,8 @@ class _Trainer:
         """A finished backbone, computing at the run's precision."""
         path = model_path(self.place.run_dir, name)
         if not self.place.is_chief:
-            self.place.store.fetch(path)
+            with self.place.paused():
+                self.place.store.await_file(path)
         model = build_autoencoder(self.config.backbone, name)
         model.load_weights(path)
         return model

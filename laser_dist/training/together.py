@@ -19,6 +19,8 @@ _SUM = tf.distribute.ReduceOp.SUM
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns when every worker has come here."""
+    if strategy.num_replicas_in_sync == 1:
+        return
 
     @tf.function
     def meet() -> Any:
@@ -112,7 +114,11 @@ def check_shared(strategy: tf.distribute.Strategy, store: RunStore, *, is_chief:
         mark.write_text("")
         store.push(mark)
     wait_for_all(strategy)
-    found = mark.name in store.names(store.local)
+    try:
+        store.await_file(mark)
+        found = True
+    except FileNotFoundError:
+        found = False
     shared = all_agree(strategy, found)
     if is_chief:
         store.remove(mark)

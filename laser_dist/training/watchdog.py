@@ -40,12 +40,23 @@ class Watchdog:
         self._told = told
         self._end = end
         self._last = time.monotonic()
+        self._pauses = 0
         self.doing = "starting"
 
     def beat(self, doing: str) -> None:
         """A sign of life: something has ended, and `doing` begins."""
         self.doing = doing
         self._last = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block whose length says nothing: who is waited for is watched where it runs."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            self.beat(self.doing)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -55,8 +66,8 @@ class Watchdog:
         def watch() -> None:
             while not over.wait(min(1.0, self._timeout_s / 4)):
                 silent_s = time.monotonic() - self._last
-                if silent_s > self._timeout_s:
-                    self._told(
+                if silent_s > self._timeout_s and not self._pauses:
+                    self._tell(
                         f"a worker has got nowhere for {silent_s:.0f} s ({self.doing}), "
                         "all are started anew"
                     )
@@ -71,3 +82,9 @@ class Watchdog:
         finally:
             over.set()
             thread.join()
+
+    def _tell(self, line: str) -> None:
+        # Where it is told may be the very disk that hangs.
+        thread = threading.Thread(target=self._told, args=(line,), daemon=True)
+        thread.start()
+        thread.join(5)

@@ -52,8 +52,13 @@ def work(
     def tell(text: str) -> None:
         log.event("note", text=text)
 
-    store = RunStore(run_config["run_dir"], tell)
     watchdog = Watchdog(config.cluster.hang_timeout_s, tell)
+
+    def tell_of_store(text: str) -> None:
+        watchdog.beat(text)
+        tell(text)
+
+    store = RunStore(run_config["run_dir"], tell_of_store)
     place = Place(
         strategy=strategy,
         local_replicas=strategy.num_replicas_in_sync // num_workers,
@@ -64,6 +69,7 @@ def work(
         xla=config.xla,
         checkpoint_every_steps=config.checkpoint_every_steps,
         beat=watchdog.beat,
+        paused=watchdog.paused,
     )
     share = Share(worker_index, num_workers, place.local_replicas)
     dataset = run_config["dataset"]["dir"]

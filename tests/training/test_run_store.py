@@ -90,11 +90,44 @@ def test_a_folder_becomes_what_the_store_has_of_it(machines):
     two.fetch_all(two.local / "models")
     one.remove(one.local / "models" / "a.keras")
     put(one, "models/c.keras", "c")
-    two.fetch_all(two.local / "models")
+    two.fetch_all(two.local / "models", exactly=True)
     names = ["b.keras", "c.keras"]
     assert sorted(path.name for path in (two.local / "models").iterdir()) == names
     assert two.names(two.local / "models") == names
     assert two.names(two.local / "none") == []
+
+
+def test_workers_of_one_machine_leave_each_others_files_alone(machines):
+    one, two = machines
+    put(one, "models/a.keras", "a")
+    mine = two.local / "models" / ".b.keras.1.unfinished"
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("half")
+    two.fetch_all(two.local / "models")
+    assert mine.read_text() == "half"
+    assert (two.local / "models" / "a.keras").read_text() == "a"
+
+
+def test_what_fails_while_it_is_pushed_leaves_what_was_there(machines, monkeypatch):
+    one, two = machines
+    put(one, "models/a.keras", "good")
+    if not one.is_remote:
+        return
+    path = one.local / "models" / "a.keras"
+    path.write_text("other")
+    files = one._remote[0]
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    class Breaking:
+        def __getattr__(self, name):
+            return broken if name == "move" else getattr(files, name)
+
+    monkeypatch.setitem(one.__dict__, "_remote", (Breaking(), one._remote[1]))
+    with pytest.raises(KeyboardInterrupt):
+        one.push(path)
+    assert two.content(two.local / "models" / "a.keras") == b"good"
 
 
 def test_a_folder_is_removed_with_all_in_it(machines):
