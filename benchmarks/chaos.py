@@ -13,6 +13,7 @@ every array of every model has to be the same, bit for bit.
 
 import argparse
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -175,16 +176,19 @@ def finish_or_known(process: subprocess.Popen[bytes]) -> int:
 
 def last_word(run: Path) -> str:
     """What a training's log said last."""
-    import json
-
     lines = [
         line
         for path in (run / "logs" / "events").glob("*.jsonl")
         for line in path.read_text().splitlines()
     ]
-    if not lines:
+    while lines:  # a process that is killed may leave half of its last one
+        try:
+            said = json.loads(lines.pop())
+            break
+        except ValueError:
+            continue
+    else:
         return "starting"
-    said = json.loads(lines[-1])
     where = " ".join(str(said[name]) for name in ("stage", "epoch", "step") if name in said)
     return said.get("text") or f"{said['kind']} {where}"
 

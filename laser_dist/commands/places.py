@@ -11,8 +11,6 @@ from laser_dist.jnd.layout import is_hidden
 
 DATASET_INFO = "dataset_info.json"
 _DEPTHS = ("*", "*/*", "*/*/*")  # version; config/version; name/config/version
-
-
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _BUILD = "Build one: laser-jnd build --help tells how."
 

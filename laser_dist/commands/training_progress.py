@@ -74,13 +74,13 @@ class TrainingProgress:
         return []
 
     def pace(self) -> list[tuple[str, str]]:
-        """What the time of all epochs taken was spent on, by name."""
-        total = sum(each["seconds"] for each in self._epochs)
+        """What the time of training was spent on in all epochs taken, by name."""
+        total = sum(each["training_seconds"] for each in self._epochs)
         if not total:
             return []
 
         def share(name: str) -> float:
-            return sum(each[name] * each["seconds"] for each in self._epochs) / total
+            return sum(each[name] * each["training_seconds"] for each in self._epochs) / total
 
         shares = (f"{text} {share(name):.0%}" for name, text in _SHARES.items())
         return [("spent on", ", ".join(shares))]

@@ -93,7 +93,6 @@ class Place:
       config: the run's resolved configuration, as plain values.
       xla: whether TensorFlow's compiler makes the steps.
       checkpoint_every_steps: of a stage; None for a checkpoint after each epoch and no more.
-      after_epoch: called by every worker after each epoch with its figures.
       beat: called as a sign of life whenever something has ended, with what begins.
       paused: a block in which there is no such sign: others have theirs while this one waits.
     """
@@ -106,7 +105,6 @@ class Place:
     config: dict[str, Any]
     xla: bool = False
     checkpoint_every_steps: int | None = None
-    after_epoch: Callable[[dict[str, float]], None] = lambda _: None
     beat: Callable[[str], None] = lambda _: None
     paused: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -179,7 +177,6 @@ class _StageRun:
             except tf.errors.ResourceExhaustedError as error:
                 raise self._too_little_memory(error) from error
             place.log.event("epoch", stage=stage.name, epoch=progress.epochs_done, figures=figures)
-            place.after_epoch(figures)
         with place.paused():
             wait_for_all(place.strategy)  # until the chief has saved the last one
             best = place.store.await_file(checkpoint_path(self._folder, progress.best_epoch))

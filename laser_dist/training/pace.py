@@ -49,7 +49,7 @@ class Pace:
         Returns:
           `samples_per_second` of each worker; of the time of training, without validation, the
           shares `input_wait`, `all_reduce`, `checkpoint` and, what is left, `compute`; `seconds`,
-          validation included.
+          validation included, and `training_seconds`, of which the shares are.
         """
         took = time.monotonic() - self._started if self._training_s is None else self._training_s
         took = max(took, 1e-9)
@@ -62,5 +62,6 @@ class Pace:
             "samples_per_second": self._examples / took / num_workers,
             **shares,
             "compute": max(0.0, 1 - sum(shares.values())),
+            "training_seconds": took,
             "seconds": time.monotonic() - self._started,
         }

@@ -3,65 +3,39 @@
 Parquet is read a row group at a time, which TFDS makes of up to 100 examples.
 """
 
-import threading
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from laser_dist.training.shards import by_shard, damaged
+from laser_dist.training.shards import ShardReaders, by_shard, damaged
 from laser_dist.training.store import Readable
 
 _COLUMN = "data"
 
 
-class ParquetRecords:
+class ParquetRecords(ShardReaders):
     """Examples of a split's Parquet files, in stored order."""
 
-    def __init__(self, openers: Sequence[Callable[[], Readable]], lengths: Sequence[int]) -> None:
-        """Opens no file yet.
-
-        Args:
-          openers: of the shards, in order.
-          lengths: number of examples that each shard has.
-        """
-        self._openers, self._lengths = openers, lengths
-        self._files: dict[int, Any] = {}
-        self._lock = threading.Lock()  # a file of pyarrow's is for one thread
-
-    def __len__(self) -> int:
-        return sum(self._lengths)
-
-    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-        """As `Records.read`."""
-        found: list[bytes] = [b""] * len(indices)
-        with self._lock:
-            for shard, places, rows in by_shard(indices, self._lengths):
-                file = self._file(shard)
-                about = file.metadata
-                sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
-                for group, among, group_rows in by_shard(rows, sizes):
-                    column = file.read_row_group(group, columns=[_COLUMN]).column(_COLUMN)
-                    for place, row in zip(places[among], group_rows, strict=True):
-                        found[place] = column[int(row)].as_py()
-        return found
-
-    def _file(self, shard: int) -> Any:
+    def _opened(self, file: Readable, shard: int) -> tuple[Any, int]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
 
-        if shard not in self._files:
-            source = self._openers[shard]()
-            try:
-                file = ParquetFile(_Stream(source))
-            except (ArrowException, OSError) as error:
-                got = " ".join(str(error).split())
-                raise damaged(source, "a Parquet file", got) from error
-            if file.metadata.num_rows != self._lengths[shard]:
-                expected = f"{self._lengths[shard]} examples"
-                raise damaged(source, expected, str(file.metadata.num_rows))
-            self._files[shard] = file
-        return self._files[shard]
+        try:
+            opened = ParquetFile(_Stream(file))
+        except (ArrowException, OSError) as error:
+            got = " ".join(str(error).split())
+            raise damaged(file, "a Parquet file", got) from error
+        return opened, opened.metadata.num_rows
+
+    def _rows(self, reader: Any, rows: np.ndarray) -> list[bytes]:
+        found: list[bytes] = [b""] * len(rows)
+        about = reader.metadata
+        sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+        for group, places, group_rows in by_shard(rows, sizes):
+            column = reader.read_row_group(group, columns=[_COLUMN]).column(_COLUMN)
+            for place, row in zip(places, group_rows, strict=True):
+                found[place] = column[int(row)].as_py()
+        return found
 
 
 class _Stream:

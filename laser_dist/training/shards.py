@@ -1,6 +1,9 @@
 """The files of a split: which of them an example is in, and what is said of a damaged one."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,3 +34,55 @@ def by_shard(
 def damaged(file: Readable, expected: str, got: str) -> UserError:
     """The error that a file of a dataset is not as it was written."""
     return UserError(f"Dataset file {file.name}", expected, got, "Copy or build it anew.")
+
+
+class ShardReaders(ABC):
+    """Examples of files that each have a reader of their format, for one thread at a time.
+
+    A file is opened when its first example is asked for.
+    """
+
+    def __init__(self, openers: Sequence[Callable[[], Readable]], lengths: Sequence[int]) -> None:
+        """Opens no file yet.
+
+        Args:
+          openers: of the shards, in order.
+          lengths: number of examples that each shard has.
+        """
+        self._openers, self._lengths = openers, lengths
+        self._readers: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return sum(self._lengths)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """As `Records.read`."""
+        found: list[bytes] = [b""] * len(indices)
+        with self._lock:
+            for shard, places, rows in by_shard(indices, self._lengths):
+                if shard not in self._readers:
+                    self._readers[shard] = self._reader(shard)
+                contents = self._rows(self._readers[shard], rows)
+                for place, content in zip(places, contents, strict=True):
+                    found[place] = content
+        return found
+
+    def _reader(self, shard: int) -> Any:
+        file = self._openers[shard]()
+        reader, count = self._opened(file, shard)
+        if count != self._lengths[shard]:
+            raise damaged(file, f"{self._lengths[shard]} examples", str(count))
+        return reader
+
+    @abstractmethod
+    def _opened(self, file: Readable, shard: int) -> tuple[Any, int]:
+        """A reader of a file, and how many examples it has.
+
+        Raises:
+          UserError: it is damaged.
+        """
+
+    @abstractmethod
+    def _rows(self, reader: Any, rows: np.ndarray) -> list[bytes]:
+        """Examples [k] of one file, in the order asked for."""

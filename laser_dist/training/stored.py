@@ -2,23 +2,17 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from laser_dist.training.records import Records, split_files
+from laser_dist.training.records import Records
 from laser_dist.video.frames import resize_rgb
 
 RAW, LEVELS = "raw", "jnd_levels"
 IMAGES = (RAW, "jnd1", "jnd2", "jnd3")  # in the order of `jnd_levels`, after the raw one
-
-
-def num_examples(location: str | Path, split: str) -> int:
-    """Examples of a split, from the metadata of the dataset at a path or URL."""
-    return sum(split_files(location, split).lengths)
 
 
 def num_with(target: str, levels: np.ndarray) -> int:

@@ -4,18 +4,18 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import marked_processes
+from ports import free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
 PORTS = (
@@ -40,14 +40,6 @@ class OwnRay:
 
     address: str
     environment: dict
-
-
-def free_ports(count):
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def plain_environment():

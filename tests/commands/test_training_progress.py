@@ -23,7 +23,8 @@ def step(name, time, epoch, number, epochs=2, steps=10):
 def epoch(name, time, number, validation):
     times = {"input_wait": 0.25, "all_reduce": 0.1, "checkpoint": 0.05, "compute": 0.6}
     losses = {"loss": 3.25, "val_loss": validation, "val_jnd1": 1.5}
-    figures = {**losses, "seconds": 2.0, "samples_per_second": 12.0, **times}
+    pace = {"seconds": 2.0, "training_seconds": 2.0, "samples_per_second": 12.0}
+    figures = {**losses, **pace, **times}
     return {"kind": "epoch", "time": time, "stage": name, "epoch": number, "figures": figures}
 
 
@@ -111,7 +112,7 @@ def test_in_the_end_there_are_shares_of_what_the_time_was_spent_on():
     assert progress.pace() == []
     taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0))
     busy = epoch("image", 10, 1, 5.0)
-    busy["figures"] |= {"seconds": 6.0, "input_wait": 0.05, "compute": 0.8}
+    busy["figures"] |= {"training_seconds": 6.0, "input_wait": 0.05, "compute": 0.8}
     taken(progress, busy)
     ((name, told),) = progress.pace()
     assert name == "spent on"

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ports import free_ports
 from regrouped import MODELS, NUM_PERMUTATIONS
-from test_together import free_ports
 
 SCRIPT = Path(__file__).with_name("regrouped.py")
 FACTOR = 4

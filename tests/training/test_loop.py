@@ -18,7 +18,8 @@ from laser_dist.training.loop import make_optimizer, train_stage
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))
 LEVELS = FEATURES @ RNG.normal(size=(3, 2)) + 0.1 * RNG.normal(size=(7, 2))
-TIMES = {"seconds", "samples_per_second", "input_wait", "all_reduce", "checkpoint", "compute"}
+SHARES = {"input_wait", "all_reduce", "checkpoint", "compute"}
+TIMES = {"seconds", "training_seconds", "samples_per_second"} | SHARES
 START = np.zeros((3, 2), np.float32)
 
 
@@ -189,8 +190,7 @@ def test_figures_are_means_over_examples_of_unequal_batches(tmp_path):
     times = {name: figures_of_epoch.pop(name) for name in TIMES}
     assert times["seconds"] > 0
     assert times["samples_per_second"] > 0
-    shares = ("input_wait", "all_reduce", "checkpoint", "compute")
-    assert sum(times[name] for name in shares) == pytest.approx(1)
+    assert sum(times[name] for name in SHARES) == pytest.approx(1)
     both = expected | {f"val_{name}": value for name, value in expected.items()}
     assert figures_of_epoch == pytest.approx(both, rel=1e-5)
 
@@ -368,6 +368,7 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
 def test_the_share_of_time_that_is_waited_is_logged(tmp_path, xla):
     told = []
     train_stage(noisy_stage(), replace(place(tmp_path, after_epoch=told.append), xla=xla))
+    assert len(told) == 4
     assert all(0 <= figures["input_wait"] <= 1 for figures in told)
 
 

@@ -31,6 +31,7 @@ def test_shares_of_an_epochs_time_add_up(clock):
             "all_reduce": 0.1,
             "checkpoint": 0.2,
             "compute": 0.5,
+            "training_seconds": 10.0,
             "seconds": 20.0,
         }
     )

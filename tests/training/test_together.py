@@ -1,27 +1,18 @@
 """What all workers of a run do at one time."""
 
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from chief_of_two import arrays_of
+from ports import free_ports
 
 from laser_dist.training.together import chiefs_values, wait_for_all
 
 SCRIPT = Path(__file__).with_name("chief_of_two.py")
-
-
-def free_ports(count):
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.mark.slow

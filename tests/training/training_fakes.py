@@ -213,14 +213,27 @@ def assert_same_steps(ours, theirs):
         np.testing.assert_array_equal(targets, their_targets)
 
 
+class TellingLog(RunLog):
+    """A log that also calls `after_epoch` with the figures of each epoch."""
+
+    def __init__(self, store, after_epoch):
+        super().__init__(store, is_chief=True)
+        self.after_epoch = after_epoch
+
+    def event(self, kind, **values):
+        super().event(kind, **values)
+        if kind == "epoch":
+            self.after_epoch(values["figures"])
+
+
 def place(run_dir, after_epoch=lambda _: None):
     """This process and its first device."""
+    store = RunStore(str(run_dir))
     return Place(
         strategy=tf.distribute.get_strategy(),
         local_replicas=1,
         is_chief=True,
-        store=RunStore(str(run_dir)),
-        log=RunLog(RunStore(str(run_dir)), is_chief=True),
+        store=store,
+        log=TellingLog(store, after_epoch),
         config={"dataset": {"scale": "QP", "simulated": True, "fingerprint": "abc"}},
-        after_epoch=after_epoch,
     )
