@@ -1,6 +1,6 @@
 """Kills random processes of trainings at random moments: each has to end with the same weights.
 
-    python benchmarks/chaos.py                    # 20 moments; takes an hour on two cores
+    python benchmarks/chaos.py                    # 20 moments; more than an hour on two cores
     python benchmarks/chaos.py --moments 3 --seed 7
 
 First a training that nothing disturbs, backbones to predictor, at a tiny size: two workers,
@@ -28,13 +28,14 @@ import h5py
 import numpy as np
 import psutil
 
+# Tiny models, and epochs enough that learning takes as long as Ray and TensorFlow take to start.
 SETTINGS = (
     "backbone.filters=4",
     "backbone.latent_filters=6",
     "head.filters=4,4",
-    "image.epochs=2",
-    "jnd.epochs=1",
-    "heads.epochs=4",
+    "image.epochs=40",
+    "jnd.epochs=20",
+    "heads.epochs=100",
 )
 MAX_TRIES = 4
 LIMIT_S = 900

@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +131,10 @@ def _batches(kind: str, spec: Any, scratch: Path, share: tuple[int, int], batch:
     """Makes this worker's batches, of noise, the way that training gets them."""
     import numpy as np
 
+    from laser_dist.training.data import FramePairs
     from laser_dist.training.feature_files import FeatureFiles
     from laser_dist.training.features import FeatureBatches, KeptFeatures
     from laser_dist.training.order import Share
-    from laser_dist.training.step import Batch
-    from laser_dist.training.stored import decode_frames
 
     rng, own, total = np.random.default_rng(0), Share(*share), batch * STEPS
     levels = rng.normal(LEVELS, 3, (total, 3)).astype(np.float32)
@@ -152,20 +150,41 @@ def _batches(kind: str, spec: Any, scratch: Path, share: tuple[int, int], batch:
         return lambda: FeatureBatches(
             features=kept, targets=levels, batch_size=batch, share=own, seed=0
         ).epoch(1)
-    import tensorflow as tf
+    pairs = FramePairs(
+        records=_Noise(spec, rng, total),
+        target="jnd1",
+        rows=np.arange(total),
+        height=spec.height,
+        width=spec.width,
+        batch_size=batch,
+        share=own,
+        seed=0,
+        labels=levels[:, :1],
+    )
+    return lambda: pairs.epoch(1)
 
-    ramp = np.linspace(0, 200, spec.width)[None, :, None]
-    noisy = (ramp + rng.uniform(0, 55, spec.frame_shape)).astype(np.uint8)
-    image = tf.io.encode_png(noisy)
-    decode = tf.function(lambda images: decode_frames(images, spec.height, spec.width))
 
-    def epoch() -> Iterator[Any]:
-        size = batch // share[1]
-        for _ in range(STEPS):
-            raw, target = (decode(tf.repeat(image, size)).numpy() for _ in range(2))
-            yield Batch(raw, [target, levels[:size, :1]], np.ones(size, np.float32), batch)
+class _Noise:
+    """Examples that all hold one noisy frame: what they cost to decode is what a real one costs."""
 
-    return epoch
+    def __init__(self, spec: Any, rng: Any, count: int) -> None:
+        import numpy as np
+        import tensorflow as tf
+
+        ramp = np.linspace(0, 200, spec.width)[None, :, None]
+        noisy = (ramp + rng.uniform(0, 55, spec.frame_shape)).astype(np.uint8)
+        image = tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[tf.io.encode_png(noisy).numpy()])
+        )
+        features = tf.train.Features(feature={"raw": image, "jnd1": image})
+        self._record = tf.train.Example(features=features).SerializeToString()
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, indices: Any) -> list[bytes]:
+        return [self._record] * len(indices)
 
 
 def _asks(model: Any) -> dict[str, float]:
