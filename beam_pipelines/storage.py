@@ -148,7 +148,8 @@ def check_writable(folder: str | Path) -> None:
     if not is_remote(folder):
         return
     try:
-        write_bytes(join(folder, ".begun"), b"")
+        # Not empty: Beam sends S3 an object in parts, and S3 refuses one of no part.
+        write_bytes(join(folder, ".begun"), b"begun")
         remove(join(folder, ".begun"))
     except OSError as error:
         raise UserError(

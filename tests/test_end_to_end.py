@@ -1,13 +1,17 @@
 """The main job at a tiny size, by the commands that a user types: photographs to a prediction."""
 
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+import zipfile
 
+import h5py
 import pyarrow.parquet as pq
 import pytest
+from s3 import local_s3
 
 RUN_SETTINGS = (
     "backbone.filters=4",
@@ -146,3 +150,38 @@ def test_another_variant_takes_over_the_backbones_and_trains_its_heads_side_by_s
         assert events.keys() == {"rec-jnd1", "rec-jnd3"}
     assert (folder / "second" / "models" / "predictor.keras").exists()
     assert "Reused: second" in laser_jnd(folder, "train", "--resume", "second")
+
+
+def test_from_a_bucket_into_a_bucket_the_same_is_trained(folder):
+    with local_s3() as s3:
+        s3.upload(folder / "data", "data")
+        places = ("--data-dir", s3.url("data"), "--storage", s3.url("runs/third"))
+        command = (
+            "train", "mj-lat", "--preset", "demo", "--dataset", "videoset_jnd/miniature", *places,
+            "--workers", "2", *SETTINGS,
+        )  # fmt: skip
+        said = laser_jnd(folder, *command)
+        assert "mj-lat in 5 stages, 2 workers" in said
+        assert "Reused: s3://bucket/runs/third" in laser_jnd(folder, *command)
+        files = s3.files("runs/third")
+    for name in (*STAGES, "predictor"):
+        (folder / "third" / "models").mkdir(parents=True, exist_ok=True)
+        path = folder / "third" / "models" / f"{name}.keras"
+        path.write_bytes(files[f"models/{name}.keras"])
+        assert weights(path) == weights(folder / "run" / "models" / f"{name}.keras")
+    assert not [name for name in files if "unfinished" in name]
+    assert all(f"logs/metrics/{stage}.csv" in files for stage in STAGES)
+
+
+def weights(path):
+    """A model's arrays by name, as bytes: the file itself has its time of writing."""
+    with zipfile.ZipFile(path) as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    found = {}
+    with h5py.File(content) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return found

@@ -1,7 +1,7 @@
 """The real command with its input and output in a bucket: on this machine, and on Dataflow.
 
-There is no cloud here: an emulator keeps the bucket, and a stand-in of Dataflow's API runs the very
-pipeline that was staged for it.
+There is no cloud here: emulators keep the buckets, of Google's kind and S3's, and a stand-in of
+Dataflow's API runs the very pipeline that was staged for it.
 """
 
 import os
@@ -14,6 +14,7 @@ from cloud import local_cloud
 from command_line import laser_jnd
 from dataflow_api import JOB_ID, stand_in
 from photographs import photographs
+from s3 import local_s3
 
 from beam_pipelines.miniature.pipeline import make_miniature
 from beam_pipelines.miniature.videoset import VideosetSettings
@@ -86,6 +87,17 @@ def test_in_a_bucket_lie_the_files_that_lie_on_a_disk(cloud, archived, expected,
     reused = build(*command, cwd=tmp_path, environment=cloud.environment)
     assert reused.stdout.startswith(f"  Reused: gs://bucket/data/{VERSION} is there")
     assert cloud.files("data") == files
+
+
+def test_in_s3_lie_the_same_files(manual, expected, tmp_path):
+    with local_s3() as s3:
+        command = (s3.upload(manual, "manual"), "s3://bucket/data", "--workers", 2)
+        done = build(*command, cwd=tmp_path, environment=s3.environment)
+        assert done.returncode == 0, done.stderr
+        files = s3.files("data")
+        assert files == {f"{VERSION}/{name}": content for name, content in expected.items()}
+        reused = build(*command, cwd=tmp_path, environment=s3.environment)
+        assert reused.stdout.startswith(f"  Reused: s3://bucket/data/{VERSION} is there")
 
 
 def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd):

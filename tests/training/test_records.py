@@ -4,13 +4,11 @@ import json
 import os
 import struct
 import threading
-import urllib.request
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from moto.server import ThreadedMotoServer
+from s3 import BUCKET, local_s3
 from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined
 
 from laser_dist.commands.places import dataset_folder, find_dataset
@@ -23,7 +21,6 @@ from laser_dist.training.stored import features_of, sample_frames
 
 FORMATS = ("tfrecord", "array_record", "parquet")
 NUM_MANY = 50
-BUCKET = "bucket"
 
 
 class SampledPairs(ManyPairs):
@@ -59,58 +56,18 @@ def folders(tmp_path_factory):
     return {each: built(tmp_path_factory.mktemp(each), each) for each in FORMATS}
 
 
-@contextmanager
-def environment(**values):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 @pytest.fixture(scope="module")
 def s3():
-    """The address of a stand-in of S3."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with environment(
-        AWS_ACCESS_KEY_ID="test",
-        AWS_SECRET_ACCESS_KEY="test",
-        AWS_DEFAULT_REGION="us-east-1",
-        AWS_EC2_METADATA_DISABLED="true",
-        NO_PROXY="127.0.0.1",
-        no_proxy="127.0.0.1",
-    ):
-        send(f"http://{host}:{port}/{BUCKET}")
-        yield f"{host}:{port}"
-    server.stop()
-
-
-def send(url, content=b""):
-    request = urllib.request.Request(url, content, method="PUT")
-    request.add_header("Content-Type", "application/octet-stream")
-    # Without it the stand-in would take the first part of a host's name for the bucket.
-    signer = "Credential=test/1/us-east-1/s3/aws4_request"
-    request.add_header("Authorization", f"AWS4-HMAC-SHA256 {signer}")
-    with urllib.request.urlopen(request) as answer:
-        assert answer.status == 200
+    with local_s3() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def data_dirs(folders, s3):
     """Of each format the URL of a bucket's folder that holds NAME/CONFIG/VERSION."""
     for file_format, folder in folders.items():
-        for path in folder.iterdir():
-            place = f"{file_format}/sampled_pairs/tiny/1.0.0/{path.name}"
-            send(f"http://{s3}/{BUCKET}/{place}", path.read_bytes())
-    options = f"endpoint_override={s3}&scheme=http"
-    return {each: f"s3://{BUCKET}/{each}?{options}" for each in folders}
+        s3.upload(folder, f"{file_format}/sampled_pairs/tiny/1.0.0")
+    return {each: s3.url(each) for each in folders}
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +190,11 @@ def test_a_dataset_in_a_bucket_is_found_by_its_own_url(urls, data_dirs):
 
 
 def test_a_bucket_that_is_not_there_is_told_in_one_line(s3):
-    options = f"endpoint_override={s3}&scheme=http"
+    nowhere = s3.url("data").replace(BUCKET, "nowhere")
     for find in (
-        lambda: find_dataset("videoset_jnd/1080p", f"s3://nowhere/data?{options}"),
-        lambda: open_records(f"s3://nowhere/data?{options}", "train"),
-        lambda: read_dataset_card(f"s3://nowhere/data?{options}"),
+        lambda: find_dataset("videoset_jnd/1080p", nowhere),
+        lambda: open_records(nowhere, "train"),
+        lambda: read_dataset_card(nowhere),
     ):
         with pytest.raises(UserError) as caught:
             find()

@@ -1,12 +1,10 @@
 """Where a run is kept: a folder, or a bucket that two machines know through copies of their own."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow.fs import S3FileSystem
+from s3 import local_s3
 from training_fakes import linear_stage, place
 
 from laser_dist.errors import UserError
@@ -15,12 +13,6 @@ from laser_dist.training.logs import METRICS_FOLDER, RunLog, events_path
 from laser_dist.training.loop import train_stage
 from laser_dist.training.run_store import RunStore
 
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))
 LEVELS = FEATURES @ RNG.normal(size=(3, 2))
@@ -28,23 +20,8 @@ LEVELS = FEATURES @ RNG.normal(size=(3, 2))
 
 @pytest.fixture(scope="module")
 def s3():
-    """The options of a URL that lead to a stand-in of S3 with an empty bucket."""
-    before = {name: os.environ.get(name) for name in KEYS}
-    os.environ.update(KEYS)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    files = S3FileSystem(
-        endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True
-    )
-    files.create_dir("bucket")
-    yield f"endpoint_override={host}%3A{port}&scheme=http"
-    server.stop()
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    with local_s3() as running:
+        yield running
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -52,8 +29,7 @@ def machines(request, tmp_path, monkeypatch):
     """Two machines' views of one run's place."""
     if request.param == "folder":
         return RunStore(str(tmp_path / "run")), RunStore(str(tmp_path / "run"))
-    options = request.getfixturevalue("s3")
-    url = f"s3://bucket/{tmp_path.name}?{options}"
+    url = request.getfixturevalue("s3").url(tmp_path.name)
     stores = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -188,8 +164,8 @@ def test_a_training_goes_on_on_another_machine_from_the_bucket(machines):
 def test_a_bucket_that_is_not_there_is_told_before_any_work(s3, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     with pytest.raises(UserError, match=r"Run's place s3://nobody/runs.*that can be written"):
-        RunStore(f"s3://nobody/runs?{s3}").check_writable()
-    RunStore(f"s3://bucket/runs?{s3}").check_writable()
+        RunStore(s3.url("runs").replace("bucket", "nobody")).check_writable()
+    RunStore(s3.url("runs")).check_writable()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):

@@ -1,0 +1,86 @@
+"""A bucket of S3's on this machine, and what it takes to find it."""
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+BUCKET = "bucket"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
+}
+
+
+@dataclass(frozen=True)
+class LocalS3:
+    """A stand-in of S3 with one bucket.
+
+    Attributes:
+      address: host and port.
+    """
+
+    address: str
+
+    @property
+    def environment(self):
+        """Variables by which Amazon's own library finds it, which Beam asks."""
+        return {**KEYS, "AWS_ENDPOINT_URL": f"http://{self.address}"}
+
+    def url(self, name):
+        """A place in the bucket, for pyarrow."""
+        address = self.address.replace(":", "%3A")
+        return f"s3://{BUCKET}/{name}?endpoint_override={address}&scheme=http"
+
+    def upload(self, folder, name):
+        """Brings all files of a folder into the bucket, below a name."""
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                key = f"{name}/{path.relative_to(folder).as_posix()}"
+                self._client.upload_file(str(path), BUCKET, key)
+        return f"s3://{BUCKET}/{name}"
+
+    def files(self, name):
+        """Content of all objects below a name, by what comes after it."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=BUCKET, Prefix=f"{name}/"
+        )
+        keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
+        return {
+            key.removeprefix(f"{name}/"): self._client.get_object(Bucket=BUCKET, Key=key)[
+                "Body"
+            ].read()
+            for key in keys
+            if not key.endswith("/")  # pyarrow's marks of folders
+        }
+
+    @property
+    def _client(self):
+        return boto3.client("s3", endpoint_url=f"http://{self.address}")
+
+
+@contextmanager
+def local_s3():
+    """Runs it, with credentials for it in this process and those that it starts."""
+    before = {name: os.environ.get(name) for name in KEYS}
+    os.environ.update(KEYS)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        running = LocalS3(":".join(map(str, server.get_host_and_port())))
+        running._client.create_bucket(Bucket=BUCKET)
+        yield running
+    finally:
+        server.stop()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
