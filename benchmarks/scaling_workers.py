@@ -22,10 +22,10 @@ def measure(kind: str, size: str, share: tuple[int, int], batch: int) -> dict[st
     import tensorflow as tf
 
     from laser_dist.training.config import StageConfig
-    from laser_dist.training.loop import make_optimizer
-    from laser_dist.training.read_ahead import ReadAhead
-    from laser_dist.training.step import Stepper
-    from laser_dist.training.together import synchronise_norms
+    from laser_dist.training.examples.read_ahead import ReadAhead
+    from laser_dist.training.learning.loop import make_optimizer
+    from laser_dist.training.learning.step import Stepper
+    from laser_dist.training.learning.together import synchronise_norms
 
     strategy = _strategy(share[1])
     with strategy.scope():
@@ -104,7 +104,7 @@ def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
     from laser_dist.models.predictors import build_joint_model
     from laser_dist.models.specs import BackboneSpec, HeadSpec
     from laser_dist.models.variants import variant_named
-    from laser_dist.training.objectives import JointObjective, LevelObjective
+    from laser_dist.training.learning.objectives import JointObjective, LevelObjective
     from laser_dist.training.presets import demo
 
     keras.utils.set_random_seed(0)
@@ -131,10 +131,10 @@ def _batches(kind: str, spec: Any, scratch: Path, share: tuple[int, int], batch:
     """Makes this worker's batches, of noise, the way that training gets them."""
     import numpy as np
 
-    from laser_dist.training.data import FramePairs
-    from laser_dist.training.feature_files import FeatureFiles
-    from laser_dist.training.features import FeatureBatches, KeptFeatures
-    from laser_dist.training.order import Share
+    from laser_dist.training.examples.data import FramePairs
+    from laser_dist.training.examples.feature_files import FeatureFiles
+    from laser_dist.training.examples.features import FeatureBatches, KeptFeatures
+    from laser_dist.training.examples.order import Share
 
     rng, own, total = np.random.default_rng(0), Share(*share), batch * STEPS
     levels = rng.normal(LEVELS, 3, (total, 3)).astype(np.float32)

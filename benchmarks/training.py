@@ -132,10 +132,11 @@ def our_epoch(variant_name: str, run_dir: Path, *, bfloat16: bool = False) -> Ca
 
     from laser_dist.models.predictors import build_joint_model, feature_extractor
     from laser_dist.training.config import StageConfig
-    from laser_dist.training.loop import make_optimizer
-    from laser_dist.training.objectives import JointObjective, LevelObjective
-    from laser_dist.training.read_ahead import ReadAhead
-    from laser_dist.training.step import Batch, Stepper
+    from laser_dist.training.examples.batch import Batch
+    from laser_dist.training.examples.read_ahead import ReadAhead
+    from laser_dist.training.learning.loop import make_optimizer
+    from laser_dist.training.learning.objectives import JointObjective, LevelObjective
+    from laser_dist.training.learning.step import Stepper
 
     keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else "float32")
     variant, backbones, head = parts_of(variant_name)
@@ -177,8 +178,8 @@ def kept_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
     """Features as a run keeps them, in one part."""
     import numpy as np
 
-    from laser_dist.training.feature_files import FeatureFiles
-    from laser_dist.training.features import KeptFeatures
+    from laser_dist.training.examples.feature_files import FeatureFiles
+    from laser_dist.training.examples.features import KeptFeatures
 
     branches = []
     for index, array in enumerate(arrays_of_branches):
@@ -191,7 +192,7 @@ def kept_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
 
 def feature_batches(kept: Any, levels: Any) -> Any:
     """The batches of a head."""
-    from laser_dist.training.features import FeatureBatches
+    from laser_dist.training.examples.features import FeatureBatches
 
     return FeatureBatches(features=kept, targets=levels, batch_size=BATCH_SIZE, seed=0)
 
@@ -250,10 +251,10 @@ def memory_of(count: int) -> None:
     import tensorflow as tf
 
     from laser_dist.training.config import StageConfig
-    from laser_dist.training.loop import make_optimizer
-    from laser_dist.training.objectives import LevelObjective
-    from laser_dist.training.read_ahead import ReadAhead
-    from laser_dist.training.step import Stepper
+    from laser_dist.training.examples.read_ahead import ReadAhead
+    from laser_dist.training.learning.loop import make_optimizer
+    from laser_dist.training.learning.objectives import LevelObjective
+    from laser_dist.training.learning.step import Stepper
 
     _, _, head = parts_of("mj-lat")
     shape, rng = head.input_shape[0][1:], np.random.default_rng(0)

@@ -26,6 +26,8 @@ FLOORS = {
     "laser_dist.errors": 0,
     "laser_dist": 0,
 }
+# Parts of a package, of which each knows those before it; what lies beside them knows all.
+PARTS = {"laser_dist.training": ("config", "storage", "examples", "learning")}
 LEARNING = {"tensorflow", "keras", "tf_keras", "tensorflow_datasets"}
 CLUSTERS = {"ray", "apache_beam"}
 MAX_LINES = 400
@@ -128,6 +130,19 @@ def test_arrows_point_down_or_stay_in_their_package():
         if top(arrow.imported) in PACKAGES
         and room_of(arrow.importer) != room_of(arrow.imported)
         and FLOORS[room_of(arrow.importer)] <= FLOORS[room_of(arrow.imported)]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", PARTS)
+def test_a_part_knows_only_those_before_it(package):
+    rooms = [f"{package}.{name}" for name in PARTS[package]]
+    wrong = [
+        f"{arrow.importer} -> {arrow.imported}"
+        for number, room in enumerate(rooms)
+        for arrow in ARROWS
+        if is_within(arrow.importer, room) and is_within(arrow.imported, package)
+        if not any(is_within(arrow.imported, known) for known in rooms[: number + 1])
     ]
     assert wrong == []
 

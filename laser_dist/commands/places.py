@@ -42,7 +42,7 @@ def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
     Raises:
       UserError: no such folder, not exactly one dataset in it, or a bucket that cannot be read.
     """
-    from laser_dist.training.store import Folder, is_url
+    from laser_dist.training.storage.store import Folder, is_url
 
     if data_dir is not None:
         return _named_dataset(str(dataset), data_dir)
@@ -64,7 +64,7 @@ def dataset_folder(place: str) -> Path:
     Raises:
       UserError: it is behind a URL.
     """
-    from laser_dist.training.store import is_url
+    from laser_dist.training.storage.store import is_url
 
     if is_url(place):
         raise UserError(
@@ -75,7 +75,7 @@ def dataset_folder(place: str) -> Path:
 
 def _named_dataset(name: str, data_dir: str) -> str:
     """The newest version of NAME/CONFIG below a data dir, or the version that is named."""
-    from laser_dist.training.store import Folder, below
+    from laser_dist.training.storage.store import Folder, below
 
     place = below(data_dir, *name.strip("/").split("/"))
     folder = Folder(place)

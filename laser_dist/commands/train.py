@@ -20,7 +20,7 @@ from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
-    from laser_dist.training.run_store import RunStore
+    from laser_dist.training.storage.run_store import RunStore
 
 HELP = "train a predictor: backbones first, then heads"
 EXAMPLE = """\
@@ -169,8 +169,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def run_store(place: str) -> RunStore:
     """The store of a run, in a folder or a bucket."""
-    from laser_dist.training.run_store import RunStore
-    from laser_dist.training.store import is_url
+    from laser_dist.training.storage.run_store import RunStore
+    from laser_dist.training.storage.store import is_url
 
     return RunStore(place if is_url(place) else str(Path(place)))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from laser_dist.training.data import FramePairs
-from laser_dist.training.feature_files import (
+from laser_dist.training.examples.data import FramePairs
+from laser_dist.training.examples.feature_files import (
     BATCH_SIZE,
     FeatureFiles,
     FeatureKey,
@@ -17,14 +17,14 @@ from laser_dist.training.feature_files import (
     num_parts_of,
     write_parts,
 )
-from laser_dist.training.features import KeptFeatures
-from laser_dist.training.loop import Place
-from laser_dist.training.order import Share
-from laser_dist.training.records import Records
+from laser_dist.training.examples.features import KeptFeatures
+from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.records import Records
+from laser_dist.training.examples.stored import RAW
+from laser_dist.training.learning.loop import Place
+from laser_dist.training.learning.together import all_agree, wait_for_all
 from laser_dist.training.reuse import file_hash, model_path
-from laser_dist.training.run_store import RunStore
-from laser_dist.training.stored import RAW
-from laser_dist.training.together import all_agree, wait_for_all
+from laser_dist.training.storage.run_store import RunStore
 
 FOLDER = "features"
 

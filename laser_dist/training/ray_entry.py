@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from laser_dist.training.logs import SECONDS_BETWEEN_PUSHES, events_path
-from laser_dist.training.run_store import RunStore
+from laser_dist.training.storage.logs import SECONDS_BETWEEN_PUSHES, events_path
+from laser_dist.training.storage.run_store import RunStore
 
 SECONDS_BETWEEN_LOOKS = 0.3
 # On a Ray of our own nobody takes the node away, and no process is needed beside the workers: each

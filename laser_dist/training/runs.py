@@ -11,8 +11,8 @@ from typing import Any
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
 from laser_dist.training.config import from_dict, override, to_dict
-from laser_dist.training.run_store import RunStore
-from laser_dist.training.store import Folder, is_url
+from laser_dist.training.storage.run_store import RunStore
+from laser_dist.training.storage.store import Folder, is_url
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}

@@ -19,17 +19,23 @@ from laser_dist.models.predictors import build_joint_model, feature_extractor
 from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
-from laser_dist.training.checkpoints import claim_folder
 from laser_dist.training.config import StageConfig, TrainingConfig
-from laser_dist.training.data import FramePairs
+from laser_dist.training.examples.data import FramePairs
+from laser_dist.training.examples.features import FeatureBatches, FreshFeatures
+from laser_dist.training.examples.labels import Labelled, has_level, present_means, read_labels
+from laser_dist.training.examples.order import Share, num_steps
+from laser_dist.training.examples.records import Records, open_records
+from laser_dist.training.examples.stored import RAW, num_with, rows_with, sample_frames
 from laser_dist.training.feature_cache import FeatureCache
-from laser_dist.training.features import FeatureBatches, FreshFeatures
-from laser_dist.training.labels import Labelled, has_level, present_means, read_labels
-from laser_dist.training.loop import Place, Stage, train_stage
-from laser_dist.training.objectives import JointObjective, LevelObjective, frame_objective
-from laser_dist.training.order import Share, num_steps
+from laser_dist.training.learning.loop import Place, Stage, train_stage
+from laser_dist.training.learning.objectives import JointObjective, LevelObjective, frame_objective
+from laser_dist.training.learning.together import (
+    all_agree,
+    chiefs_values,
+    synchronise_norms,
+    wait_for_all,
+)
 from laser_dist.training.plan import StagePlan, plan_stages
-from laser_dist.training.records import Records, open_records
 from laser_dist.training.reuse import (
     MODELS,
     model_names,
@@ -39,13 +45,7 @@ from laser_dist.training.reuse import (
     write_record,
 )
 from laser_dist.training.saving import PREDICTOR, finish_predictor, save_in_float32, seed_of
-from laser_dist.training.stored import RAW, num_with, rows_with, sample_frames
-from laser_dist.training.together import (
-    all_agree,
-    chiefs_values,
-    synchronise_norms,
-    wait_for_all,
-)
+from laser_dist.training.storage.checkpoints import claim_folder
 
 TRAIN, VALIDATION = "train", "validation"
 NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
@@ -79,7 +79,9 @@ def run_stages(
     with place.paused():  # of a large dataset in a bucket it takes minutes
         place.store.fetch_all(models)
         records = {split: open_records(dataset, split) for split in (TRAIN, VALIDATION)}
-        labels = {split: read_labels(of_split) for split, of_split in records.items()}
+        labels = {
+            split: read_labels(dataset, split, of_split) for split, of_split in records.items()
+        }
     trainer = _Trainer(config, records, share, place, labels)
     for plan in plans:
         if plan.name in work:

@@ -38,13 +38,13 @@ def work(
     if config.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
 
-    from laser_dist.training.logs import RunLog
-    from laser_dist.training.loop import Place
-    from laser_dist.training.order import Share
-    from laser_dist.training.run_store import RunStore
+    from laser_dist.training.examples.order import Share
+    from laser_dist.training.learning.loop import Place
+    from laser_dist.training.learning.together import check_shared
+    from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.stages import run_stages
-    from laser_dist.training.together import check_shared
-    from laser_dist.training.watchdog import Watchdog
+    from laser_dist.training.storage.logs import RunLog
+    from laser_dist.training.storage.run_store import RunStore
 
     is_chief = worker_index == 0
     log = RunLog(RunStore(run_config["run_dir"]), is_chief=is_chief, name=stages[0])

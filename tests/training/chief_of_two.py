@@ -21,7 +21,7 @@ def shared_mean(strategy, index):
     import keras
     import tensorflow as tf
 
-    from laser_dist.training.together import share_statistics
+    from laser_dist.training.learning.together import share_statistics
 
     with strategy.scope():
         norm = keras.layers.BatchNormalization(momentum=0.0)
@@ -38,7 +38,7 @@ def main(index, ports, path):
     )
     import tensorflow as tf
 
-    from laser_dist.training.together import chiefs_values, wait_for_all
+    from laser_dist.training.learning.together import chiefs_values, wait_for_all
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     agreed = chiefs_values(strategy, arrays_of(index))

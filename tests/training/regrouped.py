@@ -19,11 +19,12 @@ from laser_dist.models.predictors import build_joint_model
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import E2E_LAT, MJ_LAT
 from laser_dist.training.config import StageConfig
-from laser_dist.training.loop import make_optimizer
-from laser_dist.training.objectives import JointObjective, LevelObjective
-from laser_dist.training.order import Share
-from laser_dist.training.step import Batch, Stepper
-from laser_dist.training.together import share_statistics, synchronise_norms
+from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.order import Share
+from laser_dist.training.learning.loop import make_optimizer
+from laser_dist.training.learning.objectives import JointObjective, LevelObjective
+from laser_dist.training.learning.step import Stepper
+from laser_dist.training.learning.together import share_statistics, synchronise_norms
 
 NUM_STEPS, BATCH_SIZE, NUM_PERMUTATIONS = 20, 8, 6
 BACKBONE = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)

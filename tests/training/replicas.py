@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.training.config import StageConfig
-from laser_dist.training.loop import make_optimizer
-from laser_dist.training.objectives import LevelObjective
-from laser_dist.training.step import Batch, Stepper
-from laser_dist.training.together import share_statistics
+from laser_dist.training.examples.batch import Batch
+from laser_dist.training.learning.loop import make_optimizer
+from laser_dist.training.learning.objectives import LevelObjective
+from laser_dist.training.learning.step import Stepper
+from laser_dist.training.learning.together import share_statistics
 
 NUM_STEPS = 5
 

@@ -2,7 +2,7 @@
 
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import to_dict
-from laser_dist.training.order import Share
+from laser_dist.training.examples.order import Share
 from laser_dist.training.plan import inputs_of, key_of, plan_stages
 from laser_dist.training.stages import run_stages
 

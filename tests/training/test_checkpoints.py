@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.errors import UserError
-from laser_dist.training.checkpoints import (
+from laser_dist.training.storage.checkpoints import (
     Progress,
     checkpoint_path,
     claim_folder,
@@ -17,7 +17,7 @@ from laser_dist.training.checkpoints import (
     prune,
     save_checkpoint,
 )
-from laser_dist.training.run_store import RunStore
+from laser_dist.training.storage.run_store import RunStore
 
 PROGRESS = Progress(
     epochs_done=3, best_epoch=2, best_loss=0.1, steps_done=4, sums={"loss": (0.1 + 0.2, 7.0)}
@@ -168,7 +168,7 @@ def test_a_store_that_fails_for_a_while_is_tried_again(folder, monkeypatch):
             raise error
         real(*args)
 
-    monkeypatch.setattr("laser_dist.training.retrying.PAUSES_S", (0,) * 5)
+    monkeypatch.setattr("laser_dist.training.storage.retrying.PAUSES_S", (0,) * 5)
     monkeypatch.setattr(os, "replace", failing)
     path = save(RunStore(str(folder.parent), told.append), folder, 1)
     assert latest_checkpoint(RunStore(str(folder.parent)), folder) == path

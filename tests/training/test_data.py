@@ -19,14 +19,15 @@ from training_fakes import (
     frame,
     frame_pairs,
     joined,
+    labels_of,
     levels_of,
     shares,
 )
 
-from laser_dist.training.labels import present_means, read_labels
-from laser_dist.training.order import Share, num_steps
-from laser_dist.training.records import open_records
-from laser_dist.training.stored import features_of, num_with, sample_frames
+from laser_dist.training.examples.labels import present_means
+from laser_dist.training.examples.order import Share, num_steps
+from laser_dist.training.examples.records import open_records
+from laser_dist.training.examples.stored import features_of, num_with, sample_frames
 from laser_dist.video.frames import resize_rgb
 
 # Six examples fit 1, 2 and 3 workers; of the seven the last step has one, and five places of it
@@ -121,8 +122,8 @@ def test_an_epoch_that_starts_later_is_the_rest_of_a_whole_one(pairs, start, sha
     assert len(recording.seen) <= len(rest) * share.size_of(4)
 
 
-def test_labels_go_with_their_frames(pairs):
-    labels = read_labels(pairs.records).levels[:, [1]]
+def test_labels_go_with_their_frames(pairs, dataset_dir):
+    labels = labels_of(dataset_dir).levels[:, [1]]
     for batch in replace(pairs, labels=labels).epoch(1):
         frames, levels = batch.targets
         np.testing.assert_array_equal(levels[:, 0], frames[:, 0, 0, 0] - 100 + 25)
@@ -210,7 +211,7 @@ def test_a_sample_has_the_size_that_is_asked_for(dataset_dir):
 
 
 def test_labels_are_in_stored_order_with_their_levels(dataset_dir):
-    labels = read_labels(open_records(dataset_dir, "train"))
+    labels = labels_of(dataset_dir)
     assert labels.levels.dtype == np.float32
     expected = [levels_of(number) for number in stored_numbers(dataset_dir)]
     assert len(expected) == NUM_TRAIN
@@ -229,13 +230,13 @@ def test_an_example_that_lacks_the_targets_level_is_never_seen(gappy_dir, target
         for raw, of_level in zip(inputs, targets, strict=True):
             np.testing.assert_array_equal(of_level, frame(int(raw[0, 0, 0]), level))
     assert_same_steps(steps, joined(source, 1))
-    levels = read_labels(open_records(gappy_dir, "train")).levels
+    levels = labels_of(gappy_dir).levels
     assert num_with(target, levels) == len(expected)
     assert num_steps(num_with(target, levels), BATCH_SIZE) == len(steps)
 
 
 def test_missing_levels_are_read_as_such_and_left_out_of_means(gappy_dir):
-    labels = read_labels(open_records(gappy_dir, "train"))
+    labels = labels_of(gappy_dir)
     numbers = stored_numbers(gappy_dir)
     expected = [levels_of(number, LACKING.get(number, ())) for number in numbers]
     np.testing.assert_array_equal(labels.levels, expected)
@@ -260,9 +261,7 @@ def test_the_stored_order_is_that_of_the_shards(tmp_path):
     ]
     assert min(map(len, by_shard)) > 16  # as many as TFDS takes of a shard before the next
     expected = [int(source) for source in [*by_shard[0], *by_shard[1]]]
-    assert (
-        read_labels(open_records(builder.data_path, "train")).levels[:, 0] - 20
-    ).tolist() == expected
+    assert (labels_of(builder.data_path).levels[:, 0] - 20).tolist() == expected
 
 
 def test_the_examples_of_each_split_are_counted(dataset_dir):

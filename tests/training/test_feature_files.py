@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame, frame_pairs
 
-from laser_dist.training.feature_files import (
+from laser_dist.training.examples.feature_files import (
     BATCH_SIZE,
     FeatureFiles,
     FeatureKey,
@@ -17,7 +17,7 @@ from laser_dist.training.feature_files import (
     num_parts_of,
     write_parts,
 )
-from laser_dist.training.order import Share
+from laser_dist.training.examples.order import Share
 
 PATCH = 16
 COUNTS = {"train": NUM_TRAIN, "validation": NUM_VALIDATION}
@@ -77,7 +77,7 @@ def test_rows_of_all_parts_are_in_stored_order(
 ):
     # Two places per worker in each step: the last step of the seven examples is incomplete, and of
     # the two examples the first worker gets both.
-    monkeypatch.setattr("laser_dist.training.feature_files.BATCH_SIZE", 2)
+    monkeypatch.setattr("laser_dist.training.examples.feature_files.BATCH_SIZE", 2)
     monkeypatch.setattr(f"{__name__}.BATCH_SIZE", 2)
     write(tmp_path, extractor, dataset_dir, split, num_workers)
     stored, mirrored = files_of(tmp_path, split, key(split))

@@ -3,15 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from training_fakes import HEIGHT, WIDTH, Recording, place
+from training_fakes import HEIGHT, WIDTH, Recording, labels_of, place
 
 from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.specs import BackboneSpec
+from laser_dist.training.examples.features import FeatureBatches, FreshFeatures
+from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.records import open_records
 from laser_dist.training.feature_cache import FeatureCache
-from laser_dist.training.features import FeatureBatches, FreshFeatures
-from laser_dist.training.labels import read_labels
-from laser_dist.training.order import Share
-from laser_dist.training.records import open_records
 from laser_dist.training.reuse import model_path
 
 SPEC = BackboneSpec(filters=4, latent_filters=4, height=HEIGHT, width=WIDTH)
@@ -36,7 +35,7 @@ def kept(gappy_dir, tmp_path, extractors):
 
 def batches(features, dataset_dir, **changes):
     settings = {"batch_size": 4, "seed": 3, "num_versions": 2, "mixup": 1.0, **changes}
-    targets = read_labels(open_records(dataset_dir, "train")).targets((2, 3), spread=False)
+    targets = labels_of(dataset_dir).targets((2, 3), spread=False)
     return FeatureBatches(features=features, targets=targets, **settings)
 
 

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from laser_dist.training import logs
-from laser_dist.training.logs import METRICS_FOLDER, TENSORBOARD_FOLDER, RunLog, events_path
-from laser_dist.training.run_store import RunStore
+from laser_dist.training.storage import logs
+from laser_dist.training.storage.logs import METRICS_FOLDER, TENSORBOARD_FOLDER, RunLog, events_path
+from laser_dist.training.storage.run_store import RunStore
 
 
 def rows(run_dir):

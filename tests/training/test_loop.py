@@ -12,8 +12,8 @@ from training_fakes import linear_model, linear_stage, place
 
 from laser_dist.errors import UserError
 from laser_dist.training.config import StageConfig
-from laser_dist.training.logs import METRICS_FOLDER
-from laser_dist.training.loop import make_optimizer, train_stage
+from laser_dist.training.learning.loop import make_optimizer, train_stage
+from laser_dist.training.storage.logs import METRICS_FOLDER
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from laser_dist.training.objectives import JointObjective, LevelObjective, frame_objective
+from laser_dist.training.learning.objectives import JointObjective, LevelObjective, frame_objective
 
 
 def test_the_error_of_a_frame_is_the_mean_over_its_pixels_and_channels():

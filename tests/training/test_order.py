@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.training.order import Share, epoch_order, num_steps, shuffled, step_rng
+from laser_dist.training.examples.order import Share, epoch_order, num_steps, shuffled, step_rng
 
 counts = st.integers(1, 120)
 

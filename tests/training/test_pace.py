@@ -1,7 +1,7 @@
 import pytest
 
-from laser_dist.training import pace
-from laser_dist.training.pace import Pace
+from laser_dist.training.learning import pace
+from laser_dist.training.learning.pace import Pace
 
 
 @pytest.fixture

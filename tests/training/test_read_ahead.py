@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from laser_dist.training.read_ahead import ReadAhead
+from laser_dist.training.examples.read_ahead import ReadAhead
 
 
 def test_items_come_in_order_and_an_empty_walk_ends():

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from s3 import BUCKET, local_s3
-from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined
+from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined, labels_of
 
 from laser_dist.commands.places import dataset_folder, find_dataset
 from laser_dist.errors import UserError
-from laser_dist.training.labels import read_labels
-from laser_dist.training.records import open_records
+from laser_dist.training.examples.records import open_records
+from laser_dist.training.examples.shards import by_shard
+from laser_dist.training.examples.stored import features_of, sample_frames
 from laser_dist.training.runs import read_dataset_card
-from laser_dist.training.shards import by_shard
-from laser_dist.training.stored import features_of, sample_frames
 
 FORMATS = ("tfrecord", "array_record", "parquet")
 NUM_MANY = 50
@@ -107,7 +106,7 @@ def test_any_examples_are_had_in_any_order_of_any_format(request, numbers, place
 @pytest.mark.parametrize("place", ["folders", "urls"])
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_labels_are_those_of_the_dataset(request, numbers, place, file_format):
-    labels = read_labels(open_records(request.getfixturevalue(place)[file_format], "train"))
+    labels = labels_of(request.getfixturevalue(place)[file_format])
     for row, number in enumerate(map(int, numbers)):
         assert labels.levels[row].tolist() == [number + 20, number + 25, number + 30]
         samples = [np.array(each, float) for each in samples_of(number)]

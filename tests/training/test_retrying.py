@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from laser_dist.training.retrying import PAUSES_S, retrying
+from laser_dist.training.storage.retrying import PAUSES_S, retrying
 
 
 def failing(times, error):

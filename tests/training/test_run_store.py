@@ -8,10 +8,10 @@ from s3 import local_s3
 from training_fakes import linear_stage, place
 
 from laser_dist.errors import UserError
-from laser_dist.training.checkpoints import claim_folder, latest_checkpoint
-from laser_dist.training.logs import METRICS_FOLDER, RunLog, events_path
-from laser_dist.training.loop import train_stage
-from laser_dist.training.run_store import RunStore
+from laser_dist.training.learning.loop import train_stage
+from laser_dist.training.storage.checkpoints import claim_folder, latest_checkpoint
+from laser_dist.training.storage.logs import METRICS_FOLDER, RunLog, events_path
+from laser_dist.training.storage.run_store import RunStore
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))

@@ -8,8 +8,8 @@ from laser_dist.jnd.scale import QP
 from laser_dist.models.variants import MJ_LAT
 from laser_dist.training.config import override, to_dict
 from laser_dist.training.presets import demo
-from laser_dist.training.run_store import RunStore
 from laser_dist.training.runs import load_run, read_dataset_card, resume_run, start_run
+from laser_dist.training.storage.run_store import RunStore
 
 TRAINING = to_dict(demo(MJ_LAT))
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import linear_model
 
-from laser_dist.training.objectives import LevelObjective
-from laser_dist.training.step import Batch, Mean, Stepper
+from laser_dist.training.examples.batch import Batch
+from laser_dist.training.learning.objectives import LevelObjective
+from laser_dist.training.learning.step import Mean, Stepper
 
 REPLICAS = Path(__file__).with_name("replicas.py")
 START = np.array([[1.0], [-2.0]], np.float32)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from chief_of_two import arrays_of
 from ports import free_ports
 
-from laser_dist.training.together import chiefs_values, wait_for_all
+from laser_dist.training.learning.together import chiefs_values, wait_for_all
 
 SCRIPT = Path(__file__).with_name("chief_of_two.py")
 

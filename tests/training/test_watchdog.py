@@ -1,7 +1,7 @@
 import threading
 import time
 
-from laser_dist.training.watchdog import EXIT_STATUS, Watchdog
+from laser_dist.training.learning.watchdog import EXIT_STATUS, Watchdog
 
 
 def test_a_worker_that_gets_nowhere_is_ended_and_says_what_it_was_at():

@@ -12,16 +12,16 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from laser_dist.training.config import StageConfig
-from laser_dist.training.data import FramePairs
-from laser_dist.training.features import FeatureBatches, KeptFeatures
-from laser_dist.training.labels import read_labels
-from laser_dist.training.logs import RunLog
-from laser_dist.training.loop import Place, Stage
-from laser_dist.training.objectives import LevelObjective
-from laser_dist.training.order import Share
-from laser_dist.training.records import open_records
-from laser_dist.training.run_store import RunStore
-from laser_dist.training.stored import rows_with
+from laser_dist.training.examples.data import FramePairs
+from laser_dist.training.examples.features import FeatureBatches, KeptFeatures
+from laser_dist.training.examples.labels import read_labels
+from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.records import open_records
+from laser_dist.training.examples.stored import rows_with
+from laser_dist.training.learning.loop import Place, Stage
+from laser_dist.training.learning.objectives import LevelObjective
+from laser_dist.training.storage.logs import RunLog
+from laser_dist.training.storage.run_store import RunStore
 
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
@@ -94,13 +94,18 @@ class ManyPairs(TinyPairs):
         return {"train": self._generate_examples(range(50))}
 
 
+def labels_of(dataset_dir, split="train"):
+    """Labels of a split."""
+    return read_labels(dataset_dir, split, open_records(dataset_dir, split))
+
+
 def frame_pairs(dataset_dir, target, *, split="train", **settings):
     """Pairs of all examples of a split that have the target, in stored order unless told."""
     records = open_records(dataset_dir, split)
     return FramePairs(
         records=records,
         target=target,
-        rows=rows_with(target, read_labels(records).levels),
+        rows=rows_with(target, read_labels(dataset_dir, split, records).levels),
         **{"height": HEIGHT, "width": WIDTH, **settings},
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.training.store import Readable
+from laser_dist.training.storage.store import Readable
 
 
 def by_shard(

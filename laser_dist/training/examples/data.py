@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laser_dist.training.frame_reader import FrameReader, frame_reader
-from laser_dist.training.order import Share, num_steps, shuffled, step_rng
-from laser_dist.training.records import Records
-from laser_dist.training.step import Batch
-from laser_dist.training.stored import RAW
+from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.frame_reader import FrameReader, frame_reader
+from laser_dist.training.examples.order import Share, num_steps, shuffled, step_rng
+from laser_dist.training.examples.records import Records
+from laser_dist.training.examples.stored import RAW
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from laser_dist.training.shards import ShardReaders, by_shard, damaged
-from laser_dist.training.store import Readable
+from laser_dist.training.examples.shards import ShardReaders, by_shard, damaged
+from laser_dist.training.storage.store import Readable
 
 _COLUMN = "data"
 

@@ -15,7 +15,18 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.errors import UserError
-from laser_dist.training.checkpoints import (
+from laser_dist.training.config import StageConfig
+from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.read_ahead import ReadAhead
+from laser_dist.training.learning.pace import Pace
+from laser_dist.training.learning.step import Mean, Objective, Stepper
+from laser_dist.training.learning.together import (
+    chiefs_values,
+    seconds_to_sum,
+    share_statistics,
+    wait_for_all,
+)
+from laser_dist.training.storage.checkpoints import (
     Progress,
     checkpoint_path,
     latest_checkpoint,
@@ -23,19 +34,9 @@ from laser_dist.training.checkpoints import (
     prune,
     save_checkpoint,
 )
-from laser_dist.training.config import StageConfig
-from laser_dist.training.logs import RunLog
-from laser_dist.training.pace import Pace
-from laser_dist.training.read_ahead import ReadAhead
-from laser_dist.training.retrying import first_line
-from laser_dist.training.run_store import RunStore
-from laser_dist.training.step import Batch, Mean, Objective, Stepper
-from laser_dist.training.together import (
-    chiefs_values,
-    seconds_to_sum,
-    share_statistics,
-    wait_for_all,
-)
+from laser_dist.training.storage.logs import RunLog
+from laser_dist.training.storage.retrying import first_line
+from laser_dist.training.storage.run_store import RunStore
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.training.array_records import ArrayRecords
-from laser_dist.training.parquet_records import ParquetRecords
-from laser_dist.training.store import Folder, Readable, is_url
-from laser_dist.training.tfrecords import TfRecords
+from laser_dist.training.examples.array_records import ArrayRecords
+from laser_dist.training.examples.parquet_records import ParquetRecords
+from laser_dist.training.examples.tfrecords import TfRecords
+from laser_dist.training.storage.store import Folder, Readable, is_url
 
 _REQUESTS = 16  # at a time, where each takes a store some tens of milliseconds to answer
 

@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.feature_files import FeatureFiles
-from laser_dist.training.frame_reader import frame_reader
-from laser_dist.training.labels import has_level
-from laser_dist.training.order import EpochOrder, Share, epoch_order
-from laser_dist.training.records import Records
-from laser_dist.training.step import Batch
-from laser_dist.training.stored import RAW
+from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.feature_files import FeatureFiles
+from laser_dist.training.examples.frame_reader import frame_reader
+from laser_dist.training.examples.labels import has_level
+from laser_dist.training.examples.order import EpochOrder, Share, epoch_order
+from laser_dist.training.examples.records import Records
+from laser_dist.training.examples.stored import RAW
 
 
 class Features(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from laser_dist.training.records import Records
+from laser_dist.training.examples.records import Records
 from laser_dist.video.frames import resize_rgb
 
 RAW, LEVELS = "raw", "jnd_levels"

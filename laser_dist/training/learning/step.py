@@ -13,26 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from laser_dist.training.examples.batch import Batch
+
 # Per example: model outputs and targets to {name: [B] values}; "loss" is what is minimised. NaN in
 # another value says that the example has none; in the loss it is a fault.
 Objective = Callable[[Any, Any], dict[str, Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """This worker's part of one global batch.
-
-    Attributes:
-      inputs: what the model takes: [b, ...] array, or a list of such.
-      targets: what the objective compares with: [b, ...] array, or a list of such.
-      weights: [b] float32, 1 for an example, 0 for padding.
-      global_count: examples of the global batch, over all workers, padding left out.
-    """
-
-    inputs: Any
-    targets: Any
-    weights: Any
-    global_count: int
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from laser_dist.training.shards import ShardReaders, damaged
-from laser_dist.training.store import LocalFile, Readable
+from laser_dist.training.examples.shards import ShardReaders, damaged
+from laser_dist.training.storage.store import LocalFile, Readable
 
 _FOR_RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 _PIECE_BYTES = 1 << 24

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.data import FramePairs
+from laser_dist.training.examples.data import FramePairs
 
 BATCH_SIZE = 8  # frames of one worker's step
 STORED, MIRRORED = 0, 1

@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from laser_dist.errors import UserError
-from laser_dist.training.retrying import first_line, retrying
-from laser_dist.training.store import Folder, is_url
+from laser_dist.training.storage.retrying import first_line, retrying
+from laser_dist.training.storage.store import Folder, is_url
 
 _CHUNK = 8 << 20
 

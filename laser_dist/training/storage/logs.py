@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser_dist.training.run_store import RunStore
+from laser_dist.training.storage.run_store import RunStore
 
 METRICS_FOLDER = Path("logs") / "metrics"
 EVENTS_FOLDER = Path("logs") / "events"

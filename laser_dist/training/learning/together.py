@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.errors import UserError
-from laser_dist.training.run_store import RunStore
+from laser_dist.training.storage.run_store import RunStore
 
 _SUM = tf.distribute.ReduceOp.SUM
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.training.retrying import first_line, retrying
-from laser_dist.training.run_store import RunStore
+from laser_dist.training.storage.retrying import first_line, retrying
+from laser_dist.training.storage.run_store import RunStore
 
 KEY_FILE = "key"
 _ABOUT = "about"

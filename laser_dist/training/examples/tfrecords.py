@@ -12,8 +12,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from laser_dist.training.shards import damaged
-from laser_dist.training.store import Readable
+from laser_dist.training.examples.shards import damaged
+from laser_dist.training.storage.store import Readable
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laser_dist.training.labels import has_level
+from laser_dist.training.examples.labels import has_level
 
 
 @dataclass(frozen=True, eq=False)

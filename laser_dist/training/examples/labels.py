@@ -1,0 +1,128 @@
+"""What viewers said of a dataset's examples, as the targets of heads."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laser_dist.errors import UserError
+from laser_dist.training.examples.records import Records
+from laser_dist.training.examples.stored import IMAGES, LEVELS, features_of
+from laser_dist.training.storage.store import Folder, below
+
+_SAMPLES_COLUMN = "viewer_samples"
+# TFDS stores what is ragged as all values one after the other, and how many each row has.
+_SAMPLES = f"{_SAMPLES_COLUMN}/ragged_flat_values"
+_COUNTS = f"{_SAMPLES_COLUMN}/ragged_row_lengths_0"
+# An example's levels [L], and the samples of each; none where the dataset has none.
+_Row = tuple[Sequence[float], Sequence[Sequence[int] | np.ndarray]]
+_AT_ONCE = 64  # examples in memory, images and all
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Labels of a split's examples, in stored order; NaN where a level is missing.
+
+    Attributes:
+      levels: [N, 3] float32, on the dataset's scale.
+      sample_means: [N, 3] float32, of the viewers' samples of each level.
+      sample_variances: [N, 3] float32, of the same.
+    """
+
+    levels: np.ndarray
+    sample_means: np.ndarray
+    sample_variances: np.ndarray
+
+    def targets(self, levels: tuple[int, ...], *, spread: bool) -> np.ndarray:
+        """What a head of these levels (from 1) learns.
+
+        Returns:
+          [N, L] float32; of a head that gives the spread [N, L, 3]: the level, and mean and
+          variance of the samples, in which all is that the likelihood of a normal distribution
+          asks of them.
+        """
+        columns = [level - 1 for level in levels]
+        if not spread:
+            return self.levels[:, columns]
+        parts = (self.levels, self.sample_means, self.sample_variances)
+        return np.stack([part[:, columns] for part in parts], axis=-1)
+
+
+def read_labels(dataset: str | Path, split: str, records: Records) -> Labelled:
+    """Reads a split's labels; no image is decoded.
+
+    They stand in a table beside the examples. Of a dataset without one every example is read.
+
+    Args:
+      dataset: location of the prepared dataset, path or URL.
+      split: such as "train".
+      records: of the split.
+
+    Raises:
+      UserError: a table that is damaged or of another build.
+    """
+    folder, table = Folder(dataset), f"labels/{split}.parquet"
+    if not folder.has(table):
+        return _labelled(map(_row_of, _one_by_one(records)))
+    place = below(dataset, table)
+    try:
+        columns = pq.read_table(io.BytesIO(folder.read(table))).to_pydict()
+        rows = list(zip(columns[LEVELS], columns[_SAMPLES_COLUMN], strict=True))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _bad_table(place, " ".join(str(error).split())) from error
+    if len(rows) != len(records):
+        raise _bad_table(place, f"{len(rows)} rows of {len(records)} examples")
+    return _labelled(rows)
+
+
+def _bad_table(place: str, got: str) -> UserError:
+    return UserError(f"Labels {place}", "a row for each example", got, "Build the dataset anew.")
+
+
+def has_level(targets: np.ndarray) -> np.ndarray:
+    """[N] bool: whether an example has any of its levels, of targets [N, L] or [N, L, 3]."""
+    levels = targets if targets.ndim == 2 else targets[..., 0]
+    return np.asarray(np.isfinite(levels).any(axis=-1))
+
+
+def present_means(values: np.ndarray) -> np.ndarray:
+    """[L]: the mean of each column of [N, L] over the examples that have it, one at least."""
+    return np.mean(values, axis=0, where=np.isfinite(values))
+
+
+def _labelled(rows: Iterable[_Row]) -> Labelled:
+    labels = np.array([_with_moments(*row) for row in rows], np.float32)
+    labels = labels.reshape(-1, 3, len(IMAGES) - 1)
+    return Labelled(labels[:, 0], labels[:, 1], labels[:, 2])
+
+
+def _with_moments(
+    levels: Sequence[float], samples: Sequence[Sequence[int] | np.ndarray]
+) -> np.ndarray:
+    """[3, L]: levels, and mean and variance of the samples of each."""
+    moments = np.full((2, len(levels)), np.nan)
+    for index, (level, of_level) in enumerate(zip(levels, samples, strict=False)):
+        if len(of_level) and np.isfinite(level):
+            numbers = np.asarray(of_level, np.float64)
+            moments[:, index] = numbers.mean(), numbers.var()
+    return np.array([levels, *moments])
+
+
+def _one_by_one(records: Records) -> Iterable[bytes]:
+    for start in range(0, len(records), _AT_ONCE):
+        yield from records.read(range(start, min(start + _AT_ONCE, len(records))))
+
+
+def _row_of(record: bytes) -> _Row:
+    """Levels of an example and the samples of each; none where the dataset has none."""
+    features: Any = features_of(record)
+    levels = features[LEVELS].float_list.value
+    if _SAMPLES not in features:
+        return levels, []
+    ends = np.cumsum(features[_COUNTS].int64_list.value, dtype=np.int64)
+    return levels, np.split(np.array(features[_SAMPLES].int64_list.value), ends[:-1])

@@ -1,0 +1,1 @@
+"""Where datasets are read from, and where a run is kept."""
