@@ -9,8 +9,9 @@ nothing that is no longer true. The pairs are written last and say that both are
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import av
 import numpy as np
@@ -75,19 +76,28 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredPair:
-    """One frame pair as it lies in a file.
+class PairFacts:
+    """What is known of one frame pair beside its frames.
 
     Attributes:
       frame_index: in the source.
       timestamp_s: in the source.
       psnr_db: [3] of each level's frame.
-      frames: name (`raw`, `jnd1`, ...) to PNG.
     """
 
     frame_index: int
     timestamp_s: float
     psnr_db: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPair(PairFacts):
+    """One frame pair as it lies in a file.
+
+    Attributes:
+      frames: name (`raw`, `jnd1`, ...) to PNG.
+    """
+
     frames: dict[str, bytes]
 
 
@@ -189,25 +199,39 @@ def read_pairs(place: str, rows: Iterable[int]) -> tuple[SourceFacts, list[Store
     """Some of a source's pairs, in the order asked for, and what they have in common."""
     with storage.open_binary(place) as file:
         table = pq.ParquetFile(file)
-        about = json.loads(table.schema_arrow.metadata[_FACTS_KEY])
         groups = [table.read_row_group(row).to_pylist()[0] for row in rows]
     pairs = [
-        StoredPair(
-            frame_index=row["frame_index"],
-            timestamp_s=row["timestamp_s"],
-            psnr_db=tuple(row["psnr_db"]),
-            frames={name: row[name] for name in FRAMES},
-        )
+        StoredPair(**_pair_facts(row), frames={name: row[name] for name in FRAMES})
         for row in groups
     ]
-    facts = about["facts"]
+    return _source_facts(table), pairs
+
+
+def read_facts(place: str) -> tuple[SourceFacts, list[PairFacts]]:
+    """All of a source's pairs without their frames, and what they have in common."""
+    with storage.open_binary(place) as file:
+        table = pq.ParquetFile(file)
+        names = [name for name in _PAIRS_SCHEMA.names if name not in FRAMES]
+        rows = table.read(columns=names).to_pylist()
+    return _source_facts(table), [PairFacts(**_pair_facts(row)) for row in rows]
+
+
+def _pair_facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "frame_index": row["frame_index"],
+        "timestamp_s": row["timestamp_s"],
+        "psnr_db": tuple(row["psnr_db"]),
+    }
+
+
+def _source_facts(table: pq.ParquetFile) -> SourceFacts:
+    facts = json.loads(table.schema_arrow.metadata[_FACTS_KEY])["facts"]
     first, second, third = (
         JudgedLevel(value=level["value"], mean=level["mean"], samples=tuple(level["samples"]))
         for level in facts.pop("levels")
     )
     origins = tuple(facts.pop("level_origins"))
-    levels = (first, second, third)
-    return SourceFacts(**facts, levels=levels, level_origins=origins), pairs
+    return SourceFacts(**facts, levels=(first, second, third), level_origins=origins)
 
 
 def encode_png(frame: np.ndarray) -> bytes:

@@ -1,7 +1,8 @@
 """The datasets' pipeline as Beam runs it, on a laptop or on Dataflow.
 
     sources ─ reshuffle ─▶ measure ─▶ two files a source ─┬─▶ quality/
-                              └─▶ rejects (too many: stop) └─▶ plan shards ─ reshuffle ─▶ write
+                              └─▶ rejects (too many: stop) └─▶ plan shards ─┬─ reshuffle ─▶ write
+                                                                            └─▶ labels/
 
 What flows from step to step is small: ids, places of files, counts. Pictures go through files, so
 memory does not grow with the number of clips on any runner.
@@ -16,6 +17,7 @@ import apache_beam as beam
 
 from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.dataset.label_table import WriteLabels
 from beam_pipelines.dataset.measured_files import Measured
 from beam_pipelines.dataset.measuring import MeasureSources
 from beam_pipelines.dataset.places import BuildPlaces
@@ -97,12 +99,20 @@ def add_build(
     )
     measured = outputs["measured"]
     _ = measured | "PublishQuality" >> beam.ParDo(_PublishQuality(places.dataset))
-    _ = (
+    shards = (
         measured
         | "GatherSources" >> beam.combiners.ToList()
         # The number of rejects is not needed, but that they are few enough must be known first.
         | "PlanShards"
         >> beam.FlatMap(_plan, dict(plan.splits), beam.pvalue.AsSingleton(num_rejects))
+    )
+    _ = (
+        shards
+        | "GroupBySplit" >> beam.GroupBy(lambda shard: shard.split)
+        | "WriteLabels" >> beam.ParDo(WriteLabels(places.dataset))
+    )
+    _ = (
+        shards
         | "SpreadShards" >> beam.Reshuffle()
         | "WriteShards" >> beam.ParDo(write_shard)
         | "GatherShards" >> beam.combiners.ToList()

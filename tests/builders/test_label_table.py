@@ -1,0 +1,95 @@
+"""The table beside the examples: the same labels without the frames."""
+
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from videoset_builds import examples
+
+from laser_dist.errors import UserError
+from laser_dist.training.examples.labels import read_labels
+from laser_dist.training.examples.records import open_records
+from laser_dist.training.examples.stored import features_of
+
+pytestmark = [
+    pytest.mark.beam,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
+    pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
+]
+SPLITS = ("train", "validation", "test")
+FRAMES = {"raw", "jnd1", "jnd2", "jnd3"}
+
+
+class Counted:
+    """Records of which only the number may be asked for."""
+
+    def __init__(self, records):
+        self.records = records
+
+    def __len__(self):
+        return len(self.records)
+
+    def read(self, indices):
+        raise AssertionError(f"examples {indices} were read")
+
+
+def plain(value):
+    """As it stands in a table."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, tf.RaggedTensor):
+        return value.to_list()
+    return [plain(each) for each in value] if isinstance(value, np.ndarray) else value
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_row_is_an_example_without_its_frames(dataset, split):
+    rows = pq.read_table(dataset / "labels" / f"{split}.parquet").to_pylist()
+    names = [(row["source_id"], row["frame_index"]) for row in rows]
+    by_name = {
+        (e["source_id"].decode(), int(e["frame_index"])): e for e in examples(dataset, split)
+    }
+    assert len(set(names)) == len(names) == len(by_name)
+    for name, row in zip(names, rows, strict=True):
+        example = by_name[name]
+        assert row.keys() == example.keys() - FRAMES
+        for key, value in row.items():
+            assert value == plain(example[key]), key
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_rows_stand_in_the_order_of_the_examples(dataset, split):
+    records = open_records(dataset, split)
+    stored = [
+        features_of(each)["source_id"].bytes_list.value[0].decode()
+        for each in records.read(range(len(records)))
+    ]
+    table = pq.read_table(dataset / "labels" / f"{split}.parquet")
+    assert table["source_id"].to_pylist() == stored
+
+
+def test_training_reads_the_same_labels_from_it_and_no_example(dataset, tmp_path):
+    without = tmp_path / "without"
+    shutil.copytree(dataset, without)
+    shutil.rmtree(without / "labels")
+    for split in SPLITS:
+        records = open_records(dataset, split)
+        ours = read_labels(dataset, split, Counted(records))
+        theirs = read_labels(without, split, records)
+        for name in ("levels", "sample_means", "sample_variances"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_table_that_is_not_the_examples_is_refused(dataset, tmp_path, damage):
+    folder = tmp_path / "damaged"
+    shutil.copytree(dataset, folder)
+    path = folder / "labels" / "train.parquet"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(UserError, match=r"Labels .*train\.parquet: expected a row for each"):
+        read_labels(folder, "train", open_records(folder, "train"))
