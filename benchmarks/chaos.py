@@ -2,6 +2,7 @@
 
     python benchmarks/chaos.py                    # 20 moments; more than an hour on two cores
     python benchmarks/chaos.py --moments 3 --seed 7
+    python benchmarks/chaos.py --freeze           # a worker hangs instead
 
 First a training that nothing disturbs, backbones to predictor, at a tiny size: two workers,
 checkpoints within epochs, features kept in files. Then the same training again and again, and in
@@ -9,9 +10,13 @@ each, at a moment drawn evenly over the undisturbed one's length, one process dr
 run is ended by SIGKILL: a worker, Ray's controller of the training, the command itself, or a daemon
 of Ray's. Where the command ends with it, it is given again, as a job is submitted again. In the end
 every array of every model has to be the same, bit for bit.
+
+With `--freeze` a worker is drawn and stopped by SIGSTOP: alive and silent. Nobody wakes it; it has
+to be found by `cluster.hang_timeout_s`, here 30 s, and replaced.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import shutil
@@ -36,8 +41,10 @@ SETTINGS = (
     "image.epochs=40",
     "jnd.epochs=20",
     "heads.epochs=100",
+    "cluster.hang_timeout_s=30",
 )
 MAX_TRIES = 4
+WORKER = "TrainWorker"  # in the names of Ray's processes that train
 LIMIT_S = 900
 MODELS = ("image", "jnd1", "jnd2", "jnd3", "mj-lat", "predictor")
 
@@ -128,32 +135,45 @@ def name_of(process: psutil.Process, command_pid: int) -> str:
     return process.name()
 
 
-def disturbed(data: Path, folder: Path, seed: int, length_s: float, expected: Any) -> Outcome:
-    """One training of which one process is killed."""
+def disturbed(
+    data: Path, folder: Path, seed: int, length_s: float, expected: Any, *, freeze: bool
+) -> Outcome:
+    """One training of which one process is killed, or one worker frozen."""
     rng = np.random.default_rng(seed)
     moment_s = float(rng.uniform(0, length_s))
     while True:
-        one = disturb(data, folder, seed, rng, moment_s, expected)
+        one = disturb(data, folder, seed, rng, moment_s, expected, freeze=freeze)
         if one is not None:
             return one
-        moment_s = float(rng.uniform(0, moment_s))  # it had ended: something is to be killed
+        moment_s = float(rng.uniform(0, moment_s))  # it had ended: something is to be hit
 
 
 def disturb(
-    data: Path, folder: Path, seed: int, rng: np.random.Generator, moment_s: float, expected: Any
+    data: Path,
+    folder: Path,
+    seed: int,
+    rng: np.random.Generator,
+    moment_s: float,
+    expected: Any,
+    *,
+    freeze: bool,
 ) -> Outcome | None:
-    """The same at a given moment; None if there was nothing left to kill."""
+    """The same at a given moment, of freezing after workers are there; None if none were left."""
     run = folder / f"seed{seed}" / "run"
     shutil.rmtree(run.parent, ignore_errors=True)
     started = time.monotonic()
     process = start(data, run)
+    while freeze and process.poll() is None and not workers(process):
+        time.sleep(0.2)
     time.sleep(moment_s)
-    alive = victims(process)
+    alive = workers(process) if freeze else victims(process)
     doing = last_word(run)
     try:
         chosen = alive[rng.integers(len(alive))] if alive else psutil.Process(process.pid)
         victim = name_of(chosen, process.pid)
-        chosen.send_signal(signal.SIGKILL)
+        if freeze and not alive:
+            raise psutil.NoSuchProcess(process.pid)
+        chosen.send_signal(signal.SIGSTOP if freeze else signal.SIGKILL)
     except psutil.NoSuchProcess:
         finish_or_known(process)
         return None
@@ -168,6 +188,16 @@ def disturb(
         process = start(data, run)
     took_s = time.monotonic() - started
     return Outcome(seed, moment_s, victim, doing, tries, took_s, difference(run, expected))
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The training's workers among all that runs."""
+    found = []
+    for each in victims(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if WORKER in name_of(each, process.pid):
+                found.append(each)
+    return found
 
 
 def finish_or_known(process: subprocess.Popen[bytes]) -> int:
@@ -225,6 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first (default: %(default)s)")
+    parser.add_argument("--freeze", action="store_true", help="a worker hangs instead")
     parser.add_argument("--output", type=Path, default=Path("runs") / "chaos")
     arguments = parser.parse_args()
     folder = arguments.output.resolve()
@@ -236,11 +267,12 @@ def main() -> None:
     length_s = time.monotonic() - started
     expected = arrays(folder / "unbroken" / "run")
     print(f"Undisturbed: {length_s:.0f} s, {len(expected)} arrays.\n")
-    print("| seed | after | killed | while | commands | took | arrays that differ |")
+    hit = "frozen" if arguments.freeze else "killed"
+    print(f"| seed | after | {hit} | while | commands | took | arrays that differ |")
     print("|---|---|---|---|---|---|---|", flush=True)
     good = 0
     for seed in range(arguments.seed, arguments.seed + arguments.moments):
-        one = disturbed(data, folder, seed, length_s, expected)
+        one = disturbed(data, folder, seed, length_s, expected, freeze=arguments.freeze)
         good += not one.differing
         print(
             f"| {one.seed} | {one.moment_s:.1f} s | {one.victim} | {one.doing} | {one.tries} "

@@ -39,6 +39,11 @@ class Cloud:
     environment: dict[str, str]
     endpoint: str
 
+    def url(self, name: str) -> str:
+        """A place in the bucket, for pyarrow."""
+        address = self.endpoint.removeprefix("http://").replace(":", "%3A")
+        return f"gs://anonymous@{BUCKET}/{name}?scheme=http&endpoint_override={address}"
+
     @property
     def _bucket(self) -> storage.Bucket:
         return storage.Client(

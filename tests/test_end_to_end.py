@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from s3 import local_s3
 
+from laser_dist.commands.places import find_dataset
+from laser_dist.training.storage.run_store import RunStore
+
 RUN_SETTINGS = (
     "backbone.filters=4",
     "backbone.latent_filters=6",
@@ -152,7 +155,7 @@ def test_another_variant_takes_over_the_backbones_and_trains_its_heads_side_by_s
     assert "Reused: second" in laser_jnd(folder, "train", "--resume", "second")
 
 
-def test_from_a_bucket_into_a_bucket_the_same_is_trained(folder):
+def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted(folder):
     with local_s3() as s3:
         s3.upload(folder / "data", "data")
         places = ("--data-dir", s3.url("data"), "--storage", s3.url("runs/third"))
@@ -163,7 +166,19 @@ def test_from_a_bucket_into_a_bucket_the_same_is_trained(folder):
         said = laser_jnd(folder, *command)
         assert "mj-lat in 5 stages, 2 workers" in said
         assert "Reused: s3://bucket/runs/third" in laser_jnd(folder, *command)
+        model = ("--model", s3.url("runs/third"))
+        told = laser_jnd(folder, "evaluate", *model, *command[4:6], *places[:2])
+        assert "s3://bucket/runs/third/report/index.html" in told
+        clip = str(next((folder / "videoset").rglob("*_qp_00.264")))
+        theirs = laser_jnd(folder, "predict", clip, "--model", "run")
+        assert laser_jnd(folder, "predict", clip, *model) == theirs
         files = s3.files("runs/third")
+        copies = RunStore(find_dataset("videoset_jnd/miniature", s3.url("data"))).local
+    assert files["predictions.csv"] == (folder / "run" / "predictions.csv").read_bytes()
+    assert {"results.json", "report/index.html"} <= files.keys()
+    # What is not evaluated on is not brought here.
+    assert list(copies.glob("*-test.*-of-*"))
+    assert not list(copies.glob("*-train.*-of-*"))
     for name in (*STAGES, "predictor"):
         (folder / "third" / "models").mkdir(parents=True, exist_ok=True)
         path = folder / "third" / "models" / f"{name}.keras"

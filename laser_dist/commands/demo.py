@@ -56,7 +56,11 @@ def run(arguments: argparse.Namespace) -> None:
         with _Step(terminal, 3, "Training"):
             config = _train(terminal, run_dir, dataset_dir, seed)
         with _Step(terminal, 4, "Evaluation"):
-            evaluate.evaluate_run(terminal, dataset_dir, run_dir, run_dir, seed)
+            from laser_dist.training.storage.run_store import RunStore
+
+            evaluate.evaluate_run(
+                terminal, str(dataset_dir), str(run_dir), RunStore(str(run_dir)), seed
+            )
         with _Step(terminal, 5, "Prediction of one held-out clip"):
             _predict(terminal, videoset, run_dir, config)
         terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Look at the report:")

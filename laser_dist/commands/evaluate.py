@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_dist.commands.options import add_seed
-from laser_dist.commands.places import add_dataset, dataset_folder, find_dataset
+from laser_dist.commands.places import add_dataset, find_dataset
 from laser_dist.commands.quiet import quiet
 from laser_dist.commands.wording import (
     count_text,
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
     from laser_dist.evaluation.metrics import PredictorScore
     from laser_dist.evaluation.results import EvaluationResults
+    from laser_dist.training.storage.run_store import RunStore
 
 HELP = "measure a run on held-out sources and write the report"
 EXAMPLE = """\
 example:
   laser-jnd evaluate --model runs/first --dataset runs/data
+  laser-jnd evaluate --model s3://bucket/runs/first --data-dir s3://bucket/data \\
+      --dataset videoset_jnd/1080p
 """
 
 NUM_LEVELS = 3
@@ -36,9 +39,9 @@ NUM_LEVELS = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="RUN", help="folder of a finished run"
+        "--model", required=True, metavar="RUN", help="folder or bucket of a finished run"
     )
-    add_dataset(parser, "the dataset it was trained on, on this machine", required=True)
+    add_dataset(parser, "the dataset it was trained on", required=True)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="for results and report (default: the run)"
     )
@@ -48,31 +51,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates the run and prints the table."""
     from laser_dist.training.runs import load_run
+    from laser_dist.training.storage.copies import local_run
+    from laser_dist.training.storage.run_store import RunStore
 
-    load_run(arguments.model)  # for its errors, before anything heavy is loaded
-    dataset_dir = dataset_folder(find_dataset(arguments.dataset, arguments.data_dir))
-    output_dir = arguments.output or arguments.model
-    log_path = output_dir / "logs" / "evaluate.log"
-    with quiet(log_path, debug=arguments.debug) as terminal:
-        evaluate_run(terminal, dataset_dir, arguments.model, output_dir, arguments.seed)
+    # For their errors, before anything heavy is loaded.
+    load_run(local_run(arguments.model))
+    dataset = find_dataset(arguments.dataset, arguments.data_dir)
+    output = RunStore(str(arguments.output or arguments.model))
+    if output.is_remote:
+        output.check_writable()
+    with quiet(output.local / "logs" / "evaluate.log", debug=arguments.debug) as terminal:
+        evaluate_run(terminal, dataset, arguments.model, output, arguments.seed)
 
 
-def evaluate_run(
-    terminal: Terminal, dataset_dir: Path, run_dir: Path, output_dir: Path, seed: int
-) -> None:
-    """Evaluates a run, writes the report and tells the figures."""
+def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, seed: int) -> None:
+    """Evaluates a run, writes the report and tells the figures.
+
+    Args:
+      terminal: to speak through.
+      dataset: place of the prepared dataset, path or URL.
+      run: place of the run, the same.
+      output: where results and report go.
+      seed: of the bootstrap.
+    """
+    from laser_dist.training.storage.copies import local_dataset, local_run
+    from laser_dist.training.storage.store import below
+
     with terminal.live_line() as show:
+        show("reading the dataset")
+        dataset_dir = local_dataset(dataset, ("test",))
         show("predicting the held-out sources")
-        from laser_dist.evaluation.evaluate import evaluate
+        from laser_dist.evaluation.evaluate import WRITTEN, evaluate
 
-        results = evaluate(dataset_dir, run_dir, output_dir, seed)
+        results = evaluate(dataset_dir, local_run(run), output.local, seed, run=run)
+        output.push(*(output.local / name for name in WRITTEN))
     say_results(terminal, results)
-    terminal.facts(
-        [
-            ("results", str(output_dir / "results.json")),
-            ("report", str(output_dir / "report" / "index.html")),
-        ]
-    )
+    places = {"results": "results.json", "report": "report/index.html"}
+    terminal.facts([(name, below(output.place, path)) for name, path in places.items()])
 
 
 def say_results(terminal: Terminal, results: EvaluationResults) -> None:

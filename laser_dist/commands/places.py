@@ -58,21 +58,6 @@ def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
     )
 
 
-def dataset_folder(place: str) -> Path:
-    """The folder of a dataset, for what reads a disk alone.
-
-    Raises:
-      UserError: it is behind a URL.
-    """
-    from laser_dist.training.storage.store import is_url
-
-    if is_url(place):
-        raise UserError(
-            f"Dataset {place}", "a folder on this machine", "a URL", "Copy it and name the copy."
-        )
-    return Path(place)
-
-
 def _named_dataset(name: str, data_dir: str) -> str:
     """The newest version of NAME/CONFIG below a data dir, or the version that is named."""
     from laser_dist.training.storage.store import Folder, below

@@ -37,10 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP", help="video or image")
     parser.add_argument(
         "--model",
-        type=Path,
         required=True,
         metavar="MODEL",
-        help="folder of a finished run, or a predictor's file (.keras)",
+        help="folder or bucket of a finished run, or a predictor's file (.keras)",
     )
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
     parser.add_argument(
@@ -63,17 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Predicts each clip; prints only when all have been."""
     from laser_dist.training.runs import load_run
+    from laser_dist.training.storage.copies import local_run
     from laser_dist.video.codec import probe
 
     # All for their errors, before anything heavy is loaded.
-    trained = None if arguments.model.is_file() else load_run(arguments.model)
+    model = local_run(arguments.model)
+    trained = None if model.is_file() else load_run(model)
     if trained is not None:
         scale_named(trained.config["dataset"].get("scale"), of=f"run {arguments.model}")
     for clip in arguments.clips:
         probe(clip)
     with quiet(None, debug=arguments.debug) as terminal:
         predictor, predictions = predict_clips(
-            terminal, arguments.clips, arguments.model, arguments.frames, arguments.satisfied
+            terminal, arguments.clips, model, arguments.frames, arguments.satisfied
         )
         config = facts_of(predictor) if trained is None else trained.config
         if arguments.json:
@@ -160,7 +161,7 @@ def to_json(
     clips: Sequence[Path],
     predictions: Sequence[ClipPrediction],
     config: dict[str, Any],
-    run_dir: Path,
+    model: str,
 ) -> str:
     """A JSON list, an object for each clip; what is said of a level stands at "jnd1" to "jnd3"."""
     documents = [
@@ -177,7 +178,7 @@ def to_json(
             ),
             "timestamps_s": list(prediction.timestamps_s),
             "levels_per_frame": _by_level(prediction, prediction.per_frame.T),
-            "model": str(run_dir),
+            "model": model,
             "variant": config["variant"],
             "simulated": config["dataset"]["simulated"],
         }

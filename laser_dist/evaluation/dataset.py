@@ -17,6 +17,7 @@ from PIL import Image
 from laser_dist.errors import UserError
 from laser_dist.evaluation.sources import SourceTable, samples_of
 from laser_dist.jnd.scale import QP, Scale, scale_named
+from laser_dist.training.storage.label_table import read_label_table
 from laser_dist.video.frames import resize_rgb
 
 _TABLE_FEATURES = (
@@ -137,24 +138,25 @@ class TfdsDataset:
         self._batch_size = batch_size
         self.info = _info(self._builder.info)
         self.quality_path = folder / "quality"
+        self._folder = folder
 
     def sources(self, split: str) -> SourceTable:
         """What is known of each source of a split, sorted by source id."""
         rows: dict[str, Mapping[str, Any]] = {}
         has_samples = _SAMPLES in self._builder.info.features
         names = (*_TABLE_FEATURES, _SAMPLES) if has_samples else _TABLE_FEATURES
-        for example in self._examples(split, names):
-            rows.setdefault(example["source_id"].decode(), example)
+        for example in self._without_frames(split, names):
+            rows.setdefault(example["source_id"], example)
         source_ids = tuple(sorted(rows))
         examples = [rows[source_id] for source_id in source_ids]
         activity = ("spatial_information", "temporal_information")
         return SourceTable(
             source_ids=source_ids,
-            group_ids=tuple(example["group_id"].decode() for example in examples),
+            group_ids=tuple(example["group_id"] for example in examples),
             levels=_table([example["jnd_levels"] for example in examples], 3),
             activity=_table([[example[name] for name in activity] for example in examples], 2),
             viewer_samples=tuple(
-                samples_of(example["jnd_levels"], _rows(example[_SAMPLES])) for example in examples
+                samples_of(example["jnd_levels"], example[_SAMPLES]) for example in examples
             )
             if has_samples
             else (),
@@ -168,8 +170,8 @@ class TfdsDataset:
     def frame_pairs(self, split: str, source_ids: Collection[str]) -> dict[str, FramePair]:
         """The middle stored frame of each of these sources."""
         stored: dict[str, list[int]] = {source_id: [] for source_id in source_ids}
-        for example in self._examples(split, ("source_id", "frame_index")):
-            if (source_id := example["source_id"].decode()) in stored:
+        for example in self._without_frames(split, ("source_id", "frame_index")):
+            if (source_id := example["source_id"]) in stored:
                 stored[source_id].append(int(example["frame_index"]))
         middle = {key: sorted(indices)[len(indices) // 2] for key, indices in stored.items()}
         names = ("source_id", "frame_index", *_IMAGES)
@@ -180,6 +182,15 @@ class TfdsDataset:
                 raw, *coded = (_decode_png(example[name]) for name in _IMAGES)
                 pairs[source_id] = FramePair(source_id, frame_index, raw, np.stack(coded))
         return pairs
+
+    def _without_frames(self, split: str, names: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Examples with some features, none of them a frame, from the dataset's table if it can."""
+        table = read_label_table(self._folder, split, self._builder.info.splits[split].num_examples)
+        if table is not None:
+            yield from table.select(list(names)).to_pylist()
+            return
+        for example in self._examples(split, names):
+            yield {name: _plain(value) for name, value in example.items()}
 
     def _examples(
         self,
@@ -228,9 +239,11 @@ def _info(info: Any) -> DatasetInfo:
     )
 
 
-def _rows(ragged: Any) -> list[list[int]]:
-    """A ragged value of TensorFlow's as lists."""
-    return ragged.to_list() if hasattr(ragged, "to_list") else [list(row) for row in ragged]
+def _plain(value: Any) -> Any:
+    """A value of TensorFlow's as a table has it: text, numbers, lists."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.to_list() if hasattr(value, "to_list") else value
 
 
 def _decode_png(data: bytes) -> np.ndarray:

@@ -25,6 +25,9 @@ from laser_dist.evaluation.writing import write_atomically
 
 TEST_SPLIT = "test"
 TRAIN_SPLIT = "train"
+REPORT, PREDICTIONS, RESULTS = "report/index.html", "predictions.csv", "results.json"
+# In this order: where the last one stands, the evaluation is whole.
+WRITTEN = (REPORT, PREDICTIONS, RESULTS)
 _PACKAGES = ("laser-jnd", "tensorflow", "keras", "scikit-learn", "numpy", "av")
 
 FramesToLevels = Callable[[np.ndarray], np.ndarray]
@@ -63,7 +66,9 @@ class TrainedRun:
     curves: tuple[Curve, ...] = field(default=())
 
 
-def evaluate(dataset_dir: Path, run_dir: Path, output_dir: Path, seed: int) -> EvaluationResults:
+def evaluate(
+    dataset_dir: Path, run_dir: Path, output_dir: Path, seed: int, *, run: str = ""
+) -> EvaluationResults:
     """Evaluate a run and write `results.json`, `predictions.csv` and `report/index.html`.
 
     Args:
@@ -71,6 +76,7 @@ def evaluate(dataset_dir: Path, run_dir: Path, output_dir: Path, seed: int) -> E
       run_dir: a finished run.
       output_dir: made if missing; files of an earlier evaluation are replaced, each at once.
       seed: of the bootstrap.
+      run: what the results call the run (default: its folder).
 
     Raises:
       UserError: either folder is not what it should be, the run was trained on another dataset or
@@ -79,7 +85,8 @@ def evaluate(dataset_dir: Path, run_dir: Path, output_dir: Path, seed: int) -> E
     from laser_dist.evaluation.trained_run import load_trained_run
 
     dataset = TfdsDataset(dataset_dir)
-    return evaluate_on(dataset, load_trained_run(run_dir), output_dir, seed)
+    trained = load_trained_run(run_dir)
+    return evaluate_on(dataset, replace(trained, path=run or trained.path), output_dir, seed)
 
 
 def evaluate_on(
@@ -119,10 +126,8 @@ def evaluate_on(
             exemplars=exemplars.make_exemplars(results, chosen, pairs, run.backbones),
         )
     )
-    # results.json last: where it stands, the evaluation is whole.
-    write_atomically(output_dir / "report" / "index.html", page)
-    write_atomically(output_dir / "predictions.csv", to_csv(results))
-    write_atomically(output_dir / "results.json", to_json(results))
+    for name, content in zip(WRITTEN, (page, to_csv(results), to_json(results)), strict=True):
+        write_atomically(output_dir / name, content)
     return results
 
 

@@ -148,7 +148,7 @@ def test_predictions_say_what_they_count_in_and_which_way_is_coarser(scale, sent
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.png")], [prediction], config)
     assert sentence in file.getvalue()
-    told = predict.to_json([Path("a.png")], [prediction], config, Path("run"))
+    told = predict.to_json([Path("a.png")], [prediction], config, "run")
     assert json.loads(told)[0]["scale"] == scale
     other = ({"QP", "QF"} - {scale}).pop()
     assert other not in file.getvalue()

@@ -4,14 +4,15 @@ import json
 import os
 import struct
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from s3 import BUCKET, local_s3
+from s3 import BUCKET
 from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined, labels_of
 
-from laser_dist.commands.places import dataset_folder, find_dataset
+from laser_dist.commands.places import find_dataset
 from laser_dist.errors import UserError
 from laser_dist.training.examples.records import open_records
 from laser_dist.training.examples.shards import by_shard
@@ -53,12 +54,6 @@ def built(folder, file_format, builder=SampledPairs, num_shards=3):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     return {each: built(tmp_path_factory.mktemp(each), each) for each in FORMATS}
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with local_s3() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +174,19 @@ def test_the_newest_whole_version_is_found(tmp_path):
         find_dataset("videoset_jnd/720p", str(tmp_path))
 
 
+def test_a_dataset_in_googles_storage_is_found_and_read(folders, numbers, gs):
+    gs.upload(Path(folders["tfrecord"]), "data/sampled_pairs/tiny/1.0.0")
+    place = find_dataset("sampled_pairs/tiny", gs.url("data"))
+    assert place == gs.url("data/sampled_pairs/tiny/1.0.0")
+    assert sources(open_records(place, "train"), range(NUM_MANY)) == numbers
+    assert read_dataset_card(place)["fingerprint"]
+
+
 def test_a_dataset_in_a_bucket_is_found_by_its_own_url(urls, data_dirs):
     url = urls["parquet"]
     assert find_dataset(url) == url
     with pytest.raises(UserError, match=r"got none\. Name a version's folder, or NAME/CONFIG"):
         find_dataset(data_dirs["parquet"])
-    with pytest.raises(UserError, match=r"a folder on this machine, got a URL\. Copy it"):
-        dataset_folder(url)
 
 
 def test_a_bucket_that_is_not_there_is_told_in_one_line(s3):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from s3 import local_s3
 from training_fakes import linear_stage, place
 
 from laser_dist.errors import UserError
@@ -18,18 +17,12 @@ FEATURES = RNG.normal(size=(7, 3))
 LEVELS = FEATURES @ RNG.normal(size=(3, 2))
 
 
-@pytest.fixture(scope="module")
-def s3():
-    with local_s3() as running:
-        yield running
-
-
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "s3", "gs"])
 def machines(request, tmp_path, monkeypatch):
     """Two machines' views of one run's place."""
     if request.param == "folder":
         return RunStore(str(tmp_path / "run")), RunStore(str(tmp_path / "run"))
-    url = request.getfixturevalue("s3").url(tmp_path.name)
+    url = request.getfixturevalue(request.param).url(tmp_path.name)
     stores = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -84,7 +77,7 @@ def test_workers_of_one_machine_leave_each_others_files_alone(machines):
     assert (two.local / "models" / "a.keras").read_text() == "a"
 
 
-@pytest.mark.parametrize("machines", ["bucket"], indirect=True)
+@pytest.mark.parametrize("machines", ["s3", "gs"], indirect=True)
 def test_what_fails_while_it_is_pushed_leaves_what_was_there(machines, monkeypatch):
     one, two = machines
     put(one, "models/a.keras", "good")

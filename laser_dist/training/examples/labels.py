@@ -1,19 +1,15 @@
 """What viewers said of a dataset's examples, as the targets of heads."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from laser_dist.errors import UserError
 from laser_dist.training.examples.records import Records
 from laser_dist.training.examples.stored import IMAGES, LEVELS, features_of
-from laser_dist.training.storage.store import Folder, below
+from laser_dist.training.storage.label_table import read_label_table
 
 _SAMPLES_COLUMN = "viewer_samples"
 # TFDS stores what is ragged as all values one after the other, and how many each row has.
@@ -66,22 +62,11 @@ def read_labels(dataset: str | Path, split: str, records: Records) -> Labelled:
     Raises:
       UserError: a table that is damaged or of another build.
     """
-    folder, table = Folder(dataset), f"labels/{split}.parquet"
-    if not folder.has(table):
+    table = read_label_table(dataset, split, len(records))
+    if table is None:
         return _labelled(map(_row_of, _one_by_one(records)))
-    place = below(dataset, table)
-    try:
-        columns = pq.read_table(io.BytesIO(folder.read(table))).to_pydict()
-        rows = list(zip(columns[LEVELS], columns[_SAMPLES_COLUMN], strict=True))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise _bad_table(place, " ".join(str(error).split())) from error
-    if len(rows) != len(records):
-        raise _bad_table(place, f"{len(rows)} rows of {len(records)} examples")
-    return _labelled(rows)
-
-
-def _bad_table(place: str, got: str) -> UserError:
-    return UserError(f"Labels {place}", "a row for each example", got, "Build the dataset anew.")
+    columns = (table[name].to_pylist() for name in (LEVELS, _SAMPLES_COLUMN))
+    return _labelled(zip(*columns, strict=True))
 
 
 def has_level(targets: np.ndarray) -> np.ndarray:

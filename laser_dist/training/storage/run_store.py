@@ -6,6 +6,7 @@ brings what was written there into the bucket, `fetch` brings back what others h
 An object is complete or absent, so what must not be half-written is one file.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 from laser_dist.errors import UserError
 from laser_dist.training.storage.retrying import first_line, retrying
-from laser_dist.training.storage.store import Folder, is_url
+from laser_dist.training.storage.store import Folder, is_url, listed
 
 _CHUNK = 8 << 20
 
@@ -192,10 +193,7 @@ class RunStore:
         return True
 
     def _list(self, folder: Path) -> list[str]:
-        from pyarrow.fs import FileSelector
-
-        selector = FileSelector(self._key(folder), allow_not_found=True)
-        return sorted(each.base_name for each in self._remote[0].get_file_info(selector))
+        return list(listed(self._remote[0], self._key(folder)))
 
     def _delete(self, path: Path) -> None:
         from pyarrow.fs import FileType
@@ -203,7 +201,9 @@ class RunStore:
         filesystem, key = self._remote[0], self._key(path)
         kind = filesystem.get_file_info(key).type
         if kind == FileType.Directory:
-            filesystem.delete_dir(key)
+            # GCS has no folders: once the last object in it is gone, so is the folder itself.
+            with contextlib.suppress(FileNotFoundError):
+                filesystem.delete_dir(key)
         elif kind == FileType.File:
             filesystem.delete_file(key)
 

@@ -116,15 +116,15 @@ class Folder:
         """
         if not is_url(self.location):
             return sorted(each.name for each in Path(self.location).glob("*") if each.is_dir())
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileType
 
         with told_to_user(self.location):
             filesystem, root = self.filesystem
             bucket = root.partition("/")[0]
             if filesystem.get_file_info(bucket).type == FileType.NotFound:
                 raise FileNotFoundError("no such bucket")
-            found = filesystem.get_file_info(FileSelector(root, allow_not_found=True))
-        return sorted(each.base_name for each in found if each.type == FileType.Directory)
+            found = listed(filesystem, root)
+        return [name for name, is_folder in found.items() if is_folder]
 
     @cached_property
     def filesystem(self) -> tuple[Any, str]:
@@ -139,6 +139,22 @@ class Folder:
         with told_to_user(self.location):
             filesystem, path = FileSystem.from_uri(url)
         return filesystem, path.rstrip("/")
+
+
+def listed(filesystem: Any, path: str) -> dict[str, bool]:
+    """Names in a folder of a bucket, sorted, and whether each is a folder; none if it is missing.
+
+    GCS has no folders, and pyarrow tells there of those alone that it made itself. So all objects
+    below are listed, and a name that others go on from is a folder's.
+    """
+    from pyarrow.fs import FileSelector, FileType
+
+    flat = filesystem.type_name == "gcs"
+    found: dict[str, bool] = {}
+    for each in filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=flat)):
+        name, mark, _ = each.path.removeprefix(f"{path}/").partition("/")
+        found[name] = found.get(name, False) or bool(mark) or each.type == FileType.Directory
+    return dict(sorted(found.items()))
 
 
 class LocalFile:

@@ -1,0 +1,38 @@
+"""The table that lies beside a dataset's examples: what they hold but their frames."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laser_dist.errors import UserError
+from laser_dist.training.storage.store import Folder, below
+
+
+def read_label_table(dataset: str | Path, split: str, num_examples: int) -> pa.Table | None:
+    """A row for each example of a split, in stored order; None of a dataset without the table.
+
+    Args:
+      dataset: location of the prepared dataset, path or URL.
+      split: such as "train".
+      num_examples: of the split.
+
+    Raises:
+      UserError: a table that is damaged or of another build.
+    """
+    folder, name = Folder(dataset), f"labels/{split}.parquet"
+    if not folder.has(name):
+        return None
+    place = below(dataset, name)
+    try:
+        table = pq.read_table(io.BytesIO(folder.read(name)))
+    except (pa.ArrowException, OSError) as error:
+        raise _bad(place, " ".join(str(error).split())) from error
+    if len(table) != num_examples:
+        raise _bad(place, f"{len(table)} rows of {num_examples} examples")
+    return table
+
+
+def _bad(place: str, got: str) -> UserError:
+    return UserError(f"Labels {place}", "a row for each example", got, "Build the dataset anew.")
