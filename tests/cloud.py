@@ -2,7 +2,8 @@
 
 import gc
 import json
-import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from gcp_storage_emulator.server import create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
@@ -100,6 +100,35 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
             thread.join()
 
 
+_SERVE = f"""
+import logging, sys
+from gcp_storage_emulator.server import create_server
+
+logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it warns of each answer
+with create_server("127.0.0.1", 0, in_memory=True, default_bucket="{BUCKET}") as server:
+    print(server._api._httpd.server_address[1], flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _emulator() -> Iterator[int]:
+    """Google's storage on loopback; gives the port.
+
+    In a process of its own, which ends with this one: pyarrow opens a file there without letting
+    other threads of Python's run.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.stdin.close()
+
+
 @contextmanager
 def local_cloud(folder: Path) -> Iterator[Cloud]:
     """An empty bucket.
@@ -108,11 +137,8 @@ def local_cloud(folder: Path) -> Iterator[Cloud]:
       folder: for the credentials. Without any, Beam would look for them for half a minute in each
         process.
     """
-    # It warns of each answer that it gives.
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
-    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
-    with server:
-        endpoint = f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
+    with _emulator() as port:
+        endpoint = f"http://127.0.0.1:{port}"
         credentials = folder / "credentials.json"
         credentials.write_text(json.dumps(CREDENTIALS))
         environment = {
