@@ -230,6 +230,7 @@ class _Trainer:
                 steps_per_epoch=num_steps(
                     int(has_level(targets[TRAIN]).sum()), settings.batch_size
                 ),
+                settings_name="heads",
             )
         )
         self._save(lambda: self._new_head(plan), head, plan.name)

@@ -147,6 +147,7 @@ def linear_stage(start, features, levels, *, validation=None, batch_size=2, **se
     training = batches(features, levels, batch_size=batch_size, seed=3)
     kept = (features, levels) if validation is None else validation
     return Stage(
+        settings_name="heads",
         name="tiny",
         model=linear_model(start),
         objective=LevelObjective(tuple(range(1, 1 + np.shape(start)[1]))),

@@ -78,7 +78,7 @@ class Stage:
     training: Batches
     validation: Batches
     steps_per_epoch: int
-    settings_name: str = "heads"
+    settings_name: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
