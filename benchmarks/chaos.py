@@ -41,9 +41,9 @@ SETTINGS = (
     "image.epochs=40",
     "jnd.epochs=20",
     "heads.epochs=100",
-    "cluster.hang_timeout_s=30",
 )
 MAX_TRIES = 4
+SOON = "cluster.hang_timeout_s=30"
 WORKER = "TrainWorker"  # in the names of Ray's processes that train
 LIMIT_S = 900
 MODELS = ("image", "jnd1", "jnd2", "jnd3", "mj-lat", "predictor")
@@ -55,7 +55,7 @@ class Outcome:
 
     Attributes:
       seed: that moment and process were drawn with.
-      moment_s: after its start.
+      moment_s: after its start, or after its workers' where one is frozen.
       victim: the process's name.
       doing: the last that the training's log said before.
       tries: how often the command was given.
@@ -72,9 +72,9 @@ class Outcome:
     differing: str
 
 
-def command(data: Path, run: Path) -> list[str]:
+def command(data: Path, run: Path, *extra: str) -> list[str]:
     """The training, as a user types it."""
-    settings = [f"--set={each}" for each in SETTINGS]
+    settings = [f"--set={each}" for each in (*SETTINGS, *extra)]
     where = ("--dataset", str(data), "--output", str(run), "--workers", "2")
     program = [sys.executable, "-m", "laser_dist.commands.main"]
     often = ("--checkpoint-every-steps", "3")
@@ -94,11 +94,11 @@ def make_dataset(folder: Path) -> Path:
     return folder / "data"
 
 
-def start(data: Path, run: Path) -> subprocess.Popen[bytes]:
-    """Begins a training, or goes on with it."""
+def start(data: Path, run: Path, *extra: str) -> subprocess.Popen[bytes]:
+    """Begins a training, or goes on with it, with more settings."""
     run.parent.mkdir(parents=True, exist_ok=True)
     with (run.parent / "output.txt").open("ab") as output:
-        return subprocess.Popen(command(data, run), stdout=output, stderr=output)
+        return subprocess.Popen(command(data, run, *extra), stdout=output, stderr=output)
 
 
 def finish(process: subprocess.Popen[bytes]) -> int:
@@ -162,7 +162,8 @@ def disturb(
     run = folder / f"seed{seed}" / "run"
     shutil.rmtree(run.parent, ignore_errors=True)
     started = time.monotonic()
-    process = start(data, run)
+    extra = (SOON,) if freeze else ()
+    process = start(data, run, *extra)
     while freeze and process.poll() is None and not workers(process):
         time.sleep(0.2)
     time.sleep(moment_s)
@@ -185,9 +186,12 @@ def disturb(
     tries = 1
     while finish_or_known(process) and tries < MAX_TRIES:
         tries += 1
-        process = start(data, run)
+        process = start(data, run, *extra)
     took_s = time.monotonic() - started
-    return Outcome(seed, moment_s, victim, doing, tries, took_s, difference(run, expected))
+    differing = difference(run, expected)
+    if freeze and tries > 1:
+        differing = f"the frozen worker was not found; {differing}"
+    return Outcome(seed, moment_s, victim, doing, tries, took_s, differing)
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

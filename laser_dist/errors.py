@@ -19,5 +19,10 @@ class UserError(Exception):
         self.got = got
         self.next_step = next_step
 
+    def naming(self, other: str, place: str) -> "UserError":
+        """The same error with one place called by another name, as the user knows it."""
+        fields = (self.what, self.expected, self.got, self.next_step)
+        return UserError(*(text.replace(other, place) for text in fields))
+
     def __str__(self) -> str:
         return f"{self.what}: expected {self.expected}, got {self.got}. {self.next_step}"

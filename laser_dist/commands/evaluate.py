@@ -16,6 +16,7 @@ from laser_dist.commands.wording import (
     share_interval_text,
     share_text,
 )
+from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dataset(parser, "the dataset it was trained on", required=True)
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="for results and report (default: the run)"
+        "--output",
+        metavar="PLACE",
+        help="folder or bucket for results and report (default: the run)",
     )
     add_seed(parser, "the bootstrap")
 
@@ -51,15 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates the run and prints the table."""
     from laser_dist.training.runs import load_run
-    from laser_dist.training.storage.copies import local_run
     from laser_dist.training.storage.run_store import RunStore
+    from laser_dist.training.storage.store import is_url
 
-    # For their errors, before anything heavy is loaded.
-    load_run(local_run(arguments.model))
+    # For their errors, before anything heavy is loaded or brought here.
+    if not is_url(arguments.model):
+        load_run(Path(arguments.model))
     dataset = find_dataset(arguments.dataset, arguments.data_dir)
-    output = RunStore(str(arguments.output or arguments.model))
+    output = RunStore(arguments.output or arguments.model)
     if output.is_remote:
-        output.check_writable()
+        output.check_writable("--output")
     with quiet(output.local / "logs" / "evaluate.log", debug=arguments.debug) as terminal:
         evaluate_run(terminal, dataset, arguments.model, output, arguments.seed)
 
@@ -74,20 +78,34 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, s
       output: where results and report go.
       seed: of the bootstrap.
     """
-    from laser_dist.training.storage.copies import local_dataset, local_run
+    from laser_dist.training.storage.copies import local_dataset, local_run, named_by_place
     from laser_dist.training.storage.store import below
 
-    with terminal.live_line() as show:
-        show("reading the dataset")
-        dataset_dir = local_dataset(dataset, ("test",))
+    with terminal.live_line() as show, named_by_place(run, dataset):
+        run_dir = local_run(run, show)
+        dataset_dir = local_dataset(dataset, ("test",), show)
         show("predicting the held-out sources")
         from laser_dist.evaluation.evaluate import WRITTEN, evaluate
 
-        results = evaluate(dataset_dir, local_run(run), output.local, seed, run=run)
-        output.push(*(output.local / name for name in WRITTEN))
+        results = evaluate(dataset_dir, run_dir, output.local, seed, run=run)
+        if output.is_remote:
+            show(f"bringing the results to {output.place}")
+            _push(output, [output.local / name for name in WRITTEN])
     say_results(terminal, results)
     places = {"results": "results.json", "report": "report/index.html"}
     terminal.facts([(name, below(output.place, path)) for name, path in places.items()])
+
+
+def _push(output: RunStore, paths: Sequence[Path]) -> None:
+    try:
+        output.push(*paths)
+    except OSError as error:
+        raise UserError(
+            f"Results in {output.place}",
+            "a bucket that can be written",
+            " ".join(str(error).split()),
+            f"They lie in {output.local}: copy them, or evaluate again.",
+        ) from error
 
 
 def say_results(terminal: Terminal, results: EvaluationResults) -> None:

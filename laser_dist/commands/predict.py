@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="folder or bucket of a finished run, or a predictor's file (.keras)",
+        help="folder or bucket of a finished run, or a predictor's file (.keras) on this machine",
     )
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
     parser.add_argument(
@@ -61,26 +61,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Predicts each clip; prints only when all have been."""
-    from laser_dist.training.runs import load_run
-    from laser_dist.training.storage.copies import local_run
+    from laser_dist.training.storage.copies import local_run, named_by_place
+    from laser_dist.training.storage.store import is_url
     from laser_dist.video.codec import probe
 
-    # All for their errors, before anything heavy is loaded.
-    model = local_run(arguments.model)
-    trained = None if model.is_file() else load_run(model)
-    if trained is not None:
-        scale_named(trained.config["dataset"].get("scale"), of=f"run {arguments.model}")
+    # All for their errors, before anything heavy is loaded or brought here.
+    if not is_url(arguments.model):
+        _settings_of(Path(arguments.model))
     for clip in arguments.clips:
         probe(clip)
-    with quiet(None, debug=arguments.debug) as terminal:
+    with named_by_place(arguments.model), quiet(None, debug=arguments.debug) as terminal:
+        with terminal.live_line() as show:
+            model = local_run(arguments.model, show, predictor_alone=True)
+        config = _settings_of(model)
         predictor, predictions = predict_clips(
             terminal, arguments.clips, model, arguments.frames, arguments.satisfied
         )
-        config = facts_of(predictor) if trained is None else trained.config
+        config = config or facts_of(predictor)
         if arguments.json:
             terminal.say(to_json(arguments.clips, predictions, config, arguments.model))
         else:
             say_predictions(terminal, arguments.clips, predictions, config)
+
+
+def _settings_of(model: Path) -> dict[str, Any] | None:
+    """The settings of a finished run; a file of a model has none beside it."""
+    from laser_dist.training.runs import load_run
+
+    if model.is_file():
+        return None
+    config = load_run(model).config
+    scale_named(config["dataset"].get("scale"), of=f"run {model}")
+    return config
 
 
 def predict_clips(

@@ -185,9 +185,10 @@ class TfdsDataset:
 
     def _without_frames(self, split: str, names: Collection[str]) -> Iterator[dict[str, Any]]:
         """Examples with some features, none of them a frame, from the dataset's table if it can."""
-        table = read_label_table(self._folder, split, self._builder.info.splits[split].num_examples)
+        num_examples = self._builder.info.splits[split].num_examples
+        table = read_label_table(self._folder, split, num_examples, [*names])
         if table is not None:
-            yield from table.select(list(names)).to_pylist()
+            yield from table.to_pylist()
             return
         for example in self._examples(split, names):
             yield {name: _plain(value) for name, value in example.items()}

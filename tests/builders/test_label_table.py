@@ -62,12 +62,13 @@ def test_a_row_is_an_example_without_its_frames(dataset, split):
 @pytest.mark.parametrize("split", SPLITS)
 def test_rows_stand_in_the_order_of_the_examples(dataset, split):
     records = open_records(dataset, split)
-    stored = [
-        features_of(each)["source_id"].bytes_list.value[0].decode()
-        for each in records.read(range(len(records)))
-    ]
-    table = pq.read_table(dataset / "labels" / f"{split}.parquet")
-    assert table["source_id"].to_pylist() == stored
+    stored = []
+    for record in records.read(range(len(records))):
+        features = features_of(record)
+        source_id = features["source_id"].bytes_list.value[0].decode()
+        stored.append((source_id, features["frame_index"].int64_list.value[0]))
+    rows = pq.read_table(dataset / "labels" / f"{split}.parquet").to_pylist()
+    assert [(row["source_id"], row["frame_index"]) for row in rows] == stored
 
 
 def test_training_reads_the_same_labels_from_it_and_no_example(dataset, tmp_path):

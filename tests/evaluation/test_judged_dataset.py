@@ -1,6 +1,10 @@
 """The adapter on a dataset that TFDS itself wrote, tiny and in the layout of ours."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
@@ -12,6 +16,7 @@ from laser_dist.jnd.scale import QP
 # of the two questions, and the newer protobuf warns about the older one.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
 
+SPLITS, FRAMES = {"train": [9], "test": [2, 1]}, (0, 3, 6)
 IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
 
 
@@ -61,11 +66,11 @@ class TinyJnd(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples([9]), "test": self._generate_examples([2, 1])}
+        return {split: self._generate_examples(sources) for split, sources in SPLITS.items()}
 
     def _generate_examples(self, sources):
         for source in sources:
-            for frame_index in (0, 3, 6):
+            for frame_index in FRAMES:
                 yield f"{source}-{frame_index}", example(source, frame_index)
 
 
@@ -98,9 +103,18 @@ def build(builder_class, folder):
     return builder.data_path
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return TfdsDataset(build(TinyJnd, tmp_path_factory.mktemp("data")), batch_size=4)
+@pytest.fixture(scope="module", params=["examples alone", "a table of labels"])
+def dataset(request, tmp_path_factory):
+    """One that an earlier version has built, and one of today."""
+    folder = Path(build(TinyJnd, tmp_path_factory.mktemp("data")))
+    if request.param == "a table of labels":
+        (folder / "labels").mkdir()
+        for split, sources in SPLITS.items():
+            rows = [example(source, index) for source in sources for index in FRAMES]
+            labels = [{k: v for k, v in row.items() if k not in IMAGES} for row in rows]
+            table = pa.Table.from_pylist(labels)
+            pq.write_table(table, folder / "labels" / f"{split}.parquet")
+    return TfdsDataset(folder, batch_size=4)
 
 
 def test_metadata_are_read(dataset):

@@ -62,11 +62,10 @@ def read_labels(dataset: str | Path, split: str, records: Records) -> Labelled:
     Raises:
       UserError: a table that is damaged or of another build.
     """
-    table = read_label_table(dataset, split, len(records))
+    table = read_label_table(dataset, split, len(records), (LEVELS, _SAMPLES_COLUMN))
     if table is None:
         return _labelled(map(_row_of, _one_by_one(records)))
-    columns = (table[name].to_pylist() for name in (LEVELS, _SAMPLES_COLUMN))
-    return _labelled(zip(*columns, strict=True))
+    return _labelled(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def has_level(targets: np.ndarray) -> np.ndarray:

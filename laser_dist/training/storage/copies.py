@@ -1,70 +1,113 @@
-"""What lies in a bucket, brought to this machine for programs that read a disk alone."""
+"""What lies in a bucket, brought to this machine for programs that read a disk alone.
+
+The copies lie in the system's folder for what is temporary, by the name of their place; a later
+call takes over what is there. Several processes may bring the same at one time.
+"""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from laser_dist.errors import UserError
 from laser_dist.training.storage.run_store import RunStore
-from laser_dist.training.storage.store import is_url, told_to_user
+from laser_dist.training.storage.store import Folder, is_url, told_to_user
 
-CONFIG, PREDICTOR = "config.json", "predictor.keras"
+CONFIG, MODELS, PREDICTOR = "config.json", "models", "predictor.keras"
+FIGURES = "logs/metrics"
 METADATA = "metadata.json"  # of a dataset, with its fingerprint
-RUN_FOLDERS = ("models", "logs/metrics")
-TABLES = ("labels", "quality")
+LABELS, QUALITY = "labels", "quality"
 
 
-def local_run(place: str) -> Path:
-    """The folder of a run: its settings, models and figures, not its checkpoints and features.
+def _nobody(_: str) -> None:
+    """Tells nobody."""
+
+
+def local_run(
+    place: str, told: Callable[[str], None] = _nobody, *, predictor_alone: bool = False
+) -> Path:
+    """The folder of a finished run: its settings, models and figures.
 
     Args:
       place: of the run, path or URL.
+      told: given a line on what is brought.
+      predictor_alone: of models the predictor, of figures none.
 
     Raises:
-      UserError: no run there, or a bucket that cannot be read.
+      UserError: no finished run in the bucket, or a bucket that cannot be read. What a path holds
+        is not looked at.
     """
-    store = RunStore(place)
-    if store.is_remote:
-        with told_to_user(place):
-            for folder, name in (("", CONFIG), ("models", PREDICTOR)):
-                if name not in store.names(store.local / folder, patiently=False):
-                    raise UserError(
-                        f"Run {place}", "a finished training", f"no {name}", "Train it to its end."
-                    )
-            store.fetch(store.local / CONFIG)
-            for name in RUN_FOLDERS:
-                store.fetch_all(store.local / name, exactly=True)
+    if not is_url(place):
+        return Path(place)
+    store = RunStore(place, told)
+    with told_to_user(place):
+        Folder(place).check_bucket()
+        models = store.names(store.local / MODELS, patiently=False)
+        has_config = CONFIG in store.names(store.local, patiently=False)
+        if not (has_config and PREDICTOR in models):
+            missing = f"{MODELS}/{PREDICTOR}" if has_config else CONFIG
+            hint = "Check its name, or train it to its end."
+            raise UserError(f"Run {place}", "a finished training", f"no {missing}", hint)
+        told(f"bringing the models of {place}")
+        store.fetch(store.local / CONFIG)
+        store.fetch(store.local / MODELS / PREDICTOR)
+        for name in () if predictor_alone else (MODELS, FIGURES):
+            store.fetch_all(store.local / name, exactly=True)
     return store.local
 
 
-def local_dataset(place: str, splits: Collection[str]) -> Path:
+def local_dataset(
+    place: str, splits: Collection[str], told: Callable[[str], None] = _nobody
+) -> Path:
     """The folder of a prepared dataset: its tables, and the examples of some splits.
-
-    Files that an earlier call has brought are kept, unless the dataset is another one now.
 
     Args:
       place: of one version of the dataset, path or URL.
       splits: whose examples are wanted. Of others there are labels, if the dataset has them as a
         table; else their examples are brought too.
+      told: given a line on how much has been brought.
 
     Raises:
       UserError: a bucket that cannot be read.
     """
     if not is_url(place):
         return Path(place)
-    store = RunStore(place)
+    store = RunStore(place, told)
     with told_to_user(place):
         metadata = store.local / METADATA
-        if not (metadata.exists() and metadata.read_bytes() == store.content(metadata)):
-            shutil.rmtree(store.local, ignore_errors=True)
-        for table in TABLES:
-            store.fetch_all(store.local / table, exactly=True)
-        with_table = {path.stem for path in (store.local / "labels").glob("*.parquet")}
+        if metadata.exists() and metadata.read_bytes() != store.content(metadata):
+            shutil.rmtree(store.local, ignore_errors=True)  # of another dataset at this place
+        store.fetch(metadata)
+        tables = (LABELS, QUALITY)
+        wanted = [
+            store.local / table / name
+            for table in tables
+            for name in store.names(store.local / table)
+        ]
+        with_labels = {path.stem for path in wanted if path.parent.name == LABELS}
         for name in store.names(store.local):
-            is_shard = "-of-" in name
-            split = name.partition(".")[0].rpartition("-")[2]
-            if not is_shard:
-                store.fetch(store.local / name)
-            elif split in splits or split not in with_table:
-                store.fetch(store.local / name, reuse=True)
+            split = _split_of(name)
+            if name not in tables and (split in (None, *splits) or split not in with_labels):
+                wanted.append(store.local / name)
+        for number, path in enumerate(wanted, start=1):
+            told(f"bringing the dataset here, file {number} of {len(wanted)}")
+            store.fetch(path, reuse=True)
     return store.local
+
+
+@contextmanager
+def named_by_place(*places: str) -> Iterator[None]:
+    """Lets errors on a copy speak of what was copied."""
+    try:
+        yield
+    except UserError as error:
+        renamed = error
+        for place in filter(is_url, places):
+            renamed = renamed.naming(str(RunStore(place).local), place)
+        raise renamed from error
+
+
+def _split_of(name: str) -> str | None:
+    """The split whose examples a file has, such as `videoset_jnd-train.tfrecord-00000-of-00064`."""
+    stem, _, rest = name.partition(".")
+    return stem.rpartition("-")[2] if "-of-" in rest else None

@@ -1,6 +1,7 @@
 """The table that lies beside a dataset's examples: what they hold but their frames."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,13 +11,16 @@ from laser_dist.errors import UserError
 from laser_dist.training.storage.store import Folder, below
 
 
-def read_label_table(dataset: str | Path, split: str, num_examples: int) -> pa.Table | None:
+def read_label_table(
+    dataset: str | Path, split: str, num_examples: int, columns: Sequence[str]
+) -> pa.Table | None:
     """A row for each example of a split, in stored order; None of a dataset without the table.
 
     Args:
       dataset: location of the prepared dataset, path or URL.
       split: such as "train".
       num_examples: of the split.
+      columns: wanted.
 
     Raises:
       UserError: a table that is damaged or of another build.
@@ -25,13 +29,16 @@ def read_label_table(dataset: str | Path, split: str, num_examples: int) -> pa.T
     if not folder.has(name):
         return None
     place = below(dataset, name)
+    content = folder.read(name)
     try:
-        table = pq.read_table(io.BytesIO(folder.read(name)))
+        table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
         raise _bad(place, " ".join(str(error).split())) from error
     if len(table) != num_examples:
         raise _bad(place, f"{len(table)} rows of {num_examples} examples")
-    return table
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise _bad(place, f"no column {missing[0]}")
+    return table.select(list(columns))
 
 
 def _bad(place: str, got: str) -> UserError:

@@ -116,7 +116,8 @@ class RunStore:
             if not name.startswith("."):
                 self.fetch(folder / name)
         for path in folder.glob("*") if exactly else ():
-            if path.is_file() and path.name not in names:
+            # What begins with a dot is on its way, for another process.
+            if path.is_file() and path.name not in names and not path.name.startswith("."):
                 path.unlink(missing_ok=True)
 
     def names(self, folder: Path, *, patiently: bool = True) -> list[str]:
@@ -134,8 +135,11 @@ class RunStore:
         if self.is_remote:
             self._retrying(lambda: self._delete(path))
 
-    def check_writable(self) -> None:
+    def check_writable(self, option: str = "--storage") -> None:
         """Writes and removes a small file.
+
+        Args:
+          option: by which the user names another place.
 
         Raises:
           UserError: the place cannot be written; said before any work is done.
@@ -149,7 +153,12 @@ class RunStore:
                 self._delete(path)
             path.unlink()
         except OSError as error:
-            raise _unusable(self.place, error.strerror or first_line(error)) from error
+            raise UserError(
+                f"Run's place {self.place}",
+                "a bucket or folder that can be written",
+                error.strerror or first_line(error),
+                f"Check its name and your rights, or name another with {option}.",
+            ) from error
 
     @cached_property
     def _remote(self) -> tuple[Any, str]:
@@ -206,12 +215,3 @@ class RunStore:
                 filesystem.delete_dir(key)
         elif kind == FileType.File:
             filesystem.delete_file(key)
-
-
-def _unusable(place: str, got: str) -> UserError:
-    return UserError(
-        f"Run's place {place}",
-        "a bucket or folder that can be written",
-        got,
-        "Check its name and your rights, or name another with --storage.",
-    )

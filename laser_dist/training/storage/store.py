@@ -4,6 +4,7 @@ Local files are read by the system's own calls; what is behind a URL through pya
 just the bytes that are wanted.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from urllib.parse import parse_qsl, urlencode
 from laser_dist.errors import UserError
 
 SCHEMES = ("gs", "s3")
+# Of this machine's disk, where what is read is written to it.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Google's client would try for 15 minutes where there are no rights or no network.
 _GIVE_UP_S = 30
 
@@ -116,15 +119,23 @@ class Folder:
         """
         if not is_url(self.location):
             return sorted(each.name for each in Path(self.location).glob("*") if each.is_dir())
+        self.check_bucket()
+        with told_to_user(self.location):
+            found = listed(*self.filesystem)
+        return [name for name, is_folder in found.items() if is_folder]
+
+    def check_bucket(self) -> None:
+        """Looks whether a URL's bucket is there: listing what is not there gives nothing.
+
+        Raises:
+          UserError: it is not, or it cannot be read.
+        """
         from pyarrow.fs import FileType
 
         with told_to_user(self.location):
             filesystem, root = self.filesystem
-            bucket = root.partition("/")[0]
-            if filesystem.get_file_info(bucket).type == FileType.NotFound:
+            if filesystem.get_file_info(root.partition("/")[0]).type == FileType.NotFound:
                 raise FileNotFoundError("no such bucket")
-            found = listed(filesystem, root)
-        return [name for name, is_folder in found.items() if is_folder]
 
     @cached_property
     def filesystem(self) -> tuple[Any, str]:
@@ -207,6 +218,8 @@ def told_to_user(place: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # pyarrow's own errors are of one of these kinds
         text = " ".join(str(error).split())
         if isinstance(error, FileNotFoundError) and "bucket" not in text.lower():
+            raise
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
         raise UserError(
             f"Place {place}",
