@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def compare(part: str) -> None:
     reference, ours, rounded = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         theirs = reference_epoch(variant_name)
-        mine = our_epoch(variant_name, Path(scratch) / "float32")
+        mine, errors = our_epoch(variant_name, Path(scratch) / "float32")
         for epoch in (theirs, mine):
             epoch()  # builds the graph
         for _ in range(ROUNDS):
@@ -43,11 +44,18 @@ def compare(part: str) -> None:
             ours.append(timed(mine))
         if variant_name == "e2e-lat":
             if computes_in_bfloat16():
-                fast = our_epoch(variant_name, Path(scratch) / "bfloat16", bfloat16=True)
+                fast, rounded_errors = our_epoch(
+                    variant_name, Path(scratch) / "bfloat16", bfloat16=True
+                )
                 fast()
                 for _ in range(ROUNDS):
                     reference.append(timed(theirs))
                     rounded.append(timed(fast))
+                # Both have done the same steps from the same weights.
+                found = rounded_errors()
+                for name, exact in errors().items():
+                    ratio = found[name] / exact
+                    print(f"e2e-lat in bfloat16   validation, {name} over float32's: {ratio:.4f}")
             else:
                 print("e2e-lat in bfloat16   not measured: this processor does not compute in it")
     told = {"plain fit": reference, "ours": ours, "ours, bfloat16": rounded}
@@ -66,11 +74,11 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def arrays() -> tuple[Any, Any]:
+def arrays(seed: int = 0) -> tuple[Any, Any]:
     """Frames of noise over gradients, and levels: what is learnt does not matter here."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 200, WIDTH)[None, None, :, None]
     frames = ramp + rng.uniform(0, 55, (NUM_EXAMPLES, HEIGHT, WIDTH, 3))
     levels = rng.normal(LEVELS, 3.0, (NUM_EXAMPLES, 3))
@@ -125,14 +133,19 @@ def reference_epoch(variant_name: str) -> Callable[[], None]:
     return lambda: model.fit(frames, targets, batch_size=BATCH_SIZE, epochs=1, verbose=0)
 
 
-def our_epoch(variant_name: str, run_dir: Path, *, bfloat16: bool = False) -> Callable[[], None]:
-    """An epoch of our loop; of frozen backbones, on features that are kept in files."""
+def our_epoch(
+    variant_name: str, run_dir: Path, *, bfloat16: bool = False
+) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
+    """An epoch of our loop; of frozen backbones, on features that are kept in files.
+
+    Returns:
+      The epoch, and the errors of an end-to-end variant on other frames than it learns from.
+    """
     import keras
     import tensorflow as tf
 
     from laser_dist.models.predictors import build_joint_model, feature_extractor
     from laser_dist.training.config import StageConfig
-    from laser_dist.training.examples.batch import Batch
     from laser_dist.training.examples.read_ahead import ReadAhead
     from laser_dist.training.learning.loop import make_optimizer
     from laser_dist.training.learning.objectives import JointObjective, LevelObjective
@@ -152,15 +165,7 @@ def our_epoch(variant_name: str, run_dir: Path, *, bfloat16: bool = False) -> Ca
     optimizer.build(model.trainable_variables)
     stepper = Stepper(tf.distribute.get_strategy(), model, objective, optimizer, 1)
     if variant.end_to_end:
-        import numpy as np
-
-        def joint_batches() -> Any:
-            for start in range(0, NUM_EXAMPLES, BATCH_SIZE):
-                part = slice(start, start + BATCH_SIZE)
-                targets = [frames[part], levels[part, :1]]
-                yield Batch(frames[part], targets, np.ones(BATCH_SIZE, np.float32), BATCH_SIZE)
-
-        make: Callable[[], Any] = joint_batches
+        make: Callable[[], Any] = partial(joint_batches, frames, levels)
     else:
         extractors = [feature_extractor(variant, each) for each in backbones]
         kept = kept_features(run_dir, [each.predict_on_batch(frames) for each in extractors])
@@ -171,7 +176,26 @@ def our_epoch(variant_name: str, run_dir: Path, *, bfloat16: bool = False) -> Ca
         for batch in ReadAhead(make()):
             stepper.train(batch)
 
-    return epoch
+    def validation() -> dict[str, float]:
+        sums: dict[str, Any] = {}
+        for batch in joint_batches(*arrays(seed=1)):
+            for name, mean in stepper.measure(batch).items():
+                sums[name] = sums[name].merge(mean) if name in sums else mean
+        return {name: mean.compute() for name, mean in sums.items()}
+
+    return epoch, validation
+
+
+def joint_batches(frames: Any, levels: Any) -> Iterator[Any]:
+    """Frames and the first level, as an end-to-end stage takes them."""
+    import numpy as np
+
+    from laser_dist.training.examples.batch import Batch
+
+    for start in range(0, NUM_EXAMPLES, BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
+        targets = [frames[part], levels[part, :1]]
+        yield Batch(frames[part], targets, np.ones(BATCH_SIZE, np.float32), BATCH_SIZE)
 
 
 def kept_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
