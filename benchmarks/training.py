@@ -1,6 +1,6 @@
 """How much faster than a plain `fit` training is, at the published size. Prints ratios.
 
-    python benchmarks/training.py              # all parts; about ten minutes on two cores
+    python benchmarks/training.py              # all parts; about twenty minutes on two cores
     python benchmarks/training.py --part lat   # one of lat, mj-lat, e2e-lat, waiting, memory
 
 The reference is what one writes with Keras alone: the same graph, compiled and fitted on arrays in
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH_SIZE = 8
-NUM_EXAMPLES = 16
+NUM_EXAMPLES = 48
 ROUNDS = 3
 WIDTH, HEIGHT = 640, 352
 LEVELS = (26.0, 30.0, 35.0)
