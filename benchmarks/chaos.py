@@ -169,11 +169,12 @@ def disturb(
     time.sleep(moment_s)
     alive = workers(process) if freeze else victims(process)
     doing = last_word(run)
+    if not alive:
+        finish_or_known(process)
+        return None
     try:
-        chosen = alive[rng.integers(len(alive))] if alive else psutil.Process(process.pid)
+        chosen = alive[rng.integers(len(alive))]
         victim = name_of(chosen, process.pid)
-        if freeze and not alive:
-            raise psutil.NoSuchProcess(process.pid)
         chosen.send_signal(signal.SIGSTOP if freeze else signal.SIGKILL)
     except psutil.NoSuchProcess:
         finish_or_known(process)

@@ -85,15 +85,15 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, s
         run_dir = local_run(run, show)
         dataset_dir = local_dataset(dataset, ("test",), show)
         show("predicting the held-out sources")
-        from laser_dist.evaluation.evaluate import WRITTEN, evaluate
+        from laser_dist.evaluation.evaluate import REPORT, RESULTS, WRITTEN, evaluate
 
         results = evaluate(dataset_dir, run_dir, output.local, seed, run=run)
         if output.is_remote:
             show(f"bringing the results to {output.place}")
             _push(output, [output.local / name for name in WRITTEN])
     say_results(terminal, results)
-    places = {"results": "results.json", "report": "report/index.html"}
-    terminal.facts([(name, below(output.place, path)) for name, path in places.items()])
+    places = (("results", RESULTS), ("report", REPORT))
+    terminal.facts([(name, below(output.place, path)) for name, path in places])
 
 
 def _push(output: RunStore, paths: Sequence[Path]) -> None:

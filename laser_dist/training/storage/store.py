@@ -135,7 +135,7 @@ class Folder:
         with told_to_user(self.location):
             filesystem, root = self.filesystem
             if filesystem.get_file_info(root.partition("/")[0]).type == FileType.NotFound:
-                raise FileNotFoundError("no such bucket")
+                raise OSError("no such bucket")
 
     @cached_property
     def filesystem(self) -> tuple[Any, str]:
@@ -217,7 +217,7 @@ def told_to_user(place: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # pyarrow's own errors are of one of these kinds
         text = " ".join(str(error).split())
-        if isinstance(error, FileNotFoundError) and "bucket" not in text.lower():
+        if isinstance(error, FileNotFoundError):
             raise
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
