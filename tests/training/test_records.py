@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import threading
 from pathlib import Path
@@ -187,6 +188,18 @@ def test_a_dataset_in_a_bucket_is_found_by_its_own_url(urls, data_dirs):
     assert find_dataset(url) == url
     with pytest.raises(UserError, match=r"got none\. Name a version's folder, or NAME/CONFIG"):
         find_dataset(data_dirs["parquet"])
+
+
+@pytest.mark.parametrize("service", ["s3", "gs"])
+def test_a_file_that_a_bucket_lacks_is_named(request, folders, tmp_path, service):
+    copy = tmp_path / "copy"
+    shutil.copytree(folders["tfrecord"], copy)
+    lost = sorted(copy.glob("*-train.*"))[1]
+    lost.unlink()
+    store = request.getfixturevalue(service)
+    store.upload(copy, "lacking")
+    with pytest.raises(UserError, match=rf"its file {lost.name}, got none"):
+        open_records(store.url("lacking"), "train")
 
 
 def test_a_bucket_that_is_not_there_is_told_in_one_line(s3):
