@@ -13,13 +13,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-# Loading a saved model finds our layers by their registered names, so they must be known first.
-import laser_dist.models.answer  # noqa: F401
-import laser_dist.models.layers  # noqa: F401
 from laser_dist.errors import UserError
 from laser_dist.jnd.normal_sur import LEVEL_SHARE, normal_level
 from laser_dist.jnd.scale import Scale, scale_named
 from laser_dist.models.answer import Answer, answer_of
+from laser_dist.models.files import load_saved
 from laser_dist.video.codec import sample_frames
 
 
@@ -98,7 +96,7 @@ def load_model(path: Path) -> keras.Model:
       UserError: no such file, or not a Keras model file.
     """
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        return load_saved(path)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"model {path}",
@@ -106,8 +104,6 @@ def load_model(path: Path) -> keras.Model:
             str(error).splitlines()[0],
             "Train again, or name another run.",
         ) from error
-    assert isinstance(model, keras.Model)  # what Keras saves in a .keras file of ours
-    return model
 
 
 def from_model(model: keras.Model, *, origin: str = "model") -> Predictor:

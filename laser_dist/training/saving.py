@@ -14,6 +14,7 @@ import numpy as np
 from laser_dist.errors import UserError
 from laser_dist.models.answer import Answer
 from laser_dist.models.autoencoder import build_autoencoder
+from laser_dist.models.files import load_saved
 from laser_dist.models.predictors import build_predictor
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
@@ -58,11 +59,11 @@ def check_fits(file: Path, spec: BackboneSpec) -> None:
     what, step = f"Backbone {file}", "Name another, or train with its sizes (--set backbone.…)."
     expected = [weight.shape for weight in build_autoencoder(spec, "expected").weights]
     try:
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        model = load_saved(file)
     except Exception as error:  # whatever is wrong with a file that somebody gives
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(what, "a Keras model file", first, step) from error
-    found = [weight.shape for weight in model.weights] if isinstance(model, keras.Model) else []
+    found = [weight.shape for weight in model.weights]
     if found != expected:
         pairs = zip(expected, found, strict=False)
         one = next(((a, b) for a, b in pairs if a != b), (f"{len(expected)} weights", len(found)))
@@ -93,8 +94,9 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
         spread=config.head.spread,
     )
     with _in_float32():
-        heads = [_load(run_dir, model_names(plan)[-1]) for plan in last]
-        predictor = build_predictor([_load(run_dir, name) for name in names], heads, answer)
+        heads = [load_saved(model_path(run_dir, model_names(plan)[-1])) for plan in last]
+        backbones = [load_saved(model_path(run_dir, name)) for name in names]
+        predictor = build_predictor(backbones, heads, answer)
     save_whole(predictor, model_path(run_dir, PREDICTOR))
 
 
@@ -112,9 +114,3 @@ def _in_float32() -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(policy)
-
-
-def _load(run_dir: Path, name: str) -> keras.Model:
-    model = keras.saving.load_model(model_path(run_dir, name), compile=False, safe_mode=True)
-    assert isinstance(model, keras.Model)
-    return model

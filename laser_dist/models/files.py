@@ -1,0 +1,20 @@
+"""Saved models, read by a program that has not made them."""
+
+from pathlib import Path
+
+import keras
+
+# A saved model names its layers, which Keras finds only where their modules have been imported.
+import laser_dist.models.layers  # noqa: F401
+
+
+def load_saved(path: Path) -> keras.Model:
+    """Loads a model of ours; code inside the file is never run.
+
+    Raises:
+      OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile: of Keras, which has no one error
+        for what is no whole model.
+    """
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    assert isinstance(model, keras.Model)  # what Keras saves in a .keras file of ours
+    return model
