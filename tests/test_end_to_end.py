@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -155,6 +156,14 @@ def test_another_variant_takes_over_the_backbones_and_trains_its_heads_side_by_s
     assert "Reused: second" in laser_jnd(folder, "train", "--resume", "second")
 
 
+def test_the_same_training_in_another_folder_takes_everything_over(folder):
+    said = laser_jnd(folder, *COMMANDS[2][:-3], "twin")
+    assert len(re.findall(r"(?:jnd\d|mj-lat): reused, of run, same settings and data", said)) == 4
+    assert not re.search("epoch", said)
+    twin, run = (weights(folder / name / "models" / "predictor.keras") for name in ("twin", "run"))
+    assert twin == run
+
+
 def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted(folder):
     with local_s3() as s3:
         s3.upload(folder / "data", "data")
@@ -172,6 +181,10 @@ def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted
         clip = str(next((folder / "videoset").rglob("*_qp_00.264")))
         theirs = laser_jnd(folder, "predict", clip, "--model", "run")
         assert laser_jnd(folder, "predict", clip, *model) == theirs
+        fourth = ("train", "rec", *command[2:8], "--storage", s3.url("runs/fourth"), *SETTINGS)
+        given = ("--from", s3.url("runs/third"), "--stages-only", "jnd1")
+        assert "jnd1: reused, as given" in laser_jnd(folder, *fourth, *given)
+        assert "models/jnd1.keras" in s3.files("runs/fourth")
         files = s3.files("runs/third")
         copies = RunStore(find_dataset("videoset_jnd/miniature", s3.url("data"))).local
     assert files["predictions.csv"] == (folder / "run" / "predictions.csv").read_bytes()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands import build, evaluate, miniature, predict, train
+from laser_dist.commands import build, evaluate, miniature, predict, train, training_run
 from laser_dist.commands.datasets import RESOLUTIONS, VIDEOSET
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.quiet import quiet
@@ -119,7 +119,7 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     training = override(demo(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
     store = train.run_store(str(run_dir))
     config = start_run(store, to_dict(training), dataset_dir)
-    train.train_or_reuse(terminal, config, store)
+    training_run.train_or_reuse(terminal, config, store)
     return config
 
 

@@ -13,6 +13,7 @@ from laser_dist.errors import UserError
 from laser_dist.training.plan import StagePlan, inputs_of, key_of
 
 MODELS = "models"
+AS_GIVEN = "as given"
 _RECORD = {"key", "inputs", "needs"}
 
 
@@ -114,7 +115,7 @@ def take_over(
         key = keys[stage.name] = key_of(inputs)
         trained = {each.stage for each in decisions if each.trains}
         decisions.append(_decide(stage, key, inputs, run_dir, others, file, trained))
-    if given is not None and not any("as given" in each.why for each in decisions):
+    if given is not None and not any(each.why == AS_GIVEN for each in decisions):
         names = ", ".join(f"{s.name}.keras" for s in stages if s.kind in ("image", "jnd"))
         raise UserError(
             f"Models of {given}", f"one of {names}", "none", "Name a run, or a folder of models."
@@ -143,11 +144,11 @@ def _decide(
 
     own = read_record(run_dir, stage)
     if own is not None and own["key"] == key and ("file" in inputs or fits(own)):
-        return Decision(stage.name, key, False, "as given" if file else "trained here before")
+        return Decision(stage.name, key, False, AS_GIVEN if file else "trained here before")
     if file is not None:
         _copy(file, model_path(run_dir, stage.name))
         write_record(run_dir, stage, key, inputs)
-        return Decision(stage.name, key, False, f"as given, {file}")
+        return Decision(stage.name, key, False, AS_GIVEN)
     why = "none of its kind beside it" if others else "nothing to take over"
     for other in others:
         record = read_record(other, stage)

@@ -4,7 +4,12 @@ import pytest
 from s3 import BUCKET
 
 from laser_dist.errors import UserError
-from laser_dist.training.storage.copies import local_dataset, local_run, named_by_place
+from laser_dist.training.storage.copies import (
+    local_dataset,
+    local_models,
+    local_run,
+    named_by_place,
+)
 from laser_dist.training.storage.run_store import RunStore
 
 SHARD = "videoset_jnd-{}.tfrecord-00000-of-00001"
@@ -65,6 +70,17 @@ def test_what_another_process_is_bringing_is_left_to_it(bucket):
     assert not old.exists()
 
 
+def test_models_come_from_a_run_that_is_not_finished_and_from_a_folder_of_them(bucket):
+    models = ("models/image.keras", "jnd1.keras")
+    place = bucket((*models, "config.json", "models/image.json", "checkpoints/jnd1/epoch-001.npz"))
+    folder = local_models(place)
+    assert files_of(folder) == {name: f"first {name}" for name in models}
+    old = folder / "models" / "jnd2.keras"
+    old.write_text("of an earlier look")
+    bucket(models, "again")
+    assert files_of(local_models(place)) == {name: f"again {name}" for name in models}
+
+
 @pytest.mark.parametrize(("files", "missing"), [(RUN[1:], RUN[0]), (RUN[:1], RUN[1])])
 def test_a_run_that_is_not_finished_is_named_as_the_user_did(bucket, files, missing):
     place = bucket(files)
@@ -98,6 +114,14 @@ def test_a_copy_is_taken_over_until_the_dataset_is_another(bucket):
     assert shard.stat().st_mtime_ns == before
     bucket(DATASET, "other")  # files of the same size
     assert files_of(local_dataset(place, ("test",)))[shard.name] == f"other {shard.name}"
+
+
+def test_errors_on_a_folder_are_left_alone(tmp_path):
+    error = UserError("Model a", "one", "none", "Do.")
+    with pytest.raises(UserError) as caught, named_by_place(str(tmp_path)):
+        raise error
+    assert caught.value is error
+    assert error.__cause__ is None
 
 
 def test_errors_speak_of_the_place_and_not_of_its_copy(bucket):

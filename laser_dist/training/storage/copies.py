@@ -15,6 +15,7 @@ from laser_dist.training.storage.store import Folder, is_url, told_to_user
 
 CONFIG, MODELS, PREDICTOR = "config.json", "models", "predictor.keras"
 FIGURES = "logs/metrics"
+_MODEL = ".keras"
 METADATA = "metadata.json"  # of a dataset, with its fingerprint
 LABELS, QUALITY = "labels", "quality"
 
@@ -53,6 +54,32 @@ def local_run(
         store.fetch(store.local / MODELS / PREDICTOR)
         for name in () if predictor_alone else (MODELS, FIGURES):
             store.fetch_all(store.local / name, exactly=True)
+    return store.local
+
+
+def local_models(place: str, told: Callable[[str], None] = _nobody) -> Path:
+    """The folder of a run, finished or not, or of models: all the models that it has.
+
+    Args:
+      place: of the folder, path or URL.
+      told: given a line on what is brought.
+
+    Raises:
+      UserError: a bucket that cannot be read. What a path holds is not looked at.
+    """
+    if not is_url(place):
+        return Path(place)
+    store = RunStore(place, told)
+    with told_to_user(place):
+        Folder(place).check_bucket()
+        told(f"bringing the models of {place}")
+        for folder in (store.local / MODELS, store.local):
+            there = [name for name in store.names(folder) if name.endswith(_MODEL)]
+            for old in folder.glob(f"*{_MODEL}"):
+                if old.name not in there and not old.name.startswith("."):
+                    old.unlink(missing_ok=True)
+            for name in there:
+                store.fetch(folder / name)
     return store.local
 
 
@@ -101,8 +128,11 @@ def named_by_place(*places: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        urls = [place for place in places if is_url(place)]
+        if not urls:
+            raise
         renamed = error
-        for place in filter(is_url, places):
+        for place in urls:
             renamed = renamed.naming(str(RunStore(place).local), place)
         raise renamed from error
 
