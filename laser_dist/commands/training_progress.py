@@ -41,6 +41,7 @@ class TrainingProgress:
         self._each_epoch = each_epoch
         self._running: dict[str, _Running] = {}
         self._epochs: list[Mapping[str, float]] = []  # figures of each
+        self._last_saves_s = 0.0  # checkpoints after stages' last epochs, in none of their figures
         self._now = "starting the workers"
 
     @property
@@ -75,19 +76,21 @@ class TrainingProgress:
 
     def pace(self) -> list[tuple[str, str]]:
         """What the time of training was spent on in all epochs taken, by name."""
-        total = sum(each["training_seconds"] for each in self._epochs)
-        if not total:
+        if not self._epochs:
             return []
-
-        def share(name: str) -> float:
-            return sum(each[name] * each["training_seconds"] for each in self._epochs) / total
-
-        shares = (f"{text} {share(name):.0%}" for name, text in _SHARES.items())
+        seconds = {
+            name: sum(each[name] * each["training_seconds"] for each in self._epochs)
+            for name in _SHARES
+        }
+        seconds["checkpoint"] += self._last_saves_s
+        total = sum(seconds.values())
+        shares = (f"{text} {seconds[name] / total:.0%}" for name, text in _SHARES.items())
         return [("spent on", ", ".join(shares))]
 
     def _done(self, event: Mapping[str, Any]) -> list[str]:
         """The line of a stage that has ended."""
         running = self._running.pop(event["stage"])
+        self._last_saves_s += event["checkpoint_seconds"]
         if self._each_epoch or running.best is None:
             return []
         loss, epoch = figure_text(running.best[0]), running.best[1]

@@ -12,6 +12,7 @@ from typing import Any
 
 from laser_dist.training.storage.logs import SECONDS_BETWEEN_PUSHES, events_path
 from laser_dist.training.storage.run_store import RunStore
+from laser_dist.training.worker_errors import Judge
 
 SECONDS_BETWEEN_LOOKS = 0.3
 # On a Ray of our own nobody takes the node away, and no process is needed beside the workers: each
@@ -21,8 +22,6 @@ _ON_ONE_MACHINE = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
 }
-# What TensorFlow raises in the workers that are left when another one is lost.
-_LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal", "Unknown")
 
 
 def train(
@@ -116,6 +115,7 @@ def _run_sessions(
 def _fit(
     run_config: dict[str, Any], stages: Sequence[str], watch: Callable[[dict[str, Any]], None]
 ) -> None:
+    from ray.exceptions import OutOfMemoryError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
@@ -123,8 +123,9 @@ def _fit(
     store = RunStore(run_config["run_dir"])
     least, most = cluster["min_workers"], cluster["num_workers"]
     resources = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
+    judge = Judge(store.place, stages)
     with _following(store, stages[0], watch):
-        TensorflowTrainer(
+        trainer = TensorflowTrainer(
             _on_worker,
             train_loop_config={"run": run_config, "stages": list(stages)},
             scaling_config=ScalingConfig(
@@ -136,9 +137,13 @@ def _fit(
                 name=f"ray-{stages[0]}",
                 storage_path=store.place,
                 failure_config=FailureConfig(max_failures=cluster["max_failures"]),
-                callbacks=[_end_at_faults()],
+                callbacks=[_end_at_faults(judge)],
             ),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except OutOfMemoryError as error:
+            raise judge.end(error) from error
 
 
 def _on_worker(config: dict[str, Any]) -> None:
@@ -156,32 +161,17 @@ def _on_worker(config: dict[str, Any]) -> None:
     )
 
 
-def _end_at_faults() -> Any:
-    """A callback of Ray's that ends the run at an error that would only come again.
-
-    Ray starts all workers anew after any error. That helps where one of them was lost; where the
-    code or the settings are at fault it takes half a minute each time, to no end.
-    """
+def _end_at_faults(judge: Judge) -> Any:
+    """A callback of Ray's that ends the run at an error that would only come again."""
     from ray.train import UserCallback
 
     class EndAtFaults(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
-            for error in worker_exceptions.values():
-                if not may_come_of_a_lost_worker(error):
-                    raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            error = judge.fault(worker_exceptions.values())
+            if error is not None:
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     return EndAtFaults()
-
-
-def may_come_of_a_lost_worker(error: BaseException) -> bool:
-    """Whether a worker's error may be another worker's end, told by the error's own type.
-
-    Args:
-      error: that the training function raised, or Ray's word that the worker has died.
-    """
-    package, name = type(error).__module__.partition(".")[0], type(error).__name__
-    left_behind = package == "tensorflow" and name.removesuffix("Error") in _LEFT_BEHIND
-    return package == "ray" or left_behind
 
 
 @contextmanager

@@ -264,17 +264,9 @@ class _Trainer:
         self._save(lambda: self._new_head(plan), head, model_names(plan)[-1])
 
     def _train(self, stage: Stage) -> None:
-        self.place.log.event(
-            "stage",
-            stage=stage.name,
-            epochs=stage.settings.epochs,
-            steps=stage.steps_per_epoch,
-            parameters=stage.model.count_params(),
-        )
         if self.config.cluster.synchronised_norms:
             synchronise_norms(self.place.strategy, stage.model)
         train_stage(stage, self.place)
-        self.place.log.event("done", stage=stage.name)
 
     def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:
         if self.place.is_chief:

@@ -28,8 +28,8 @@ def epoch(name, time, number, validation):
     return {"kind": "epoch", "time": time, "stage": name, "epoch": number, "figures": figures}
 
 
-def done(name, time):
-    return {"kind": "done", "time": time, "stage": name}
+def done(name, time, saving=0.0):
+    return {"kind": "done", "time": time, "stage": name, "checkpoint_seconds": saving}
 
 
 def taken(progress, *events):
@@ -118,6 +118,14 @@ def test_in_the_end_there_are_shares_of_what_the_time_was_spent_on():
     assert name == "spent on"
     assert told == "input 10%, compute 75%, all-reduce 10%, checkpoints 5%"
     assert len(told) < 60
+
+
+def test_the_checkpoint_after_the_last_epoch_counts():
+    progress = TrainingProgress(STAGES, each_epoch=False)
+    # Of 2 s of training 0.1 s went into checkpoints; the last one took as long as all of it.
+    taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0), done("image", 12, saving=2.0))
+    ((_, told),) = progress.pace()
+    assert told == "input 12%, compute 30%, all-reduce 5%, checkpoints 52%"
 
 
 def test_an_unknown_stage_does_not_break_it():

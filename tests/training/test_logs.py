@@ -80,3 +80,13 @@ def test_only_the_chief_writes(tmp_path):
     log.step(step=1)
     log.epoch("image", 1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())
+
+
+def test_half_a_line_of_a_killed_worker_spoils_no_other(tmp_path):
+    RunLog(RunStore(str(tmp_path)), is_chief=True).event("note", text="one")
+    path = events_path(tmp_path, "events")
+    path.write_bytes(path.read_bytes() + b'{"kind": "no')
+    RunLog(RunStore(str(tmp_path)), is_chief=True).event("note", text="two")
+    first, half, second = path.read_text().splitlines()
+    assert [json.loads(first)["text"], json.loads(second)["text"]] == ["one", "two"]
+    assert half == '{"kind": "no'

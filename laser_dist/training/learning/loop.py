@@ -18,6 +18,7 @@ from laser_dist.errors import UserError
 from laser_dist.training.config import StageConfig
 from laser_dist.training.examples.batch import Batch
 from laser_dist.training.examples.read_ahead import ReadAhead
+from laser_dist.training.learning.memory import too_little_memory
 from laser_dist.training.learning.pace import Pace
 from laser_dist.training.learning.step import Mean, Objective, Stepper
 from laser_dist.training.learning.together import (
@@ -164,6 +165,16 @@ class _StageRun:
     def run(self) -> Progress:
         """From the last checkpoint to the end."""
         stage, place = self._stage, self._place
+        place.log.event(
+            "stage",
+            stage=stage.name,
+            epochs=stage.settings.epochs,
+            steps=stage.steps_per_epoch,
+            settings=stage.settings_name,
+            batch_size=stage.settings.batch_size,
+            replicas=place.strategy.num_replicas_in_sync,
+            parameters=stage.model.count_params(),
+        )
         progress = self._resume()
         place.beat(f"{stage.name}, its first step")
         gradients = sum(math.prod(each.shape) for each in stage.model.trainable_variables)
@@ -182,6 +193,8 @@ class _StageRun:
             wait_for_all(place.strategy)  # until the chief has saved the last one
             best = place.store.await_file(checkpoint_path(self._folder, progress.best_epoch))
         self._restore(best)
+        # The last checkpoint is in no epoch's figures: they are logged before it.
+        place.log.event("done", stage=stage.name, checkpoint_seconds=self._saving_s)
         return progress
 
     def _epoch(self, progress: Progress) -> tuple[dict[str, float], Progress]:
@@ -285,15 +298,14 @@ class _StageRun:
 
     def _too_little_memory(self, error: Exception) -> UserError:
         """What to lower, where a device cannot hold a step."""
-        stage, replicas = self._stage, self._place.strategy.num_replicas_in_sync
-        batch, name = stage.settings.batch_size, stage.settings_name
-        device = re.search(r"device:([GC]PU:\d+)", str(error))
-        where = device[1] if device else "a device"
-        return UserError(
-            f"Memory of {where} on {platform.node()}, stage {stage.name}",
-            f"room for a step of {batch} examples, {-(-batch // replicas)} on each device",
-            first_line(error),
-            f"Lower {name}.batch_size, spread it over more devices, or set precision=bfloat16.",
+        stage, device = self._stage, re.search(r"device:([GC]PU:\d+)", str(error))
+        return too_little_memory(
+            f"{device[1] if device else 'a device'} on {platform.node()}",
+            stage.name,
+            settings_name=stage.settings_name,
+            batch_size=stage.settings.batch_size,
+            replicas=self._place.strategy.num_replicas_in_sync,
+            got=first_line(error),
         )
 
 
