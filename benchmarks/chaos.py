@@ -8,8 +8,9 @@ First a training that nothing disturbs, backbones to predictor, at a tiny size: 
 checkpoints within epochs, features kept in files. Then the same training again and again, and in
 each, at a moment drawn evenly over the undisturbed one's length, one process drawn from all that
 run is ended by SIGKILL: a worker, Ray's controller of the training, the command itself, or a daemon
-of Ray's. Where the command ends with it, it is given again, as a job is submitted again. In the end
-every array of every model has to be the same, bit for bit.
+of Ray's. Where the command ends with it, it is given again, as a job is submitted again; a lost
+worker must not end it. In the end every array of every model, and of every stage's last checkpoint,
+which holds the optimizer too, has to be the same, bit for bit.
 
 With `--freeze` a worker is drawn and stopped by SIGSTOP: alive and silent. Nobody wakes it; it has
 to be found by `cluster.hang_timeout_s`, here 30 s, and replaced.
@@ -45,7 +46,7 @@ SETTINGS = (
 MAX_TRIES = 4
 SOON = "cluster.hang_timeout_s=30"
 WORKER = "TrainWorker"  # in the names of Ray's processes that train
-LIMIT_S = 900
+LIMIT_S, HUNG = 900, 124
 MODELS = ("image", "jnd1", "jnd2", "jnd3", "mj-lat", "predictor")
 
 
@@ -60,7 +61,8 @@ class Outcome:
       doing: the last that the training's log said before.
       tries: how often the command was given.
       took_s: from the first start to the end.
-      differing: arrays that are not the same, or why there are none.
+      went_on: from where a stage did, as the training's log says.
+      wrong: arrays that are not the same, or what else should not have been; empty if all is right.
     """
 
     seed: int
@@ -69,7 +71,8 @@ class Outcome:
     doing: str
     tries: int
     took_s: float
-    differing: str
+    went_on: str
+    wrong: str
 
 
 def command(data: Path, run: Path, *extra: str) -> list[str]:
@@ -102,14 +105,15 @@ def start(data: Path, run: Path, *extra: str) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> int:
-    """Its exit status; one that takes too long is ended."""
+    """Its exit status; one that takes too long is ended, and has hung."""
     family = psutil.Process(process.pid).children(recursive=True)
     try:
         return process.wait(LIMIT_S)
     except subprocess.TimeoutExpired:
         family = [*family, *psutil.Process(process.pid).children(recursive=True)]
         process.kill()
-        return process.wait()
+        process.wait()
+        return HUNG
     finally:
         _, left = psutil.wait_procs(family, timeout=20)
         for each in left:  # Ray's own, which end with the command but for accidents
@@ -185,14 +189,16 @@ def disturb(
         for each in left:
             each.kill()
     tries = 1
-    while finish_or_known(process) and tries < MAX_TRIES:
+    while (status := finish_or_known(process)) and status != HUNG and tries < MAX_TRIES:
         tries += 1
         process = start(data, run, *extra)
     took_s = time.monotonic() - started
-    differing = difference(run, expected)
-    if freeze and tries > 1:
-        differing = f"the frozen worker was not found; {differing}"
-    return Outcome(seed, moment_s, victim, doing, tries, took_s, differing)
+    faults = [f"status {status}"] if status else []
+    if WORKER in victim and tries > 1:
+        faults.append("the command ended with its worker")
+    faults.append(difference(run, expected))
+    wrong = "; ".join(filter(None, faults))
+    return Outcome(seed, moment_s, victim, doing, tries, took_s, went_on(run), wrong)
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -210,28 +216,39 @@ def finish_or_known(process: subprocess.Popen[bytes]) -> int:
     return finish(process) if process.poll() is None else process.returncode
 
 
+def events(run: Path) -> list[dict[str, Any]]:
+    """What a training's log has told; a process that is killed may leave half a line."""
+    told = []
+    for path in (run / "logs" / "events").glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                told.append(json.loads(line))
+    return told
+
+
+def went_on(run: Path) -> str:
+    """From where stages went on, such as "jnd2 after epoch 3, step 3"."""
+    texts = (event.get("text", "") for event in events(run))
+    return "; ".join(text.replace(": goes on", "") for text in texts if "goes on after" in text)
+
+
 def last_word(run: Path) -> str:
     """What a training's log said last."""
-    lines = [
-        line
-        for path in (run / "logs" / "events").glob("*.jsonl")
-        for line in path.read_text().splitlines()
-    ]
-    while lines:  # a process that is killed may leave half of its last one
-        try:
-            said = json.loads(lines.pop())
-            break
-        except ValueError:
-            continue
-    else:
+    told = events(run)
+    if not told:
         return "starting"
+    said = told[-1]
     where = " ".join(str(said[name]) for name in ("stage", "epoch", "step") if name in said)
     return said.get("text") or f"{said['kind']} {where}"
 
 
 def arrays(run: Path) -> dict[str, np.ndarray]:
-    """All weights of all models, by model and name."""
+    """All weights of all models, and all of the last checkpoints, by model and name."""
     found: dict[str, np.ndarray] = {}
+    for stage in MODELS[:-1]:
+        with np.load(max((run / "checkpoints" / stage).glob("epoch-*.npz"))) as checkpoint:
+            state = [name for name in checkpoint.files if name.startswith("arr_")]
+            found |= {f"checkpoint of {stage}:{name}": checkpoint[name] for name in state}
     for model in MODELS:
         with zipfile.ZipFile(run / "models" / f"{model}.keras") as archive:
             content = io.BytesIO(archive.read("model.weights.h5"))
@@ -249,9 +266,11 @@ def difference(run: Path, expected: dict[str, np.ndarray]) -> str:
     """How a run's weights differ from the expected ones; empty if they do not."""
     try:
         got = arrays(run)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         return f"{type(error).__name__}: {error}"
-    other = [name for name in expected if not np.array_equal(got.get(name), expected[name])]
+    if got.keys() != expected.keys():
+        return f"{len(got)} arrays in place of {len(expected)}"
+    other = [name for name in expected if got[name].tobytes() != expected[name].tobytes()]
     return f"{len(other)} of {len(expected)} arrays, such as {other[0]}" if other else ""
 
 
@@ -273,15 +292,15 @@ def main() -> None:
     expected = arrays(folder / "unbroken" / "run")
     print(f"Undisturbed: {length_s:.0f} s, {len(expected)} arrays.\n")
     hit = "frozen" if arguments.freeze else "killed"
-    print(f"| seed | after | {hit} | while | commands | took | arrays that differ |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print(f"| seed | after | {hit} | while | commands | took | went on | wrong |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     good = 0
     for seed in range(arguments.seed, arguments.seed + arguments.moments):
         one = disturbed(data, folder, seed, length_s, expected, freeze=arguments.freeze)
-        good += not one.differing
+        good += not one.wrong
         print(
             f"| {one.seed} | {one.moment_s:.1f} s | {one.victim} | {one.doing} | {one.tries} "
-            f"| {one.took_s:.0f} s | {one.differing or 'none'} |",
+            f"| {one.took_s:.0f} s | {one.went_on or 'anew'} | {one.wrong or 'nothing'} |",
             flush=True,
         )
     print(f"\n{good} of {arguments.moments} ended right.")

@@ -49,7 +49,7 @@ EXCLUDED = (
     ".git", ".venv", "venv", "node_modules", "/runs", "/data", "/dist", "/build", "*.egg-info",
     "__pycache__", "*.pyc", ".pytest_cache", ".ruff_cache", ".hypothesis", ".env", ".env.*",
 )  # fmt: skip
-_PLACES = ("dataset", "data_dir", "storage", "resume")  # options that take a path or a URL
+_PLACES = ("dataset", "data_dir", "storage", "resume", "given")  # options that take a path or a URL
 MODULE = "laser_dist.commands.main"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 
 # A saved model names its layers, which Keras finds only where their modules have been imported.
+import laser_dist.models.answer  # noqa: F401
 import laser_dist.models.layers  # noqa: F401
 
 
@@ -16,5 +17,6 @@ def load_saved(path: Path) -> keras.Model:
         for what is no whole model.
     """
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    assert isinstance(model, keras.Model)  # what Keras saves in a .keras file of ours
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"{path.name} holds a {type(model).__name__}, not a model")
     return model

@@ -44,6 +44,7 @@ def train(
 
     Raises:
       TrainingFailedError: of Ray, when workers failed more often than the run allows.
+      UserError: a machine's memory was full.
     """
     # Read when ray is imported: no usage report leaves this machine.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -116,7 +117,7 @@ def _fit(
     run_config: dict[str, Any], stages: Sequence[str], watch: Callable[[dict[str, Any]], None]
 ) -> None:
     from ray.exceptions import OutOfMemoryError
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.tensorflow import TensorflowTrainer
 
     cluster = run_config["training"]["cluster"]
@@ -142,8 +143,11 @@ def _fit(
         )
         try:
             trainer.fit()
-        except OutOfMemoryError as error:
-            raise judge.end(error) from error
+        except (OutOfMemoryError, TrainingFailedError) as error:
+            told = judge.told(error)
+            if told is None:
+                raise
+            raise told from error
 
 
 def _on_worker(config: dict[str, Any]) -> None:

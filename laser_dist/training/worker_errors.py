@@ -8,6 +8,7 @@ from typing import Any
 
 from laser_dist.errors import UserError
 from laser_dist.training.learning.memory import too_little_memory
+from laser_dist.training.storage.checkpoints import checkpoints_folder
 from laser_dist.training.storage.logs import events_path
 from laser_dist.training.storage.run_store import RunStore
 
@@ -22,7 +23,7 @@ class Judge:
 
     All workers are started anew after an error. That helps where one of them was lost; where the
     code or the settings are at fault it takes half a minute each time, to no end. Where a machine
-    had too little memory it may help, as others may have used it: but not twice in one epoch.
+    had too little memory it may help, as others may have used it: but not twice from one place.
     """
 
     def __init__(self, place: str, stages: Sequence[str]) -> None:
@@ -34,7 +35,7 @@ class Judge:
         """
         self._place = place
         self._stages = stages
-        self._epochs_when_full: int | None = None
+        self._when_full: Any = None
 
     def fault(self, errors: Iterable[BaseException]) -> BaseException | None:
         """What the training has to end with, if it has to.
@@ -49,22 +50,43 @@ class Judge:
         full = next(filter(None, (_FULL.search(str(error)) for error in errors)), None)
         if full is None:
             return None
-        events = _events(self._place, self._stages[0])
-        epochs, before = sum(each["kind"] == "epoch" for each in events), self._epochs_when_full
-        self._epochs_when_full = epochs
-        if epochs != before:
+        try:
+            under_way = self._under_way()
+            come_to = self._come_to(under_way)
+        except OSError:  # of the store: whether it has come further is not known
             return None
-        return _memory_error(events, full[1], full[2], again=", and that twice")
+        before, self._when_full = self._when_full, come_to
+        if come_to != before:
+            return None
+        return _memory_error(under_way, full[1], f"{full[2]}, and that twice")
 
-    def end(self, error: BaseException) -> BaseException:
-        """What the training's own error means, where it has ended.
-
-        A machine may be so full that Ray ends more than the workers.
-        """
+    def told(self, error: BaseException) -> UserError | None:
+        """What to tell of an error with which Ray ended the training itself, if it was memory."""
         full = _FULL.search(str(error))
         if full is None:
-            return error
-        return _memory_error(_events(self._place, self._stages[0]), full[1], full[2])
+            return None
+        under_way = None
+        with contextlib.suppress(OSError):
+            under_way = self._under_way()
+        return _memory_error(under_way, full[1], full[2])
+
+    def _under_way(self) -> Mapping[str, Any] | None:
+        """The event with which the stage that is being trained began; None between stages."""
+        store, last = RunStore(self._place), None
+        content = store.content(events_path(store.local, self._stages[0])) or b""
+        for line in content.splitlines():
+            with contextlib.suppress(ValueError):  # a worker that is ended may leave half a line
+                event = json.loads(line)
+                if event["kind"] in ("stage", "done"):
+                    last = event
+        return last if last is not None and last["kind"] == "stage" else None
+
+    def _come_to(self, under_way: Mapping[str, Any] | None) -> Any:
+        """How far it has come: the stage, and its checkpoints."""
+        if under_way is None:
+            return ()
+        store, stage = RunStore(self._place), under_way["stage"]
+        return stage, store.names(checkpoints_folder(store.local, stage), patiently=False)
 
 
 def may_come_of_a_lost_worker(error: BaseException) -> bool:
@@ -78,30 +100,23 @@ def may_come_of_a_lost_worker(error: BaseException) -> bool:
     return package == "ray" or left_behind
 
 
-def _memory_error(
-    events: Iterable[Mapping[str, Any]], node: str, used: str, *, again: str = ""
-) -> UserError:
-    """What is told of a machine whose memory was full, given the training's events."""
-    device, got = f"the machine {node}", used + again
-    at = [each for each in events if each["kind"] == "stage"][-1:]
-    if not at:
-        hint = "Have fewer workers on one machine."
+def _memory_error(under_way: Mapping[str, Any] | None, node: str, got: str) -> UserError:
+    """What is told of a machine whose memory was full.
+
+    Args:
+      under_way: how the stage began in which that was; None if it was in none.
+      node: the machine's address.
+      got: how full it was.
+    """
+    device = f"the machine {node}"
+    if under_way is None or "settings" not in under_way:
+        hint = "Have fewer workers on one machine, or more memory."
         return UserError(f"Memory of {device}", "room for the workers", got, hint)
     return too_little_memory(
         device,
-        at[0]["stage"],
-        settings_name=at[0]["settings"],
-        batch_size=at[0]["batch_size"],
-        replicas=at[0]["replicas"],
+        under_way["stage"],
+        settings_name=under_way["settings"],
+        batch_size=under_way["batch_size"],
+        replicas=under_way["replicas"],
         got=got,
     )
-
-
-def _events(place: str, first_stage: str) -> list[dict[str, Any]]:
-    """What a training has told so far."""
-    store = RunStore(place)
-    told = []
-    for line in (store.content(events_path(store.local, first_stage)) or b"").splitlines():
-        with contextlib.suppress(ValueError):  # a worker that is ended may leave half a line
-            told.append(json.loads(line))
-    return told

@@ -196,6 +196,9 @@ def test_relative_paths_are_told():
     assert note.endswith("its own folder: data, --storage, which is not named")
     (note,) = submit.check(words, sent=True)
     assert "the folder sent" in note
+    words = ["train", "lat", "--dataset", "/data", "--storage", "/run", "--from", "runs/first"]
+    (note,) = submit.check([*words, "--preset", "demo"], sent=False)
+    assert note.endswith("its own folder: runs/first")
 
 
 @contextmanager

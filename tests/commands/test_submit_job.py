@@ -53,10 +53,10 @@ def dataset(tmp_path_factory):
     return folder
 
 
-def training(dataset, run, *settings):
+def training(dataset, run, *settings, workers="1"):
     named = [part for each in (*SETTINGS, *settings) for part in ("--set", each)]
     return [
-        "train", "lat", "--level", "1", "--preset", "demo", "--workers", "1",
+        "train", "lat", "--level", "1", "--preset", "demo", "--workers", workers,
         "--dataset", str(dataset), "--output", str(run), *named,
     ]  # fmt: skip
 
@@ -135,6 +135,14 @@ def test_a_stopped_training_goes_on_when_it_is_submitted_again(ray, dataset, tmp
     assert not re.search(LINE.format(1), done.stdout)
     assert re.search(LINE.format(EPOCHS), done.stdout)
     assert (run / "models" / "predictor.keras").exists()
+
+
+def test_of_a_range_of_workers_it_begins_with_those_that_there_is_room_for(ray, dataset, tmp_path):
+    done = submit(ray, *training(dataset, tmp_path / "run", workers="2:3"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lat in 3 stages, 2 to 3 workers" in done.stdout
+    assert "2 workers: as many as there is room for now" in done.stdout  # the head has two cores
+    assert (tmp_path / "run" / "models" / "predictor.keras").exists()
 
 
 def wait_for(condition, seconds=60):

@@ -74,6 +74,7 @@ def test_models_come_from_a_run_that_is_not_finished_and_from_a_folder_of_them(b
     models = ("models/image.keras", "jnd1.keras")
     place = bucket((*models, "config.json", "models/image.json", "checkpoints/jnd1/epoch-001.npz"))
     folder = local_models(place)
+    assert folder != RunStore(place).local  # where that run may be under way
     assert files_of(folder) == {name: f"first {name}" for name in models}
     old = folder / "models" / "jnd2.keras"
     old.write_text("of an earlier look")
@@ -124,9 +125,10 @@ def test_errors_on_a_folder_are_left_alone(tmp_path):
     assert error.__cause__ is None
 
 
-def test_errors_speak_of_the_place_and_not_of_its_copy(bucket):
+@pytest.mark.parametrize("copied", [local_run, local_models])
+def test_errors_speak_of_the_place_and_not_of_its_copy(bucket, copied):
     place = bucket(RUN)
-    copy = RunStore(place).local
+    copy = copied(place)
     with pytest.raises(UserError) as caught, named_by_place("a/folder", place):
         raise UserError(f"Model {copy}/a", "one", f"none in {copy}", "Do.")
     assert str(caught.value) == f"Model {place}/a: expected one, got none in {place}. Do."

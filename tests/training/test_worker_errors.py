@@ -60,18 +60,28 @@ def test_lost_workers_never_end_the_run(judge):
     assert [judge.fault([ActorDiedError()]) for _ in range(5)] == [None] * 5
 
 
-def test_a_machine_that_is_full_again_ends_the_run_with_what_to_lower(judge, tmp_path):
-    store = RunStore(str(tmp_path))
-    log = RunLog(store, is_chief=True, name="image")
+@pytest.fixture
+def begun(tmp_path):
+    """A training in its second stage, whose chief was ended while it wrote a line of its log."""
+    log = RunLog(RunStore(str(tmp_path)), is_chief=True, name="image")
     for stage, batch_size in (("image", 8), ("jnd1", 6)):
         settings = stage.rstrip("1")
         log.event("stage", stage=stage, settings=settings, batch_size=batch_size, replicas=4)
         log.event("step", stage=stage)
+        if stage == "image":
+            log.event("done", stage=stage)
     with (tmp_path / "logs" / "events" / "image.jsonl").open("a") as file:
-        file.write('{"kind": "ste')  # of a worker that was ended while it wrote
+        file.write('{"kind": "ste')
+    return log
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_machine_that_is_full_again_ends_the_run_with_what_to_lower(judge, tmp_path):
     left = tf.errors.UnavailableError(None, None, "Graph execution error: all_reduce")
     assert judge.fault([left, FULL]) is None
-    RunLog(store, is_chief=True, name="image").event("epoch", stage="jnd1")
+    checkpoint = tmp_path / "checkpoints" / "jnd1" / "epoch-001.npz"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
     assert judge.fault([left, FULL]) is None  # it has come further since
     assert judge.fault([ActorDiedError()]) is None
     assert str(judge.fault([left, FULL])) == (
@@ -85,9 +95,23 @@ def test_a_machine_so_full_that_ray_ends_the_training_itself_is_named(judge):
     told = (
         "Memory of the machine 10.0.0.7: expected room for the workers, got 15.21GB used / 16.00GB"
     )
-    assert str(judge.end(FULL)).startswith(told)
-    other = ActorDiedError()
-    assert judge.end(other) is other
+    assert str(judge.told(FULL)).startswith(told)
+    assert judge.told(ActorDiedError()) is None
+
+
+def test_between_two_stages_no_stage_is_blamed(judge, begun, tmp_path):
+    RunLog(RunStore(str(tmp_path)), is_chief=True, name="image").event("done", stage="jnd1")
+    told = "Memory of the machine 10.0.0.7: expected room for the workers"
+    assert str(judge.told(FULL)).startswith(told)
+
+
+def test_a_store_that_fails_just_then_does_not_end_the_run(judge, begun, monkeypatch):
+    def failing(*_):
+        raise OSError("not now")
+
+    monkeypatch.setattr(RunStore, "content", failing)
+    assert [judge.fault([FULL]) for _ in range(3)] == [None] * 3
+    assert "room for the workers" in str(judge.told(FULL))
 
 
 def test_a_machine_that_is_full_before_any_stage_is_named(judge):

@@ -30,6 +30,7 @@ from laser_dist.training.learning.together import (
 from laser_dist.training.storage.checkpoints import (
     Progress,
     checkpoint_path,
+    checkpoints_folder,
     latest_checkpoint,
     load_checkpoint,
     prune,
@@ -147,7 +148,7 @@ class _StageRun:
     def __init__(self, stage: Stage, place: Place) -> None:
         self._stage = stage
         self._place = place
-        self._folder = place.run_dir / "checkpoints" / stage.name
+        self._folder = checkpoints_folder(place.run_dir, stage.name)
         self._saving_s = 0.0  # of the epoch before
         with place.strategy.scope():
             self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)

@@ -40,6 +40,11 @@ class Progress:
     sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
+def checkpoints_folder(run_dir: Path, stage: str) -> Path:
+    """Where the checkpoints of a stage lie."""
+    return run_dir / "checkpoints" / stage
+
+
 def checkpoint_path(folder: Path, epochs_done: int, steps_done: int = 0) -> Path:
     """Where the checkpoint of a stage lies after so many epochs, and steps of the next one."""
     within = f"-step-{steps_done:06d}" if steps_done else ""

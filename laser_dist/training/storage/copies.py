@@ -15,7 +15,7 @@ from laser_dist.training.storage.store import Folder, is_url, told_to_user
 
 CONFIG, MODELS, PREDICTOR = "config.json", "models", "predictor.keras"
 FIGURES = "logs/metrics"
-_MODEL = ".keras"
+_MODEL, _GIVEN = ".keras", " given"
 METADATA = "metadata.json"  # of a dataset, with its fingerprint
 LABELS, QUALITY = "labels", "quality"
 
@@ -69,7 +69,8 @@ def local_models(place: str, told: Callable[[str], None] = _nobody) -> Path:
     """
     if not is_url(place):
         return Path(place)
-    store = RunStore(place, told)
+    # Not where that run is trained, if it is trained on this machine right now.
+    store = RunStore(place, told, _GIVEN)
     with told_to_user(place):
         Folder(place).check_bucket()
         told(f"bringing the models of {place}")
@@ -133,7 +134,8 @@ def named_by_place(*places: str) -> Iterator[None]:
             raise
         renamed = error
         for place in urls:
-            renamed = renamed.naming(str(RunStore(place).local), place)
+            for purpose in ("", _GIVEN):
+                renamed = renamed.naming(str(RunStore(place, purpose=purpose).local), place)
         raise renamed from error
 
 

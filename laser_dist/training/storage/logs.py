@@ -49,7 +49,7 @@ class RunLog:
             (store.local / METRICS_FOLDER).mkdir(parents=True, exist_ok=True)
             if not store.fetch(self._events):
                 self._events.unlink(missing_ok=True)  # of a run that is no more
-            with self._events.open("ab+") as file:
+            with contextlib.suppress(OSError), self._events.open("ab+") as file:
                 file.seek(-min(1, file.tell()), os.SEEK_END)
                 if file.read() not in (b"", b"\n"):  # half a line of a worker that was killed
                     file.write(b"\n")

@@ -34,17 +34,20 @@ class RunStore:
     Attributes:
       place: a folder's path, or a URL that pyarrow's file systems know (gs://…, s3://…).
       told: given a line for people where the store fails for a while.
+      purpose: of the copy of a bucket's run: one for another purpose than training it lies
+        elsewhere on this machine.
     """
 
     place: str
     told: Callable[[str], None] = lambda _: None
+    purpose: str = ""
 
     @cached_property
     def local(self) -> Path:
         """The folder that holds the run, or what is at hand of it on this machine."""
         if not is_url(self.place):
             return Path(self.place)
-        name = hashlib.sha256(self.place.rstrip("/").encode()).hexdigest()[:16]
+        name = hashlib.sha256(f"{self.place.rstrip('/')}{self.purpose}".encode()).hexdigest()[:16]
         # One for each user: another one's could not be written.
         user = str(os.getuid()) if hasattr(os, "getuid") else "all"
         return Path(tempfile.gettempdir()) / f"laser-jnd-{user}" / name
