@@ -75,7 +75,7 @@ class TrainingProgress:
         return []
 
     def pace(self) -> list[tuple[str, str]]:
-        """What the time of training was spent on in all epochs taken, by name."""
+        """How fast all epochs taken went, and what their time was spent on, by name."""
         if not self._epochs:
             return []
         seconds = {
@@ -85,7 +85,9 @@ class TrainingProgress:
         seconds["checkpoint"] += self._last_saves_s
         total = sum(seconds.values())
         shares = (f"{text} {seconds[name] / total:.0%}" for name, text in _SHARES.items())
-        return [("spent on", ", ".join(shares))]
+        examples = sum(e["samples_per_second"] * e["training_seconds"] for e in self._epochs)
+        rate = figure_text(examples / sum(e["training_seconds"] for e in self._epochs))
+        return [("pace", f"{rate} samples/s a worker"), ("spent on", ", ".join(shares))]
 
     def _done(self, event: Mapping[str, Any]) -> list[str]:
         """The line of a stage that has ended."""

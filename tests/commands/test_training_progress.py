@@ -113,8 +113,10 @@ def test_in_the_end_there_are_shares_of_what_the_time_was_spent_on():
     taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0))
     busy = epoch("image", 10, 1, 5.0)
     busy["figures"] |= {"training_seconds": 6.0, "input_wait": 0.05, "compute": 0.8}
+    busy["figures"]["samples_per_second"] = 20.0
     taken(progress, busy)
-    ((name, told),) = progress.pace()
+    (pace, (name, told)) = progress.pace()
+    assert pace == ("pace", "18 samples/s a worker")  # 2 s at 12 a second, 6 s at 20
     assert name == "spent on"
     assert told == "input 10%, compute 75%, all-reduce 10%, checkpoints 5%"
     assert len(told) < 60
@@ -124,7 +126,7 @@ def test_the_checkpoint_after_the_last_epoch_counts():
     progress = TrainingProgress(STAGES, each_epoch=False)
     # Of 2 s of training 0.1 s went into checkpoints; the last one took as long as all of it.
     taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0), done("image", 12, saving=2.0))
-    ((_, told),) = progress.pace()
+    (_, (_, told)) = progress.pace()
     assert told == "input 12%, compute 30%, all-reduce 5%, checkpoints 52%"
 
 
