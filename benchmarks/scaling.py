@@ -11,9 +11,10 @@ its frames. The global batch is the same, or each worker's is. All take turns; a
 of its rounds, as whatever else a machine does only makes steps longer.
 
 Computed: a step takes the longer of computing and of making its input ready, then the sum of the
-gradient, then two round trips a batch norm (forward and backward). A gradient's sum is not hidden
-behind computing, as it is clipped by its global norm, which is known only when all of it is there.
-Bytes go around a ring, a message's delay up and down a tree. Every line says where it comes from.
+gradient, then two round trips a batch norm (forward and backward). A gradient is summed in packs,
+the first of them while the rest is still being computed; how much that hides is not computed, so a
+cluster can be better than this. Bytes go around a ring, a message's delay up and down a tree. Every
+line says where it comes from.
 """
 
 import argparse

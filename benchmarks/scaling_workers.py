@@ -88,11 +88,11 @@ def _reduced(strategy: Any, tf: Any, count: int) -> float:
 def _strategy(num_workers: int) -> Any:
     import tensorflow as tf
 
+    from laser_dist.training.worker import make_strategy
+
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    if num_workers > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.get_strategy()
+    return make_strategy(num_workers)
 
 
 def _model(kind: str, size: str) -> tuple[Any, Any, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from laser_dist.training.config import TrainingConfig, from_dict
 
+PACK_BYTES = 8 << 20  # of a gradient, summed between workers at a time
+
 
 def work(
     run_config: dict[str, Any],
@@ -34,7 +36,7 @@ def work(
     threads = config.cluster.cpus_per_worker
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    strategy = _strategy(tf, num_workers)
+    strategy = make_strategy(num_workers)
     if config.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
 
@@ -90,10 +92,14 @@ def _check_keras(keras: Any) -> None:
         )
 
 
-def _strategy(tf: Any, num_workers: int) -> Any:
+def make_strategy(num_workers: int) -> Any:
     """One device, several mirrored, or several workers: each worker's own devices either way."""
+    import tensorflow as tf
+
     if num_workers > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        # Else all of a gradient is copied into one piece before any of it is summed.
+        packs = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK_BYTES)
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=packs)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])
