@@ -19,7 +19,6 @@ to be found by `cluster.hang_timeout_s`, here 30 s, and replaced.
 import argparse
 import contextlib
 import io
-import json
 import shutil
 import signal
 import subprocess
@@ -33,6 +32,8 @@ from typing import Any
 import h5py
 import numpy as np
 import psutil
+
+from laser_dist.training.storage.logs import events_in
 
 # Tiny models, and epochs enough that learning takes as long as Ray and TensorFlow take to start.
 SETTINGS = (
@@ -217,13 +218,9 @@ def finish_or_known(process: subprocess.Popen[bytes]) -> int:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    """What a training's log has told; a process that is killed may leave half a line."""
-    told = []
-    for path in (run / "logs" / "events").glob("*.jsonl"):
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                told.append(json.loads(line))
-    return told
+    """What a training's log has told."""
+    paths = (run / "logs" / "events").glob("*.jsonl")
+    return [event for path in paths for event in events_in(path.read_bytes())]
 
 
 def went_on(run: Path) -> str:

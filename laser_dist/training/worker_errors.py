@@ -1,7 +1,6 @@
 """What an error of a worker means for the training: another try, or its end."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from laser_dist.errors import UserError
 from laser_dist.training.learning.memory import too_little_memory
 from laser_dist.training.storage.checkpoints import checkpoints_folder
-from laser_dist.training.storage.logs import events_path
+from laser_dist.training.storage.logs import events_in, events_path
 from laser_dist.training.storage.run_store import RunStore
 
 # What TensorFlow raises in the workers that are left when another one is lost.
@@ -72,14 +71,10 @@ class Judge:
 
     def _under_way(self) -> Mapping[str, Any] | None:
         """The event with which the stage that is being trained began; None between stages."""
-        store, last = RunStore(self._place), None
-        content = store.content(events_path(store.local, self._stages[0])) or b""
-        for line in content.splitlines():
-            with contextlib.suppress(ValueError):  # a worker that is ended may leave half a line
-                event = json.loads(line)
-                if event["kind"] in ("stage", "done"):
-                    last = event
-        return last if last is not None and last["kind"] == "stage" else None
+        store = RunStore(self._place)
+        events = events_in(store.content(events_path(store.local, self._stages[0])) or b"")
+        turns = [event for event in events if event["kind"] in ("stage", "done")]
+        return turns[-1] if turns and turns[-1]["kind"] == "stage" else None
 
     def _come_to(self, under_way: Mapping[str, Any] | None) -> Any:
         """How far it has come: the stage, and its checkpoints."""

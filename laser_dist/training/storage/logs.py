@@ -124,6 +124,15 @@ def events_path(run_dir: Path, name: str) -> Path:
     return run_dir / EVENTS_FOLDER / f"{name}.jsonl"
 
 
+def events_in(content: bytes) -> list[dict[str, Any]]:
+    """The events of such a file; a worker that is killed may leave half a line, which is none."""
+    events = []
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+    return events
+
+
 def _rows(path: Path) -> list[tuple[str, ...]]:
     if not path.exists():
         return []
