@@ -39,10 +39,10 @@ class JudgedSource:
     Attributes:
       source_id: such as `videoSRC001`.
       group_id: what splits keep whole; the source itself where clips share no footage.
-      scale: what quantisers and levels count in.
+      scale: what quantizers and levels count in.
       fps: frames per second; None for a still image.
       size: (width, height) that its clips must have; None where their names do not say.
-      clips: (quantiser, file) of the coded clips, ascending; the reference is among them, or can
+      clips: (quantizer, file) of the coded clips, ascending; the reference is among them, or can
         be made from `original`.
       original: what the clips were coded from, where the dataset has it; None where the reference
         is all there is.
@@ -59,8 +59,8 @@ class JudgedSource:
     levels: tuple[JudgedLevel, JudgedLevel, JudgedLevel]
 
     @property
-    def level_quantisers(self) -> tuple[int | None, ...]:
-        """The quantiser whose frame shows each level (`Scale.rounded`); None where missing."""
+    def level_quantizers(self) -> tuple[int | None, ...]:
+        """The quantizer whose frame shows each level (`Scale.rounded`); None where missing."""
         return tuple(
             None if math.isnan(level.value) else self.scale.rounded(level.value)
             for level in self.levels
@@ -69,11 +69,11 @@ class JudgedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityRow:
-    """Quality and cost of one source at one quantiser; a row of the quality table.
+    """Quality and cost of one source at one quantizer; a row of the quality table.
 
     Attributes:
       source_id: such as `videoSRC001`.
-      quantiser: QP or QF; the table's column has the scale's name.
+      quantizer: QP or QF; the table's column has the scale's name.
       num_bits: of the coded pictures; None where the file holds them decoded.
       bitrate_kbps: kilobits (1000) per second; None for a still image, and as `num_bits`.
       psnr_y_db: luma, mean over frames.
@@ -86,7 +86,7 @@ class QualityRow:
     """
 
     source_id: str
-    quantiser: int
+    quantizer: int
     num_bits: int | None
     bitrate_kbps: float | None
     psnr_y_db: float

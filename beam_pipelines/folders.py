@@ -9,7 +9,7 @@ from laser_dist.errors import UserError
 
 
 def unfinished_folder(folder: Path) -> Path:
-    """Where the work towards `folder` is done; hidden, so that no search takes it for whole."""
+    """Where the work toward `folder` is done; hidden, so that no search takes it for whole."""
     return folder.with_name(f".{folder.name}.unfinished")
 
 
@@ -17,7 +17,7 @@ def unfinished_folder(folder: Path) -> Path:
 def complete_folder(folder: Path, *, marker: str) -> Iterator[Path]:
     """Gives a folder to work in that takes its final name only when the work has succeeded.
 
-    One process at a time may work towards a folder.
+    One process at a time may work toward a folder.
 
     Args:
       folder: final name. What stands there is replaced at the end, by two renames, provided it is

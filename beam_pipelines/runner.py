@@ -140,7 +140,7 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
 def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None] = lambda job: None) -> None:
     """Runs a pipeline and waits for its end.
 
-    A job on Dataflow is cancelled where this process is stopped meanwhile: nobody would publish
+    A job on Dataflow is canceled where this process is stopped meanwhile: nobody would publish
     its dataset.
 
     Args:

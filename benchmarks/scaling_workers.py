@@ -25,14 +25,14 @@ def measure(kind: str, size: str, share: tuple[int, int], batch: int) -> dict[st
     from laser_dist.training.examples.read_ahead import ReadAhead
     from laser_dist.training.learning.loop import make_optimizer
     from laser_dist.training.learning.step import Stepper
-    from laser_dist.training.learning.together import synchronise_norms
+    from laser_dist.training.learning.together import synchronize_norms
 
     strategy = _strategy(share[1])
     with strategy.scope():
         model, objective, spec = _model(kind, size)
         optimizer = make_optimizer(StageConfig(epochs=1), STEPS)
         optimizer.build(model.trainable_variables)
-    synchronise_norms(strategy, model)
+    synchronize_norms(strategy, model)
     stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)
     with tempfile.TemporaryDirectory() as scratch:
         source = _batches(kind, spec, Path(scratch), share, batch)

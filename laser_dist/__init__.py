@@ -1,4 +1,4 @@
-"""Learn from judged video at which quantiser a clip stops looking like its source.
+"""Learn from judged video at which quantizer a clip stops looking like its source.
 
 The floors of the house, each importing only from those below it:
 

@@ -117,7 +117,7 @@ def test_the_dataset_loads_by_its_name_from_any_python_session(folder):
     assert {tuple(row.split()[1:4]) for row in rows} == {("144", "256", "3")}
 
 
-def test_quality_falls_and_rate_falls_with_the_quantiser(folder):
+def test_quality_falls_and_rate_falls_with_the_quantizer(folder):
     tables = sorted(folder.glob("data/videoset_jnd/miniature/*/quality/*.parquet"))
     assert len(tables) == 15
     for path in tables:
@@ -133,7 +133,7 @@ def test_a_clip_is_predicted_and_a_run_goes_on_from_where_it_is(folder):
     clip = next((folder / "videoset").rglob("*_qp_00.264"))
     (told,) = json.loads(laser_jnd(folder, "predict", str(clip), "--model", "run", "--json"))
     assert told["scale"] == "QP"
-    assert all(1 <= quantiser <= 51 for quantiser in told["quantisers"].values())
+    assert all(1 <= quantizer <= 51 for quantizer in told["quantizers"].values())
     assert all(math.isfinite(level) for level in told["levels"].values())
     assert told["simulated"] is True
     for command in COMMANDS[:3]:

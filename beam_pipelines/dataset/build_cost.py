@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from beam_pipelines.dataset.codecs import read_clip
-from beam_pipelines.dataset.frame_pairs import PairSettings, Quantisers
+from beam_pipelines.dataset.frame_pairs import PairSettings, Quantizers
 from beam_pipelines.dataset.measured_files import encode_png
 from beam_pipelines.dataset.shards import num_shards
 from beam_pipelines.elements import JudgedSource
@@ -109,16 +109,16 @@ def measure_rate(source: JudgedSource, settings: PairSettings) -> Rate:
     size = {"width": settings.model_width, "height": settings.model_height}
     reference = read_clip(files.pop(source.scale.reference), source).clip
     reference_rgb = reference.rgb_frames(**size)
-    quantiser = sorted(files)[len(files) // 2]
+    quantizer = sorted(files)[len(files) // 2]
     started = time.process_time()
-    clip = read_clip(files[quantiser], source).clip
+    clip = read_clip(files[quantizer], source).clip
     rgb = clip.rgb_frames(**size)
     measure_quality(reference, clip, reference_rgb=reference_rgb, distorted_rgb=rgb)
     cpu_s = time.process_time() - started
     indices = settings.frame_indices(reference.num_frames, float(reference.fps))
     pngs = [len(encode_png(frame)) for frame in (*reference_rgb[indices], *rgb[indices])]
     return Rate(
-        clip=files[quantiser].name,
+        clip=files[quantizer].name,
         width=clip.width,
         height=clip.height,
         num_frames=clip.num_frames,
@@ -136,9 +136,9 @@ def build_cost(sources: Sequence[JudgedSource], splits: dict[str, str], rate: Ra
       splits: source id to split.
       rate: of one of them.
     """
-    quantisers = [Quantisers(source) for source in sources]
-    num_measures = sum(len(each.coded) for each in quantisers)
-    num_encodes = sum(1 for each in quantisers for q in each.coded if q not in each.files)
+    quantizers = [Quantizers(source) for source in sources]
+    num_measures = sum(len(each.coded) for each in quantizers)
+    num_encodes = sum(1 for each in quantizers for q in each.coded if q not in each.files)
     size = (rate.width, rate.height)
     cpu_s = (
         rate.cpu_s_at(*size, READ_REFERENCE) * len(sources)

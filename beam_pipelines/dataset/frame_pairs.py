@@ -1,6 +1,6 @@
 """One source from its files to frame pairs and quality rows.
 
-JudgedSource ─ read reference ─▶ at each quantiser: read, measure ─▶ MeasuredSource
+JudgedSource ─ read reference ─▶ at each quantizer: read, measure ─▶ MeasuredSource
                                   └ at a level without a good clip: encode anew
 """
 
@@ -57,7 +57,7 @@ class PairSettings:
         return self.model_width, self.model_height
 
     def frame_indices(self, num_frames: int, fps: float) -> list[int]:
-        """Which frames are taken: the centres of equal intervals over the clip."""
+        """Which frames are taken: the centers of equal intervals over the clip."""
         count = num_frames
         if self.frames_per_second is not None:
             wanted = round(num_frames / fps * self.frames_per_second)
@@ -65,12 +65,12 @@ class PairSettings:
         return [int((i + 0.5) * num_frames / count) for i in range(count)]
 
 
-class Quantisers:
-    """The quantisers of one source at which there is something to do."""
+class Quantizers:
+    """The quantizers of one source at which there is something to do."""
 
     def __init__(self, source: JudgedSource) -> None:
         self.files = dict(source.clips)
-        self.levels = tuple(q for q in source.level_quantisers if q is not None)
+        self.levels = tuple(q for q in source.level_quantizers if q is not None)
         self.reference = source.scale.reference
         # MCL-JCI's reference may be a level itself; there its frames are the raw ones.
         self.coded = sorted({*self.files, *self.levels} - {self.reference})
@@ -87,29 +87,29 @@ def measure_source(
     Args:
       source: found and matched.
       settings: of the examples.
-      unusable: quantiser to reason: files that are known to be bad, and are left alone.
-      report: called with each quantiser before its clip is touched, and with None at last.
+      unusable: quantizer to reason: files that are known to be bad, and are left alone.
+      report: called with each quantizer before its clip is touched, and with None at last.
 
     Returns:
-      Rows for all quantisers that have a good clip and for the levels, the frame pairs, and a
+      Rows for all quantizers that have a good clip and for the levels, the frame pairs, and a
       reject for each clip that is not good. A level without a good clip is encoded anew.
 
     Raises:
       VideoError: the reference cannot be used, or a level not be encoded.
     """
-    quantisers = Quantisers(source)
-    report(quantisers.reference)
-    if quantisers.reference in unusable:
+    quantizers = Quantizers(source)
+    report(quantizers.reference)
+    if quantizers.reference in unusable:
         raise VideoError(
             f"Reference of {source.source_id}",
             "a clip that can be decoded",
-            unusable[quantisers.reference],
+            unusable[quantizers.reference],
             "Fetch it again.",
         )
     session = _Session(source, settings)
-    for quantiser in quantisers.coded:
-        report(quantiser)
-        session.measure(quantiser, unusable.get(quantiser, ""))
+    for quantizer in quantizers.coded:
+        report(quantizer)
+        session.measure(quantizer, unusable.get(quantizer, ""))
     report(None)  # what comes now is no clip's fault
     return session.result()
 
@@ -135,21 +135,21 @@ class _Session:
         self._origins = {source.scale.reference: reference.origin}
 
     def _read_reference(self) -> CodedClip:
-        quantiser = self._source.scale.reference
-        if quantiser in self._files:
-            return read_clip(self._files[quantiser], self._source)
-        return self._encode(quantiser)
+        quantizer = self._source.scale.reference
+        if quantizer in self._files:
+            return read_clip(self._files[quantizer], self._source)
+        return self._encode(quantizer)
 
-    def _encode(self, quantiser: int) -> CodedClip:
+    def _encode(self, quantizer: int) -> CodedClip:
         """A clip coded as the dataset's own: of a video the reference, of an image the BMP."""
         if self._source.scale == QP:
-            return encode_video(self._reference, quantiser)
+            return encode_video(self._reference, quantizer)
         if self._source.original is not None:
-            coded = encode_image(self._picture, quantiser)
-            if quantiser != self._source.scale.reference:
+            coded = encode_image(self._picture, quantizer)
+            if quantizer != self._source.scale.reference:
                 self._check_like_reference(coded.clip, str(self._source.original))
             return coded
-        return encode_image(self._reference.rgb(0), quantiser)
+        return encode_image(self._reference.rgb(0), quantizer)
 
     @cached_property
     def _picture(self) -> UInt8Array:
@@ -157,22 +157,22 @@ class _Session:
         assert self._source.original is not None
         return read_picture(self._source.original)
 
-    def measure(self, quantiser: int, fault: str) -> None:
-        """Measures the clip at a quantiser; `fault` is what is known to be wrong with its file."""
-        coded = self._read(quantiser, fault) if quantiser in self._files else None
-        if coded is None and quantiser not in self._source.level_quantisers:
+    def measure(self, quantizer: int, fault: str) -> None:
+        """Measures the clip at a quantizer; `fault` is what is known to be wrong with its file."""
+        coded = self._read(quantizer, fault) if quantizer in self._files else None
+        if coded is None and quantizer not in self._source.level_quantizers:
             return
         if coded is None:
-            coded = self._encode(quantiser)
+            coded = self._encode(quantizer)
         rgb = coded.clip.rgb_frames(**self._size)
-        self._rows.append(self._row(quantiser, coded, rgb))
-        if quantiser in self._source.level_quantisers:
-            self._level_frames[quantiser] = rgb[self._indices]
-            self._origins[quantiser] = coded.origin
+        self._rows.append(self._row(quantizer, coded, rgb))
+        if quantizer in self._source.level_quantizers:
+            self._level_frames[quantizer] = rgb[self._indices]
+            self._origins[quantizer] = coded.origin
 
-    def _read(self, quantiser: int, fault: str) -> CodedClip | None:
+    def _read(self, quantizer: int, fault: str) -> CodedClip | None:
         """The clip of a file, None where it cannot be used: that is noted, and why."""
-        file = self._files[quantiser]
+        file = self._files[quantizer]
         try:
             if fault:
                 raise UnreadableClip(
@@ -205,9 +205,9 @@ class _Session:
             expected = _shape(self._reference)
             raise VideoError(f"Clip {file}", expected, _shape(clip), "Fetch it again.")
 
-    def _row(self, quantiser: int, coded: CodedClip, rgb: np.ndarray) -> QualityRow:
+    def _row(self, quantizer: int, coded: CodedClip, rgb: np.ndarray) -> QualityRow:
         return self._quality_row(
-            quantiser,
+            quantizer,
             coded,
             measure_quality(
                 self._reference, coded.clip, reference_rgb=self._rgb, distorted_rgb=rgb
@@ -219,12 +219,12 @@ class _Session:
         same = ClipQuality(PSNR_CAP_DB, PSNR_CAP_DB, 1.0, PSNR_CAP_DB)
         return self._quality_row(self._source.scale.reference, coded, same)
 
-    def _quality_row(self, quantiser: int, coded: CodedClip, quality: ClipQuality) -> QualityRow:
+    def _quality_row(self, quantizer: int, coded: CodedClip, quality: ClipQuality) -> QualityRow:
         seconds = float(self._reference.num_frames / self._reference.fps)
         has_rate = coded.num_bits is not None and self._source.fps is not None
         return QualityRow(
             source_id=self._source.source_id,
-            quantiser=quantiser,
+            quantizer=quantizer,
             num_bits=coded.num_bits,
             bitrate_kbps=(coded.num_bits or 0) / 1000 / seconds if has_rate else None,
             psnr_y_db=quality.psnr_y_db,
@@ -239,7 +239,7 @@ class _Session:
     def result(self) -> MeasuredSource:
         """All of it; a reference that most of its clips contradict is no reference."""
         self._check_reference()
-        source, levels = self._source, self._source.level_quantisers
+        source, levels = self._source, self._source.level_quantizers
         origins = ("" if level is None else self._origins[level] for level in levels)
         facts = SourceFacts(
             source_id=source.source_id,
@@ -250,7 +250,7 @@ class _Session:
             temporal_information=temporal_information(self._reference),
         )
         pairs = tuple(self._pair(position) for position in range(len(self._indices)))
-        rows = sorted(self._rows, key=lambda row: row.quantiser)
+        rows = sorted(self._rows, key=lambda row: row.quantizer)
         return MeasuredSource(
             facts=facts,
             rows=tuple(rows),
@@ -275,9 +275,9 @@ class _Session:
         raw = self._rgb[self._indices[position]]
         frames = np.zeros((NUM_LEVELS, *raw.shape), np.uint8)
         psnr_db = [float("nan")] * NUM_LEVELS
-        for level, quantiser in enumerate(self._source.level_quantisers):
-            if quantiser is not None:
-                frames[level] = self._level_frames[quantiser][position]
+        for level, quantizer in enumerate(self._source.level_quantizers):
+            if quantizer is not None:
+                frames[level] = self._level_frames[quantizer][position]
                 psnr_db[level] = psnr_rgb_db(raw, frames[level])
         first, second, third = psnr_db
         index = self._indices[position]

@@ -102,11 +102,11 @@ class StoredPair(PairFacts):
 
 
 def quality_schema(scale: Scale) -> pa.Schema:
-    """Of the quality table: `QualityRow`, the quantiser by its scale's name (`qp`, `qf`)."""
+    """Of the quality table: `QualityRow`, the quantizer by its scale's name (`qp`, `qf`)."""
     return pa.schema(
         [
             pa.field(
-                scale.name.lower() if field.name == "quantiser" else field.name,
+                scale.name.lower() if field.name == "quantizer" else field.name,
                 _NULLABLE.get(field.name) or _ARROW[field.type],
                 nullable=field.name in _NULLABLE,
             )
@@ -122,8 +122,8 @@ def place_of(folder: str, source: JudgedSource, settings: PairSettings, suffix: 
     and write pictures; not the place the files are in.
     """
     files = [
-        (quantiser, file.name, file.size, file.modified_s)
-        for quantiser, file in (*source.clips, *((-1, file) for file in [source.original] if file))
+        (quantizer, file.name, file.size, file.modified_s)
+        for quantizer, file in (*source.clips, *((-1, file) for file in [source.original] if file))
     ]
     identity = (source.source_id, source.group_id, source.scale, source.fps, source.size)
     made_by = (FORMAT, settings, VIDEOSET, av.__version__, PIL.__version__)

@@ -79,7 +79,7 @@ def add_build(
         pipeline
         # In order, where one worker gets them all, so that the last to be done are short ones.
         | "Sources" >> beam.Create(longest_first(plan.sources), reshuffle=False)
-        # Else one worker would get a run of neighbours, and a slow one hold up those behind it.
+        # Else one worker would get a run of neighbors, and a slow one hold up those behind it.
         | "SpreadSources" >> beam.Reshuffle()
         | "MeasureSources" >> beam.ParDo(measure).with_outputs(REJECTS, main="measured")
     )

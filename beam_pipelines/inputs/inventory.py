@@ -17,7 +17,7 @@ from laser_dist.jnd.layout import MARKER_NAME
 from laser_dist.jnd.scale import Scale
 
 Clips = dict[str, dict[int, StoredFile]]
-"""Source id to quantiser to file."""
+"""Source id to quantizer to file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Inventory:
       rejects: that cannot, and why.
       repairs: made to the labels.
       level_definition: what the value of a level is, a noun phrase.
-      marker: what a miniature says of itself; empty for people's judgements.
+      marker: what a miniature says of itself; empty for people's judgments.
       fingerprint: hash of labels, of the clips' names and sizes, of groups and of what the marker
         says, 16 hex digits.
     """
@@ -63,7 +63,7 @@ def first_of_each(
     """One file for each clip; where there are several, the first in order of preference.
 
     Args:
-      candidates: (source id, quantiser, file).
+      candidates: (source id, quantizer, file).
       preference: sorts the files of one clip, best first; files by themselves come before members
         of archives.
 
@@ -72,43 +72,43 @@ def first_of_each(
     """
     found: Clips = defaultdict(dict)
     rejects: list[Reject] = []
-    for source_id, quantiser, file in sorted(
+    for source_id, quantizer, file in sorted(
         candidates,
         key=lambda found: (found[0], found[1], bool(found[2].member), preference(found[2])),
     ):
-        if quantiser in found[source_id]:
-            why = f"a second one; {found[source_id][quantiser]} is used"
+        if quantizer in found[source_id]:
+            why = f"a second one; {found[source_id][quantizer]} is used"
             rejects.append(Reject(what=COPY, where=str(file), stage="find", why=why))
             continue
-        found[source_id][quantiser] = file
+        found[source_id][quantizer] = file
     return found, rejects
 
 
 def missing_clips(clips: Clips, scale: Scale, name_of: Callable[[str, int], str]) -> list[Reject]:
     """Rejects for clips that are not there.
 
-    A user's copy need not have every quantiser. One that more than half of the sources have has
+    A user's copy need not have every quantizer. One that more than half of the sources have has
     been lost for the others: a reject for each. One that fewer have is told once, for all, and
     counts against no source. References are left to who knows whether they can be made.
 
     Args:
       clips: that were found.
-      scale: of the quantisers.
+      scale: of the quantizers.
       name_of: gives the name of a source's clip.
     """
-    counts = Counter(quantiser for of_source in clips.values() for quantiser in of_source)
+    counts = Counter(quantizer for of_source in clips.values() for quantizer in of_source)
     rejects: list[Reject] = []
-    for quantiser in sorted(set(counts) - {scale.reference}):
-        lacking = [source_id for source_id in sorted(clips) if quantiser not in clips[source_id]]
-        if 2 * counts[quantiser] <= len(clips):
+    for quantizer in sorted(set(counts) - {scale.reference}):
+        lacking = [source_id for source_id in sorted(clips) if quantizer not in clips[source_id]]
+        if 2 * counts[quantizer] <= len(clips):
             why = f"no such clip of {len(lacking)} of {len(clips)} sources"
-            where = f"{scale.name} {quantiser}"
+            where = f"{scale.name} {quantizer}"
             rejects.append(Reject(what=FILE, where=where, stage="find", why=why))
             continue
         rejects += [
             Reject(
                 what=CLIP,
-                where=name_of(source_id, quantiser),
+                where=name_of(source_id, quantizer),
                 stage="find",
                 why="no such clip, though most sources have one",
                 source_id=source_id,
@@ -174,7 +174,7 @@ def label_files(files: Sequence[StoredFile], is_wanted: Callable[[str], bool]) -
 
 
 def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
-    """What a miniature among the files says of itself; empty for people's judgements."""
+    """What a miniature among the files says of itself; empty for people's judgments."""
     found = [file for file in files if file.name == MARKER_NAME]
     if not found:
         return {}
@@ -212,9 +212,9 @@ def fingerprint_of(
       marker: of a miniature; who belongs together decides the splits.
     """
     sizes = [
-        (name_of(source_id, quantiser), clips[source_id][quantiser].size)
+        (name_of(source_id, quantizer), clips[source_id][quantizer].size)
         for source_id in sorted(clips)
-        for quantiser in sorted(clips[source_id])
+        for quantizer in sorted(clips[source_id])
     ]
     told = json.dumps(marker, sort_keys=True)
     return hashlib.sha256(repr((labels, sizes, told)).encode()).hexdigest()[:16]

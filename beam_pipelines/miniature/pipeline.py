@@ -1,6 +1,6 @@
 """What the miniatures of VideoSet and of MCL-JCI have in common: from footage to a judged folder.
 
-    footage ─ draw takes ─▶ film ─▶ code at each quantiser ─▶ judge ─▶ coded files, labels, marker
+    footage ─ draw takes ─▶ film ─▶ code at each quantizer ─▶ judge ─▶ coded files, labels, marker
 
 Everything is real but the viewers, who are simulated. The folder has the layout of the dataset it
 stands in for, so the builder that reads one reads the other.
@@ -111,7 +111,7 @@ class Settings(Protocol[Labels]):
         ...
 
     def num_finished(self, folder: Path) -> int:
-        """Number of sources finished so far in the unfinished work towards `folder`."""
+        """Number of sources finished so far in the unfinished work toward `folder`."""
         ...
 
 

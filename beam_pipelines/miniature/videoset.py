@@ -16,7 +16,7 @@ from laser_dist.jnd.labels import (
     label_file_name,
 )
 from laser_dist.jnd.layout import FRAME_RATES, ClipName, source_id
-from laser_dist.jnd.observers import NUM_LEVELS, Judgement, Panel, judge_clip
+from laser_dist.jnd.observers import NUM_LEVELS, Judgment, Panel, judge_clip
 from laser_dist.video.codec import VIDEOSET, decode, encode_h264
 from laser_dist.video.frames import Clip
 from laser_dist.video.visibility import MaskingModel, visibility, visibility_threshold
@@ -142,25 +142,25 @@ class CodedClip:
         )
 
 
-def judge(coded: CodedClip, source_index: int, settings: VideosetSettings) -> tuple[Judgement, ...]:
+def judge(coded: CodedClip, source_index: int, settings: VideosetSettings) -> tuple[Judgment, ...]:
     """Lets the simulated viewers find the three levels of one clip."""
     panel = replace(settings.panel, seed=settings.seed)
     visibilities = coded.visibilities(settings.qps)
     return judge_clip(np.array(settings.qps), visibilities, panel, clip_seed=source_index)
 
 
-def label_row(source_index: int, judgements: Sequence[Judgement]) -> SourceLabels:
-    """A clip's judgement as VideoSet's label tables hold it."""
+def label_row(source_index: int, judgments: Sequence[Judgment]) -> SourceLabels:
+    """A clip's judgment as VideoSet's label tables hold it."""
     levels = tuple(
         LevelLabel(
-            jnd=float(judgement.jnd_qp),
-            mean=float(np.mean(judgement.samples)),
-            anchor=float(judgement.anchor_qp),
-            samples=judgement.samples,
-            normality=_looks_normal(judgement.samples),
-            standard_deviation=float(np.std(judgement.samples, ddof=1)),
+            jnd=float(judgment.jnd_qp),
+            mean=float(np.mean(judgment.samples)),
+            anchor=float(judgment.anchor_qp),
+            samples=judgment.samples,
+            normality=_looks_normal(judgment.samples),
+            standard_deviation=float(np.std(judgment.samples, ddof=1)),
         )
-        for judgement in judgements
+        for judgment in judgments
     )
     return SourceLabels(source_id(source_index), (levels[0], levels[1], levels[2]))
 
@@ -182,7 +182,7 @@ def produce(take: Take, settings: VideosetSettings, folder: Path) -> SourceLabel
       OSError: `folder` cannot be written.
     """
     coded = CodedClip(make_clip(take, settings), settings.masking)
-    judgements = judge(coded, take.source_index, settings)
+    judgments = judge(coded, take.source_index, settings)
     for qp in (*settings.qps, 0):  # the reference last: it says that the others are there
         name = ClipName(
             source_index=take.source_index,
@@ -194,4 +194,4 @@ def produce(take: Take, settings: VideosetSettings, folder: Path) -> SourceLabel
         path = folder / name.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(coded.stream(qp))
-    return label_row(take.source_index, judgements)
+    return label_row(take.source_index, judgments)

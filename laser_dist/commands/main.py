@@ -38,7 +38,7 @@ COMMANDS: dict[str, ModuleType] = {
     "models": models,
     "import-weights": import_weights,
 }
-DESCRIPTION = "Predict at which quantiser a video clip stops looking like its source (JND1..3)."
+DESCRIPTION = "Predict at which quantizer a video clip stops looking like its source (JND1..3)."
 EPILOG = "Begin with: laser-jnd demo. Examples of each command: laser-jnd COMMAND --help"
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, as the shell reports it of other programs
 

@@ -1,4 +1,4 @@
-"""`laser-jnd predict`: at which quantisers a clip stops looking like its source."""
+"""`laser-jnd predict`: at which quantizers a clip stops looking like its source."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=inner_share,
         default=SATISFIED,
         metavar="SHARE",
-        help="of the viewers, at the quantisers to tell; another than the default asks for a model"
+        help="of the viewers, at the quantizers to tell; another than the default asks for a model"
         " that gives spreads (default: %(default)s)",
     )
 
@@ -162,9 +162,9 @@ def level_texts(prediction: ClipPrediction) -> list[str]:
     if prediction.spreads is not None:
         spreads = [f" ± {spread:.1f}" for spread in prediction.spreads.tolist()]
     return [
-        f"{quantiser} ({value:.1f}{spread})"
-        for quantiser, value, spread in zip(
-            prediction.quantisers.tolist(), prediction.at_share.tolist(), spreads, strict=True
+        f"{quantizer} ({value:.1f}{spread})"
+        for quantizer, value, spread in zip(
+            prediction.quantizers.tolist(), prediction.at_share.tolist(), spreads, strict=True
         )
     ]
 
@@ -181,7 +181,7 @@ def to_json(
             "clip": str(clip),
             "scale": config["dataset"]["scale"],
             "satisfied": prediction.satisfied,
-            "quantisers": _by_level(prediction, prediction.quantisers),
+            "quantizers": _by_level(prediction, prediction.quantizers),
             "levels": _by_level(prediction, prediction.levels),
             **(
                 {}

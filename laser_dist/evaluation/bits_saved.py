@@ -14,7 +14,7 @@ from laser_dist.jnd.scale import Scale
 
 @dataclass(frozen=True)
 class BitsSaved:
-    """Share of bits saved at each level, against the same source coded at its finest quantiser.
+    """Share of bits saved at each level, against the same source coded at its finest quantizer.
 
     A share is a mean over the sources whose bits are known and that have the level; NaN where there
     is none. More than at the viewers' levels is too much: it is seen.
@@ -22,7 +22,7 @@ class BitsSaved:
     Attributes:
       viewers: (3,) in [0, 1], coded at the viewers' levels.
       model: (3,), the same sources coded at the levels that the network says.
-      finest: the finest quantiser in the quality table; None where that differs among sources.
+      finest: the finest quantizer in the quality table; None where that differs among sources.
       num_sources: whose bits are known.
       num_left_out: whose bits are not, wholly or in part.
     """
@@ -57,7 +57,7 @@ def bits_saved(
         shares = mean_of_present(1 - bits / at_finest[:, None], axis=0)
         return tuple(float(share) for share in shares)
 
-    compared = {quantiser for quantiser, is_known in zip(finest, known, strict=True) if is_known}
+    compared = {quantizer for quantizer, is_known in zip(finest, known, strict=True) if is_known}
     return BitsSaved(
         viewers=mean_share(np.where(np.isnan(predicted), np.nan, true)),
         model=mean_share(np.where(np.isnan(true), np.nan, predicted)),

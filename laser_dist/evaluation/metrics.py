@@ -166,7 +166,7 @@ def ratio_interval(
 def abs_psnr_errors(
     curves: Sequence[QualityCurve], predicted: np.ndarray, true: np.ndarray
 ) -> np.ndarray:
-    """Distance in PSNR between coding at the predicted and at the true quantiser.
+    """Distance in PSNR between coding at the predicted and at the true quantizer.
 
     Args:
       curves: the quality curve of each of N sources.

@@ -1,4 +1,4 @@
-"""The report's figures. One colour, marker and dash per predictor, the same in each of them."""
+"""The report's figures. One color, marker and dash per predictor, the same in each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matplotlib.ticker import (
 from laser_dist.evaluation.baselines import CONSTANT, RIDGE, TREES
 from laser_dist.evaluation.learning_curves import Curve
 from laser_dist.evaluation.results import EvaluationResults, PredictorResult
-from laser_dist.evaluation.svg import COLOURS, STYLE, inline_svg, panel
+from laser_dist.evaluation.svg import COLORS, STYLE, inline_svg, panel
 
 # Logged metrics worth a panel, with what to call them; what is not named here is not drawn.
 METRIC_TITLES = {
@@ -40,13 +40,13 @@ class PredictorStyle:
 
     Attributes:
       label: its name in words.
-      colour: a key of `COLOURS`.
+      color: a key of `COLORS`.
       marker: matplotlib's sign for its dots.
       dash: matplotlib's line style.
     """
 
     label: str
-    colour: str
+    color: str
     marker: str
     dash: str | tuple[int, tuple[float, ...]]
 
@@ -78,13 +78,13 @@ def error_intervals(results: EvaluationResults) -> str:
             style, rows = predictor_style(name), np.arange(num_levels) + offset
             low, high = np.array(result.score.abs_error_interval)[shown].T
             errors = np.array(result.score.abs_error)[shown]
-            colour, size = COLOURS[style.colour], 8.5 if name == results.model else 6.5
-            axes.hlines(rows, low, high, color=colour, linewidth=2.4, alpha=0.5)
-            axes.plot(errors, rows, style.marker, color=colour, markersize=size)
+            color, size = COLORS[style.color], 8.5 if name == results.model else 6.5
+            axes.hlines(rows, low, high, color=color, linewidth=2.4, alpha=0.5)
+            axes.plot(errors, rows, style.marker, color=color, markersize=size)
         for boundary in np.arange(num_levels - 1) + 0.5:
-            axes.axhline(boundary, color=COLOURS["rule"], linewidth=0.8)
+            axes.axhline(boundary, color=COLORS["rule"], linewidth=0.8)
         axes.set_yticks(range(num_levels), [level_name(level) for level in shown])
-        axes.tick_params(axis="y", labelcolor=COLOURS["ink"], labelsize=12)
+        axes.tick_params(axis="y", labelcolor=COLORS["ink"], labelsize=12)
         axes.set_ylim(num_levels - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.grid(visible=False, axis="y")
@@ -112,16 +112,16 @@ def _agreement_panel(
 ) -> str:
     name = level_name(level)
     constant = float(results.predictors[CONSTANT].predicted[0, level])
-    limits = _centred_limits(true, predicted, span)
+    limits = _centerd_limits(true, predicted, span)
     scale = results.dataset.scale.name
     with mpl.rc_context(STYLE):
         figure, axes = panel(330, 354, left=44, right=4, top=28, bottom=44)
-        axes.plot(limits, limits, color=COLOURS["ink"], linewidth=1.1)
+        axes.plot(limits, limits, color=COLORS["ink"], linewidth=1.1)
         dash = predictor_style(CONSTANT).dash
-        axes.axhline(constant, color=COLOURS["constant"], linewidth=1.8, linestyle=dash)
-        label = {"ha": "right", "va": "top", "color": COLOURS["muted"], "fontsize": 11}
+        axes.axhline(constant, color=COLORS["constant"], linewidth=1.8, linestyle=dash)
+        label = {"ha": "right", "va": "top", "color": COLORS["muted"], "fontsize": 11}
         axes.text(limits[1], constant - span / 60, f"constant {constant:.1f}", label)
-        dots = {"color": COLOURS["model"], "edgecolors": COLOURS["paper"], "linewidths": 0.8}
+        dots = {"color": COLORS["model"], "edgecolors": COLORS["paper"], "linewidths": 0.8}
         axes.scatter(true, predicted, s=34, alpha=0.7, zorder=3, **dots)
         axes.set(xlim=limits, ylim=limits, aspect="equal", title=name)
         axes.set(xlabel=f"True {scale}", ylabel=f"Predicted {scale}")
@@ -158,7 +158,7 @@ def _distribution_panel(
         for name, values in errors.items():
             style = predictor_style(name)
             width = 2.4 if name == results.model else 1.8
-            axes.ecdf(values, color=COLOURS[style.colour], linestyle=style.dash, linewidth=width)
+            axes.ecdf(values, color=COLORS[style.color], linestyle=style.dash, linewidth=width)
         axes.set(xlim=(0, widest), ylim=(0, 1.02), title=title)
         axes.set(xlabel=f"Absolute error, {scale}", ylabel="Clips within it")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -189,12 +189,12 @@ def _learning_panel(stage: str, metric: str, both: Mapping[bool, Curve]) -> str:
     with mpl.rc_context(STYLE):
         figure, axes = panel(256, 200, left=44, right=8, top=28, bottom=42)
         for held_out, curve in sorted(both.items()):
-            colour = COLOURS["model" if held_out else "other"]
+            color = COLORS["model" if held_out else "other"]
             # A line through one point cannot be seen.
             marker = "o" if len(curve.epochs) < 3 else ""
             width = 2.2 if held_out else 1.5
             axes.plot(
-                curve.epochs, curve.values, color=colour, lw=width, marker=marker, markersize=4
+                curve.epochs, curve.values, color=color, lw=width, marker=marker, markersize=4
             )
         values = np.concatenate([curve.values for curve in both.values()])
         if values.min() > 0 and values.max() / values.min() > _LOG_SCALE_FROM:
@@ -235,10 +235,10 @@ def _common_span(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     return max([4.0, *(float(np.ptp(np.concatenate(both))) * 1.12 for both in pairs)])
 
 
-def _centred_limits(true: np.ndarray, predicted: np.ndarray, span: float) -> tuple[float, float]:
+def _centerd_limits(true: np.ndarray, predicted: np.ndarray, span: float) -> tuple[float, float]:
     both = np.concatenate([true, predicted])
-    centre = (both.min() + both.max()) / 2
-    return float(centre - span / 2), float(centre + span / 2)
+    center = (both.min() + both.max()) / 2
+    return float(center - span / 2), float(center + span / 2)
 
 
 def _plain_numbers() -> ScalarFormatter:

@@ -1,6 +1,6 @@
 """How far the predicted curves of satisfied viewers are from the viewers' own.
 
-Only of a model that gives a spread beside each level. The curves are compared on all quantisers of
+Only of a model that gives a spread beside each level. The curves are compared on all quantizers of
 the scale that code with loss, from its lowest to its highest.
 """
 
@@ -26,7 +26,7 @@ class SurScore:
     Levels without samples count nowhere. A level of which no test source has samples is NaN.
 
     Attributes:
-      abs_difference: per level, the mean over sources and quantisers of |predicted share of
+      abs_difference: per level, the mean over sources and quantizers of |predicted share of
         satisfied viewers - the viewers' own|, in [0, 1].
       abs_difference_interval: its 95 % bootstrap interval over sources.
       mean_abs_difference: mean over all levels of all sources.
@@ -42,9 +42,9 @@ class SurErrors:
     """One predictor's curves against the viewers'.
 
     Attributes:
-      curves: [N, L, Q] float64 in [0, 1], predicted shares at the lossy quantisers; NaN where
+      curves: [N, L, Q] float64 in [0, 1], predicted shares at the lossy quantizers; NaN where
         there is no prediction.
-      differences: [N, L] float64 in [0, 1], mean over the quantisers; NaN where there are no
+      differences: [N, L] float64 in [0, 1], mean over the quantizers; NaN where there are no
         samples or no prediction.
       score: means and intervals.
     """
@@ -91,7 +91,7 @@ def compare_sur(
       scale: of all.
       seed: of the bootstrap.
     """
-    grid = lossy_quantisers(scale)
+    grid = lossy_quantizers(scale)
     true = viewers_curves(test, scale)
     constant = mean_of_present(viewers_curves(train, scale), axis=0)
     constant = np.where(np.isnan(levels)[..., None], np.nan, constant)
@@ -106,18 +106,18 @@ def compare_sur(
     )
 
 
-def lossy_quantisers(scale: Scale) -> np.ndarray:
+def lossy_quantizers(scale: Scale) -> np.ndarray:
     """[Q] int, on which curves are compared."""
     return np.arange(scale.lowest, scale.highest + 1)
 
 
 def viewers_curves(table: SourceTable, scale: Scale) -> np.ndarray:
-    """Shares of satisfied viewers at the lossy quantisers, of N sources and L levels.
+    """Shares of satisfied viewers at the lossy quantizers, of N sources and L levels.
 
     Returns:
       [N, L, Q] float64; NaN where there are no samples.
     """
-    grid = lossy_quantisers(scale)
+    grid = lossy_quantizers(scale)
     curves = np.full((*table.levels.shape, len(grid)), np.nan)
     for row, samples in enumerate(table.viewer_samples):
         for level, of_level in enumerate(samples):

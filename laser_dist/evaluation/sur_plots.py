@@ -8,10 +8,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from laser_dist.evaluation.plots import level_name, predictor_style
 from laser_dist.evaluation.results import EvaluationResults
-from laser_dist.evaluation.sur_errors import SurComparison, lossy_quantisers
-from laser_dist.evaluation.svg import COLOURS, STYLE, inline_svg, panel
+from laser_dist.evaluation.sur_errors import SurComparison, lossy_quantizers
+from laser_dist.evaluation.svg import COLORS, STYLE, inline_svg, panel
 
-_BESIDE = 3  # quantisers shown beyond where a curve still falls
+_BESIDE = 3  # quantizers shown beyond where a curve still falls
 
 
 def median_curves(results: EvaluationResults) -> tuple[str, ...]:
@@ -37,17 +37,17 @@ def _median_row(differences: np.ndarray) -> int:
 
 def _curves_panel(results: EvaluationResults, sur: SurComparison, row: int, level: int) -> str:
     scale = results.dataset.scale
-    grid, own = lossy_quantisers(scale), sur.viewers[row, level]
+    grid, own = lossy_quantizers(scale), sur.viewers[row, level]
     curves = {name: one.curves[row, level] for name, one in sur.predictors.items()}
     title = f"{level_name(level)}: {results.test.source_ids[row]}"
     with mpl.rc_context(STYLE):
         figure, axes = panel(330, 256, left=52, right=4, top=28, bottom=44)
-        axes.step(grid, own, where="mid", color=COLOURS["ink"], linewidth=1.3)
+        axes.step(grid, own, where="mid", color=COLORS["ink"], linewidth=1.3)
         for name, values in curves.items():
             style = predictor_style(name)
             width = 2.4 if name == results.model else 1.8
             axes.plot(
-                grid, values, color=COLOURS[style.colour], linestyle=style.dash, linewidth=width
+                grid, values, color=COLORS[style.color], linestyle=style.dash, linewidth=width
             )
         axes.set(xlim=_where_it_falls(grid, [own, *curves.values()]), ylim=(0, 1.02), title=title)
         axes.set(xlabel=scale.name, ylabel="Satisfied viewers")

@@ -1,6 +1,6 @@
-"""Matplotlib figures as inline SVG that takes its colours and type from the page.
+"""Matplotlib figures as inline SVG that takes its colors and type from the page.
 
-Inline, and not an image, so that one drawing serves light, dark and paper: every colour becomes a
+Inline, and not an image, so that one drawing serves light, dark and paper: every color becomes a
 CSS variable of the page, every label stays text.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Stand-ins that no plot uses for anything else; each is replaced by the variable of its name.
-COLOURS = {
+COLORS = {
     "ink": "#010101",
     "muted": "#020202",
     "rule": "#030303",
@@ -30,33 +30,33 @@ COLOURS = {
 }
 _PIXELS_PER_INCH = 72
 STYLE: dict[Any, Any] = {
-    "axes.edgecolor": COLOURS["rule"],
+    "axes.edgecolor": COLORS["rule"],
     "axes.facecolor": "none",
     "axes.grid": True,
-    "axes.labelcolor": COLOURS["muted"],
+    "axes.labelcolor": COLORS["muted"],
     "axes.labelsize": 11.5,
     "axes.linewidth": 1.0,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": COLOURS["ink"],
+    "axes.titlecolor": COLORS["ink"],
     "axes.titlelocation": "left",
     "axes.titlepad": 9,
     "axes.titlesize": 12.5,
     "axes.titleweight": "bold",
     "figure.facecolor": "none",
     "font.size": 11.5,
-    "grid.color": COLOURS["rule"],
+    "grid.color": COLORS["rule"],
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["rule"],
-    "xtick.labelcolor": COLOURS["muted"],
+    "text.color": COLORS["ink"],
+    "xtick.color": COLORS["rule"],
+    "xtick.labelcolor": COLORS["muted"],
     "xtick.labelsize": 11,
     "xtick.major.size": 0,
-    "ytick.color": COLOURS["rule"],
-    "ytick.labelcolor": COLOURS["muted"],
+    "ytick.color": COLORS["rule"],
+    "ytick.labelcolor": COLORS["muted"],
     "ytick.labelsize": 11,
     "ytick.major.size": 0,
 }
@@ -103,8 +103,8 @@ def inline_svg(figure: Figure, *, name: str, description: str) -> str:
     text = text.replace("xlink:href=", "href=")
     # Names of groups (`axes_1`) would stand on the page once per drawing; nothing refers to them.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    for colour, value in COLOURS.items():
-        text = text.replace(value, f"var(--{colour})")
+    for color, value in COLORS.items():
+        text = text.replace(value, f"var(--{color})")
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"\s*\n\s*", " ", text)
     return _opening_tag(text, description)

@@ -34,7 +34,7 @@ def judge_image(
       qfs: [Q] int, two or more measured quality factors, strictly descending, 99 to 1.
       visibilities: [Q] float, 0 or more, of the image coded at each against that of factor 100.
       panel: the viewers.
-      image_seed: of the trials, so that an image's judgement does not depend on the others'.
+      image_seed: of the trials, so that an image's judgment does not depend on the others'.
 
     Returns:
       One chain per viewer, the panel's order, of 1 to `MAX_LEVELS` levels. It ends where nothing

@@ -1,6 +1,6 @@
 """VideoSet's label files: `{resolution}_{1st,2nd,3rd}.csv`, read with their quirks and written.
 
-A file holds one JND level at one resolution, a row per source. All levels are quantisers (QP,
+A file holds one JND level at one resolution, a row per source. All levels are quantizers (QP,
 0..51, higher = worse). Copies of the files that circulate have quirks; what had to be mended while
 reading is listed in `LabelTable.repairs`, one line each. A source whose levels are impossible is
 left out and listed in `LabelTable.faults`. What cannot be read at all is a `LabelFileError` that

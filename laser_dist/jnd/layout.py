@@ -32,7 +32,7 @@ class ClipName:
       width: in pixels.
       height: in pixels.
       rate: 24 or 30, VideoSet's word for the frame rate.
-      qp: quantiser index, 0 for the reference.
+      qp: quantizer index, 0 for the reference.
       suffix: of the file, without the dot.
     """
 

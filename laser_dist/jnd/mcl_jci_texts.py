@@ -80,7 +80,7 @@ def read_viewers(
     """A viewers' text.
 
     Mended and listed: levels written as 0 or left empty at a line's end are missing; of equal
-    neighbours one is dropped; a line that stands there twice counts once. A viewer who stands there
+    neighbors one is dropped; a line that stands there twice counts once. A viewer who stands there
     twice with different answers is kept and listed.
 
     Args:
@@ -119,7 +119,7 @@ def read_viewers(
 def read_stairs(file: LabelFile, repairs: list[str]) -> tuple[int, ...] | None:
     """A stairs' text.
 
-    Listed: zeros at the ends and equal neighbours, which are dropped; a number of heights that is
+    Listed: zeros at the ends and equal neighbors, which are dropped; a number of heights that is
     not the number of quality factors. Heights are not read.
 
     Args:

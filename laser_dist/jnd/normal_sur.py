@@ -40,9 +40,9 @@ def sample_mean(level: ArrayLike, spread: ArrayLike, *, scale: Scale = QP) -> ND
 def normal_sur(
     level: ArrayLike, spread: ArrayLike, places: ArrayLike, *, scale: Scale = QP
 ) -> NDArray[np.float64]:
-    """Share of satisfied viewers at any place between the quantisers: the continuous curve.
+    """Share of satisfied viewers at any place between the quantizers: the continuous curve.
 
-    It is 0.75 at the level. On whole quantisers take `normal_sur_curve`.
+    It is 0.75 at the level. On whole quantizers take `normal_sur_curve`.
 
     Args:
       level: any shape, on the scale; NaN gives NaN.
@@ -71,7 +71,7 @@ def normal_sur(
 def normal_sur_curve(
     level: ArrayLike, spread: ArrayLike, grid: NDArray[np.integer], *, scale: Scale = QP
 ) -> NDArray[np.float64]:
-    """Share of satisfied viewers at whole quantisers, to be held beside `sur.sur_curve`.
+    """Share of satisfied viewers at whole quantizers, to be held beside `sur.sur_curve`.
 
     A viewer's sample is a whole number, which stands for half a step to either side of it. Those
     whose sample is `q` have noticed at `q`, so the continuous curve is read half a step worse than
@@ -82,7 +82,7 @@ def normal_sur_curve(
     Args:
       level: any shape [...], on the scale; NaN gives NaN.
       spread: [...], 0 or more.
-      grid: [Q] int, quantisers.
+      grid: [Q] int, quantizers.
       scale: of all three.
 
     Returns:

@@ -70,7 +70,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What the panel said of one clip at one level.
 
     Attributes:
@@ -90,17 +90,17 @@ def judge_clip(
     panel: Panel,
     *,
     clip_seed: int,
-) -> tuple[Judgement, ...]:
+) -> tuple[Judgment, ...]:
     """Lets the panel find the three levels of a clip.
 
     Args:
       qps: [Q] int, measured QPs, strictly ascending, above 0.
       visibilities: [Q] float, 0 or more, of the clip coded at each QP against the reference.
       panel: the viewers.
-      clip_seed: of the trials, so that a clip's judgement does not depend on the others'.
+      clip_seed: of the trials, so that a clip's judgment does not depend on the others'.
 
     Returns:
-      One judgement per level, JND1 first; levels strictly ascend until they reach QP 51, which is
+      One judgment per level, JND1 first; levels strictly ascend until they reach QP 51, which is
       also the answer of a viewer who notices nothing up to there.
 
     Raises:
@@ -109,7 +109,7 @@ def judge_clip(
     curve = visibility_curve(qps, visibilities)
     rng = np.random.default_rng([panel.seed, 1, clip_seed])
     usual = panel.log_thresholds()
-    judgements: list[Judgement] = []
+    judgments: list[Judgment] = []
     anchor_qp = 0
     for _ in range(NUM_LEVELS):
         spread = panel.trial_spread if anchor_qp == 0 else panel.increment_spread
@@ -117,9 +117,9 @@ def judge_clip(
         needed = answers * needed_visibility(curve[anchor_qp], panel)
         samples = first_noticed(curve, curve[anchor_qp] + needed, anchor_qp=anchor_qp)
         level = level_at_share(samples)
-        judgements.append(Judgement(level, anchor_qp, tuple(int(qp) for qp in samples)))
+        judgments.append(Judgment(level, anchor_qp, tuple(int(qp) for qp in samples)))
         anchor_qp = level
-    return tuple(judgements)
+    return tuple(judgments)
 
 
 def visibility_curve(
@@ -127,7 +127,7 @@ def visibility_curve(
 ) -> NDArray[np.float64]:
     """Visibility at every whole QP, or at every step of another axis from fine to coarse.
 
-    Between measured QPs the log of visibility is taken as linear in QP, as the quantiser's step
+    Between measured QPs the log of visibility is taken as linear in QP, as the quantizer's step
     grows exponentially with QP; outside them it goes on as between the two nearest. (A constant
     there would have viewers answer QP 1 wherever the least measured QP is visible.) The curve does
     not fall: viewers who have noticed a difference go on seeing it.
@@ -146,7 +146,7 @@ def visibility_curve(
     """
     if len(qps) < 2 or np.any(np.diff(qps) <= 0) or qps[0] < 1 or qps[-1] > coarsest:
         raise ValueError(
-            f"quantisers: expected two or more, ascending within 1..{coarsest}, got {qps}"
+            f"quantizers: expected two or more, ascending within 1..{coarsest}, got {qps}"
         )
     if len(visibilities) != len(qps):
         raise ValueError(f"expected {len(qps)} visibilities, got {len(visibilities)}")

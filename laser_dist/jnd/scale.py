@@ -7,7 +7,7 @@ from laser_dist.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """A quantiser's scale.
+    """A quantizer's scale.
 
     Attributes:
       name: "QP" or "QF"; its lower case names the column of a quality table.
@@ -34,7 +34,7 @@ class Scale:
 
 
 QP = Scale(name="QP", higher_is_worse=True, lowest=1, highest=51, reference=0)
-"""H.264's quantiser index; VideoSet's QP 0 is the reference."""
+"""H.264's quantizer index; VideoSet's QP 0 is the reference."""
 
 QF = Scale(name="QF", higher_is_worse=False, lowest=1, highest=100, reference=100)
 """JPEG's quality factor; MCL-JCI's viewers compared with the JPEG of QF 100."""

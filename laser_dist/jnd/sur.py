@@ -1,6 +1,6 @@
 """Satisfied user ratio (SUR): which share of the viewers has not yet noticed a difference.
 
-A sample is where on a quantiser's scale a viewer noticed a difference: the first QP, as VideoSet's
+A sample is where on a quantizer's scale a viewer noticed a difference: the first QP, as VideoSet's
 samples are, or the highest quality factor, as MCL-JCI's. The scale says which way is worse.
 """
 

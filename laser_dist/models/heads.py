@@ -17,8 +17,8 @@ from laser_dist.models.layers import (
 from laser_dist.models.specs import HeadSpec
 
 LEAST_SPREAD = 0.25
-"""In quantisers. Where all viewers agree the likelihood would grow without end."""
-_LEAST_STEP = 0.1  # quantisers between levels at the start, where the given ones do not ascend
+"""In quantizers. Where all viewers agree the likelihood would grow without end."""
+_LEAST_STEP = 0.1  # quantizers between levels at the start, where the given ones do not ascend
 
 
 def build_head(

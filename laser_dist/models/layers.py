@@ -12,7 +12,7 @@ NORM_MOMENTUM = 0.9  # Keras's 0.99 lags behind for hundreds of steps: much of a
 class ChannelAttention(keras.layers.Layer):
     """Weighs each channel by what all positions of the map hold in it.
 
-    The map is averaged and maximised over its positions; one small network, shared by both vectors
+    The map is averaged and maximized over its positions; one small network, shared by both vectors
     (Dense n // ratio with ReLU, Dense n), turns them into scores; the sigmoid of their sum, in
     (0, 1), multiplies the channel.
 

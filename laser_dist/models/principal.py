@@ -1,7 +1,7 @@
 """Where an autoencoder starts: at the principal components of the frames it will learn.
 
 From random weights an autoencoder of this depth spends thousands of steps on finding out that
-neighbouring pixels are alike. That much is linear, so it is computed instead. Layer by layer, the
+neighboring pixels are alike. That much is linear, so it is computed instead. Layer by layer, the
 2×2 patches of what the layer before gives are projected on their first principal components, and
 the decoder projects back. A component c takes two channels, c and -c: their LeakyReLUs differ by
 (1 + slope) c, so what the layers compute at the start is linear, and training goes on from there
@@ -59,14 +59,14 @@ def start_from_principal_components(autoencoder: keras.Model, frames: NDArray[An
     room = [layer.filters // 2 for layer in encoders[:-1]] + [encoders[-1].filters]
     if min(room) < 1:
         return
-    projections = _analyse(frames, room)
+    projections = _analyze(frames, room)
     last = len(projections) - 1
     for index, projection in enumerate(projections):
         _set_encoder(encoders[index], projection, first=index == 0, last=index == last)
         _set_decoder(decoders[last - index], projection, first=index == last, last=index == 0)
 
 
-def _analyse(frames: NDArray[Any], most: Sequence[int]) -> list[_Projection]:
+def _analyze(frames: NDArray[Any], most: Sequence[int]) -> list[_Projection]:
     """Projections of each layer on what the projections before it give.
 
     Args:
@@ -79,8 +79,8 @@ def _analyse(frames: NDArray[Any], most: Sequence[int]) -> list[_Projection]:
         patches = _patches(values)
         rows = patches.reshape(-1, patches.shape[-1])
         mean = rows.mean(axis=0)
-        centred = rows - mean
-        _, vectors = np.linalg.eigh(centred.T @ centred)
+        centerd = rows - mean
+        _, vectors = np.linalg.eigh(centerd.T @ centerd)
         basis = _upright(vectors[:, ::-1][:, :count])
         values = (patches - mean) @ basis
         shape = (_PATCH, _PATCH, len(mean) // _PATCH**2)

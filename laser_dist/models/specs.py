@@ -76,12 +76,12 @@ class HeadSpec:
         each channel's mean, which needs far fewer parameters and suits small data sets.
       output: "linear" has a gradient everywhere, so training from scratch always starts; "relu"
         is what published weights were trained with, and about half of such outputs are dead at
-        random initialisation.
+        random initialization.
       ordered: whether three levels are ordered by construction, each no better than the one before,
         on the dataset's scale; published heads leave them free.
       spread: whether the head also gives how far apart viewers are, per level: the standard
         deviation of their samples, so that any share of satisfied viewers can be asked for.
-      knee: where normalised features begin to be compressed by `layers.SignedLog`, in their
+      knee: where normalized features begin to be compressed by `layers.SignedLog`, in their
         standard deviations; None leaves them as they are (published). Levels follow the logarithm
         of what is seen, which a small head learns from few sources only if it is given.
 

@@ -1,6 +1,6 @@
 """Load a finished run and name the levels of frames or of a whole clip.
 
-With a model that gives a spread beside each level, also the quantisers at which any other share of
+With a model that gives a spread beside each level, also the quantizers at which any other share of
 the viewers is satisfied.
 """
 
@@ -55,7 +55,7 @@ class ClipPrediction:
       timestamps_s: when in the clip each of the N frames stands.
       satisfied: the share of viewers that is asked for.
       at_share: [L] float64, where that share is satisfied; at 0.75 these are `levels`.
-      quantisers: [L] int, `at_share` rounded to the nearest whole number of the scale: what to hand
+      quantizers: [L] int, `at_share` rounded to the nearest whole number of the scale: what to hand
         to an encoder.
     """
 
@@ -66,7 +66,7 @@ class ClipPrediction:
     timestamps_s: tuple[float, ...]
     satisfied: float
     at_share: np.ndarray
-    quantisers: np.ndarray
+    quantizers: np.ndarray
 
 
 def load_predictor(path: Path) -> Predictor:
@@ -227,7 +227,7 @@ def predict_clip(
         timestamps_s=tuple(float(frame.timestamp_s) for frame in sampled),
         satisfied=satisfied,
         at_share=at_share,
-        quantisers=nearest_quantisers(at_share, predictor.scale),
+        quantizers=nearest_quantizers(at_share, predictor.scale),
     )
 
 
@@ -246,8 +246,8 @@ def check_share(answer: Answer, satisfied: float) -> None:
         )
 
 
-def nearest_quantisers(levels: np.ndarray, scale: Scale) -> np.ndarray:
-    """Round levels to the nearest quantiser an encoder takes for lossy coding.
+def nearest_quantizers(levels: np.ndarray, scale: Scale) -> np.ndarray:
+    """Round levels to the nearest quantizer an encoder takes for lossy coding.
 
     Returns:
       int64 of the same shape.

@@ -85,7 +85,7 @@ class ClusterConfig:
       max_failures: how often lost workers are replaced before the run gives up.
       hang_timeout_s: after how many seconds without a step a worker is taken to hang, and all are
         started anew from the last checkpoint. Longer than a store may fail for a while.
-      synchronised_norms: whether batch norms take the moments of the whole global batch, so that
+      synchronized_norms: whether batch norms take the moments of the whole global batch, so that
         what is learnt does not depend on the number of devices, for a round trip a norm and step;
         or each of its own device's part. With one device it is the same.
     """
@@ -96,7 +96,7 @@ class ClusterConfig:
     gpus_per_worker: int = 0
     max_failures: int = 20
     hang_timeout_s: int = 600
-    synchronised_norms: bool = True
+    synchronized_norms: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker"):
@@ -163,10 +163,10 @@ class TrainingConfig:
             what = f"Setting {name}.batch_size"
             expected = f"at least {parts}, the workers' devices in all"
             _require(stage.batch_size >= parts, what, expected, stage, "batch_size")
-        compiled_apart = not (self.xla and parts > 1 and self.cluster.synchronised_norms)
+        compiled_apart = not (self.xla and parts > 1 and self.cluster.synchronized_norms)
         expected = "false with xla=true: a compiled step talks to no other device"
-        what = "Setting cluster.synchronised_norms"
-        _require(compiled_apart, what, expected, self.cluster, "synchronised_norms")
+        what = "Setting cluster.synchronized_norms"
+        _require(compiled_apart, what, expected, self.cluster, "synchronized_norms")
         side = min(self.backbone.height, self.backbone.width)
         for name in ("image", "jnd"):
             stage = getattr(self, name)

@@ -92,7 +92,7 @@ def inputs_of(
     """All that a stage's model follows from by intention.
 
     Not among it are the packages' versions, who does the work, and whether features are kept. Nor
-    whether norms are synchronised: with one device that makes no difference, and with norms that
+    whether norms are synchronized: with one device that makes no difference, and with norms that
     are not, the model follows from the number of devices, which is who does the work.
 
     Args:

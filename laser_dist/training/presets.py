@@ -46,7 +46,7 @@ def demo(variant: Variant) -> TrainingConfig:
         heads=heads,
         joint=replace(heads, epochs=4, batch_size=8, learning_rate=1e-3, mixup=0.0),
         # Steps of a few hundredths of a second: the norms' round trips would be a third of them.
-        cluster=ClusterConfig(num_workers=2, synchronised_norms=False),
+        cluster=ClusterConfig(num_workers=2, synchronized_norms=False),
     )
 
 

@@ -22,7 +22,7 @@ from laser_dist.models.variants import variant_named
 from laser_dist.training.config import StageConfig, TrainingConfig
 from laser_dist.training.examples.data import FramePairs
 from laser_dist.training.examples.features import FeatureBatches, FreshFeatures
-from laser_dist.training.examples.labels import Labelled, has_level, present_means, read_labels
+from laser_dist.training.examples.labels import Labeled, has_level, present_means, read_labels
 from laser_dist.training.examples.order import Share, num_steps
 from laser_dist.training.examples.records import Records, open_records
 from laser_dist.training.examples.stored import RAW, num_with, rows_with, sample_frames
@@ -32,7 +32,7 @@ from laser_dist.training.learning.objectives import JointObjective, LevelObjecti
 from laser_dist.training.learning.together import (
     all_agree,
     chiefs_values,
-    synchronise_norms,
+    synchronize_norms,
     wait_for_all,
 )
 from laser_dist.training.plan import StagePlan, plan_stages
@@ -113,7 +113,7 @@ def run_stages(
 
 
 def _check_present(
-    plan: StagePlan, config: TrainingConfig, labels: Mapping[str, Labelled], dataset: str | Path
+    plan: StagePlan, config: TrainingConfig, labels: Mapping[str, Labeled], dataset: str | Path
 ) -> None:
     """Refuses, before anything is learnt, a dataset of which a stage could not learn."""
     for split, of_split in labels.items():
@@ -143,7 +143,7 @@ class _Trainer:
     records: Mapping[str, Records]
     share: Share
     place: Place
-    labels: Mapping[str, Labelled]
+    labels: Mapping[str, Labeled]
 
     def train(self, plan: StagePlan, key: str) -> None:
         """Trains a stage and saves its models; goes on from checkpoints of the same key alone."""
@@ -264,8 +264,8 @@ class _Trainer:
         self._save(lambda: self._new_head(plan), head, model_names(plan)[-1])
 
     def _train(self, stage: Stage) -> None:
-        if self.config.cluster.synchronised_norms:
-            synchronise_norms(self.place.strategy, stage.model)
+        if self.config.cluster.synchronized_norms:
+            synchronize_norms(self.place.strategy, stage.model)
         train_stage(stage, self.place)
 
     def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:

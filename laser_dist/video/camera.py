@@ -16,7 +16,7 @@ SHUTTER = 0.5
 # Sub-exposures follow the camera in steps of at most this many output pixels.
 EXPOSURE_STEP_PX = 1.0
 MAX_EXPOSURES = 8
-MID_GREY = 118.0  # code value of an 18 % grey card in sRGB
+MID_GRAY = 118.0  # code value of an 18 % gray card in sRGB
 METER_RANGE = (0.4, 2.5)  # factors on code values; a night sky stays dark
 
 Box = tuple[float, float, float, float]
@@ -28,7 +28,7 @@ class Shot:
     """One take of the virtual camera. Lengths are in photograph pixels, times in frames.
 
     Attributes:
-      center_x: centre of the window in mid-clip.
+      center_x: center of the window in mid-clip.
       center_y: the same, vertical.
       window_width: width of the window in mid-clip; its height follows the clip's aspect.
       pan_x: horizontal movement per frame.
@@ -36,8 +36,8 @@ class Shot:
       zoom: factor on the window's size per frame (1 = none, below 1 = zooming in).
       shake: standard deviation of the hand's random movement per frame.
       exposure: factor on code values.
-      metered: whether the camera's meter first brings the window in mid-clip to mid grey.
-      contrast: factor on the distance from mid grey; low in haze and in a flat camera profile.
+      metered: whether the camera's meter first brings the window in mid-clip to mid gray.
+      contrast: factor on the distance from mid gray; low in haze and in a flat camera profile.
       tint: white balance, a factor on each of red, green and blue.
       defocus: Gaussian blur's standard deviation, in output pixels.
       grain: standard deviation of sensor noise, in code values, anew in each frame.
@@ -134,15 +134,15 @@ def film(photo: UInt8Array, shot: Shot, *, num_frames: int, width: int, height: 
         boxes = _exposure_boxes(shot, index, walk, num_frames, image.size, width, height)
         light = sum(_look(image, box, width, height, shot.defocus) for box in boxes) / len(boxes)
         noise = rng.normal(0.0, shot.grain, size=(height, width, 1))
-        seen = MID_GREY + shot.contrast * (light * gains - MID_GREY)
+        seen = MID_GRAY + shot.contrast * (light * gains - MID_GRAY)
         frames[index] = np.clip(np.rint(seen + noise), 0, 255)
     return frames[:, :, ::-1] if shot.mirrored else frames
 
 
 def _metered(view: NDArray[np.float32]) -> float:
-    """Factor that the camera's meter chooses, within its range, to bring a view to mid grey."""
+    """Factor that the camera's meter chooses, within its range, to bring a view to mid gray."""
     low, high = METER_RANGE
-    return float(np.clip(MID_GREY / max(float(view.mean()), 1.0), low, high))
+    return float(np.clip(MID_GRAY / max(float(view.mean()), 1.0), low, high))
 
 
 def _exposure_boxes(

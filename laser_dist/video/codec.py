@@ -36,7 +36,7 @@ from laser_dist.video.containers import (
 from laser_dist.video.frames import Clip, Planes, UInt8Array, upright_planes, upright_size
 
 MAX_QP = 51
-"""Coarsest quantiser of 8-bit H.264."""
+"""Coarsest quantizer of 8-bit H.264."""
 
 # AVColorSpace and AVColorRange: nothing stated.
 _UNSTATED_MATRIX, _UNSTATED_RANGE = 2, 0
@@ -53,7 +53,7 @@ class X264Settings:
     cabac: int = 1
     ref: int = 3
     deblock: str = "0,0"
-    # The SEI's analyse=0x3:0x111. The library's default would add i8x8 in P frames (0x113).
+    # The SEI's analyze=0x3:0x111. The library's default would add i8x8 in P frames (0x113).
     partitions: str = "p8x8,b8x8,i4x4"
     me: str = "umh"
     subme: int = 9
@@ -127,7 +127,7 @@ class SampledFrame:
 def encode_h264(
     clip: Clip, *, qp: int, settings: X264Settings = VIDEOSET, threads: int = 1
 ) -> bytes:
-    """Code a clip with x264 at a constant quantiser.
+    """Code a clip with x264 at a constant quantizer.
 
     The same input gives the same bytes. QP 0 is lossless (VideoSet's reference); there x264
     itself drops B frames and trellis, whatever the settings say.
@@ -140,7 +140,7 @@ def encode_h264(
         coded at once see less of each other.
 
     Returns:
-      Raw Annex-B H.264, parameter sets and x264's SEI first; no colour description, as VideoSet.
+      Raw Annex-B H.264, parameter sets and x264's SEI first; no color description, as VideoSet.
 
     Raises:
       ValueError: `qp` outside 0..51 or `threads` below 1.
@@ -156,7 +156,7 @@ def encode_h264(
     for index in range(clip.num_frames):
         frame = clip.frame(index)
         frame.pts = index
-        # Left unstated: VideoSet's streams carry no colour description.
+        # Left unstated: VideoSet's streams carry no color description.
         frame.colorspace, frame.color_range = _UNSTATED_MATRIX, _UNSTATED_RANGE
         coded += map(bytes, encoder.encode(frame))
     coded += map(bytes, encoder.encode(None))
@@ -249,7 +249,7 @@ def probe(path: Path) -> ClipInfo:
 def sample_frames(path: Path, *, num_frames: int, width: int, height: int) -> list[SampledFrame]:
     """Pick frames evenly over a whole clip, in memory that does not grow with its length.
 
-    Of T frames, number `(2 i + 1) T / (2 N)` rounded down is the i-th pick: the centres of N
+    Of T frames, number `(2 i + 1) T / (2 N)` rounded down is the i-th pick: the centers of N
     equal intervals. The file is read twice, first without decoding; where it has timestamps,
     whole groups of pictures without a pick are skipped.
 

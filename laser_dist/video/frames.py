@@ -205,7 +205,7 @@ def to_bt709_420(frame: av.VideoFrame) -> av.VideoFrame:
     """The frame as yuv420p, BT.709, limited range, at its own size.
 
     RGB is taken as full range. For Y′CbCr the matrix and range that the frame states are
-    honoured; what it leaves open is BT.709 and limited. Deeper samples are reduced to 8 bits, an
+    honored; what it leaves open is BT.709 and limited. Deeper samples are reduced to 8 bits, an
     alpha plane is dropped. Transfer curves are not converted: HDR stays HDR-coded.
     """
     if _is_plain_bt709_420(frame):
@@ -247,7 +247,7 @@ def upright_planes(frame: av.VideoFrame) -> Planes:
 
     A phone's display matrix and a photograph's EXIF orientation are followed. A mirror in them is
     not: PyAV tells the turn only, and its list of a frame's side data, where the mirror stands,
-    must not be touched. With an EXIF block there it raises, with a colour profile it frees memory
+    must not be touched. With an EXIF block there it raises, with a color profile it frees memory
     twice and the process dies (PyAV 18.1).
 
     Returns:

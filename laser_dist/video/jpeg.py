@@ -19,7 +19,7 @@ QUALITIES = range(1, 101)
 
 
 def encode_jpeg(rgb: UInt8Array, *, quality: int) -> bytes:
-    """Code one image: baseline, 4:2:0, the standard's quantiser tables scaled to `quality`.
+    """Code one image: baseline, 4:2:0, the standard's quantizer tables scaled to `quality`.
 
     Huffman tables are the standard's as well. The same input gives the same bytes with the same
     libjpeg (`jpeg_encoder`).
@@ -27,7 +27,7 @@ def encode_jpeg(rgb: UInt8Array, *, quality: int) -> bytes:
     Args:
       rgb: [H, W, 3] uint8, full range.
       quality: the Independent JPEG Group's factor, 1 to 100, higher is better. At 100 all
-        quantiser steps are 1: colour conversion, chroma's halving and rounding still lose a little.
+        quantizer steps are 1: color conversion, chroma's halving and rounding still lose a little.
 
     Returns:
       A JFIF file, sizes as given: odd ones are cropped by `decode`.

@@ -22,18 +22,18 @@ class MaskingModel:
 
     `threshold = base * luminance * (1 + texture * S ** exponent + motion * M)` with S the local
     standard deviation of the reference and M the local mean absolute difference to the frame
-    before. `luminance` is 1 at mid grey and rises towards dark and bright (Chou and Li 1995).
+    before. `luminance` is 1 at mid gray and rises toward dark and bright (Chou and Li 1995).
 
     The defaults are set so that a panel of `laser_dist.jnd.observers` gives the miniature levels
     spread like VideoSet's at 640x360.
 
     Attributes:
-      base: threshold on a flat, resting, mid-grey ground, in code values.
+      base: threshold on a flat, resting, mid-gray ground, in code values.
       texture: how much texture hides, per code value of S raised to `exponent`.
       exponent: of S, at most 1: masking grows slower than contrast does.
       motion: how much motion hides, per code value of M.
       acuity_px: standard deviation of the eye's blur, in pixels.
-      neighbourhood_px: standard deviation of the Gaussian window of S, M and the error.
+      neighborhood_px: standard deviation of the Gaussian window of S, M and the error.
       pooling: Minkowski exponent over space and time; the higher, the more the worst place decides.
     """
 
@@ -42,7 +42,7 @@ class MaskingModel:
     exponent: float = 0.6
     motion: float = 0.1
     acuity_px: float = 0.7
-    neighbourhood_px: float = 4.0
+    neighborhood_px: float = 4.0
     pooling: float = 2.0
 
 
@@ -57,13 +57,13 @@ def visibility_threshold(reference: Clip, model: MaskingModel) -> Array:
       [T, H, W] float32, in luma code values, above zero.
     """
     luma = reference.y.astype(np.float32)
-    mean = _blur(luma, model.neighbourhood_px)
-    variance = _blur(luma**2, model.neighbourhood_px) - mean**2
+    mean = _blur(luma, model.neighborhood_px)
+    variance = _blur(luma**2, model.neighborhood_px) - mean**2
     texture = np.sqrt(np.maximum(variance, 0.0))
     change = np.abs(np.diff(luma, axis=0, prepend=luma[:1]))
     if len(luma) > 1:
         change[0] = change[1]  # the first frame has none before it: it moves as the next does
-    motion = _blur(change, model.neighbourhood_px)
+    motion = _blur(change, model.neighborhood_px)
     masking = 1.0 + model.texture * texture**model.exponent + model.motion * motion
     return (model.base * _luminance_adaptation(mean) * masking).astype(np.float32)
 
@@ -86,7 +86,7 @@ def visibility(reference: Clip, distorted: Clip, threshold: Array, model: Maskin
     if reference.y.shape != distorted.y.shape:
         raise ValueError(f"Clips differ in shape: {reference.y.shape} and {distorted.y.shape}.")
     error = distorted.y.astype(np.float32) - reference.y.astype(np.float32)
-    energy = _blur(_blur(error, model.acuity_px) ** 2, model.neighbourhood_px)
+    energy = _blur(_blur(error, model.acuity_px) ** 2, model.neighborhood_px)
     ratio = np.sqrt(energy) / threshold
     return float(np.mean(ratio**model.pooling) ** (1.0 / model.pooling))
 
@@ -98,11 +98,11 @@ def _blur(frames: Array, sigma: float) -> Array:
 
 
 def _luminance_adaptation(mean: Array) -> Array:
-    """Threshold factor of the background's brightness: 1 at mid grey, higher in dark and bright.
+    """Threshold factor of the background's brightness: 1 at mid gray, higher in dark and bright.
 
     Source: Chou and Li 1995, "A perceptually tuned subband image coder", the visibility threshold
     due to background luminance: 17 (1 - sqrt(L / 127)) + 3 up to 127 and 3 / 128 (L - 127) + 3
-    above, divided by the 3 of mid grey.
+    above, divided by the 3 of mid gray.
     """
     dark = 17.0 * (1.0 - np.sqrt(np.clip(mean, 0.0, 127.0) / 127.0))
     bright = 3.0 / 128.0 * np.maximum(mean - 127.0, 0.0)

@@ -18,7 +18,7 @@ from laser_dist.video.jpeg import encode_jpeg
 from laser_dist.video.quality import measure_quality
 
 NUM_FRAMES = 8
-QUANTISER = 50  # in the damaged file's name; what it was coded at does not matter
+QUANTIZER = 50  # in the damaged file's name; what it was coded at does not matter
 REJECTED, SAME, OTHER = "rejected", "same frames", "other frames"
 
 
@@ -93,7 +93,7 @@ def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> JudgedSo
         scale=scale,
         fps=None if is_image else FPS,
         size=(WIDTH, HEIGHT),
-        clips=((scale.reference, reference), (QUANTISER, tested), (QUANTISER + 1, beside)),
+        clips=((scale.reference, reference), (QUANTIZER, tested), (QUANTIZER + 1, beside)),
         levels=missing,
     )
 
@@ -121,8 +121,8 @@ def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
     """What becomes of a stream's content, given what it was when it was whole."""
     source = source_of(folder, name, whole, content)
     result = measure_source(source, SETTINGS, {}, lambda step: None)
-    rows = {row.quantiser: row for row in result.rows}
-    if QUANTISER not in rows:
+    rows = {row.quantizer: row for row in result.rows}
+    if QUANTIZER not in rows:
         (reject,) = result.rejects
         is_told = reject.where.endswith(Path(source.clips[1][1].place).name) and reject.why
         return REJECTED if is_told and reject.what == "clip" else f"odd reject: {reject}"
@@ -132,8 +132,8 @@ def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
     reference = _decoded(Path(source.clips[0][1].place).read_bytes(), source)
     if clip.y.shape != reference.y.shape:
         return f"row of frames of another shape: {clip.y.shape}"
-    if _numbers(rows[QUANTISER]) != _numbers(_measured(reference, clip)):
-        return f"row of other frames: {rows[QUANTISER]}"
+    if _numbers(rows[QUANTIZER]) != _numbers(_measured(reference, clip)):
+        return f"row of other frames: {rows[QUANTIZER]}"
     planes = zip((clip.y, clip.u, clip.v), (good.y, good.u, good.v), strict=True)
     return SAME if all(np.array_equal(*pair) for pair in planes) else OTHER
 

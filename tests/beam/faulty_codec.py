@@ -1,4 +1,4 @@
-"""`measure_and_write` with codecs that fail at one quantiser, as a damaged file can have them do.
+"""`measure_and_write` with codecs that fail at one quantizer, as a damaged file can have them do.
 
 Which one it is and how is told in the name of the source: `videoSRC001-SIGSEGV-28`.
 """
@@ -12,11 +12,11 @@ from beam_pipelines.dataset.measured_source import measure_and_write
 
 def measure(source, settings, folder, flags, unusable, report):
     """As `measure_and_write`, but for the fault that the source's name asks for."""
-    _, kind, quantiser = source.source_id.split("-")
+    _, kind, quantizer = source.source_id.split("-")
 
     def report_and_fail(step):
         report(step)
-        if str(step) == quantiser and step not in unusable:
+        if str(step) == quantizer and step not in unusable:
             fail(kind)
 
     measure_and_write(source, settings, folder, flags, unusable, report_and_fail)

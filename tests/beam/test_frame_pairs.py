@@ -38,7 +38,7 @@ def measured(source, unusable=None, steps=None):
 
 
 def origins(result):
-    return {row.quantiser: row.origin for row in result.rows}
+    return {row.quantizer: row.origin for row in result.rows}
 
 
 def told(result):
@@ -208,7 +208,7 @@ def test_an_original_that_cannot_be_read_is_told_apart_from_one_that_is_damaged(
         measured(source)
 
 
-def test_every_quantiser_is_told_before_it_is_touched(streams, tmp_path):
+def test_every_quantizer_is_told_before_it_is_touched(streams, tmp_path):
     steps = []
     measure_source(judged(tmp_path, streams, levels=(20, 30, 36)), SETTINGS, {}, steps.append)
     assert steps == [0, 20, 28, 30, 36, None]
@@ -227,7 +227,7 @@ def test_rows_and_pairs_are_what_is_measured_directly(streams, tmp_path):
         )
         found = (row.psnr_y_db, row.psnr_rgb_db, row.ssim, row.xpsnr_db)
         assert found == (quality.psnr_y_db, quality.psnr_rgb_db, quality.ssim, quality.xpsnr_db)
-        assert row.num_bits == 8 * len(streams[row.quantiser])
+        assert row.num_bits == 8 * len(streams[row.quantizer])
         # 3 frames at 30000/1001 frames per second.
         seconds = Fraction(3 * 1001, 30000)
         assert row.bitrate_kbps == pytest.approx(float(row.num_bits / 1000 / seconds))

@@ -81,7 +81,7 @@ def test_a_whole_folder_has_no_rejects(tmp_path):
     assert (ids(inventory), told(inventory)) == (["videoSRC001", "videoSRC002"], [])
     (first, _) = inventory.sources
     assert [qp for qp, _ in first.clips] == [0, 20, 30]
-    assert first.level_quantisers == LEVELS
+    assert first.level_quantizers == LEVELS
     assert inventory.num_sources == 2
 
 

@@ -81,11 +81,11 @@ def test_each_clip_is_what_its_name_says(miniature, footage):
 
 def test_labels_are_the_panels_word(miniature, footage):
     take = draw_takes(footage, TINY)[1]
-    judgements = judge(CodedClip(make_clip(take, TINY), TINY.masking), take.source_index, TINY)
+    judgments = judge(CodedClip(make_clip(take, TINY), TINY.masking), take.source_index, TINY)
     levels = read_videoset_labels(miniature, "64x48").sources[1].levels
-    assert [level.samples for level in levels] == [j.samples for j in judgements]
-    assert [level.jnd for level in levels] == [j.jnd_qp for j in judgements]
-    assert [level.anchor for level in levels] == [j.anchor_qp for j in judgements]
+    assert [level.samples for level in levels] == [j.samples for j in judgments]
+    assert [level.jnd for level in levels] == [j.jnd_qp for j in judgments]
+    assert [level.anchor for level in levels] == [j.anchor_qp for j in judgments]
 
 
 def test_the_marker_says_simulated_how_and_what_belongs_together(miniature, footage):

@@ -70,7 +70,7 @@ class Job:
     """As Dataflow's."""
 
     state = "FAILED"
-    cancelled = False
+    canceled = False
 
     def __init__(self, end):
         self._end = end
@@ -82,7 +82,7 @@ class Job:
         raise self._end
 
     def cancel(self):
-        self.cancelled = True
+        self.canceled = True
 
 
 def run_on_dataflow(job, on_start=lambda job: None):
@@ -110,7 +110,7 @@ def test_a_job_ends_with_whoever_waits_for_it():
     job = Job(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run_on_dataflow(job)
-    assert job.cancelled
+    assert job.canceled
 
 
 def test_dataflow_without_a_project_is_an_error():

@@ -81,7 +81,7 @@ def test_shards_are_a_multiple_of_the_readers_and_none_is_larger_than_need_be(
     assert count == 64 or num_bytes / (count - 64) > 2**28
 
 
-def test_neighbours_in_a_source_do_not_stay_neighbours():
+def test_neighbors_in_a_source_do_not_stay_neighbors():
     sources = [measured(number, 64) for number in range(4)]
     (first, *_) = plan_shards(sources, {each.source_id: "train" for each in sources})
     # 256 examples in 64 shards: four each; in the order of input they would be of one source.

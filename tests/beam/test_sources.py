@@ -55,9 +55,9 @@ def test_a_turned_photograph_is_set_upright(tmp_path):
     assert load_photo(path).shape == (160, 130, 3)
 
 
-def test_grey_and_transparent_images_become_rgb(tmp_path):
-    Image.new("LA", (8, 4), (200, 0)).save(tmp_path / "grey.png")
-    assert load_photo(tmp_path / "grey.png").shape == (4, 8, 3)
+def test_gray_and_transparent_images_become_rgb(tmp_path):
+    Image.new("LA", (8, 4), (200, 0)).save(tmp_path / "gray.png")
+    assert load_photo(tmp_path / "gray.png").shape == (4, 8, 3)
 
 
 def test_short_cut_and_still_videos_are_told_before_the_work_begins(tmp_path):

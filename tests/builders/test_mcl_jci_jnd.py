@@ -191,7 +191,7 @@ def test_levels_by_the_stairs(miniature, tmp_path):
     assert not inventory.rejects
     for source in inventory.sources:
         assert [level.value for level in source.levels] == [50, 30, 20]
-        assert source.level_quantisers == (50, 30, 20)
+        assert source.level_quantizers == (50, 30, 20)
 
 
 def test_without_quality_100_the_reference_is_made_from_the_bmp(miniature, tmp_path):

@@ -32,7 +32,7 @@ pytestmark = [
 
 def test_each_source_gives_its_frames_once(dataset):
     keys = sorted((e["source_id"].decode(), int(e["frame_index"])) for e in examples(dataset))
-    # 3 frames at 30000/1001 are 0.1 s: 20 frames a second are 2, the centres of two halves.
+    # 3 frames at 30000/1001 are 0.1 s: 20 frames a second are 2, the centers of two halves.
     assert keys == [(f"videoSRC00{i}", frame) for i in range(1, 7) for frame in (0, 2)]
 
 
@@ -208,7 +208,7 @@ def test_a_place_that_cannot_be_written_is_an_error(miniature, tmp_path):
         build(miniature, tmp_path / "data" / "deeper")
 
 
-def test_frames_are_taken_at_the_centres_of_equal_intervals():
+def test_frames_are_taken_at_the_centers_of_equal_intervals():
     pairs = replace(TINY.pairs, frames_per_second=1.0)
     assert pairs.frame_indices(150, 30.0) == [15, 45, 75, 105, 135]
     assert pairs.frame_indices(3, 30.0) == [1]  # at least one

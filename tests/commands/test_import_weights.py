@@ -120,7 +120,7 @@ def test_imported_weights_predict_a_picture(tmp_path, monkeypatch, capfd):
     predicted = laser_jnd("predict", "clip.png", "--model", made, "--json", cwd=tmp_path)
     assert predicted.returncode == 0, predicted.stderr
     [document] = json.loads(predicted.stdout)
-    # Half of the picture's colour is gone when it is read as video, so the pixels are asked for.
+    # Half of the picture's color is gone when it is read as video, so the pixels are asked for.
     [sample] = sample_frames(tmp_path / "clip.png", num_frames=1, width=96, height=64)
     model = build("mj-lat", [read_file(tmp_path / "mj-lat.h5")], (1, 2, 3), (96, 64))
     levels = model.predict_on_batch(sample.rgb[None].astype(np.float32))

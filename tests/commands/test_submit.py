@@ -187,7 +187,7 @@ def test_a_command_is_checked_before_it_is_sent():
         with pytest.raises(UserError, match=text):
             submit.check(words, sent=False)
     with pytest.raises(SystemExit):
-        submit.check([*TRAIN, "--colour", "red"], sent=False)
+        submit.check([*TRAIN, "--color", "red"], sent=False)
 
 
 def test_relative_paths_are_told():

@@ -86,7 +86,7 @@ def make_prediction(
         timestamps_s=(0.5,),
         satisfied=satisfied,
         at_share=at_share,
-        quantisers=np.rint(at_share).astype(int),
+        quantizers=np.rint(at_share).astype(int),
     )
 
 
@@ -167,7 +167,7 @@ def test_predictions_as_json():
     (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
     assert document["clip"] == "a.mp4"
     assert (document["scale"], document["satisfied"]) == ("QP", 0.75)
-    assert document["quantisers"] == {"jnd1": 27, "jnd2": 31, "jnd3": 35}
+    assert document["quantizers"] == {"jnd1": 27, "jnd2": 31, "jnd3": 35}
     expected = {"jnd1": 26.6, "jnd2": 31.0, "jnd3": 35.2}
     assert document["levels"] == pytest.approx(expected, abs=1e-5)
     assert document["levels_per_frame"]["jnd2"] == [31.0]
@@ -183,7 +183,7 @@ def test_spreads_and_the_share_are_told_where_there_are_any():
     assert document["spreads"] == {"jnd1": 2.0, "jnd3": 4.0}
     assert document["levels"] == pytest.approx({"jnd1": 26.6, "jnd3": 35.2}, abs=1e-5)
     # 0.607 spreads better than the levels: the normal distribution's 10 % lie so far from its 25 %.
-    assert document["quantisers"] == {"jnd1": 25, "jnd3": 33}
+    assert document["quantizers"] == {"jnd1": 25, "jnd3": 33}
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
     text = file.getvalue()

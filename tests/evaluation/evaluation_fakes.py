@@ -58,10 +58,10 @@ def with_viewers(sources: SourceTable, *, scale: Scale = QP, num_viewers: int = 
 
 
 def make_curve(slope: float = 0.6, *, scale: Scale = QP) -> QualityCurve:
-    quantisers = np.arange(scale.lowest, scale.highest + 1.0)
-    coarseness = quantisers if scale.higher_is_worse else scale.highest - quantisers
+    quantizers = np.arange(scale.lowest, scale.highest + 1.0)
+    coarseness = quantizers if scale.higher_is_worse else scale.highest - quantizers
     # Half as many bits every six steps, as H.264 has it.
-    return QualityCurve(quantisers, 58.0 - slope * coarseness, 1e6 * 2 ** (-coarseness / 6))
+    return QualityCurve(quantizers, 58.0 - slope * coarseness, 1e6 * 2 ** (-coarseness / 6))
 
 
 def make_info(**changes) -> DatasetInfo:
@@ -108,8 +108,8 @@ def make_results(
     train = make_sources(90, seed=1, first=1)
     test = make_sources(num_sources, seed=2, first=201)
     noise = np.random.default_rng(3).normal(size=test.levels.shape)
-    centre = test.levels.mean(axis=0)
-    predicted = centre + skill * (test.levels - centre) + 1.6 * noise * (1.2 - skill)
+    center = test.levels.mean(axis=0)
+    predicted = center + skill * (test.levels - center) + 1.6 * noise * (1.2 - skill)
     splits = {"train": train.source_ids, "validation": (), "test": test.source_ids}
     info_changes = {"splits": splits} | info_changes
     info = make_info(**info_changes)

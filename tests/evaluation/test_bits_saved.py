@@ -6,9 +6,9 @@ from laser_dist.evaluation.quality_table import QualityCurve
 from laser_dist.jnd.scale import QF, QP
 
 
-def curve(quantisers, bits):
+def curve(quantizers, bits):
     """PSNR says nothing here."""
-    return QualityCurve(np.array(quantisers, float), np.zeros(len(bits)), np.array(bits, float))
+    return QualityCurve(np.array(quantizers, float), np.zeros(len(bits)), np.array(bits, float))
 
 
 def test_shares_are_against_the_lowest_qp():
@@ -52,7 +52,7 @@ def test_a_missing_level_counts_for_neither():
     assert saved.model == pytest.approx((3 / 4, 3 / 4, np.nan), nan_ok=True)
 
 
-def test_finest_quantisers_that_differ_are_not_named():
+def test_finest_quantizers_that_differ_are_not_named():
     curves = [curve([18, 24], [1600, 400]), curve([20, 24], [1600, 800])]
     levels = np.full((2, 3), 24.0)
     saved = bits_saved(curves, levels, levels, QP)

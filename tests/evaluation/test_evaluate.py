@@ -48,13 +48,13 @@ class MemoryDataset:
         rows = [
             {
                 "source_id": source_id,
-                scale.name.lower(): int(quantiser),
+                scale.name.lower(): int(quantizer),
                 "psnr_rgb_db": psnr,
                 "num_bits": int(bits),
             }
             for source_id in self.tables["test"].source_ids
-            for quantiser, psnr, bits in zip(
-                curve.quantisers, curve.psnr_rgb_db, curve.num_bits, strict=True
+            for quantizer, psnr, bits in zip(
+                curve.quantizers, curve.psnr_rgb_db, curve.num_bits, strict=True
             )
         ]
         pq.write_table(pa.Table.from_pylist(rows), self.quality_path / "part.parquet")

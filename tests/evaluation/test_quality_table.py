@@ -13,12 +13,12 @@ from laser_dist.jnd.scale import QF, QP
 
 
 def write_table(folder: Path, rows, name: str = "a.parquet", column: str = "qp") -> None:
-    """Rows (source, quantiser, PSNR, and bits or nothing)."""
+    """Rows (source, quantizer, PSNR, and bits or nothing)."""
     folder.mkdir(exist_ok=True)
-    source_ids, quantisers, psnrs, bits = zip(*((*row, 8)[:4] for row in rows), strict=True)
+    source_ids, quantizers, psnrs, bits = zip(*((*row, 8)[:4] for row in rows), strict=True)
     columns = {
         "source_id": pa.array(source_ids),
-        column: pa.array(quantisers, pa.int64()),
+        column: pa.array(quantizers, pa.int64()),
         "num_bits": pa.array(bits, pa.int64()),
         "psnr_rgb_db": pa.array(psnrs, pa.float64()),
         "bitrate_kbps": pa.array([None] * len(rows), pa.float64()),
@@ -40,14 +40,14 @@ def test_rows_of_one_source_may_stand_in_any_order_and_file(tmp_path):
     write_table(tmp_path, [("b", 20, 40.0), ("c", 20, 1.0)], "two.parquet")
     curves = read_quality_curves(tmp_path, ["a", "b"], QP)
     assert sorted(curves) == ["a", "b"]
-    assert curves["b"].quantisers.tolist() == [20, 30]
+    assert curves["b"].quantizers.tolist() == [20, 30]
     assert curves["b"].psnr_at(np.array([25.0])) == pytest.approx([37.5])
 
 
 def test_the_lossless_reference_is_no_point_of_the_curve(tmp_path):
     write_table(tmp_path, [("a", 0, 100.0, None), ("a", 10, 50.0)])
     curve = read_quality_curves(tmp_path, ["a"], QP)["a"]
-    assert curve.quantisers.tolist() == [10]
+    assert curve.quantizers.tolist() == [10]
     assert curve.finest(QP) == 10
 
 
@@ -69,11 +69,11 @@ def test_a_source_of_which_there_is_but_the_reference_is_missing(tmp_path):
         read_quality_curves(tmp_path, ["a"], QF)
 
 
-def test_bits_halve_evenly_between_quantisers_and_are_unknown_if_one_is():
+def test_bits_halve_evenly_between_quantizers_and_are_unknown_if_one_is():
     curve = QualityCurve(np.array([20.0, 26.0]), np.array([40.0, 36.0]), np.array([800.0, 200.0]))
     # A quarter over six QP: half over three; none beyond the table.
     assert curve.bits_at(np.array([20, 23, 26, 40])) == pytest.approx([800, 400, 200, 200])
-    unknown = QualityCurve(curve.quantisers, curve.psnr_rgb_db, np.array([800.0, np.nan]))
+    unknown = QualityCurve(curve.quantizers, curve.psnr_rgb_db, np.array([800.0, np.nan]))
     assert np.isnan(unknown.bits_at(np.array([20, 23]))).all()
 
 

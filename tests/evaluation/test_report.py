@@ -121,7 +121,7 @@ def test_bits_that_are_not_known_are_told_and_without_any_there_is_no_table(resu
     assert "Bits saved" not in report.render(report.ReportInputs(results=none))
 
 
-def test_no_stand_in_colour_is_left(html):
+def test_no_stand_in_color_is_left(html):
     assert not re.search(r"#(0[1-9])\1\1", html)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from laser_dist.evaluation.baselines import CONSTANT
 from laser_dist.evaluation.sources import SourceTable
-from laser_dist.evaluation.sur_errors import compare_sur, lossy_quantisers, viewers_curves
+from laser_dist.evaluation.sur_errors import compare_sur, lossy_quantizers, viewers_curves
 from laser_dist.evaluation.sur_plots import median_curves
 from laser_dist.jnd.scale import QF, QP
 
@@ -27,7 +27,7 @@ def one_source(*samples):
 def test_the_difference_is_the_mean_over_the_scale_of_what_was_counted_by_hand():
     test = one_source(24, 26)
     # Without spread all are satisfied up to QP 23 and none from 24. Of the two viewers at 24 and 25
-    # one is still satisfied: 0.5 off at two of the 51 quantisers.
+    # one is still satisfied: 0.5 off at two of the 51 quantizers.
     found = compare(np.array([[24.0]]), np.array([[0.0]]), test=test, train=one_source(24, 24))
     assert found.predictors["lat"].differences == pytest.approx(np.array([[2 * 0.5 / 51]]))
     # The constant is the training viewers' curve, which here is the same.
@@ -99,4 +99,4 @@ def test_without_samples_there_are_no_curves():
     table = make_sources(3)
     assert viewers_curves(table, QP).shape == (3, 3, 51)
     assert np.isnan(viewers_curves(table, QP)).all()
-    assert lossy_quantisers(QF).tolist() == list(range(1, 101))
+    assert lossy_quantizers(QF).tolist() == list(range(1, 101))

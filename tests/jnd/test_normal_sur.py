@@ -29,7 +29,7 @@ def test_at_the_level_three_quarters_are_satisfied(scale, level, spread):
 
 @EACH_SCALE
 @given(level=levels, spread=spreads, places=st.lists(st.floats(-20, 120), min_size=2))
-def test_sur_is_a_share_that_never_rises_towards_the_worse(scale, level, spread, places):
+def test_sur_is_a_share_that_never_rises_toward_the_worse(scale, level, spread, places):
     sur = normal_sur(level, spread, np.sort(places), scale=scale)
     assert sur.min() >= 0
     assert sur.max() <= 1
@@ -68,7 +68,7 @@ def test_the_curve_is_the_normal_distributions_around_the_mean_of_the_samples(le
 
 @EACH_SCALE
 @given(level=st.floats(20, 30), spread=st.floats(0.2, 4))
-def test_on_whole_quantisers_it_is_the_curve_of_samples_drawn_from_it(scale, level, spread):
+def test_on_whole_quantizers_it_is_the_curve_of_samples_drawn_from_it(scale, level, spread):
     # Quantiles in place of draws: as many viewers as make the empirical curve a smooth one.
     num_viewers = 4001
     mean = float(sample_mean(level, spread, scale=scale))
@@ -83,7 +83,7 @@ def test_on_whole_quantisers_it_is_the_curve_of_samples_drawn_from_it(scale, lev
 
 @EACH_SCALE
 @given(level=st.floats(20, 30), spread=st.floats(0.1, 3))
-def test_whole_quantisers_keep_the_mean_of_the_samples(scale, level, spread):
+def test_whole_quantizers_keep_the_mean_of_the_samples(scale, level, spread):
     # Of whole numbers above 0 the mean is the sum over q = 0, 1, ... of the share above q.
     sur = normal_sur_curve(level, spread, np.arange(0, 101), scale=scale)
     above = sur if scale.higher_is_worse else 1 - sur
@@ -107,7 +107,7 @@ def test_without_spread_all_notice_at_the_level(scale, level, satisfied, place):
 
 
 @EACH_SCALE
-def test_without_spread_whole_quantisers_are_those_of_viewers_who_agree(scale):
+def test_without_spread_whole_quantizers_are_those_of_viewers_who_agree(scale):
     for level in (24.0, 24.4, 23.6):
         agreed = sur_curve(np.array([24, 24, 24]), grid_of(scale), scale=scale)
         found = normal_sur_curve(level, 0.0, grid_of(scale), scale=scale)

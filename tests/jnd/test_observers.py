@@ -18,15 +18,15 @@ CURVES = st.lists(st.floats(0.0, 50.0), min_size=len(GRID), max_size=len(GRID)).
 
 @given(visibilities=CURVES, seed=st.integers(0, 100))
 def test_levels_ascend_and_each_is_the_next_ones_anchor(visibilities, seed):
-    judgements = judge_clip(GRID, visibilities, PANEL, clip_seed=seed)
-    assert len(judgements) == 3
-    assert [j.anchor_qp for j in judgements] == [0, *(j.jnd_qp for j in judgements[:2])]
-    for judgement in judgements:
-        assert judgement.jnd_qp > judgement.anchor_qp or judgement.anchor_qp == 51
-        assert judgement.jnd_qp == level_at_share(judgement.samples)
-        assert len(judgement.samples) == 30
-        assert min(judgement.samples) > judgement.anchor_qp or judgement.anchor_qp == 51
-        assert max(judgement.samples) <= 51
+    judgments = judge_clip(GRID, visibilities, PANEL, clip_seed=seed)
+    assert len(judgments) == 3
+    assert [j.anchor_qp for j in judgments] == [0, *(j.jnd_qp for j in judgments[:2])]
+    for judgment in judgments:
+        assert judgment.jnd_qp > judgment.anchor_qp or judgment.anchor_qp == 51
+        assert judgment.jnd_qp == level_at_share(judgment.samples)
+        assert len(judgment.samples) == 30
+        assert min(judgment.samples) > judgment.anchor_qp or judgment.anchor_qp == 51
+        assert max(judgment.samples) <= 51
 
 
 @given(visibilities=CURVES, factor=st.floats(1.01, 4.0))
@@ -53,8 +53,8 @@ def test_viewers_keep_their_sensitivity_from_clip_to_clip():
 
 
 def test_answers_scatter_as_videosets_do():
-    judgements = [judge_clip(GRID, TYPICAL, PANEL, clip_seed=i) for i in range(100)]
-    spreads = np.mean([[np.std(j.samples, ddof=1) for j in three] for three in judgements], axis=0)
+    judgments = [judge_clip(GRID, TYPICAL, PANEL, clip_seed=i) for i in range(100)]
+    spreads = np.mean([[np.std(j.samples, ddof=1) for j in three] for three in judgments], axis=0)
     # VideoSet's samples have standard deviations of 3 QP and more; a single curve gives its share.
     assert np.all(spreads > 1.8)
     assert np.all(spreads < 4.5)
@@ -84,8 +84,8 @@ def test_the_curve_never_falls(visibilities):
 
 
 def test_what_nobody_sees_is_answered_with_the_last_qp():
-    judgements = judge_clip(GRID, np.zeros(len(GRID)), PANEL, clip_seed=0)
-    assert [set(j.samples) for j in judgements] == [{51}] * 3
+    judgments = judge_clip(GRID, np.zeros(len(GRID)), PANEL, clip_seed=0)
+    assert [set(j.samples) for j in judgments] == [{51}] * 3
 
 
 def test_no_answer_lies_at_or_below_the_anchor():

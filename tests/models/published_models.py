@@ -115,7 +115,7 @@ def model_named(name, sizes):
     return tf_keras.Model(raw, [*frames, *levels] if "e2e" in name else levels)
 
 
-def randomise(model, frames, rng):
+def randomize(model, frames, rng):
     """Random weights that keep what flows through the model alive, and levels near 30."""
     for layer in model.layers:
         for weight in layer.weights:
@@ -125,8 +125,8 @@ def randomise(model, frames, rng):
             elif what == "kernel":
                 inputs = np.prod(weight.shape[:-1])
                 # Dense ones lean to one side, else a handful of units may all be dead.
-                centre = 0.5 if len(weight.shape) == 2 else 0
-                values = rng.normal(centre, 1.5, weight.shape) / np.sqrt(inputs)
+                center = 0.5 if len(weight.shape) == 2 else 0
+                values = rng.normal(center, 1.5, weight.shape) / np.sqrt(inputs)
             else:
                 values = rng.normal(0, 0.3, weight.shape)
             weight.assign(values)
@@ -148,10 +148,10 @@ def randomise(model, frames, rng):
 def write(folder, name, sizes, rng):
     model = model_named(name, sizes)
     frames = rng.uniform(0, 255, (sizes["num_frames"], sizes["height"], sizes["width"], 3))
-    # Coarse, and of differing brightness and colour, else one frame of noise is like another.
+    # Coarse, and of differing brightness and color, else one frame of noise is like another.
     frames = np.rint(frames * rng.uniform(0.1, 1, (len(frames), 1, 1, 3))).astype("float32")
     bgr = frames[..., ::-1]
-    randomise(model, bgr, rng)
+    randomize(model, bgr, rng)
     answers = model(bgr)
     answers = answers if isinstance(answers, list) else [answers]
     levels = [np.asarray(each) for each in answers if len(each.shape) == 2]

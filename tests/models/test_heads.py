@@ -36,7 +36,7 @@ def run(model, inputs):
     return keras.ops.convert_to_numpy(model(inputs, training=False))
 
 
-def randomise(head, rng):
+def randomize(head, rng):
     """Any weights, but that variances are above zero."""
     for weight in head.weights:
         values = rng.normal(0, 2, weight.shape)
@@ -284,7 +284,7 @@ def test_ordered_levels_never_get_better_whatever_the_weights(spec, higher_is_wo
     head = build_head(ordered, SHAPE, levels=3, higher_is_worse=higher_is_worse)
     rng = np.random.default_rng(0)
     for _ in range(5):
-        randomise(head, rng)
+        randomize(head, rng)
         steps = np.diff(run(head, features(3, batch=8, seed=int(rng.integers(99)))), axis=1)
         assert ((steps >= 0) if higher_is_worse else (steps <= 0)).all()
 
@@ -313,7 +313,7 @@ def test_a_head_with_spreads_gives_level_and_spread(spec, ordered, levels):
     np.testing.assert_allclose(answer[0, :, 0], start, rtol=1e-5)
     np.testing.assert_allclose(answer[0, :, 1], 4.0, rtol=1e-5)
     rng = np.random.default_rng(1)
-    randomise(head, rng)
+    randomize(head, rng)
     assert (run(head, features(levels))[..., 1] >= 0.25).all()
 
 

@@ -19,7 +19,7 @@ def started(frames, *, filters, latent_filters):
 
 
 def textured(number=8, height=32, width=48):
-    """Smooth frames with some grain: neighbouring pixels are alike, as in photographs."""
+    """Smooth frames with some grain: neighboring pixels are alike, as in photographs."""
     coarse = RNG.uniform(20.0, 230.0, (number, height // 16 + 1, width // 16 + 1, 3))
     smooth = np.repeat(np.repeat(coarse, 16, axis=1), 16, axis=2)[:, :height, :width]
     return np.clip(smooth + RNG.normal(0.0, 8.0, smooth.shape), 0, 255).round()
@@ -30,7 +30,7 @@ def reconstruction_error(model, frames):
 
 
 def test_frames_flat_within_the_latents_cells_are_reconstructed():
-    # Each 16x16 cell is one colour: three numbers, for which every layer has room.
+    # Each 16x16 cell is one color: three numbers, for which every layer has room.
     cells = RNG.integers(0, 256, (6, 2, 3, 3))
     frames = np.repeat(np.repeat(cells, 16, axis=1), 16, axis=2).astype(np.float32)
     model = started(frames, filters=6, latent_filters=3)
@@ -60,7 +60,7 @@ def test_the_error_falls_with_the_number_of_latents():
     assert errors[0] < np.var(frames, axis=(0, 1, 2)).mean()
 
 
-def test_latents_are_centred_and_uncorrelated():
+def test_latents_are_centerd_and_uncorrelated():
     frames = textured(number=16)
     model = started(frames, filters=24, latent_filters=12)
     latents = encoder_of(model).predict(frames, verbose=0).reshape(-1, 12)

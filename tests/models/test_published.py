@@ -75,7 +75,7 @@ def first_layer(file, kind):
 @EACH
 def test_a_published_predictor_answers_alike_for_rgb(variant, published, tmp_path):
     told = np.load(published / f"{variant.name}.npz")
-    # Not vacuous: each frame has levels of its own, and colours in another order have others.
+    # Not vacuous: each frame has levels of its own, and colors in another order have others.
     assert np.ptp(told["levels"], axis=0).min() > 0.5
     predictor = import_all(variant, read(published / f"{variant.name}.h5"))
     levels = run(predictor, told["frames"])

@@ -16,7 +16,7 @@ from laser_dist.prediction import predict
 WIDTH, HEIGHT = 16, 8
 
 
-def mean_colour_model(levels=(1, 2, 3), *, spread: bool = False, scale="QP", columns=None):
+def mean_color_model(levels=(1, 2, 3), *, spread: bool = False, scale="QP", columns=None):
     """Levels that are the mean of each channel, so that every answer is known.
 
     Each level's spread is a tenth of it.
@@ -35,20 +35,20 @@ def mean_colour_model(levels=(1, 2, 3), *, spread: bool = False, scale="QP", col
 
 @pytest.fixture(scope="module")
 def predictor():
-    return predict.from_model(mean_colour_model())
+    return predict.from_model(mean_color_model())
 
 
 @pytest.fixture
 def clip_of_two(monkeypatch, tmp_path):
     """A clip whose two frames differ by 1 in each channel."""
-    colours = plain_frames((30, 20, 60), (31, 21, 61))
-    frames = [Sampled(float(second), rgb) for second, rgb in enumerate(colours)]
+    colors = plain_frames((30, 20, 60), (31, 21, 61))
+    frames = [Sampled(float(second), rgb) for second, rgb in enumerate(colors)]
     monkeypatch.setattr(predict, "sample_frames", lambda path, **size: frames)
     return tmp_path / "clip.mp4"
 
 
-def plain_frames(*colours) -> np.ndarray:
-    return np.stack([np.full((HEIGHT, WIDTH, 3), colour, np.uint8) for colour in colours])
+def plain_frames(*colors) -> np.ndarray:
+    return np.stack([np.full((HEIGHT, WIDTH, 3), color, np.uint8) for color in colors])
 
 
 def test_the_frame_size_is_read_off_the_model(predictor):
@@ -57,10 +57,10 @@ def test_the_frame_size_is_read_off_the_model(predictor):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_batches_change_nothing(predictor, batch_size):
-    colours = [(20, 30, 40), (22, 32, 42), (24, 30, 40)]
-    levels = predict.predict_frames(predictor, plain_frames(*colours), batch_size=batch_size)
+    colors = [(20, 30, 40), (22, 32, 42), (24, 30, 40)]
+    levels = predict.predict_frames(predictor, plain_frames(*colors), batch_size=batch_size)
     assert levels.dtype == np.float32
-    assert levels == pytest.approx(np.array(colours), abs=1e-4)
+    assert levels == pytest.approx(np.array(colors), abs=1e-4)
 
 
 def test_no_frame_no_level(predictor):
@@ -89,8 +89,8 @@ def test_a_clips_levels_are_the_mean_over_its_frames_as_the_model_says(
 
     def sample_frames(path, **size):
         asked.update(size, path=path)
-        colours = plain_frames((30, 20, 60), (31, 20, 61))
-        return [Sampled(0.5 + second, rgb) for second, rgb in enumerate(colours)]
+        colors = plain_frames((30, 20, 60), (31, 20, 61))
+        return [Sampled(0.5 + second, rgb) for second, rgb in enumerate(colors)]
 
     monkeypatch.setattr(predict, "sample_frames", sample_frames)
     found = predict.predict_clip(predictor, tmp_path / "clip.mp4", num_frames=2)
@@ -102,32 +102,32 @@ def test_a_clips_levels_are_the_mean_over_its_frames_as_the_model_says(
     assert found.timestamps_s == (0.5, 1.5)
     assert found.per_frame.shape == (2, 3)
     # ... unlike what an encoder is given.
-    assert found.quantisers.tolist() in ([30, 20, 51], [31, 20, 51])
+    assert found.quantizers.tolist() in ([30, 20, 51], [31, 20, 51])
 
 
 @pytest.mark.parametrize(("scale", "highest"), [(QP, 51), (QF, 100)])
 @given(levels=hnp.arrays(np.float32, 3, elements=st.floats(-100, 200, width=32)))
-def test_quantisers_are_what_an_encoder_takes_and_nearest(scale, highest, levels):
-    quantisers = predict.nearest_quantisers(levels, scale)
-    assert quantisers.min() >= 1
-    assert quantisers.max() <= highest
+def test_quantizers_are_what_an_encoder_takes_and_nearest(scale, highest, levels):
+    quantizers = predict.nearest_quantizers(levels, scale)
+    assert quantizers.min() >= 1
+    assert quantizers.max() <= highest
     inside = (levels >= 1) & (levels <= highest)
-    assert (np.abs(quantisers - levels)[inside] <= 0.5).all()
-    assert set(quantisers[levels > highest]) <= {highest}
+    assert (np.abs(quantizers - levels)[inside] <= 0.5).all()
+    assert set(quantizers[levels > highest]) <= {highest}
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 3), (2,), (1, 3)])
 def test_a_model_answers_the_levels_that_it_has(levels, clip_of_two):
-    found = predict.predict_clip(predict.from_model(mean_colour_model(levels)), clip_of_two)
+    found = predict.predict_clip(predict.from_model(mean_color_model(levels)), clip_of_two)
     assert found.answer.levels == levels
     assert found.levels == pytest.approx([30.5, 20.5, 60.5][: len(levels)], abs=1e-4)
     assert found.per_frame.shape == (2, len(levels))
-    assert found.quantisers.shape == found.at_share.shape == (len(levels),)
+    assert found.quantizers.shape == found.at_share.shape == (len(levels),)
     assert found.spreads is None
 
 
 def test_a_spread_is_the_mean_over_the_frames_and_the_level_is_as_without(clip_of_two):
-    predictor = predict.from_model(mean_colour_model((1, 2), spread=True))
+    predictor = predict.from_model(mean_color_model((1, 2), spread=True))
     found = predict.predict_clip(predictor, clip_of_two)
     assert found.levels == pytest.approx([30.5, 20.5], abs=1e-4)
     assert found.spreads == pytest.approx([3.05, 2.05], abs=1e-4)
@@ -139,11 +139,11 @@ def test_a_spread_is_the_mean_over_the_frames_and_the_level_is_as_without(clip_o
 @pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
 @pytest.mark.parametrize("satisfied", [0.5, 0.9])
 def test_another_share_is_read_off_the_curve(scale, satisfied, clip_of_two):
-    model = mean_colour_model((1, 2), spread=True, scale=scale.name)
+    model = mean_color_model((1, 2), spread=True, scale=scale.name)
     found = predict.predict_clip(predict.from_model(model), clip_of_two, satisfied=satisfied)
     share = normal_sur(found.levels, found.spreads, found.at_share, scale=scale)
     assert share == pytest.approx([satisfied] * 2)
-    assert (np.abs(found.quantisers - found.at_share) <= 0.5).all()
+    assert (np.abs(found.quantizers - found.at_share) <= 0.5).all()
     better = (
         found.at_share < found.levels if scale.higher_is_worse else found.at_share > found.levels
     )
@@ -157,7 +157,7 @@ def test_another_share_asks_for_spreads(predictor, clip_of_two):
 
 
 def test_a_saved_run_answers_like_the_model_it_was_saved_from(tmp_path):
-    predictor = predict.from_model(mean_colour_model((1, 3), spread=True, scale="QF"))
+    predictor = predict.from_model(mean_color_model((1, 3), spread=True, scale="QF"))
     (tmp_path / "models").mkdir()
     predictor.model.save(tmp_path / "models" / "predictor.keras")
     loaded = predict.load_predictor(tmp_path)
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_model_is_the_users_to_mend(tmp_path):
 
 def test_a_model_of_another_shape_than_it_says_is_no_predictor():
     with pytest.raises(UserError, match=r"one output \[B, 3\]"):
-        predict.from_model(mean_colour_model(columns=1))
+        predict.from_model(mean_color_model(columns=1))
 
 
 def test_a_model_that_does_not_say_what_it_answers_is_no_predictor():
@@ -194,7 +194,7 @@ def test_a_model_that_does_not_say_what_it_answers_is_no_predictor():
 
 def test_a_model_of_an_unknown_scale_is_no_predictor():
     with pytest.raises(UserError, match="Scale of predictor.*one of QP, QF, got CRF"):
-        predict.from_model(mean_colour_model(scale="CRF"))
+        predict.from_model(mean_color_model(scale="CRF"))
 
 
 def test_images_are_rounded_and_clipped():
@@ -207,7 +207,7 @@ def test_images_are_rounded_and_clipped():
 
 
 def test_a_models_file_says_its_scale_itself(tmp_path):
-    mean_colour_model(scale="QF").save(tmp_path / "any_name.keras")
+    mean_color_model(scale="QF").save(tmp_path / "any_name.keras")
     loaded = predict.load_predictor(tmp_path / "any_name.keras")
     assert loaded.scale is QF
     levels = predict.predict_frames(loaded, plain_frames((20, 30, 40)))

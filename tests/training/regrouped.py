@@ -24,7 +24,7 @@ from laser_dist.training.examples.order import Share
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective
 from laser_dist.training.learning.step import Stepper
-from laser_dist.training.learning.together import share_statistics, synchronise_norms
+from laser_dist.training.learning.together import share_statistics, synchronize_norms
 
 NUM_STEPS, BATCH_SIZE, NUM_PERMUTATIONS = 20, 8, 6
 BACKBONE = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)
@@ -75,15 +75,15 @@ def batches(name, order=range(BATCH_SIZE), share=None):
 class Learner:
     """One model, trained from the same start as often as asked."""
 
-    def __init__(self, name, strategy, *, synchronised, local_replicas=1):
+    def __init__(self, name, strategy, *, synchronized, local_replicas=1):
         self.strategy = strategy
         with strategy.scope():
             self.model, objective = build(name)
             optimizer = make_optimizer(SETTINGS, NUM_STEPS)
             optimizer.build(self.model.trainable_variables)
         config = json.dumps(self.model.get_config(), default=str)
-        if synchronised:
-            synchronise_norms(strategy, self.model)
+        if synchronized:
+            synchronize_norms(strategy, self.model)
         assert json.dumps(self.model.get_config(), default=str) == config, "saved as it was"
         self.stepper = Stepper(strategy, self.model, objective, optimizer, local_replicas)
         self.state = [*self.model.variables, *optimizer.variables]
@@ -110,14 +110,14 @@ def one_process():
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     orders = [np.random.default_rng(i).permutation(BATCH_SIZE) for i in range(NUM_PERMUTATIONS)]
     for name in MODELS:
-        alone = Learner(name, tf.distribute.get_strategy(), synchronised=True)
+        alone = Learner(name, tf.distribute.get_strategy(), synchronized=True)
         yield f"{name}/start", alone.weights()
         yield f"{name}/one", alone.train(batches(name))
         for number, order in enumerate(orders):
             yield f"{name}/permuted{number}", alone.train(batches(name, order))
-        for synchronised in (True, False):
-            learner = Learner(name, mirrored, synchronised=synchronised, local_replicas=2)
-            run = "synchronised" if synchronised else "apart"
+        for synchronized in (True, False):
+            learner = Learner(name, mirrored, synchronized=synchronized, local_replicas=2)
+            run = "synchronized" if synchronized else "apart"
             yield f"{name}/{run}", learner.train(batches(name))
 
 
@@ -125,9 +125,9 @@ def one_of_two_workers(index):
     """What a worker has in the end; both have the same."""
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     for name in MODELS:
-        for synchronised in (True, False):
-            learner = Learner(name, strategy, synchronised=synchronised)
-            run = "synchronised" if synchronised else "apart"
+        for synchronized in (True, False):
+            learner = Learner(name, strategy, synchronized=synchronized)
+            run = "synchronized" if synchronized else "apart"
             yield f"{name}/{run}", learner.train(batches(name, share=Share(index, 2)))
 
 

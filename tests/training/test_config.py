@@ -36,7 +36,7 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
             gpus_per_worker=st.integers(0, 2),
             max_failures=st.integers(0, 5),
             hang_timeout_s=st.integers(5, 5000),
-            synchronised_norms=st.booleans(),
+            synchronized_norms=st.booleans(),
         )
     )
     devices = cluster.num_workers * max(1, cluster.gpus_per_worker)
@@ -79,7 +79,7 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         cluster=cluster,
         seed=draw(st.integers(0, 2**31 - 1)),
         precision=draw(st.sampled_from(["float32", "bfloat16"])),
-        xla=draw(st.booleans()) and not cluster.synchronised_norms,
+        xla=draw(st.booleans()) and not cluster.synchronized_norms,
         checkpoint_every_steps=draw(st.none() | st.integers(1, 99)),
         feature_cache=draw(st.booleans()),
     )

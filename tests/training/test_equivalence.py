@@ -88,14 +88,14 @@ def tolerances(ends, model):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("process", [ONE_PROCESS, *WORKERS])
 def test_two_devices_and_two_workers_end_with_the_weights_of_one(ends, model, process):
-    off = apart(ends[process, model, "synchronised"], ends[ONE_PROCESS, model, "one"])
+    off = apart(ends[process, model, "synchronized"], ends[ONE_PROCESS, model, "one"])
     allowed = tolerances(ends, model)
     assert {name: (off[name], allowed[name]) for name in off if off[name] > allowed[name]} == {}
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_workers_have_the_same_bits(ends, model):
-    for run_name in ("synchronised", "apart"):
+    for run_name in ("synchronized", "apart"):
         one, other = (ends[worker, model, run_name] for worker in WORKERS)
         assert set(apart(one, other).values()) == {0}
 

@@ -33,10 +33,10 @@ def test_mirrored_exchanges_left_and_right():
     np.testing.assert_array_equal(mirrored, film(photo(), STILL, **SIZE)[:, :, ::-1])
 
 
-def test_contrast_draws_towards_mid_grey_and_tint_weighs_the_channels():
+def test_contrast_draws_toward_mid_gray_and_tint_weighs_the_channels():
     sharp = film(photo(), STILL, **SIZE).astype(float)
     hazy = film(photo(), replace(STILL, contrast=0.5), **SIZE)
-    # An 18 % grey card is 118 in sRGB: half way from there.
+    # An 18 % gray card is 118 in sRGB: half way from there.
     np.testing.assert_allclose(hazy, (sharp + 118) / 2, atol=0.51)
     warm = film(photo(), replace(STILL, tint=(1.0, 1.0, 0.5)), **SIZE)
     np.testing.assert_array_equal(warm[..., :2], sharp[..., :2])

@@ -21,7 +21,7 @@ VIDEOSET_SEI = {
     "cabac": "1",
     "ref": "3",
     "deblock": "1:0:0",
-    "analyse": "0x3:0x111",
+    "analyze": "0x3:0x111",
     "me": "umh",
     "subme": "9",
     "psy": "0",
@@ -75,7 +75,7 @@ def test_each_of_videosets_settings_is_in_the_coded_stream(coded, setting):
 
 
 @pytest.mark.parametrize("qp", [1, 27, 51])
-def test_the_quantiser_is_in_the_coded_stream(clip, qp):
+def test_the_quantizer_is_in_the_coded_stream(clip, qp):
     assert x264_settings_of(encode_h264(clip, qp=qp))["qp"] == str(qp)
 
 
@@ -141,7 +141,7 @@ def test_a_higher_qp_gives_fewer_bytes_and_larger_errors(clip):
 
 
 @pytest.mark.parametrize("qp", [-1, 52])
-def test_a_quantiser_out_of_range_is_refused(clip, qp):
+def test_a_quantizer_out_of_range_is_refused(clip, qp):
     with pytest.raises(ValueError, match=r"qp must be in 0\.\.51"):
         encode_h264(clip, qp=qp)
 

@@ -94,7 +94,7 @@ def test_an_rgb_image_becomes_the_clip_of_its_pixels():
     assert np.array_equal(image.v, clip.v)
 
 
-def test_a_jpegs_own_matrix_and_range_are_honoured():
+def test_a_jpegs_own_matrix_and_range_are_honored():
     rgb = np.zeros((32, 32, 3), np.uint8) + np.array([200, 60, 30], np.uint8)
     jpeg = image_bytes(rgb, "JPEG", quality=95)
     theirs = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
@@ -102,13 +102,13 @@ def test_a_jpegs_own_matrix_and_range_are_honoured():
     assert np.abs(decode(jpeg).rgb(0) - theirs).max() <= 3
 
 
-def test_grey_and_transparent_images_are_read():
+def test_gray_and_transparent_images_are_read():
     ramp = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
-    grey = decode(image_bytes(ramp, "PNG"))
-    assert np.abs(grey.y[0] - (16 + ramp * (219 / 255))).max() < 0.6
-    assert set(grey.u.ravel().tolist()) == {128}
+    gray = decode(image_bytes(ramp, "PNG"))
+    assert np.abs(gray.y[0] - (16 + ramp * (219 / 255))).max() < 0.6
+    assert set(gray.u.ravel().tolist()) == {128}
     opaque = np.dstack([ramp, ramp, ramp, np.full_like(ramp, 255)])
-    assert np.array_equal(decode(image_bytes(opaque, "PNG")).y, grey.y)
+    assert np.array_equal(decode(image_bytes(opaque, "PNG")).y, gray.y)
 
 
 def test_odd_sizes_are_cropped_to_even():
@@ -157,7 +157,7 @@ def test_a_mirrored_photograph_is_read(orientation):
     assert (clip.width > clip.height) == (orientation in (2, 4))  # lying; 5 and 7 stand
 
 
-def test_a_picture_with_a_colour_profile_does_no_harm():
+def test_a_picture_with_a_color_profile_does_no_harm():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     rgb = moving_clip(1).rgb(0)
     # Read through PyAV's side data, the profile is freed twice: that ends the process.
@@ -346,7 +346,7 @@ def test_probe_tells_what_the_file_says(files, tmp_path):
 
 @pytest.mark.parametrize("kind", ["annexb", "mp4", "matroska", "mpegts"])
 @pytest.mark.parametrize("num_frames", [1, 3, 7])
-def test_samples_are_the_centres_of_equal_intervals(kind, num_frames, tmp_path):
+def test_samples_are_the_centers_of_equal_intervals(kind, num_frames, tmp_path):
     long = moving_clip(40, 32, 32)
     # Short groups of pictures, so that there is something to skip.
     coded = encode_h264(long, qp=20) if kind == "annexb" else muxed(long, kind, g="6")
@@ -355,9 +355,9 @@ def test_samples_are_the_centres_of_equal_intervals(kind, num_frames, tmp_path):
     samples = sample_frames(path, num_frames=num_frames, width=24, height=16)
     decoded = decode(path)
     for index, sample in enumerate(samples):
-        centre = int((index + 0.5) * 40 / num_frames)
-        assert np.array_equal(sample.rgb, decoded.rgb(centre, width=24, height=16))
-        assert sample.timestamp_s == float(decoded.timestamps[centre])
+        center = int((index + 0.5) * 40 / num_frames)
+        assert np.array_equal(sample.rgb, decoded.rgb(center, width=24, height=16))
+        assert sample.timestamp_s == float(decoded.timestamps[center])
     assert len(samples) == num_frames
 
 

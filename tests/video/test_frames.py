@@ -46,13 +46,13 @@ def flat_frame(values, *, colorspace, color_range, pixel_format="yuv420p"):
     return frame
 
 
-def planes_centre(frame):
+def planes_center(frame):
     return [int(plane[8, 8]) for plane in frame_planes(frame)]
 
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(rgb=st.tuples(code_values, code_values, code_values))
-def test_a_flat_colour_becomes_its_bt709_code_values(rgb):
+def test_a_flat_color_becomes_its_bt709_code_values(rgb):
     clip = Clip.from_rgb(np.full((1, 16, 16, 3), rgb, np.uint8), NTSC)
     for plane, expected in zip((clip.y, clip.u, clip.v), to_ycbcr(rgb), strict=True):
         assert plane.min() == plane.max()
@@ -84,36 +84,36 @@ def test_white_and_black_are_the_ends_of_the_limited_range():
 
 
 @pytest.mark.parametrize(("colorspace", "matrix"), [(5, "bt601"), (6, "bt601"), (1, "bt709")])
-def test_the_stated_matrix_is_honoured(colorspace, matrix):
+def test_the_stated_matrix_is_honored(colorspace, matrix):
     coded = (120, 100, 160)
     frame = flat_frame(coded, colorspace=colorspace, color_range=ColorRange.MPEG)
     expected = to_ycbcr(to_rgb(coded, matrix))
-    assert np.abs(planes_centre(to_bt709_420(frame)) - expected).max() <= 1
+    assert np.abs(planes_center(to_bt709_420(frame)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("colorspace", [0, 2], ids=["rgb (nonsense)", "unspecified"])
 def test_an_unstated_matrix_is_bt709(colorspace):
     frame = flat_frame((120, 100, 160), colorspace=colorspace, color_range=0)
-    assert planes_centre(to_bt709_420(frame)) == [120, 100, 160]
+    assert planes_center(to_bt709_420(frame)) == [120, 100, 160]
 
 
 def test_full_range_is_brought_to_limited():
     frame = flat_frame((255, 128, 128), colorspace=1, color_range=ColorRange.JPEG)
-    assert planes_centre(to_bt709_420(frame)) == [235, 128, 128]
+    assert planes_center(to_bt709_420(frame)) == [235, 128, 128]
 
 
 @pytest.mark.parametrize("color_range", [0, ColorRange.MPEG, ColorRange.JPEG])
 def test_rgb_is_full_range_whatever_it_states(color_range):
     frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 255, np.uint8), format="rgb24")
     frame.color_range = color_range
-    assert planes_centre(to_bt709_420(frame)) == [235, 128, 128]
+    assert planes_center(to_bt709_420(frame)) == [235, 128, 128]
 
 
 def test_other_subsampling_keeps_the_values():
     frame = flat_frame((90, 60, 200), colorspace=2, color_range=0, pixel_format="yuv444p")
     converted = to_bt709_420(frame)
     assert converted.format.name == "yuv420p"
-    assert planes_centre(converted) == [90, 60, 200]
+    assert planes_center(converted) == [90, 60, 200]
 
 
 def test_an_odd_last_row_and_column_are_cut():
@@ -193,7 +193,7 @@ def test_rgb_takes_any_size():
 
 
 def test_a_clips_rgb_and_resize_rgb_scale_alike():
-    rgb = np.repeat(moving_clip(1, 48, 64).y[0][..., None], 3, axis=2)  # grey: no chroma planes
+    rgb = np.repeat(moving_clip(1, 48, 64).y[0][..., None], 3, axis=2)  # gray: no chroma planes
     clip = Clip.from_rgb(rgb[None], NTSC)
     direct = clip.rgb(0, width=32, height=24).astype(int)
     # The clip's way rounds once more, to one of 219 luma steps.
@@ -211,7 +211,7 @@ def test_resize_rgb_agrees_with_pillows_bicubic():
 
 def test_shrinking_does_not_alias():
     stripes = np.zeros((32, 64, 3), np.uint8)
-    stripes[:, ::2] = 255  # finer than the result can show: it must become grey
+    stripes[:, ::2] = 255  # finer than the result can show: it must become gray
     shrunk = resize_rgb(stripes, width=16, height=8)[:, 2:-2]
     assert np.abs(shrunk.astype(int) - 127).max() <= 6
 
@@ -222,7 +222,7 @@ def test_shrinking_does_not_alias():
     width=st.integers(8, 40),
     height=st.integers(8, 40),
 )
-def test_resizing_a_flat_colour_keeps_it_exactly(rgb, width, height):
+def test_resizing_a_flat_color_keeps_it_exactly(rgb, width, height):
     resized = resize_rgb(np.full((18, 26, 3), rgb, np.uint8), width=width, height=height)
     assert np.array_equal(resized, np.full((height, width, 3), rgb, np.uint8))
 

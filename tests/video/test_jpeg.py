@@ -32,7 +32,7 @@ def test_the_same_image_gives_the_same_baseline_420_file():
 
 
 @pytest.mark.parametrize(("quality", "luma_dc_step"), [(100, 1), (75, 8), (50, 16), (25, 32)])
-def test_the_quantiser_is_the_standards_table_scaled(quality, luma_dc_step):
+def test_the_quantizer_is_the_standards_table_scaled(quality, luma_dc_step):
     # The table's first entry is 16; below 50 it is multiplied by 50 / quality, from 50 on by
     # 2 - quality / 50, and at least 1.
     assert opened(encode_jpeg(RGB, quality=quality)).quantization[0][0] == luma_dc_step
@@ -46,7 +46,7 @@ def test_a_lower_quality_is_smaller_and_further_from_the_image():
 
 
 @pytest.mark.parametrize("quality", [100, 50, 5])
-def test_it_is_decoded_to_the_colours_that_pillow_sees(quality):
+def test_it_is_decoded_to_the_colors_that_pillow_sees(quality):
     jpeg = encode_jpeg(RGB, quality=quality)
     theirs = np.asarray(opened(jpeg).convert("RGB")).astype(int)
     difference = decode(jpeg).rgb(0) - theirs
@@ -56,14 +56,14 @@ def test_it_is_decoded_to_the_colours_that_pillow_sees(quality):
     assert np.abs(difference).mean() < 1.5
 
 
-def test_full_range_grey_becomes_limited_luma():
+def test_full_range_gray_becomes_limited_luma():
     ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (32, 1))
     clip = decode(encode_jpeg(np.dstack([ramp] * 3), quality=100))
     assert np.abs(clip.y[0] - (16 + ramp * (219 / 255))).max() <= 1.5
     assert np.abs(clip.u - 128.0).max() <= 1
 
 
-def test_a_bitmap_is_decoded_to_its_own_colours():
+def test_a_bitmap_is_decoded_to_its_own_colors():
     smooth = moving_clip(1, height=48, width=64).rgb(0)
     difference = decode(bmp(smooth)).rgb(0) - smooth.astype(int)
     assert np.abs(difference.mean(axis=(0, 1))).max() < 0.5

@@ -83,8 +83,8 @@ def test_ssim_is_lumas_and_close_to_skimages(reference, distorted):
 
 
 def test_ssim_and_xpsnr_do_not_look_at_chroma(reference, distorted):
-    grey = np.full_like(distorted.u, 128)
-    plain, other = measured(reference, distorted), measured(reference, replace(distorted, u=grey))
+    gray = np.full_like(distorted.u, 128)
+    plain, other = measured(reference, distorted), measured(reference, replace(distorted, u=gray))
     assert (plain.ssim, plain.xpsnr_db) == (other.ssim, other.xpsnr_db)
     assert plain.psnr_rgb_db > other.psnr_rgb_db
 
@@ -151,7 +151,7 @@ def test_a_clip_below_xpsnrs_smallest_block_gets_psnr():
     assert quality.xpsnr_db != quality.psnr_y_db
 
 
-def test_every_figure_falls_as_the_quantiser_rises(reference):
+def test_every_figure_falls_as_the_quantizer_rises(reference):
     figures = [
         astuple(measured(reference, decode(encode_h264(reference, qp=qp)))) for qp in (6, 22, 38)
     ]

@@ -14,7 +14,7 @@ MODEL = MaskingModel()
 
 
 def clip_of(luma):
-    """A grey clip of [T, H, W] luma."""
+    """A gray clip of [T, H, W] luma."""
     y = np.clip(np.rint(luma), 0, 255).astype(np.uint8)
     chroma = np.full((y.shape[0], y.shape[1] // 2, y.shape[2] // 2), 128, np.uint8)
     times = tuple(Fraction(index) for index in range(len(y)))
@@ -53,11 +53,11 @@ def test_motion_hides_what_a_resting_ground_shows():
 
 
 @pytest.mark.parametrize("level", [30, 220])
-def test_dark_and_bright_grounds_hide_more_than_mid_grey(level):
+def test_dark_and_bright_grounds_hide_more_than_mid_gray(level):
     assert seen(flat(level)) < seen(flat(127))
 
 
-def test_the_threshold_on_a_flat_resting_mid_grey_ground_is_the_base():
+def test_the_threshold_on_a_flat_resting_mid_gray_ground_is_the_base():
     threshold = visibility_threshold(clip_of(flat(127)), MODEL)
     assert threshold.shape == (3, 48, 64)
     np.testing.assert_allclose(threshold, MODEL.base, rtol=1e-5)

@@ -21,7 +21,7 @@ def random_clip(num_frames=2, height=16, width=16, *, seed=0, fps=NTSC):
 
 
 def moving_clip(num_frames=8, height=48, width=64, *, seed=0, fps=NTSC):
-    """Smooth coloured waves that move, with a little fixed texture: content like a camera's."""
+    """Smooth colored waves that move, with a little fixed texture: content like a camera's."""
     rng = np.random.default_rng(seed)
     texture = rng.normal(0, 4, (height, width, 3))
     rows, columns = np.mgrid[:height, :width]

@@ -21,7 +21,7 @@ _AT_ONCE = 64  # examples in memory, images and all
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labeled:
     """Labels of a split's examples, in stored order; NaN where a level is missing.
 
     Attributes:
@@ -49,7 +49,7 @@ class Labelled:
         return np.stack([part[:, columns] for part in parts], axis=-1)
 
 
-def read_labels(dataset: str | Path, split: str, records: Records) -> Labelled:
+def read_labels(dataset: str | Path, split: str, records: Records) -> Labeled:
     """Reads a split's labels; no image is decoded.
 
     They stand in a table beside the examples. Of a dataset without one every example is read.
@@ -64,8 +64,8 @@ def read_labels(dataset: str | Path, split: str, records: Records) -> Labelled:
     """
     table = read_label_table(dataset, split, len(records), (LEVELS, _SAMPLES_COLUMN))
     if table is None:
-        return _labelled(map(_row_of, _one_by_one(records)))
-    return _labelled(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        return _labeled(map(_row_of, _one_by_one(records)))
+    return _labeled(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def has_level(targets: np.ndarray) -> np.ndarray:
@@ -79,10 +79,10 @@ def present_means(values: np.ndarray) -> np.ndarray:
     return np.mean(values, axis=0, where=np.isfinite(values))
 
 
-def _labelled(rows: Iterable[_Row]) -> Labelled:
+def _labeled(rows: Iterable[_Row]) -> Labeled:
     labels = np.array([_with_moments(*row) for row in rows], np.float32)
     labels = labels.reshape(-1, 3, len(IMAGES) - 1)
-    return Labelled(labels[:, 0], labels[:, 1], labels[:, 2])
+    return Labeled(labels[:, 0], labels[:, 1], labels[:, 2])
 
 
 def _with_moments(

@@ -1,4 +1,4 @@
-"""What a stage minimises and measures, per example; reduction comes last, and elsewhere."""
+"""What a stage minimizes and measures, per example; reduction comes last, and elsewhere."""
 
 import math
 from collections.abc import Sequence

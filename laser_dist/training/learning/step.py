@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from laser_dist.training.examples.batch import Batch
 
-# Per example: model outputs and targets to {name: [B] values}; "loss" is what is minimised. NaN in
+# Per example: model outputs and targets to {name: [B] values}; "loss" is what is minimized. NaN in
 # another value says that the example has none; in the loss it is a fault.
 Objective = Callable[[Any, Any], dict[str, Any]]
 

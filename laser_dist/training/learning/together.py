@@ -134,7 +134,7 @@ def check_shared(strategy: tf.distribute.Strategy, store: RunStore, *, is_chief:
 def share_statistics(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> None:
     """Gives all replicas the mean of what each has of a variable.
 
-    Batch norms that are not synchronised take the moments of their replica's part of a batch, and
+    Batch norms that are not synchronized take the moments of their replica's part of a batch, and
     each keeps moving means of its own. What is measured, saved and gone on from is the mean over
     all.
 
@@ -161,7 +161,7 @@ def share_statistics(strategy: tf.distribute.Strategy, variables: Sequence[Any])
         variable.assign(strategy.experimental_local_results(summed)[0].numpy() / total)
 
 
-def synchronise_norms(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
+def synchronize_norms(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
     """Lets a model's batch norms take the moments of the global batch, over all replicas.
 
     To be called before the model's step is traced. With one replica nothing changes, not a bit.
