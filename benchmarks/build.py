@@ -96,10 +96,10 @@ def make_clips(folder: Path, num_sources: int, num_frames: int = NUM_FRAMES) -> 
 def _make_source(folder: Path, number: int, num_frames: int) -> object:
     import numpy as np
 
-    from beam_pipelines.miniature.footage import load_photo, shipped_photographs
+    from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
     from laser_dist.jnd.labels import LevelLabel, SourceLabels
     from laser_dist.jnd.layout import FRAME_RATES, ClipName
-    from laser_dist.video.camera import draw_shot, film
+    from laser_dist.simulation.camera import draw_shot, film
     from laser_dist.video.codec import encode_h264
     from laser_dist.video.frames import Clip
 
@@ -270,9 +270,9 @@ def tell_rates() -> None:
     """Fits the constants of `beam_pipelines.dataset.build_cost`."""
     import numpy as np
 
-    from beam_pipelines.miniature.footage import load_photo, shipped_photographs
+    from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
     from laser_dist.jnd.layout import FRAME_RATES
-    from laser_dist.video.camera import draw_shot, film
+    from laser_dist.simulation.camera import draw_shot, film
     from laser_dist.video.codec import decode, encode_h264
     from laser_dist.video.frames import Clip
     from laser_dist.video.quality import measure_quality

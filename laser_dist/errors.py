@@ -1,28 +1,28 @@
-"""Errors that a user can mend."""
+"""Errors that the user can fix."""
 
 
 class UserError(Exception):
-    """Something the user gave, named or lacks; a command prints it as one line and exits with 2.
+    """An error in what the user gave or in the user's environment; commands exit with status 2.
+
+    A command prints it as `error: <message>` and, if there is a hint, `hint: <hint>`.
 
     Attributes:
-      what: what failed, and for which file, clip or setting.
-      expected: the rule that was not met.
-      got: the value that was found instead.
-      next_step: what the user can do about it.
+      message: one sentence that names the file, option or value and what is wrong with it.
+      hint: what to do about it, as one imperative sentence; empty if the message says it all.
     """
 
-    def __init__(self, what: str, expected: str, got: str, next_step: str) -> None:
+    def __init__(self, message: str, *fields: str, hint: str = "") -> None:
         # All fields reach the base class, so the error survives pickling from a worker.
-        super().__init__(what, expected, got, next_step)
-        self.what = what
-        self.expected = expected
-        self.got = got
-        self.next_step = next_step
+        super().__init__(message, *(fields or (hint,)))
+        if len(fields) == 3:  # the earlier form: what, expected, got, next step
+            self.what, (self.expected, self.got, self.next_step) = message, fields
+            message = f"{message}: expected {self.expected}, got {self.got}."
+        self.message = message
+        self.hint = fields[-1] if fields else hint
 
     def naming(self, other: str, place: str) -> "UserError":
-        """The same error with one place called by another name, as the user knows it."""
-        fields = (self.what, self.expected, self.got, self.next_step)
-        return UserError(*(text.replace(other, place) for text in fields))
+        """Return the same error with one location replaced by the name that the user gave it."""
+        return UserError(*(text.replace(other, place) for text in (self.message, self.hint)))
 
     def __str__(self) -> str:
-        return f"{self.what}: expected {self.expected}, got {self.got}. {self.next_step}"
+        return f"{self.message} {self.hint}".rstrip()

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from beam_pipelines.miniature.footage import Footage
+from beam_pipelines.synthetic.footage import Footage
 
 
 def photographs(folder, count=3, *, height=130, width=160):

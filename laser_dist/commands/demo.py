@@ -84,8 +84,8 @@ class _Step:
 
 
 def _make_miniature(terminal: Terminal, folder: Path, seed: int) -> None:
-    from beam_pipelines.miniature.footage import shipped_photographs
-    from beam_pipelines.miniature.videoset import VideosetSettings
+    from beam_pipelines.synthetic.footage import shipped_photographs
+    from beam_pipelines.synthetic.videoset import VideosetSettings
 
     num_sources = miniature.LIKES["videoset"].num_sources
     settings = VideosetSettings(num_sources=num_sources, qps=QPS, seed=seed)

@@ -16,9 +16,9 @@ from laser_dist.commands.wording import count_text, counting
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from beam_pipelines.miniature.footage import Footage
-    from beam_pipelines.miniature.pipeline import Settings
     from beam_pipelines.rejects import Reject
+    from beam_pipelines.synthetic.footage import Footage
+    from beam_pipelines.synthetic.pipeline import Settings
     from laser_dist.commands.terminal import Terminal
 
 HELP = "make a small VideoSet or MCL-JCI from photographs, with simulated viewers"
@@ -142,10 +142,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     """The settings that a command line asks for."""
     num_sources = arguments.num_sources or LIKES[arguments.like].num_sources
     if arguments.like == "mcl-jci":
-        from beam_pipelines.miniature.mcl_jci import MclJciSettings
+        from beam_pipelines.synthetic.mcl_jci import MclJciSettings
 
         return MclJciSettings(num_sources=num_sources, seed=arguments.seed)
-    from beam_pipelines.miniature.videoset import VideosetSettings
+    from beam_pipelines.synthetic.videoset import VideosetSettings
 
     qps = arguments.qps or parse_qps("all")
     return VideosetSettings(num_sources=num_sources, qps=qps, seed=arguments.seed)
@@ -179,7 +179,7 @@ def find_footage(
     Raises:
       UserError: a folder that is not there, or holds nothing that can be used.
     """
-    from beam_pipelines.miniature.footage import photographs_in, shipped_photographs, videos_in
+    from beam_pipelines.synthetic.footage import photographs_in, shipped_photographs, videos_in
 
     footage, rejects = shipped_photographs(), ()
     long_enough = partial(videos_in, min_frames=num_frames)
@@ -231,9 +231,9 @@ def make_or_reuse(
     Raises:
       UserError: another miniature lies there, or the place cannot be written.
     """
-    from beam_pipelines.miniature.pipeline import draw_takes, make_miniature, marker_of
     from beam_pipelines.progress import watch_progress
     from beam_pipelines.runner import local_options
+    from beam_pipelines.synthetic.pipeline import draw_takes, make_miniature, marker_of
 
     with terminal.live_line() as show:
         show("looking at the footage")

@@ -12,7 +12,7 @@ from laser_dist.training.storage.logs import events_in, events_path
 from laser_dist.training.storage.run_store import RunStore
 
 # What TensorFlow raises in the workers that are left when another one is lost.
-_LEFT_BEHIND = ("Unavailable", "Aborted", "Canceled", "DeadlineExceeded", "Internal", "Unknown")
+_LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal", "Unknown")
 # Of Ray, which ends a worker before the machine's memory is full.
 _FULL = re.compile(r"Memory on the node \(IP: ([^,)]+).*?was (.+? used / .+? limit)")
 

@@ -1,6 +1,6 @@
 """Tiny footage and settings for the tests of the miniature's pipeline."""
 
-from beam_pipelines.miniature.videoset import VideosetSettings
+from beam_pipelines.synthetic.videoset import VideosetSettings
 
 TINY = VideosetSettings(num_sources=4, width=64, height=48, num_frames=3, qps=(22, 28, 34, 40))
 

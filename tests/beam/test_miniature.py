@@ -7,8 +7,11 @@ from miniature_fakes import TINY, contents
 from photographs import photographs
 from PIL import Image
 
-from beam_pipelines.miniature.footage import Footage
-from beam_pipelines.miniature.pipeline import (
+from beam_pipelines.rejects import Reject
+from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.runner import local_options
+from beam_pipelines.synthetic.footage import Footage
+from beam_pipelines.synthetic.pipeline import (
     Take,
     draw_takes,
     fingerprint,
@@ -16,14 +19,11 @@ from beam_pipelines.miniature.pipeline import (
     marker_of,
     marker_text,
 )
-from beam_pipelines.miniature.videoset import CodedClip, VideosetSettings, judge, make_clip
-from beam_pipelines.rejects import Reject
-from beam_pipelines.rejects_table import read_rejects
-from beam_pipelines.runner import local_options
+from beam_pipelines.synthetic.videoset import CodedClip, VideosetSettings, judge, make_clip
 from laser_dist.errors import UserError
 from laser_dist.jnd.labels import read_videoset_labels
 from laser_dist.jnd.layout import FRAME_RATES, parse_clip_name
-from laser_dist.video.camera import Shot
+from laser_dist.simulation.camera import Shot
 from laser_dist.video.codec import decode, encode_h264, x264_settings_of
 from laser_dist.video.frames import Clip
 
@@ -128,7 +128,7 @@ def test_an_interrupted_miniature_leaves_nothing_that_looks_whole(footage, tmp_p
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("beam_pipelines.miniature.pipeline.marker_text", interrupt)
+    monkeypatch.setattr("beam_pipelines.synthetic.pipeline.marker_text", interrupt)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         make_miniature(footage, TINY, tmp_path / "mini", local_options(1))
     assert list(tmp_path.iterdir()) == []

@@ -8,17 +8,17 @@ from miniature_fakes import contents
 from photographs import photographs
 from PIL import Image
 
-from beam_pipelines.miniature.footage import Footage
-from beam_pipelines.miniature.mcl_jci import (
+from beam_pipelines.rejects import Reject
+from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.runner import local_options
+from beam_pipelines.synthetic.footage import Footage
+from beam_pipelines.synthetic.mcl_jci import (
     CodedImage,
     MclJciSettings,
     judge,
     make_image,
 )
-from beam_pipelines.miniature.pipeline import draw_takes, fingerprint, make_miniature, marker_of
-from beam_pipelines.rejects import Reject
-from beam_pipelines.rejects_table import read_rejects
-from beam_pipelines.runner import local_options
+from beam_pipelines.synthetic.pipeline import draw_takes, fingerprint, make_miniature, marker_of
 from laser_dist.errors import UserError
 from laser_dist.jnd.layout import FRAME_RATES
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels

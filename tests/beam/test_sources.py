@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_pipelines.miniature.footage import (
+from beam_pipelines.synthetic.footage import (
     load_photo,
     photo_size,
     photographs_in,

@@ -4,8 +4,8 @@ import pytest
 from photographs import photographs
 from videoset_builds import SETTINGS, build
 
-from beam_pipelines.miniature.pipeline import make_miniature
 from beam_pipelines.runner import local_options
+from beam_pipelines.synthetic.pipeline import make_miniature
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from photographs import photographs
 from PIL import Image
 
 from beam_pipelines.inputs.mcl_jci_files import take_inventory
-from beam_pipelines.miniature.mcl_jci import MclJciSettings
-from beam_pipelines.miniature.pipeline import make_miniature
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import list_files
+from beam_pipelines.synthetic.mcl_jci import MclJciSettings
+from beam_pipelines.synthetic.pipeline import make_miniature
 from laser_dist.errors import UserError
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 from laser_dist.video.codec import decode

@@ -6,9 +6,9 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from beam_pipelines.inputs.videoset_files import take_inventory
-from beam_pipelines.miniature.videoset import VideosetSettings
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import list_files
+from beam_pipelines.synthetic.videoset import VideosetSettings
 from laser_dist.jnd.layout import FRAME_RATES
 from laser_dist.video.codec import decode, encode_h264
 from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder, VideosetJndConfig

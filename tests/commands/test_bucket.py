@@ -16,9 +16,9 @@ from dataflow_api import JOB_ID, stand_in
 from photographs import photographs
 from s3 import local_s3
 
-from beam_pipelines.miniature.pipeline import make_miniature
-from beam_pipelines.miniature.videoset import VideosetSettings
 from beam_pipelines.runner import local_options
+from beam_pipelines.synthetic.pipeline import make_miniature
+from beam_pipelines.synthetic.videoset import VideosetSettings
 
 pytestmark = [pytest.mark.beam, pytest.mark.slow]
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from command_line import laser_jnd
 
-from beam_pipelines.miniature.footage import shipped_photographs
-from beam_pipelines.miniature.pipeline import make_miniature
-from beam_pipelines.miniature.videoset import VideosetSettings
 from beam_pipelines.runner import local_options
+from beam_pipelines.synthetic.footage import shipped_photographs
+from beam_pipelines.synthetic.pipeline import make_miniature
+from beam_pipelines.synthetic.videoset import VideosetSettings
 from laser_dist.jnd.labels import read_videoset_labels
 
 pytestmark = [

@@ -119,9 +119,9 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 
 @pytest.mark.slow
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
-    from beam_pipelines.miniature import mcl_jci as miniature_mcl_jci
-    from beam_pipelines.miniature import videoset as miniature_videoset
     from beam_pipelines.rejects import MAX_REJECTED_SHARE
+    from beam_pipelines.synthetic import mcl_jci as miniature_mcl_jci
+    from beam_pipelines.synthetic import videoset as miniature_videoset
     from laser_dist.models.variants import VARIANTS
     from laser_dist.training.presets import PRESETS
     from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_pipelines.miniature.pipeline import Take, check_sources_and_size, expect, take_frames
 from beam_pipelines.progress import finished_clips
+from beam_pipelines.synthetic.pipeline import Take, check_sources_and_size, expect, take_frames
 from laser_dist.jnd.labels import (
     MAX_QP,
     LevelLabel,
@@ -16,10 +16,10 @@ from laser_dist.jnd.labels import (
     label_file_name,
 )
 from laser_dist.jnd.layout import FRAME_RATES, ClipName, source_id
-from laser_dist.jnd.observers import NUM_LEVELS, Judgment, Panel, judge_clip
+from laser_dist.simulation.observers import NUM_LEVELS, Judgment, Panel, judge_clip
+from laser_dist.simulation.visibility import MaskingModel, visibility, visibility_threshold
 from laser_dist.video.codec import VIDEOSET, decode, encode_h264
 from laser_dist.video.frames import Clip
-from laser_dist.video.visibility import MaskingModel, visibility, visibility_threshold
 
 RATE = 30
 ALL_QPS = tuple(range(1, MAX_QP + 1))

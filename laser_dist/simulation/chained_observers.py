@@ -1,6 +1,6 @@
 """Simulated viewers under MCL-JCI's protocol: each goes down the quality factors alone.
 
-The viewers are those of `laser_dist.jnd.observers`, who see one number per coded image, its
+The viewers are those of `laser_dist.simulation.observers`, who see one number per coded image, its
 visibility. The protocol is MCL-JCI's (Jin et al. 2016): a viewer compares with the JPEG of quality
 factor 100 and finds the highest one that looks different; that image is what this viewer compares
 with next, and so on downwards. No anchor is shared, so a viewer who sees well has more levels.
@@ -9,8 +9,8 @@ with next, and so on downwards. No anchor is shared, so a viewer who sees well h
 import numpy as np
 from numpy.typing import NDArray
 
-from laser_dist.jnd.observers import Panel, needed_visibility, visibility_curve
 from laser_dist.jnd.scale import QF
+from laser_dist.simulation.observers import Panel, needed_visibility, visibility_curve
 
 MAX_LEVELS = 8
 """The most levels that a viewer of MCL-JCI has."""

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_clips import moving_clip
 
+from laser_dist.simulation.visibility import MaskingModel, visibility, visibility_threshold
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.frames import Clip
-from laser_dist.video.visibility import MaskingModel, visibility, visibility_threshold
 
 MODEL = MaskingModel()
 

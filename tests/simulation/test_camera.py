@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laser_dist.video.camera import Shot, draw_shot, film
+from laser_dist.simulation.camera import Shot, draw_shot, film
 
 STILL = Shot(
     center_x=64.0, center_y=48.0, window_width=64.0, pan_x=0.0, pan_y=0.0, zoom=1.0, shake=0.0,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.jnd.observers import Panel, first_noticed, judge_clip, visibility_curve
 from laser_dist.jnd.sur import level_at_share
+from laser_dist.simulation.observers import Panel, first_noticed, judge_clip, visibility_curve
 
 PANEL = Panel()
 GRID = np.array([16, 20, 24, 27, 30, 33, 36, 40, 45])

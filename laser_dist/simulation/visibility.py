@@ -24,7 +24,7 @@ class MaskingModel:
     standard deviation of the reference and M the local mean absolute difference to the frame
     before. `luminance` is 1 at mid gray and rises toward dark and bright (Chou and Li 1995).
 
-    The defaults are set so that a panel of `laser_dist.jnd.observers` gives the miniature levels
+    The defaults are set so that a panel of `simulation.observers` gives the miniature levels
     spread like VideoSet's at 640x360.
 
     Attributes:

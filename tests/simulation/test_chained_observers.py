@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.jnd.chained_observers import MAX_LEVELS, judge_image
-from laser_dist.jnd.observers import Panel
+from laser_dist.simulation.chained_observers import MAX_LEVELS, judge_image
+from laser_dist.simulation.observers import Panel
 
 PANEL = Panel()
 EXACT = Panel(num_viewers=2, viewer_spread=0.0, trial_spread=0.0, increment_spread=0.0)

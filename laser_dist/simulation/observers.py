@@ -1,7 +1,7 @@
 """Simulated viewers: they stand in for people where no judged video is at hand.
 
 What they see is one number per coded clip, its visibility: how far its errors stand out from the
-reference (`laser_dist.video.visibility`), 1 being the median viewer's threshold. People differ (the
+reference (`simulation.visibility`), 1 being the median viewer's threshold. People differ (the
 panel's spread) and nobody answers alike twice (the trial's spread); both are log-normal, so the
 share of viewers who notice a coded clip beside the reference is a cumulative normal of log
 visibility, the usual psychometric function.

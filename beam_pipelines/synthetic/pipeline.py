@@ -19,7 +19,6 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines.folders import complete_folder
-from beam_pipelines.miniature.footage import Footage, load_photo, photo_size
 from beam_pipelines.rejects import SOURCE, Reject
 from beam_pipelines.rejects_table import (
     REJECTS,
@@ -28,11 +27,12 @@ from beam_pipelines.rejects_table import (
     clear_failures,
 )
 from beam_pipelines.runner import run_to_end
+from beam_pipelines.synthetic.footage import Footage, load_photo, photo_size
 from laser_dist.errors import UserError
 from laser_dist.jnd.layout import MARKER_NAME
-from laser_dist.video.camera import Shot, draw_shot, film
+from laser_dist.simulation.camera import Shot, draw_shot, film
+from laser_dist.simulation.excerpt import Excerpt, draw_excerpt, read_excerpt
 from laser_dist.video.codec import MIN_SIZE, VideoError
-from laser_dist.video.excerpt import Excerpt, draw_excerpt, read_excerpt
 from laser_dist.video.frames import UInt8Array
 
 Labels = TypeVar("Labels")

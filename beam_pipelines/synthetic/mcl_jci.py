@@ -8,16 +8,16 @@ import numpy as np
 from PIL import Image
 
 from beam_pipelines.folders import unfinished_folder
-from beam_pipelines.miniature.pipeline import Take, check_sources_and_size, expect, take_frames
-from laser_dist.jnd.chained_observers import Chain, judge_image
+from beam_pipelines.synthetic.pipeline import Take, check_sources_and_size, expect, take_frames
 from laser_dist.jnd.mcl_jci_labels import ViewerChain, format_mcl_jci_viewers
 from laser_dist.jnd.mcl_jci_layout import ImageName, TextName, source_id
-from laser_dist.jnd.observers import Panel
 from laser_dist.jnd.scale import QF
+from laser_dist.simulation.chained_observers import Chain, judge_image
+from laser_dist.simulation.observers import Panel
+from laser_dist.simulation.visibility import MaskingModel, visibility, visibility_threshold
 from laser_dist.video.codec import decode
 from laser_dist.video.frames import UInt8Array
 from laser_dist.video.jpeg import QUALITIES, encode_jpeg, jpeg_encoder
-from laser_dist.video.visibility import MaskingModel, visibility, visibility_threshold
 
 LIKE = "mcl-jci"
 ALL_QFS = tuple(QUALITIES)
