@@ -1,66 +1,16 @@
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from laser_dist.commands import evaluate, predict
+from laser_dist.commands import predict
 from laser_dist.commands.terminal import Terminal
-from laser_dist.evaluation.dataset import DatasetInfo
-from laser_dist.evaluation.metrics import PredictorScore
-from laser_dist.evaluation.quality_table import QualityCurve
-from laser_dist.evaluation.results import assess
-from laser_dist.evaluation.sources import SourceTable
-from laser_dist.evaluation.sur_errors import compare_sur
 from laser_dist.jnd.normal_sur import normal_level
-from laser_dist.jnd.scale import QF, scale_named
+from laser_dist.jnd.scale import scale_named
 from laser_dist.models.answer import Answer
 from laser_dist.prediction.predict import ClipPrediction
-
-SCORE = PredictorScore(
-    abs_error=(2.5, 3.0, 10.25),
-    abs_error_interval=((2.0, 3.0), (2.5, 3.5), (9.0, 11.5)),
-    abs_psnr_error_db=(1.5, 2.0, 2.5),
-    abs_psnr_error_db_interval=((1.0, 2.0), (1.5, 2.5), (2.0, 3.0)),
-    mean_abs_error=5.25,
-    ratio_to_constant=0.75,
-    ratio_to_constant_interval=(0.7, 0.8),
-)
-SCORES = dict.fromkeys(("mj-lat", "constant", "si-ti-ridge", "si-ti-trees"), SCORE)
-
-
-def test_rows_of_the_figures():
-    rows = evaluate.level_rows({"mj-lat": SCORE}, "QP")
-    assert rows == [
-        ["|ΔQP|", ""],
-        ["JND1", "2.50 (2.00–3.00)"],
-        ["JND2", "3.00 (2.50–3.50)"],
-        ["JND3", "10.25 (9.00–11.50)"],
-        ["mean", "5.25"],
-    ]
-    assert evaluate.psnr_rows({"mj-lat": SCORE})[1] == ["JND1", "1.50 dB"]
-    assert evaluate.ratio_rows({"mj-lat": SCORE}) == [["ratio", "0.75 (0.70–0.80)"]]
-
-
-@pytest.mark.parametrize("columns", [60, 80])
-def test_the_table_fits_and_keeps_every_figure(columns, monkeypatch):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    file = io.StringIO()
-    sections = [evaluate.level_rows(SCORES, "QP"), evaluate.ratio_rows(SCORES)]
-    Terminal(file).table(["", *SCORES], sections)
-    lines = file.getvalue().splitlines()
-    assert max(map(len, lines)) <= columns
-    for figure in ("(2.00–3.00)", "10.25", "(9.00–11.50)"):  # in one line, or in two
-        assert file.getvalue().count(figure) == 4
-
-
-@pytest.mark.parametrize(("columns", "lines"), [(60, 2), (80, 2), (120, 1)])
-def test_intervals_stand_in_one_line_or_all_below_their_means(columns, lines):
-    header, section = ["", *SCORES], evaluate.level_rows(SCORES, "QP")
-    ((_, *rows),) = evaluate.within(columns, header, [section])
-    assert {cell.count("\n") + 1 for row in rows[:3] for cell in row[1:]} == {lines}
 
 
 def make_prediction(
@@ -88,51 +38,6 @@ def make_prediction(
         at_share=at_share,
         quantizers=np.rint(at_share).astype(int),
     )
-
-
-def said(results, columns, monkeypatch):
-    """What is printed of an evaluation."""
-    monkeypatch.setenv("COLUMNS", str(columns))
-    file = io.StringIO()
-    evaluate.say_results(Terminal(file), results)
-    return file.getvalue()
-
-
-@pytest.fixture
-def results():
-    """Of quality factors; one clip's bits are not known, and no clip has a third level."""
-    levels = np.array([[34, 23, 18], [40, 30, 20], [28, 22, 19]], np.float64)
-    there = levels * np.where([True, True, False], 1, np.nan)
-    names = ("a", "b", "c")
-    test = SourceTable(source_ids=names, group_ids=names, levels=there, activity=np.ones((3, 2)))
-    factors = np.arange(1.0, 101)
-    curve = QualityCurve(factors, 20 + factors / 4, 1e4 * factors)
-    curves = dict.fromkeys(names, curve)
-    curves["b"] = replace(curve, num_bits=np.full(100, np.nan))
-    predictions = {"mj-lat": levels + 1, "constant": levels * 0 + 25, "si-ti-ridge": levels + 3}
-    info = DatasetInfo(name="d", version="1", fingerprint="f", simulated=False, scale=QF)
-    return assess(test, curves, predictions, dataset=info, model="mj-lat", seed=0)
-
-
-def test_an_evaluation_of_quality_factors_says_so_and_fits(results, monkeypatch):
-    text = said(results, 80, monkeypatch)
-    assert "QP" not in text
-    assert "nan" not in text
-    assert "|ΔQF|" in text
-    assert max(map(len, text.splitlines())) <= 80
-    block = text[text.index("bits saved, against QF 100") :].splitlines()
-    assert block[0].split()[-2:] == ["viewers", "mj-lat"]
-    rows = [line.split("  ") for line in block if line.startswith("JND")]
-    assert [row[0] for row in rows] == ["JND1", "JND2", "JND3"]
-    assert [rows[2][-1].strip(), rows[2][-2].strip()] == ["–", ""]
-    assert "Bits are not known of 1 clip." in text
-
-
-def test_where_no_bits_are_known_the_block_is_left_out(results, monkeypatch):
-    saved = replace(results.bits_saved, num_sources=0, num_left_out=6)
-    text = said(replace(results, bits_saved=saved), 80, monkeypatch)
-    assert "bits saved" not in text
-    assert "Bits are not known of 6 clips." in text
 
 
 @pytest.mark.parametrize(
@@ -196,20 +101,3 @@ def test_spreads_and_the_share_are_told_where_there_are_any():
 
 def test_a_level_shows_what_was_rounded():
     assert predict.level_texts(make_prediction([26.63, 31.0])) == ["27 (26.6)", "31 (31.0)"]
-
-
-@pytest.mark.parametrize("columns", [60, 80])
-def test_curves_of_satisfied_viewers_are_told_where_the_model_gives_spreads(
-    results, columns, monkeypatch
-):
-    assert "satisfied" not in said(results, columns, monkeypatch)
-    viewers = ((np.array([34, 36]), np.array([23, 25]), np.array([], int)),) * 3
-    test = replace(results.test, viewer_samples=viewers)
-    own, spreads = results.predictors["mj-lat"].predicted, np.full((3, 3), 1.5)
-    sur = compare_sur(test, test, own, spreads, model="mj-lat", scale=QF, seed=0)
-    text = said(replace(results, sur=sur), columns, monkeypatch)
-    assert "satisfied viewers" in text
-    assert max(map(len, text.splitlines())) <= columns
-    score = sur.predictors["mj-lat"].score
-    assert text.count(f"{score.abs_difference[0] * 100:.1f} %") >= 1
-    assert "nan" not in text
