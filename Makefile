@@ -1,43 +1,59 @@
-# The project's own commands. They need Python 3.11 to 3.13 and make, nothing else.
+# Commands for developers. They need only Python 3.11 to 3.13 and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-cluster lint lock wheel clean
+.PHONY: help demo check test test-cluster coverage lint format lock wheel clean
 
-help:  ## Show what there is.
+# Tests that take more than a few seconds, start servers or need hardware.
+SLOW := slow or ray or beam or alone or gpu
+# The same Hypothesis examples in each run; run pytest by hand to search for new ones.
+check test coverage: export HYPOTHESIS_PROFILE := ci
+
+help:  ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo:  ## Photographs to report, on this machine, in minutes.
+demo:  ## Run everything on this machine, from photographs to a report, in minutes.
 	@if $(MAKE) --question $(VENV)/.installed 2>/dev/null; \
 	  then echo "Reused: $(VENV), the environment"; else $(MAKE) --no-print-directory $(VENV)/.installed; fi
 	@$(BIN)/laser-jnd demo
 
-test: $(VENV)/.installed-dev lint  ## Every check and every test this machine can run.
+check: $(VENV)/.installed-dev lint  ## Run what each commit must pass: format, lint, types, fast tests.
+	@$(BIN)/python -m pytest --quiet --numprocesses auto --dist worksteal -m "not ($(SLOW))"
+
+test: $(VENV)/.installed-dev lint  ## Run every check and every test that this machine can run.
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
-test-cluster: $(VENV)/.installed-dev  ## Train across two hosts, one of which is cut off; needs root.
+test-cluster: $(VENV)/.installed-dev  ## Train across two hosts and cut one off; needs root.
 	@$(BIN)/python tests/two_hosts/acts.py $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## Format, lint and type checks.
+coverage: $(VENV)/.installed-dev  ## Run the tests and print branch coverage per package.
+	@$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile -m "not alone" --cov --cov-report=
+	@$(BIN)/python tests/coverage_by_package.py
+
+lint: $(VENV)/.installed-dev  ## Check format, lint and types.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 
-lock: $(VENV)/.installed-dev  ## Resolve the pinned set anew, for every Python we support.
+format: $(VENV)/.installed-dev  ## Format the code and sort its imports.
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+lock: $(VENV)/.installed-dev  ## Resolve the pinned packages again, for every supported Python.
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --upgrade \
 	  --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q pyproject.toml -o requirements.lock
 
 wheel: $(VENV)/.installed-dev  ## Build the wheel under dist/.
 	$(BIN)/python -m build --wheel
 
-clean:  ## Remove the environment and what was built; runs/ stays.
+clean:  ## Remove the environment and built files; keep runs/.
 	rm -rf $(VENV) build dist *.egg-info
 
 $(VENV)/bin/uv: requirements.lock
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, but {sys.executable} is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12 ...")'
 	@echo "Making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
