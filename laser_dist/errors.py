@@ -1,5 +1,10 @@
 """Errors that the user can fix."""
 
+import difflib
+from collections.abc import Iterable
+
+HINT = "hint: "  # before the hint, where an error is printed
+
 
 class UserError(Exception):
     """An error in what the user gave or in the user's environment; commands exit with status 2.
@@ -25,4 +30,11 @@ class UserError(Exception):
         return UserError(*(text.replace(other, place) for text in (self.message, self.hint)))
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        # On a line of its own, the hint can be found again in the text of a worker's traceback.
+        return f"{self.message}\n{HINT}{self.hint}" if self.hint else self.message
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `Did you mean "x"?` with the most similar of the known names, or "" if none is."""
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return f'Did you mean "{found[0]}"?' if found else ""

@@ -1,4 +1,4 @@
-"""What an exception means to the user: an exit status and one line."""
+"""What an exception means to the user: an exit status, a message and a hint."""
 
 import errno
 import os
@@ -6,67 +6,72 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from laser_dist.errors import UserError
+from laser_dist.errors import HINT, UserError
 
 USER_ERROR = 2
-OUR_FAULT = 1
-MAX_LINE = 400
+BUG = 1
+MAX_LENGTH = 400  # of the message of a bug; the traceback has all of it
+DEBUG_HINT = "Run it again with --debug to see the traceback."
 
-_FULL = "room on the disk", "Free some space, or name another folder."
-_READ_ONLY = "a disk that can be written", "Name another folder."
-_DENIED = "permission to use it", "Change its permissions, or name another."
-_DISK_RULES = {
+_FULL = "Free some space, or use another location."
+_READ_ONLY = "Use a location that can be written."
+_DENIED = "Change its permissions, or use another location."
+_DISK_HINTS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EROFS: _READ_ONLY,
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
-    errno.EEXIST: ("a folder, or nothing", "Name another."),
-    errno.ENOTDIR: ("folders on the way to it", "Name another folder."),
+    errno.EEXIST: "Use another location.",
+    errno.ENOTDIR: "Use another location.",
 }
-# Beam and Ray hand an error of a worker on as the text of its traceback. These are the ones whose
+# Beam and Ray pass on a worker's error as the text of its traceback. These are the errors whose
 # message is written for the user.
-_CARRIED = re.compile(r"\b(?:UserError|VideoError|LabelFileError|FloatingPointError): (.+)")
+_CARRIED = re.compile(
+    r"\b(?:UserError|VideoError|UnreadableClip|LabelFileError|FloatingPointError): (.+)"
+    rf"(?:\n{HINT}(.+))?"
+)
+_BEAM_STEP = re.compile(r" ?\[while running [^\]]*\]")  # added by Beam to a message
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Explanation:
     """How a command ends after an exception.
 
     Attributes:
-      status: exit status: 2 for what the user can mend, 1 for a fault of ours.
-      line: what to say, without a line break.
+      status: exit status: 2 for what the user can fix, 1 for a bug.
+      message: what is wrong, on one line.
+      hint: what to do about it, on one line; may be empty.
     """
 
     status: int
-    line: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """Return the lines to print on standard error."""
+        first = f"error: {self.message}"
+        if self.status == BUG:
+            first = f"internal {first} (this is a bug in laser-jnd)"
+        return f"{first}\n{HINT}{self.hint}" if self.hint else first
 
 
-def explain(error: BaseException) -> Verdict:
-    """Tells a user's error from ours, also where a worker's error comes as text.
-
-    Args:
-      error: that ended the command.
-    """
+def explain(error: BaseException) -> Explanation:
+    """Tell a user's error from a bug, also where a worker's error arrives as text."""
     chain = list(_chain(error))
     for each in chain:
         if isinstance(each, UserError):
-            return Verdict(USER_ERROR, one_line(str(each)))
-        if isinstance(each, OSError) and each.errno in _DISK_RULES:
-            return Verdict(USER_ERROR, _disk_line(each.errno, each.filename))
+            return _user_error(each.message, each.hint)
+        if isinstance(each, OSError) and each.errno in _DISK_HINTS:
+            return _disk_error(each.errno, each.filename)
     for text in map(str, chain):
-        # The last one: a traceback begins with what the worker was doing, and ends with the error.
+        # The last one: a traceback starts with what the worker was doing and ends with the error.
         for carried in _CARRIED.findall(text)[-1:]:
-            return Verdict(USER_ERROR, one_line(_without_beam_step(carried)))
-        for number in _DISK_RULES:
+            return _user_error(*carried)
+        for number in _DISK_HINTS:
             if os.strerror(number) in text:
-                return Verdict(USER_ERROR, _disk_line(number, _path_after(number, text)))
-    return Verdict(OUR_FAULT, f"{type(error).__name__}: {_gist(str(error))}")
-
-
-def one_line(text: str) -> str:
-    """The text with its line breaks taken out."""
-    return " ".join(text.split("\n")).strip()
+                return _disk_error(number, _path_after(number, text))
+    return Explanation(BUG, f"{type(error).__name__}: {_gist(str(error))}", DEBUG_HINT)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -77,27 +82,26 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _disk_line(number: int, path: object) -> str:
-    expected, next_step = _DISK_RULES[number]
-    what = "Writing" if path is None else f"Writing {path}"
-    return str(UserError(what, expected, os.strerror(number), next_step))
+def _user_error(message: str, hint: str) -> Explanation:
+    message, hint = (" ".join(_BEAM_STEP.sub("", text).split()) for text in (message, hint))
+    return Explanation(USER_ERROR, message, hint)
+
+
+def _disk_error(number: int, path: object) -> Explanation:
+    what = "Cannot write" if path is None else f"Cannot write {path}"
+    return Explanation(USER_ERROR, f"{what}: {os.strerror(number)}.", _DISK_HINTS[number])
 
 
 def _path_after(number: int, text: str) -> str | None:
-    """The path that Python's own wording of an OSError names, if it does."""
+    """Return the path that the text of an OSError names, if any."""
     match = re.search(re.escape(os.strerror(number)) + r": '([^']+)'", text)
     return match[1] if match else None
 
 
-def _without_beam_step(text: str) -> str:
-    """Beam adds its name of the step; repr of an exception leaves quotes."""
-    return re.sub(r" ?\[while running .*", "", text).strip()
-
-
 def _gist(text: str) -> str:
-    """The one line of a message that says most: of a traceback the last."""
+    """Return the most telling line of a message: of a traceback, the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return "no message"
     line = lines[-1] if lines[0].startswith("Traceback") or len(lines) > 3 else lines[0]
-    return line if len(line) <= MAX_LINE else line[: MAX_LINE - 1] + "…"
+    return line if len(line) <= MAX_LENGTH else line[: MAX_LENGTH - 1] + "…"

@@ -23,7 +23,7 @@ from laser_dist.commands import (
     submit,
     train,
 )
-from laser_dist.commands.faults import USER_ERROR, Verdict, explain
+from laser_dist.commands.faults import BUG, explain
 from laser_dist.commands.processes import Stopped, end_descendants, stop_on_signals
 from laser_dist.commands.quiet import prepare_environment
 
@@ -61,9 +61,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             with stop_on_signals():
                 status = parsed.run(parsed) or 0  # a job's, of `submit`; the others return nothing
         finally:
-            sys.stdout.flush()  # here, where an error can still be told; help is printed too
+            sys.stdout.flush()  # here, where an error can still be reported; help is printed too
     except Stopped as stopped:
-        _say_last("stopped")
+        _print_last("stopped")
         _leave_at_once(stopped.status)
     except BrokenPipeError:
         _give_up_stdout()
@@ -116,29 +116,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _fail(error: Exception, debug: bool) -> int:
-    verdict = explain(error)
+    explanation = explain(error)
     if debug:
         traceback.print_exception(error)
-    _say_last(_last_words(error, verdict, debug))
+    notes = getattr(error, "__notes__", []) if explanation.status == BUG else []
+    _print_last("\n".join([str(explanation), *notes]))
     end_descendants()
     try:
         sys.stdout.flush()
     except OSError:
         _give_up_stdout()
-    return verdict.status
+    return explanation.status
 
 
-def _last_words(error: Exception, verdict: Verdict, debug: bool) -> str:
-    if verdict.status == USER_ERROR:
-        return f"error: {verdict.line}"
-    where = "".join(f" {note}" for note in getattr(error, "__notes__", []))
-    hint = "" if debug else " Run it again with --debug for the traceback."
-    return f"fault: {verdict.line} (laser-jnd's, not yours).{hint}{where}"
-
-
-def _say_last(text: str) -> None:
+def _print_last(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody may be listening any more
-        print(f"laser-jnd: {text}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 def _leave_at_once(status: int) -> None:

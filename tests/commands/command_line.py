@@ -19,6 +19,16 @@ def laser_jnd(*arguments, **options):
     )
 
 
+def refusal(done):
+    """Return the message and the hint of a command that refused its input, and printed no more."""
+    assert (done.returncode, done.stdout) == (2, ""), done
+    message, *hint = done.stderr.splitlines()
+    assert message.startswith("error: "), done.stderr
+    assert all(line.startswith("hint: ") for line in hint), done.stderr
+    assert len(hint) <= 1, done.stderr
+    return " ".join([message.removeprefix("error: "), *(line[6:] for line in hint)])
+
+
 def marked_processes(mark):
     """Ids of the living processes that have inherited an environment variable of that name."""
     found = set()

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from command_line import laser_jnd
+from command_line import laser_jnd, refusal
 
 from beam_pipelines.runner import local_options
 from beam_pipelines.synthetic.footage import shipped_photographs
@@ -43,13 +43,6 @@ def build(manual_dir, data_dir, *options, dataset="videoset_jnd"):
 def facts(text):
     """A name and what stands behind it, from each line of a summary."""
     return dict(re.findall(r"^  (\S+)  +(.*)$", text, re.MULTILINE))
-
-
-def error_of(done):
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    return line.removeprefix("laser-jnd: error: ")
 
 
 def test_the_plan_counts_what_is_there_and_does_nothing(miniature, tmp_path):
@@ -94,12 +87,12 @@ def test_the_same_again_is_reused_and_another_refused_unless_asked_for(built, mi
     folder, _ = built
     again = build(miniature, folder)
     assert "Reused: " in again.stdout
-    line = error_of(build(miniature, folder, "--file-format", "parquet"))
+    line = refusal(build(miniature, folder, "--file-format", "parquet"))
     assert "expected files of parquet, got tfrecord. Replace it with --overwrite" in line
     shutil.copytree(miniature, tmp_path / "mini")
     path = next((tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264"))
     path.write_bytes(path.read_bytes() + bytes(8))
-    line = error_of(build(tmp_path / "mini", folder))
+    line = refusal(build(tmp_path / "mini", folder))
     assert "got one of other clips or labels" in line
     assert "--overwrite" in line
     replaced = build(tmp_path / "mini", folder, "--overwrite")
@@ -127,10 +120,10 @@ def test_other_settings_lie_beside_it_under_a_name_that_says_so(miniature, tmp_p
     ],
 )
 def test_options_that_cannot_be(options, text, miniature, tmp_path):
-    assert error_of(build(miniature, tmp_path / "data", *options)).startswith(text)
+    assert refusal(build(miniature, tmp_path / "data", *options)).startswith(text)
     assert not (tmp_path / "data").exists()
 
 
 def test_options_of_clips_are_refused_for_images(miniature, tmp_path):
     done = build(miniature, tmp_path / "data", "--all-frames", dataset="mcl_jci_jnd")
-    assert "it holds still images" in error_of(done)
+    assert "it holds still images" in refusal(done)

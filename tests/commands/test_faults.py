@@ -3,11 +3,11 @@ import os
 
 import pytest
 
-from laser_dist.commands.faults import MAX_LINE, OUR_FAULT, USER_ERROR, explain
+from laser_dist.commands.faults import BUG, DEBUG_HINT, MAX_LENGTH, USER_ERROR, Explanation, explain
 from laser_dist.errors import UserError
 
-USERS = UserError("Clip a", "a video", "a song", "Name another.")
-AS_TEXT = "Clip a: expected a video, got a song. Name another."
+ERROR = UserError("File a.txt is not a video.", hint="Choose another file.")
+EXPLAINED = Explanation(USER_ERROR, ERROR.message, ERROR.hint)
 
 
 def caused(error, cause):
@@ -15,54 +15,56 @@ def caused(error, cause):
     return error
 
 
-def test_a_users_error_is_told_as_it_is():
-    verdict = explain(USERS)
-    assert (verdict.status, verdict.line) == (USER_ERROR, AS_TEXT)
+def test_a_user_error_is_printed_as_an_error_and_a_hint():
+    assert explain(ERROR) == EXPLAINED
+    assert str(EXPLAINED) == "error: File a.txt is not a video.\nhint: Choose another file."
+    assert str(explain(UserError("No clip given."))) == "error: No clip given."
 
 
-def test_a_users_error_is_found_behind_another():
-    assert explain(caused(RuntimeError("worker failed"), USERS)).line == AS_TEXT
+def test_a_user_error_is_found_behind_another_error():
+    assert explain(caused(RuntimeError("worker failed"), ERROR)) == EXPLAINED
 
 
-def test_a_users_error_is_found_in_a_workers_traceback():
+@pytest.mark.parametrize("step", ["", " [while running 'Measure-ptransform-3']"])
+def test_a_user_error_is_found_in_the_traceback_of_a_worker(step):
     text = (
         'Traceback (most recent call last):\n  File "x.py", line 3, in f\n'
-        f"laser_dist.video.containers.VideoError: {AS_TEXT} [while running 'Measure-ptransform-3']"
+        f"laser_dist.video.containers.VideoError: {ERROR.message}{step}\nhint: {ERROR.hint}{step}"
     )
-    verdict = explain(RuntimeError(text))
-    assert (verdict.status, verdict.line) == (USER_ERROR, AS_TEXT)
+    assert explain(RuntimeError(text)) == EXPLAINED
 
 
-def test_a_loss_that_is_no_number_is_for_the_user_to_mend():
+def test_a_loss_that_is_not_finite_is_a_user_error():
     text = "Traceback\n  ...\nFloatingPointError: Stage image: the loss is nan. Lower the rate."
-    verdict = explain(RuntimeError(text))
-    assert verdict == explain(RuntimeError(text))
-    assert verdict.status == USER_ERROR
-    assert verdict.line == "Stage image: the loss is nan. Lower the rate."
+    assert explain(RuntimeError(text)) == Explanation(
+        USER_ERROR, "Stage image: the loss is nan. Lower the rate."
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
-def test_a_disk_that_cannot_be_written_is_told_with_its_path(number):
+def test_a_location_that_cannot_be_written_is_named(number):
     error = OSError(number, os.strerror(number), "/out/file")
     for raised in (error, caused(RuntimeError("save failed"), error), RuntimeError(str(error))):
-        verdict = explain(raised)
-        assert verdict.status == USER_ERROR
-        assert verdict.line.startswith("Writing /out/file: expected ")
-        assert f"got {os.strerror(number)}. " in verdict.line
+        explanation = explain(raised)
+        assert explanation.status == USER_ERROR
+        assert explanation.message == f"Cannot write /out/file: {os.strerror(number)}."
+        assert explanation.hint
 
 
-def test_other_errors_are_ours_and_short():
-    assert explain(ZeroDivisionError("division by zero")).line == (
-        "ZeroDivisionError: division by zero"
+def test_other_errors_are_bugs_and_their_message_is_short():
+    assert str(explain(ZeroDivisionError("division by zero"))) == (
+        "internal error: ZeroDivisionError: division by zero (this is a bug in laser-jnd)\n"
+        f"hint: {DEBUG_HINT}"
     )
-    verdict = explain(RuntimeError("Traceback\n" + "x" * 5000))
-    assert verdict.status == OUR_FAULT
-    assert len(verdict.line) < MAX_LINE + 50
-    assert explain(OSError(errno.EIO, "Input/output error")).status == OUR_FAULT
-    assert explain(KeyError()).line == "KeyError: no message"
+    explanation = explain(RuntimeError("Traceback\n" + "x" * 5000))
+    assert explanation.status == BUG
+    assert len(explanation.message) < MAX_LENGTH + 50
+    assert explain(OSError(errno.EIO, "Input/output error")).status == BUG
+    assert explain(KeyError()).message == "KeyError: no message"
 
 
-def test_never_more_than_one_line():
-    error = UserError("Clip", "a video", "this:\n  first\n  second", "Look.")
+def test_a_message_has_one_line():
+    error = UserError("The clip is broken:\n  first\n  second", hint="Look\nhere.")
     for each in (error, RuntimeError("a\nb\nc\nd\ne")):
-        assert "\n" not in explain(each).line
+        explanation = explain(each)
+        assert "\n" not in explanation.message + explanation.hint

@@ -72,9 +72,9 @@ def test_a_fault_of_ours_ends_with_1_and_says_how_to_see_more():
         for options in ((), ("--debug",))
     )
     assert result.returncode == debugged.returncode == 1
-    assert result.stderr.startswith("laser-jnd: fault: AttributeError: ")
+    assert result.stderr.startswith("internal error: AttributeError: ")
     assert "--debug" in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.count("\n") == 2
     assert "Traceback" in debugged.stderr
 
 

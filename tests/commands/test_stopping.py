@@ -48,7 +48,7 @@ def test_a_stopped_miniature_leaves_no_process_and_no_folder(number, status, tmp
     assert len(command.processes()) > 1
     _, errors = command.stop(number)
     assert command.process.returncode == status
-    assert errors == "laser-jnd: stopped\n"
+    assert errors == "stopped\n"
     assert command.processes() == set()
     assert [path.name for path in tmp_path.iterdir()] == ["out.log"]
 
@@ -73,5 +73,5 @@ def test_a_stopped_training_leaves_no_process_of_ray(number, status, tmp_path):
         assert len(marked_processes(mark)) > 3
         command.send_signal(number)
         _, errors = command.communicate(timeout=30)
-    assert (command.returncode, errors) == (status, "laser-jnd: stopped\n")
+    assert (command.returncode, errors) == (status, "stopped\n")
     assert marked_processes(mark) == set()
