@@ -28,7 +28,7 @@ def wheel(tmp_path_factory):
     tree, folder = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for package in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / package, tree / package, ignore=NOT_SHIPPED)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, tree)
     # Without isolation: this environment's setuptools builds it, and nothing is fetched.
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
