@@ -10,7 +10,6 @@ from beam_pipelines.rejects import Reject
 from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import Scale
 
-NUM_LEVELS = 3
 FROM_FILE = "file"
 """The clip came with the dataset."""
 ENCODED = "encoded"

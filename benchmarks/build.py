@@ -83,7 +83,7 @@ def make_clips(folder: Path, num_sources: int, num_frames: int = NUM_FRAMES) -> 
     """Writes coded clips in VideoSet's layout, and labels that nobody has given."""
     from multiprocessing import Pool
 
-    from laser_dist.jnd.labels import format_videoset_labels, label_file_name
+    from laser_dist.jnd.videoset_labels import format_videoset_labels, label_file_name
 
     with Pool() as pool:
         jobs = [(folder, number, num_frames) for number in range(1, num_sources + 1)]
@@ -97,8 +97,8 @@ def _make_source(folder: Path, number: int, num_frames: int) -> object:
     import numpy as np
 
     from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
-    from laser_dist.jnd.labels import LevelLabel, SourceLabels
-    from laser_dist.jnd.layout import FRAME_RATES, ClipName
+    from laser_dist.jnd.videoset_labels import LevelLabel, SourceLabels
+    from laser_dist.jnd.videoset_layout import FRAME_RATES, ClipName
     from laser_dist.simulation.camera import draw_shot, film
     from laser_dist.video.codec import encode_h264
     from laser_dist.video.frames import Clip
@@ -271,7 +271,7 @@ def tell_rates() -> None:
     import numpy as np
 
     from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
-    from laser_dist.jnd.layout import FRAME_RATES
+    from laser_dist.jnd.videoset_layout import FRAME_RATES
     from laser_dist.simulation.camera import draw_shot, film
     from laser_dist.video.codec import decode, encode_h264
     from laser_dist.video.frames import Clip

@@ -110,7 +110,7 @@ def reference_epoch(variant_name: str) -> Callable[[], None]:
     """An epoch of Keras's own `fit`."""
     import keras
 
-    from laser_dist.models.answer import Answer
+    from laser_dist.models.predictor_spec import PredictorSpec
     from laser_dist.models.predictors import build_joint_model, build_predictor
 
     variant, backbones, head = parts_of(variant_name)
@@ -121,7 +121,7 @@ def reference_epoch(variant_name: str) -> Callable[[], None]:
         model.compile(keras.optimizers.Adam(1e-5), loss=["mse", "mae"], loss_weights=[0.01, 0.99])
         targets = [frames, levels]
     else:
-        answer = Answer(
+        answer = PredictorSpec(
             variant=variant.name,
             levels=(1, 2, 3)[: variant.num_levels],
             scale="QP",

@@ -138,10 +138,10 @@ def tell(scores: dict[str, Score]) -> None:
 
 def cost_of(name: str) -> tuple[str, str]:
     """Parameters and GMAC of a frame, of all three levels."""
-    from laser_dist.models.answer import Answer
     from laser_dist.models.autoencoder import build_autoencoder
     from laser_dist.models.complexity import count_macs
     from laser_dist.models.heads import build_head
+    from laser_dist.models.predictor_spec import PredictorSpec
     from laser_dist.models.predictors import build_predictor
     from laser_dist.models.variants import variant_named
     from laser_dist.training.presets import demo
@@ -155,7 +155,7 @@ def cost_of(name: str) -> tuple[str, str]:
         build_head(config.head, shape, levels=variant.num_levels, name=f"h{k}")
         for k in range(count)
     ]
-    answer = Answer(variant=name, levels=(1, 2, 3), scale="QP", simulated=True)
+    answer = PredictorSpec(variant=name, levels=(1, 2, 3), scale="QP", simulated=True)
     model = build_predictor(backbones, heads, answer)
     return f"{model.count_params():,}", f"{count_macs(model) / 1e9:.2f}"
 

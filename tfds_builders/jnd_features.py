@@ -8,8 +8,8 @@ import tensorflow_datasets as tfds
 
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import StoredPair
-from beam_pipelines.elements import NUM_LEVELS, SourceFacts
-from laser_dist.jnd.scale import Scale
+from beam_pipelines.elements import SourceFacts
+from laser_dist.jnd.scale import NUM_LEVELS, Scale
 
 
 def pair_features(settings: PairSettings, scale: Scale) -> tfds.features.FeaturesDict:

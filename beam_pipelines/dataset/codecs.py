@@ -10,8 +10,8 @@ from PIL import Image
 from beam_pipelines.elements import ENCODED, FROM_FILE, JudgedSource
 from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.storage import StoredFile
-from laser_dist.video.codec import VideoError, decode, encode_h264, x264_version_of
-from laser_dist.video.containers import coded_size
+from laser_dist.video.codec import decode, encode_h264, x264_version_of
+from laser_dist.video.containers import VideoError, coded_size
 from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.jpeg import PILLOW_ERRORS, encode_jpeg, jpeg_encoder
 from laser_dist.video.raw import read_yuv420p

@@ -21,7 +21,6 @@ from beam_pipelines.dataset.codecs import (
 )
 from beam_pipelines.elements import (
     FROM_FILE,
-    NUM_LEVELS,
     FramePair,
     JudgedSource,
     MeasuredSource,
@@ -30,9 +29,9 @@ from beam_pipelines.elements import (
 )
 from beam_pipelines.rejects import CLIP, Reject
 from beam_pipelines.storage import StoredFile
-from laser_dist.jnd.scale import QP
+from laser_dist.jnd.scale import NUM_LEVELS, QP
 from laser_dist.video.activity import spatial_information, temporal_information
-from laser_dist.video.codec import VideoError
+from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.quality import PSNR_CAP_DB, ClipQuality, measure_quality, psnr_rgb_db
 

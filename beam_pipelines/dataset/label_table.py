@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from beam_pipelines import storage
 from beam_pipelines.dataset.measured_files import read_facts
 from beam_pipelines.dataset.shards import Shard
-from beam_pipelines.elements import NUM_LEVELS
+from laser_dist.jnd.scale import NUM_LEVELS
 
 LABELS_FOLDER = "labels"
 

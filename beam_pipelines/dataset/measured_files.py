@@ -23,7 +23,6 @@ from PIL import Image
 from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.elements import (
-    NUM_LEVELS,
     JudgedLevel,
     JudgedSource,
     MeasuredSource,
@@ -31,7 +30,7 @@ from beam_pipelines.elements import (
     SourceFacts,
 )
 from beam_pipelines.rejects import Reject
-from laser_dist.jnd.scale import Scale
+from laser_dist.jnd.scale import NUM_LEVELS, Scale
 from laser_dist.video.codec import VIDEOSET
 
 FORMAT = 2  # of these files, and of what is measured

@@ -17,7 +17,7 @@ from beam_pipelines.dataset.measured_source import measure_and_write
 from beam_pipelines.elements import JudgedSource
 from beam_pipelines.rejects import SOURCE, Reject
 from beam_pipelines.rejects_table import REJECTS
-from laser_dist.video.codec import VideoError
+from laser_dist.video.containers import VideoError
 
 CLIP_SECONDS = 1800.0
 """Longest time for one clip. x264 takes 1 to 3 minutes for one of 1080p on one core."""

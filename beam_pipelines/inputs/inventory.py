@@ -13,8 +13,8 @@ from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, lost_source
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
 from laser_dist.jnd.label_files import LabelFault, LabelFile
-from laser_dist.jnd.layout import MARKER_NAME
 from laser_dist.jnd.scale import Scale
+from laser_dist.simulation import MARKER_NAME
 
 Clips = dict[str, dict[int, StoredFile]]
 """Source id to quantizer to file."""

@@ -21,9 +21,9 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.mcl_jci_labels import Convention, MclJciSource, parse_mcl_jci_labels
 from laser_dist.jnd.mcl_jci_layout import (
     ImageName,
+    mcl_jci_source_index,
     parse_image_name,
     parse_text_name,
-    source_index_of,
 )
 from laser_dist.jnd.scale import QF
 
@@ -120,7 +120,7 @@ def _find_images(files: Sequence[StoredFile]) -> tuple[Clips, list[Reject]]:
 
 def _name_of(source_id: str, quality: int) -> str:
     factor = None if quality == _ORIGINAL else quality
-    return ImageName(source_index=source_index_of(source_id), quality_factor=factor).path.name
+    return ImageName(source_index=mcl_jci_source_index(source_id), quality_factor=factor).path.name
 
 
 def _levels(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from beam_pipelines.elements import NUM_LEVELS, JudgedLevel, JudgedSource
+from beam_pipelines.elements import JudgedLevel, JudgedSource
 from beam_pipelines.inputs.inventory import (
     Clips,
     Inventory,
@@ -18,9 +18,9 @@ from beam_pipelines.inputs.inventory import (
 from beam_pipelines.rejects import FILE, Reject
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
-from laser_dist.jnd.labels import SourceLabels, label_file_name, parse_videoset_labels
-from laser_dist.jnd.layout import CLIP_SUFFIXES, ClipName, parse_clip_name
-from laser_dist.jnd.scale import QP
+from laser_dist.jnd.scale import NUM_LEVELS, QP
+from laser_dist.jnd.videoset_labels import SourceLabels, label_file_name, parse_videoset_labels
+from laser_dist.jnd.videoset_layout import CLIP_SUFFIXES, ClipName, parse_clip_name
 
 LevelDefinition = Literal["jnd", "mean"]
 LEVEL_DEFINITIONS: dict[LevelDefinition, str] = {

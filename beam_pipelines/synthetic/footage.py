@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 from beam_pipelines.rejects import Reject
 from laser_dist.errors import UserError
 from laser_dist.simulation.excerpt import extent
-from laser_dist.video.codec import VideoError
+from laser_dist.video.containers import VideoError
 from laser_dist.video.jpeg import PILLOW_ERRORS
 
 # Photographs only: no charts, text, drawings, medical or microscope images, and of a stereo pair

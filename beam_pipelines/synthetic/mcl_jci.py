@@ -10,7 +10,7 @@ from PIL import Image
 from beam_pipelines.folders import unfinished_folder
 from beam_pipelines.synthetic.pipeline import Take, check_sources_and_size, expect, take_frames
 from laser_dist.jnd.mcl_jci_labels import ViewerChain, format_mcl_jci_viewers
-from laser_dist.jnd.mcl_jci_layout import ImageName, TextName, source_id
+from laser_dist.jnd.mcl_jci_layout import ImageName, TextName, mcl_jci_source_id
 from laser_dist.jnd.scale import QF
 from laser_dist.simulation.chained_observers import Chain, judge_image
 from laser_dist.simulation.observers import Panel
@@ -94,7 +94,7 @@ class MclJciSettings:
 
     def source_id(self, source_index: int) -> str:
         """Such as `ImageJND_SRC01` for 1."""
-        return source_id(source_index)
+        return mcl_jci_source_id(source_index)
 
     def produce(self, take: Take, folder: Path) -> ImageChains:
         """`produce` with these settings."""

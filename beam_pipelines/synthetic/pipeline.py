@@ -29,10 +29,10 @@ from beam_pipelines.rejects_table import (
 from beam_pipelines.runner import run_to_end
 from beam_pipelines.synthetic.footage import Footage, load_photo, photo_size
 from laser_dist.errors import UserError
-from laser_dist.jnd.layout import MARKER_NAME
+from laser_dist.simulation import MARKER_NAME
 from laser_dist.simulation.camera import Shot, draw_shot, film
 from laser_dist.simulation.excerpt import Excerpt, draw_excerpt, read_excerpt
-from laser_dist.video.codec import MIN_SIZE, VideoError
+from laser_dist.video.containers import MIN_SIZE, VideoError
 from laser_dist.video.frames import UInt8Array
 
 Labels = TypeVar("Labels")

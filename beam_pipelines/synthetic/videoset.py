@@ -8,15 +8,15 @@ import numpy as np
 
 from beam_pipelines.progress import finished_clips
 from beam_pipelines.synthetic.pipeline import Take, check_sources_and_size, expect, take_frames
-from laser_dist.jnd.labels import (
-    MAX_QP,
+from laser_dist.jnd.scale import MAX_QP, NUM_LEVELS
+from laser_dist.jnd.videoset_labels import (
     LevelLabel,
     SourceLabels,
     format_videoset_labels,
     label_file_name,
 )
-from laser_dist.jnd.layout import FRAME_RATES, ClipName, source_id
-from laser_dist.simulation.observers import NUM_LEVELS, Judgment, Panel, judge_clip
+from laser_dist.jnd.videoset_layout import FRAME_RATES, ClipName, videoset_source_id
+from laser_dist.simulation.observers import Judgment, Panel, judge_clip
 from laser_dist.simulation.visibility import MaskingModel, visibility, visibility_threshold
 from laser_dist.video.codec import VIDEOSET, decode, encode_h264
 from laser_dist.video.frames import Clip
@@ -84,7 +84,7 @@ class VideosetSettings:
 
     def source_id(self, source_index: int) -> str:
         """Such as `videoSRC001` for 1."""
-        return source_id(source_index)
+        return videoset_source_id(source_index)
 
     def produce(self, take: Take, folder: Path) -> SourceLabels:
         """`produce` with these settings."""
@@ -162,7 +162,7 @@ def label_row(source_index: int, judgments: Sequence[Judgment]) -> SourceLabels:
         )
         for judgment in judgments
     )
-    return SourceLabels(source_id(source_index), (levels[0], levels[1], levels[2]))
+    return SourceLabels(videoset_source_id(source_index), (levels[0], levels[1], levels[2]))
 
 
 def _looks_normal(samples: Sequence[int]) -> int:

@@ -71,7 +71,7 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
 def _first_rate(sources: Sequence[JudgedSource], found: Found) -> Rate:
     """The rate by the first source whose clips can be read."""
     from beam_pipelines.dataset.build_cost import measure_rate
-    from laser_dist.video.codec import VideoError
+    from laser_dist.video.containers import VideoError
 
     for source in sources[:-1]:
         try:

@@ -41,7 +41,7 @@ def choose_config(dataset: str, files: list[StoredFile]) -> str:
       MCL-JCI, `viewers`, or the miniature's where a miniature is there.
     """
     from beam_pipelines.inputs.videoset_files import resolutions_among
-    from laser_dist.jnd.layout import MARKER_NAME
+    from laser_dist.simulation import MARKER_NAME
 
     if dataset == MCL_JCI:
         is_miniature = any(file.name == MARKER_NAME for file in files)

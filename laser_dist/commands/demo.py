@@ -161,7 +161,7 @@ def make_room(run_dir: Path) -> bool:
 
 
 def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str, Any]) -> None:
-    from laser_dist.jnd.labels import read_videoset_labels
+    from laser_dist.jnd.videoset_labels import read_videoset_labels
 
     source_id = sorted(config["dataset"]["splits"]["test"])[0]
     resolution = RESOLUTIONS["miniature"]

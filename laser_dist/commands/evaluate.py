@@ -17,6 +17,7 @@ from laser_dist.commands.wording import (
     share_text,
 )
 from laser_dist.errors import UserError
+from laser_dist.jnd.scale import NUM_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +34,6 @@ example:
   laser-jnd evaluate --model s3://bucket/runs/first --data-dir s3://bucket/data \\
       --dataset videoset_jnd/1080p
 """
-
-NUM_LEVELS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

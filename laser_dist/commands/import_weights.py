@@ -15,7 +15,7 @@ from laser_dist.errors import UserError
 if TYPE_CHECKING:
     import keras
 
-    from laser_dist.models.published_files import WeightFile
+    from laser_dist.models.weight_files import WeightFile
 
 HELP = "turn the authors' published weights into a model"
 EXAMPLE = """\
@@ -159,7 +159,7 @@ def read_file(path: Path) -> WeightFile:
     """
     import h5py
 
-    from laser_dist.models.published_files import read_weight_file
+    from laser_dist.models.weight_files import read_weight_file
 
     try:
         with h5py.File(path, "r") as file:

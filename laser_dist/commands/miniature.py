@@ -196,7 +196,7 @@ def check_output(folder: Path) -> None:
     Raises:
       UserError: the place is taken by anything but a miniature or an empty folder.
     """
-    from laser_dist.jnd.layout import MARKER_NAME
+    from laser_dist.simulation import MARKER_NAME
 
     if not folder.exists() or (folder / MARKER_NAME).is_file():
         return
@@ -252,7 +252,7 @@ def make_or_reuse(
 
 
 def _is_made(folder: Path, wanted: dict[str, Any], replace_other: bool) -> bool:
-    from laser_dist.jnd.layout import MARKER_NAME
+    from laser_dist.simulation import MARKER_NAME
 
     if not (folder / MARKER_NAME).is_file():
         return False

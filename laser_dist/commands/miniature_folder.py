@@ -22,7 +22,7 @@ def read_marker(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: the marker cannot be read.
     """
-    from laser_dist.jnd.layout import MARKER_NAME
+    from laser_dist.simulation import MARKER_NAME
 
     try:
         marker = json.loads((folder / MARKER_NAME).read_text())
@@ -83,7 +83,7 @@ def summary(folder: Path) -> list[Row]:
 def _clips(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
     import numpy as np
 
-    from laser_dist.jnd.labels import read_videoset_labels
+    from laser_dist.jnd.videoset_labels import read_videoset_labels
 
     resolution = f"{settings['width']}x{settings['height']}"
     sources = read_videoset_labels(folder, resolution).sources
@@ -106,7 +106,7 @@ def _images(folder: Path, settings: dict[str, Any]) -> tuple[Row, list[Row]]:
     for index in range(3):
         values = levels[:, index]
         name, text = _level_row(index, "QF", values[np.isfinite(values)])
-        missing = np.mean([1 - len(x.samples[index]) / x.num_viewers for x in sources])
+        missing = np.mean([1 - len(x.samples[index]) / len(x.chains) for x in sources])
         rows.append((name, f"{text}; {missing:.1%} of the viewers have none"))
     return first, rows
 

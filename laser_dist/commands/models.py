@@ -75,9 +75,9 @@ def backbone_row(config: TrainingConfig) -> list[str]:
 
 def predictor_row(variant: Variant, config: TrainingConfig) -> list[str]:
     """The row of one variant: for a single-level one, of its first level."""
-    from laser_dist.models.answer import Answer
     from laser_dist.models.autoencoder import build_autoencoder
     from laser_dist.models.heads import build_head
+    from laser_dist.models.predictor_spec import PredictorSpec
     from laser_dist.models.predictors import build_predictor
     from laser_dist.training.plan import plan_stages
 
@@ -88,7 +88,7 @@ def predictor_row(variant: Variant, config: TrainingConfig) -> list[str]:
     head = build_head(
         config.head, variant.feature_shape(config.backbone), levels=variant.num_levels
     )
-    answer = Answer(variant=variant.name, levels=levels, scale="QP", simulated=False)
+    answer = PredictorSpec(variant=variant.name, levels=levels, scale="QP", simulated=False)
     predictor = build_predictor(autoencoders, [head], answer)
     *before, _ = [plan.name for plan in plan_stages(variant, levels)]
     trains = "all" if variant.end_to_end else "head"

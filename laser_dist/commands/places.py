@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from laser_dist.errors import UserError
-from laser_dist.jnd.layout import is_hidden
 
 DATASET_INFO = "dataset_info.json"
 _DEPTHS = ("*", "*/*", "*/*/*")  # version; config/version; name/config/version
@@ -87,7 +86,7 @@ def _only_dataset(folder: Path) -> Path:
         info.parent
         for depth in _DEPTHS
         for info in folder.glob(f"{depth}/{DATASET_INFO}")
-        if not is_hidden(info, folder)
+        if not any(part.startswith(".") for part in info.relative_to(folder).parts)
     )
     if len(found) == 1:
         return found[0]

@@ -15,13 +15,14 @@ from laser_dist.evaluation import exemplars, report
 from laser_dist.evaluation.baselines import baseline_predictions
 from laser_dist.evaluation.dataset import FramePair, JudgedDataset, TfdsDataset, fit_frames
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.metrics import NUM_LEVELS, SourceMeans, mean_of_present
+from laser_dist.evaluation.metrics import SourceMeans, mean_of_present
 from laser_dist.evaluation.quality_table import read_quality_curves
 from laser_dist.evaluation.results import EvaluationResults, assess
 from laser_dist.evaluation.results_files import to_csv, to_json
 from laser_dist.evaluation.sources import SourceTable
 from laser_dist.evaluation.sur_errors import SurComparison, compare_sur
 from laser_dist.evaluation.writing import write_atomically
+from laser_dist.jnd.scale import NUM_LEVELS
 
 TEST_SPLIT = "test"
 TRAIN_SPLIT = "train"

@@ -13,7 +13,6 @@ import numpy as np
 
 from laser_dist.evaluation.quality_table import QualityCurve
 
-NUM_LEVELS = 3
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 

@@ -14,10 +14,11 @@ from laser_dist.evaluation import plots, sur_plots
 from laser_dist.evaluation.baselines import CONSTANT, RIDGE, TREES
 from laser_dist.evaluation.exemplars import Exemplar
 from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.metrics import NUM_LEVELS, Interval, PredictorScore, mean_of_present
+from laser_dist.evaluation.metrics import Interval, PredictorScore, mean_of_present
 from laser_dist.evaluation.report_clips import clip_view
 from laser_dist.evaluation.results import EvaluationResults
 from laser_dist.evaluation.sur_errors import SurScore
+from laser_dist.jnd.scale import NUM_LEVELS
 from laser_dist.models.variants import variant_named
 
 _MINUS = "\N{MINUS SIGN}"

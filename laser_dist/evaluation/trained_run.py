@@ -8,7 +8,7 @@ from pathlib import Path
 from laser_dist.evaluation.evaluate import FramesToFrames, TrainedRun
 from laser_dist.evaluation.learning_curves import read_curves
 from laser_dist.evaluation.run_facts import run_facts
-from laser_dist.models.answer import Answer
+from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.prediction.predict import (
     load_model,
@@ -45,7 +45,7 @@ def load_trained_run(run_dir: Path) -> TrainedRun:
     )
 
 
-def backbone_paths(run_dir: Path, answer: Answer) -> dict[int, Path]:
+def backbone_paths(run_dir: Path, answer: PredictorSpec) -> dict[int, Path]:
     """Where the autoencoders lie that make frames as coded at a level.
 
     Returns:
@@ -61,7 +61,7 @@ def backbone_paths(run_dir: Path, answer: Answer) -> dict[int, Path]:
     return {level: path for level, path in paths.items() if path.is_file()}
 
 
-def load_backbones(run_dir: Path, answer: Answer) -> dict[int, FramesToFrames]:
+def load_backbones(run_dir: Path, answer: PredictorSpec) -> dict[int, FramesToFrames]:
     """Level, from 1, to what makes uint8 raw frames to frames as coded at it.
 
     Raises:

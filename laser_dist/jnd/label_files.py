@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laser_dist.errors import UserError
-from laser_dist.jnd.layout import is_hidden
 
 # Tables that went through a spreadsheet or pandas write whole numbers as `33.0`.
 _WHOLE = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
@@ -105,7 +104,9 @@ def find_label_files(folder: Path, is_wanted: Callable[[str], bool]) -> tuple[La
     paths = [
         path
         for path in sorted(folder.rglob("*"))
-        if is_wanted(path.name) and path.is_file() and not is_hidden(path, folder)
+        if is_wanted(path.name)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     return tuple(LabelFile(path.name, str(path), _content(path)) for path in paths)
 

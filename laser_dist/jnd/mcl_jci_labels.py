@@ -23,14 +23,18 @@ from laser_dist.jnd.label_files import LabelFault as LabelFault
 from laser_dist.jnd.label_files import LabelFile as LabelFile
 from laser_dist.jnd.label_files import LabelFileError as LabelFileError
 from laser_dist.jnd.label_files import find_label_files, only_copy
-from laser_dist.jnd.mcl_jci_layout import TextName, parse_text_name, source_id, source_index_of
+from laser_dist.jnd.mcl_jci_layout import (
+    TextName,
+    mcl_jci_source_id,
+    mcl_jci_source_index,
+    parse_text_name,
+)
 from laser_dist.jnd.mcl_jci_texts import ViewerChain as ViewerChain
 from laser_dist.jnd.mcl_jci_texts import format_mcl_jci_viewers as format_mcl_jci_viewers
 from laser_dist.jnd.mcl_jci_texts import read_stairs, read_viewers, why_no_chain
-from laser_dist.jnd.scale import QF
+from laser_dist.jnd.scale import NUM_LEVELS, QF
 from laser_dist.jnd.sur import level_at_share
 
-NUM_LEVELS = 3
 MIN_VIEWERS = 2  # of whom a level is taken; what one person saw is no group's level
 
 Convention = Literal["viewers", "stairs"]
@@ -56,14 +60,9 @@ class MclJciSource:
     stairs: tuple[int, ...] | None
 
     def __post_init__(self) -> None:
-        source_index_of(self.source_id)
+        mcl_jci_source_index(self.source_id)
         if why := why_no_chain(self.stairs or ()):
             raise ValueError(f"stairs: {why}, got {self.stairs}")
-
-    @property
-    def num_viewers(self) -> int:
-        """Number of viewers, those without any level included."""
-        return len(self.chains)
 
     @property
     def samples(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -108,7 +107,7 @@ class MclJciSource:
 
 
 @dataclass(frozen=True)
-class MclJciTable:
+class MclJciLabels:
     """All labels of the dataset.
 
     Attributes:
@@ -124,7 +123,7 @@ class MclJciTable:
     faults: tuple[LabelFault, ...]
 
 
-def read_mcl_jci_labels(folder: Path) -> MclJciTable:
+def read_mcl_jci_labels(folder: Path) -> MclJciLabels:
     """Labels of all sources, from the texts found below a local folder.
 
     Args:
@@ -141,7 +140,7 @@ def read_mcl_jci_labels(folder: Path) -> MclJciTable:
     return parse_mcl_jci_labels(files, where=str(folder))
 
 
-def parse_mcl_jci_labels(files: Sequence[LabelFile], *, where: str) -> MclJciTable:
+def parse_mcl_jci_labels(files: Sequence[LabelFile], *, where: str) -> MclJciLabels:
     """Labels of all sources, from the texts `JND_image_01.txt` and, if given, `Image_1_l_h.txt`.
 
     Read without complaint: white space, commas or semicolons between cells, CRLF or LF, a byte
@@ -180,7 +179,7 @@ def parse_mcl_jci_labels(files: Sequence[LabelFile], *, where: str) -> MclJciTab
         )
         for source_index in sorted({name.source_index for name in chosen})
     ]
-    return MclJciTable(
+    return MclJciLabels(
         sources=tuple(source for source in found if isinstance(source, MclJciSource)),
         repairs=tuple(repairs),
         faults=tuple(fault for fault in found if isinstance(fault, LabelFault)),
@@ -190,7 +189,7 @@ def parse_mcl_jci_labels(files: Sequence[LabelFile], *, where: str) -> MclJciTab
 def _read_source(
     source_index: int, viewers: LabelFile | None, stairs: LabelFile | None, repairs: list[str]
 ) -> MclJciSource | LabelFault:
-    identifier = source_id(source_index)
+    identifier = mcl_jci_source_id(source_index)
     steps = read_stairs(stairs, repairs) if stairs is not None else None
     if viewers is None:
         missing = TextName(source_index=source_index, kind="viewers").path.name

@@ -42,7 +42,7 @@ class ImageName:
     @property
     def source_id(self) -> str:
         """Such as `ImageJND_SRC01`."""
-        return source_id(self.source_index)
+        return mcl_jci_source_id(self.source_index)
 
     @property
     def path(self) -> PurePosixPath:
@@ -68,7 +68,7 @@ class TextName:
     @property
     def source_id(self) -> str:
         """Such as `ImageJND_SRC01`."""
-        return source_id(self.source_index)
+        return mcl_jci_source_id(self.source_index)
 
     @property
     def path(self) -> PurePosixPath:
@@ -78,12 +78,12 @@ class TextName:
         return PurePosixPath("SQF_data", f"Image_{self.source_index}_l_h.txt")
 
 
-def source_id(source_index: int) -> str:
+def mcl_jci_source_id(source_index: int) -> str:
     """Such as `ImageJND_SRC01` for 1."""
     return f"ImageJND_SRC{source_index:02d}"
 
 
-def source_index_of(identifier: str) -> int:
+def mcl_jci_source_index(identifier: str) -> int:
     """The number in a source's id.
 
     Raises:

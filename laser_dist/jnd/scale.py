@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from laser_dist.errors import UserError
 
+NUM_LEVELS = 3
+"""JND levels of a source: JND1 to JND3."""
+
+MAX_QP = 51
+"""Coarsest quantizer of 8-bit H.264."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -33,7 +39,7 @@ class Scale:
         return f"a {'higher' if self.higher_is_worse else 'lower'} {self.name} is coarser"
 
 
-QP = Scale(name="QP", higher_is_worse=True, lowest=1, highest=51, reference=0)
+QP = Scale(name="QP", higher_is_worse=True, lowest=1, highest=MAX_QP, reference=0)
 """H.264's quantizer index; VideoSet's QP 0 is the reference."""
 
 QF = Scale(name="QF", higher_is_worse=False, lowest=1, highest=100, reference=100)

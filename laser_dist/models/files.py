@@ -4,9 +4,10 @@ from pathlib import Path
 
 import keras
 
-# A saved model names its layers, which Keras finds only where their modules have been imported.
-import laser_dist.models.answer  # noqa: F401
 import laser_dist.models.layers  # noqa: F401
+
+# A saved model names its layers, which Keras finds only where their modules have been imported.
+import laser_dist.models.predictor_spec  # noqa: F401
 
 
 def load_saved(path: Path) -> keras.Model:

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from laser_dist.models.answer import Answer, AnswerLayer
 from laser_dist.models.autoencoder import decoder_of, encoder_of
+from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.models.variants import Variant, variant_named
 
 
@@ -23,7 +23,7 @@ def feature_extractor(variant: Variant, autoencoder: keras.Model) -> keras.Model
 def build_predictor(
     autoencoders: Sequence[keras.Model],
     heads: Sequence[keras.Model],
-    answer: Answer,
+    answer: PredictorSpec,
     *,
     name: str = "predictor",
 ) -> keras.Model:
@@ -65,7 +65,7 @@ def build_predictor(
             if len(levels) > 1
             else levels[0]
         )
-    said = AnswerLayer(dataclasses.asdict(answer), name="answer", dtype="float32")(levels)
+    said = PredictorSpecLayer(dataclasses.asdict(answer), name="answer", dtype="float32")(levels)
     return keras.Model(raw, said, name=name)
 
 

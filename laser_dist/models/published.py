@@ -17,13 +17,13 @@ import keras
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.models.answer import Answer
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.heads import build_head
+from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import build_predictor
-from laser_dist.models.published_files import StoredLayer, WeightFile
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import VARIANTS, Variant
+from laser_dist.models.weight_files import StoredLayer, WeightFile
 
 AUTOENCODERS = ("image", "jnd1", "jnd2", "jnd3")
 _BACKBONE_KERNEL = (5, 5)
@@ -86,7 +86,7 @@ def published_predictor(
         _swap_channels(backbones, head if variant.space == "reconstructed" else None)
         autoencoders += backbones
         heads.append(head)
-    answer = Answer(variant=variant.name, levels=tuple(levels), scale="QP", simulated=False)
+    answer = PredictorSpec(variant=variant.name, levels=tuple(levels), scale="QP", simulated=False)
     return build_predictor(autoencoders, heads, answer)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from laser_dist.errors import UserError
 from laser_dist.jnd.normal_sur import LEVEL_SHARE, normal_level
 from laser_dist.jnd.scale import Scale, scale_named
-from laser_dist.models.answer import Answer, answer_of
 from laser_dist.models.files import load_saved
+from laser_dist.models.predictor_spec import PredictorSpec, predictor_spec_of
 from laser_dist.video.codec import sample_frames
 
 
@@ -37,7 +37,7 @@ class Predictor:
     model: keras.Model
     width: int
     height: int
-    answer: Answer
+    answer: PredictorSpec
     scale: Scale
 
 
@@ -59,7 +59,7 @@ class ClipPrediction:
         to an encoder.
     """
 
-    answer: Answer
+    answer: PredictorSpec
     levels: np.ndarray
     spreads: np.ndarray | None
     per_frame: np.ndarray
@@ -136,9 +136,9 @@ def from_model(model: keras.Model, *, origin: str = "model") -> Predictor:
     )
 
 
-def _answer(model: keras.Model, origin: str) -> Answer:
+def _answer(model: keras.Model, origin: str) -> PredictorSpec:
     try:
-        return answer_of(model)
+        return predictor_spec_of(model)
     except ValueError as error:
         raise UserError(
             f"predictor {origin}",
@@ -148,7 +148,7 @@ def _answer(model: keras.Model, origin: str) -> Answer:
         ) from error
 
 
-def _answer_shape(answer: Answer) -> tuple[int, ...]:
+def _answer_shape(answer: PredictorSpec) -> tuple[int, ...]:
     """Of one frame's answer: (L,), or (L, 2) with spreads."""
     return (len(answer.levels), 2) if answer.spread else (len(answer.levels),)
 
@@ -231,7 +231,7 @@ def predict_clip(
     )
 
 
-def check_share(answer: Answer, satisfied: float) -> None:
+def check_share(answer: PredictorSpec, satisfied: float) -> None:
     """Refuse to say what a model does not know.
 
     Raises:

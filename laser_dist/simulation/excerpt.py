@@ -13,8 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from laser_dist.video.codec import VideoError, probe
-from laser_dist.video.containers import check_count, frames_at, frames_of, opened, scan
+from laser_dist.video.codec import probe
+from laser_dist.video.containers import VideoError, check_count, frames_at, frames_of, opened, scan
 from laser_dist.video.frames import Clip, UInt8Array, resize_rgb, upright_planes
 
 

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from laser_dist.jnd.labels import MAX_QP
+from laser_dist.jnd.scale import MAX_QP, NUM_LEVELS
 from laser_dist.jnd.sur import level_at_share
 
-NUM_LEVELS = 3
 # Visibilities below this are taken as this: an error that no viewer sees has no logarithm at 0.
 FAINTEST = 1e-6
 

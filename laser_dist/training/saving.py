@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.models.answer import Answer
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.files import load_saved
+from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import build_predictor
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
@@ -86,7 +86,7 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
     if any(read_record(run_dir, plan) is None for plan in plans if plan.name in joined):
         return
     levels = tuple(level for plan in last for level in plan.levels)
-    answer = Answer(
+    answer = PredictorSpec(
         variant=variant.name,
         levels=levels,
         scale=dataset["scale"],

@@ -18,9 +18,8 @@ import av
 from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 
-from laser_dist.video.containers import MIN_SIZE as MIN_SIZE
-from laser_dist.video.containers import VideoError as VideoError
 from laser_dist.video.containers import (
+    VideoError,
     check_count,
     check_size,
     damaged,

@@ -5,7 +5,7 @@ import threading
 import time
 
 from laser_dist.errors import UserError
-from laser_dist.video.codec import VideoError
+from laser_dist.video.containers import VideoError
 
 
 class Stubborn(Exception):

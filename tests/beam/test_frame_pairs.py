@@ -22,7 +22,8 @@ from beam_pipelines.dataset.codecs import UnreadableClip
 from beam_pipelines.dataset.frame_pairs import measure_source
 from beam_pipelines.elements import JudgedSource
 from laser_dist.jnd.scale import QF, QP
-from laser_dist.video.codec import VideoError, decode, encode_h264
+from laser_dist.video.codec import decode, encode_h264
+from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip
 from laser_dist.video.jpeg import encode_jpeg
 from laser_dist.video.quality import measure_quality, psnr_rgb_db

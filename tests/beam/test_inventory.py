@@ -14,9 +14,9 @@ from beam_pipelines.rejects import impaired_sources
 from beam_pipelines.storage import StoredFile, list_files
 from laser_dist.errors import UserError
 from laser_dist.jnd.label_files import LabelFault
-from laser_dist.jnd.labels import COLUMNS, label_file_name
-from laser_dist.jnd.layout import ClipName
 from laser_dist.jnd.scale import QP
+from laser_dist.jnd.videoset_labels import COLUMNS, label_file_name
+from laser_dist.jnd.videoset_layout import ClipName
 
 RESOLUTION = "64x48"
 LEVELS = (20, 25, 30)

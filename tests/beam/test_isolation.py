@@ -10,7 +10,7 @@ import pytest
 from beam_pipelines.dataset import isolation
 from beam_pipelines.dataset.isolation import Crashed, Isolated
 from laser_dist.errors import UserError
-from laser_dist.video.codec import VideoError
+from laser_dist.video.containers import VideoError
 
 
 @pytest.fixture

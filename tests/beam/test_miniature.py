@@ -21,8 +21,8 @@ from beam_pipelines.synthetic.pipeline import (
 )
 from beam_pipelines.synthetic.videoset import CodedClip, VideosetSettings, judge, make_clip
 from laser_dist.errors import UserError
-from laser_dist.jnd.labels import read_videoset_labels
-from laser_dist.jnd.layout import FRAME_RATES, parse_clip_name
+from laser_dist.jnd.videoset_labels import read_videoset_labels
+from laser_dist.jnd.videoset_layout import FRAME_RATES, parse_clip_name
 from laser_dist.simulation.camera import Shot
 from laser_dist.video.codec import decode, encode_h264, x264_settings_of
 from laser_dist.video.frames import Clip

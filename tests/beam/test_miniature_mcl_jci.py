@@ -20,8 +20,8 @@ from beam_pipelines.synthetic.mcl_jci import (
 )
 from beam_pipelines.synthetic.pipeline import draw_takes, fingerprint, make_miniature, marker_of
 from laser_dist.errors import UserError
-from laser_dist.jnd.layout import FRAME_RATES
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
+from laser_dist.jnd.videoset_layout import FRAME_RATES
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.frames import Clip
 from laser_dist.video.jpeg import encode_jpeg

@@ -13,8 +13,9 @@ from beam_pipelines.synthetic.footage import (
     videos_in,
 )
 from laser_dist.errors import UserError
-from laser_dist.jnd.layout import FRAME_RATES
-from laser_dist.video.codec import VideoError, encode_h264
+from laser_dist.jnd.videoset_layout import FRAME_RATES
+from laser_dist.video.codec import encode_h264
+from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip
 
 

@@ -1,7 +1,7 @@
 from beam_pipelines.inputs.videoset_files import take_inventory
 from beam_pipelines.storage import list_files
-from laser_dist.jnd.labels import COLUMNS, label_file_name
-from laser_dist.jnd.layout import ClipName
+from laser_dist.jnd.videoset_labels import COLUMNS, label_file_name
+from laser_dist.jnd.videoset_layout import ClipName
 
 
 def write_dataset(folder, levels_by_source):

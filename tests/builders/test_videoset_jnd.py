@@ -15,7 +15,7 @@ from videoset_builds import FPS, SETTINGS, TINY, build, examples, inventory_of, 
 from beam_pipelines.inputs.videoset_files import take_inventory
 from beam_pipelines.storage import list_files
 from laser_dist.errors import UserError
-from laser_dist.jnd.labels import read_videoset_labels
+from laser_dist.jnd.videoset_labels import read_videoset_labels
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.codec import decode, x264_version_of
 from laser_dist.video.quality import measure_quality, psnr_rgb_db

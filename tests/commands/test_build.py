@@ -10,7 +10,7 @@ from beam_pipelines.runner import local_options
 from beam_pipelines.synthetic.footage import shipped_photographs
 from beam_pipelines.synthetic.pipeline import make_miniature
 from beam_pipelines.synthetic.videoset import VideosetSettings
-from laser_dist.jnd.labels import read_videoset_labels
+from laser_dist.jnd.videoset_labels import read_videoset_labels
 
 pytestmark = [
     pytest.mark.beam,

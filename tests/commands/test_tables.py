@@ -9,7 +9,7 @@ from laser_dist.commands import predict
 from laser_dist.commands.terminal import Terminal
 from laser_dist.jnd.normal_sur import normal_level
 from laser_dist.jnd.scale import scale_named
-from laser_dist.models.answer import Answer
+from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction.predict import ClipPrediction
 
 
@@ -23,7 +23,7 @@ def make_prediction(
         answered, 0.0 if widths is None else widths, satisfied, scale=scale_named(scale, of="it")
     )
     return ClipPrediction(
-        answer=Answer(
+        answer=PredictorSpec(
             variant="mj-lat",
             levels=levels[: len(answered)],
             scale=scale,

@@ -8,9 +8,9 @@ import pytest
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation.trained_run import backbone_paths, load_backbones, load_trained_run
-from laser_dist.models.answer import Answer
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.heads import build_head
+from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import build_predictor
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import E2E_REC, LAT, MJ_LAT, VARIANTS
@@ -18,7 +18,7 @@ from laser_dist.training.plan import head_name
 
 
 def answer(variant, levels):
-    return Answer(variant=variant, levels=levels, scale="QP", simulated=True)
+    return PredictorSpec(variant=variant, levels=levels, scale="QP", simulated=True)
 
 
 def put_models(folder, *names):
@@ -100,7 +100,9 @@ def make_run(folder, variant, levels):
     (folder / "models").mkdir()
     for autoencoder in autoencoders:
         autoencoder.save(folder / "models" / f"{autoencoder.name}.keras")
-    said = Answer(variant=variant.name, levels=levels, scale="QP", simulated=True, spread=True)
+    said = PredictorSpec(
+        variant=variant.name, levels=levels, scale="QP", simulated=True, spread=True
+    )
     build_predictor(autoencoders, heads, said).save(folder / "models" / "predictor.keras")
     splits = {"train": ["a"], "validation": ["b"], "test": ["c"]}
     dataset = {"fingerprint": "abc", "scale": "QP", "simulated": True, "splits": splits}

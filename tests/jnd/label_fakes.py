@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laser_dist.jnd.labels import (
+from laser_dist.jnd.videoset_labels import (
     LabelFileError,
     LevelLabel,
     SourceLabels,

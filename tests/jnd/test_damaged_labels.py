@@ -14,19 +14,19 @@ import pytest
 from label_fakes import make_label
 
 from laser_dist.errors import UserError
-from laser_dist.jnd.labels import (
+from laser_dist.jnd.mcl_jci_labels import (
+    ViewerChain,
+    format_mcl_jci_viewers,
+    parse_mcl_jci_labels,
+)
+from laser_dist.jnd.mcl_jci_layout import TextName, mcl_jci_source_id
+from laser_dist.jnd.videoset_labels import (
     LabelFile,
     SourceLabels,
     format_videoset_labels,
     label_file_name,
     parse_videoset_labels,
 )
-from laser_dist.jnd.mcl_jci_labels import (
-    ViewerChain,
-    format_mcl_jci_viewers,
-    parse_mcl_jci_labels,
-)
-from laser_dist.jnd.mcl_jci_layout import TextName, source_id
 
 NUM_FILES = 1000
 CELL = re.compile(rb'"[^"\n]*"|[^,; \r\n]+')
@@ -263,8 +263,8 @@ def said_by_viewers(data):
 def check_mcl_jci(table, texts):
     ids = [source.source_id for source in table.sources]
     assert sorted([*ids, *(fault.source_id for fault in table.faults)]) == [
-        source_id(1),
-        source_id(2),
+        mcl_jci_source_id(1),
+        mcl_jci_source_id(2),
     ]
     for source in table.sources:
         index = int(source.source_id[-2:])

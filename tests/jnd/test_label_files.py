@@ -5,7 +5,11 @@ from label_fakes import FIRST, PLAIN, SECOND, THIRD, error_of_first, table, writ
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.label_files import LabelFile, LabelFileError
-from laser_dist.jnd.labels import label_file_name, parse_videoset_labels, read_videoset_labels
+from laser_dist.jnd.videoset_labels import (
+    label_file_name,
+    parse_videoset_labels,
+    read_videoset_labels,
+)
 
 
 def test_a_file_that_is_no_text(tmp_path):

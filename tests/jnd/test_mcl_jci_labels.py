@@ -61,7 +61,7 @@ def test_parsing_gives_back_what_was_written_or_says_why_not(panel):
 @given(panels)
 def test_levels_by_viewers_are_samples_that_a_quarter_has_noticed(panel):
     source = MclJciSource("ImageJND_SRC01", tuple(panel), None)
-    assert source.num_viewers == len(panel)
+    assert len(source.chains) == len(panel)
     for level, samples in zip(source.levels("viewers"), source.samples, strict=True):
         if len(samples) < 2:
             assert math.isnan(level)
@@ -76,7 +76,7 @@ def test_the_missing_are_absent_from_the_samples():
     source = only_source(TEXT)
     assert source == PLAIN
     assert source.samples == ((50, 60, 40), (30, 40, 20), (20, 12))
-    assert source.num_viewers == 4
+    assert len(source.chains) == 4
     # One of three, and one of two, are a quarter at least.
     assert source.levels("viewers") == (60, 40, 20)
 

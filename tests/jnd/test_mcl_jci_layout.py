@@ -6,10 +6,10 @@ from laser_dist.jnd.mcl_jci_layout import (
     TEXT_KINDS,
     ImageName,
     TextName,
+    mcl_jci_source_id,
+    mcl_jci_source_index,
     parse_image_name,
     parse_text_name,
-    source_id,
-    source_index_of,
 )
 
 INDICES = st.integers(1, 99)
@@ -21,7 +21,7 @@ TEXTS = st.builds(TextName, source_index=INDICES, kind=st.sampled_from(TEXT_KIND
 def test_an_images_name_reads_back_as_what_it_was_made_of(name):
     assert parse_image_name(name.path.name) == name
     assert parse_text_name(name.path.name) is None
-    assert source_index_of(name.source_id) == name.source_index
+    assert mcl_jci_source_index(name.source_id) == name.source_index
 
 
 @given(TEXTS)
@@ -32,7 +32,7 @@ def test_a_texts_name_reads_back_as_what_it_was_made_of(name):
 
 def test_names_and_folders_of_mcl_jci():
     # As they stand in the dataset's archive.
-    first, fiftieth = ImageName(source_index=1, quality_factor=50), source_id(50)
+    first, fiftieth = ImageName(source_index=1, quality_factor=50), mcl_jci_source_id(50)
     assert str(first.path) == "distorted_image/ImageJND_SRC01/ImageJND_SRC01_050.jpg"
     source = ImageName(source_index=1, quality_factor=None)
     assert str(source.path) == "source_images/[BMP]/ImageJND_SRC01.bmp"
@@ -73,4 +73,4 @@ def test_other_files_are_none_of_these(name):
 @pytest.mark.parametrize("identifier", ["ImageJND_SRC00", "ImageJND_SRC1", "videoSRC001"])
 def test_a_source_id_that_names_no_source_is_refused(identifier):
     with pytest.raises(ValueError, match="ImageJND_SRC01 to ImageJND_SRC99, got"):
-        source_index_of(identifier)
+        mcl_jci_source_index(identifier)

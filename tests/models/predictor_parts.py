@@ -1,13 +1,13 @@
 """Predictors as the tests build them: of the fewest parts."""
 
-from laser_dist.models.answer import Answer
+from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import build_predictor
 
 
 def answer(variant, **changes):
     levels = (1, 2, 3) if variant.num_levels == 3 else (1,)
     settings = {"levels": levels, "scale": "QP", "simulated": True, **changes}
-    return Answer(variant=variant.name, **settings)
+    return PredictorSpec(variant=variant.name, **settings)
 
 
 def predictor_of(variant, autoencoders, head):

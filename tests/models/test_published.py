@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from laser_dist.errors import UserError
-from laser_dist.models.answer import Answer, answer_of
+from laser_dist.models.predictor_spec import PredictorSpec, predictor_spec_of
 from laser_dist.models.published import published_autoencoder, published_predictor
-from laser_dist.models.published_files import read_weight_file
 from laser_dist.models.variants import LAT, MJ_LAT, VARIANTS, variant_named
+from laser_dist.models.weight_files import read_weight_file
 
 pytestmark = pytest.mark.slow  # another process makes the files, with another Keras
 
@@ -82,8 +82,10 @@ def test_a_published_predictor_answers_alike_for_rgb(variant, published, tmp_pat
     np.testing.assert_allclose(levels, told["levels"], rtol=0, atol=1e-3)
     assert np.abs(run(predictor, told["frames"][..., ::-1]) - told["levels"]).max() > 0.1
     expected_levels = (1, 2, 3)[: variant.num_levels]
-    saying = Answer(variant=variant.name, levels=expected_levels, scale="QP", simulated=False)
-    assert answer_of(predictor) == saying
+    saying = PredictorSpec(
+        variant=variant.name, levels=expected_levels, scale="QP", simulated=False
+    )
+    assert predictor_spec_of(predictor) == saying
     predictor.save(tmp_path / "predictor.keras")
     loaded = keras.saving.load_model(tmp_path / "predictor.keras", safe_mode=True)
     np.testing.assert_array_equal(run(loaded, told["frames"]), levels)
@@ -117,7 +119,7 @@ def test_files_of_single_levels_join_in_their_order(published):
     with pytest.raises(UserError, match="as e2e-lat has"):
         published_predictor(LAT, files, (1, 3), **SIZE)
     joined = published_predictor(LAT, [files[0], files[0]], (1, 3), **SIZE)
-    assert answer_of(joined).levels == (1, 3)
+    assert predictor_spec_of(joined).levels == (1, 3)
     np.testing.assert_allclose(run(joined, frames), told[0]["levels"].repeat(2, 1), atol=1e-3)
 
 

@@ -7,9 +7,9 @@ import pytest
 from predictor_parts import answer, predictor_of
 
 from laser_dist.errors import UserError
-from laser_dist.models.answer import answer_of
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.heads import build_head
+from laser_dist.models.predictor_spec import predictor_spec_of
 from laser_dist.models.predictors import build_joint_model, build_predictor, feature_extractor
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import (
@@ -274,9 +274,9 @@ def test_a_saved_predictor_says_what_it_answers(tmp_path):
     predictor = build_predictor(parts(MJ_LAT)[0], [parts(MJ_LAT)[1]], saying)
     predictor.save(tmp_path / "predictor.keras")
     loaded = keras.saving.load_model(tmp_path / "predictor.keras", safe_mode=True)
-    assert answer_of(loaded) == saying
+    assert predictor_spec_of(loaded) == saying
     with pytest.raises(ValueError, match="expected a predictor that says what it answers"):
-        answer_of(parts(MJ_LAT)[1])
+        predictor_spec_of(parts(MJ_LAT)[1])
 
 
 def test_variants_are_the_combinations_the_paper_names():

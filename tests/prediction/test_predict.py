@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from laser_dist.errors import UserError
 from laser_dist.jnd.normal_sur import normal_sur
 from laser_dist.jnd.scale import QF, QP
-from laser_dist.models.answer import Answer, AnswerLayer
+from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.prediction import predict
 
 WIDTH, HEIGHT = 16, 8
@@ -29,8 +29,10 @@ def mean_color_model(levels=(1, 2, 3), *, spread: bool = False, scale="QP", colu
         both = [keras.layers.Reshape((len(levels), 1))(each) for each in both]
         found = keras.layers.Concatenate()(both)
     variant = "mj-lat" if len(levels) == 3 else "lat"
-    answer = Answer(variant=variant, levels=levels, scale=scale, simulated=True, spread=spread)
-    return keras.Model(frames, AnswerLayer(asdict(answer))(found))
+    answer = PredictorSpec(
+        variant=variant, levels=levels, scale=scale, simulated=True, spread=spread
+    )
+    return keras.Model(frames, PredictorSpecLayer(asdict(answer))(found))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from video_clips import moving_clip, muxed
 
 from laser_dist.simulation.excerpt import Excerpt, draw_excerpt, read_excerpt
-from laser_dist.video.codec import VideoError, decode, encode_h264
+from laser_dist.video.codec import decode, encode_h264
+from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import resize_rgb
 
 EXCERPT = Excerpt(first_frame=5, left=6, top=4, window_width=40, window_height=30)

@@ -19,7 +19,7 @@ from training_fakes import (
 )
 
 from laser_dist.errors import UserError
-from laser_dist.models.answer import Answer, answer_of
+from laser_dist.models.predictor_spec import PredictorSpec, predictor_spec_of
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.training.config import StageConfig, TrainingConfig
 from laser_dist.training.storage.logs import METRICS_FOLDER
@@ -69,7 +69,7 @@ def test_every_variant_learns_around_missing_levels(gappy_dir, tmp_path, variant
     predictor, figures = trained(config, gappy_dir, tmp_path)
     assert all(np.isfinite(values).all() for values in predictor.get_weights())
     assert all(math.isfinite(float(row["value"])) for row in figures)
-    assert answer_of(predictor) == Answer(
+    assert predictor_spec_of(predictor) == PredictorSpec(
         variant=variant, levels=(1, 2, 3), scale="QP", simulated=True
     )
     assert predictor(np.zeros((1, HEIGHT, WIDTH, 3), np.float32)).shape == (1, 3)
@@ -86,7 +86,7 @@ def test_every_variant_learns_around_missing_levels(gappy_dir, tmp_path, variant
 def test_one_level_alone_can_be_trained(gappy_dir, tmp_path):
     config = replace(CONFIG, variant="lat", levels=(2,))
     predictor, _ = trained(config, gappy_dir, tmp_path)
-    assert answer_of(predictor).levels == (2,)
+    assert predictor_spec_of(predictor).levels == (2,)
     assert predictor.output_shape == (None, 1)
     names = {path.stem for path in (tmp_path / "models").glob("*.keras")}
     assert names == {"image", "jnd2", "lat-jnd2", "predictor"}

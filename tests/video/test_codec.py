@@ -7,14 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_clips import NTSC, moving_clip, random_clip
 
-from laser_dist.video.codec import (
-    VIDEOSET,
-    VideoError,
-    decode,
-    encode_h264,
-    x264_settings_of,
-    x264_version_of,
-)
+from laser_dist.video.codec import VIDEOSET, decode, encode_h264, x264_settings_of, x264_version_of
+from laser_dist.video.containers import VideoError
 
 # What x264 wrote into VideoSet's own streams (x264 core 148), but for version and threads.
 VIDEOSET_SEI = {

@@ -13,7 +13,8 @@ from PIL import Image, ImageCms, ImageOps
 from video_clips import NTSC, moving_clip, muxed, random_clip
 
 from laser_dist.errors import UserError
-from laser_dist.video.codec import ClipInfo, VideoError, decode, encode_h264, probe, sample_frames
+from laser_dist.video.codec import ClipInfo, decode, encode_h264, probe, sample_frames
+from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip
 
 

@@ -8,7 +8,7 @@ import keras
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PredictorSpec:
     """What a predictor's output [B, L], or [B, L, 2] with spreads, says.
 
     Attributes:
@@ -29,12 +29,12 @@ class Answer:
 
 
 @keras.saving.register_keras_serializable(package="laser_jnd")
-class AnswerLayer(keras.layers.Layer):
-    """Hands its input on, and keeps the `Answer` with it."""
+class PredictorSpecLayer(keras.layers.Layer):
+    """Hands its input on, and keeps the `PredictorSpec` with it."""
 
     def __init__(self, answer: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.answer = Answer(**{**answer, "levels": tuple(answer["levels"])})
+        self.answer = PredictorSpec(**{**answer, "levels": tuple(answer["levels"])})
 
     def call(self, inputs: Any) -> Any:
         """The input."""
@@ -49,7 +49,7 @@ class AnswerLayer(keras.layers.Layer):
         return {**super().get_config(), "answer": asdict(self.answer)}
 
 
-def answer_of(model: keras.Model) -> Answer:
+def predictor_spec_of(model: keras.Model) -> PredictorSpec:
     """What a predictor's output says.
 
     Raises:
@@ -57,6 +57,6 @@ def answer_of(model: keras.Model) -> Answer:
     """
     layers: Iterable[Any] = model.layers
     for layer in layers:
-        if isinstance(layer, AnswerLayer):
+        if isinstance(layer, PredictorSpecLayer):
             return layer.answer
     raise ValueError(f"Model {model.name}: expected a predictor that says what it answers.")

@@ -15,7 +15,7 @@ from label_fakes import (
     write,
 )
 
-from laser_dist.jnd.labels import (
+from laser_dist.jnd.videoset_labels import (
     COLUMNS,
     LabelFault,
     LevelLabel,

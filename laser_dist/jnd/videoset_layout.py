@@ -8,11 +8,10 @@ the one in its name, where 24 stands for 24 and 30 for 30000/1001 frames per sec
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 # Seen in VideoSet's streams: sources "30" are coded at 30000/1001, sources "24" at 24 exactly.
 FRAME_RATES = {24: Fraction(24), 30: Fraction(30000, 1001)}
-MARKER_NAME = "SIMULATED.json"
 
 CLIP_SUFFIXES = ("264", "mp4", "avi", "yuv")
 """Of the published streams, and of copies in other containers or decoded."""
@@ -46,7 +45,7 @@ class ClipName:
     @property
     def source_id(self) -> str:
         """Such as `videoSRC001`."""
-        return source_id(self.source_index)
+        return videoset_source_id(self.source_index)
 
     @property
     def resolution(self) -> str:
@@ -65,7 +64,7 @@ class ClipName:
         return PurePosixPath(folder) / f"{folder}_qp_{self.qp:02d}.{self.suffix}"
 
 
-def source_id(source_index: int) -> str:
+def videoset_source_id(source_index: int) -> str:
     """Such as `videoSRC001` for 1."""
     return f"videoSRC{source_index:03d}"
 
@@ -83,8 +82,3 @@ def parse_clip_name(file_name: str) -> ClipName | None:
         qp=int(match["qp"]),
         suffix=match["suffix"],
     )
-
-
-def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a path lies in a hidden place below a folder: what is unfinished, or thrown away."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.jnd.layout import ClipName, parse_clip_name, source_id
+from laser_dist.jnd.videoset_layout import ClipName, parse_clip_name, videoset_source_id
 
 NAMES = st.builds(
     ClipName,
@@ -48,4 +48,4 @@ def test_other_files_are_no_clips(name):
 
 
 def test_source_ids_have_three_digits():
-    assert [source_id(1), source_id(220)] == ["videoSRC001", "videoSRC220"]
+    assert [videoset_source_id(1), videoset_source_id(220)] == ["videoSRC001", "videoSRC220"]

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from laser_dist.jnd.label_files import LabelFile, LabelFileError, decoded, shown, whole_number
-from laser_dist.jnd.scale import QP
+from laser_dist.jnd.scale import MAX_QP
 
-MAX_QP = QP.highest
 COLUMNS = (
     "anchor",
     "jnd",

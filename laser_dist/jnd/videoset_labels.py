@@ -1,10 +1,9 @@
 """VideoSet's label files: `{resolution}_{1st,2nd,3rd}.csv`, read with their quirks and written.
 
 A file holds one JND level at one resolution, a row per source. All levels are quantizers (QP,
-0..51, higher = worse). Copies of the files that circulate have quirks; what had to be mended while
-reading is listed in `LabelTable.repairs`, one line each. A source whose levels are impossible is
-left out and listed in `LabelTable.faults`. What cannot be read at all is a `LabelFileError` that
-names file, line and column.
+0..51, higher = worse). Copies of the files that circulate have quirks; what had to be repaired
+is listed in `VideoSetLabels.repairs`, one line each. A source with impossible levels is left out
+and listed in `VideoSetLabels.faults`. A cell that cannot be read raises `LabelFileError`.
 
 Source: Wang et al. 2017 (VideoSet, arXiv 1701.01500) and the files published with it.
 """
@@ -24,11 +23,10 @@ from laser_dist.jnd.label_files import LabelFault as LabelFault
 from laser_dist.jnd.label_files import LabelFile as LabelFile
 from laser_dist.jnd.label_files import LabelFileError as LabelFileError
 from laser_dist.jnd.label_files import find_label_files, only_copy
-from laser_dist.jnd.label_rows import COLUMNS as COLUMNS
-from laser_dist.jnd.label_rows import MAX_QP as MAX_QP
-from laser_dist.jnd.label_rows import LabelRow, read_rows
-from laser_dist.jnd.layout import source_id
-from laser_dist.jnd.scale import QP
+from laser_dist.jnd.scale import MAX_QP, QP
+from laser_dist.jnd.videoset_layout import videoset_source_id
+from laser_dist.jnd.videoset_rows import COLUMNS as COLUMNS
+from laser_dist.jnd.videoset_rows import LabelRow, read_rows
 
 LEVEL_SUFFIXES = ("1st", "2nd", "3rd")
 _SOURCE_ID = re.compile(r"videoSRC(\d{3})")
@@ -93,7 +91,7 @@ class SourceLabels:
 
 
 @dataclass(frozen=True)
-class LabelTable:
+class VideoSetLabels:
     """All labels of one resolution.
 
     Attributes:
@@ -151,7 +149,7 @@ def format_videoset_labels(sources: Sequence[SourceLabels], level_index: int) ->
     return text.getvalue()
 
 
-def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTable:
+def read_videoset_labels(folder: Path, resolution: str = "640x360") -> VideoSetLabels:
     """Labels of all sources at one resolution, from the three files found below a local folder.
 
     Args:
@@ -170,7 +168,9 @@ def read_videoset_labels(folder: Path, resolution: str = "640x360") -> LabelTabl
     return parse_videoset_labels(files, resolution, where=str(folder))
 
 
-def parse_videoset_labels(files: Sequence[LabelFile], resolution: str, *, where: str) -> LabelTable:
+def parse_videoset_labels(
+    files: Sequence[LabelFile], resolution: str, *, where: str
+) -> VideoSetLabels:
     """Labels of all sources at one resolution, from the three files of that resolution.
 
     Read without complaint: any order of columns, CRLF or LF, any number of rows. Mended and listed
@@ -200,13 +200,13 @@ def parse_videoset_labels(files: Sequence[LabelFile], resolution: str, *, where:
     faults: list[LabelFault] = []
     for sequence_index in sorted(set[int]().union(*levels)):
         found = [level.get(sequence_index) for level in levels]
-        source = _assemble(source_id(sequence_index), found, chosen)
+        source = _assemble(videoset_source_id(sequence_index), found, chosen)
         if isinstance(source, LabelFault):
             faults.append(source)
         else:
             repairs.extend(_remarks_on_anchors(source, chosen))
             sources.append(source)
-    return LabelTable(resolution, tuple(sources), tuple(repairs), tuple(faults))
+    return VideoSetLabels(resolution, tuple(sources), tuple(repairs), tuple(faults))
 
 
 def _file_names(resolution: str) -> list[str]:
@@ -246,7 +246,7 @@ def _read_level(
     labels: dict[int, LevelLabel | LabelFault] = {}
     for row in read_rows(file, repairs):
         sequence_index = row.whole("sequence_index", lowest=1, highest=999)
-        identifier = source_id(sequence_index)
+        identifier = videoset_source_id(sequence_index)
         label = _label_of(row, identifier, level_index, repairs)
         if sequence_index in labels:
             label = LabelFault(identifier, row.place, "a second row of this source")
