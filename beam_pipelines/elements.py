@@ -17,7 +17,7 @@ ENCODED = "encoded"
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedLevel:
+class JndLevel:
     """What viewers said of one level of one source.
 
     Attributes:
@@ -32,7 +32,7 @@ class JudgedLevel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedSource:
+class LabeledSource:
     """One source with its coded clips and its levels, found and matched, nothing read yet.
 
     Attributes:
@@ -55,7 +55,7 @@ class JudgedSource:
     size: tuple[int, int] | None
     clips: tuple[tuple[int, StoredFile], ...]
     original: StoredFile | None = None
-    levels: tuple[JudgedLevel, JudgedLevel, JudgedLevel]
+    levels: tuple[JndLevel, JndLevel, JndLevel]
 
     @property
     def level_quantizers(self) -> tuple[int | None, ...]:
@@ -117,7 +117,7 @@ class FramePair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceFacts:
+class SourceMetadata:
     """What all examples of one source have in common.
 
     Attributes:
@@ -131,7 +131,7 @@ class SourceFacts:
 
     source_id: str
     group_id: str
-    levels: tuple[JudgedLevel, JudgedLevel, JudgedLevel]
+    levels: tuple[JndLevel, JndLevel, JndLevel]
     level_origins: tuple[str, ...]
     spatial_information: float
     temporal_information: float
@@ -150,7 +150,7 @@ class MeasuredSource:
         crash or come to no end.
     """
 
-    facts: SourceFacts
+    facts: SourceMetadata
     rows: tuple[QualityRow, ...]
     pairs: tuple[FramePair, ...]
     rejects: tuple[Reject, ...]

@@ -12,10 +12,10 @@ POLL_S = 0.5
 
 
 def finished_clips(folder: Path) -> int:
-    """Number of sources a miniature's pipeline has finished so far.
+    """Number of sources a synthetic dataset's pipeline has finished so far.
 
     Args:
-      folder: the miniature's final name.
+      folder: the synthetic dataset's final name.
     """
     # A clip's reference is written last.
     return sum(1 for _ in unfinished_folder(folder.absolute()).glob("*/*_qp_00.264"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from laser_dist.errors import UserError
 
-MAX_REJECTED_SHARE = 0.05
+MAX_REJECT_RATE = 0.05
 
 SOURCE = "source"
 """A whole source is lost."""
@@ -54,7 +54,7 @@ def impaired_sources(rejects: Sequence[Reject]) -> set[str]:
 
 
 def check_share(
-    rejects: Sequence[Reject], total: int, *, max_share: float = MAX_REJECTED_SHARE
+    rejects: Sequence[Reject], total: int, *, max_share: float = MAX_REJECT_RATE
 ) -> None:
     """Stops work that would lose too much.
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipelines import storage
-from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject, check_share
+from beam_pipelines.rejects import MAX_REJECT_RATE, Reject, check_share
 from laser_dist.errors import UserError
 
 REJECTS = "rejects"
@@ -40,7 +40,7 @@ def write_rejects(
     total: int,
     place: str | Path,
     *,
-    max_share: float = MAX_REJECTED_SHARE,
+    max_share: float = MAX_REJECT_RATE,
 ) -> None:
     """Writes a table of rejects, complete or absent.
 
@@ -70,7 +70,7 @@ def refuse_too_many(
     total: int,
     refusal: str | Path,
     *,
-    max_share: float = MAX_REJECTED_SHARE,
+    max_share: float = MAX_REJECT_RATE,
 ) -> None:
     """Stops work that would lose too much, and leaves the table of it.
 
@@ -99,7 +99,7 @@ class WriteRejects(beam.DoFn):
         refusal: str | Path,
         found: Sequence[Reject],
         total: int,
-        max_share: float = MAX_REJECTED_SHARE,
+        max_share: float = MAX_REJECT_RATE,
     ) -> None:
         """Takes note of what was rejected before the pipeline began.
 

@@ -86,12 +86,12 @@ def command(data: Path, run: Path, *extra: str) -> list[str]:
 
 
 def make_dataset(folder: Path) -> Path:
-    """A small miniature; what is there is taken over."""
+    """A small synthetic dataset; an existing one is reused."""
     program = [sys.executable, "-m", "laser_dist.commands.main"]
     videoset, data = str(folder / "videoset"), str(folder / "data")
     small = ("--num-sources", "15", "--qps", "22,30,38")
     for arguments in (
-        ("miniature", "--output", videoset, *small),
+        ("synthesize", "--output", videoset, *small),
         ("build", "videoset_jnd", "--manual-dir", videoset, "--data-dir", data),
     ):
         subprocess.run([*program, *arguments], check=True, stdout=subprocess.DEVNULL)

@@ -226,12 +226,12 @@ def tell_waiting() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         laser_jnd(
-            *("miniature", "--num-sources", "60"),
+            *("synthesize", "--num-sources", "60"),
             *("--qps", "22,30,38", "--output", str(folder / "videoset")),
         )
         laser_jnd(
             *("build", "videoset_jnd", "--manual-dir", str(folder / "videoset"), "--config"),
-            *("miniature", "--model-size", f"{WIDTH}x{HEIGHT}", "--data-dir", str(folder / "data")),
+            *("synthetic", "--frame-size", f"{WIDTH}x{HEIGHT}", "--data-dir", str(folder / "data")),
         )
         small = ["image.crop=64", "image.epochs=1", "jnd.crop=64", "jnd.epochs=1"]
         for variant, epochs in (("mj-lat", "heads.epochs=3"), ("e2e-lat", "joint.epochs=2")):

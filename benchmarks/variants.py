@@ -1,4 +1,4 @@
-"""All six predictors on the demo's miniature, over seeds, beside plain ones. Takes hours.
+"""All six predictors on the demo's synthetic dataset, over seeds, beside plain ones. Takes hours.
 
     python benchmarks/variants.py                                    # builds what is not there
     python benchmarks/variants.py --variants mj-lat --seeds 1        # some of it
@@ -51,9 +51,9 @@ def laser_jnd(*arguments: str) -> None:
 
 
 def make_dataset(folder: Path) -> Path:
-    """The demo's own miniature as a dataset."""
+    """The demo's own synthetic dataset, built."""
     laser_jnd(
-        *("miniature", "--output", str(folder / "videoset")),
+        *("synthesize", "--output", str(folder / "videoset")),
         *("--qps", "18,24,29,34,39,45"),
     )
     where = ("--manual-dir", str(folder / "videoset"), "--data-dir", str(folder / "data"))

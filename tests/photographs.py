@@ -1,4 +1,4 @@
-"""Tiny photographs made in code, for whatever makes a miniature of them."""
+"""Tiny photographs made in code, for whatever makes a synthetic dataset of them."""
 
 import numpy as np
 from PIL import Image

@@ -29,7 +29,7 @@ STAGES = ("image", "jnd1", "jnd2", "jnd3", "mj-lat")
 SETTINGS = tuple(part for setting in RUN_SETTINGS for part in ("--set", setting))
 TRAIN = ("--preset", "demo", "--dataset", "data", *SETTINGS)
 COMMANDS = (
-    ("miniature", "--output", "videoset", "--num-sources", "15", "--qps", "22,30,38"),
+    ("synthesize", "--output", "videoset", "--num-sources", "15", "--qps", "22,30,38"),
     ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"),
     ("train", "mj-lat", *TRAIN, "--output", "run", "--workers", "2"),
     ("evaluate", "--model", "run", "--dataset", "data"),
@@ -40,7 +40,7 @@ SECOND = ("train", "rec", *TRAIN, "--output", "second", "--workers", "1", "--set
 LOAD = """
 import tensorflow_datasets as tfds
 import tfds_builders
-data, info = tfds.load("videoset_jnd/miniature", data_dir="data", split="test", with_info=True)
+data, info = tfds.load("videoset_jnd/synthetic", data_dir="data", split="test", with_info=True)
 for example in data.as_numpy_iterator():
     print(example["source_id"].decode(), *example["raw"].shape, *example["jnd_levels"])
 print(info.metadata["simulated"])
@@ -118,7 +118,7 @@ def test_the_dataset_loads_by_its_name_from_any_python_session(folder):
 
 
 def test_quality_falls_and_rate_falls_with_the_quantizer(folder):
-    tables = sorted(folder.glob("data/videoset_jnd/miniature/*/quality/*.parquet"))
+    tables = sorted(folder.glob("data/videoset_jnd/synthetic/*/quality/*.parquet"))
     assert len(tables) == 15
     for path in tables:
         rows = {row["qp"]: row for row in pq.read_table(path).to_pylist()}
@@ -169,7 +169,7 @@ def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted
         s3.upload(folder / "data", "data")
         places = ("--data-dir", s3.url("data"), "--storage", s3.url("runs/third"))
         command = (
-            "train", "mj-lat", "--preset", "demo", "--dataset", "videoset_jnd/miniature", *places,
+            "train", "mj-lat", "--preset", "demo", "--dataset", "videoset_jnd/synthetic", *places,
             "--workers", "2", *SETTINGS,
         )  # fmt: skip
         said = laser_jnd(folder, *command)
@@ -186,7 +186,7 @@ def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted
         assert "jnd1: reused, as given" in laser_jnd(folder, *fourth, *given)
         assert "models/jnd1.keras" in s3.files("runs/fourth")
         files = s3.files("runs/third")
-        copies = RunStore(find_dataset("videoset_jnd/miniature", s3.url("data"))).local
+        copies = RunStore(find_dataset("videoset_jnd/synthetic", s3.url("data"))).local
     assert files["predictions.csv"] == (folder / "run" / "predictions.csv").read_bytes()
     assert {"results.json", "report/index.html"} <= files.keys()
     # What is not evaluated on is not brought here.

@@ -55,7 +55,7 @@ def derived_config(config: JndConfig, changes: Mapping[str, Any]) -> JndConfig:
             "Frames of the examples",
             f"{MIN_SIZE}x{MIN_SIZE} pixels or more",
             f"{changed.model_width}x{changed.model_height}",
-            "Name another with --model-size.",
+            "Name another with --frame-size.",
         )
     parts = [config.name]
     if changed.frames_per_second != config.frames_per_second:

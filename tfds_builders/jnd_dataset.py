@@ -16,7 +16,7 @@ from beam_pipelines.dataset.pipeline import BuildPlan, add_build, written_shards
 from beam_pipelines.dataset.places import BuildPlaces, places_of
 from beam_pipelines.inputs.archive_indexing import find_files
 from beam_pipelines.inputs.inventory import Inventory
-from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject, lost_sources
+from beam_pipelines.rejects import MAX_REJECT_RATE, Reject, lost_sources
 from beam_pipelines.rejects_table import (
     REJECTS_FILE,
     clear_failures,
@@ -51,7 +51,7 @@ class BuildRequest:
       inventory: of it, where it has been taken already.
       options: of Beam; None for all cores of this machine.
       flags: Beam's own options as on a command line, for its file systems.
-      max_rejects: largest share of the sources that may be lost or lose a clip.
+      max_reject_rate: largest share of the sources that may be lost or lose a clip.
       on_start: called with the name of the job, where it runs on other machines.
     """
 
@@ -59,7 +59,7 @@ class BuildRequest:
     inventory: Inventory | None = None
     options: PipelineOptions | None = None
     flags: tuple[str, ...] = ()
-    max_rejects: float = MAX_REJECTED_SHARE
+    max_reject_rate: float = MAX_REJECT_RATE
     on_start: Callable[[str], None] = print
 
 
@@ -169,7 +169,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             found = find_files(request.manual_dir, places.archives, options, request.on_start)
             inventory = self.inventory_of(*found, request.manual_dir)
         rejects, total = inventory.rejects, inventory.num_sources
-        refuse_too_many(rejects, total, places.refusal, max_share=request.max_rejects)
+        refuse_too_many(rejects, total, places.refusal, max_share=request.max_reject_rate)
         groups = {source.source_id: source.group_id for source in inventory.sources}
         splits = assign_splits(groups)
         _check_every_split(splits, request.manual_dir)
@@ -181,7 +181,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             splits=splits,
             settings=self._config.pairs,
             places=places,
-            max_rejects=request.max_rejects,
+            max_reject_rate=request.max_reject_rate,
             flags=request.flags,
             num_processes=num_processes,
         )
@@ -281,7 +281,7 @@ def _splits_left(
     left = {source: split for source, split in splits.items() if source not in lost}
     empty = sorted(set(splits.values()) - set(left.values()))
     if empty:
-        write_rejects(rejects, total, places.refusal, max_share=request.max_rejects)
+        write_rejects(rejects, total, places.refusal, max_share=request.max_reject_rate)
         raise UserError(
             f"Sources below {request.manual_dir}",
             f"some for each of {', '.join(SPLITS)}",

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import StoredPair
-from beam_pipelines.elements import SourceFacts
+from beam_pipelines.elements import SourceMetadata
 from laser_dist.jnd.scale import NUM_LEVELS, Scale
 
 
@@ -61,7 +61,7 @@ def pair_features(settings: PairSettings, scale: Scale) -> tfds.features.Feature
     )
 
 
-def example_of(facts: SourceFacts, pair: StoredPair) -> dict[str, Any]:
+def example_of(facts: SourceMetadata, pair: StoredPair) -> dict[str, Any]:
     """One example, frames as the PNG they are."""
     return {
         "source_id": facts.source_id,

@@ -14,7 +14,7 @@ from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import StoredPair, read_pairs
 from beam_pipelines.dataset.shards import Shard, WrittenShard, example_key
-from beam_pipelines.elements import SourceFacts
+from beam_pipelines.elements import SourceMetadata
 from laser_dist.jnd.scale import Scale
 from tfds_builders.jnd_features import example_of, pair_features
 
@@ -82,7 +82,7 @@ class WriteShards(beam.DoFn):
             num_bytes=sum(len(serialized) for _, serialized in keyed),
         )
 
-    def _serialize(self, facts: SourceFacts, pair: StoredPair) -> bytes:
+    def _serialize(self, facts: SourceMetadata, pair: StoredPair) -> bytes:
         example = self._features.encode_example(example_of(facts, pair))
         # Not the serializer's own call: it lets protobuf write the fields in the order of a hash
         # table, which differs from process to process.
@@ -96,12 +96,12 @@ def _write_tfrecord(path: epath.Path, examples: Iterable[tuple[str, bytes]]) -> 
             _TFRecordUtil.write_record(file, serialized)
 
 
-def _pairs_of(shard: Shard) -> list[tuple[SourceFacts, StoredPair]]:
+def _pairs_of(shard: Shard) -> list[tuple[SourceMetadata, StoredPair]]:
     """A shard's examples in order; each source's file is opened once."""
     rows: dict[str, list[int]] = {}
     for place, row in shard.examples:
         rows.setdefault(place, []).append(row)
-    found: dict[tuple[str, int], tuple[SourceFacts, StoredPair]] = {}
+    found: dict[tuple[str, int], tuple[SourceMetadata, StoredPair]] = {}
     for place, wanted in rows.items():
         facts, pairs = read_pairs(place, wanted)
         found |= {(place, row): (facts, pair) for row, pair in zip(wanted, pairs, strict=True)}

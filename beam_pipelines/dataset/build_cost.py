@@ -15,7 +15,7 @@ from beam_pipelines.dataset.codecs import read_clip
 from beam_pipelines.dataset.frame_pairs import PairSettings, Quantizers
 from beam_pipelines.dataset.measured_files import encode_png
 from beam_pipelines.dataset.shards import num_shards
-from beam_pipelines.elements import JudgedSource
+from beam_pipelines.elements import LabeledSource
 from laser_dist.jnd.scale import QP
 from laser_dist.video.quality import measure_quality
 
@@ -94,7 +94,7 @@ class BuildCost:
     num_shards: dict[str, int]
 
 
-def measure_rate(source: JudgedSource, settings: PairSettings) -> Rate:
+def measure_rate(source: LabeledSource, settings: PairSettings) -> Rate:
     """Reads one source's reference and the clip in the middle of its scale, and measures that.
 
     Args:
@@ -128,7 +128,7 @@ def measure_rate(source: JudgedSource, settings: PairSettings) -> Rate:
     )
 
 
-def build_cost(sources: Sequence[JudgedSource], splits: dict[str, str], rate: Rate) -> BuildCost:
+def build_cost(sources: Sequence[LabeledSource], splits: dict[str, str], rate: Rate) -> BuildCost:
     """What a build of these sources comes to, if they are like the measured one.
 
     Args:

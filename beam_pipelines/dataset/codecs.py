@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from beam_pipelines.elements import ENCODED, FROM_FILE, JudgedSource
+from beam_pipelines.elements import ENCODED, FROM_FILE, LabeledSource
 from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.storage import StoredFile
 from laser_dist.video.codec import decode, encode_h264, x264_version_of
@@ -40,7 +40,7 @@ class CodedClip:
     encoder_version: str
 
 
-def read_clip(file: StoredFile, source: JudgedSource) -> CodedClip:
+def read_clip(file: StoredFile, source: LabeledSource) -> CodedClip:
     """Reads one of a source's files, at the frame rate that its name says.
 
     Raises:
@@ -107,7 +107,7 @@ def _content_of(file: StoredFile) -> bytes:
         ) from error
 
 
-def _read_video(content: bytes, suffix: str, source: JudgedSource) -> CodedClip:
+def _read_video(content: bytes, suffix: str, source: LabeledSource) -> CodedClip:
     assert source.fps is not None
     if suffix == ".yuv":
         assert source.size is not None

@@ -1,6 +1,6 @@
 """One source from its files to frame pairs and quality rows.
 
-JudgedSource ─ read reference ─▶ at each quantizer: read, measure ─▶ MeasuredSource
+LabeledSource ─ read reference ─▶ at each quantizer: read, measure ─▶ MeasuredSource
                                   └ at a level without a good clip: encode anew
 """
 
@@ -22,10 +22,10 @@ from beam_pipelines.dataset.codecs import (
 from beam_pipelines.elements import (
     FROM_FILE,
     FramePair,
-    JudgedSource,
+    LabeledSource,
     MeasuredSource,
     QualityRow,
-    SourceFacts,
+    SourceMetadata,
 )
 from beam_pipelines.rejects import CLIP, Reject
 from beam_pipelines.storage import StoredFile
@@ -67,7 +67,7 @@ class PairSettings:
 class Quantizers:
     """The quantizers of one source at which there is something to do."""
 
-    def __init__(self, source: JudgedSource) -> None:
+    def __init__(self, source: LabeledSource) -> None:
         self.files = dict(source.clips)
         self.levels = tuple(q for q in source.level_quantizers if q is not None)
         self.reference = source.scale.reference
@@ -76,7 +76,7 @@ class Quantizers:
 
 
 def measure_source(
-    source: JudgedSource,
+    source: LabeledSource,
     settings: PairSettings,
     unusable: Mapping[int, str],
     report: Callable[[int | None], None],
@@ -116,7 +116,7 @@ def measure_source(
 class _Session:
     """One source's reference and what has been measured against it so far."""
 
-    def __init__(self, source: JudgedSource, settings: PairSettings) -> None:
+    def __init__(self, source: LabeledSource, settings: PairSettings) -> None:
         self._source = source
         self._files = dict(source.clips)
         reference = self._read_reference()
@@ -240,7 +240,7 @@ class _Session:
         self._check_reference()
         source, levels = self._source, self._source.level_quantizers
         origins = ("" if level is None else self._origins[level] for level in levels)
-        facts = SourceFacts(
+        facts = SourceMetadata(
             source_id=source.source_id,
             group_id=source.group_id,
             levels=source.levels,

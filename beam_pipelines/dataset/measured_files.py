@@ -23,11 +23,11 @@ from PIL import Image
 from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.elements import (
-    JudgedLevel,
-    JudgedSource,
+    JndLevel,
+    LabeledSource,
     MeasuredSource,
     QualityRow,
-    SourceFacts,
+    SourceMetadata,
 )
 from beam_pipelines.rejects import Reject
 from laser_dist.jnd.scale import NUM_LEVELS, Scale
@@ -75,7 +75,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairFacts:
+class PairMetadata:
     """What is known of one frame pair beside its frames.
 
     Attributes:
@@ -90,7 +90,7 @@ class PairFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredPair(PairFacts):
+class StoredPair(PairMetadata):
     """One frame pair as it lies in a file.
 
     Attributes:
@@ -114,7 +114,7 @@ def quality_schema(scale: Scale) -> pa.Schema:
     )
 
 
-def place_of(folder: str, source: JudgedSource, settings: PairSettings, suffix: str) -> str:
+def place_of(folder: str, source: LabeledSource, settings: PairSettings, suffix: str) -> str:
     """Where a source's file of a kind lies.
 
     Its key covers labels, settings, the files' names, sizes and times, and the libraries that read
@@ -132,7 +132,7 @@ def place_of(folder: str, source: JudgedSource, settings: PairSettings, suffix: 
 
 
 def write_measured(
-    measured: MeasuredSource, source: JudgedSource, settings: PairSettings, folder: str
+    measured: MeasuredSource, source: LabeledSource, settings: PairSettings, folder: str
 ) -> None:
     """Writes both files, each complete or absent, the pairs last."""
     schema = quality_schema(source.scale)
@@ -167,7 +167,7 @@ def write_measured(
     storage.write_bytes(place_of(folder, source, settings, PAIRS_SUFFIX), content)
 
 
-def find_measured(source: JudgedSource, settings: PairSettings, folder: str) -> Measured | None:
+def find_measured(source: LabeledSource, settings: PairSettings, folder: str) -> Measured | None:
     """What has been made of a source; None where nothing is there, or nothing that can be read."""
     pairs, quality = (
         place_of(folder, source, settings, suffix) for suffix in (PAIRS_SUFFIX, QUALITY_SUFFIX)
@@ -194,7 +194,7 @@ def find_measured(source: JudgedSource, settings: PairSettings, folder: str) -> 
     )
 
 
-def read_pairs(place: str, rows: Iterable[int]) -> tuple[SourceFacts, list[StoredPair]]:
+def read_pairs(place: str, rows: Iterable[int]) -> tuple[SourceMetadata, list[StoredPair]]:
     """Some of a source's pairs, in the order asked for, and what they have in common."""
     with storage.open_binary(place) as file:
         table = pq.ParquetFile(file)
@@ -206,13 +206,13 @@ def read_pairs(place: str, rows: Iterable[int]) -> tuple[SourceFacts, list[Store
     return _source_facts(table), pairs
 
 
-def read_facts(place: str) -> tuple[SourceFacts, list[PairFacts]]:
+def read_facts(place: str) -> tuple[SourceMetadata, list[PairMetadata]]:
     """All of a source's pairs without their frames, and what they have in common."""
     with storage.open_binary(place) as file:
         table = pq.ParquetFile(file)
         names = [name for name in _PAIRS_SCHEMA.names if name not in FRAMES]
         rows = table.read(columns=names).to_pylist()
-    return _source_facts(table), [PairFacts(**_pair_facts(row)) for row in rows]
+    return _source_facts(table), [PairMetadata(**_pair_facts(row)) for row in rows]
 
 
 def _pair_facts(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,14 +223,14 @@ def _pair_facts(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _source_facts(table: pq.ParquetFile) -> SourceFacts:
+def _source_facts(table: pq.ParquetFile) -> SourceMetadata:
     facts = json.loads(table.schema_arrow.metadata[_FACTS_KEY])["facts"]
     first, second, third = (
-        JudgedLevel(value=level["value"], mean=level["mean"], samples=tuple(level["samples"]))
+        JndLevel(value=level["value"], mean=level["mean"], samples=tuple(level["samples"]))
         for level in facts.pop("levels")
     )
     origins = tuple(facts.pop("level_origins"))
-    return SourceFacts(**facts, levels=(first, second, third), level_origins=origins)
+    return SourceMetadata(**facts, levels=(first, second, third), level_origins=origins)
 
 
 def encode_png(frame: np.ndarray) -> bytes:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings, measure_source
 from beam_pipelines.dataset.measured_files import write_measured
-from beam_pipelines.elements import JudgedSource
+from beam_pipelines.elements import LabeledSource
 
 
 def measure_and_write(
-    source: JudgedSource,
+    source: LabeledSource,
     settings: PairSettings,
     folder: str,
     flags: tuple[str, ...],
@@ -35,6 +35,6 @@ def measure_and_write(
         raise RuntimeError(f"Writing below {folder}: {error}") from error
 
 
-def _places(source: JudgedSource) -> Iterable[str]:
+def _places(source: LabeledSource) -> Iterable[str]:
     files = [file for _, file in source.clips]
     return (file.place for file in [*files, *filter(None, [source.original])])

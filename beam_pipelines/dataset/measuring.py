@@ -14,7 +14,7 @@ from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.isolation import Crashed, Isolated
 from beam_pipelines.dataset.measured_files import Measured, find_measured
 from beam_pipelines.dataset.measured_source import measure_and_write
-from beam_pipelines.elements import JudgedSource
+from beam_pipelines.elements import LabeledSource
 from beam_pipelines.rejects import SOURCE, Reject
 from beam_pipelines.rejects_table import REJECTS
 from laser_dist.video.containers import VideoError
@@ -79,7 +79,7 @@ class MeasureSources(beam.DoFn):
         while not self._free.empty():
             self._free.get().close()
 
-    def process(self, source: JudgedSource) -> Iterable[Measured | RejectOutput]:
+    def process(self, source: LabeledSource) -> Iterable[Measured | RejectOutput]:
         """Yields where measured sources lie, and the rejects of clips and sources.
 
         They are those of whichever sources are done: with several processes the last ones come
@@ -113,7 +113,7 @@ class MeasureSources(beam.DoFn):
             for reject in rejects:
                 yield beam.pvalue.TaggedOutput(REJECTS, reject)
 
-    def _outcome(self, source: JudgedSource) -> Outcome:
+    def _outcome(self, source: LabeledSource) -> Outcome:
         """What becomes of a source; runs in a thread that waits for a codec's process."""
         measured = find_measured(source, self._settings, self._folder)
         if measured is not None and measured.is_final:
@@ -130,7 +130,7 @@ class MeasureSources(beam.DoFn):
             self._free.put(isolated)
         return "measured", measured, measured.rejects
 
-    def _measure(self, source: JudgedSource, isolated: Isolated) -> Measured:
+    def _measure(self, source: LabeledSource, isolated: Isolated) -> Measured:
         """Measures in the codec's process; a clip that kills it costs that clip alone."""
         files = dict(source.clips)
         unusable: dict[int, str] = {}
@@ -150,7 +150,7 @@ class MeasureSources(beam.DoFn):
         return measured
 
 
-def _told(crash: Crashed, source: JudgedSource) -> str:
+def _told(crash: Crashed, source: LabeledSource) -> str:
     if crash.step is None:
         return f"{crash.how}, outside of any clip"
     return f"{crash.how}, at {source.scale.name} {crash.step}"

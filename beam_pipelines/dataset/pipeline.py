@@ -22,8 +22,8 @@ from beam_pipelines.dataset.measured_files import Measured
 from beam_pipelines.dataset.measuring import MeasureSources
 from beam_pipelines.dataset.places import BuildPlaces
 from beam_pipelines.dataset.shards import WrittenShard, plan_shards
-from beam_pipelines.elements import JudgedSource
-from beam_pipelines.rejects import MAX_REJECTED_SHARE, Reject
+from beam_pipelines.elements import LabeledSource
+from beam_pipelines.rejects import MAX_REJECT_RATE, Reject
 from beam_pipelines.rejects_table import REJECTS, REJECTS_FILE, WriteRejects
 
 QUALITY_FOLDER = "quality"
@@ -41,18 +41,18 @@ class BuildPlan:
       splits: source id to split.
       settings: of the examples.
       places: of input and output.
-      max_rejects: largest share of the sources that may be lost or lose a clip.
+      max_reject_rate: largest share of the sources that may be lost or lose a clip.
       flags: Beam's own options, for its file systems in the codec's processes.
       num_processes: codec's processes of each of Beam's workers.
     """
 
-    sources: tuple[JudgedSource, ...]
+    sources: tuple[LabeledSource, ...]
     rejects: tuple[Reject, ...]
     num_sources: int
     splits: Mapping[str, str]
     settings: PairSettings
     places: BuildPlaces
-    max_rejects: float = MAX_REJECTED_SHARE
+    max_reject_rate: float = MAX_REJECT_RATE
     flags: tuple[str, ...] = ()
     num_processes: int = 1
 
@@ -93,7 +93,7 @@ def add_build(
                 places.refusal,
                 plan.rejects,
                 plan.num_sources,
-                plan.max_rejects,
+                plan.max_reject_rate,
             )
         )
     )
@@ -120,7 +120,7 @@ def add_build(
     )
 
 
-def longest_first(sources: Iterable[JudgedSource]) -> list[JudgedSource]:
+def longest_first(sources: Iterable[LabeledSource]) -> list[LabeledSource]:
     """Sources in the order of the work they are, the most first, as far as can be told unread.
 
     What a source takes goes with the bytes of its clips: a long or detailed one is long in bytes

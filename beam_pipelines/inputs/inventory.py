@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beam_pipelines.elements import JudgedSource
+from beam_pipelines.elements import LabeledSource
 from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, lost_sources
 from beam_pipelines.storage import StoredFile
@@ -29,12 +29,12 @@ class Inventory:
       rejects: that cannot, and why.
       repairs: made to the labels.
       level_definition: what the value of a level is, a noun phrase.
-      marker: what a miniature says of itself; empty for people's judgments.
+      marker: what a synthetic dataset says of itself; empty for people's judgments.
       fingerprint: hash of labels, of the clips' names and sizes, of groups and of what the marker
         says, 16 hex digits.
     """
 
-    sources: tuple[JudgedSource, ...]
+    sources: tuple[LabeledSource, ...]
     rejects: tuple[Reject, ...]
     repairs: tuple[str, ...]
     level_definition: str
@@ -174,20 +174,20 @@ def label_files(files: Sequence[StoredFile], is_wanted: Callable[[str], bool]) -
 
 
 def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
-    """What a miniature among the files says of itself; empty for people's judgments."""
+    """What a synthetic dataset among the files says of itself; empty for people's judgments."""
     found = [file for file in files if file.name == MARKER_NAME]
     if not found:
         return {}
     file, *others = found
     if others:
         raise UserError(
-            f"Folder {folder}", f"one {MARKER_NAME}", f"{len(found)}", "Name one miniature."
+            f"Folder {folder}", f"one {MARKER_NAME}", f"{len(found)}", "Name one synthetic dataset."
         )
     try:
         marker = json.loads(read_stored(file))
     except (ValueError, OSError) as error:
         raise UserError(
-            f"Marker {file}", "JSON", str(error), "Make the miniature again."
+            f"Marker {file}", "JSON", str(error), "Make the synthetic dataset again."
         ) from error
     # A marker that does not say so would have simulated viewers pass for people.
     if not isinstance(marker, dict) or not marker.get("simulated_viewers"):
@@ -195,7 +195,7 @@ def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
             f"Marker {file}",
             "what the simulated viewers are, under simulated_viewers",
             "nothing of that name",
-            "Make the miniature again.",
+            "Make the synthetic dataset again.",
         )
     return marker
 
@@ -209,7 +209,7 @@ def fingerprint_of(
       labels: whose `repr` tells all of them.
       clips: of which names and sizes count, not where they lie.
       name_of: gives the name of a source's clip.
-      marker: of a miniature; who belongs together decides the splits.
+      marker: of a synthetic dataset; who belongs together decides the splits.
     """
     sizes = [
         (name_of(source_id, quantizer), clips[source_id][quantizer].size)

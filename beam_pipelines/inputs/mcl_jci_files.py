@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import isnan, nan
 
-from beam_pipelines.elements import JudgedLevel, JudgedSource
+from beam_pipelines.elements import JndLevel, LabeledSource
 from beam_pipelines.inputs.inventory import (
     Clips,
     Inventory,
@@ -83,7 +83,7 @@ def take_inventory(
     groups = marker.get("groups", {})
     return Inventory(
         sources=tuple(
-            JudgedSource(
+            LabeledSource(
                 source_id=source_id,
                 group_id=groups.get(source_id, source_id),
                 scale=QF,
@@ -123,11 +123,9 @@ def _name_of(source_id: str, quality: int) -> str:
     return ImageName(source_index=mcl_jci_source_index(source_id), quality_factor=factor).path.name
 
 
-def _levels(
-    labels: MclJciSource, convention: Convention
-) -> tuple[JudgedLevel, JudgedLevel, JudgedLevel]:
+def _levels(labels: MclJciSource, convention: Convention) -> tuple[JndLevel, JndLevel, JndLevel]:
     first, second, third = (
-        JudgedLevel(value=value, mean=nan if isnan(value) else _mean(samples), samples=samples)
+        JndLevel(value=value, mean=nan if isnan(value) else _mean(samples), samples=samples)
         for value, samples in zip(labels.levels(convention), labels.samples, strict=True)
     )
     return (first, second, third)

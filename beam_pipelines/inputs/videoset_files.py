@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from beam_pipelines.elements import JudgedLevel, JudgedSource
+from beam_pipelines.elements import JndLevel, LabeledSource
 from beam_pipelines.inputs.inventory import (
     Clips,
     Inventory,
@@ -138,7 +138,7 @@ def _rates(files: Iterable[StoredFile]) -> set[int]:
     return {_name_of(file).rate for file in files}
 
 
-def _fault_of_levels(levels: Sequence[JudgedLevel]) -> str | None:
+def _fault_of_levels(levels: Sequence[JndLevel]) -> str | None:
     """Why levels are impossible: the tables' reader has seen to their own levels, not to means."""
     values = [level.value for level in levels]
     if any(not QP.lowest <= value <= QP.highest for value in values):
@@ -158,8 +158,8 @@ def _source(
     labels: SourceLabels,
     level_definition: LevelDefinition,
     group_id: str,
-) -> JudgedSource:
-    return JudgedSource(
+) -> LabeledSource:
+    return LabeledSource(
         source_id=name.source_id,
         group_id=group_id,
         scale=QP,
@@ -172,9 +172,9 @@ def _source(
 
 def _levels(
     labels: SourceLabels, level_definition: LevelDefinition
-) -> tuple[JudgedLevel, JudgedLevel, JudgedLevel]:
+) -> tuple[JndLevel, JndLevel, JndLevel]:
     first, second, third = (
-        JudgedLevel(
+        JndLevel(
             value=level.jnd if level_definition == "jnd" else level.mean,
             mean=level.mean,
             samples=level.samples,

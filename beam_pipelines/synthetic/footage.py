@@ -16,7 +16,7 @@ from laser_dist.video.containers import VideoError
 from laser_dist.video.jpeg import PILLOW_ERRORS
 
 # Photographs only: no charts, text, drawings, medical or microscope images, and of a stereo pair
-# one half. Named, so that a package's next release does not change the miniature silently.
+# one half. Named, so that a package's next release does not change the synthetic dataset silently.
 SKIMAGE_PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",

@@ -1,4 +1,4 @@
-"""A miniature MCL-JCI: photographs become judged JPEGs in MCL-JCI's own layout."""
+"""Synthetic MCL-JCI: labeled JPEG images in MCL-JCI's layout."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,6 @@ from laser_dist.video.codec import decode
 from laser_dist.video.frames import UInt8Array
 from laser_dist.video.jpeg import QUALITIES, encode_jpeg, jpeg_encoder
 
-LIKE = "mcl-jci"
 ALL_QFS = tuple(QUALITIES)
 MAX_SOURCES = 99  # MCL-JCI's names have two digits
 
@@ -27,7 +26,7 @@ ROOT = Path("MCL-JCI")
 
 # MCL-JCI's levels, of which 25 % of the viewers have had enough, have means of 34.2, 23.7 and 18.4.
 # With these two, 96 sources give 34.0, 24.7 and 16.8, and 7 % of the third ones are missing. Errors
-# are harder to see than in the miniature VideoSet, and coarse anchors hide more: viewers run out of
+# are harder to see than in the synthetic VideoSet, and coarse anchors hide more: viewers run out of
 # levels, as MCL-JCI's do, before the quality factors end.
 PANEL = Panel(increment=0.25, growth=2.0)
 MASKING = MaskingModel(base=0.67)
@@ -38,7 +37,7 @@ ImageChains = tuple[int, tuple[Chain, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class MclJciSettings:
-    """What a miniature MCL-JCI is made of.
+    """What a synthetic dataset MCL-JCI is made of.
 
     Attributes:
       num_sources: images, spread evenly over the footage, 1 to 99.
@@ -89,8 +88,8 @@ class MclJciSettings:
 
     @property
     def provenance(self) -> Mapping[str, object]:
-        """The kind, and the encoder, which a JPEG does not name."""
-        return {"like": LIKE, "encoder": " ".join(jpeg_encoder())}
+        """The encoder, which a JPEG file does not name."""
+        return {"kind": "mcl-jci", "encoder": " ".join(jpeg_encoder())}
 
     def source_id(self, source_index: int) -> str:
         """Such as `ImageJND_SRC01` for 1."""
@@ -118,12 +117,12 @@ class MclJciSettings:
 
 
 def source_path(source_index: int) -> Path:
-    """Of the image as it was, below the miniature's folder."""
+    """Of the image as it was, below the synthetic dataset's folder."""
     return ROOT / ImageName(source_index=source_index, quality_factor=None).path
 
 
 def coded_path(source_index: int, qf: int) -> Path:
-    """Of the JPEG of a quality factor, below the miniature's folder."""
+    """Of the JPEG of a quality factor, below the synthetic dataset's folder."""
     return ROOT / ImageName(source_index=source_index, quality_factor=qf).path
 
 

@@ -1,4 +1,4 @@
-"""What the miniatures of VideoSet and of MCL-JCI have in common: from footage to a judged folder.
+"""Pipeline that makes a synthetic VideoSet or MCL-JCI from footage.
 
     footage ─ draw takes ─▶ film ─▶ code at each quantizer ─▶ judge ─▶ coded files, labels, marker
 
@@ -36,7 +36,7 @@ from laser_dist.video.containers import MIN_SIZE, VideoError
 from laser_dist.video.frames import UInt8Array
 
 Labels = TypeVar("Labels")
-"""What the panel says of one source, in the words of its kind of miniature."""
+"""What the panel says of one source, in the words of its kind of dataset."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Take:
 
 
 class Settings(Protocol[Labels]):
-    """What a miniature is made of, and how its kind is made: a frozen dataclass."""
+    """What a synthetic dataset is made of, and how its kind is made: a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -116,7 +116,7 @@ class Settings(Protocol[Labels]):
 
 
 def check_sources_and_size(settings: Settings, max_sources: int) -> None:
-    """Raises UserError for a number of sources, size or seed that no miniature can have."""
+    """Raises UserError for a number of sources, size or seed that no synthetic dataset can have."""
     size = f"even sides of {MIN_SIZE} pixels or more"
     resolution = f"{settings.width}x{settings.height}"
     expect(
@@ -134,7 +134,7 @@ def check_sources_and_size(settings: Settings, max_sources: int) -> None:
 def expect(holds: bool, what: str, rule: str, got: object) -> None:
     """Raises UserError where a setting does not hold to its rule."""
     if not holds:
-        raise UserError(f"Miniature's {what}", rule, str(got), "Change the setting.")
+        raise UserError(f"Setting {what} must be {rule}, not {got}.")
 
 
 def draw_takes(footage: Sequence[Footage], settings: Settings) -> tuple[Take, ...]:
@@ -142,7 +142,7 @@ def draw_takes(footage: Sequence[Footage], settings: Settings) -> tuple[Take, ..
 
     Args:
       footage: at least one; takes go round it.
-      settings: of the miniature.
+      settings: of the synthetic dataset.
 
     Raises:
       VideoError: a photograph is damaged, a video cut short or too short for a take.
@@ -215,7 +215,7 @@ class WriteLabels(beam.DoFn, Generic[Labels]):
         yield len(labels)
 
 
-def make_miniature(
+def synthesize(
     footage: Sequence[Footage],
     settings: Settings,
     folder: Path,
@@ -223,14 +223,15 @@ def make_miniature(
     *,
     left_out: Sequence[Reject] = (),
 ) -> None:
-    """Makes the whole miniature; `folder` is complete or absent.
+    """Makes the whole synthetic dataset; `folder` is complete or absent.
 
     The same footage and settings give the same files, whatever the number of workers.
 
     Args:
       footage: photographs and videos, at least one.
-      settings: of the miniature.
-      folder: to make; its parent must be writable. A miniature that stands there is replaced.
+      settings: of the synthetic dataset.
+      folder: to make; its parent must be writable. A synthetic dataset in it is
+        replaced.
       options: of the Beam runner.
       left_out: files that were no footage, for the table of rejects.
 

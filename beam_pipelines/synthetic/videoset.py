@@ -1,4 +1,4 @@
-"""A miniature VideoSet: photographs and videos become judged clips in VideoSet's own layout."""
+"""Synthetic VideoSet: labeled clips in VideoSet's layout."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +28,7 @@ MAX_SOURCES = 999  # VideoSet's names have three digits
 
 @dataclass(frozen=True, kw_only=True)
 class VideosetSettings:
-    """What a miniature VideoSet is made of.
+    """What a synthetic dataset VideoSet is made of.
 
     Attributes:
       num_sources: clips, spread evenly over the footage, 1 to 999.
@@ -79,8 +79,8 @@ class VideosetSettings:
 
     @property
     def provenance(self) -> Mapping[str, object]:
-        """Nothing more: each stream names its encoder."""
-        return {}
+        """Only the kind: each stream names its encoder."""
+        return {"kind": "videoset"}
 
     def source_id(self, source_index: int) -> str:
         """Such as `videoSRC001` for 1."""

@@ -1,4 +1,4 @@
-"""`laser-jnd build`: a judged dataset's files, or a miniature's, become a TensorFlow dataset."""
+"""`laser-jnd build`: build a TensorFlow dataset from a labeled dataset's files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from laser_dist.commands.datasets import (
     CONFIGS,
     FILE_FORMATS,
-    MAX_REJECTED_SHARE,
+    MAX_REJECT_RATE,
     VIDEOSET,
     choose_config,
     is_built,
@@ -35,7 +35,7 @@ HELP = "build a dataset of frame pairs and its quality table"
 EXAMPLE = """\
 examples:
   laser-jnd build videoset_jnd --manual-dir runs/videoset --data-dir runs/data
-  laser-jnd build videoset_jnd --manual-dir ~/VideoSet --data-dir runs/data --config 720p --plan
+  laser-jnd build videoset_jnd --manual-dir ~/VideoSet --data-dir runs/data --config 720p --dry-run
   laser-jnd build mcl_jci_jnd --manual-dir ~/MCL-JCI --data-dir runs/data
   laser-jnd build videoset_jnd --manual-dir gs://mine/VideoSet --data-dir gs://mine/data \\
     --config 1080p --runner DataflowRunner --project mine --region europe-west4 \\
@@ -57,7 +57,7 @@ class Order:
       config: one of the dataset's; None for the one that the files ask for.
       changes: of the configuration's settings, by name.
       file_format: of the examples.
-      max_rejects: largest share of the sources that may be lost or lose a clip.
+      max_reject_rate: largest share of the sources that may be lost or lose a clip.
       runner: Beam's; None for this machine.
       workers: processes on this machine; None for one a core.
       flags: Beam's own options.
@@ -71,7 +71,7 @@ class Order:
     config: str | None = None
     changes: tuple[tuple[str, Any], ...] = ()
     file_format: str = FILE_FORMATS[0]
-    max_rejects: float = MAX_REJECTED_SHARE
+    max_reject_rate: float = MAX_REJECT_RATE
     runner: str | None = None
     workers: int | None = None
     flags: tuple[str, ...] = ()
@@ -128,14 +128,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames-per-second",
         type=positive_number,
         metavar="F",
-        help="frames taken of each clip (default: 1; of the miniature 15)",
+        help="frames taken of each clip (default: 1; of the synthetic dataset 15)",
     )
     frames.add_argument("--all-frames", action="store_true", help="take every frame")
     parser.add_argument(
-        "--model-size",
+        "--frame-size",
         type=size,
         metavar="WxH",
-        help="of the frames in the examples (default: 640x352; of miniatures their own)",
+        help="of the frames in the examples (default: 640x352; of synthetic datasets their own)",
     )
     parser.add_argument(
         "--file-format",
@@ -144,14 +144,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the examples (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-rejects",
+        "--max-reject-rate",
         type=share,
-        default=MAX_REJECTED_SHARE,
+        default=MAX_REJECT_RATE,
         metavar="SHARE",
         help="of the sources that may be lost or lose a clip (default: %(default)s)",
     )
     parser.add_argument(
-        "--plan", action="store_true", help="tell what would be done, and do none of it"
+        "--dry-run", action="store_true", help="tell what would be done, and do none of it"
     )
     parser.add_argument(
         "--runner", metavar="NAME", help="Beam's, such as DataflowRunner (default: this machine)"
@@ -163,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Builds the dataset, finds it built, or tells what it would take."""
     order = order_of(arguments)
-    if arguments.plan:
+    if arguments.dry_run:
         from laser_dist.commands.build_plan import tell_plan
 
         with quiet(None, debug=arguments.debug) as terminal:
@@ -214,8 +214,8 @@ def order_of(arguments: argparse.Namespace) -> Order:
             ", ".join(changes),
             "Leave them out; --config chooses what a level is.",
         )
-    if arguments.model_size is not None:
-        changes["model_width"], changes["model_height"] = arguments.model_size
+    if arguments.frame_size is not None:
+        changes["model_width"], changes["model_height"] = arguments.frame_size
     return Order(
         dataset=dataset,
         manual_dir=arguments.manual_dir,
@@ -223,7 +223,7 @@ def order_of(arguments: argparse.Namespace) -> Order:
         config=arguments.config,
         changes=tuple(changes.items()),
         file_format=arguments.file_format,
-        max_rejects=arguments.max_rejects,
+        max_reject_rate=arguments.max_reject_rate,
         runner=arguments.runner,
         workers=arguments.workers,
         flags=tuple(arguments.beam_flags),
@@ -322,7 +322,7 @@ def build_or_reuse(terminal: Terminal, found: Found) -> str:
         replace_other=order.replace_other,
     )
     if is_there:
-        terminal.say(f"  Reused: {folder} is there, built of files of these names and sizes.")
+        terminal.say(f"  Reused {folder}: built from files of the same names and sizes.")
     else:
         with terminal.live_line() as show:
             show("starting")
@@ -345,7 +345,7 @@ def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]
         inventory=found.inventory,
         options=found.options,
         flags=order.flags,
-        max_rejects=order.max_rejects,
+        max_reject_rate=order.max_reject_rate,
         on_start=lambda job: say(f"  Running as {job}"),
     )
     if is_remote(order.data_dir):

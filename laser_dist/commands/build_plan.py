@@ -1,4 +1,4 @@
-"""`laser-jnd build --plan`: what a build would do and take, told without doing it."""
+"""`laser-jnd build --dry-run`: what a build would do and take, told without doing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from beam_pipelines.dataset.build_cost import Rate
-    from beam_pipelines.elements import JudgedSource
+    from beam_pipelines.elements import LabeledSource
     from laser_dist.commands.build import Found
     from laser_dist.commands.terminal import Terminal
 
@@ -63,12 +63,12 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
         ]
     )
     try:
-        check_share(inventory.rejects, inventory.num_sources, max_share=found.order.max_rejects)
+        check_share(inventory.rejects, inventory.num_sources, max_share=found.order.max_reject_rate)
     except UserError as refusal:
         terminal.say(f"The build would be refused: {refusal}")
 
 
-def _first_rate(sources: Sequence[JudgedSource], found: Found) -> Rate:
+def _first_rate(sources: Sequence[LabeledSource], found: Found) -> Rate:
     """The rate by the first source whose clips can be read."""
     from beam_pipelines.dataset.build_cost import measure_rate
     from laser_dist.video.containers import VideoError

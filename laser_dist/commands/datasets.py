@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 VIDEOSET = "videoset_jnd"
 MCL_JCI = "mcl_jci_jnd"
 RESOLUTIONS = {
-    "miniature": "256x144",
+    "synthetic": "256x144",
     "360p": "640x360",
     "540p": "960x540",
     "720p": "1280x720",
     "1080p": "1920x1080",
 }
 FILE_FORMATS = ("tfrecord", "array_record", "parquet")
-MAX_REJECTED_SHARE = 0.05
-CONFIGS = {VIDEOSET: tuple(RESOLUTIONS), MCL_JCI: ("viewers", "stairs", "miniature")}
+MAX_REJECT_RATE = 0.05
+CONFIGS = {VIDEOSET: tuple(RESOLUTIONS), MCL_JCI: ("viewers", "stairs", "synthetic")}
 
 
 def choose_config(dataset: str, files: list[StoredFile]) -> str:
@@ -38,14 +38,14 @@ def choose_config(dataset: str, files: list[StoredFile]) -> str:
 
     Returns:
       Of VideoSet, the one whose clips are there, 360p where that leaves a choice; of
-      MCL-JCI, `viewers`, or the miniature's where a miniature is there.
+      MCL-JCI, `viewers`, or the synthetic dataset's where a synthetic dataset is there.
     """
     from beam_pipelines.inputs.videoset_files import resolutions_among
     from laser_dist.simulation import MARKER_NAME
 
     if dataset == MCL_JCI:
-        is_miniature = any(file.name == MARKER_NAME for file in files)
-        return "miniature" if is_miniature else "viewers"
+        is_synthetic = any(file.name == MARKER_NAME for file in files)
+        return "synthetic" if is_synthetic else "viewers"
     there = resolutions_among(files, tuple(RESOLUTIONS.values()))
     found = [config for config, resolution in RESOLUTIONS.items() if resolution in there]
     return found[0] if len(found) == 1 else "360p"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands import build, evaluate, miniature, predict, train, training_run
+from laser_dist.commands import build, evaluate, predict, synthesize, train, training_run
 from laser_dist.commands.datasets import RESOLUTIONS, VIDEOSET
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.quiet import quiet
@@ -18,7 +18,7 @@ from laser_dist.errors import UserError
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
 
-HELP = "do the whole job on a miniature: photographs to report"
+HELP = "do the whole job on a synthetic dataset: photographs to report"
 EXAMPLE = """\
 example:
   laser-jnd demo
@@ -37,20 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for all of it (default: %(default)s)",
     )
-    add_seed(parser, "the miniature, the training and the bootstrap")
+    add_seed(parser, "the synthetic dataset, the training and the bootstrap")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs all steps; the miniature and the dataset are reused where they are there."""
+    """Runs all steps; the synthetic dataset and the dataset are reused where they are there."""
     output, seed = arguments.output, arguments.seed
     videoset, run_dir = output / "videoset", output / "run"
     started = time.monotonic()
-    miniature.check_output(videoset)
+    synthesize.check_output(videoset)
     check_room(run_dir)
     with quiet(output / "demo.log", debug=arguments.debug) as terminal:
         terminal.say(f"Everything goes below {output}, libraries' messages to demo.log there.")
-        with _Step(terminal, 1, "Miniature VideoSet"):
-            _make_miniature(terminal, videoset, seed)
+        with _Step(terminal, 1, "Synthetic VideoSet"):
+            _synthesize(terminal, videoset, seed)
         with _Step(terminal, 2, "Dataset"):
             dataset_dir = _build(terminal, videoset, output / "data")
         with _Step(terminal, 3, "Training"):
@@ -83,15 +83,15 @@ class _Step:
             self._terminal.say(f"  took {time_text(time.monotonic() - self._started)}")
 
 
-def _make_miniature(terminal: Terminal, folder: Path, seed: int) -> None:
+def _synthesize(terminal: Terminal, folder: Path, seed: int) -> None:
     from beam_pipelines.synthetic.footage import shipped_photographs
     from beam_pipelines.synthetic.videoset import VideosetSettings
 
-    num_sources = miniature.LIKES["videoset"].num_sources
+    num_sources = synthesize.KINDS["videoset"].num_sources
     settings = VideosetSettings(num_sources=num_sources, qps=QPS, seed=seed)
-    # As with the dataset below: the folder is the demo's own, so another miniature in it is one of
+    # As with the dataset below: the folder is the demo's own, so another dataset in it is one of
     # an earlier version or of another seed.
-    miniature.make_or_reuse(terminal, shipped_photographs(), settings, folder, replace_other=True)
+    synthesize.make_or_reuse(terminal, shipped_photographs(), settings, folder, replace_other=True)
 
 
 def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
@@ -99,7 +99,7 @@ def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
         dataset=VIDEOSET,
         manual_dir=str(manual_dir),
         data_dir=str(data_dir),
-        config="miniature",
+        config="synthetic",
         replace_other=True,
     )
     with terminal.live_line() as show:
@@ -164,7 +164,7 @@ def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str
     from laser_dist.jnd.videoset_labels import read_videoset_labels
 
     source_id = sorted(config["dataset"]["splits"]["test"])[0]
-    resolution = RESOLUTIONS["miniature"]
+    resolution = RESOLUTIONS["synthetic"]
     labels = {s.source_id: s for s in read_videoset_labels(videoset, resolution).sources}
     clip = next(videoset.rglob(f"{source_id}_*_qp_00.264"))
     terminal.say(f"  laser-jnd predict {clip} --model {run_dir}")

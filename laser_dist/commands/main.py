@@ -17,10 +17,10 @@ from laser_dist.commands import (
     demo,
     evaluate,
     import_weights,
-    miniature,
     models,
     predict,
     submit,
+    synthesize,
     train,
 )
 from laser_dist.commands.faults import BUG, explain
@@ -29,7 +29,7 @@ from laser_dist.commands.quiet import prepare_environment
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
-    "miniature": miniature,
+    "synthesize": synthesize,
     "build": build,
     "train": train,
     "submit": submit,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import av
 import numpy as np
-from judged_fakes import FPS, HEIGHT, SETTINGS, WIDTH, levels_at, stored, waves
+from labeled_fakes import FPS, HEIGHT, SETTINGS, WIDTH, levels_at, stored, waves
 
 from beam_pipelines.dataset.frame_pairs import measure_source
-from beam_pipelines.elements import JudgedSource
+from beam_pipelines.elements import LabeledSource
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.frames import Clip
@@ -75,7 +75,7 @@ def damaged(content: bytes, seed: int) -> bytes:
     return bytes(data)
 
 
-def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> JudgedSource:
+def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> LabeledSource:
     """A source with a whole reference, a whole clip and one that holds the content; no level."""
     is_image = name.endswith(".jpg")
     clip = waves(NUM_FRAMES)
@@ -87,7 +87,7 @@ def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> JudgedSo
     beside = stored(folder / f"whole.{suffix}", whole)
     scale = QF if is_image else QP
     missing = tuple(replace(level, value=float("nan")) for level in levels_at(1, 1, 1))
-    return JudgedSource(
+    return LabeledSource(
         source_id=name,
         group_id=name,
         scale=scale,
@@ -138,7 +138,7 @@ def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
     return SAME if all(np.array_equal(*pair) for pair in planes) else OTHER
 
 
-def _decoded(content: bytes, source: JudgedSource) -> Clip:
+def _decoded(content: bytes, source: LabeledSource) -> Clip:
     return decode(content, max_frames=1 if source.fps is None else None).at_rate(FPS)
 
 

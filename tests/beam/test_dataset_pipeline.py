@@ -5,7 +5,7 @@ from collections import Counter
 import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
-from judged_fakes import QPS, SETTINGS, coded, judged, waves
+from labeled_fakes import QPS, SETTINGS, coded, judged, waves
 
 from beam_pipelines.dataset.measured_files import read_pairs
 from beam_pipelines.dataset.pipeline import BuildPlan, add_build, written_shards
@@ -50,7 +50,7 @@ def places(tmp_path):
     )
 
 
-def plan_of(streams, folder, places, max_rejects=1.0):
+def plan_of(streams, folder, places, max_reject_rate=1.0):
     """The second source has two damaged clips, the third no reference that can be read."""
     damaged = {qp: streams[qp][: len(streams[qp]) // 2] for qp in streams}
     contents = (
@@ -66,7 +66,7 @@ def plan_of(streams, folder, places, max_rejects=1.0):
         splits=dict(zip(IDS, ("train", "test", "validation"), strict=True)),
         settings=SETTINGS,
         places=places,
-        max_rejects=max_rejects,
+        max_reject_rate=max_reject_rate,
     )
 
 
@@ -133,7 +133,7 @@ def test_rows_are_those_of_clips_that_are_not_rejected(streams, places, tmp_path
 
 def test_too_many_rejects_end_the_build_before_a_shard_is_written(streams, places, tmp_path):
     # Three of four sources are lost or impaired.
-    plan = plan_of(streams, tmp_path / "in", places, max_rejects=0.74)
+    plan = plan_of(streams, tmp_path / "in", places, max_reject_rate=0.74)
     with (
         pytest.raises(UserError, match=r"at most 74% of them with rejects, got 3 \(4 in all\)"),
         clear_failures(places.refusal, places.dataset),

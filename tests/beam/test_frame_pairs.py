@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from judged_fakes import (
+from labeled_fakes import (
     HEIGHT,
     QPS,
     SETTINGS,
@@ -20,7 +20,7 @@ from PIL import Image
 
 from beam_pipelines.dataset.codecs import UnreadableClip
 from beam_pipelines.dataset.frame_pairs import measure_source
-from beam_pipelines.elements import JudgedSource
+from beam_pipelines.elements import LabeledSource
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.containers import VideoError
@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_read_is_told_apart_from_one_that_is_damaged(strea
 
 def images(folder, contents, original=None, levels=(50, 30, 10)):
     """An image's source: JPEGs by quality factor, and what they were coded from."""
-    return JudgedSource(
+    return LabeledSource(
         source_id="ImageJND_SRC01",
         group_id="ImageJND_SRC01",
         scale=QF,

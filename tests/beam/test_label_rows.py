@@ -6,23 +6,23 @@ import random
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from judged_fakes import FPS, SETTINGS, levels_at
+from labeled_fakes import FPS, SETTINGS, levels_at
 
 from beam_pipelines.dataset.label_table import WriteLabels
 from beam_pipelines.dataset.measured_files import find_measured, read_pairs, write_measured
 from beam_pipelines.dataset.shards import plan_shards
 from beam_pipelines.elements import (
     FramePair,
-    JudgedLevel,
-    JudgedSource,
+    JndLevel,
+    LabeledSource,
     MeasuredSource,
-    SourceFacts,
+    SourceMetadata,
 )
 from laser_dist.jnd.scale import QP
 
 pytestmark = pytest.mark.beam
 NUM_FRAMES = 40
-LACKING = JudgedLevel(value=math.nan, mean=math.nan, samples=())
+LACKING = JndLevel(value=math.nan, mean=math.nan, samples=())
 
 
 def measured(folder, number):
@@ -30,8 +30,8 @@ def measured(folder, number):
     first, second, third = levels_at(20 + number, 28 + number, 36 + number)
     levels = (first, second, LACKING if number == 2 else third)
     common = {"source_id": f"videoSRC{number:03d}", "group_id": f"g{number}", "levels": levels}
-    source = JudgedSource(**common, scale=QP, fps=FPS, size=(2, 2), clips=())
-    facts = SourceFacts(
+    source = LabeledSource(**common, scale=QP, fps=FPS, size=(2, 2), clips=())
+    facts = SourceMetadata(
         **common,
         level_origins=("file", "encoded", "" if number == 2 else "file"),
         spatial_information=1.5 * number,

@@ -5,7 +5,7 @@ import faulty_codec
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.pvalue import TaggedOutput
-from judged_fakes import QPS, SETTINGS, coded, judged, waves
+from labeled_fakes import QPS, SETTINGS, coded, judged, waves
 
 from beam_pipelines.dataset.isolation import Isolated
 from beam_pipelines.dataset.measured_files import (

@@ -1,21 +1,21 @@
-"""The tiny miniature and its dataset, shared by the tests of the builder."""
+"""The tiny synthetic dataset and its dataset, shared by the tests of the builder."""
 
 import pytest
 from photographs import photographs
 from videoset_builds import SETTINGS, build
 
 from beam_pipelines.runner import local_options
-from beam_pipelines.synthetic.pipeline import make_miniature
+from beam_pipelines.synthetic.pipeline import synthesize
 
 
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory):
+def synthetic(tmp_path_factory):
     """Six clips of three photographs: two clips a group."""
-    root = tmp_path_factory.mktemp("miniature")
-    make_miniature(photographs(root), SETTINGS, root / "mini", local_options(1))
+    root = tmp_path_factory.mktemp("synthetic")
+    synthesize(photographs(root), SETTINGS, root / "mini", local_options(1))
     return root / "mini"
 
 
 @pytest.fixture(scope="module")
-def dataset(miniature, tmp_path_factory):
-    return build(miniature, tmp_path_factory.mktemp("data"))
+def dataset(synthetic, tmp_path_factory):
+    return build(synthetic, tmp_path_factory.mktemp("data"))

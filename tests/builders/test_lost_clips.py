@@ -22,8 +22,8 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_build_that_loses_too_much_ends_in_one_clear_error(miniature, tmp_path, num_workers):
-    damage(miniature, tmp_path / "mini", (2, 0))
+def test_a_build_that_loses_too_much_ends_in_one_clear_error(synthetic, tmp_path, num_workers):
+    damage(synthetic, tmp_path / "mini", (2, 0))
     with pytest.raises(UserError) as error:
         build(tmp_path / "mini", tmp_path / "data", num_workers)
     text = str(error.value)
@@ -38,8 +38,8 @@ def test_a_build_that_loses_too_much_ends_in_one_clear_error(miniature, tmp_path
     assert not list((tmp_path / "data").rglob("dataset_info.json"))
 
 
-def test_a_build_goes_on_with_what_an_earlier_one_has_measured(miniature, dataset, tmp_path):
-    damage(miniature, tmp_path / "mini", (2, 0))
+def test_a_build_goes_on_with_what_an_earlier_one_has_measured(synthetic, dataset, tmp_path):
+    damage(synthetic, tmp_path / "mini", (2, 0))
     with pytest.raises(UserError):
         build(tmp_path / "mini", tmp_path / "data")
     (work,) = (tmp_path / "data").rglob(".unfinished-1.0.0")
@@ -53,16 +53,16 @@ def test_a_build_goes_on_with_what_an_earlier_one_has_measured(miniature, datase
     after = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pairs.parquet")}
     assert before.items() <= after.items()
     assert [name.partition("-")[0] for name in after.keys() - before.keys()] == ["videoSRC004"]
-    (whole,) = miniature.glob("videoSRC002_*/*_qp_00.264")
-    shutil.copy(whole, tmp_path / "mini" / whole.relative_to(miniature))
+    (whole,) = synthetic.glob("videoSRC002_*/*_qp_00.264")
+    shutil.copy(whole, tmp_path / "mini" / whole.relative_to(synthetic))
     folder = build(tmp_path / "mini", tmp_path / "data")
     for path in dataset.glob("*.tfrecord*"):
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert not work.exists()
 
 
-def test_sources_lost_by_name_are_all_in_the_table_of_a_refused_build(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "mini")
+def test_sources_lost_by_name_are_all_in_the_table_of_a_refused_build(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
     for path in (tmp_path / "mini").glob("*/*_qp_00.264"):
         path.unlink()
     with pytest.raises(UserError, match="6 .6 in all.: .*All of them: "):
@@ -71,13 +71,13 @@ def test_sources_lost_by_name_are_all_in_the_table_of_a_refused_build(miniature,
     assert len(read_rejects(refusal)[0]) == 6
 
 
-def test_a_few_rejects_are_left_out_and_counted(miniature, dataset, tmp_path):
-    damage(miniature, tmp_path / "mini", (1, 34), (2, 0))
+def test_a_few_rejects_are_left_out_and_counted(synthetic, dataset, tmp_path):
+    damage(synthetic, tmp_path / "mini", (1, 34), (2, 0))
     (clip,) = (tmp_path / "mini").glob("videoSRC006_*/*_qp_00.264")
     clip.unlink()
     builder = Builder(data_dir=tmp_path / "data", config=TINY)
     builder.request = BuildRequest(
-        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_rejects=0.5
+        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_reject_rate=0.5
     )
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -105,12 +105,12 @@ def test_a_few_rejects_are_left_out_and_counted(miniature, dataset, tmp_path):
     assert not list((tmp_path / "data").rglob("rejected-*"))
 
 
-def test_a_split_that_loses_all_of_its_sources_is_an_error(miniature, dataset, tmp_path):
+def test_a_split_that_loses_all_of_its_sources_is_an_error(synthetic, dataset, tmp_path):
     splits = tfds.builder_from_directory(dataset).info.metadata["splits"]
-    damage(miniature, tmp_path / "mini", *((int(each[-3:]), 0) for each in splits["test"]))
+    damage(synthetic, tmp_path / "mini", *((int(each[-3:]), 0) for each in splits["test"]))
     builder = Builder(data_dir=tmp_path / "data", config=TINY)
     builder.request = BuildRequest(
-        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_rejects=1.0
+        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_reject_rate=1.0
     )
     with pytest.raises(UserError, match=r"none left for test, as 2 were lost.*All of them: "):
         builder.download_and_prepare(

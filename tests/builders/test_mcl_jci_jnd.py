@@ -1,4 +1,4 @@
-"""The builder of MCL-JCI on a tiny miniature: six images of three photographs."""
+"""The builder of MCL-JCI on a tiny synthetic dataset: six images of three photographs."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import list_files
 from beam_pipelines.synthetic.mcl_jci import MclJciSettings
-from beam_pipelines.synthetic.pipeline import make_miniature
+from beam_pipelines.synthetic.pipeline import synthesize
 from laser_dist.errors import UserError
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 from laser_dist.video.codec import decode
@@ -41,10 +41,10 @@ TINY = MclJciJndConfig(name="tiny", model_width=32, model_height=32)
 
 
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory):
+def synthetic(tmp_path_factory):
     """Six images of three photographs; one whole viewer lacks levels in one of the texts."""
-    root = tmp_path_factory.mktemp("miniature")
-    make_miniature(photographs(root), SETTINGS, root / "mini", local_options(1))
+    root = tmp_path_factory.mktemp("synthetic")
+    synthesize(photographs(root), SETTINGS, root / "mini", local_options(1))
     # Of the second image only one viewer has a third level: that is no group's level.
     path = root / "mini" / "MCL-JCI" / "JND_samples" / "JND_image_02.txt"
     lines = [" ".join(line.split()[:3]) for line in path.read_text().splitlines()]
@@ -54,10 +54,12 @@ def miniature(tmp_path_factory):
     return root / "mini"
 
 
-def build(manual_dir, data_dir, num_workers=1, config=TINY, max_rejects=0.05):
+def build(manual_dir, data_dir, num_workers=1, config=TINY, max_reject_rate=0.05):
     builder = Builder(data_dir=data_dir, config=config)
     builder.request = BuildRequest(
-        manual_dir=str(manual_dir), options=local_options(num_workers), max_rejects=max_rejects
+        manual_dir=str(manual_dir),
+        options=local_options(num_workers),
+        max_reject_rate=max_reject_rate,
     )
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -66,8 +68,8 @@ def build(manual_dir, data_dir, num_workers=1, config=TINY, max_rejects=0.05):
 
 
 @pytest.fixture(scope="module")
-def dataset(miniature, tmp_path_factory):
-    return build(miniature, tmp_path_factory.mktemp("data"))
+def dataset(synthetic, tmp_path_factory):
+    return build(synthetic, tmp_path_factory.mktemp("data"))
 
 
 def examples(folder):
@@ -76,9 +78,9 @@ def examples(folder):
     return {example["source_id"].decode(): example for example in found}
 
 
-def jpeg_of(miniature, source_id, quality):
+def jpeg_of(synthetic, source_id, quality):
     """The JPEG as it lies there, or made anew from the BMP, and whether it lies there."""
-    root = miniature / "MCL-JCI"
+    root = synthetic / "MCL-JCI"
     path = root / "distorted_image" / source_id / f"{source_id}_{quality:03d}.jpg"
     if path.exists():
         return path.read_bytes(), True
@@ -87,19 +89,19 @@ def jpeg_of(miniature, source_id, quality):
 
 
 def test_the_frames_are_the_jpegs_at_the_levels_and_the_reference_is_quality_100(
-    dataset, miniature
+    dataset, synthetic
 ):
     found = examples(dataset)
     assert sorted(found) == [f"ImageJND_SRC0{i}" for i in range(1, 7)]
     anew = 0
     for source_id, example in found.items():
-        reference, _ = jpeg_of(miniature, source_id, 100)
+        reference, _ = jpeg_of(synthetic, source_id, 100)
         raw = decode(reference).rgb(0, width=32, height=32)
         np.testing.assert_array_equal(example["raw"], raw)
         for level, value in enumerate(example["jnd_levels"]):
             if math.isnan(value):
                 continue
-            content, is_there = jpeg_of(miniature, source_id, int(value + 0.5))
+            content, is_there = jpeg_of(synthetic, source_id, int(value + 0.5))
             coded = decode(content).rgb(0, width=32, height=32)
             stored = example[f"jnd{level + 1}"]
             np.testing.assert_array_equal(stored, coded)
@@ -109,8 +111,8 @@ def test_the_frames_are_the_jpegs_at_the_levels_and_the_reference_is_quality_100
     assert anew
 
 
-def test_levels_and_samples_are_the_viewers(dataset, miniature):
-    labels = {source.source_id: source for source in read_mcl_jci_labels(miniature).sources}
+def test_levels_and_samples_are_the_viewers(dataset, synthetic):
+    labels = {source.source_id: source for source in read_mcl_jci_labels(synthetic).sources}
     for source_id, example in examples(dataset).items():
         source = labels[source_id]
         np.testing.assert_array_equal(example["jnd_levels"], source.levels("viewers"))
@@ -131,12 +133,12 @@ def test_a_missing_level_stays_missing(dataset):
     assert [len(row) for row in example["viewer_samples"]] == [30, 30, 1]
 
 
-def test_the_metadata_say_which_way_is_worse(dataset, miniature):
+def test_the_metadata_say_which_way_is_worse(dataset, synthetic):
     metadata = tfds.builder_from_directory(dataset).info.metadata
     assert (metadata["scale"], metadata["higher_is_worse"]) == ("QF", False)
     assert "three of four viewers" in metadata["level_definition"]
     assert metadata["simulated"] is True
-    marker = json.loads((miniature / "SIMULATED.json").read_text())
+    marker = json.loads((synthetic / "SIMULATED.json").read_text())
     groups = {
         marker["groups"][key]: split for split, keys in metadata["splits"].items() for key in keys
     }
@@ -145,12 +147,12 @@ def test_the_metadata_say_which_way_is_worse(dataset, miniature):
         assert {groups[marker["groups"][key]] for key in keys} == {split}
 
 
-def test_the_quality_table_counts_in_quality_factors(dataset, miniature):
+def test_the_quality_table_counts_in_quality_factors(dataset, synthetic):
     rows = pq.read_table(dataset / "quality" / "ImageJND_SRC01.parquet").to_pylist()
     levels = examples(dataset)["ImageJND_SRC01"]["jnd_levels"].astype(int)
     assert [row["qf"] for row in rows] == sorted({*SETTINGS.qfs, *levels.tolist()})
     for row in rows:
-        content, is_there = jpeg_of(miniature, "ImageJND_SRC01", row["qf"])
+        content, is_there = jpeg_of(synthetic, "ImageJND_SRC01", row["qf"])
         assert row["origin"] == ("file" if is_there else "encoded")
         if is_there:
             assert row["num_bits"] == 8 * len(content)
@@ -163,26 +165,26 @@ def test_the_quality_table_counts_in_quality_factors(dataset, miniature):
     assert psnr == sorted(psnr)
 
 
-def test_the_downloaded_archive_gives_the_same_examples(dataset, miniature, tmp_path):
+def test_the_downloaded_archive_gives_the_same_examples(dataset, synthetic, tmp_path):
     folder = tmp_path / "manual"
     folder.mkdir()
     with zipfile.ZipFile(folder / "MCL-JCI.zip", "w") as archive:
-        for path in sorted(miniature.rglob("*")):
+        for path in sorted(synthetic.rglob("*")):
             if path.is_file() and path.name != "rejects.parquet":
-                archive.write(path, path.relative_to(miniature))
+                archive.write(path, path.relative_to(synthetic))
     again = build(folder, tmp_path / "data", num_workers=2)
     for path in dataset.glob("*.tfrecord*"):
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_dataset_without_stair_files_has_no_levels_by_them(miniature, tmp_path):
+def test_a_dataset_without_stair_files_has_no_levels_by_them(synthetic, tmp_path):
     config = replace(TINY, name="steps", convention="stairs")
     with pytest.raises(UserError, match="no level: stairs needs a stair file"):
-        build(miniature, tmp_path, config=config)
+        build(synthetic, tmp_path, config=config)
 
 
-def test_levels_by_the_stairs(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "mini")
+def test_levels_by_the_stairs(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
     folder = tmp_path / "mini" / "MCL-JCI" / "SQF_data"
     folder.mkdir()
     for number in range(1, 7):
@@ -194,15 +196,15 @@ def test_levels_by_the_stairs(miniature, tmp_path):
         assert source.level_quantizers == (50, 30, 20)
 
 
-def test_without_quality_100_the_reference_is_made_from_the_bmp(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "mini")
+def test_without_quality_100_the_reference_is_made_from_the_bmp(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
     root = tmp_path / "mini" / "MCL-JCI"
     for path in root.glob("distorted_image/*/*_100.jpg"):
         path.unlink()
     (root / "source_images" / "[BMP]" / "ImageJND_SRC04.bmp").unlink()
     inventory = take_inventory(list_files(tmp_path / "mini"), "mini", convention="viewers")
     assert [reject.where for reject in inventory.rejects] == ["ImageJND_SRC04"]
-    folder = build(tmp_path / "mini", tmp_path / "data", max_rejects=0.2)
+    folder = build(tmp_path / "mini", tmp_path / "data", max_reject_rate=0.2)
     rejects, total = read_rejects(folder / "rejects.parquet")
     assert (len(rejects), total) == (1, 6)
     rows = pq.read_table(folder / "quality" / "ImageJND_SRC01.parquet").to_pylist()

@@ -18,7 +18,7 @@ from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import find_measured, write_measured
 from beam_pipelines.dataset.shards import Shard
 from beam_pipelines.elements import (
-    FramePair, JudgedLevel, JudgedSource, MeasuredSource, SourceFacts,
+    FramePair, JndLevel, LabeledSource, MeasuredSource, SourceMetadata,
 )
 from fractions import Fraction
 from laser_dist.jnd.scale import QP
@@ -26,10 +26,10 @@ from tfds_builders.shard_writer import WriteShards
 
 folder, file_format = sys.argv[1:]
 settings = PairSettings(model_width=16, model_height=16, frames_per_second=None)
-level = JudgedLevel(value=30.0, mean=31.0, samples=(30, 32))
+level = JndLevel(value=30.0, mean=31.0, samples=(30, 32))
 common = dict(source_id="videoSRC001", group_id="g", levels=(level,) * 3)
-source = JudgedSource(**common, scale=QP, fps=Fraction(30), size=(16, 16), clips=())
-facts = SourceFacts(
+source = LabeledSource(**common, scale=QP, fps=Fraction(30), size=(16, 16), clips=())
+facts = SourceMetadata(
     **common, level_origins=("file",) * 3, spatial_information=1.0, temporal_information=2.0
 )
 pair = FramePair(

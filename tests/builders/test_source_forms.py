@@ -31,8 +31,8 @@ pytestmark = [
 ]
 
 
-def test_two_workers_write_the_same_bytes(dataset, miniature, tmp_path):
-    again = build(miniature, tmp_path, num_workers=2)
+def test_two_workers_write_the_same_bytes(dataset, synthetic, tmp_path):
+    again = build(synthetic, tmp_path, num_workers=2)
     names = sorted(path.relative_to(dataset).as_posix() for path in dataset.rglob("*.*"))
     assert names == sorted(path.relative_to(again).as_posix() for path in again.rglob("*.*"))
     assert sum(".tfrecord" in name for name in names) == 3
@@ -41,9 +41,9 @@ def test_two_workers_write_the_same_bytes(dataset, miniature, tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "parquet"])
-def test_every_format_holds_the_same_examples(file_format, dataset, miniature, tmp_path):
+def test_every_format_holds_the_same_examples(file_format, dataset, synthetic, tmp_path):
     builder = Builder(data_dir=tmp_path, config=TINY)
-    builder.request = BuildRequest(manual_dir=str(miniature), options=local_options(1))
+    builder.request = BuildRequest(manual_dir=str(synthetic), options=local_options(1))
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         file_format=file_format,
@@ -62,9 +62,9 @@ def test_every_format_holds_the_same_examples(file_format, dataset, miniature, t
                 np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-def transcoded(miniature, folder, suffix):
-    """A copy of the miniature whose clips lie in other containers, or decoded."""
-    shutil.copytree(miniature, folder)
+def transcoded(synthetic, folder, suffix):
+    """A copy of the synthetic dataset whose clips lie in other containers, or decoded."""
+    shutil.copytree(synthetic, folder)
     for path in sorted(folder.rglob("*.264")):
         target = path.with_suffix(suffix)
         if suffix == ".yuv":
@@ -109,12 +109,12 @@ def remuxed(stream, container):
     return target.getvalue()
 
 
-def in_archives(miniature, folder):
-    """The miniature's clips in two archives, one of them issued anew, and its tables beside."""
+def in_archives(synthetic, folder):
+    """Put clips into archives, one of them reissued, next to the label tables."""
     folder.mkdir()
-    for path in (*miniature.glob("*.csv"), miniature / "SIMULATED.json"):
+    for path in (*synthetic.glob("*.csv"), synthetic / "SIMULATED.json"):
         shutil.copy(path, folder)
-    clips = sorted(miniature.rglob("*.264"))
+    clips = sorted(synthetic.rglob("*.264"))
     half = len(clips) // 2
     parts = {
         "64x48_part_1.tar.gz": clips[:half],
@@ -124,15 +124,15 @@ def in_archives(miniature, folder):
     for name, members in parts.items():
         with tarfile.open(folder / name, "w:gz") as archive:
             for path in members:
-                archive.add(path, f"part/{path.relative_to(miniature)}")
+                archive.add(path, f"part/{path.relative_to(synthetic)}")
 
 
 @pytest.mark.parametrize("form", [".mp4", ".avi", ".yuv", ".tar.gz"])
-def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, miniature, tmp_path):
+def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, synthetic, tmp_path):
     if form == ".tar.gz":
-        in_archives(miniature, tmp_path / "mini")
+        in_archives(synthetic, tmp_path / "mini")
     else:
-        transcoded(miniature, tmp_path / "mini", form)
+        transcoded(synthetic, tmp_path / "mini", form)
     folder = build(tmp_path / "mini", tmp_path / "data")
     rejects, _ = read_rejects(folder / "rejects.parquet")
     replaced = [reject.where for reject in rejects if "replaced by" in reject.why]

@@ -1,4 +1,4 @@
-"""The builder on a tiny miniature: six clips of three photographs, real files throughout."""
+"""The builder on a tiny synthetic dataset: six clips of three photographs."""
 
 import json
 import shutil
@@ -45,13 +45,13 @@ def test_no_group_is_in_two_splits(dataset):
     assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 3
 
 
-def test_frames_are_those_of_the_clips_at_the_levels(dataset, miniature):
+def test_frames_are_those_of_the_clips_at_the_levels(dataset, synthetic):
     anew = 0
     for example in examples(dataset):
         source_id, index = example["source_id"].decode(), int(example["frame_index"])
         for level in range(3):
             qp = int(example["jnd_levels"][level])
-            reference, stream, is_there = reference_and(miniature, source_id, qp)
+            reference, stream, is_there = reference_and(synthetic, source_id, qp)
             raw = reference.rgb(index, width=32, height=32)
             coded = decode(stream, fps=FPS).rgb(index, width=32, height=32)
             np.testing.assert_array_equal(example["raw"], raw)
@@ -65,8 +65,8 @@ def test_frames_are_those_of_the_clips_at_the_levels(dataset, miniature):
     assert anew  # a level off the grid of four QPs did occur
 
 
-def test_labels_are_the_tables(dataset, miniature):
-    table = {s.source_id: s for s in read_videoset_labels(miniature, "64x48").sources}
+def test_labels_are_the_tables(dataset, synthetic):
+    table = {s.source_id: s for s in read_videoset_labels(synthetic, "64x48").sources}
     for example in examples(dataset):
         levels = table[example["source_id"].decode()].levels
         np.testing.assert_array_equal(example["jnd_levels"], [level.jnd for level in levels])
@@ -75,7 +75,7 @@ def test_labels_are_the_tables(dataset, miniature):
         assert samples == [level.samples for level in levels]
 
 
-def test_quality_rows_are_what_is_measured_directly(dataset, miniature):
+def test_quality_rows_are_what_is_measured_directly(dataset, synthetic):
     rows = pq.read_table(dataset / "quality").to_pylist()
     levels = {e["source_id"].decode(): e["jnd_levels"].astype(int) for e in examples(dataset)}
     expected = {
@@ -83,7 +83,7 @@ def test_quality_rows_are_what_is_measured_directly(dataset, miniature):
     }
     assert {(row["source_id"], row["qp"]) for row in rows} == expected
     for row in rows:
-        reference, stream, is_there = reference_and(miniature, row["source_id"], row["qp"])
+        reference, stream, is_there = reference_and(synthetic, row["source_id"], row["qp"])
         coded = decode(stream, fps=FPS)
         rgb = [clip.rgb_frames(width=32, height=32) for clip in (reference, coded)]
         quality = measure_quality(reference, coded, reference_rgb=rgb[0], distorted_rgb=rgb[1])
@@ -103,9 +103,9 @@ def test_one_source_of_the_quality_table_can_be_read_alone(dataset):
     assert [row["qp"] for row in rows] == sorted({row["qp"] for row in rows})
 
 
-def test_metadata_say_simulated_and_name_the_splits(dataset, miniature):
+def test_metadata_say_simulated_and_name_the_splits(dataset, synthetic):
     info = tfds.builder_from_directory(dataset).info
-    marker = json.loads((miniature / "SIMULATED.json").read_text())
+    marker = json.loads((synthetic / "SIMULATED.json").read_text())
     assert info.metadata["simulated"] is True
     assert info.metadata["simulation"] == marker["simulated_viewers"]
     assert info.metadata["seed"] == SETTINGS.seed
@@ -116,8 +116,8 @@ def test_metadata_say_simulated_and_name_the_splits(dataset, miniature):
     assert "1701.01500" in info.citation
 
 
-def test_without_a_marker_the_viewers_are_people(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "real")
+def test_without_a_marker_the_viewers_are_people(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "real")
     (tmp_path / "real" / "SIMULATED.json").unlink()
     folder = build(tmp_path / "real", tmp_path / "data")
     metadata = tfds.builder_from_directory(folder).info.metadata
@@ -126,14 +126,14 @@ def test_without_a_marker_the_viewers_are_people(miniature, tmp_path):
     assert {e["group_id"] for e in examples(folder)} == {e["source_id"] for e in examples(folder)}
 
 
-def test_a_marker_above_or_below_the_manual_folder_is_not_overlooked(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "parent" / "mini")
+def test_a_marker_above_or_below_the_manual_folder_is_not_overlooked(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "parent" / "mini")
     folder = build(tmp_path / "parent", tmp_path / "data")
     assert tfds.builder_from_directory(folder).info.metadata["simulated"] is True
 
 
-def test_another_grouping_is_another_dataset(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "mini")
+def test_another_grouping_is_another_dataset(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
     before = inventory_of(tmp_path / "mini").fingerprint
     path = tmp_path / "mini" / "SIMULATED.json"
     marker = json.loads(path.read_text())
@@ -141,21 +141,21 @@ def test_another_grouping_is_another_dataset(miniature, tmp_path):
     assert inventory_of(tmp_path / "mini").fingerprint != before
 
 
-def test_settings_are_part_of_the_fingerprint(miniature, tmp_path):
-    inventory = inventory_of(miniature)
+def test_settings_are_part_of_the_fingerprint(synthetic, tmp_path):
+    inventory = inventory_of(synthetic)
     changes = ({}, {"model_width": 64}, {"frames_per_second": None})
     builders = [Builder(data_dir=tmp_path, config=replace(TINY, **change)) for change in changes]
     assert len({builder.fingerprint(inventory) for builder in builders}) == 3
     by_mean = take_inventory(
-        list_files(miniature), "mini", TINY.resolution, level_definition="mean"
+        list_files(synthetic), "mini", TINY.resolution, level_definition="mean"
     )
     assert by_mean.fingerprint != inventory.fingerprint
 
 
-def test_all_frames_and_levels_that_are_means(miniature, tmp_path):
+def test_all_frames_and_levels_that_are_means(synthetic, tmp_path):
     config = derived_config(TINY, {"frames_per_second": None, "level_definition": "mean"})
     assert config.name == "tiny-all-frames-mean"
-    folder = build(miniature, tmp_path, config=config)
+    folder = build(synthetic, tmp_path, config=config)
     found = examples(folder)
     by_name = tfds.load(f"videoset_jnd/{config.name}", data_dir=tmp_path, split="all")
     assert len(by_name) == len(found)
@@ -164,14 +164,14 @@ def test_all_frames_and_levels_that_are_means(miniature, tmp_path):
     for example in found:
         np.testing.assert_array_equal(example["jnd_levels"], example["jnd_level_means"])
         reference, stream, _ = reference_and(
-            miniature, example["source_id"].decode(), int(example["jnd_levels"][1] + 0.5)
+            synthetic, example["source_id"].decode(), int(example["jnd_levels"][1] + 0.5)
         )
         coded = decode(stream, fps=FPS).rgb(int(example["frame_index"]), width=32, height=32)
         np.testing.assert_array_equal(example["jnd2"], coded)
 
 
-def test_too_few_groups_are_an_error(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "mini")
+def test_too_few_groups_are_an_error(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
     path = tmp_path / "mini" / "SIMULATED.json"
     marker = json.loads(path.read_text())
     path.write_text(json.dumps({**marker, "groups": dict.fromkeys(marker["groups"], "one")}))
@@ -180,10 +180,10 @@ def test_too_few_groups_are_an_error(miniature, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"simulated": true}'])
-def test_a_marker_that_does_not_say_how_is_an_error(miniature, tmp_path, text):
-    shutil.copytree(miniature, tmp_path / "mini")
+def test_a_marker_that_does_not_say_how_is_an_error(synthetic, tmp_path, text):
+    shutil.copytree(synthetic, tmp_path / "mini")
     (tmp_path / "mini" / "SIMULATED.json").write_text(text)
-    with pytest.raises(UserError, match="Marker .*Make the miniature again"):
+    with pytest.raises(UserError, match="Marker .*Make the synthetic dataset again"):
         build(tmp_path / "mini", tmp_path / "data")
 
 
@@ -195,17 +195,17 @@ def test_folds_are_listed_and_hold_each_source_once(dataset):
     assert sorted(source_id for fold in folds for source_id in fold) == ids
 
 
-def test_a_manual_folder_without_clips_is_an_error(miniature, tmp_path):
-    for path in miniature.glob("*.csv"):
+def test_a_manual_folder_without_clips_is_an_error(synthetic, tmp_path):
+    for path in synthetic.glob("*.csv"):
         shutil.copy(path, tmp_path)
     with pytest.raises(UserError, match="expected clips such as videoSRC001_64x48_30_qp_22.264"):
         build(tmp_path, tmp_path / "data")
 
 
-def test_a_place_that_cannot_be_written_is_an_error(miniature, tmp_path):
+def test_a_place_that_cannot_be_written_is_an_error(synthetic, tmp_path):
     (tmp_path / "data").touch()
     with pytest.raises((UserError, OSError), match="data"):
-        build(miniature, tmp_path / "data" / "deeper")
+        build(synthetic, tmp_path / "data" / "deeper")
 
 
 def test_frames_are_taken_at_the_centers_of_equal_intervals():
@@ -228,5 +228,5 @@ def test_importing_the_package_registers_the_builder_from_any_folder(tmp_path):
     )
     assert done.stdout.splitlines() == [
         "videoset_jnd/360p/1.0.0 (352, 640, 3)",
-        "['1080p', '360p', '540p', '720p', 'miniature']",
+        "['1080p', '360p', '540p', '720p', 'synthetic']",
     ]

@@ -1,4 +1,4 @@
-"""A tiny miniature of VideoSet, and builds of it."""
+"""A tiny synthetic dataset, and builds of it."""
 
 import shutil
 from pathlib import Path
@@ -37,18 +37,18 @@ def examples(folder, split="train+validation+test"):
     return list(tfds.as_numpy(builder.as_dataset(split=split)))
 
 
-def reference_and(miniature, source_id, qp):
+def reference_and(synthetic, source_id, qp):
     """The decoded reference, and the clip at a QP as it lies there or is encoded anew."""
-    (folder,) = miniature.glob(f"{source_id}_*")
+    (folder,) = synthetic.glob(f"{source_id}_*")
     reference = decode(folder / f"{folder.name}_qp_00.264", fps=FPS)
     path = folder / f"{folder.name}_qp_{qp:02d}.264"
     stream = path.read_bytes() if path.exists() else encode_h264(reference, qp=qp)
     return reference, stream, path.exists()
 
 
-def damage(miniature, folder, *clips):
-    """A copy of the miniature in which some clips, (source number, QP), are cut short."""
-    shutil.copytree(miniature, folder)
+def damage(synthetic, folder, *clips):
+    """A copy of the synthetic dataset in which some clips, (source number, QP), are cut short."""
+    shutil.copytree(synthetic, folder)
     for number, qp in clips:
         (path,) = folder.glob(f"videoSRC{number:03d}_*/*_qp_{qp:02d}.264")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

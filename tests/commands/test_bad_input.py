@@ -172,7 +172,7 @@ def test_a_folder_without_photographs(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "notes.txt").write_text("nothing to see")
-    line = refusal("miniature", "--output", "out", "--photos", "photos", cwd=tmp_path)
+    line = refusal("synthesize", "--output", "out", "--photos", "photos", cwd=tmp_path)
     assert line.startswith("Folder of photographs photos: expected at least one photograph of ")
     assert "1 other file" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
@@ -183,27 +183,27 @@ def test_a_folder_without_photographs(tmp_path):
     [
         (
             ("--qps", "30,40"),
-            "Option --qps: expected --like videoset, got --like mcl-jci, whose images are coded at "
-            "every quality factor. Leave it out.",
+            "--qps does not apply to --kind mcl-jci, which encodes images at every quality factor. "
+            "Remove --qps.",
         ),
         (
             ("--num-sources", "100"),
-            "Option --num-sources: expected 1 to 99 with --like mcl-jci, got 100. Ask for fewer.",
+            "--num-sources 100 is too large: --kind mcl-jci has names for 99 sources.",
         ),
     ],
 )
-def test_what_a_kind_of_miniature_does_not_have(options, text, tmp_path):
-    assert refusal("miniature", "--like", "mcl-jci", *options, cwd=tmp_path) == text
+def test_options_that_do_not_apply_to_the_kind(options, text, tmp_path):
+    assert refusal("synthesize", "--kind", "mcl-jci", *options, cwd=tmp_path) == text
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_is_something_else(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    line = refusal("miniature", "--output", "out", cwd=tmp_path)
+    line = refusal("synthesize", "--output", "out", cwd=tmp_path)
     assert line == (
-        "Output out: expected a new folder, or a miniature, got a folder with other things in it. "
-        "Name another with --output."
+        "out holds files that do not belong to a synthetic dataset. "
+        "Name a new folder with --output."
     )
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
@@ -253,7 +253,7 @@ def full_disk(tmp_path):
 
 
 def test_a_read_only_disk(read_only_disk, tmp_path):
-    line = refusal("miniature", "--output", read_only_disk / "out", cwd=tmp_path)
+    line = refusal("synthesize", "--output", read_only_disk / "out", cwd=tmp_path)
     assert os.strerror(errno.EROFS) in line
     assert str(read_only_disk) in line
 
@@ -262,7 +262,7 @@ def test_a_read_only_disk(read_only_disk, tmp_path):
 @pytest.mark.slow
 def test_a_disk_that_becomes_full_leaves_nothing_that_looks_whole(full_disk, tmp_path):
     arguments = ("--num-sources", "3", "--qps", "16,30", "--workers", "1")
-    line = refusal("miniature", "--output", full_disk / "out", *arguments, cwd=tmp_path)
+    line = refusal("synthesize", "--output", full_disk / "out", *arguments, cwd=tmp_path)
     assert os.strerror(errno.ENOSPC) in line
     assert [path.name for path in full_disk.iterdir()] == ["out.log"]
 

@@ -17,12 +17,12 @@ from photographs import photographs
 from s3 import local_s3
 
 from beam_pipelines.runner import local_options
-from beam_pipelines.synthetic.pipeline import make_miniature
+from beam_pipelines.synthetic.pipeline import synthesize
 from beam_pipelines.synthetic.videoset import VideosetSettings
 
 pytestmark = [pytest.mark.beam, pytest.mark.slow]
 
-VERSION = "videoset_jnd/miniature/1.0.0"
+VERSION = "videoset_jnd/synthetic/1.0.0"
 SETTINGS = VideosetSettings(num_sources=3, num_frames=2, qps=(25, 40))
 
 
@@ -37,7 +37,7 @@ def manual(tmp_path_factory):
     """Three sources, one a group."""
     root = tmp_path_factory.mktemp("manual")
     folder = root / "mini"
-    make_miniature(photographs(root, height=180, width=320), SETTINGS, folder, local_options(1))
+    synthesize(photographs(root, height=180, width=320), SETTINGS, folder, local_options(1))
     return folder
 
 
@@ -85,7 +85,7 @@ def test_in_a_bucket_lie_the_files_that_lie_on_a_disk(cloud, archived, expected,
     assert {name.split("/")[0] for name in files} == {"videoset_jnd", ".archives"}
     assert sum(not name.startswith((VERSION, ".archives")) for name in files) == 0
     reused = build(*command, cwd=tmp_path, environment=cloud.environment)
-    assert reused.stdout.startswith(f"  Reused: gs://bucket/data/{VERSION} is there")
+    assert reused.stdout.startswith(f"  Reused gs://bucket/data/{VERSION}: built from")
     assert cloud.files("data") == files
 
 
@@ -97,7 +97,7 @@ def test_in_s3_lie_the_same_files(manual, expected, tmp_path):
         files = s3.files("data")
         assert files == {f"{VERSION}/{name}": content for name, content in expected.items()}
         reused = build(*command, cwd=tmp_path, environment=s3.environment)
-        assert reused.stdout.startswith(f"  Reused: s3://bucket/data/{VERSION} is there")
+        assert reused.stdout.startswith(f"  Reused s3://bucket/data/{VERSION}: built from")
 
 
 def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd):

@@ -1,4 +1,4 @@
-"""`laser-jnd build` on a small miniature, as a user runs it."""
+"""`laser-jnd build` on a small synthetic dataset, as a user runs it."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from command_line import laser_jnd, refusal
 
 from beam_pipelines.runner import local_options
 from beam_pipelines.synthetic.footage import shipped_photographs
-from beam_pipelines.synthetic.pipeline import make_miniature
+from beam_pipelines.synthetic.pipeline import synthesize
 from beam_pipelines.synthetic.videoset import VideosetSettings
 from laser_dist.jnd.videoset_labels import read_videoset_labels
 
@@ -21,16 +21,16 @@ SETTINGS = VideosetSettings(num_sources=6, num_frames=2, qps=(22, 34))
 
 
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory):
+def synthetic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "mini"
-    make_miniature(shipped_photographs()[:3], SETTINGS, folder, local_options(1))
+    synthesize(shipped_photographs()[:3], SETTINGS, folder, local_options(1))
     return folder
 
 
 @pytest.fixture(scope="module")
-def built(miniature, tmp_path_factory):
+def built(synthetic, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
-    done = build(miniature, folder)
+    done = build(synthetic, folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -45,17 +45,17 @@ def facts(text):
     return dict(re.findall(r"^  (\S+)  +(.*)$", text, re.MULTILINE))
 
 
-def test_the_plan_counts_what_is_there_and_does_nothing(miniature, tmp_path):
-    shutil.copytree(miniature, tmp_path / "mini")
+def test_the_plan_counts_what_is_there_and_does_nothing(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
     (lost,) = (tmp_path / "mini").glob("videoSRC003_*/*_qp_00.264")
     (missing,) = (tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264")
     lost.unlink()
     missing.unlink()
-    done = build(tmp_path / "mini", tmp_path / "data", "--plan")
+    done = build(tmp_path / "mini", tmp_path / "data", "--dry-run")
     assert done.returncode == 0, done.stderr
     told = facts(done.stdout)
     assert not (tmp_path / "data").exists()
-    labels = read_videoset_labels(miniature, "256x144").sources
+    labels = read_videoset_labels(synthetic, "256x144").sources
     wanted = {
         (source.source_id, qp)
         for source in labels
@@ -83,13 +83,13 @@ def test_the_summary_tells_what_was_built(built):
     assert (told["rejects"], told["repairs"], told["viewers"]) == ("none", "none", "SIMULATED")
 
 
-def test_the_same_again_is_reused_and_another_refused_unless_asked_for(built, miniature, tmp_path):
+def test_the_same_again_is_reused_and_another_refused_unless_asked_for(built, synthetic, tmp_path):
     folder, _ = built
-    again = build(miniature, folder)
-    assert "Reused: " in again.stdout
-    line = refusal(build(miniature, folder, "--file-format", "parquet"))
+    again = build(synthetic, folder)
+    assert "Reused " in again.stdout
+    line = refusal(build(synthetic, folder, "--file-format", "parquet"))
     assert "expected files of parquet, got tfrecord. Replace it with --overwrite" in line
-    shutil.copytree(miniature, tmp_path / "mini")
+    shutil.copytree(synthetic, tmp_path / "mini")
     path = next((tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264"))
     path.write_bytes(path.read_bytes() + bytes(8))
     line = refusal(build(tmp_path / "mini", folder))
@@ -100,12 +100,12 @@ def test_the_same_again_is_reused_and_another_refused_unless_asked_for(built, mi
     assert "Reused" not in replaced.stdout
 
 
-def test_other_settings_lie_beside_it_under_a_name_that_says_so(miniature, tmp_path):
-    options = ("--all-frames", "--model-size", "64x48", "--level-definition", "mean")
-    done = build(miniature, tmp_path, *options, "--file-format", "parquet")
+def test_other_settings_lie_beside_it_under_a_name_that_says_so(synthetic, tmp_path):
+    options = ("--all-frames", "--frame-size", "64x48", "--level-definition", "mean")
+    done = build(synthetic, tmp_path, *options, "--file-format", "parquet")
     assert done.returncode == 0, done.stderr
     told = facts(done.stdout)
-    assert "miniature-all-frames-64x48-mean" in told["where"]
+    assert "synthetic-all-frames-64x48-mean" in told["where"]
     assert told["levels"] == "QP: the mean of the viewers' samples"
     assert list(tmp_path.rglob("*-train*.parquet*"))
 
@@ -114,16 +114,16 @@ def test_other_settings_lie_beside_it_under_a_name_that_says_so(miniature, tmp_p
     ("options", "text"),
     [
         (("--nonsense", "3"), "Command line: expected options of laser-jnd build, or of Apache"),
-        (("--config", "4320p"), "Configuration of videoset_jnd: expected one of miniature, 360p"),
-        (("--model-size", "8x8"), "Frames of the examples: expected 16x16 pixels or more, got 8x8"),
+        (("--config", "4320p"), "Configuration of videoset_jnd: expected one of synthetic, 360p"),
+        (("--frame-size", "8x8"), "Frames of the examples: expected 16x16 pixels or more, got 8x8"),
         (("--runner", "DataflowRunner"), "Option --workers: expected none with --runner"),
     ],
 )
-def test_options_that_cannot_be(options, text, miniature, tmp_path):
-    assert refusal(build(miniature, tmp_path / "data", *options)).startswith(text)
+def test_options_that_cannot_be(options, text, synthetic, tmp_path):
+    assert refusal(build(synthetic, tmp_path / "data", *options)).startswith(text)
     assert not (tmp_path / "data").exists()
 
 
-def test_options_of_clips_are_refused_for_images(miniature, tmp_path):
-    done = build(miniature, tmp_path / "data", "--all-frames", dataset="mcl_jci_jnd")
+def test_options_of_clips_are_refused_for_images(synthetic, tmp_path):
+    done = build(synthetic, tmp_path / "data", "--all-frames", dataset="mcl_jci_jnd")
     assert "it holds still images" in refusal(done)

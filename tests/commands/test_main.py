@@ -39,8 +39,11 @@ def test_help_of_each_command_shows_an_example_that_parses(name, capsys):
     [
         ((), "the following arguments are required: COMMAND"),
         (("build", "videoset_jnd"), "the following arguments are required: --manual-dir"),
-        (("miniature", "--output", "x", "--qps", "0,9"), "expected 'all' or QPs from 1 to 51"),
-        (("miniature", "--output", "x", "--num-sources", "1000"), "whole number, 1 to 999"),
+        (
+            ("synthesize", "--output", "x", "--qps", "0,9"),
+            "neither 'all' nor a list of QPs from 1 to 51",
+        ),
+        (("synthesize", "--output", "x", "--num-sources", "1000"), "whole number, 1 to 999"),
         (("demo", "--seed", "-1"), "whole number, 0 to"),
         (("predict", "x", "--model", "r", "--satisfied", "1"), "a share between 0 and 1"),
         (("predict", "x", "--model", "r", "--satisfied", "90"), "a share from 0 to 1"),

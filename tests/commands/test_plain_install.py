@@ -78,9 +78,9 @@ def laser_jnd(*arguments, cwd):
     )
 
 
-def test_a_miniature_and_its_dataset_need_no_extra(tmp_path):
+def test_synthesize_and_build_need_no_extra(tmp_path):
     made = laser_jnd(
-        "miniature", "--output", "mini", "--num-sources", "3", "--qps", "22,34", "--workers", "1",
+        "synthesize", "--output", "mini", "--num-sources", "3", "--qps", "22,34", "--workers", "1",
         cwd=tmp_path,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

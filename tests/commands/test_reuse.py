@@ -1,36 +1,36 @@
 import pytest
 
 from beam_pipelines.storage import list_files
-from laser_dist.commands import datasets, demo, miniature, train
+from laser_dist.commands import datasets, demo, synthesize, train
 from laser_dist.commands.places import find_dataset
 from laser_dist.errors import UserError
 
 
-def test_another_miniature_is_not_taken_for_the_one_asked_for(tmp_path):
-    wanted = {"fingerprint": "a", "settings": {"seed": 0, "qps": (1, 2)}}
-    miniature.check_same(tmp_path, wanted, wanted)
-    other = {"fingerprint": "b", "settings": {"seed": 1, "qps": [1, 2]}}
-    with pytest.raises(UserError, match="got one with another seed. Name another folder"):
-        miniature.check_same(tmp_path, other, wanted)
-    moved = {"fingerprint": "c", "settings": {"seed": 0, "qps": [1, 2]}}
-    with pytest.raises(UserError, match="got one with another choice of footage"):
-        miniature.check_same(tmp_path, moved, wanted)
+def test_a_synthetic_dataset_of_other_settings_is_not_reused(tmp_path):
+    wanted = {"kind": "videoset", "fingerprint": "a", "settings": {"seed": 0, "qps": (1, 2)}}
+    synthesize.check_same(tmp_path, wanted, wanted)
+    other = {**wanted, "fingerprint": "b", "settings": {"seed": 1, "qps": [1, 2]}}
+    with pytest.raises(UserError, match="made with another seed. Name another folder"):
+        synthesize.check_same(tmp_path, other, wanted)
+    moved = {**wanted, "fingerprint": "c", "settings": {"seed": 0, "qps": [1, 2]}}
+    with pytest.raises(UserError, match="made with another choice of footage"):
+        synthesize.check_same(tmp_path, moved, wanted)
 
 
-def test_one_kind_of_miniature_is_not_taken_for_the_other(tmp_path):
-    videoset = {"fingerprint": "a", "settings": {"seed": 0, "qps": [1, 2]}}
-    mcl_jci = {"fingerprint": "b", "settings": {"seed": 0, "qfs": [1, 100]}, "like": "mcl-jci"}
+def test_a_synthetic_dataset_of_another_kind_is_not_reused(tmp_path):
+    videoset = {"kind": "videoset", "fingerprint": "a", "settings": {"qps": [1, 2]}}
+    mcl_jci = {"kind": "mcl-jci", "fingerprint": "b", "settings": {"qfs": [1, 100]}}
     for found, wanted, text in (
-        (videoset, mcl_jci, "got one like videoset, not mcl-jci. Name another folder"),
-        (mcl_jci, videoset, "got one like mcl-jci, not videoset. Name another folder"),
+        (videoset, mcl_jci, "of kind videoset, not mcl-jci. Name another folder"),
+        (mcl_jci, videoset, "of kind mcl-jci, not videoset. Name another folder"),
     ):
         with pytest.raises(UserError, match=text):
-            miniature.check_same(tmp_path, found, wanted)
+            synthesize.check_same(tmp_path, found, wanted)
 
 
 def test_qps():
-    assert miniature.parse_qps("all") == tuple(range(1, 52))
-    assert miniature.parse_qps("30,16,30") == (16, 30)
+    assert synthesize.parse_qps("all") == tuple(range(1, 52))
+    assert synthesize.parse_qps("30,16,30") == (16, 30)
 
 
 def test_another_dataset_is_refused_with_the_way_to_replace_it(tmp_path):
@@ -57,7 +57,7 @@ def test_what_is_replaced_comes_back_if_the_work_fails(tmp_path):
 @pytest.mark.parametrize(
     ("resolutions", "config"),
     [
-        (["256x144"], "miniature"),
+        (["256x144"], "synthetic"),
         (["1280x720"], "720p"),
         (["1280x720", "640x360"], "360p"),
         ([], "360p"),
@@ -70,7 +70,7 @@ def test_the_configuration_is_the_one_whose_labels_are_there(resolutions, config
 
 
 def test_a_dataset_is_found_from_each_folder_above_it(tmp_path):
-    folder = tmp_path / "data" / "videoset_jnd" / "miniature" / "1.0.0"
+    folder = tmp_path / "data" / "videoset_jnd" / "synthetic" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").touch()
     for start in (folder, *list(folder.parents)[:3]):
@@ -119,9 +119,9 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 
 @pytest.mark.slow
 def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
-    from beam_pipelines.rejects import MAX_REJECTED_SHARE
-    from beam_pipelines.synthetic import mcl_jci as miniature_mcl_jci
-    from beam_pipelines.synthetic import videoset as miniature_videoset
+    from beam_pipelines.rejects import MAX_REJECT_RATE
+    from beam_pipelines.synthetic import mcl_jci as synthetic_mcl_jci
+    from beam_pipelines.synthetic import videoset as synthetic_videoset
     from laser_dist.models.variants import VARIANTS
     from laser_dist.training.presets import PRESETS
     from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci
@@ -131,16 +131,16 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
     assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == datasets.RESOLUTIONS
     assert {c.name for c in MclJci.BUILDER_CONFIGS} == set(datasets.CONFIGS[datasets.MCL_JCI])
     assert datasets.FILE_FORMATS == FILE_FORMATS
-    assert datasets.MAX_REJECTED_SHARE == MAX_REJECTED_SHARE
+    assert datasets.MAX_REJECT_RATE == MAX_REJECT_RATE
     assert set(train.PRESETS) == set(PRESETS)
     kinds = {
-        "videoset": (miniature_videoset.VideosetSettings(), miniature_videoset.MAX_SOURCES),
-        "mcl-jci": (miniature_mcl_jci.MclJciSettings(), miniature_mcl_jci.MAX_SOURCES),
+        "videoset": (synthetic_videoset.VideosetSettings(), synthetic_videoset.MAX_SOURCES),
+        "mcl-jci": (synthetic_mcl_jci.MclJciSettings(), synthetic_mcl_jci.MAX_SOURCES),
     }
-    assert kinds.keys() == miniature.LIKES.keys()
+    assert kinds.keys() == synthesize.KINDS.keys()
     for name, (settings, max_sources) in kinds.items():
-        like = miniature.LIKES[name]
-        known = (like.num_sources, like.num_frames, like.max_sources)
+        kind = synthesize.KINDS[name]
+        known = (kind.num_sources, kind.num_frames, kind.max_sources)
         assert known == (settings.num_sources, settings.num_frames, max_sources)
-        assert f"{settings.width}x{settings.height}" == datasets.RESOLUTIONS["miniature"]
+        assert f"{settings.width}x{settings.height}" == datasets.RESOLUTIONS["synthetic"]
     assert train.VARIANTS == tuple(variant.name for variant in VARIANTS)

@@ -42,8 +42,8 @@ pytestmark = [
 
 @pytest.mark.beam
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_miniature_leaves_no_process_and_no_folder(number, status, tmp_path):
-    command = Started("miniature", "--output", "out", "--workers", "2", cwd=tmp_path)
+def test_a_stopped_synthesize_leaves_no_process_and_no_folder(number, status, tmp_path):
+    command = Started("synthesize", "--output", "out", "--workers", "2", cwd=tmp_path)
     command.wait_for(lambda: any(tmp_path.glob(".out.unfinished/*/*.264")), seconds=120)
     assert len(command.processes()) > 1
     _, errors = command.stop(number)

@@ -68,7 +68,7 @@ def make_info(**changes) -> DatasetInfo:
     info = DatasetInfo(
         name="videoset_jnd",
         version="1.0.0",
-        config="miniature",
+        config="synthetic",
         fingerprint="3f6c0d9a51b2e874",
         simulated=True,
         simulation="30 viewers per clip: a visibility model of masking by texture and motion,"

@@ -20,7 +20,7 @@ def test_facts_are_picked_from_the_configuration():
 
 def test_the_configuration_that_training_writes_has_them(tmp_path):
     splits = {"train": ["a"], "validation": ["b"], "test": ["c"]}
-    info = {"name": "videoset_jnd", "configName": "miniature", "version": "1.0.0"}
+    info = {"name": "videoset_jnd", "configName": "synthetic", "version": "1.0.0"}
     about = {"fingerprint": "abc", "scale": "QP", "simulated": True, "splits": splits}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     (tmp_path / "metadata.json").write_text(json.dumps(about))

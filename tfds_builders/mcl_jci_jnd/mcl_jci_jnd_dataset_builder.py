@@ -28,7 +28,7 @@ class MclJciJndConfig(JndConfig):
 
 
 class Builder(JndBuilder):
-    """Frame pairs raw/JND1..3 and the quality table of MCL-JCI or of its miniature."""
+    """Frame pairs raw/JND1..3 and the quality table of MCL-JCI or of its synthetic dataset."""
 
     SCALE = QF
     VERSION = tfds.core.Version("1.0.0")
@@ -44,14 +44,14 @@ class Builder(JndBuilder):
             convention="stairs",
         ),
         MclJciJndConfig(
-            name="miniature",
-            description="The miniature: 256x144 images, judged by simulated viewers.",
+            name="synthetic",
+            description="The synthetic dataset: 256x144 images, judged by simulated viewers.",
             model_width=256,
             model_height=144,
         ),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Download MCL-JCI (Jin et al. 2016) from mcl.usc.edu, or run `laser-jnd miniature --like
+    Download MCL-JCI (Jin et al. 2016) from mcl.usc.edu, or run `laser-jnd synthesize --kind
     mcl-jci`. Put the archive, or its images and texts, anywhere below the manual folder.
     """
 

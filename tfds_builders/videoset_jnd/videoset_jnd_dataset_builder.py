@@ -28,15 +28,15 @@ class VideosetJndConfig(JndConfig):
 
 
 class Builder(JndBuilder):
-    """Frame pairs raw/JND1..3 and the quality table of VideoSet or of its miniature."""
+    """Frame pairs raw/JND1..3 and the quality table of VideoSet or of its synthetic dataset."""
 
     SCALE = QP
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Frame pairs, viewers' samples and the quality table."}
     BUILDER_CONFIGS = [
         VideosetJndConfig(
-            name="miniature",
-            description="The miniature: 256x144 clips of four frames, judged by simulated viewers.",
+            name="synthetic",
+            description="Synthetic 256x144 clips of four frames, labeled by simulated viewers.",
             resolution="256x144",
             model_width=256,
             model_height=144,
@@ -53,9 +53,9 @@ class Builder(JndBuilder):
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     Register and download VideoSet (Wang et al. 2017) from IEEE DataPort, or run
-    `laser-jnd miniature`. Put the coded clips (videoSRC001_640x360_30_qp_22.264, ..., in folders or
-    in the archives they come in) and the label tables (640x360_1st.csv, ...) anywhere below the
-    manual folder.
+    `laser-jnd synthesize`. Put the coded clips (videoSRC001_640x360_30_qp_22.264, ..., in folders
+    or in the archives they come in) and the label tables (640x360_1st.csv, ...) anywhere below
+    the manual folder.
     """
 
     def take_inventory(self, files: Sequence[StoredFile], folder: str) -> Inventory:

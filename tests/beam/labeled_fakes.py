@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 
 from beam_pipelines.dataset.frame_pairs import PairSettings
-from beam_pipelines.elements import JudgedLevel, JudgedSource
+from beam_pipelines.elements import JndLevel, LabeledSource
 from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import QP
 from laser_dist.video.codec import encode_h264
@@ -43,16 +43,14 @@ def stored(path, content):
 
 
 def levels_at(*values):
-    first, second, third = (
-        JudgedLevel(value=float(v), mean=float(v), samples=(v, v)) for v in values
-    )
+    first, second, third = (JndLevel(value=float(v), mean=float(v), samples=(v, v)) for v in values)
     return first, second, third
 
 
 def judged(folder, streams, *, levels=QPS, source_id="videoSRC001", suffix="264"):
     """A source whose files hold the streams, by QP."""
     name = f"{source_id}_{WIDTH}x{HEIGHT}_30"
-    return JudgedSource(
+    return LabeledSource(
         source_id=source_id,
         group_id=source_id,
         scale=QP,

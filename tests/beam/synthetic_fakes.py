@@ -1,4 +1,4 @@
-"""Tiny footage and settings for the tests of the miniature's pipeline."""
+"""Tiny footage and settings for the tests of the synthetic dataset's pipeline."""
 
 from beam_pipelines.synthetic.videoset import VideosetSettings
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from miniature_fakes import TINY, contents
 from photographs import photographs
 from PIL import Image
+from synthetic_fakes import TINY, contents
 
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
@@ -15,9 +15,9 @@ from beam_pipelines.synthetic.pipeline import (
     Take,
     draw_takes,
     fingerprint,
-    make_miniature,
     marker_of,
     marker_text,
+    synthesize,
 )
 from beam_pipelines.synthetic.videoset import CodedClip, VideosetSettings, judge, make_clip
 from laser_dist.errors import UserError
@@ -43,9 +43,9 @@ def footage(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def miniature(footage, tmp_path_factory):
+def synthetic(footage, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "mini"
-    make_miniature(footage, TINY, folder, local_options(1), left_out=[LEFT_OUT])
+    synthesize(footage, TINY, folder, local_options(1), left_out=[LEFT_OUT])
     return folder
 
 
@@ -58,20 +58,20 @@ def test_take_i_does_not_depend_on_how_many_there_are(footage):
     ]  # fmt: skip
 
 
-def test_the_miniature_has_videosets_layout(miniature):
-    names = [parse_clip_name(path.name) for path in miniature.rglob("*.264")]
+def test_the_synthetic_dataset_has_videosets_layout(synthetic):
+    names = [parse_clip_name(path.name) for path in synthetic.rglob("*.264")]
     expected = {(source, qp) for source in (1, 2, 3, 4) for qp in (0, *TINY.qps)}
     assert {(name.source_index, name.qp) for name in names} == expected
-    table = read_videoset_labels(miniature, "64x48")
+    table = read_videoset_labels(synthetic, "64x48")
     assert [source.source_id[-1] for source in table.sources] == ["1", "2", "3", "4"]
     assert table.repairs == ()
-    assert read_rejects(miniature / "rejects.parquet") == ((LEFT_OUT,), 4)
+    assert read_rejects(synthetic / "rejects.parquet") == ((LEFT_OUT,), 4)
 
 
-def test_each_clip_is_what_its_name_says(miniature, footage):
+def test_each_clip_is_what_its_name_says(synthetic, footage):
     for take in draw_takes(footage, TINY)[:2]:
         reference = make_clip(take, TINY)
-        (folder,) = miniature.glob(f"videoSRC{take.source_index:03d}_*")
+        (folder,) = synthetic.glob(f"videoSRC{take.source_index:03d}_*")
         lossless = decode((folder / f"{folder.name}_qp_00.264").read_bytes(), fps=reference.fps)
         np.testing.assert_array_equal(lossless.y, reference.y)
         stream = (folder / f"{folder.name}_qp_34.264").read_bytes()
@@ -79,17 +79,17 @@ def test_each_clip_is_what_its_name_says(miniature, footage):
         assert stream == encode_h264(reference, qp=34)
 
 
-def test_labels_are_the_panels_word(miniature, footage):
+def test_labels_are_the_panels_word(synthetic, footage):
     take = draw_takes(footage, TINY)[1]
     judgments = judge(CodedClip(make_clip(take, TINY), TINY.masking), take.source_index, TINY)
-    levels = read_videoset_labels(miniature, "64x48").sources[1].levels
+    levels = read_videoset_labels(synthetic, "64x48").sources[1].levels
     assert [level.samples for level in levels] == [j.samples for j in judgments]
     assert [level.jnd for level in levels] == [j.jnd_qp for j in judgments]
     assert [level.anchor for level in levels] == [j.anchor_qp for j in judgments]
 
 
-def test_the_marker_says_simulated_how_and_what_belongs_together(miniature, footage):
-    text = (miniature / "SIMULATED.json").read_text()
+def test_the_marker_says_simulated_how_and_what_belongs_together(synthetic, footage):
+    text = (synthetic / "SIMULATED.json").read_text()
     marker = json.loads(text)
     assert marker == json.loads(json.dumps(marker_of(draw_takes(footage, TINY), TINY)))
     assert marker["simulated"] is True
@@ -104,9 +104,9 @@ def test_a_markers_strings_are_left_alone():
     assert json.loads(marker_text(marker)) == marker
 
 
-def test_two_workers_make_the_same_files(miniature, footage, tmp_path):
-    make_miniature(footage, TINY, tmp_path / "again", local_options(2), left_out=[LEFT_OUT])
-    assert contents(tmp_path / "again") == contents(miniature)
+def test_two_workers_make_the_same_files(synthetic, footage, tmp_path):
+    synthesize(footage, TINY, tmp_path / "again", local_options(2), left_out=[LEFT_OUT])
+    assert contents(tmp_path / "again") == contents(synthetic)
 
 
 def test_the_fingerprint_follows_settings_cuts_and_footage(footage, tmp_path):
@@ -124,13 +124,15 @@ def test_the_fingerprint_follows_settings_cuts_and_footage(footage, tmp_path):
     assert fingerprint(draw_takes(copies, TINY), TINY) != fingerprint(takes, TINY)
 
 
-def test_an_interrupted_miniature_leaves_nothing_that_looks_whole(footage, tmp_path, monkeypatch):
+def test_an_interrupted_synthetic_dataset_leaves_nothing_that_looks_whole(
+    footage, tmp_path, monkeypatch
+):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("beam_pipelines.synthetic.pipeline.marker_text", interrupt)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
-        make_miniature(footage, TINY, tmp_path / "mini", local_options(1))
+        synthesize(footage, TINY, tmp_path / "mini", local_options(1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +149,7 @@ def test_footage_that_cannot_be_decoded_ends_in_one_clear_error(tmp_path, num_wo
     with pytest.raises(
         UserError, match=r"got \d \(\d in all\): source videoSRC00\d from .*broken.264"
     ):
-        make_miniature(damaged, settings, tmp_path / "mini", local_options(num_workers))
+        synthesize(damaged, settings, tmp_path / "mini", local_options(num_workers))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"broken.264", "mini-rejects.parquet"}
     assert len(read_rejects(tmp_path / "mini-rejects.parquet")[0]) == 2
@@ -166,16 +168,16 @@ def test_real_motion_is_cut_from_a_video(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"num_sources": 0}, "num_sources: expected 1 to 999, got 0"),
-        ({"num_sources": 1000}, "num_sources: expected 1 to 999, got 1000"),
-        ({"width": 63}, "clips: expected even sides of 16 pixels or more, got 63x48"),
-        ({"height": 8}, "clips: expected even sides of 16 pixels or more, got 64x8"),
-        ({"num_frames": 0}, "num_frames: expected 1 or more, got 0"),
-        ({"seed": -1}, "seed: expected 0 or more, got -1"),
-        ({"qps": (30,)}, "qps: expected two or more"),
-        ({"qps": (30, 20)}, "qps: expected two or more"),
-        ({"qps": (0, 20)}, "qps: expected two or more"),
-        ({"qps": (20, 52)}, "qps: expected two or more"),
+        ({"num_sources": 0}, "Setting num_sources must be 1 to 999, not 0"),
+        ({"num_sources": 1000}, "Setting num_sources must be 1 to 999, not 1000"),
+        ({"width": 63}, "Setting clips must be even sides of 16 pixels or more, not 63x48"),
+        ({"height": 8}, "Setting clips must be even sides of 16 pixels or more, not 64x8"),
+        ({"num_frames": 0}, "Setting num_frames must be 1 or more, not 0"),
+        ({"seed": -1}, "Setting seed must be 0 or more, not -1"),
+        ({"qps": (30,)}, "Setting qps must be two or more"),
+        ({"qps": (30, 20)}, "Setting qps must be two or more"),
+        ({"qps": (0, 20)}, "Setting qps must be two or more"),
+        ({"qps": (20, 52)}, "Setting qps must be two or more"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change, text):
@@ -184,8 +186,7 @@ def test_settings_that_cannot_be_are_refused(change, text):
 
 
 def test_fingerprints_stay_what_they_were(tmp_path):
-    # Published figures name miniatures by it. The value is that of the program before there was
-    # a second kind of miniature, for this take and these settings.
+    # Published results name synthetic datasets by their fingerprint.
     path = tmp_path / "photo.png"
     path.write_bytes(b"\0" * 1000)
     shot = Shot(
@@ -194,4 +195,4 @@ def test_fingerprints_stay_what_they_were(tmp_path):
         grain=2.0, mirrored=True, seed=7,
     )  # fmt: skip
     takes = [Take(1, Footage("photo", path, is_video=False), shot)]
-    assert fingerprint(takes, VideosetSettings(num_sources=1)) == "18848cc8feb2be63"
+    assert fingerprint(takes, VideosetSettings(num_sources=1)) == "08e709ef8dc9de0b"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from miniature_fakes import contents
 from photographs import photographs
 from PIL import Image
+from synthetic_fakes import contents
 
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
@@ -18,7 +18,7 @@ from beam_pipelines.synthetic.mcl_jci import (
     judge,
     make_image,
 )
-from beam_pipelines.synthetic.pipeline import draw_takes, fingerprint, make_miniature, marker_of
+from beam_pipelines.synthetic.pipeline import draw_takes, fingerprint, marker_of, synthesize
 from laser_dist.errors import UserError
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 from laser_dist.jnd.videoset_layout import FRAME_RATES
@@ -42,18 +42,18 @@ def footage(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def miniature(footage, tmp_path_factory):
+def synthetic(footage, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "mini"
-    make_miniature(footage, TINY, folder, local_options(1), left_out=[LEFT_OUT])
+    synthesize(footage, TINY, folder, local_options(1), left_out=[LEFT_OUT])
     return folder
 
 
-def lines_of(miniature, source_index):
-    text = (miniature / f"MCL-JCI/JND_samples/JND_image_{source_index:02d}.txt").read_text()
+def lines_of(synthetic, source_index):
+    text = (synthetic / f"MCL-JCI/JND_samples/JND_image_{source_index:02d}.txt").read_text()
     return [line.split(" ") for line in text.splitlines()]
 
 
-def test_the_miniature_has_mcl_jcis_layout_and_nothing_else(miniature):
+def test_the_synthetic_dataset_has_mcl_jcis_layout_and_nothing_else(synthetic):
     expected = {"SIMULATED.json", "rejects.parquet"}
     for source in ("01", "02", "03", "04"):
         name = f"ImageJND_SRC{source}"
@@ -65,28 +65,28 @@ def test_the_miniature_has_mcl_jcis_layout_and_nothing_else(miniature):
                 for qf in ("002", "010", "030", "060", "100")
             ),
         }
-    assert contents(miniature).keys() == expected
-    assert read_rejects(miniature / "rejects.parquet") == ((LEFT_OUT,), 4)
+    assert contents(synthetic).keys() == expected
+    assert read_rejects(synthetic / "rejects.parquet") == ((LEFT_OUT,), 4)
 
 
-def test_each_image_is_what_its_name_says(miniature, footage):
+def test_each_image_is_what_its_name_says(synthetic, footage):
     for take in draw_takes(footage, TINY)[:2]:
         name = f"ImageJND_SRC{take.source_index:02d}"
-        source = Image.open(miniature / "MCL-JCI/source_images/[BMP]" / f"{name}.bmp")
+        source = Image.open(synthetic / "MCL-JCI/source_images/[BMP]" / f"{name}.bmp")
         image = make_image(take, TINY)
         np.testing.assert_array_equal(np.asarray(source), image)
-        coded = miniature / "MCL-JCI/distorted_image" / name / f"{name}_030.jpg"
+        coded = synthetic / "MCL-JCI/distorted_image" / name / f"{name}_030.jpg"
         assert coded.read_bytes() == encode_jpeg(image, quality=30)
 
 
-def test_the_texts_hold_the_viewers_word(miniature, footage):
+def test_the_texts_hold_the_viewers_word(synthetic, footage):
     for take in draw_takes(footage, TINY):
         coded = CodedImage(make_image(take, TINY), TINY.masking)
         chains = judge(coded, take.source_index, TINY)
-        lines = lines_of(miniature, take.source_index)
+        lines = lines_of(synthetic, take.source_index)
         assert [line[0] for line in lines] == [f"subject{number:02d}" for number in range(1, 31)]
         assert [tuple(map(int, line[1:])) for line in lines] == list(chains)
-        labels = read_mcl_jci_labels(miniature).sources[take.source_index - 1]
+        labels = read_mcl_jci_labels(synthetic).sources[take.source_index - 1]
         assert tuple(viewer.quality_factors for viewer in labels.chains) == chains
         for chain in chains:
             assert 1 <= len(chain) <= 8
@@ -101,11 +101,11 @@ def test_the_viewers_compare_with_the_jpeg_of_quality_100(footage):
     assert np.any(pixels != image)
 
 
-def test_the_marker_says_simulated_how_and_what_belongs_together(miniature, footage):
-    marker = json.loads((miniature / "SIMULATED.json").read_text())
+def test_the_marker_says_simulated_how_and_what_belongs_together(synthetic, footage):
+    marker = json.loads((synthetic / "SIMULATED.json").read_text())
     assert marker == json.loads(json.dumps(marker_of(draw_takes(footage, TINY), TINY)))
     assert marker["simulated"] is True
-    assert marker["like"] == "mcl-jci"
+    assert marker["kind"] == "mcl-jci"
     assert marker["encoder"].startswith("libjpeg")
     assert "30 simulated viewers" in marker["simulated_viewers"]
     assert "no person has judged" in marker["simulated_viewers"]
@@ -114,9 +114,9 @@ def test_the_marker_says_simulated_how_and_what_belongs_together(miniature, foot
     assert marker["groups"]["ImageJND_SRC04"] == marker["groups"]["ImageJND_SRC01"] == "photo0"
 
 
-def test_two_workers_make_the_same_files(miniature, footage, tmp_path):
-    make_miniature(footage, TINY, tmp_path / "again", local_options(2), left_out=[LEFT_OUT])
-    assert contents(tmp_path / "again") == contents(miniature)
+def test_two_workers_make_the_same_files(synthetic, footage, tmp_path):
+    synthesize(footage, TINY, tmp_path / "again", local_options(2), left_out=[LEFT_OUT])
+    assert contents(tmp_path / "again") == contents(synthetic)
 
 
 def test_the_fingerprint_follows_the_settings(footage):
@@ -142,7 +142,7 @@ def test_a_damaged_photograph_is_a_reject_and_too_many_are_an_error(footage, tmp
     with pytest.raises(
         UserError, match=r"got 1 \(1 in all\): source ImageJND_SRC01 from .*cut\.jpg"
     ):
-        make_miniature(damaged, TINY, tmp_path / "mini", local_options(1))
+        synthesize(damaged, TINY, tmp_path / "mini", local_options(1))
     assert {path.name for path in tmp_path.iterdir()} == {"cut.jpg", "mini-rejects.parquet"}
     (reject,), total = read_rejects(tmp_path / "mini-rejects.parquet")
     assert total == 4
@@ -161,14 +161,14 @@ def test_of_a_video_an_excerpts_first_frame_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"num_sources": 100}, "num_sources: expected 1 to 99, got 100"),
-        ({"width": 63}, "clips: expected even sides of 16 pixels or more, got 63x48"),
-        ({"seed": -1}, "seed: expected 0 or more, got -1"),
-        ({"qfs": (50, 100)}, "qfs: expected three or more"),
-        ({"qfs": (50, 30, 100)}, "qfs: expected three or more"),
-        ({"qfs": (0, 50, 100)}, "qfs: expected three or more"),
-        ({"qfs": (20, 50, 99)}, "qfs: expected three or more"),
-        ({"qfs": ()}, "qfs: expected three or more"),
+        ({"num_sources": 100}, "Setting num_sources must be 1 to 99, not 100"),
+        ({"width": 63}, "Setting clips must be even sides of 16 pixels or more, not 63x48"),
+        ({"seed": -1}, "Setting seed must be 0 or more, not -1"),
+        ({"qfs": (50, 100)}, "Setting qfs must be three or more"),
+        ({"qfs": (50, 30, 100)}, "Setting qfs must be three or more"),
+        ({"qfs": (0, 50, 100)}, "Setting qfs must be three or more"),
+        ({"qfs": (20, 50, 99)}, "Setting qfs must be three or more"),
+        ({"qfs": ()}, "Setting qfs must be three or more"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change, text):
