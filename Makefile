@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 
 # Tests that take more than a few seconds, start servers or need hardware.
 SLOW := slow or ray or beam or alone or gpu
+# Each file runs in one process, and the longest files start first: see tests/conftest.py.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The same Hypothesis examples in each run; run pytest by hand to search for new ones.
 check test coverage: export HYPOTHESIS_PROFILE := ci
 
@@ -20,17 +22,17 @@ demo:  ## Run everything on this machine, from photographs to a report, in minut
 	@$(BIN)/laser-jnd demo
 
 check: $(VENV)/.installed-dev lint  ## Run what each commit must pass: format, lint, types, fast tests.
-	@$(BIN)/python -m pytest --quiet --numprocesses auto --dist worksteal -m "not ($(SLOW))"
+	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m "not ($(SLOW))"
 
 test: $(VENV)/.installed-dev lint  ## Run every check and every test that this machine can run.
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
 test-cluster: $(VENV)/.installed-dev  ## Train across two hosts and cut one off; needs root.
 	@$(BIN)/python tests/two_hosts/acts.py $(ARGS)
 
 coverage: $(VENV)/.installed-dev  ## Run the tests and print branch coverage per package.
-	@$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile -m "not alone" --cov --cov-report=
+	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m "not alone" --cov --cov-report=
 	@$(BIN)/python tests/coverage_by_package.py
 
 lint: $(VENV)/.installed-dev  ## Check format, lint and types.

@@ -17,6 +17,22 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "random")
 )
 
+# Files that take longest, in this order. Started last, one of them would keep one core busy while
+# the others have no work left.
+_LONGEST = (
+    "test_end_to_end",
+    "test_bucket",
+    "test_stages",
+    "test_equivalence",
+    "test_build",
+    "test_stopping",
+    "test_published",
+    "test_import_weights",
+    "test_measuring",
+    "test_backends",
+    "test_bad_input",
+)
+
 
 def pytest_configure(config):
     if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
@@ -25,3 +41,8 @@ def pytest_configure(config):
         del os.environ["CUDA_VISIBLE_DEVICES"]
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = _VISIBLE_GPUS
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
