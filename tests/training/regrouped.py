@@ -26,7 +26,7 @@ from laser_dist.training.learning.objectives import JointObjective, LevelObjecti
 from laser_dist.training.learning.step import Stepper
 from laser_dist.training.learning.together import share_statistics, synchronize_norms
 
-NUM_STEPS, BATCH_SIZE, NUM_PERMUTATIONS = 20, 8, 6
+NUM_STEPS, BATCH_SIZE, NUM_PERMUTATIONS = 20, 8, 4
 BACKBONE = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)
 HEAD = HeadSpec(filters=(6, 8), dense=(5,), pooling="average", knee=0.2)
 SETTINGS = StageConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=2e-3, schedule="cosine")

@@ -63,7 +63,7 @@ def trained(config, dataset_dir, run_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lat", "rec", "e2e-lat", "e2e-rec", "mj-lat", "mj-rec"])
+@pytest.mark.parametrize("variant", ["rec", "e2e-lat", "mj-lat"])  # each kind of stage and head
 def test_every_variant_learns_around_missing_levels(gappy_dir, tmp_path, variant):
     config = replace(CONFIG, variant=variant)
     predictor, figures = trained(config, gappy_dir, tmp_path)
