@@ -18,6 +18,8 @@ from beam_pipelines.dataset.measured_files import (
 from beam_pipelines.dataset.measured_source import measure_and_write
 from beam_pipelines.dataset.measuring import MeasureSources
 
+pytestmark = pytest.mark.slow  # most tests start and crash a process that loads the codecs
+
 
 @pytest.fixture(scope="module")
 def streams():
@@ -98,7 +100,6 @@ def test_a_level_whose_clip_brings_the_codec_down_is_coded_anew(run, streams, tm
     assert facts.level_origins == ("file", "encoded", "file")
 
 
-@pytest.mark.slow
 def test_a_clip_that_takes_too_long_costs_that_clip_alone(streams, tmp_path):
     source = judged(tmp_path / "in", streams, levels=(20, 20, 36), source_id="x-hang-28")
     # Long enough for the libraries to load on a busy machine.

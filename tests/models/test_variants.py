@@ -163,6 +163,7 @@ def test_saved_predictor_gives_equal_levels(variant, tmp_path):
     assert again.get_config() == predictor.get_config()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_a_predictor(tmp_path):
     predictor = predictor_of(MJ_LAT, *parts(MJ_LAT))
     predictor.save(tmp_path / "predictor.keras")
