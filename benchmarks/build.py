@@ -173,13 +173,13 @@ def _bare_encode(frames: list, qp: int) -> bytes:
 
     from av.codec.context import CodecContext
 
-    from laser_dist.video.codec import VIDEOSET, _x264_params
+    from laser_dist.video.codec import VIDEOSET, x264_params
 
     encoder = CodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = *SIZE, "yuv420p"
     encoder.framerate, encoder.time_base = Fraction(30000, 1001), Fraction(1001, 30000)
     encoder.thread_count = 1
-    encoder.options = {"x264-params": _x264_params(VIDEOSET, qp, 1)}
+    encoder.options = {"x264-params": x264_params(VIDEOSET, qp)}
     coded = []
     for index, frame in enumerate(frames):
         frame.pts, frame.time_base = index, Fraction(1001, 30000)

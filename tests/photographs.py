@@ -1,4 +1,4 @@
-"""Tiny photographs made in code, for whatever makes a synthetic dataset of them."""
+"""Tiny photographs made in code, as footage for synthetic datasets."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from beam_pipelines.synthetic.footage import Footage
 
 
 def photographs(folder, count=3, *, height=130, width=160):
-    """Smooth waves with a little texture, of another tone in each."""
+    """Write smooth waves with a little texture, a different one per photograph."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = np.mgrid[:height, :width]
     found = []

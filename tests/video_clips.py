@@ -1,19 +1,22 @@
-"""Small clips made in code, and files holding them, for the tests of `laser_dist.video`."""
+"""Small clips made in code, and files of them, for the tests of `laser_dist.video`."""
 
 import io
+import re
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
+from laser_dist.video.codec import decode
+from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip
 
 NTSC = Fraction(30000, 1001)
 
 
 def random_clip(num_frames=2, height=16, width=16, *, seed=0, fps=NTSC):
-    """Independent code values 0..255 everywhere: the hardest content for a codec."""
+    """Return a clip of independent code values 0..255: the hardest content for a codec."""
     rng = np.random.default_rng(seed)
     shapes = [(num_frames, height, width), *[(num_frames, height // 2, width // 2)] * 2]
     y, u, v = (rng.integers(0, 256, shape, np.uint8) for shape in shapes)
@@ -21,7 +24,7 @@ def random_clip(num_frames=2, height=16, width=16, *, seed=0, fps=NTSC):
 
 
 def moving_clip(num_frames=8, height=48, width=64, *, seed=0, fps=NTSC):
-    """Smooth colored waves that move, with a little fixed texture: content like a camera's."""
+    """Return moving, smooth, colored waves with a little fixed texture: content like a camera's."""
     rng = np.random.default_rng(seed)
     texture = rng.normal(0, 4, (height, width, 3))
     rows, columns = np.mgrid[:height, :width]
@@ -45,10 +48,10 @@ def muxed(
     folder: Path | None = None,
     **options,
 ):
-    """A file's bytes: the clip coded (H.264 QP 12 by default) in a container of FFmpeg's.
+    """Return a file of the clip, encoded (H.264 QP 12 by default) in an FFmpeg container.
 
-    `options` go to the encoder. With a `folder` the file is written there first, with its index
-    at the front, which FFmpeg does for real files only.
+    `options` are passed to the encoder. With a `folder` the file is written there first, with its
+    index at the front, which FFmpeg does for real files only.
     """
     target = io.BytesIO() if folder is None else str(folder / f"muxed.{container}")
     flags = {} if folder is None else {"movflags": "faststart"}
@@ -64,3 +67,18 @@ def muxed(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return target.getvalue() if folder is None else Path(target).read_bytes()
+
+
+def x264_settings(stream):
+    """Return the settings in x264's SEI, by x264's own names ("me_range": "128")."""
+    options = re.search(rb"options: ([ -~]+)", stream)[1].decode("ascii")
+    return dict(pair.split("=", 1) for pair in options.split() if "=" in pair)
+
+
+def num_decoded_frames(content, report):
+    """Return the number of frames, or None for a `VideoError`; runs in an isolated process."""
+    report("decode")
+    try:
+        return decode(content).num_frames
+    except VideoError:
+        return None

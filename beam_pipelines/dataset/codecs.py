@@ -10,11 +10,10 @@ from PIL import Image
 from beam_pipelines.elements import ENCODED, FROM_FILE, LabeledSource
 from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.storage import StoredFile
-from laser_dist.video.codec import decode, encode_h264, x264_version_of
-from laser_dist.video.containers import VideoError, coded_size
+from laser_dist.video.codec import decode, decode_yuv420p, encode_h264, x264_version
+from laser_dist.video.containers import VideoError, encoded_size
 from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.jpeg import PILLOW_ERRORS, encode_jpeg, jpeg_encoder
-from laser_dist.video.raw import read_yuv420p
 
 
 class UnreadableClip(VideoError):
@@ -48,11 +47,7 @@ def read_clip(file: StoredFile, source: LabeledSource) -> CodedClip:
       VideoError: it cannot be decoded, or has another size than its name says.
     """
     content = _content_of(file)
-    suffix = PurePosixPath(file.name).suffix
-    try:
-        coded = _read_image(content) if source.fps is None else _read_video(content, suffix, source)
-    except VideoError as error:  # which speaks of bytes in memory
-        raise VideoError(f"Clip {file}", error.expected, error.got, "Fetch it again.") from error
+    coded = _read_image(content, file) if source.fps is None else _read_video(content, file, source)
     size = (coded.clip.width, coded.clip.height)
     if source.size is not None and size != source.size:
         expected = "{}x{}, as its name says".format(*source.size)
@@ -83,7 +78,7 @@ def encode_video(reference: Clip, qp: int) -> CodedClip:
       qp: 1 to 51.
     """
     stream = encode_h264(reference, qp=qp)
-    clip = decode(stream, fps=reference.fps).at_rate(reference.fps)
+    clip = decode(stream, fps=reference.fps).with_fps(reference.fps)
     return CodedClip(clip, 8 * len(stream), ENCODED, *_x264_of(stream))
 
 
@@ -107,26 +102,26 @@ def _content_of(file: StoredFile) -> bytes:
         ) from error
 
 
-def _read_video(content: bytes, suffix: str, source: LabeledSource) -> CodedClip:
+def _read_video(content: bytes, file: StoredFile, source: LabeledSource) -> CodedClip:
     assert source.fps is not None
+    suffix, name = PurePosixPath(file.name).suffix, str(file)
     if suffix == ".yuv":
         assert source.size is not None
         width, height = source.size
-        clip = read_yuv420p(content, width=width, height=height, fps=source.fps)
+        clip = decode_yuv420p(content, width=width, height=height, fps=source.fps, name=name)
         return CodedClip(clip, None, FROM_FILE, "", "")
-    clip = decode(content, fps=source.fps).at_rate(source.fps)
-    codec, num_bytes = ("h264", len(content)) if suffix == ".264" else coded_size(content)
+    clip = decode(content, fps=source.fps, name=name).with_fps(source.fps)
+    codec, num_bytes = ("h264", len(content)) if suffix == ".264" else encoded_size(content, name)
     # A copy in another codec looks like the clip, but tells nothing of what the clip cost.
     num_bits = 8 * num_bytes if codec == "h264" else None
     return CodedClip(clip, num_bits, FROM_FILE, *_x264_of(content))
 
 
-def _read_image(content: bytes) -> CodedClip:
-    return CodedClip(decode(content, max_frames=1), 8 * len(content), FROM_FILE, "", "")
+def _read_image(content: bytes, file: StoredFile) -> CodedClip:
+    clip = decode(content, max_frames=1, name=str(file))
+    return CodedClip(clip, 8 * len(content), FROM_FILE, "", "")
 
 
 def _x264_of(stream: bytes) -> tuple[str, str]:
-    try:
-        return "x264", x264_version_of(stream)
-    except VideoError:
-        return "", ""
+    version = x264_version(stream)
+    return ("x264", version) if version else ("", "")

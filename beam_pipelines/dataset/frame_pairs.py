@@ -32,7 +32,7 @@ from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import NUM_LEVELS, QP
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.containers import VideoError
-from laser_dist.video.frames import Clip, UInt8Array
+from laser_dist.video.frames import Clip, UInt8Array, evenly_spaced_indices
 from laser_dist.video.quality import PSNR_CAP_DB, ClipQuality, measure_quality, psnr_rgb_db
 
 
@@ -61,7 +61,7 @@ class PairSettings:
         if self.frames_per_second is not None:
             wanted = round(num_frames / fps * self.frames_per_second)
             count = int(min(max(wanted, 1), num_frames))
-        return [int((i + 0.5) * num_frames / count) for i in range(count)]
+        return evenly_spaced_indices(num_frames, count)
 
 
 class Quantizers:
@@ -194,7 +194,7 @@ class _Session:
                 where=str(file),
                 stage="measure",
                 # Without the error's own beginning, which names the file again.
-                why=f"expected {error.expected}, got {error.got}",
+                why=error.message,
                 source_id=self._source.source_id,
             )
         )

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from beam_pipelines.rejects import Reject
 from laser_dist.errors import UserError
-from laser_dist.simulation.excerpt import extent
+from laser_dist.simulation.excerpt import video_extent
 from laser_dist.video.containers import VideoError
 from laser_dist.video.jpeg import PILLOW_ERRORS
 
@@ -158,7 +158,7 @@ def _photo_fault(path: Path) -> str | None:
 
 def _video_fault(path: Path, *, min_frames: int) -> str | None:
     try:
-        width, height, num_frames = extent(path)
+        width, height, num_frames = video_extent(path)
     except VideoError as error:
         return str(error)
     if num_frames == 1:

@@ -63,13 +63,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Predicts each clip; prints only when all have been."""
     from laser_dist.training.storage.copies import local_run, named_by_place
     from laser_dist.training.storage.store import is_url
-    from laser_dist.video.codec import probe
+    from laser_dist.video.codec import frame_size
 
     # All for their errors, before anything heavy is loaded or brought here.
     if not is_url(arguments.model):
         _settings_of(Path(arguments.model))
     for clip in arguments.clips:
-        probe(clip)
+        frame_size(clip)
     with named_by_place(arguments.model), quiet(None, debug=arguments.debug) as terminal:
         with terminal.live_line() as show:
             model = local_run(arguments.model, show, predictor_alone=True)

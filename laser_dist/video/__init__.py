@@ -1,10 +1,11 @@
 """Decode, encode and measure video, in memory, through PyAV.
 
-- `frames`: a clip as arrays, its colors and the project's one resize.
-- `codec`: x264 at VideoSet's settings; decode, probe and sample anything FFmpeg reads
-  (`containers` finds damage).
+- `frames`: clips as arrays, color conversion and resizing.
+- `containers`: open files with FFmpeg and detect damage.
+- `codec`: encode with x264 at VideoSet's settings; decode and sample anything FFmpeg reads.
+- `jpeg`: encode JPEG at a quality factor.
 - `quality`: PSNR, SSIM and XPSNR between two clips.
 - `activity`: spatial and temporal information (ITU-T P.910).
 
-Nothing here knows TensorFlow, Beam or Ray.
+The package imports neither TensorFlow, Beam nor Ray.
 """

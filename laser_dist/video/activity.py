@@ -1,4 +1,4 @@
-"""How busy a clip is, in space and in time (ITU-T P.910)."""
+"""Spatial and temporal information of a clip (ITU-T P.910)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from laser_dist.video.frames import Clip, UInt8Array
 
 
 def spatial_information(clip: Clip) -> float:
-    """SI: the largest standard deviation, over time, of the Sobel-filtered luma.
+    """Compute SI: the maximum over time of the standard deviation of the Sobel-filtered luma.
 
     Args:
       clip: at least 3x3 pixels.
@@ -15,14 +15,14 @@ def spatial_information(clip: Clip) -> float:
     Returns:
       At least 0, in luma code values (limited range, as coded); 0 for flat frames.
 
-    Source: ITU-T P.910 (04/2008), section 5.3.1. As there, the filter's output is taken inside
-    the frame only, one pixel from every border.
+    Source: ITU-T P.910 (04/2008), section 5.3.1. As there, the filter output excludes a border of
+    one pixel.
     """
     return max(float(_sobel_magnitude(luma).std(dtype=np.float64)) for luma in clip.y)
 
 
 def temporal_information(clip: Clip) -> float:
-    """TI: the largest standard deviation, over time, of the luma change between two frames.
+    """Compute TI: the maximum over time of the standard deviation of the luma frame difference.
 
     Args:
       clip: of any length.
@@ -42,7 +42,7 @@ def temporal_information(clip: Clip) -> float:
 
 
 def _sobel_magnitude(luma: UInt8Array) -> NDArray[np.float32]:
-    """[H, W] luma to the gradient's length [H-2, W-2], kernels 1 2 1 by -1 0 1."""
+    """Return the gradient magnitude [H-2, W-2] of luma [H, W], kernels 1 2 1 by -1 0 1."""
     wide = luma.astype(np.int16)
     smooth_rows = wide[:-2] + 2 * wide[1:-1] + wide[2:]
     smooth_columns = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]

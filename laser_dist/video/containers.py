@@ -1,8 +1,8 @@
-"""Reading of video files through FFmpeg's demuxers and decoders, with damage made an error.
+"""Open video files with FFmpeg's demuxers and decoders, and turn damage into an error.
 
-FFmpeg's own habit is to conceal: it paints over broken slices and ends early without a word.
+By default FFmpeg conceals damage: it paints over broken slices and stops early without an error.
 Measured quality and labels must not rest on such frames, so decoders run with
-`err_detect=explode` and every container is asked whether its end is the end.
+`err_detect=explode`, and every container is checked for truncation.
 """
 
 # PyAV's stubs leave the stream type of the packets that `decode` takes open.
@@ -30,12 +30,12 @@ from laser_dist.errors import UserError
 MIN_SIZE = 16
 """Smallest width and height in pixels: one macroblock."""
 
-# 8192 x 8192: a damaged header may claim any size, and the decoder would reserve it.
+# 8192 x 8192: a damaged header may state any size, and the decoder would allocate it.
 _MAX_PIXELS = str(1 << 26)
 _DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": _MAX_PIXELS}
-# Containers with an index that gives positions in the file and whose seeking is exact.
+# Containers with an index of file positions and with exact seeking.
 _INDEXED = ("mov,", "matroska,")
-_FALLBACK_FPS = Fraction(25)  # FFmpeg's own guess for a raw stream that states no rate.
+_FALLBACK_FPS = Fraction(25)  # FFmpeg's own default for a raw stream without a rate
 
 
 class VideoError(UserError):
@@ -44,12 +44,12 @@ class VideoError(UserError):
 
 @dataclass(frozen=True)
 class PacketTimes:
-    """Where a stream's frames lie, read without decoding.
+    """Presentation times of a stream, read without decoding.
 
     Attributes:
-      num_frames: number of coded pictures that are to be shown.
-      start: the earliest presentation time in seconds; None where some have none.
-      times: all presentation times, ascending; empty where one cannot seek to them exactly.
+      num_frames: number of encoded pictures to be shown.
+      start: earliest presentation time in seconds; None if some pictures have none.
+      times: all presentation times, ascending; empty if the container cannot seek to them exactly.
       key_times: those of the pictures at which decoding can start, ascending.
     """
 
@@ -60,134 +60,136 @@ class PacketTimes:
 
 
 @contextmanager
-def opened(source: bytes | Path) -> Generator[tuple[InputContainer, VideoStream]]:
-    """Open a file's first real video stream; FFmpeg's errors inside the block become ours.
+def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContainer, VideoStream]]:
+    """Open the first real video stream of a file; convert FFmpeg errors inside the block.
+
+    Args:
+      source: content or path of the file.
+      name: name of the source in error messages.
 
     Raises:
-      VideoError: no such file, not a video, an index that points past the file's end, or any
-        error of FFmpeg while the block reads.
+      VideoError: the file is missing, empty or not a video; its index points past its end; or
+        FFmpeg fails while the block reads.
     """
-    name = name_of(source)
     if isinstance(source, Path) and not source.is_file():
-        got = "a directory" if source.is_dir() else "no such file"
-        raise VideoError(f"read {name}", "a video or image file", got, "Check the path.")
+        problem = "is a directory" if source.is_dir() else "does not exist"
+        raise VideoError(f"{name} {problem}.", hint="Name a video or image file.")
     try:
-        # Always handed over as a file object: FFmpeg would take a path such as "a:b%02d.png" for
-        # a protocol or a pattern.
+        # Always opened as a file object: FFmpeg would parse a path such as "a:b%02d.png" as a
+        # protocol or a pattern.
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            if not file.read(1):
+                raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
+            file.seek(0)
             with av.open(
                 file, "r", metadata_errors="ignore", options={"max_pixels": _MAX_PIXELS}
             ) as container:
                 stream = _video_stream(container, name)
-                _refuse_cut_index(container, stream, name)
+                _check_index(container, stream, name)
                 yield container, stream
-    # PyAV answers a few damaged headers with Python's own errors instead of FFmpeg's.
+    # For a few damaged headers PyAV raises Python's own errors instead of FFmpeg's.
     except (FFmpegError, OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        raise damaged(name, "a video or image that FFmpeg can decode", text) from error
+        raise damaged(name, f'FFmpeg reports "{text}"') from error
 
 
-def coded_size(content: bytes) -> tuple[str, int]:
-    """The codec of a file's pictures, and their bytes alone, without what the container adds.
+def encoded_size(content: bytes, name: str) -> tuple[str, int]:
+    """Return codec and size of the encoded pictures of a file, without container overhead.
+
+    Args:
+      content: the file.
+      name: name of the file in error messages.
 
     Returns:
-      FFmpeg's name of the codec, such as "h264"; bytes.
+      FFmpeg's codec name, such as "h264", and the number of bytes.
 
     Raises:
-      VideoError: not a video.
+      VideoError: the content is not a video.
     """
-    with opened(content) as (container, stream):
+    with open_video(content, name) as (container, stream):
         codec = stream.codec_context.name
         return codec, sum(packet.size for packet in container.demux(stream))
 
 
-def name_of(source: bytes | Path) -> str:
-    """How messages call a source."""
-    return f"{len(source)} bytes in memory" if isinstance(source, bytes) else str(source)
-
-
-def damaged(name: str, expected: str, got: str) -> VideoError:
-    """The error for content that does not decode as it says it should."""
+def damaged(name: str, reason: str) -> VideoError:
+    """Return the error for content that does not decode as it should."""
     return VideoError(
-        f"decode {name}", expected, got, "Replace the file by a whole copy, or encode it again."
+        f"Cannot decode {name}: {reason}.",
+        hint="Replace it with a complete copy, or encode it again.",
     )
 
 
-def check_size(what: str, width: int, height: int) -> None:
-    """Raise VideoError unless both sizes, taken before any cropping, are at least `MIN_SIZE`."""
+def check_size(name: str, width: int, height: int) -> None:
+    """Raise VideoError unless both sizes, before any cropping, are at least `MIN_SIZE`."""
     if min(width, height) < MIN_SIZE:
         raise VideoError(
-            what,
-            f"at least {MIN_SIZE}x{MIN_SIZE} pixels",
-            f"{width}x{height}",
-            "Use a larger one.",
+            f"{name} has {width}x{height} pixels; the minimum is {MIN_SIZE}x{MIN_SIZE}.",
+            hint="Use a larger one.",
         )
 
 
-def check_count(name: str, count: int, expected: int | None) -> None:
-    """Raise VideoError unless `count` frames came as expected (None = at least one)."""
-    if count == 0 or (expected is not None and count != expected):
-        wanted = "at least one frame" if expected is None else f"{expected} frames"
-        raise damaged(name, wanted, f"{count}")
+def check_num_frames(name: str, num_frames: int, expected: int | None = None) -> None:
+    """Raise VideoError unless the number of frames is as expected (None = at least one)."""
+    if expected is not None and num_frames != expected:
+        raise damaged(name, f"it has {num_frames} of {expected} frames")
+    if num_frames == 0:
+        raise damaged(name, "it has no frames")
 
 
 def frame_rate(stream: VideoStream) -> Fraction:
-    """Nominal frames per second: what the stream states, else FFmpeg's guess, else 25."""
+    """Return the nominal frames per second: as stated, else as FFmpeg guesses, else 25."""
     rate = stream.guessed_rate or stream.average_rate
     return rate if rate and rate > 0 else _FALLBACK_FPS
 
 
-def is_still_image(container: InputContainer) -> bool:
-    """Whether the file is one picture, such as a PNG or a JPEG."""
-    return container.format.name.endswith("_pipe") or container.format.name == "image2"
-
-
-def time_of(frame: av.VideoFrame) -> Fraction | None:
-    """A frame's presentation time in seconds; None where the stream has no clock."""
+def presentation_time(frame: av.VideoFrame) -> Fraction | None:
+    """Return the presentation time of a frame in seconds; None if the stream has no clock."""
     if frame.pts is None or not frame.time_base:
         return None
     return frame.pts * frame.time_base
 
 
-def frames_of(container: InputContainer, stream: VideoStream, name: str) -> Iterator[av.VideoFrame]:
-    """All frames from the current position on, in order of time.
+def decode_frames(
+    container: InputContainer, stream: VideoStream, name: str
+) -> Iterator[av.VideoFrame]:
+    """Yield all frames from the current position on, ordered by time.
 
     Raises:
-      VideoError: a cut packet, or an end before the one that the container states.
-      FFmpegError: damage that the decoder finds.
+      VideoError: a packet is truncated, or the file ends before the stated end.
+      FFmpegError: the decoder detects damage.
     """
     for packet in _packets(container, stream, name):
         for frame in stream.decode(packet):
-            # Painted over, or leaning on a picture that is not there: not all of these are errors
-            # to the decoder.
+            # Concealed, or predicted from a missing picture: the decoder does not raise for all
+            # of these.
             if frame.is_corrupt:
-                raise damaged(name, "whole frames", "one that the decoder has mended")
+                raise damaged(name, "a frame is damaged")
             yield frame
 
 
-def frames_at(
-    container: InputContainer, stream: VideoStream, wanted: Sequence[Fraction], where: PacketTimes
+def decode_frames_at(
+    container: InputContainer, stream: VideoStream, times: Sequence[Fraction], index: PacketTimes
 ) -> Iterator[av.VideoFrame]:
-    """The frames at the `wanted` times (ascending), groups of pictures without one skipped."""
+    """Yield the frames at `times` (ascending), skipping groups of pictures without one."""
     position: Fraction | None = None
     decoded: Iterator[av.VideoFrame] = iter(())
-    for time in wanted:
-        key = where.key_times[max(0, bisect_right(where.key_times, time) - 1)]
+    for time in times:
+        key = index.key_times[max(0, bisect_right(index.key_times, time) - 1)]
         if position is None or key > position:
             container.seek(round(key / _time_base(stream)), stream=stream)
-            decoded = _frames_since(container, stream, key)
+            decoded = _decode_from_key(container, stream, key)
         for frame in decoded:
-            position = time_of(frame)
+            position = presentation_time(frame)
             if position is not None and position >= time:
                 yield frame
                 break
 
 
-def scan(container: InputContainer, stream: VideoStream, name: str) -> PacketTimes:
+def scan_packets(container: InputContainer, stream: VideoStream, name: str) -> PacketTimes:
     """Read all packets without decoding them.
 
     Raises:
-      VideoError: a cut packet, or an end before the one that the container states.
+      VideoError: a packet is truncated, or the file ends before the stated end.
     """
     shown = [
         (packet.pts, packet.is_keyframe)
@@ -204,8 +206,8 @@ def scan(container: InputContainer, stream: VideoStream, name: str) -> PacketTim
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
     for stream in container.streams.video:
-        # A song's cover picture is not its video, and without a decoder there is no context
-        # (whatever PyAV's stubs say).
+        # Skip the cover picture of a song. A stream without a decoder has no context (whatever
+        # PyAV's stubs say).
         context = cast(VideoCodecContext | None, stream.codec_context)
         if stream.disposition & Disposition.attached_pic or context is None:
             continue
@@ -213,59 +215,60 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
             context.options = dict(_DECODER_OPTIONS)
             context.thread_count = 1
             return stream
-    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none at all"
-    raise damaged(name, "a video stream that FFmpeg can decode", f"streams of type: {kinds}")
+    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+    raise damaged(name, f"it has no video stream that FFmpeg can decode (streams: {kinds})")
 
 
 def _packets(
     container: InputContainer, stream: VideoStream, name: str
 ) -> "Iterator[Packet[VideoStream]]":
-    """All packets, the last one empty (it flushes the decoder); raises where the file is cut."""
+    """Yield all packets, the last one empty (it flushes the decoder); raise if truncated."""
     end, count = Fraction(0), 0
-    # FFmpeg paints over the last rows of one that lacks less than a few dozen bytes. Of pictures
-    # in a video it is not asked: some cameras leave the mark out there.
-    is_jpeg = is_still_image(container) and stream.codec_context.name == "mjpeg"
+    # FFmpeg paints over the last rows of a JPEG that lacks less than a few dozen bytes. Pictures
+    # in a video are not checked: some cameras omit the end marker there.
+    is_jpeg = _is_still_image(container) and stream.codec_context.name == "mjpeg"
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise damaged(name, "whole packets", f"packet {count} cut or damaged")
+            raise damaged(name, f"packet {count} is truncated or damaged")
         if not packet.size and packet.dts is not None:
-            count += 1  # AVI marks a repeated picture so; a decoder would take it for the end.
+            count += 1  # a repeated picture in AVI; a decoder would take it for the end
             continue
         if packet.size:
             count += 1
-            if is_jpeg and not _has_jpegs_end(bytes(packet)):
-                raise damaged(name, "a JPEG's end mark", "none (truncated)")
+            if is_jpeg and not _has_jpeg_end(bytes(packet)):
+                raise damaged(name, "it is truncated (no JPEG end marker)")
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * _time_base(stream))
         yield packet
-    _refuse_early_end(container, stream, name, end, count)
+    _check_end(container, stream, name, end, count)
 
 
-def _frames_since(
+def _decode_from_key(
     container: InputContainer, stream: VideoStream, key: Fraction
 ) -> Iterator[av.VideoFrame]:
     for packet in container.demux(stream):
         try:
             yield from stream.decode(packet)
         except FFmpegError:
-            # Pictures shown before the key picture lean on a group that was skipped.
+            # Pictures shown before the key picture refer to a group that was skipped.
             if packet.pts is None or packet.pts * _time_base(stream) >= key:
                 raise
 
 
-def _refuse_cut_index(container: InputContainer, stream: VideoStream, name: str) -> None:
-    """MP4 and Matroska may be cut between two packets, where the decoder sees nothing wrong."""
+def _check_index(container: InputContainer, stream: VideoStream, name: str) -> None:
+    """Raise if the index points past the end: the decoder accepts a cut between two packets."""
     if not _is_indexed(container) or container.size <= 0:
         return
     last = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if last > container.size:
-        raise damaged(name, f"{last} bytes, as its index says", f"{container.size} (truncated)")
+        raise damaged(name, f"it is truncated ({container.size} of {last} bytes)")
 
 
-def _has_jpegs_end(data: bytes) -> bool:
-    """Whether the mark stands after the first scan's beginning: a thumbnail before it has its own.
+def _has_jpeg_end(data: bytes) -> bool:
+    """Return whether the end marker follows the start of the first scan.
 
-    Coded pixels cannot hold the mark, what lies behind it does no harm.
+    A thumbnail before the scan has its own. Encoded pixels cannot contain the marker, and data
+    after it does no harm.
     """
     position = 2
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
@@ -273,25 +276,28 @@ def _has_jpegs_end(data: bytes) -> bool:
     return data.find(b"\xff\xd9", position) >= 0
 
 
-def _refuse_early_end(
+def _check_end(
     container: InputContainer, stream: VideoStream, name: str, end: Fraction, count: int
 ) -> None:
     if container.format.name == "avi" and count < stream.frames:
-        raise damaged(name, f"{stream.frames} frames, as its header says", f"{count} (truncated)")
+        raise damaged(name, f"it is truncated ({count} of {stream.frames} frames)")
     stated = _matroska_duration(stream)
-    # Two frames of slack: writers disagree on whether the last frame's duration counts.
+    # Two frames of tolerance: muxers disagree on whether the last frame's duration counts.
     if stated is not None and end + 2 / frame_rate(stream) < stated:
-        got = f"{float(end):.3f} s (truncated)"
-        raise damaged(name, f"{float(stated):.3f} s, as its header says", got)
+        raise damaged(name, f"it is truncated ({float(end):.3f} of {float(stated):.3f} s)")
 
 
 def _matroska_duration(stream: VideoStream) -> Fraction | None:
-    """The stream's own length from its DURATION tag ("00:00:05.005000000"), None without one."""
+    """Return the duration in the DURATION tag ("00:00:05.005000000"); None without one."""
     try:
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
         return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
     except ValueError:
         return None
+
+
+def _is_still_image(container: InputContainer) -> bool:
+    return container.format.name.endswith("_pipe") or container.format.name == "image2"
 
 
 def _is_indexed(container: InputContainer) -> bool:

@@ -1,7 +1,7 @@
 """Clips as arrays: 8-bit 4:2:0 planes in BT.709 limited range, their RGB frames and timestamps.
 
-Every resize and every change between RGB and Y′CbCr of the project is made here, by libswscale
-with one set of flags, so that training, evaluation and prediction see the same pixels.
+All resizing and all conversion between RGB and Y′CbCr happens here, in libswscale with one set of
+flags, so that training, evaluation and prediction see the same pixels.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
 Planes = tuple[UInt8Array, UInt8Array, UInt8Array]
-"""One frame's y, u and v."""
+"""The y, u and v planes of one frame."""
 
-# Bicubic with the filter widened when shrinking, so it does not alias. The other flags take
-# libswscale's exact paths: without them luma is off by up to 3 code values and the result depends
-# on the processor's vector units.
+# FFmpeg's AVColorSpace and AVColorRange.
+_RGB_MATRIX, _BT709_MATRIX = 0, 1
+UNSPECIFIED_MATRIX, UNSPECIFIED_RANGE = 2, 0
+# Badly written files mark Y′CbCr as "RGB", which does not specify a matrix either.
+_NO_MATRIX = (_RGB_MATRIX, UNSPECIFIED_MATRIX)
+
+# Bicubic; when shrinking, the filter is widened to avoid aliasing. The other flags select
+# libswscale's exact paths: without them luma is off by up to 3 code values, and the result depends
+# on the CPU's vector units.
 SCALER_FLAGS = int(
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -37,11 +43,11 @@ class Clip:
       y: [T, H, W] uint8, luma code values; H and W even, T at least 1.
       u: [T, H/2, W/2] uint8, blue difference, 128 = none.
       v: [T, H/2, W/2] uint8, red difference, 128 = none.
-      timestamps: T presentation times in seconds, the first frame's usually 0.
+      timestamps: T presentation times in seconds, the first usually 0.
       fps: nominal frames per second, above 0.
 
     Raises:
-      ValueError: planes or timestamps that do not fit together.
+      ValueError: the shapes, dtypes or numbers of planes and timestamps do not match.
     """
 
     y: UInt8Array
@@ -79,24 +85,16 @@ class Clip:
         """Luma columns, even."""
         return self.y.shape[2]
 
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first frame's start to the last one's end (one frame's time long)."""
-        return float(max(self.timestamps) - min(self.timestamps) + 1 / self.fps)
-
     @classmethod
     def from_rgb(cls, frames: UInt8Array, fps: Fraction) -> "Clip":
-        """The clip of full-range R′G′B′ frames, the first at 0 s.
+        """Return the clip of full-range R′G′B′ frames, the first at 0 s.
 
         Args:
           frames: [T, H, W, 3] uint8, even H and W, T at least 1.
           fps: frames per second, above 0.
 
-        Returns:
-          The clip, [T, H, W] luma.
-
         Raises:
-          ValueError: another shape or type, odd sizes, no frame.
+          ValueError: `frames` has another shape or dtype, odd sizes, or no frame.
         """
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
             raise ValueError(
@@ -117,19 +115,13 @@ class Clip:
         timestamps: Sequence[Fraction],
         fps: Fraction,
     ) -> "Clip":
-        """The clip of T frames given one by one as (y [H, W], u [H/2, W/2], v [H/2, W/2])."""
+        """Return the clip of T frames, each given as (y [H, W], u [H/2, W/2], v [H/2, W/2])."""
         y, u, v = (np.stack(plane) for plane in zip(*planes, strict=True))
         return cls(y, u, v, tuple(timestamps), fps)
 
-    def select(self, indices: Sequence[int]) -> "Clip":
-        """The frames at `indices`, in that order, with their timestamps; at least one."""
-        chosen = list(indices)
-        timestamps = tuple(self.timestamps[index] for index in chosen)
-        return Clip(self.y[chosen], self.u[chosen], self.v[chosen], timestamps, self.fps)
-
     def frame(self, index: int) -> av.VideoFrame:
-        """One frame for FFmpeg: yuv420p, BT.709 limited, a copy, without a timestamp."""
-        # One packed copy costs less than filling three padded planes from Python.
+        """Return a copy of one frame for FFmpeg: yuv420p, BT.709 limited, without a timestamp."""
+        # One packed copy is cheaper than filling three padded planes from Python.
         packed = np.concatenate(
             (self.y[index].ravel(), self.u[index].ravel(), self.v[index].ravel())
         ).reshape(self.height * 3 // 2, self.width)
@@ -139,15 +131,15 @@ class Clip:
         return frame
 
     def rgb(self, index: int, *, width: int | None = None, height: int | None = None) -> UInt8Array:
-        """One frame as full-range R′G′B′.
+        """Return one frame as full-range R′G′B′.
 
         Args:
-          index: which frame, 0..T-1 (negative from the end).
-          width: columns of the result, the clip's when None.
-          height: rows of the result, the clip's when None.
+          index: frame index, 0..T-1, or negative to count from the end.
+          width: columns of the result; None keeps the clip's.
+          height: rows of the result; None keeps the clip's.
 
         Returns:
-          [height, width, 3] uint8; resized bicubically, without keeping the aspect ratio.
+          [height, width, 3] uint8, resized bicubically without keeping the aspect ratio.
         """
         converted = self.frame(index).reformat(
             width=width or self.width,
@@ -162,20 +154,39 @@ class Clip:
         return _as_uint8(converted.to_ndarray())
 
     def rgb_frames(self, *, width: int, height: int) -> UInt8Array:
-        """[T, height, width, 3] uint8: all frames as `rgb` gives them."""
+        """Return all frames as `rgb` does: [T, height, width, 3] uint8."""
         frames = np.empty((self.num_frames, height, width, 3), np.uint8)
         for index in range(self.num_frames):
             frames[index] = self.rgb(index, width=width, height=height)
         return frames
 
-    def at_rate(self, fps: Fraction) -> "Clip":
-        """The same frames at a constant rate, whatever their timestamps were; the first at 0 s."""
+    def with_fps(self, fps: Fraction) -> "Clip":
+        """Return the same frames at a constant frame rate, the first at 0 s."""
         timestamps = tuple(index / fps for index in range(self.num_frames))
         return Clip(self.y, self.u, self.v, timestamps, fps)
 
 
+def evenly_spaced_indices(num_frames: int, count: int) -> list[int]:
+    """Return the frame indices at the centers of `count` equal intervals of a clip.
+
+    Args:
+      num_frames: T, frames of the clip.
+      count: N, number of frames to pick, 1..T.
+
+    Returns:
+      N ascending indices: (2 i + 1) T / (2 N), rounded down, for i in 0..N-1.
+    """
+    return [(2 * index + 1) * num_frames // (2 * count) for index in range(count)]
+
+
+def check_rgb(rgb: UInt8Array) -> None:
+    """Raise ValueError unless `rgb` is one RGB image, [H, W, 3] uint8."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
+
+
 def resize_rgb(rgb: UInt8Array, *, width: int, height: int) -> UInt8Array:
-    """Resize one RGB frame with the scaler of `Clip.rgb`, each channel by itself.
+    """Resize one RGB frame with the scaler of `Clip.rgb`, each channel separately.
 
     Args:
       rgb: [H, W, 3] uint8.
@@ -186,14 +197,13 @@ def resize_rgb(rgb: UInt8Array, *, width: int, height: int) -> UInt8Array:
       [height, width, 3] uint8.
 
     Raises:
-      ValueError: another shape or type.
+      ValueError: `rgb` has another shape or dtype.
     """
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
+    check_rgb(rgb)
     if rgb.shape[:2] == (height, width):
         return rgb.copy()
-    # Handed over as three planes of equal size: libswscale would take rgb24 through Y′CbCr and
-    # back, which costs up to two code values.
+    # Passed as three planes of equal size: libswscale would convert rgb24 to Y′CbCr and back,
+    # which costs up to two code values.
     frame = av.VideoFrame.from_ndarray(
         np.ascontiguousarray(rgb.transpose(2, 0, 1)), format="yuv444p"
     )
@@ -202,19 +212,18 @@ def resize_rgb(rgb: UInt8Array, *, width: int, height: int) -> UInt8Array:
 
 
 def to_bt709_420(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame as yuv420p, BT.709, limited range, at its own size.
+    """Convert a frame to yuv420p, BT.709, limited range, without resizing.
 
-    RGB is taken as full range. For Y′CbCr the matrix and range that the frame states are
-    honored; what it leaves open is BT.709 and limited. Deeper samples are reduced to 8 bits, an
-    alpha plane is dropped. Transfer curves are not converted: HDR stays HDR-coded.
+    RGB counts as full range. For Y′CbCr the matrix and range of the frame apply; where the frame
+    leaves them unspecified, BT.709 and limited. Deeper samples are reduced to 8 bits, and an alpha
+    plane is dropped. Transfer curves are not converted.
     """
-    if _is_plain_bt709_420(frame):
+    if _is_bt709_420(frame):
         return frame
-    is_rgb = frame.format.is_rgb
-    states_matrix = frame.colorspace not in _UNSTATED_MATRIX
+    has_matrix = frame.format.is_rgb or frame.colorspace not in _NO_MATRIX
     return frame.reformat(
         format="yuv420p",
-        src_colorspace=None if is_rgb or states_matrix else Colorspace.ITU709,
+        src_colorspace=None if has_matrix else Colorspace.ITU709,
         dst_colorspace=Colorspace.ITU709,
         dst_color_range=ColorRange.MPEG,
         interpolation=SCALER_FLAGS,
@@ -223,10 +232,10 @@ def to_bt709_420(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def frame_planes(frame: av.VideoFrame) -> Planes:
-    """Views of a yuv420p frame's planes, an odd last row or column cut off.
+    """Return views of the planes of a yuv420p frame, without an odd last row or column.
 
     Returns:
-      (y [H, W], u [H/2, W/2], v [H/2, W/2]) uint8, H and W even; valid while `frame` lives.
+      (y [H, W], u [H/2, W/2], v [H/2, W/2]) uint8, H and W even; valid as long as `frame` exists.
     """
     rows, columns = frame.height // 2, frame.width // 2
     y, u, v = (
@@ -237,39 +246,33 @@ def frame_planes(frame: av.VideoFrame) -> Planes:
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """(width, height) of a frame turned as its file asks, before anything is cropped."""
-    is_turned = frame.rotation % 180 == 90
-    return (frame.height, frame.width) if is_turned else (frame.width, frame.height)
+    """Return (width, height) of a frame, rotated as its file asks, before cropping."""
+    is_sideways = frame.rotation % 180 == 90
+    return (frame.height, frame.width) if is_sideways else (frame.width, frame.height)
 
 
 def upright_planes(frame: av.VideoFrame) -> Planes:
-    """A frame's planes in BT.709 limited range, turned by the quarters that its file asks for.
+    """Return the planes of a frame in BT.709 limited range, rotated as its file asks.
 
-    A phone's display matrix and a photograph's EXIF orientation are followed. A mirror in them is
-    not: PyAV tells the turn only, and its list of a frame's side data, where the mirror stands,
-    must not be touched. With an EXIF block there it raises, with a color profile it frees memory
-    twice and the process dies (PyAV 18.1).
+    The rotation comes from the display matrix (phones) or the EXIF orientation (photographs). PyAV
+    reports the rotation only, not a mirror. Do not read the frame's side data instead: with an EXIF
+    block it raises, and with a color profile it frees memory twice and crashes (PyAV 18.1).
 
     Returns:
-      (y [H, W], u [H/2, W/2], v [H/2, W/2]) uint8, H and W even, cut at the coded frame's bottom
-      and right.
+      (y [H, W], u [H/2, W/2], v [H/2, W/2]) uint8, H and W even, cropped at the bottom and right
+      of the coded frame.
     """
     y, u, v = frame_planes(to_bt709_420(frame))
     if frame.rotation % 90:
         return y, u, v
-    quarters = frame.rotation // 90  # counter-clockwise, as numpy counts
+    quarters = frame.rotation // 90  # counterclockwise, as in NumPy
     return np.rot90(y, quarters), np.rot90(u, quarters), np.rot90(v, quarters)
 
 
-_AVCOL_SPC_RGB, _AVCOL_SPC_BT709, _AVCOL_SPC_UNSPECIFIED = 0, 1, 2
-# Y′CbCr marked as "RGB" occurs in badly written files; it says nothing about the matrix.
-_UNSTATED_MATRIX = (_AVCOL_SPC_RGB, _AVCOL_SPC_UNSPECIFIED)
-
-
-def _is_plain_bt709_420(frame: av.VideoFrame) -> bool:
+def _is_bt709_420(frame: av.VideoFrame) -> bool:
     return (
         frame.format.name == "yuv420p"
-        and frame.colorspace in (_AVCOL_SPC_BT709, *_UNSTATED_MATRIX)
+        and frame.colorspace in (_BT709_MATRIX, *_NO_MATRIX)
         and frame.color_range != ColorRange.JPEG
     )
 

@@ -1,44 +1,43 @@
-"""JPEG at a quality factor, through Pillow and the libjpeg that it brings; in memory.
+"""Encode JPEG in memory, with Pillow and the libjpeg in its wheel.
 
-`laser_dist.video.codec.decode` reads it back: FFmpeg's decoder, whose frames state JPEG's BT.601
-matrix and full range.
+`laser_dist.video.codec.decode` decodes it with FFmpeg, which reports JPEG's BT.601 matrix and full
+range.
 """
 
 import io
 
-import numpy as np
 from PIL import Image, features
 
-from laser_dist.video.frames import UInt8Array
+from laser_dist.video.frames import UInt8Array, check_rgb
 
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow answers a damaged image file with, of whatever format."""
+"""Exceptions that Pillow raises for a damaged image of any format."""
 
 QUALITIES = range(1, 101)
 """Quality factors; higher is better."""
 
 
 def encode_jpeg(rgb: UInt8Array, *, quality: int) -> bytes:
-    """Code one image: baseline, 4:2:0, the standard's quantizer tables scaled to `quality`.
+    """Encode one image: baseline, 4:2:0, the standard quantizer tables scaled to `quality`.
 
-    Huffman tables are the standard's as well. The same input gives the same bytes with the same
-    libjpeg (`jpeg_encoder`).
+    The Huffman tables are standard too. The same input gives the same bytes with the same libjpeg
+    (see `jpeg_encoder`).
 
     Args:
       rgb: [H, W, 3] uint8, full range.
-      quality: the Independent JPEG Group's factor, 1 to 100, higher is better. At 100 all
-        quantizer steps are 1: color conversion, chroma's halving and rounding still lose a little.
+      quality: quality factor of the Independent JPEG Group, 1..100, higher is better. At 100 all
+        quantizer steps are 1; color conversion, chroma subsampling and rounding still lose a
+        little.
 
     Returns:
-      A JFIF file, sizes as given: odd ones are cropped by `decode`.
+      A JFIF file of the same size; `decode` crops odd sizes.
 
     Raises:
-      ValueError: another shape or type, or `quality` outside 1..100.
+      ValueError: `rgb` has another shape or dtype, or `quality` is outside 1..100.
     """
     if quality not in QUALITIES:
         raise ValueError(f"quality must be in 1..100, got {quality}")
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
+    check_rgb(rgb)
     file = io.BytesIO()
     image = Image.fromarray(rgb)
     image.save(
@@ -48,7 +47,7 @@ def encode_jpeg(rgb: UInt8Array, *, quality: int) -> bytes:
 
 
 def jpeg_encoder() -> tuple[str, str]:
-    """Name and version of what codes here, such as ("libjpeg-turbo", "3.1.0")."""
+    """Return name and version of the JPEG library, such as ("libjpeg-turbo", "3.1.0")."""
     if features.check_feature("libjpeg_turbo"):
         return "libjpeg-turbo", features.version_feature("libjpeg_turbo") or "unknown"
     return "libjpeg", features.version_codec("jpg") or "unknown"

@@ -1,6 +1,6 @@
-"""How far a distorted clip is from its reference: PSNR, SSIM and XPSNR.
+"""Quality of a distorted clip against its reference: PSNR, SSIM and XPSNR.
 
-Higher is better for every figure. PSNR is computed here; SSIM and XPSNR are FFmpeg's own filters,
+Higher is better for all of them. PSNR is computed here; SSIM and XPSNR come from FFmpeg's filters,
 run in this process on one thread.
 """
 
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from laser_dist.video.frames import Clip, UInt8Array
 
 PSNR_CAP_DB = 100.0
-"""What identical frames get in place of infinity; no PSNR or XPSNR here is higher."""
+"""Value for identical frames, instead of infinity, and upper bound of PSNR and XPSNR."""
 
 _PEAK = 255.0
-# FFmpeg's xpsnr filter works in square blocks of 4 round(32 sqrt(area / (3840 x 2160))) pixels.
-# Below this area the side is 0 and the filter divides by it, which kills the process (SIGFPE,
-# FFmpeg 8.1).
+# FFmpeg's xpsnr filter uses square blocks with a side of 4 round(32 sqrt(area / (3840 x 2160)))
+# pixels. Below this area the side is 0 and the filter divides by it, which crashes the process
+# (SIGFPE, FFmpeg 8.1).
 _XPSNR_MIN_AREA = 2048
 
 
@@ -33,14 +33,14 @@ class ClipQuality:
 
     Attributes:
       psnr_y_db: luma PSNR in dB, capped at `PSNR_CAP_DB` in each frame, then averaged over the
-        frames in dB, as is the practice with VideoSet.
+        frames in dB.
       psnr_rgb_db: PSNR over the three channels of RGB frames at model resolution, capped and
-        averaged alike.
+        averaged in the same way.
       ssim: structural similarity of luma, at most 1, averaged over the frames (FFmpeg's `ssim`,
         8x8 windows at steps of 4).
-      xpsnr_db: perceptually weighted PSNR of luma in dB, capped; FFmpeg's own figure for a clip,
-        in which square roots of the frames' weighted errors are averaged (`xpsnr` filter;
-        Helmrich et al. 2020). On frames of fewer than 2048 pixels it equals `psnr_y_db`.
+      xpsnr_db: perceptually weighted PSNR of luma in dB, capped; FFmpeg's `xpsnr` value for a
+        clip, which averages the square roots of the frames' weighted errors (Helmrich et al.
+        2020). On frames of fewer than 2048 pixels it equals `psnr_y_db`.
     """
 
     psnr_y_db: float
@@ -55,15 +55,12 @@ def measure_quality(
     """Measure a distorted clip against its reference, frame by frame in order.
 
     Args:
-      reference: what the frames are compared with.
-      distorted: as many frames of the same size; its timestamps do not matter.
-      reference_rgb: [T, h, w, 3] uint8, `reference.rgb_frames` at the size of the model's input.
-        Given, not made here: converting a frame costs as much as all measures of it, and one
-        reference is compared with many clips.
-      distorted_rgb: the distorted clip's, of the same shape.
-
-    Returns:
-      The clip's figures.
+      reference: the clip to compare with.
+      distorted: a clip with as many frames of the same size; its timestamps are ignored.
+      reference_rgb: [T, h, w, 3] uint8, `reference.rgb_frames` at the model's input size. It is an
+        argument because converting a frame costs as much as measuring it, and one reference is
+        compared with many clips.
+      distorted_rgb: the same for `distorted`.
 
     Raises:
       ValueError: the clips differ in number or size of frames.
@@ -88,7 +85,7 @@ def measure_quality(
 
 
 def psnr_rgb_db(reference: UInt8Array, distorted: UInt8Array) -> float:
-    """PSNR of RGB pixels in dB, from one mean squared error over all channels and pixels.
+    """Compute the PSNR of RGB pixels from one mean squared error over all channels and pixels.
 
     Args:
       reference: [..., 3] uint8.
@@ -98,7 +95,7 @@ def psnr_rgb_db(reference: UInt8Array, distorted: UInt8Array) -> float:
       dB, peak 255, at most `PSNR_CAP_DB`.
 
     Raises:
-      ValueError: shapes that differ or are not [..., 3], or no pixel.
+      ValueError: the shapes differ or are not [..., 3], or there is no pixel.
     """
     if reference.shape != distorted.shape or reference.shape[-1:] != (3,) or not reference.size:
         raise ValueError(f"need two equal [..., 3], got {reference.shape} and {distorted.shape}")
@@ -107,7 +104,7 @@ def psnr_rgb_db(reference: UInt8Array, distorted: UInt8Array) -> float:
 
 def _psnr_db(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
     error = np.subtract(reference, distorted, dtype=np.int32).ravel()
-    # Integers all the way: exact, and the sum over one frame stays far below 2**63.
+    # Integers are exact, and the sum over one frame stays far below 2**63.
     squared = int(np.einsum("i,i->", error, error, dtype=np.int64))
     if squared == 0:
         return PSNR_CAP_DB
@@ -115,7 +112,7 @@ def _psnr_db(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> floa
 
 
 def _clip_xpsnr_db(frames_db: list[float]) -> float:
-    """FFmpeg's clip figure: an error of 10^(-x/20) per frame, averaged; infinity counts as none."""
+    """Average as FFmpeg does: an error of 10^(-x/20) per frame; infinity counts as no error."""
     error = float(np.mean([10 ** (-value / 20) for value in frames_db]))
     return PSNR_CAP_DB if error == 0 else min(PSNR_CAP_DB, float(-20 * np.log10(error)))
 
@@ -123,7 +120,7 @@ def _clip_xpsnr_db(frames_db: list[float]) -> float:
 def _filter_scores(
     reference: Clip, distorted: Clip, *, with_xpsnr: bool
 ) -> Iterator[dict[str, float]]:
-    """The filters' figures of each frame by FFmpeg's metadata keys, such as "lavfi.ssim.Y"."""
+    """Yield the filter results of each frame by FFmpeg's metadata keys, such as "lavfi.ssim.Y"."""
     inputs, sink, graph = _quality_graph(reference, with_xpsnr=with_xpsnr)
     time_base = 1 / reference.fps
     for index in range(reference.num_frames):
@@ -131,12 +128,12 @@ def _filter_scores(
             frame = clip.frame(index)
             frame.pts, frame.time_base = index, time_base
             entry.push(frame)
-        # Drained as it fills, so that memory does not grow with the clip.
+        # Drained frame by frame, so memory does not grow with the clip.
         yield from _drain(sink)
     for entry in inputs:
         entry.push(None)
     yield from _drain(sink)
-    del graph  # The contexts above do not keep the graph alive by themselves.
+    del graph  # referenced until here: the filter contexts do not keep the graph alive
 
 
 def _drain(sink: FilterContext) -> Iterator[dict[str, float]]:
@@ -151,10 +148,10 @@ def _drain(sink: FilterContext) -> Iterator[dict[str, float]]:
 def _quality_graph(
     clip: Clip, *, with_xpsnr: bool
 ) -> tuple[tuple[FilterContext, FilterContext], FilterContext, Graph]:
-    """A graph of ssim and xpsnr in a row: (reference, distorted) inputs, sink, and the graph."""
+    """Return (reference, distorted) inputs, the sink, and the graph of ssim and xpsnr."""
     graph = Graph()
     graph.threads = 1
-    # The xpsnr filter weighs motion by the frame rate, which `add_buffer` cannot state.
+    # The xpsnr filter weights motion by the frame rate, which `add_buffer` cannot set.
     source = (
         f"video_size={clip.width}x{clip.height}:pix_fmt=yuv420p:time_base={_ratio(1 / clip.fps)}"
         f":frame_rate={_ratio(clip.fps)}:pixel_aspect=1/1:colorspace=bt709:range=tv"

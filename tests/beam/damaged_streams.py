@@ -139,7 +139,7 @@ def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
 
 
 def _decoded(content: bytes, source: LabeledSource) -> Clip:
-    return decode(content, max_frames=1 if source.fps is None else None).at_rate(FPS)
+    return decode(content, max_frames=1 if source.fps is None else None).with_fps(FPS)
 
 
 def _measured(reference: Clip, clip: Clip):

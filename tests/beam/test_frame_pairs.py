@@ -44,7 +44,10 @@ def origins(result):
 
 def told(result):
     """(QP in the name, reason) of each reject."""
-    return [(int(r.where.partition("_qp_")[2][:2]), r.why) for r in result.rejects]
+    return [
+        (int(r.where.partition("_qp_")[2][:2]), r.why.rpartition(": ")[2].rstrip("."))
+        for r in result.rejects
+    ]
 
 
 def half_as_wide(clip):
@@ -116,12 +119,12 @@ def test_clips_of_raw_video_are_measured_as_they_are(streams, tmp_path):
 @pytest.mark.parametrize(
     ("num_bytes", "got"),
     [
-        (0, "0 and 0 bytes"),
+        (0, "0 bytes are not a multiple of 4608"),
         # A frame is 64 * 48 * 3 / 2 = 4608 bytes.
-        (3 * 4608 - 1, "2 and 4607 bytes"),
-        (3 * 4608 + 1, "3 and 1 bytes"),
-        (2 * 4608, "2 frames of 64x48"),
-        (4 * 4608, "4 frames of 64x48"),
+        (3 * 4608 - 1, "13823 bytes are not a multiple of 4608"),
+        (3 * 4608 + 1, "13825 bytes are not a multiple of 4608"),
+        (2 * 4608, "got 2 frames of 64x48"),
+        (4 * 4608, "got 4 frames of 64x48"),
     ],
 )
 def test_raw_video_of_a_wrong_length_is_a_reject(streams, tmp_path, num_bytes, got):
@@ -131,7 +134,7 @@ def test_raw_video_of_a_wrong_length_is_a_reject(streams, tmp_path, num_bytes, g
     result = measured(judged(tmp_path, decoded | {28: wrong}, suffix="yuv"))
     ((qp, reason),) = told(result)
     assert qp == 28
-    assert reason.endswith(f"got {got}")
+    assert got in reason
 
 
 def test_files_known_to_be_bad_are_not_opened(streams, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from photographs import photographs
 from PIL import Image
 from synthetic_fakes import TINY, contents
+from video_clips import x264_settings
 
 from beam_pipelines.rejects import Reject
 from beam_pipelines.rejects_table import read_rejects
@@ -24,7 +25,7 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.videoset_labels import read_videoset_labels
 from laser_dist.jnd.videoset_layout import FRAME_RATES, parse_clip_name
 from laser_dist.simulation.camera import Shot
-from laser_dist.video.codec import decode, encode_h264, x264_settings_of
+from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.frames import Clip
 
 pytestmark = [
@@ -75,7 +76,7 @@ def test_each_clip_is_what_its_name_says(synthetic, footage):
         lossless = decode((folder / f"{folder.name}_qp_00.264").read_bytes(), fps=reference.fps)
         np.testing.assert_array_equal(lossless.y, reference.y)
         stream = (folder / f"{folder.name}_qp_34.264").read_bytes()
-        assert x264_settings_of(stream)["qp"] == "34"
+        assert x264_settings(stream)["qp"] == "34"
         assert stream == encode_h264(reference, qp=34)
 
 

@@ -17,7 +17,7 @@ from beam_pipelines.storage import list_files
 from laser_dist.errors import UserError
 from laser_dist.jnd.videoset_labels import read_videoset_labels
 from laser_dist.video.activity import spatial_information, temporal_information
-from laser_dist.video.codec import decode, x264_version_of
+from laser_dist.video.codec import decode, x264_version
 from laser_dist.video.quality import measure_quality, psnr_rgb_db
 from tfds_builders.jnd_config import derived_config
 from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
@@ -94,7 +94,7 @@ def test_quality_rows_are_what_is_measured_directly(dataset, synthetic):
         # 3 frames last 3 * 1001 / 30000 s.
         assert row["bitrate_kbps"] == pytest.approx(len(stream) * 8 / 1000 / (3 * 1001 / 30000))
         assert row["encoder"] == "x264"
-        assert row["encoder_version"] == x264_version_of(stream)
+        assert row["encoder_version"] == x264_version(stream)
 
 
 def test_one_source_of_the_quality_table_can_be_read_alone(dataset):

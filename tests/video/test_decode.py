@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import io
 import pickle
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
-from video_clips import NTSC, moving_clip, muxed, random_clip
+from video_clips import NTSC, moving_clip, muxed, num_decoded_frames, random_clip
 
+from beam_pipelines.dataset.isolation import Isolated
 from laser_dist.errors import UserError
-from laser_dist.video.codec import ClipInfo, decode, encode_h264, probe, sample_frames
+from laser_dist.video.codec import decode, encode_h264, frame_size, sample_frames
 from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip
 
@@ -30,7 +32,7 @@ def raw(clip):
 
 @pytest.fixture(scope="module")
 def files(clip, tmp_path_factory):
-    """The clip in the containers people have, by name."""
+    """Return the clip in common containers, by name."""
     return {
         "annexb": encode_h264(clip, qp=27),
         "mp4": muxed(clip, "mp4"),
@@ -50,16 +52,8 @@ def image_bytes(rgb, kind, **options):
     return file.getvalue()
 
 
-def outcome(content):
-    """A clip, or None for the one error that damage may raise."""
-    try:
-        return decode(content)
-    except VideoError:
-        return None
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_container_gives_all_frames_and_times(clip, files, kind):
+def test_every_container_gives_all_frames_and_timestamps(clip, files, kind):
     decoded = decode(files[kind])
     assert (decoded.num_frames, decoded.height, decoded.width) == (8, 48, 64)
     assert decoded.fps == NTSC
@@ -69,24 +63,24 @@ def test_every_container_gives_all_frames_and_times(clip, files, kind):
     assert np.abs(decoded.y.astype(int) - clip.y).mean() < 4
 
 
-def test_a_path_and_its_content_decode_alike(files, tmp_path):
+def test_a_path_and_its_content_decode_to_the_same_clip(files, tmp_path):
     path = tmp_path / "a:b%02d.mp4"  # neither FFmpeg's "a:" protocol nor its "%02d" pattern
     path.write_bytes(files["mp4"])
     assert np.array_equal(decode(path).y, decode(files["mp4"]).y)
 
 
-def test_max_frames_are_the_first_ones(raw):
+def test_max_frames_keeps_the_first_frames(raw):
     few = decode(raw, max_frames=3)
     assert np.array_equal(few.y, decode(raw).y[:3])
     with pytest.raises(ValueError, match="max_frames"):
         decode(raw, max_frames=0)
 
 
-def test_a_rate_for_streams_without_times_leaves_others_alone(files):
+def test_fps_is_ignored_for_streams_with_timestamps(files):
     assert decode(files["mp4"], fps=Fraction(24)).fps == NTSC
 
 
-def test_an_rgb_image_becomes_the_clip_of_its_pixels():
+def test_an_rgb_image_decodes_to_the_clip_of_its_pixels():
     rgb = moving_clip(1).rgb(0)
     image, clip = decode(image_bytes(rgb, "PNG")), Clip.from_rgb(rgb[None], NTSC)
     assert image.timestamps == (0,)
@@ -95,11 +89,11 @@ def test_an_rgb_image_becomes_the_clip_of_its_pixels():
     assert np.array_equal(image.v, clip.v)
 
 
-def test_a_jpegs_own_matrix_and_range_are_honored():
+def test_jpeg_matrix_and_range_are_honored():
     rgb = np.zeros((32, 32, 3), np.uint8) + np.array([200, 60, 30], np.uint8)
     jpeg = image_bytes(rgb, "JPEG", quality=95)
     theirs = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
-    # Read as BT.709 or as limited range, red alone would be off by more than 10.
+    # Read as BT.709 or as limited range, red would be off by more than 10.
     assert np.abs(decode(jpeg).rgb(0) - theirs).max() <= 3
 
 
@@ -126,7 +120,7 @@ def test_ten_bits_become_eight(clip):
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
-def test_frames_are_turned_as_the_file_asks(clip, degrees, tmp_path):
+def test_frames_are_rotated_as_the_file_asks(clip, degrees, tmp_path):
     plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
     plain.write_bytes(muxed(clip, "mp4"))
     turned.write_bytes(muxed(clip, "mp4", rotation=degrees))
@@ -135,12 +129,11 @@ def test_frames_are_turned_as_the_file_asks(clip, degrees, tmp_path):
         # The muxer turns counter-clockwise, as numpy does.
         expected = np.rot90(getattr(before, name), degrees // 90, axes=(1, 2))
         assert np.array_equal(getattr(after, name), expected)
-    info = probe(turned)
-    assert (info.height, info.width) == (after.height, after.width)
+    assert frame_size(turned) == (after.width, after.height)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_exif_orientation_is_followed_as_pillow_does(orientation):
+def test_exif_rotation_agrees_with_pillow(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     jpeg = image_bytes(moving_clip(1).rgb(0), "JPEG", quality=98, subsampling=0, exif=exif)
@@ -151,17 +144,17 @@ def test_exif_orientation_is_followed_as_pillow_does(orientation):
 
 
 @pytest.mark.parametrize("orientation", [2, 4, 5, 7])
-def test_a_mirrored_photograph_is_read(orientation):
+def test_a_mirrored_photograph_has_the_upright_size(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     clip = decode(image_bytes(moving_clip(1).rgb(0), "JPEG", exif=exif))
-    assert (clip.width > clip.height) == (orientation in (2, 4))  # lying; 5 and 7 stand
+    assert (clip.width > clip.height) == (orientation in (2, 4))  # 5 and 7 rotate too
 
 
-def test_a_picture_with_a_color_profile_does_no_harm():
+def test_an_image_with_a_color_profile_does_not_crash():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     rgb = moving_clip(1).rgb(0)
-    # Read through PyAV's side data, the profile is freed twice: that ends the process.
+    # PyAV's side data would free the profile twice, which crashes the process.
     profiled = decode(image_bytes(rgb, "PNG", icc_profile=profile))
     gc.collect()
     assert np.array_equal(profiled.y, decode(image_bytes(rgb, "PNG")).y)
@@ -169,31 +162,28 @@ def test_a_picture_with_a_color_profile_does_no_harm():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.7, 0.95])
-def test_a_cut_file_is_an_error(files, kind, share):
-    whole = files[kind]
+def test_a_truncated_file_is_an_error(files, kind, share):
+    complete = files[kind]
+    cut = complete[: int(len(complete) * share)]
+    if kind in ("annexb", "mpegts"):  # no stated length: a cut between two frames is not detected
+        with contextlib.suppress(VideoError):
+            assert decode(cut).num_frames < 8
+        return
     with pytest.raises(VideoError):
-        decode(whole[: int(len(whole) * share)], expected_frames=8)
+        decode(cut)
 
 
-def test_a_cut_inside_a_raw_streams_frame_is_seen_without_a_count(raw):
+def test_a_raw_stream_truncated_inside_a_frame_is_an_error(raw):
     last = raw.rindex(b"\0\0\1")
-    with pytest.raises(VideoError, match="decode .* bytes in memory"):
+    with pytest.raises(VideoError, match="Cannot decode .* bytes in memory"):
         decode(raw[: (last + len(raw)) // 2])
 
 
-def test_a_raw_stream_cut_between_frames_needs_the_count(raw):
-    cut = raw[: raw.rindex(b"\0\0\1")]
-    assert decode(cut).num_frames == 7
-    assert decode(cut, expected_frames=7).num_frames == 7
-    with pytest.raises(VideoError, match="expected 8 frames, got 7"):
-        decode(cut, expected_frames=8)
-
-
-def test_an_mp4_cut_between_frames_is_an_error(files, tmp_path):
-    whole = files["mp4 for the web"]
-    with av.open(io.BytesIO(whole)) as container:
+def test_an_mp4_truncated_between_frames_is_an_error(files, tmp_path):
+    complete = files["mp4 for the web"]
+    with av.open(io.BytesIO(complete)) as container:
         entry = container.streams.video[0].index_entries[5]
-        cut = whole[: entry.pos + entry.size]
+        cut = complete[: entry.pos + entry.size]
     with pytest.raises(VideoError, match="truncated"):
         decode(cut)
     path = tmp_path / "cut.mp4"
@@ -203,7 +193,7 @@ def test_an_mp4_cut_between_frames_is_an_error(files, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mp4 for the web", "matroska", "avi"])
-def test_a_cut_file_is_not_sampled(files, kind, tmp_path):
+def test_sampling_a_truncated_file_is_an_error(files, kind, tmp_path):
     path = tmp_path / "cut"
     path.write_bytes(files[kind][: int(len(files[kind]) * 0.8)])
     with pytest.raises(VideoError):
@@ -213,18 +203,18 @@ def test_a_cut_file_is_not_sampled(files, kind, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("matroska", r"expected 0\.267 s, as its header says, got .* \(truncated\)"),
-        ("avi", r"expected 8 frames, as its header says, got \d \(truncated\)"),
+        ("matroska", r"truncated \(0\.\d+ of 0\.267 s\)"),
+        ("avi", r"truncated \(\d of 8 frames\)"),
     ],
 )
-def test_a_file_cut_between_its_blocks_is_an_error(files, kind, message):
+def test_a_file_truncated_between_blocks_is_an_error(files, kind, message):
     with av.open(io.BytesIO(files[kind])) as container:
         starts = [packet.pos for packet in container.demux(video=0) if packet.size]
     with pytest.raises(VideoError, match=message):
         decode(files[kind][: sorted(starts)[4]])
 
 
-def test_groups_without_a_pick_are_not_decoded(tmp_path):
+def test_groups_without_a_sampled_frame_are_not_decoded(tmp_path):
     path = tmp_path / "clip.mp4"
     content = bytearray(muxed(moving_clip(30, 32, 32), "mp4", g="6", folder=tmp_path))
     with av.open(io.BytesIO(content)) as container:
@@ -238,19 +228,27 @@ def test_groups_without_a_pick_are_not_decoded(tmp_path):
     assert len(sample_frames(path, num_frames=2, width=16, height=16)) == 2
 
 
+@pytest.fixture(scope="module")
+def isolated():
+    isolated = Isolated(60.0)
+    yield isolated
+    isolated.close()
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_damage_gives_a_clip_or_a_video_error_and_nothing_else(files, data):
+def test_damage_gives_a_clip_or_a_video_error(files, isolated, data):
     content = bytearray(files[data.draw(st.sampled_from(KINDS))])
     for _ in range(data.draw(st.integers(0, 6))):
-        # Half of them in the headers, where most of the ways to go wrong are.
+        # Half of them in the headers, where most failures start.
         limit = data.draw(st.sampled_from((300, len(content))))
         content[data.draw(st.integers(0, min(limit, len(content)) - 1))] = data.draw(
             st.integers(0, 255)
         )
     cut = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
-    clip = outcome(bytes(content[:cut]))
-    assert clip is None or clip.num_frames >= 1
+    # In a child process, which restarts when FFmpeg crashes.
+    num_frames = isolated.call(num_decoded_frames, bytes(content[:cut]))
+    assert num_frames is None or num_frames >= 1
 
 
 @pytest.mark.parametrize(
@@ -258,18 +256,18 @@ def test_damage_gives_a_clip_or_a_video_error_and_nothing_else(files, data):
     [b"", b"\0" * 5000, b"# A heading\n\nSome text, no video.\n" * 40, bytes(range(256)) * 20],
     ids=["empty", "zeros", "text", "bytes"],
 )
-def test_what_is_no_video_is_refused(content, tmp_path):
+def test_other_files_are_refused(content, tmp_path):
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
-    with pytest.raises(VideoError, match=r"decode .*clip\.mp4: expected .* that FFmpeg can decode"):
+    with pytest.raises(VideoError, match=r"clip\.mp4 is empty|Cannot decode .*clip\.mp4: FFmpeg"):
         decode(path)
-    with pytest.raises(VideoError, match="that FFmpeg can decode"):
-        probe(path)
-    with pytest.raises(VideoError, match="that FFmpeg can decode"):
+    with pytest.raises(VideoError):
+        frame_size(path)
+    with pytest.raises(VideoError):
         sample_frames(path, num_frames=1, width=16, height=16)
 
 
-def test_sound_alone_is_no_video():
+def test_an_audio_file_is_refused():
     file = io.BytesIO()
     with av.open(file, "w", format="wav") as output:
         stream = output.add_stream("pcm_s16le", rate=8000)
@@ -277,43 +275,41 @@ def test_sound_alone_is_no_video():
         sound.sample_rate = 8000
         output.mux(stream.encode(sound))
         output.mux(stream.encode(None))
-    with pytest.raises(VideoError, match="streams of type: audio"):
+    with pytest.raises(VideoError, match="streams: audio"):
         decode(file.getvalue())
 
 
 def test_a_missing_file_and_a_directory_are_named(tmp_path):
-    with pytest.raises(VideoError, match="no such file"):
+    with pytest.raises(VideoError, match="absent.mp4 does not exist"):
         decode(tmp_path / "absent.mp4")
-    with pytest.raises(VideoError, match="got a directory"):
-        probe(tmp_path)
+    with pytest.raises(VideoError, match="is a directory"):
+        frame_size(tmp_path)
 
 
-def test_a_clip_too_small_to_use_is_refused():
+def test_a_clip_below_the_minimum_size_is_refused():
     for height, width in ((1, 1), (16, 15), (15, 17)):
-        with pytest.raises(VideoError, match=f"at least 16x16 pixels, got {width}x{height}"):
+        with pytest.raises(VideoError, match=f"has {width}x{height} pixels; the minimum is 16x16"):
             decode(image_bytes(np.zeros((height, width, 3), np.uint8), "PNG"))
 
 
-def test_the_size_told_of_a_clip_too_small_is_the_true_one_wherever_it_is_read(tmp_path):
+def test_every_reader_reports_the_uncropped_size_of_a_small_image(tmp_path):
     path = tmp_path / "dot.png"
     path.write_bytes(image_bytes(np.zeros((3, 1, 3), np.uint8), "PNG"))
-    for read in (decode, probe, partial(sample_frames, num_frames=1, width=16, height=16)):
-        with pytest.raises(
-            VideoError, match=r"dot\.png: expected at least 16x16 pixels, got 1x3\."
-        ):
+    for read in (decode, frame_size, partial(sample_frames, num_frames=1, width=16, height=16)):
+        with pytest.raises(VideoError, match=r"dot\.png has 1x3 pixels"):
             read(path)
 
 
-def test_the_size_told_of_a_turned_picture_is_as_it_is_shown():
+def test_the_reported_size_of_a_rotated_image_is_upright():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter
-    with pytest.raises(VideoError, match="got 3x20"):
+    exif[0x0112] = 6  # rotate by a quarter turn
+    with pytest.raises(VideoError, match="has 3x20 pixels"):
         decode(image_bytes(np.zeros((3, 20, 3), np.uint8), "JPEG", exif=exif))
 
 
 def test_frames_of_changing_size_are_refused():
     both = [encode_h264(moving_clip(2, side, side), qp=30) for side in (32, 48)]
-    with pytest.raises(VideoError, match="frames of one size"):
+    with pytest.raises(VideoError, match=r"different sizes \(32x32, 48x48\)"):
         decode(b"".join(both))
 
 
@@ -326,28 +322,9 @@ def test_the_error_survives_pickling(tmp_path):
     assert str(copy) == str(caught.value)
 
 
-def test_probe_tells_what_the_file_says(files, tmp_path):
-    path = tmp_path / "clip"
-    path.write_bytes(files["mp4"])
-    assert probe(path) == ClipInfo(
-        width=64,
-        height=48,
-        fps=NTSC,
-        num_frames=8,
-        duration_s=pytest.approx(float(8 / NTSC)),
-        codec="h264",
-        pixel_format="yuv420p",
-    )
-    path.write_bytes(files["annexb"])
-    info = probe(path)
-    assert (info.num_frames, info.duration_s, info.fps) == (None, None, NTSC)
-    path.write_bytes(image_bytes(np.zeros((33, 19, 3), np.uint8), "PNG"))
-    assert (probe(path).width, probe(path).height, probe(path).num_frames) == (18, 32, 1)
-
-
 @pytest.mark.parametrize("kind", ["annexb", "mp4", "matroska", "mpegts"])
 @pytest.mark.parametrize("num_frames", [1, 3, 7])
-def test_samples_are_the_centers_of_equal_intervals(kind, num_frames, tmp_path):
+def test_sampled_frames_are_the_centers_of_equal_intervals(kind, num_frames, tmp_path):
     long = moving_clip(40, 32, 32)
     # Short groups of pictures, so that there is something to skip.
     coded = encode_h264(long, qp=20) if kind == "annexb" else muxed(long, kind, g="6")
@@ -362,7 +339,7 @@ def test_samples_are_the_centers_of_equal_intervals(kind, num_frames, tmp_path):
     assert len(samples) == num_frames
 
 
-def test_there_are_never_more_samples_than_frames(files, tmp_path):
+def test_a_short_clip_gives_each_frame_once(files, tmp_path):
     path = tmp_path / "clip"
     path.write_bytes(files["mp4"])
     samples = sample_frames(path, num_frames=50, width=16, height=16)

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from video_clips import NTSC, moving_clip, random_clip
 
-from laser_dist.video.frames import Clip, frame_planes, resize_rgb, to_bt709_420
+from laser_dist.video.frames import (
+    Clip,
+    evenly_spaced_indices,
+    frame_planes,
+    resize_rgb,
+    to_bt709_420,
+)
 
 code_values = st.integers(0, 255)
 
@@ -22,7 +28,7 @@ def luma_weights(matrix):
 
 
 def to_ycbcr(rgb, matrix="bt709"):
-    """Full-range R'G'B' to limited-range Y'CbCr, unrounded, by the standards' equations."""
+    """Convert full-range R'G'B' to limited-range Y'CbCr, unrounded, by the standards' equations."""
     red, _, blue = weights = luma_weights(matrix)
     rgb01 = np.asarray(rgb, float) / 255
     luma = rgb01 @ weights
@@ -32,7 +38,7 @@ def to_ycbcr(rgb, matrix="bt709"):
 
 
 def to_rgb(ycbcr, matrix="bt709"):
-    """The inverse of `to_ycbcr`, by inverting its (affine) map."""
+    """Invert `to_ycbcr`, which is an affine map."""
     origin = to_ycbcr(np.zeros(3), matrix)
     linear = to_ycbcr(np.eye(3) * 255, matrix) - origin
     return (np.asarray(ycbcr, float) - origin) @ np.linalg.inv(linear) * 255
@@ -50,7 +56,7 @@ def planes_center(frame):
     return [int(plane[8, 8]) for plane in frame_planes(frame)]
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)
 @given(rgb=st.tuples(code_values, code_values, code_values))
 def test_a_flat_color_becomes_its_bt709_code_values(rgb):
     clip = Clip.from_rgb(np.full((1, 16, 16, 3), rgb, np.uint8), NTSC)
@@ -59,15 +65,15 @@ def test_a_flat_color_becomes_its_bt709_code_values(rgb):
         assert abs(float(plane[0, 0, 0]) - expected) <= 1
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)
 @given(rgb=st.tuples(code_values, code_values, code_values))
-def test_rgb_undoes_from_rgb_up_to_rounding(rgb):
+def test_rgb_inverts_from_rgb_up_to_rounding(rgb):
     clip = Clip.from_rgb(np.full((1, 16, 16, 3), rgb, np.uint8), NTSC)
-    # Half a code value of Cb alone moves blue by 1.8556 * 255 / 224 / 2 = 1.06; luma adds 0.58.
+    # Half a code value of Cb moves blue by 1.8556 * 255 / 224 / 2 = 1.06; luma adds 0.58.
     assert np.abs(clip.rgb(0).astype(int) - rgb).max() <= 3
 
 
-def test_every_pixels_luma_is_bt709s():
+def test_luma_of_each_pixel_follows_bt709():
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (2, 32, 48, 3), np.uint8)
     clip = Clip.from_rgb(rgb, NTSC)
@@ -92,31 +98,31 @@ def test_the_stated_matrix_is_honored(colorspace, matrix):
 
 
 @pytest.mark.parametrize("colorspace", [0, 2], ids=["rgb (nonsense)", "unspecified"])
-def test_an_unstated_matrix_is_bt709(colorspace):
+def test_an_unspecified_matrix_counts_as_bt709(colorspace):
     frame = flat_frame((120, 100, 160), colorspace=colorspace, color_range=0)
     assert planes_center(to_bt709_420(frame)) == [120, 100, 160]
 
 
-def test_full_range_is_brought_to_limited():
+def test_full_range_is_converted_to_limited():
     frame = flat_frame((255, 128, 128), colorspace=1, color_range=ColorRange.JPEG)
     assert planes_center(to_bt709_420(frame)) == [235, 128, 128]
 
 
 @pytest.mark.parametrize("color_range", [0, ColorRange.MPEG, ColorRange.JPEG])
-def test_rgb_is_full_range_whatever_it_states(color_range):
+def test_rgb_counts_as_full_range_whatever_the_frame_states(color_range):
     frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 255, np.uint8), format="rgb24")
     frame.color_range = color_range
     assert planes_center(to_bt709_420(frame)) == [235, 128, 128]
 
 
-def test_other_subsampling_keeps_the_values():
+def test_converting_444_keeps_the_values():
     frame = flat_frame((90, 60, 200), colorspace=2, color_range=0, pixel_format="yuv444p")
     converted = to_bt709_420(frame)
     assert converted.format.name == "yuv420p"
     assert planes_center(converted) == [90, 60, 200]
 
 
-def test_an_odd_last_row_and_column_are_cut():
+def test_an_odd_last_row_and_column_are_cropped():
     y, u, v = frame_planes(av.VideoFrame(33, 19, "yuv420p"))
     assert (y.shape, u.shape, v.shape) == ((18, 32), (9, 16), (9, 16))
 
@@ -130,23 +136,18 @@ def test_frame_and_frame_planes_are_inverse():
         assert np.array_equal(v, clip.v[index])
 
 
-def test_a_clip_tells_its_sizes_and_times():
+def test_a_clip_has_sizes_and_timestamps():
     clip = random_clip(3, 16, 32, fps=Fraction(24))
     assert (clip.num_frames, clip.height, clip.width) == (3, 16, 32)
     assert clip.timestamps == (Fraction(0), Fraction(1, 24), Fraction(1, 12))
-    assert clip.duration_s == pytest.approx(3 / 24)
 
 
-@settings(deadline=None)  # a busy machine is no failure
-@given(indices=st.lists(st.integers(0, 4), min_size=1, max_size=8))
-def test_select_keeps_order_frames_and_timestamps(indices):
-    clip = random_clip(5)
-    chosen = clip.select(indices)
-    assert chosen.timestamps == tuple(clip.timestamps[index] for index in indices)
-    for position, index in enumerate(indices):
-        assert np.array_equal(chosen.y[position], clip.y[index])
-        assert np.array_equal(chosen.u[position], clip.u[index])
-        assert np.array_equal(chosen.v[position], clip.v[index])
+@pytest.mark.parametrize(
+    ("num_frames", "count", "indices"),
+    [(150, 5, [15, 45, 75, 105, 135]), (3, 1, [1]), (3, 3, [0, 1, 2]), (4, 3, [0, 2, 3])],
+)
+def test_evenly_spaced_indices_are_the_centers_of_equal_intervals(num_frames, count, indices):
+    assert evenly_spaced_indices(num_frames, count) == indices
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_select_keeps_order_frames_and_timestamps(indices):
         ({"fps": Fraction(0)}, "above 0"),
     ],
 )
-def test_planes_that_do_not_fit_are_refused(change, message):
+def test_inconsistent_planes_are_refused(change, message):
     clip = random_clip(2)
     fields = {"y": clip.y, "u": clip.u, "v": clip.v, "fps": clip.fps, "timestamps": clip.timestamps}
     with pytest.raises(ValueError, match=message):
@@ -180,23 +181,23 @@ def test_planes_that_do_not_fit_are_refused(change, message):
         np.zeros((1, 16, 16, 3), np.float32),
     ],
 )
-def test_from_rgb_refuses_other_arrays(frames):
+def test_from_rgb_refuses_arrays_of_other_shape_or_dtype(frames):
     with pytest.raises(ValueError, match="frames"):
         Clip.from_rgb(frames, NTSC)
 
 
-def test_rgb_takes_any_size():
+def test_rgb_resizes_to_any_size():
     clip = moving_clip(1, 48, 64)
     assert clip.rgb(0).shape == (48, 64, 3)
     assert clip.rgb(0, width=21, height=13).shape == (13, 21, 3)
     assert clip.rgb(-1, width=128, height=96).shape == (96, 128, 3)
 
 
-def test_a_clips_rgb_and_resize_rgb_scale_alike():
+def test_clip_rgb_and_resize_rgb_use_the_same_scaler():
     rgb = np.repeat(moving_clip(1, 48, 64).y[0][..., None], 3, axis=2)  # gray: no chroma planes
     clip = Clip.from_rgb(rgb[None], NTSC)
     direct = clip.rgb(0, width=32, height=24).astype(int)
-    # The clip's way rounds once more, to one of 219 luma steps.
+    # The clip rounds once more, to one of 219 luma steps.
     assert np.abs(direct - resize_rgb(rgb, width=32, height=24)).max() <= 2
 
 
@@ -204,7 +205,7 @@ def test_resize_rgb_agrees_with_pillows_bicubic():
     rgb = moving_clip(1, 48, 64).rgb(0)
     ours = resize_rgb(rgb, width=32, height=24).astype(int)
     theirs = np.asarray(Image.fromarray(rgb).resize((32, 24), Image.Resampling.BICUBIC))
-    # Kernels differ in their parameter (-0.6 against -0.5), and in the treatment of borders.
+    # The kernels differ in their parameter (-0.6 against -0.5) and in how they treat borders.
     assert np.abs(ours - theirs).mean() < 0.5
     assert np.abs(ours - theirs).max() <= 8
 
@@ -216,7 +217,7 @@ def test_shrinking_does_not_alias():
     assert np.abs(shrunk.astype(int) - 127).max() <= 6
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)
 @given(
     rgb=st.tuples(code_values, code_values, code_values),
     width=st.integers(8, 40),
@@ -227,7 +228,7 @@ def test_resizing_a_flat_color_keeps_it_exactly(rgb, width, height):
     assert np.array_equal(resized, np.full((height, width, 3), rgb, np.uint8))
 
 
-def test_channels_are_resized_each_by_itself():
+def test_channels_are_resized_separately():
     rgb = moving_clip(1, 48, 64).rgb(0)
     turned = resize_rgb(rgb[..., ::-1], width=32, height=24)
     assert np.array_equal(turned[..., ::-1], resize_rgb(rgb, width=32, height=24))
@@ -240,6 +241,6 @@ def test_resizing_to_the_same_size_is_a_copy():
     assert not np.shares_memory(same, rgb)
 
 
-def test_resize_rgb_refuses_other_arrays():
+def test_resize_rgb_refuses_other_dtypes():
     with pytest.raises(ValueError, match="float64"):
         resize_rgb(np.zeros((4, 4, 3)), width=2, height=2)

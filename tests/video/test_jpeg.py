@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from video_clips import moving_clip, random_clip
 
-from laser_dist.video.codec import decode, probe
+from laser_dist.video.codec import decode, frame_size
 from laser_dist.video.containers import VideoError
 from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
 
@@ -33,13 +33,13 @@ def test_the_same_image_gives_the_same_baseline_420_file():
 
 
 @pytest.mark.parametrize(("quality", "luma_dc_step"), [(100, 1), (75, 8), (50, 16), (25, 32)])
-def test_the_quantizer_is_the_standards_table_scaled(quality, luma_dc_step):
+def test_the_quantizer_is_the_scaled_standard_table(quality, luma_dc_step):
     # The table's first entry is 16; below 50 it is multiplied by 50 / quality, from 50 on by
     # 2 - quality / 50, and at least 1.
     assert opened(encode_jpeg(RGB, quality=quality)).quantization[0][0] == luma_dc_step
 
 
-def test_a_lower_quality_is_smaller_and_further_from_the_image():
+def test_a_lower_quality_gives_fewer_bytes_and_larger_errors():
     coded = [encode_jpeg(RGB, quality=quality) for quality in (100, 60, 20, 1)]
     assert sorted(map(len, coded), reverse=True) == list(map(len, coded))
     errors = [np.abs(decode(jpeg).rgb(0) - RGB.astype(int)).mean() for jpeg in coded]
@@ -47,12 +47,12 @@ def test_a_lower_quality_is_smaller_and_further_from_the_image():
 
 
 @pytest.mark.parametrize("quality", [100, 50, 5])
-def test_it_is_decoded_to_the_colors_that_pillow_sees(quality):
+def test_decoded_colors_agree_with_pillow(quality):
     jpeg = encode_jpeg(RGB, quality=quality)
     theirs = np.asarray(opened(jpeg).convert("RGB")).astype(int)
     difference = decode(jpeg).rgb(0) - theirs
-    # The wrong matrix or range would move a channel's mean by several code values; what is left is
-    # rounding, and chroma interpolated in another way.
+    # A wrong matrix or range would move a channel's mean by several code values. What remains is
+    # rounding and another interpolation of chroma.
     assert np.abs(difference.mean(axis=(0, 1))).max() < 0.5
     assert np.abs(difference).mean() < 1.5
 
@@ -64,7 +64,7 @@ def test_full_range_gray_becomes_limited_luma():
     assert np.abs(clip.u - 128.0).max() <= 1
 
 
-def test_a_bitmap_is_decoded_to_its_own_colors():
+def test_a_bitmap_keeps_its_colors():
     smooth = moving_clip(1, height=48, width=64).rgb(0)
     difference = decode(bmp(smooth)).rgb(0) - smooth.astype(int)
     assert np.abs(difference.mean(axis=(0, 1))).max() < 0.5
@@ -77,38 +77,38 @@ def test_odd_sizes_are_cropped_to_even(coded, tmp_path):
     path = tmp_path / "odd"
     path.write_bytes(coded(np.ascontiguousarray(RGB[:33, :19])))
     assert decode(path).y.shape == (1, 32, 18)
-    assert (probe(path).height, probe(path).width) == (32, 18)
+    assert frame_size(path) == (18, 32)
 
 
 @pytest.mark.parametrize("coded", [bmp, lambda rgb: encode_jpeg(rgb, quality=50)])
 @pytest.mark.parametrize("missing", [1, 2, 3, 20, 60, 400])
-def test_a_cut_image_is_an_error(coded, missing):
+def test_a_truncated_image_is_an_error(coded, missing):
     whole = coded(random_clip(1, height=48, width=64).rgb(0))
-    with pytest.raises(VideoError, match="Replace the file by a whole copy"):
+    with pytest.raises(VideoError, match="Replace it with a complete copy"):
         decode(whole[:-missing])
 
 
-def test_a_thumbnails_end_is_not_taken_for_the_images():
+def test_the_end_marker_of_a_thumbnail_does_not_count():
     file = io.BytesIO()
     Image.fromarray(RGB).save(file, "JPEG", comment=b"like a thumbnail \xff\xda pixels \xff\xd9")
     assert file.getvalue().count(b"\xff\xd9") == 2
     assert decode(file.getvalue()).num_frames == 1
-    with pytest.raises(VideoError, match="a JPEG's end mark, got none"):
+    with pytest.raises(VideoError, match="no JPEG end marker"):
         decode(file.getvalue()[:-2])
 
 
-def test_what_lies_behind_an_image_does_no_harm():
+def test_data_after_an_image_is_ignored():
     jpeg = encode_jpeg(RGB, quality=50)
     assert np.array_equal(decode(jpeg + b"\0" * 7 + b"appended").y, decode(jpeg).y)
 
 
 @pytest.mark.parametrize("quality", [0, 101])
-def test_a_quality_that_is_none_is_refused(quality):
+def test_a_quality_out_of_range_is_refused(quality):
     with pytest.raises(ValueError, match=f"quality must be in 1..100, got {quality}"):
         encode_jpeg(RGB, quality=quality)
 
 
-def test_an_image_that_is_none_is_refused():
+def test_other_arrays_are_refused():
     with pytest.raises(ValueError, match="rgb must be uint8"):
         encode_jpeg(RGB[..., 0], quality=50)
     with pytest.raises(ValueError, match="rgb must be uint8"):

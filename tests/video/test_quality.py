@@ -36,7 +36,7 @@ def with_luma(clip, luma):
     return replace(clip, y=luma.astype(np.uint8))
 
 
-def test_psnr_y_is_the_mean_of_the_frames_psnr(reference, distorted):
+def test_psnr_y_is_the_mean_over_the_frames(reference, distorted):
     expected = [
         peak_signal_noise_ratio(before, after, data_range=255)
         for before, after in zip(reference.y, distorted.y, strict=True)
@@ -44,7 +44,7 @@ def test_psnr_y_is_the_mean_of_the_frames_psnr(reference, distorted):
     assert measured(reference, distorted).psnr_y_db == pytest.approx(np.mean(expected), rel=1e-9)
 
 
-def test_psnr_rgb_compares_frames_at_the_size_asked_for(reference, distorted):
+def test_psnr_rgb_compares_the_resized_frames(reference, distorted):
     expected = [
         peak_signal_noise_ratio(
             reference.rgb(index, width=64, height=48),
@@ -73,7 +73,7 @@ def test_an_identical_frame_counts_with_the_cap(reference):
     assert quality.psnr_y_db == pytest.approx((PSNR_CAP_DB + 48.1308) / 2, abs=1e-4)
 
 
-def test_ssim_is_lumas_and_close_to_skimages(reference, distorted):
+def test_ssim_of_luma_is_close_to_scikit_image(reference, distorted):
     expected = [
         structural_similarity(before, after, win_size=7, data_range=255)
         for before, after in zip(reference.y, distorted.y, strict=True)
@@ -82,15 +82,15 @@ def test_ssim_is_lumas_and_close_to_skimages(reference, distorted):
     assert measured(reference, distorted).ssim == pytest.approx(np.mean(expected), abs=0.02)
 
 
-def test_ssim_and_xpsnr_do_not_look_at_chroma(reference, distorted):
+def test_ssim_and_xpsnr_ignore_chroma(reference, distorted):
     gray = np.full_like(distorted.u, 128)
     plain, other = measured(reference, distorted), measured(reference, replace(distorted, u=gray))
     assert (plain.ssim, plain.xpsnr_db) == (other.ssim, other.xpsnr_db)
     assert plain.psnr_rgb_db > other.psnr_rgb_db
 
 
-def ffmpegs_xpsnr_summary(reference, distorted):
-    """The luma figure that FFmpeg's filter prints for a whole clip when it is closed."""
+def ffmpeg_xpsnr_summary(reference, distorted):
+    """Return the luma XPSNR that FFmpeg's filter prints for the clip when it is closed."""
     rate = reference.fps
     source = (
         f"video_size={reference.width}x{reference.height}:pix_fmt=yuv420p"
@@ -131,7 +131,7 @@ def ffmpegs_xpsnr_summary(reference, distorted):
 def test_xpsnr_is_ffmpegs_own_figure_for_the_clip(fps):
     reference = moving_clip(6, 96, 128, fps=fps)
     distorted = decode(encode_h264(reference, qp=34))
-    expected = ffmpegs_xpsnr_summary(reference, distorted)
+    expected = ffmpeg_xpsnr_summary(reference, distorted)
     assert measured(reference, distorted).xpsnr_db == pytest.approx(expected, abs=1e-3)
 
 
@@ -140,8 +140,8 @@ def test_xpsnr_weighs_motion_by_the_frame_rate(reference, distorted):
     assert measured(*fast).xpsnr_db != measured(reference, distorted).xpsnr_db
 
 
-def test_a_clip_below_xpsnrs_smallest_block_gets_psnr():
-    # FFmpeg's filter would end the process here: 44 x 46 = 2024 pixels give it blocks of side 0.
+def test_a_clip_too_small_for_xpsnr_gets_psnr():
+    # FFmpeg's filter would crash the process: 44 x 46 = 2024 pixels give blocks of side 0.
     for height, width in ((16, 16), (44, 46)):
         clip = moving_clip(3, height, width)
         quality = measured(clip, decode(encode_h264(clip, qp=40)))
@@ -151,28 +151,28 @@ def test_a_clip_below_xpsnrs_smallest_block_gets_psnr():
     assert quality.xpsnr_db != quality.psnr_y_db
 
 
-def test_every_figure_falls_as_the_quantizer_rises(reference):
-    figures = [
+def test_every_metric_falls_as_qp_rises(reference):
+    values = [
         astuple(measured(reference, decode(encode_h264(reference, qp=qp)))) for qp in (6, 22, 38)
     ]
-    for better, worse in zip(figures, figures[1:], strict=False):
+    for better, worse in zip(values, values[1:], strict=False):
         assert all(high > low for high, low in zip(better, worse, strict=True))
 
 
-def test_timestamps_do_not_matter(reference, distorted):
+def test_timestamps_are_ignored(reference, distorted):
     late = replace(distorted, timestamps=tuple(time + 5 for time in distorted.timestamps))
     assert measured(reference, late) == measured(reference, distorted)
 
 
 @pytest.mark.parametrize("shape", [(5, 96, 128), (6, 96, 126)])
-def test_clips_that_do_not_match_are_refused(reference, shape):
+def test_clips_of_different_shape_are_refused(reference, shape):
     with pytest.raises(ValueError, match="clips must agree"):
         measured(reference, random_clip(*shape))
 
 
 @settings(deadline=None)
 @given(before=small_rgb, after=small_rgb)
-def test_psnr_rgb_is_symmetric_capped_and_skimages(before, after):
+def test_psnr_rgb_is_symmetric_capped_and_agrees_with_scikit_image(before, after):
     value = psnr_rgb_db(before, after)
     assert value == psnr_rgb_db(after, before)
     assert 0 <= value <= PSNR_CAP_DB
@@ -190,6 +190,6 @@ def test_psnr_rgb_of_a_large_frame_with_one_error_is_capped():
 @pytest.mark.parametrize(
     ("before", "after"), [((2, 2, 3), (2, 3, 3)), ((2, 2, 4), (2, 2, 4)), ((0, 2, 3), (0, 2, 3))]
 )
-def test_psnr_rgb_refuses_other_arrays(before, after):
+def test_psnr_rgb_refuses_other_shapes(before, after):
     with pytest.raises(ValueError, match="need two equal"):
         psnr_rgb_db(np.zeros(before, np.uint8), np.zeros(after, np.uint8))
