@@ -10,6 +10,10 @@ from beam_pipelines.rejects import Reject
 from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import Scale
 
+ORIGINAL = -1
+"""Stands for the uncompressed image among a source's quantizers."""
+SourceClips = dict[int, StoredFile]
+"""Quantizer to file."""
 FROM_FILE = "file"
 """The clip came with the dataset."""
 ENCODED = "encoded"

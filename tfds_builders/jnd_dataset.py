@@ -14,8 +14,8 @@ from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.pipeline import BuildPlan, add_build, written_shards
 from beam_pipelines.dataset.places import BuildPlaces, places_of
-from beam_pipelines.inputs.archive_indexing import find_files
-from beam_pipelines.inputs.inventory import Inventory
+from beam_pipelines.inputs.archive_index import find_files
+from beam_pipelines.inputs.inventory import Inventory, Layout, take_inventory
 from beam_pipelines.rejects import MAX_REJECT_RATE, Reject, lost_sources
 from beam_pipelines.rejects_table import (
     REJECTS_FILE,
@@ -74,15 +74,16 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SCALE: Scale
     request = BuildRequest()
 
-    def take_inventory(self, files: Sequence[StoredFile], folder: str) -> Inventory:
-        """Finds and matches clips and labels among the files below a folder."""
+    @property
+    def layout(self) -> Layout:
+        """How the dataset names its files, and what its labels mean."""
         raise NotImplementedError
 
     def inventory_of(
         self, files: Sequence[StoredFile], lost: Sequence[Reject], folder: str
     ) -> Inventory:
-        """`take_inventory`, with what had been lost before among its rejects."""
-        inventory = self.take_inventory(files, folder)
+        """Find and match clips and labels; `lost` is added to the rejects."""
+        inventory = take_inventory(files, folder, self.layout)
         return dataclasses.replace(inventory, rejects=(*lost, *inventory.rejects))
 
     # TFDS wraps its own method for logging, which a type checker takes for another kind of thing.

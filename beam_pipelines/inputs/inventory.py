@@ -1,37 +1,39 @@
-"""What lies below a folder: a dataset's clips and labels, found by name and matched by source."""
+"""The clips and labels below a folder, found by name and matched by source; no clip is read."""
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beam_pipelines.elements import LabeledSource
+from beam_pipelines.elements import ORIGINAL, LabeledSource, SourceClips
 from beam_pipelines.inputs.archives import read_stored
+from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
+from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, lost_sources
 from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
 from laser_dist.jnd.label_files import LabelFault, LabelFile
-from laser_dist.jnd.scale import Scale
 from laser_dist.simulation import MARKER_NAME
 
-Clips = dict[str, dict[int, StoredFile]]
-"""Source id to quantizer to file."""
+Clips = dict[str, SourceClips]
+"""Source id to its clips."""
+Layout = MclJciFiles | VideosetFiles
+"""How a labeled dataset names its files, and what its labels mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """A dataset's input, known by names and labels; no clip has been read.
+    """A dataset's input, known from file names and labels.
 
     Attributes:
-      sources: that can be built, by id.
-      rejects: that cannot, and why.
-      repairs: made to the labels.
-      level_definition: what the value of a level is, a noun phrase.
-      marker: what a synthetic dataset says of itself; empty for people's judgments.
-      fingerprint: hash of labels, of the clips' names and sizes, of groups and of what the marker
-        says, 16 hex digits.
+      sources: sources that can be built, by id.
+      rejects: inputs that cannot be used, with the reason.
+      repairs: what was repaired in the labels, one line each.
+      level_definition: what the value of a level is, as a noun phrase.
+      marker: content of a synthetic dataset's marker; empty for labels from people.
+      fingerprint: hash of labels, clip names and sizes, groups and marker, 16 hex digits.
     """
 
     sources: tuple[LabeledSource, ...]
@@ -43,29 +45,81 @@ class Inventory:
 
     @property
     def simulated(self) -> str:
-        """What the simulated viewers are; empty for people."""
+        """Description of the simulated viewers; empty for people."""
         return self.marker.get("simulated_viewers", "")
 
     @property
     def seed(self) -> int | None:
-        """Of the simulation, None for people."""
+        """Seed of the simulation; None for people."""
         return self.marker.get("settings", {}).get("seed")
 
     @property
     def num_sources(self) -> int:
-        """Number of sources, those that cannot be built included."""
+        """Number of sources, including those that cannot be built."""
         return len(self.sources) + len(lost_sources(self.rejects))
 
 
+def take_inventory(files: Sequence[StoredFile], folder: str, layout: Layout) -> Inventory:
+    """Find and match the clips and labels of a dataset.
+
+    Args:
+      files: all files below the folder.
+      folder: name of the folder, for messages.
+      layout: layout of the dataset.
+
+    Returns:
+      The sources that can be built as far as names and labels show, and the rejects.
+
+    Raises:
+      UserError: no label files, no clips, or an unreadable marker.
+    """
+    table = layout.parse_labels(_label_files(files, layout.is_label_file), folder)
+    found, rejects = _find_clips(files, layout)
+    if not found:
+        raise UserError(
+            f"{folder} holds no clips with names such as {layout.example}.",
+            hint="Check the folder and the configuration.",
+        )
+    labels = {source.source_id: source for source in table.sources}
+    usable, unmatched = _match(found, labels, table.faults, layout)
+    marker = read_marker(files, folder)
+    groups = marker.get("groups", {})
+    return Inventory(
+        sources=tuple(
+            _source(source_id, clips, layout, labels[source_id], groups.get(source_id, source_id))
+            for source_id, clips in usable.items()
+        ),
+        rejects=(*rejects, *unmatched, *missing_clips(usable, layout)),
+        repairs=table.repairs,
+        level_definition=layout.level_definition,
+        marker=marker,
+        fingerprint=_fingerprint((table.sources, layout.definition), found, layout, marker),
+    )
+
+
+def _find_clips(files: Sequence[StoredFile], layout: Layout) -> tuple[Clips, list[Reject]]:
+    candidates: list[tuple[str, int, StoredFile]] = []
+    misnamed: list[Reject] = []
+    for file in files:
+        clip = layout.clip_of(file.name)
+        if clip is not None:
+            candidates.append((*clip, file))
+        elif layout.is_misnamed(file.name):
+            why = f"not a valid name, such as {layout.example}"
+            misnamed.append(Reject(what=FILE, where=str(file), stage="find", why=why))
+    clips, copies = first_of_each(candidates, layout.preference)
+    return clips, [*misnamed, *copies]
+
+
 def first_of_each(
-    candidates: Iterable[tuple[str, int, StoredFile]], preference: Callable[[StoredFile], Any]
+    candidates: Sequence[tuple[str, int, StoredFile]], preference: Callable[[StoredFile], Any]
 ) -> tuple[Clips, list[Reject]]:
-    """One file for each clip; where there are several, the first in order of preference.
+    """Choose one file for each clip.
 
     Args:
       candidates: (source id, quantizer, file).
-      preference: sorts the files of one clip, best first; files by themselves come before members
-        of archives.
+      preference: sort key of the copies of one clip; files on their own come before members of
+        archives.
 
     Returns:
       The files, and a reject for each further copy.
@@ -77,40 +131,36 @@ def first_of_each(
         key=lambda found: (found[0], found[1], bool(found[2].member), preference(found[2])),
     ):
         if quantizer in found[source_id]:
-            why = f"a second one; {found[source_id][quantizer]} is used"
+            why = f"a duplicate; {found[source_id][quantizer]} is used"
             rejects.append(Reject(what=COPY, where=str(file), stage="find", why=why))
             continue
         found[source_id][quantizer] = file
     return found, rejects
 
 
-def missing_clips(clips: Clips, scale: Scale, name_of: Callable[[str, int], str]) -> list[Reject]:
-    """Rejects for clips that are not there.
+def missing_clips(clips: Clips, layout: Layout) -> list[Reject]:
+    """Return rejects for missing clips.
 
-    A user's copy need not have every quantizer. One that more than half of the sources have has
-    been lost for the others: a reject for each. One that fewer have is told once, for all, and
-    counts against no source. References are left to who knows whether they can be made.
-
-    Args:
-      clips: that were found.
-      scale: of the quantizers.
-      name_of: gives the name of a source's clip.
+    A user's copy may lack quantizers. If more than half of the sources have a quantizer, each
+    source without it gets a reject. Otherwise one reject covers all of them and counts against no
+    source. The reference is not checked here: it can sometimes be made from the original.
     """
+    scale = layout.scale
     counts = Counter(quantizer for of_source in clips.values() for quantizer in of_source)
     rejects: list[Reject] = []
-    for quantizer in sorted(set(counts) - {scale.reference}):
+    for quantizer in sorted(set(counts) - {scale.reference, ORIGINAL}):
         lacking = [source_id for source_id in sorted(clips) if quantizer not in clips[source_id]]
         if 2 * counts[quantizer] <= len(clips):
-            why = f"no such clip of {len(lacking)} of {len(clips)} sources"
+            why = f"missing for {len(lacking)} of {len(clips)} sources"
             where = f"{scale.name} {quantizer}"
             rejects.append(Reject(what=FILE, where=where, stage="find", why=why))
             continue
         rejects += [
             Reject(
                 what=CLIP,
-                where=name_of(source_id, quantizer),
+                where=_name_of(clips[source_id], quantizer, layout),
                 stage="find",
-                why="no such clip, though most sources have one",
+                why="missing, though most sources have it",
                 source_id=source_id,
             )
             for source_id in lacking
@@ -118,32 +168,24 @@ def missing_clips(clips: Clips, scale: Scale, name_of: Callable[[str, int], str]
     return rejects
 
 
-def match_sources(
-    clips: Clips,
-    labels: Mapping[str, Any],
-    faults: Iterable[LabelFault],
-    fault_of: Callable[[str], str | None],
+def _match(
+    clips: Clips, labels: Mapping[str, Any], faults: Sequence[LabelFault], layout: Layout
 ) -> tuple[Clips, list[Reject]]:
-    """The clips of sources that have clips and labels, and a reject for each source that lacks any.
-
-    Args:
-      clips: that were found.
-      labels: source id to its labels.
-      faults: sources whose labels cannot be true; none of these is in `labels`.
-      fault_of: what else is wrong with a source, None if nothing.
-    """
-    told = {fault.source_id: f"impossible labels in {fault.place}: {fault.why}" for fault in faults}
+    """Return the sources with usable clips and labels, and a reject for each other one."""
+    impossible = {
+        fault.source_id: f"impossible labels in {fault.place}: {fault.why}" for fault in faults
+    }
     usable: Clips = {}
     rejects: list[Reject] = []
-    for source_id in sorted(clips.keys() | labels.keys() | told.keys()):
-        if source_id in told:
-            why = told[source_id]
+    for source_id in sorted(clips.keys() | labels.keys() | impossible.keys()):
+        if source_id in impossible:
+            why = impossible[source_id]
         elif source_id not in labels:
-            why = "clips, but no row in the label tables"
+            why = "clips, but no labels"
         elif source_id not in clips:
-            why = "a row in the label tables, but no clip"
+            why = "labels, but no clips"
         else:
-            why = fault_of(source_id)
+            why = layout.problem(clips[source_id], labels[source_id])
         if why is None:
             usable[source_id] = clips[source_id]
         else:
@@ -151,70 +193,75 @@ def match_sources(
     return usable, rejects
 
 
-def label_files(files: Sequence[StoredFile], is_wanted: Callable[[str], bool]) -> list[LabelFile]:
-    """The label files among others, read.
+def _source(
+    source_id: str, clips: SourceClips, layout: Layout, labels: Any, group_id: str
+) -> LabeledSource:
+    fps, size = layout.video_format(clips)
+    return LabeledSource(
+        source_id=source_id,
+        group_id=group_id,
+        scale=layout.scale,
+        fps=fps,
+        size=size,
+        clips=tuple((q, clips[q]) for q in sorted(clips) if q != ORIGINAL),
+        original=clips.get(ORIGINAL),
+        levels=layout.levels(labels),
+    )
 
-    Args:
-      files: all of them.
-      is_wanted: tells a label file by its name.
 
-    Raises:
-      UserError: one of them cannot be read.
-    """
+def _label_files(
+    files: Sequence[StoredFile], is_label_file: Callable[[str], bool]
+) -> list[LabelFile]:
     found: list[LabelFile] = []
     for file in files:
-        if is_wanted(file.name):
+        if is_label_file(file.name):
             try:
                 found.append(LabelFile(file.name, str(file), read_stored(file)))
             except OSError as error:
-                raise UserError(
-                    f"Label file {file}", "a file that can be read", str(error), "Check it."
-                ) from error
+                raise UserError(f"Label file {file} cannot be read: {error}.") from error
     return found
 
 
 def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
-    """What a synthetic dataset among the files says of itself; empty for people's judgments."""
+    """Load the marker of a synthetic dataset; empty if there is none.
+
+    Raises:
+      UserError: several markers, or one that does not describe its simulated viewers.
+    """
     found = [file for file in files if file.name == MARKER_NAME]
     if not found:
         return {}
     file, *others = found
     if others:
         raise UserError(
-            f"Folder {folder}", f"one {MARKER_NAME}", f"{len(found)}", "Name one synthetic dataset."
+            f"{folder} holds {len(found)} synthetic datasets ({MARKER_NAME} files).",
+            hint="Name the folder of one of them.",
         )
     try:
         marker = json.loads(read_stored(file))
     except (ValueError, OSError) as error:
         raise UserError(
-            f"Marker {file}", "JSON", str(error), "Make the synthetic dataset again."
+            f"{file} cannot be read: {error}.", hint="Create the synthetic dataset again."
         ) from error
-    # A marker that does not say so would have simulated viewers pass for people.
+    # Without the description, simulated viewers would pass for people.
     if not isinstance(marker, dict) or not marker.get("simulated_viewers"):
         raise UserError(
-            f"Marker {file}",
-            "what the simulated viewers are, under simulated_viewers",
-            "nothing of that name",
-            "Make the synthetic dataset again.",
+            f"{file} does not describe the viewers under simulated_viewers.",
+            hint="Create the synthetic dataset again.",
         )
     return marker
 
 
-def fingerprint_of(
-    labels: object, clips: Clips, name_of: Callable[[str, int], str], marker: Mapping[str, Any]
-) -> str:
-    """Hash of all that decides a dataset before its clips are read, 16 hex digits.
+def _name_of(clips: SourceClips, quantizer: int, layout: Layout) -> str:
+    return layout.clip_name(clips[min(clips)].name, quantizer)
 
-    Args:
-      labels: whose `repr` tells all of them.
-      clips: of which names and sizes count, not where they lie.
-      name_of: gives the name of a source's clip.
-      marker: of a synthetic dataset; who belongs together decides the splits.
-    """
+
+def _fingerprint(labels: object, clips: Clips, layout: Layout, marker: Mapping[str, Any]) -> str:
+    """Hash all that decides a dataset before its clips are read; their folders do not count."""
     sizes = [
-        (name_of(source_id, quantizer), clips[source_id][quantizer].size)
+        (_name_of(clips[source_id], quantizer, layout), clips[source_id][quantizer].size)
         for source_id in sorted(clips)
         for quantizer in sorted(clips[source_id])
     ]
-    told = json.dumps(marker, sort_keys=True)
-    return hashlib.sha256(repr((labels, sizes, told)).encode()).hexdigest()[:16]
+    parts = repr((labels, sizes, json.dumps(marker, sort_keys=True)))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]

@@ -1,134 +1,102 @@
-"""Finds MCL-JCI's images and labels among files and matches them, by name alone."""
+"""MCL-JCI's images and labels among other files, found and matched by name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isnan, nan
 
-from beam_pipelines.elements import JndLevel, LabeledSource
-from beam_pipelines.inputs.inventory import (
-    Clips,
-    Inventory,
-    fingerprint_of,
-    first_of_each,
-    label_files,
-    match_sources,
-    missing_clips,
-    read_marker,
-)
-from beam_pipelines.rejects import FILE, Reject
+from beam_pipelines.elements import ORIGINAL, JndLevel, SourceClips
 from beam_pipelines.storage import StoredFile
-from laser_dist.errors import UserError
-from laser_dist.jnd.mcl_jci_labels import Convention, MclJciSource, parse_mcl_jci_labels
-from laser_dist.jnd.mcl_jci_layout import (
-    ImageName,
-    mcl_jci_source_index,
-    parse_image_name,
-    parse_text_name,
+from laser_dist.jnd.label_files import LabelFile
+from laser_dist.jnd.mcl_jci_labels import (
+    Convention,
+    MclJciLabels,
+    MclJciSource,
+    parse_mcl_jci_labels,
 )
+from laser_dist.jnd.mcl_jci_layout import parse_image_name, parse_text_name
 from laser_dist.jnd.scale import QF
 
-_ORIGINAL = -1  # in place of a quality factor
 LEVEL_DEFINITIONS: dict[Convention, str] = {
-    "viewers": "the quality factor at which three of four viewers are satisfied, just",
-    "stairs": "the stair-step model's quality factors below 100, the first three",
+    "viewers": "the quality factor at which 75% of the viewers are just satisfied",
+    "stairs": "the stair-step model's first three quality factors below 100",
 }
+_REQUIREMENTS = {"viewers": "two viewers", "stairs": "a stair file"}
 
 
-def take_inventory(
-    files: Sequence[StoredFile], folder: str, *, convention: Convention
-) -> Inventory:
-    """Matches all images and labels.
+@dataclass(frozen=True)
+class MclJciFiles:
+    """MCL-JCI's layout.
 
-    Args:
-      files: all that lie below the folder.
-      folder: for messages.
-      convention: what the value of a level is.
+    A source needs the JPEG of quality factor 100, which viewers compared with, or the BMP to make
+    it from.
 
-    Returns:
-      The sources that can be built as far as names tell, ascending by id, and the rejects. A source
-      needs the JPEG of quality factor 100, which viewers compared with, or the BMP to make it from.
-
-    Raises:
-      UserError: no labels, no image at all, or a marker that cannot be read.
+    Attributes:
+      definition: which labels the levels are taken from.
     """
-    texts = label_files(files, lambda name: parse_text_name(name) is not None)
-    table = parse_mcl_jci_labels(texts, where=folder)
-    found, rejects = _find_images(files)
-    clips = {key: dict(of_source) for key, of_source in found.items()}
-    originals = {key: of_source.pop(_ORIGINAL, None) for key, of_source in clips.items()}
-    if not clips:
-        raise UserError(
-            f"Folder {folder}",
-            "images such as ImageJND_SRC01_050.jpg",
-            "none of that name",
-            "Check the folder.",
+
+    definition: Convention
+    scale = QF
+    example = "ImageJND_SRC01_050.jpg"
+
+    @property
+    def level_definition(self) -> str:
+        """What the value of a level is, as a noun phrase."""
+        return LEVEL_DEFINITIONS[self.definition]
+
+    def is_label_file(self, name: str) -> bool:
+        """Return whether a file of this name holds labels."""
+        return parse_text_name(name) is not None
+
+    def parse_labels(self, files: Sequence[LabelFile], folder: str) -> MclJciLabels:
+        """Parse the label files; raises `UserError` if there are none."""
+        return parse_mcl_jci_labels(files, where=folder)
+
+    def clip_of(self, name: str) -> tuple[str, int] | None:
+        """Return source id and quality factor of an image's file; None for any other file."""
+        image = parse_image_name(name)
+        if image is None:
+            return None
+        return image.source_id, (ORIGINAL if image.quality_factor is None else image.quality_factor)
+
+    def is_misnamed(self, name: str) -> bool:
+        """Return whether a file looks like an image of the dataset, but cannot be parsed."""
+        return name.startswith("ImageJND_") and parse_image_name(name) is None
+
+    def clip_name(self, sibling: str, quantizer: int) -> str:
+        """Return the file name of an image, from the name of another image of its source."""
+        image = parse_image_name(sibling)
+        assert image is not None  # only such files are taken for images
+        factor = None if quantizer == ORIGINAL else quantizer
+        return replace(image, quality_factor=factor).path.name
+
+    def preference(self, file: StoredFile) -> str:
+        """Return a sort key for copies of one image; the lowest is used."""
+        return file.place
+
+    def video_format(self, clips: SourceClips) -> tuple[None, None]:
+        """Return no frame rate and no size: images are still, and names do not state a size."""
+        del clips
+        return None, None
+
+    def levels(self, labels: MclJciSource) -> tuple[JndLevel, JndLevel, JndLevel]:
+        """Return JND1..3 of a source."""
+        first, second, third = (
+            JndLevel(value=value, mean=nan if isnan(value) else _mean(samples), samples=samples)
+            for value, samples in zip(labels.levels(self.definition), labels.samples, strict=True)
         )
+        return first, second, third
 
-    labels = {source.source_id: source for source in table.sources}
-
-    def fault_of(source_id: str) -> str | None:
-        if QF.reference not in clips[source_id] and originals[source_id] is None:
+    def problem(self, clips: SourceClips, labels: MclJciSource) -> str | None:
+        """Return why a source cannot be built; None if it can."""
+        if QF.reference not in clips and ORIGINAL not in clips:
             return "no reference: neither the JPEG of quality factor 100 nor the BMP"
-        levels = labels[source_id].levels(convention)
-        rises = [pair for pair in pairwise(levels) if pair[1] > pair[0]]  # false where missing
-        if rises:
-            return "levels that rise from one to the next: " + ", ".join(f"{x:g}" for x in levels)
+        levels = labels.levels(self.definition)
+        if any(second > first for first, second in pairwise(levels)):  # false for missing levels
+            return "levels increase from one to the next: " + ", ".join(f"{x:g}" for x in levels)
         if all(isnan(level) for level in levels):
-            lacks = {"viewers": "two viewers of it", "stairs": "a stair file"}[convention]
-            return f"no level: {convention} needs {lacks}"
+            return f"no level: {self.definition} needs {_REQUIREMENTS[self.definition]}"
         return None
-
-    usable, unmatched = match_sources(clips, labels, table.faults, fault_of)
-    marker = read_marker(files, folder)
-    groups = marker.get("groups", {})
-    return Inventory(
-        sources=tuple(
-            LabeledSource(
-                source_id=source_id,
-                group_id=groups.get(source_id, source_id),
-                scale=QF,
-                fps=None,
-                size=None,
-                clips=tuple(sorted(clips_of_source.items())),
-                original=originals[source_id],
-                levels=_levels(labels[source_id], convention),
-            )
-            for source_id, clips_of_source in usable.items()
-        ),
-        rejects=(*rejects, *unmatched, *missing_clips(usable, QF, _name_of)),
-        repairs=table.repairs,
-        level_definition=LEVEL_DEFINITIONS[convention],
-        marker=marker,
-        fingerprint=fingerprint_of((table.sources, convention), found, _name_of, marker),
-    )
-
-
-def _find_images(files: Sequence[StoredFile]) -> tuple[Clips, list[Reject]]:
-    candidates: list[tuple[str, int, StoredFile]] = []
-    strangers: list[Reject] = []
-    for file in files:
-        name = parse_image_name(file.name)
-        if name is not None:
-            quality = _ORIGINAL if name.quality_factor is None else name.quality_factor
-            candidates.append((name.source_id, quality, file))
-        elif file.name.startswith("ImageJND_"):
-            why = "not an image's name, such as ImageJND_SRC01_050.jpg"
-            strangers.append(Reject(what=FILE, where=str(file), stage="find", why=why))
-    found, copies = first_of_each(candidates, lambda file: file.place)
-    return found, [*strangers, *copies]
-
-
-def _name_of(source_id: str, quality: int) -> str:
-    factor = None if quality == _ORIGINAL else quality
-    return ImageName(source_index=mcl_jci_source_index(source_id), quality_factor=factor).path.name
-
-
-def _levels(labels: MclJciSource, convention: Convention) -> tuple[JndLevel, JndLevel, JndLevel]:
-    first, second, third = (
-        JndLevel(value=value, mean=nan if isnan(value) else _mean(samples), samples=samples)
-        for value, samples in zip(labels.levels(convention), labels.samples, strict=True)
-    )
-    return (first, second, third)
 
 
 def _mean(samples: Sequence[int]) -> float:

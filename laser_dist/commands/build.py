@@ -252,7 +252,7 @@ def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) ->
     )
     from beam_pipelines import storage
     from beam_pipelines.dataset.places import archives_folder
-    from beam_pipelines.inputs.archive_indexing import find_files
+    from beam_pipelines.inputs.archive_index import find_files
 
     if storage.is_remote(order.manual_dir) or storage.is_remote(order.data_dir):
         storage.use_options(order.flags)

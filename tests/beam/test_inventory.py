@@ -1,4 +1,4 @@
-"""What is found by name alone, and each way in which something is found wanting."""
+"""Clips and labels matched by name, and every way in which they can be incomplete."""
 
 import io
 import tarfile
@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines.inputs.archives import index_tar, is_archive, members_of, needs_index
-from beam_pipelines.inputs.inventory import first_of_each, match_sources, missing_clips
-from beam_pipelines.inputs.videoset_files import take_inventory
+from beam_pipelines.inputs.archive_index import index_tar
+from beam_pipelines.inputs.archives import is_archive, members_of, needs_index
+from beam_pipelines.inputs.inventory import first_of_each, missing_clips, take_inventory
+from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.rejects import impaired_sources
 from beam_pipelines.storage import StoredFile, list_files
 from laser_dist.errors import UserError
-from laser_dist.jnd.label_files import LabelFault
-from laser_dist.jnd.scale import QP
 from laser_dist.jnd.videoset_labels import COLUMNS, label_file_name
 from laser_dist.jnd.videoset_layout import ClipName
 
@@ -28,8 +27,8 @@ def labels(folder, levels_by_source, samples=None):
         for number, levels in levels_by_source.items():
             found = (samples or {}).get((number, index), [min(levels[index], 51)] * 3)
             mean = sum(found) / len(found)
-            told = ", ".join(map(str, found))
-            rows.append(f'0,{levels[index]},{mean},1,"[{told}]",{len(found)},{number},0')
+            listed = ", ".join(map(str, found))
+            rows.append(f'0,{levels[index]},{mean},1,"[{listed}]",{len(found)},{number},0')
         (folder / label_file_name(RESOLUTION, index)).write_text("\n".join(rows))
 
 
@@ -51,7 +50,7 @@ def clips(folder, numbers, qps=(0, 20, 30)):
     touch(folder, *(clip_path(number, qp) for number in numbers for qp in qps))
 
 
-def inventory_of(folder, **options):
+def inventory_of(folder, definition="jnd"):
     index = folder.parent / f"{folder.name}-index"
     files = []
     for file in list_files(folder):
@@ -61,11 +60,11 @@ def inventory_of(folder, **options):
             files += members_of(file, str(index))[0]
         else:
             files.append(file)
-    return take_inventory(files, str(folder), RESOLUTION, **options)
+    return take_inventory(files, str(folder), VideosetFiles(RESOLUTION, definition))
 
 
-def told(inventory):
-    """(what, the last part of where, why) of each reject; all were found by name."""
+def rejects_of(inventory):
+    """Return (what, last part of where, why) of each reject."""
     assert {reject.stage for reject in inventory.rejects} <= {"find"}
     return [(r.what, r.where.rpartition("/")[2], r.why) for r in inventory.rejects]
 
@@ -74,38 +73,38 @@ def ids(inventory):
     return [source.source_id for source in inventory.sources]
 
 
-def test_a_whole_folder_has_no_rejects(tmp_path):
+def test_a_complete_folder_has_no_rejects(tmp_path):
     labels(tmp_path, {1: LEVELS, 2: LEVELS})
     clips(tmp_path, (1, 2))
     inventory = inventory_of(tmp_path)
-    assert (ids(inventory), told(inventory)) == (["videoSRC001", "videoSRC002"], [])
+    assert (ids(inventory), rejects_of(inventory)) == (["videoSRC001", "videoSRC002"], [])
     (first, _) = inventory.sources
     assert [qp for qp, _ in first.clips] == [0, 20, 30]
     assert first.level_quantizers == LEVELS
     assert inventory.num_sources == 2
 
 
-def test_a_row_without_a_clip_is_a_source_lost(tmp_path):
+def test_a_source_with_labels_only_is_lost(tmp_path):
     labels(tmp_path, {1: LEVELS, 2: LEVELS})
     clips(tmp_path, (1,))
     inventory = inventory_of(tmp_path)
     assert ids(inventory) == ["videoSRC001"]
-    assert told(inventory) == [("source", "videoSRC002", "a row in the label tables, but no clip")]
+    assert rejects_of(inventory) == [("source", "videoSRC002", "labels, but no clips")]
     assert inventory.num_sources == 2
 
 
-def test_clips_without_a_row_are_a_source_lost(tmp_path):
+def test_a_source_with_clips_only_is_lost(tmp_path):
     labels(tmp_path, {1: LEVELS})
     clips(tmp_path, (1, 3))
     inventory = inventory_of(tmp_path)
-    assert told(inventory) == [("source", "videoSRC003", "clips, but no row in the label tables")]
+    assert rejects_of(inventory) == [("source", "videoSRC003", "clips, but no labels")]
 
 
 def test_a_source_without_its_reference_is_lost(tmp_path):
     labels(tmp_path, {1: LEVELS, 2: LEVELS})
     clips(tmp_path, (1,))
     clips(tmp_path, (2,), qps=(20, 30))
-    assert told(inventory_of(tmp_path)) == [("source", "videoSRC002", "no reference (QP 0)")]
+    assert rejects_of(inventory_of(tmp_path)) == [("source", "videoSRC002", "no reference (QP 0)")]
 
 
 def test_a_source_with_a_row_in_two_of_three_tables_is_lost(tmp_path):
@@ -113,7 +112,7 @@ def test_a_source_with_a_row_in_two_of_three_tables_is_lost(tmp_path):
     table = tmp_path / label_file_name(RESOLUTION, 2)
     table.write_text("\n".join(table.read_text().splitlines()[:2]))
     clips(tmp_path, (1, 2))
-    ((what, where, why),) = told(inventory_of(tmp_path))
+    ((what, where, why),) = rejects_of(inventory_of(tmp_path))
     assert (what, where) == ("source", "videoSRC002")
     assert "no row" in why
 
@@ -124,63 +123,65 @@ def test_impossible_levels_lose_the_source_once(tmp_path, levels):
     clips(tmp_path, (1, 2))
     inventory = inventory_of(tmp_path)
     assert ids(inventory) == ["videoSRC001"]
-    assert [(what, where) for what, where, _ in told(inventory)] == [("source", "videoSRC002")]
+    ((what, where, _),) = rejects_of(inventory)
+    assert (what, where) == ("source", "videoSRC002")
     assert inventory.num_sources == 2
 
 
-def test_means_in_a_wrong_order_lose_the_source_where_levels_are_means(tmp_path):
+def test_means_in_a_wrong_order_lose_the_source_if_levels_are_means(tmp_path):
     labels(tmp_path, {1: LEVELS, 2: LEVELS}, samples={(2, 1): [25, 2, 2]})
     clips(tmp_path, (1, 2))
-    assert told(inventory_of(tmp_path)) == []  # the tables' own levels are in order
-    ((what, where, why),) = told(inventory_of(tmp_path, level_definition="mean"))
+    assert rejects_of(inventory_of(tmp_path)) == []  # column jnd is in order
+    ((what, where, why),) = rejects_of(inventory_of(tmp_path, "mean"))
     assert (what, where) == ("source", "videoSRC002")
     assert "20, 9.66667, 30" in why
 
 
-def test_a_clip_that_most_sources_have_is_missed(tmp_path):
+def test_a_clip_that_most_sources_have_is_reported_as_missing(tmp_path):
     numbers = range(1, 6)
     labels(tmp_path, dict.fromkeys(numbers, LEVELS))
     clips(tmp_path, numbers)
-    touch(tmp_path, *(clip_path(number, 40) for number in (1, 2)))  # two of five: not usual
-    touch(tmp_path, *(clip_path(number, 45) for number in (1, 2, 3)))  # three of five: usual
+    touch(tmp_path, *(clip_path(number, 40) for number in (1, 2)))  # two of five
+    touch(tmp_path, *(clip_path(number, 45) for number in (1, 2, 3)))  # three of five: most
     (tmp_path / clip_path(4, 20)).unlink()
-    why = "no such clip, though most sources have one"
-    assert told(inventory_of(tmp_path)) == [
+    why = "missing, though most sources have it"
+    assert rejects_of(inventory_of(tmp_path)) == [
         ("clip", clip_path(4, 20).name, why),
-        ("file", "QP 40", "no such clip of 3 of 5 sources"),
+        ("file", "QP 40", "missing for 3 of 5 sources"),
         ("clip", clip_path(4, 45).name, why),
         ("clip", clip_path(5, 45).name, why),
     ]
 
 
 def test_half_of_the_sources_are_not_most():
-    file = StoredFile("/x")
-    found = {f"s{i}": {0: file, **({20: file} if i < 2 else {})} for i in range(4)}
-
-    def missing():
-        return missing_clips(found, QP, lambda key, q: f"{key} {q}")
-
-    (reject,) = missing()
-    assert str(reject) == "file QP 20 (find): no such clip of 2 of 4 sources"
+    files = [StoredFile(f"/{clip_path(number, 0)}") for number in range(1, 5)]
+    found = {
+        f"s{number}": {0: file, **({20: file} if number < 3 else {})}
+        for number, file in enumerate(files, start=1)
+    }
+    layout = VideosetFiles(RESOLUTION)
+    (reject,) = missing_clips(found, layout)
+    assert str(reject) == "file QP 20 (find): missing for 2 of 4 sources"
     assert not impaired_sources([reject])
-    found["s2"][20] = file
-    (reject,) = missing()
-    assert (reject.what, reject.where, reject.source_id) == ("clip", "s3 20", "s3")
+    found["s3"][20] = files[2]
+    (reject,) = missing_clips(found, layout)
+    assert (reject.what, reject.where) == ("clip", clip_path(4, 20).name)
+    assert reject.source_id == "s4"
 
 
-def test_a_file_by_itself_comes_before_one_in_an_archive(tmp_path):
+def test_a_file_is_preferred_to_an_archive_member(tmp_path):
     labels(tmp_path, {1: LEVELS})
     clips(tmp_path, (1,))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(str(clip_path(1, 20)), b"in the archive")
     inventory = inventory_of(tmp_path)
     assert not any(file.member for _, file in inventory.sources[0].clips)
-    ((what, where, why),) = told(inventory)
+    ((what, where, why),) = rejects_of(inventory)
     assert (what, where) == ("copy", clip_path(1, 20).name)
-    assert why.startswith("a second one; ")
+    assert why.startswith("a duplicate; ")
 
 
-def test_a_raw_stream_comes_before_other_containers_and_those_in_order(tmp_path):
+def test_a_raw_stream_is_preferred_to_containers(tmp_path):
     labels(tmp_path, {1: LEVELS})
     clips(tmp_path, (1,))
     for suffix in ("yuv", "avi", "mp4"):
@@ -188,21 +189,21 @@ def test_a_raw_stream_comes_before_other_containers_and_those_in_order(tmp_path)
     inventory = inventory_of(tmp_path)
     chosen = {qp: Path(file.place).suffix for qp, file in inventory.sources[0].clips}
     assert chosen == {0: ".264", 20: ".264", 22: ".mp4", 30: ".264"}
-    assert [(what, where[-6:]) for what, where, _ in told(inventory)] == [
+    assert [(what, where[-6:]) for what, where, _ in rejects_of(inventory)] == [
         ("copy", suffix) for suffix in ("20.mp4", "20.avi", "20.yuv", "22.avi", "22.yuv")
     ]
 
 
-def test_a_second_folder_of_the_same_source_is_a_copy_whatever_the_order_of_files():
+def test_a_second_folder_of_a_source_is_a_copy_in_any_file_order():
     files = [StoredFile(f"/{folder}/c.264") for folder in "cab"]
-    found, rejects = first_of_each((("s", 1, file) for file in files), lambda file: file.place)
+    found, rejects = first_of_each([("s", 1, file) for file in files], lambda file: file.place)
     assert found["s"][1].place == "/a/c.264"
     assert [reject.where for reject in rejects] == ["/b/c.264", "/c/c.264"]
-    again, _ = first_of_each((("s", 1, f) for f in reversed(files)), lambda file: file.place)
+    again, _ = first_of_each([("s", 1, f) for f in reversed(files)], lambda file: file.place)
     assert again == found
 
 
-def test_a_clip_in_a_raw_form_by_itself_comes_before_a_stream_in_an_archive(tmp_path):
+def test_a_raw_file_is_preferred_to_a_stream_in_an_archive(tmp_path):
     labels(tmp_path, {1: LEVELS})
     clips(tmp_path, (1,), qps=(0,))
     touch(tmp_path, clip_path(1, 20, suffix="yuv"))
@@ -218,33 +219,33 @@ def test_a_clip_in_a_raw_form_by_itself_comes_before_a_stream_in_an_archive(tmp_
     "name",
     ["videoSRC001_64x48_30_qp_77.264", "videoSRC001_64x48_25_qp_20.264", "videoSRC001.mkv"],
 )
-def test_a_file_that_is_nearly_a_clip_is_listed(tmp_path, name):
+def test_a_misnamed_clip_is_rejected(tmp_path, name):
     labels(tmp_path, {1: LEVELS})
     clips(tmp_path, (1,))
     touch(tmp_path, name)
-    ((what, where, _),) = told(inventory_of(tmp_path))
+    ((what, where, _),) = rejects_of(inventory_of(tmp_path))
     assert (what, where) == ("file", name)
 
 
-def test_clips_of_other_resolutions_are_another_dataset(tmp_path):
+def test_clips_of_other_resolutions_are_ignored(tmp_path):
     labels(tmp_path, {1: LEVELS})
     clips(tmp_path, (1,))
     touch(tmp_path, clip_path(1, 20, size=(1280, 720)), clip_path(2, 20, size=(1280, 720)))
-    assert told(inventory_of(tmp_path)) == []
+    assert rejects_of(inventory_of(tmp_path)) == []
 
 
 def test_clips_of_two_frame_rates_lose_the_source(tmp_path):
     labels(tmp_path, {1: LEVELS, 2: LEVELS})
     clips(tmp_path, (1, 2))
     touch(tmp_path, clip_path(2, 25, rate=24))
-    assert told(inventory_of(tmp_path)) == [
+    assert rejects_of(inventory_of(tmp_path)) == [
         ("source", "videoSRC002", "clips of 24 and of 30 frames per second")
     ]
 
 
-def test_clips_alone_or_labels_alone_are_errors(tmp_path):
+def test_clips_only_or_labels_only_are_errors(tmp_path):
     labels(tmp_path, {1: LEVELS})
-    with pytest.raises(UserError, match="expected clips such as"):
+    with pytest.raises(UserError, match="holds no clips with names such as"):
         inventory_of(tmp_path)
     for path in tmp_path.glob("*.csv"):
         path.unlink()
@@ -253,10 +254,9 @@ def test_clips_alone_or_labels_alone_are_errors(tmp_path):
         inventory_of(tmp_path)
 
 
-def test_a_fault_of_a_source_is_asked_for_only_where_clips_and_labels_are():
-    asked = []
-    faults = [LabelFault("d", "table", "wrong")]
-    found = {"a": {}, "b": {}, "d": {}}
-    usable, rejects = match_sources(found, {"b": 1, "c": 1}, faults, asked.append)
-    assert (list(usable), asked) == (["b"], ["b"])
-    assert [reject.where for reject in rejects] == ["a", "c", "d"]
+def test_a_source_with_impossible_labels_is_rejected_with_the_reason(tmp_path):
+    labels(tmp_path, {1: LEVELS, 2: (30, 24, 35)})
+    clips(tmp_path, (1, 2))
+    assert [str(reject) for reject in inventory_of(tmp_path).rejects] == [
+        "source videoSRC002 (find): impossible labels in 64x48_2nd.csv: JND2 24 below JND1 30"
+    ]

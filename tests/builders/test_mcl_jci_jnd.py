@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from photographs import photographs
 from PIL import Image
 
-from beam_pipelines.inputs.mcl_jci_files import take_inventory
+from beam_pipelines.inputs.inventory import take_inventory
+from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import list_files
@@ -136,7 +137,7 @@ def test_a_missing_level_stays_missing(dataset):
 def test_the_metadata_say_which_way_is_worse(dataset, synthetic):
     metadata = tfds.builder_from_directory(dataset).info.metadata
     assert (metadata["scale"], metadata["higher_is_worse"]) == ("QF", False)
-    assert "three of four viewers" in metadata["level_definition"]
+    assert "75% of the viewers" in metadata["level_definition"]
     assert metadata["simulated"] is True
     marker = json.loads((synthetic / "SIMULATED.json").read_text())
     groups = {
@@ -189,7 +190,7 @@ def test_levels_by_the_stairs(synthetic, tmp_path):
     folder.mkdir()
     for number in range(1, 7):
         (folder / f"Image_{number}_l_h.txt").write_text("100 50 30 20 10\n1 0.8 0.6 0.4 0.2\n")
-    inventory = take_inventory(list_files(tmp_path / "mini"), "mini", convention="stairs")
+    inventory = take_inventory(list_files(tmp_path / "mini"), "mini", MclJciFiles("stairs"))
     assert not inventory.rejects
     for source in inventory.sources:
         assert [level.value for level in source.levels] == [50, 30, 20]
@@ -202,7 +203,7 @@ def test_without_quality_100_the_reference_is_made_from_the_bmp(synthetic, tmp_p
     for path in root.glob("distorted_image/*/*_100.jpg"):
         path.unlink()
     (root / "source_images" / "[BMP]" / "ImageJND_SRC04.bmp").unlink()
-    inventory = take_inventory(list_files(tmp_path / "mini"), "mini", convention="viewers")
+    inventory = take_inventory(list_files(tmp_path / "mini"), "mini", MclJciFiles("viewers"))
     assert [reject.where for reject in inventory.rejects] == ["ImageJND_SRC04"]
     folder = build(tmp_path / "mini", tmp_path / "data", max_reject_rate=0.2)
     rejects, total = read_rejects(folder / "rejects.parquet")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from beam_pipelines.inputs.videoset_files import take_inventory
+from beam_pipelines.inputs.inventory import take_inventory
+from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.runner import local_options
 from beam_pipelines.storage import list_files
 from beam_pipelines.synthetic.videoset import VideosetSettings
@@ -54,5 +55,6 @@ def damage(synthetic, folder, *clips):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def inventory_of(folder):
-    return take_inventory(list_files(folder), str(folder), TINY.resolution)
+def inventory_of(folder, definition="jnd"):
+    layout = VideosetFiles(TINY.resolution, definition)
+    return take_inventory(list_files(folder), str(folder), layout)

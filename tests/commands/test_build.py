@@ -79,7 +79,7 @@ def test_the_summary_tells_what_was_built(built):
     splits = [told[split] for split in ("train", "validation", "test")]
     # Three groups of two sources, one for each split; 15 frames a second of 2 frames is one.
     assert splits == ["2 frames of 256x144, from 2 sources, in 1 file"] * 3
-    assert told["levels"] == "QP: the label tables' column jnd, about the 25th percentile"
+    assert told["levels"] == "QP: column jnd of the label tables, about the 25th percentile"
     assert (told["rejects"], told["repairs"], told["viewers"]) == ("none", "none", "SIMULATED")
 
 
@@ -106,7 +106,7 @@ def test_other_settings_lie_beside_it_under_a_name_that_says_so(synthetic, tmp_p
     assert done.returncode == 0, done.stderr
     told = facts(done.stdout)
     assert "synthetic-all-frames-64x48-mean" in told["where"]
-    assert told["levels"] == "QP: the mean of the viewers' samples"
+    assert told["levels"] == "QP: mean of the viewers' samples"
     assert list(tmp_path.rglob("*-train*.parquet*"))
 
 

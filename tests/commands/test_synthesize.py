@@ -48,5 +48,5 @@ def test_synthetic_mcl_jci_is_created_once_and_not_reused_as_videoset(tmp_path):
     assert "SIMULATED" in first
     assert again.endswith(first)
     assert "Reused " in again.removesuffix(first)
-    with pytest.raises(UserError, match="of kind mcl-jci, not videoset. Name another folder"):
+    with pytest.raises(UserError, match="of kind mcl-jci, not videoset"):
         synthesize.make_or_reuse(Terminal(file), footage, settings_for(), tmp_path / "mini")

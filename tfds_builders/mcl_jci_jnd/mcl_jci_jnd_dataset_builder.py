@@ -1,13 +1,10 @@
 """The TFDS builder `mcl_jci_jnd`."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_pipelines.inputs.inventory import Inventory
-from beam_pipelines.inputs.mcl_jci_files import take_inventory
-from beam_pipelines.storage import StoredFile
+from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
 from laser_dist.jnd.mcl_jci_labels import Convention
 from laser_dist.jnd.scale import QF
 from tfds_builders.jnd_config import JndConfig
@@ -55,8 +52,9 @@ class Builder(JndBuilder):
     mcl-jci`. Put the archive, or its images and texts, anywhere below the manual folder.
     """
 
-    def take_inventory(self, files: Sequence[StoredFile], folder: str) -> Inventory:
-        """Finds and matches images and labels among the files below a folder."""
+    @property
+    def layout(self) -> MclJciFiles:
+        """How MCL-JCI names its files, and what its labels mean."""
         config = self.builder_config
         assert isinstance(config, MclJciJndConfig)
-        return take_inventory(files, folder, convention=config.convention)
+        return MclJciFiles(config.convention)

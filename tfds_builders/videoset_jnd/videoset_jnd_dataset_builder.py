@@ -1,14 +1,11 @@
 """The TFDS builder `videoset_jnd`."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from beam_pipelines.inputs.inventory import Inventory
-from beam_pipelines.inputs.videoset_files import LevelDefinition, take_inventory
-from beam_pipelines.storage import StoredFile
+from beam_pipelines.inputs.videoset_files import LevelDefinition, VideosetFiles
 from laser_dist.jnd.scale import QP
 from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_dataset import JndBuilder
@@ -58,12 +55,11 @@ class Builder(JndBuilder):
     the manual folder.
     """
 
-    def take_inventory(self, files: Sequence[StoredFile], folder: str) -> Inventory:
-        """Finds and matches clips and labels among the files below a folder."""
+    @property
+    def layout(self) -> VideosetFiles:
+        """How VideoSet names its files, and what its labels mean."""
         config = self._videoset_config
-        return take_inventory(
-            files, folder, config.resolution, level_definition=config.level_definition
-        )
+        return VideosetFiles(config.resolution, config.level_definition)
 
     def _config_facts(self) -> dict[str, Any]:
         return {"resolution": self._videoset_config.resolution}
