@@ -82,7 +82,7 @@ def command(data: Path, run: Path, *extra: str) -> list[str]:
     where = ("--dataset", str(data), "--output", str(run), "--workers", "2")
     program = [sys.executable, "-m", "laser_dist.commands.main"]
     often = ("--checkpoint-every-steps", "3")
-    return [*program, "train", "mj-lat", "--preset", "demo", *where, *often, *settings]
+    return [*program, "train", "mj-lat", "--preset", "tiny", *where, *often, *settings]
 
 
 def make_dataset(folder: Path) -> Path:

@@ -104,12 +104,12 @@ def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
     from laser_dist.models.predictors import build_joint_model
     from laser_dist.models.specs import BackboneSpec, HeadSpec
     from laser_dist.models.variants import variant_named
+    from laser_dist.training.config import tiny
     from laser_dist.training.learning.objectives import JointObjective, LevelObjective
-    from laser_dist.training.presets import demo
 
     keras.utils.set_random_seed(0)
     variant = variant_named(kind)
-    small, few = demo(variant), HeadSpec(filters=(4, 4), dense=(4,))
+    small, few = tiny(variant), HeadSpec(filters=(4, 4), dense=(4,))
     tiny = BackboneSpec(filters=4, latent_filters=4, height=32, width=48)
     sizes = {
         "published": (BackboneSpec(), variant.published_head),

@@ -69,7 +69,7 @@ def train_and_evaluate(variant: str, seed: int, data: Path, folder: Path, extra:
     started = time.monotonic()
     settings = [f"--set={each}" for each in extra]
     where = ("--dataset", str(data), "--output", str(run))
-    laser_jnd("train", variant, "--preset", "demo", *where, "--seed", str(seed), *settings)
+    laser_jnd("train", variant, "--preset", "tiny", *where, "--seed", str(seed), *settings)
     laser_jnd("evaluate", "--model", str(run), "--dataset", str(data))
     print(f"{run.name:<24} {time.monotonic() - started:6.0f} s", flush=True)
     return run
@@ -144,10 +144,10 @@ def cost_of(name: str) -> tuple[str, str]:
     from laser_dist.models.predictor_spec import PredictorSpec
     from laser_dist.models.predictors import build_predictor
     from laser_dist.models.variants import variant_named
-    from laser_dist.training.presets import demo
+    from laser_dist.training.config import tiny
 
     variant = variant_named(name)
-    config = demo(variant)
+    config = tiny(variant)
     backbones = [build_autoencoder(config.backbone, f"b{k}") for k in (1, 2, 3)]
     shape = variant.feature_shape(config.backbone)
     count = 1 if variant.num_levels == 3 else 3

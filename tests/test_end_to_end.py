@@ -27,7 +27,7 @@ RUN_SETTINGS = (
 )
 STAGES = ("image", "jnd1", "jnd2", "jnd3", "mj-lat")
 SETTINGS = tuple(part for setting in RUN_SETTINGS for part in ("--set", setting))
-TRAIN = ("--preset", "demo", "--dataset", "data", *SETTINGS)
+TRAIN = ("--preset", "tiny", "--dataset", "data", *SETTINGS)
 COMMANDS = (
     ("synthesize", "--output", "videoset", "--num-sources", "15", "--qps", "22,30,38"),
     ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"),
@@ -169,7 +169,7 @@ def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted
         s3.upload(folder / "data", "data")
         places = ("--data-dir", s3.url("data"), "--storage", s3.url("runs/third"))
         command = (
-            "train", "mj-lat", "--preset", "demo", "--dataset", "videoset_jnd/synthetic", *places,
+            "train", "mj-lat", "--preset", "tiny", "--dataset", "videoset_jnd/synthetic", *places,
             "--workers", "2", *SETTINGS,
         )  # fmt: skip
         said = laser_jnd(folder, *command)

@@ -177,7 +177,7 @@ def run(arguments: argparse.Namespace) -> None:
     with quiet(log, debug=arguments.debug) as terminal:
         folder = build_or_reuse(terminal, found)
         if not is_remote(folder):
-            terminal.say(f"Next: laser-jnd train mj-lat --preset demo --dataset {folder}")
+            terminal.say(f"Next: laser-jnd train mj-lat --preset tiny --dataset {folder}")
 
 
 def _look_at(order: Order, terminal: Terminal) -> Found:

@@ -110,13 +110,12 @@ def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
 
 def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> dict[str, Any]:
     from laser_dist.models.variants import MJ_LAT
-    from laser_dist.training.config import override, to_dict
-    from laser_dist.training.presets import demo
+    from laser_dist.training.config import override, tiny, to_dict
     from laser_dist.training.runs import start_run
 
     if make_room(run_dir):
         terminal.say(f"  Trained anew; the run before is now {run_dir}-before")
-    training = override(demo(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
+    training = override(tiny(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
     store = train.run_store(str(run_dir))
     config = start_run(store, to_dict(training), dataset_dir)
     training_run.train_or_reuse(terminal, config, store)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 HELP = "list the predictors with their sizes, costs and stages"
 EXAMPLE = """\
 example:
-  laser-jnd models --preset demo
+  laser-jnd models --preset tiny
 """
-PRESETS = ("paper", "demo")
+PRESETS = ("paper", "tiny")
 BACKBONE = "backbone"
 HEADER = ("", "parameters", "trainable", "GMAC", "trains", "stages before")
 NOTES = (
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         with terminal.live_line() as show:
             show("building the models")
             from laser_dist.models.variants import VARIANTS
-            from laser_dist.training.presets import PRESETS as CONFIGS
+            from laser_dist.training.config import PRESETS as CONFIGS
 
             configs = {each: CONFIGS[arguments.preset](each) for each in VARIANTS}
             backbone = next(iter(configs.values())).backbone

@@ -41,7 +41,7 @@ examples:
   laser-jnd submit --address http://HEAD:8265 train mj-lat --preset paper \\
       --dataset videoset_jnd/1080p --data-dir gs://mine/data --storage gs://mine/runs/first
   laser-jnd submit --no-wait train --resume gs://mine/runs/first
-  laser-jnd submit --working-dir . train lat --preset demo --dataset /data/small --storage /runs/lat
+  laser-jnd submit --working-dir . train lat --preset tiny --dataset /data/small --storage /runs/lat
 """
 JOBS = ("train", "build", "evaluate")  # what takes long enough to be one
 # Of a folder that is sent, beside what its .gitignore leaves out: heavy, of no use, or secret.

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 HELP = "train a predictor: backbones first, then heads"
 EXAMPLE = """\
 examples:
-  laser-jnd train mj-lat --preset demo --dataset runs/data --output runs/first
-  laser-jnd train lat --level 2 --preset demo --dataset runs/data --set heads.epochs=50
-  laser-jnd train mj-rec --preset demo --dataset runs/data --from runs/first
+  laser-jnd train mj-lat --preset tiny --dataset runs/data --output runs/first
+  laser-jnd train lat --level 2 --preset tiny --dataset runs/data --set heads.epochs=50
+  laser-jnd train mj-rec --preset tiny --dataset runs/data --from runs/first
   laser-jnd train mj-lat --preset paper --dataset videoset_jnd/1080p --data-dir gs://bucket/data
   laser-jnd train --resume runs/first
   laser-jnd train mj-lat --preset paper --dataset videoset_jnd/1080p --data-dir gs://mine/data \\
     --storage gs://mine/runs/first --workers 4:8 --gpus-per-worker 4
 """
 VARIANTS = ("lat", "rec", "e2e-lat", "e2e-rec", "mj-lat", "mj-rec")
-PRESETS = ("demo", "paper")
+PRESETS = ("tiny", "paper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,8 +198,8 @@ def resolve(arguments: argparse.Namespace) -> dict[str, Any]:
       UserError: something is not named, an unknown setting, or a value that is refused.
     """
     from laser_dist.models.variants import variant_named
+    from laser_dist.training.config import PRESETS as CONFIGS
     from laser_dist.training.config import override, to_dict
-    from laser_dist.training.presets import PRESETS as CONFIGS
 
     for what in ("variant", "preset", "dataset"):
         if getattr(arguments, what) is None:

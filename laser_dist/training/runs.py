@@ -186,7 +186,7 @@ def load_run(run_dir: Path) -> Run:
             f"Run {run_dir}",
             "a finished training",
             f"no {missing.relative_to(run_dir)}" if run_dir.is_dir() else "no such folder",
-            "Train one with: laser-jnd train mj-lat --preset demo --dataset FOLDER",
+            "Train one with: laser-jnd train mj-lat --preset tiny --dataset FOLDER",
         )
     return Run(run_dir, _read_config(config_path), path)
 

@@ -264,7 +264,7 @@ class _Trainer:
         self._save(lambda: self._new_head(plan), head, model_names(plan)[-1])
 
     def _train(self, stage: Stage) -> None:
-        if self.config.cluster.synchronized_norms:
+        if self.config.cluster.synchronized_batch_norm:
             synchronize_norms(self.place.strategy, stage.model)
         train_stage(stage, self.place)
 

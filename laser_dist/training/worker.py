@@ -68,7 +68,7 @@ def work(
         store=store,
         log=log,
         config={name: value for name, value in run_config.items() if name != "work"},
-        xla=config.xla,
+        jit_compile=config.jit_compile,
         checkpoint_every_steps=config.checkpoint_every_steps,
         beat=watchdog.beat,
         paused=watchdog.paused,

@@ -56,7 +56,7 @@ def test_the_published_models_have_the_published_sizes(monkeypatch):
 
 
 def test_the_demos_models_are_small_and_fit_a_narrow_terminal(monkeypatch):
-    lines = said("demo", 60, monkeypatch)
+    lines = said("tiny", 60, monkeypatch)
     assert max(map(len, lines)) <= 60
     rows = rows_of(lines)
     assert rows.keys() >= {"backbone", *PUBLISHED}

@@ -123,7 +123,7 @@ def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say(
     from beam_pipelines.synthetic import mcl_jci as synthetic_mcl_jci
     from beam_pipelines.synthetic import videoset as synthetic_videoset
     from laser_dist.models.variants import VARIANTS
-    from laser_dist.training.presets import PRESETS
+    from laser_dist.training.config import PRESETS
     from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci
     from tfds_builders.shard_writer import FILE_FORMATS
     from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder

@@ -30,7 +30,7 @@ runs.start_run = lambda run_dir, training, _: {
     "variant": "mj-lat", "training": training, "dataset": {"fingerprint": "f"}
 }
 train.find_dataset = lambda path, _: path
-arguments = ["train", "mj-lat", "--preset", "demo", "--dataset", "x", "--output", "run"]
+arguments = ["train", "mj-lat", "--preset", "tiny", "--dataset", "x", "--output", "run"]
 sys.exit(main.run(arguments))
 """
 

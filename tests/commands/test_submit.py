@@ -19,7 +19,7 @@ from laser_dist.commands.job_logs import Following, exit_status, follow
 from laser_dist.commands.ray_head import Head, find_head, token_error
 from laser_dist.errors import UserError
 
-TRAIN = ("train", "lat", "--preset", "demo", "--dataset", "/data/x", "--output", "/runs/x")
+TRAIN = ("train", "lat", "--preset", "tiny", "--dataset", "/data/x", "--output", "/runs/x")
 LOG = "".join(f"line {number}\n" for number in range(40))
 
 
@@ -137,7 +137,7 @@ def test_no_token_is_sent_or_told(monkeypatch):
 def test_the_command_keeps_its_words(tmp_path):
     words = [*TRAIN, "--set", "head.filters=4,4", "--from", "/runs/a b"]
     assert submit.entrypoint(words, None) == (
-        "laser-jnd train lat --preset demo --dataset /data/x --output /runs/x "
+        "laser-jnd train lat --preset tiny --dataset /data/x --output /runs/x "
         "--set head.filters=4,4 --from '/runs/a b'"
     )
     assert submit.entrypoint(["train"], tmp_path) == "laser-jnd train"
@@ -181,8 +181,8 @@ def test_a_command_is_checked_before_it_is_sent():
         ([], "got none"),
         (["demo"], "got demo"),
         (["submit", *TRAIN], "got submit"),
-        ([*TRAIN, "--set", "image.epochz=3"], "Setting image.epochz"),
-        (["train", "lat", "--preset", "demo"], "expected --dataset, got none"),
+        ([*TRAIN, "--set", "image.epochz=3"], "There is no setting `image.epochz`"),
+        (["train", "lat", "--preset", "tiny"], "expected --dataset, got none"),
     ):
         with pytest.raises(UserError, match=text):
             submit.check(words, sent=False)
@@ -191,13 +191,13 @@ def test_a_command_is_checked_before_it_is_sent():
 
 
 def test_relative_paths_are_told():
-    words = ["train", "lat", "--preset", "demo", "--dataset", "data"]
+    words = ["train", "lat", "--preset", "tiny", "--dataset", "data"]
     (note,) = submit.check(words, sent=False)
     assert note.endswith("its own folder: data, --storage, which is not named")
     (note,) = submit.check(words, sent=True)
     assert "the folder sent" in note
     words = ["train", "lat", "--dataset", "/data", "--storage", "/run", "--from", "runs/first"]
-    (note,) = submit.check([*words, "--preset", "demo"], sent=False)
+    (note,) = submit.check([*words, "--preset", "tiny"], sent=False)
     assert note.endswith("its own folder: runs/first")
 
 

@@ -56,7 +56,7 @@ def dataset(tmp_path_factory):
 def training(dataset, run, *settings, workers="1"):
     named = [part for each in (*SETTINGS, *settings) for part in ("--set", each)]
     return [
-        "train", "lat", "--level", "1", "--preset", "demo", "--workers", workers,
+        "train", "lat", "--level", "1", "--preset", "tiny", "--workers", workers,
         "--dataset", str(dataset), "--output", str(run), *named,
     ]  # fmt: skip
 

@@ -9,15 +9,16 @@ from laser_dist.errors import UserError
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import VARIANTS
 from laser_dist.training.config import (
+    PRESETS,
     ClusterConfig,
     StageConfig,
     TrainingConfig,
+    describe_settings,
     from_dict,
     known_paths,
     override,
     to_dict,
 )
-from laser_dist.training.presets import PRESETS
 
 POSITIVE = st.floats(1e-9, 1e9)
 SIZES = st.lists(st.integers(1, 512), max_size=4).map(tuple)
@@ -36,7 +37,7 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
             gpus_per_worker=st.integers(0, 2),
             max_failures=st.integers(0, 5),
             hang_timeout_s=st.integers(5, 5000),
-            synchronized_norms=st.booleans(),
+            synchronized_batch_norm=st.booleans(),
         )
     )
     devices = cluster.num_workers * max(1, cluster.gpus_per_worker)
@@ -48,7 +49,7 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         schedule=st.sampled_from(["constant", "cosine", "plateau"]),
         clip_norm=POSITIVE,
         weight_decay=st.floats(0, 9),
-        early_stopping=st.none() | st.integers(1, 9),
+        patience=st.none() | st.integers(1, 9),
         flips=st.booleans(),
         crop=st.none() | squares.map(lambda count: 16 * count),
         crops_per_frame=st.integers(1, 9),
@@ -79,7 +80,7 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         cluster=cluster,
         seed=draw(st.integers(0, 2**31 - 1)),
         precision=draw(st.sampled_from(["float32", "bfloat16"])),
-        xla=draw(st.booleans()) and not cluster.synchronized_norms,
+        jit_compile=draw(st.booleans()) and not cluster.synchronized_batch_norm,
         checkpoint_every_steps=draw(st.none() | st.integers(1, 99)),
         feature_cache=draw(st.booleans()),
     )
@@ -114,7 +115,7 @@ def test_every_preset_is_a_config_that_survives_a_file(name, variant):
     assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
 
 
-def test_the_known_paths_are_the_leaves_of_the_plain_config():
+def test_known_paths_are_the_leaves_of_the_plain_config():
     def leaves(values, prefix=""):
         for name, value in values.items():
             if isinstance(value, dict):
@@ -122,12 +123,33 @@ def test_the_known_paths_are_the_leaves_of_the_plain_config():
             else:
                 yield prefix + name
 
-    # All but the variant: a command names it.
+    # All except the variant, which is an argument of the command.
     assert ["variant", *known_paths()] == list(leaves(to_dict(config())))
 
 
+def test_every_setting_is_described():
+    settings = {each.path: each for each in describe_settings("lat")}
+    assert list(settings) == known_paths()
+    assert all(each.meaning.endswith(".") for each in settings.values())
+    epochs = settings["heads.epochs"]
+    assert epochs.type == "integer, 1 or more"
+    assert epochs.defaults == {"tiny": "12", "paper": "300"}
+    assert epochs.meaning == "Number of passes over the training split."
+    assert settings["head.pooling"].type == "flatten or average"
+    assert settings["image.learning_rate"].type == "number, more than 0 and finite"
+    assert settings["image.crop"].type == "integer or none, 16 or more and a multiple of 16"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_described_defaults_make_the_preset(name):
+    preset = PRESETS[name](VARIANTS[-1])
+    rows = describe_settings(preset.variant)
+    start = replace(config(variant=preset.variant), seed=5)
+    assert override(start, [f"{each.path}={each.defaults[name]}" for each in rows]) == preset
+
+
 @given(configs(["mj-lat"]), configs(["mj-lat"]))
-def test_any_config_becomes_any_other_by_its_paths(start, goal):
+def test_paths_change_any_config_into_any_other(start, goal):
     def text_at(path):
         value = to_dict(goal)
         for key in path.split("."):
@@ -139,7 +161,7 @@ def test_any_config_becomes_any_other_by_its_paths(start, goal):
     assert override(start, [f"{path}={text_at(path)}" for path in known_paths()]) == goal
 
 
-def test_an_override_changes_its_setting_alone_and_the_last_one_counts():
+def test_an_override_changes_only_its_setting_and_the_last_one_counts():
     changed = override(config(), ["heads.epochs=7", " head.filters = 8,16 ", "heads.epochs=9"])
     original = config()
     assert changed.heads == replace(original.heads, epochs=9)
@@ -147,8 +169,8 @@ def test_an_override_changes_its_setting_alone_and_the_last_one_counts():
     assert replace(changed, heads=original.heads, head=original.head) == original == config()
 
 
-def test_workers_and_the_batches_that_fit_them_change_together():
-    # More workers alone are not allowed: batches of 4 do not reach 5 of them.
+def test_workers_and_batch_sizes_can_change_together():
+    # More workers with the same batches are refused: a batch of 4 is too small for 5.
     batch_sizes = [f"{stage}.batch_size=5" for stage in ("image", "jnd", "heads", "joint")]
     start = config(cluster=ClusterConfig(num_workers=2))
     with pytest.raises(UserError, match="at least 5"):
@@ -162,80 +184,91 @@ def test_workers_and_the_batches_that_fit_them_change_together():
 
 
 @pytest.mark.parametrize(
-    "path", ["variant", "epochs", "heads.epoch", "heads", "head.filters.0", "seed.x", "", "a.b.c"]
+    ("path", "hint"),
+    [
+        ("heads.epoch", 'Did you mean "heads.epochs"?'),
+        ("cluster.num_wrokers", 'Did you mean "cluster.num_workers"?'),
+        ("a.b.c", "Run `laser-jnd settings` to list all settings."),
+        ("variant", None),
+        ("epochs", None),
+        ("heads", None),
+        ("head.filters.0", None),
+        ("seed.x", None),
+        ("", None),
+    ],
 )
-def test_an_unknown_path_lists_the_known_ones(path):
+def test_an_unknown_path_is_refused(path, hint):
     with pytest.raises(UserError) as caught:
         override(config(), [f"{path}=1"])
-    assert caught.value.what == f"Setting {path}"
-    assert caught.value.expected == "one of " + ", ".join(known_paths())
+    assert caught.value.message == f"There is no setting `{path}`."
+    assert hint in (None, caught.value.hint)
 
 
-def test_an_unknown_key_in_a_file_lists_the_known_ones():
+def test_an_unknown_key_in_a_file_is_refused():
     values = to_dict(config())
     values["cluster"]["num_wrokers"] = 2
-    known = ", ".join(sorted(values["cluster"].keys() - {"num_wrokers"}))
-    with pytest.raises(UserError, match=rf"Setting num_wrokers: expected one of {known}, got"):
+    with pytest.raises(UserError, match='no setting `num_wrokers`.\n.*Did you mean "num_workers"'):
         from_dict(values)
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("heads.epochs", r"--set heads\.epochs: expected path=value, got heads\.epochs\."),
-        ("heads.epochs=many", r"Setting heads\.epochs: expected int, got many\."),
-        ("heads.epochs=1.5", r"Setting heads\.epochs: expected int, got 1\.5\."),
-        ("heads.learning_rate=high", r"heads\.learning_rate: expected float, got high\."),
-        ("image.flips=yes", r"Setting image\.flips: expected bool, got yes\."),
-        ("image.crop=whole", r"Setting image\.crop: expected int \| None, got whole\."),
-        ("head.filters=8,x", r"head\.filters: expected tuple\[int, \.\.\.\], got 8,x\."),
-        (
-            "jnd.schedule=linear",
-            "expected one of constant, cosine, plateau, got linear",
-        ),
+        ("heads.epochs", "`--set heads.epochs` is not of the form PATH=VALUE."),
+        ("heads.epochs=many", "`heads.epochs` must be an integer, but is 'many'."),
+        ("heads.epochs=1.5", "`heads.epochs` must be an integer, but is '1.5'."),
+        ("heads.learning_rate=high", "`heads.learning_rate` must be a number, but is 'high'."),
+        ("image.flips=yes", "`image.flips` must be true or false, but is 'yes'."),
+        ("image.crop=all", "`image.crop` must be an integer or none, but is 'all'."),
+        ("head.filters=8,x", "`head.filters` must be integers separated by commas, but is '8,x'."),
+        ("jnd.schedule=linear", "`jnd.schedule` must be constant, cosine or plateau, "),
     ],
 )
 def test_a_value_of_another_type_is_refused(assignment, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as caught:
         override(config(), [assignment])
+    assert caught.value.message.startswith(message)
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("heads.epochs=0", "Stage setting epochs: expected 1 or more, got 0"),
-        ("heads.batch_size=-4", "Stage setting batch_size: expected 1 or more, got -4"),
-        ("heads.learning_rate=0", r"learning_rate: expected above 0 and finite, got 0\.0"),
-        ("heads.learning_rate=nan", "learning_rate: expected above 0 and finite, got nan"),
-        ("heads.clip_norm=-1", r"clip_norm: expected above 0 and finite, got -1\.0"),
-        ("heads.mixup=-0.1", r"mixup: expected 0 or more and finite, got -0\.1"),
-        ("heads.mixup=inf", "mixup: expected 0 or more and finite, got inf"),
-        ("heads.crop=16", "Setting heads.crop: expected none: levels are those of whole frames"),
-        ("joint.crop=16", "Setting joint.crop: expected none"),
-        ("joint.mixup=1", "Setting joint.mixup: expected 0: frames are not blended"),
-        ("jnd.early_stopping=0", "early_stopping: expected none or 1 or more, got 0"),
-        ("jnd.weight_decay=-1", r"weight_decay: expected 0 or more and finite, got -1\.0"),
-        ("levels=2,1", r"Setting levels: expected some of 1,2,3, ascending, got \(2, 1\)"),
-        ("levels=4", "Setting levels: expected some of 1,2,3"),
-        ("levels=", "Setting levels: expected some of 1,2,3"),
-        ("image.crop=48", r"Setting image\.crop: expected at most 32, .* got 48"),
-        ("seed=-1", "Setting seed: expected from 0 to"),
-        ("image.crop=24", "crop: expected none or a multiple of 16, got 24"),
-        ("image.crop=0", "crop: expected none or a multiple of 16, got 0"),
-        ("cluster.num_workers=0", "Cluster setting num_workers: expected 1 or more, got 0"),
-        ("cluster.max_failures=-1", "Cluster setting max_failures: expected 0 or more, got -1"),
-        ("backbone.height=20", "Model input height: expected a multiple of 16"),
-        ("head.filters=", "Head setting filters: expected at least one"),
+        ("heads.epochs=0", "`heads.epochs` must be 1 or more, but is 0."),
+        ("heads.batch_size=-4", "`heads.batch_size` must be 1 or more, but is -4."),
+        ("heads.learning_rate=0", "must be more than 0 and finite, but is 0.0."),
+        ("heads.learning_rate=nan", "must be more than 0 and finite, but is nan."),
+        ("heads.clip_norm=-1", "`heads.clip_norm` must be more than 0 and finite, but is -1.0."),
+        ("heads.mixup=-0.1", "`heads.mixup` must be 0 or more and finite, but is -0.1."),
+        ("heads.mixup=inf", "`heads.mixup` must be 0 or more and finite, but is inf."),
+        ("heads.crop=16", "`heads.crop` must be none: levels belong to full frames, but is 16."),
+        ("joint.crop=16", "`joint.crop` must be none"),
+        ("joint.mixup=1", "`joint.mixup` must be 0: frames are not blended, but is 1.0."),
+        ("jnd.patience=0", "`jnd.patience` must be 1 or more, but is 0."),
+        ("jnd.weight_decay=-1", "`jnd.weight_decay` must be 0 or more and finite, but is -1.0."),
+        ("levels=2,1", "`levels` must be some of 1,2,3 in ascending order, but is 2,1."),
+        ("levels=4", "`levels` must be some of 1,2,3"),
+        ("levels=", "`levels` must be some of 1,2,3"),
+        ("image.crop=48", "`image.crop` must be at most 32, the frame's shorter side, but is 48."),
+        ("seed=-1", "`seed` must be 0 or more and below 2**31, but is -1."),
+        ("seed=2147483648", "`seed` must be 0 or more and below 2**31, but is 2147483648."),
+        ("image.crop=24", "`image.crop` must be 16 or more and a multiple of 16, but is 24."),
+        ("image.crop=0", "`image.crop` must be 16 or more and a multiple of 16, but is 0."),
+        ("cluster.num_workers=0", "`cluster.num_workers` must be 1 or more, but is 0."),
+        ("cluster.min_workers=2", "must be at most cluster.num_workers (1), but is 2."),
+        ("cluster.max_failures=-1", "`cluster.max_failures` must be 0 or more, but is -1."),
+        ("backbone.height=20", "height"),
+        ("head.filters=", "filters"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused(assignment, message):
-    with pytest.raises(UserError, match=message):
+def test_a_value_out_of_range_is_refused(assignment, message):
+    with pytest.raises(UserError) as caught:
         override(config(), [assignment])
+    assert message in caught.value.message
 
 
-def test_a_schedule_that_is_not_known_is_refused_in_python_too():
-    with pytest.raises(UserError, match="expected one of constant, cosine, plateau, got linear"):
-        StageConfig(epochs=1, schedule="linear")
+def test_an_unknown_schedule_is_refused_in_python_too():
+    with pytest.raises(UserError, match="must be constant, cosine or plateau, but is linear"):
+        config(heads=StageConfig(epochs=1, schedule="linear"))
 
 
 @given(
@@ -244,8 +277,8 @@ def test_a_schedule_that_is_not_known_is_refused_in_python_too():
     batch_size=st.integers(1, 24),
     stage=st.sampled_from(["image", "jnd", "heads", "joint"]),
 )
-def test_a_batch_must_fit_the_workers_devices(num_workers, gpus_per_worker, batch_size, stage):
-    devices = num_workers * (gpus_per_worker or 1)  # without a GPU a worker has one device
+def test_a_batch_must_have_an_example_per_device(num_workers, gpus_per_worker, batch_size, stage):
+    devices = num_workers * (gpus_per_worker or 1)  # a worker without GPUs is one device
     changes = {
         name: StageConfig(epochs=1, batch_size=devices)
         for name in ("image", "jnd", "heads", "joint")
@@ -255,14 +288,12 @@ def test_a_batch_must_fit_the_workers_devices(num_workers, gpus_per_worker, batc
     if batch_size >= devices:
         assert config(cluster=cluster, **changes).cluster == cluster
     else:
-        message = (
-            rf"Setting {stage}\.batch_size: expected at least {devices}, .* got {batch_size}\."
-        )
+        message = rf"`{stage}\.batch_size` must be at least {devices}, .* but is {batch_size}\."
         with pytest.raises(UserError, match=message):
             config(cluster=cluster, **changes)
 
 
-def test_heads_of_one_level_each_cannot_be_ordered():
+def test_heads_of_one_level_cannot_be_ordered():
     assert override(config(), ["head.ordered=true"]).head.ordered
-    with pytest.raises(UserError, match="head.ordered: expected false: heads of one level"):
+    with pytest.raises(UserError, match="`head.ordered` must be false for lat"):
         override(config(variant="lat"), ["head.ordered=true"])

@@ -32,7 +32,7 @@ def test_a_variant_is_trained_on_all_devices_of_a_worker(tmp_path, variant, gpus
     settings = [f"--set={each}" for each in SETTINGS]
     done = subprocess.run(
         [
-            sys.executable, "-m", "laser_dist.commands.main", "train", variant, "--preset", "demo",
+            sys.executable, "-m", "laser_dist.commands.main", "train", variant, "--preset", "tiny",
             "--dataset", str(data), "--output", str(tmp_path / "run"), "--workers", "1",
             "--gpus-per-worker", str(gpus), *settings,
         ],

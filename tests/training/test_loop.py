@@ -274,7 +274,7 @@ def test_a_validation_loss_that_is_no_number_ends_it_with_stage_and_epoch(tmp_pa
 
 def test_a_stage_ends_early_when_validation_no_longer_improves(tmp_path):
     stage = rising_stage(epochs=50)
-    stage = replace(stage, settings=replace(stage.settings, early_stopping=3))
+    stage = replace(stage, settings=replace(stage.settings, patience=3))
     progress = train_stage(stage, place(tmp_path))
     assert (progress.best_epoch, progress.epochs_done) == (2, 5)
     assert train_stage(stage, place(tmp_path)) == progress
@@ -321,18 +321,20 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
     assert kept.is_file()
 
 
-@pytest.mark.parametrize("xla", [False, True])
-def test_the_share_of_time_that_is_waited_is_logged(tmp_path, xla):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_share_of_time_that_is_waited_is_logged(tmp_path, jit_compile):
     told = []
-    train_stage(noisy_stage(), replace(place(tmp_path, after_epoch=told.append), xla=xla))
+    train_stage(
+        noisy_stage(), replace(place(tmp_path, after_epoch=told.append), jit_compile=jit_compile)
+    )
     assert len(told) == 4
     assert all(0 <= figures["input_wait"] <= 1 for figures in told)
 
 
 def test_xla_takes_the_same_steps(tmp_path):
     stages = [noisy_stage(), noisy_stage()]
-    for xla, stage in zip([False, True], stages, strict=True):
-        train_stage(stage, replace(place(tmp_path / str(xla)), xla=xla))
+    for jit_compile, stage in zip([False, True], stages, strict=True):
+        train_stage(stage, replace(place(tmp_path / str(jit_compile)), jit_compile=jit_compile))
     plain, compiled = (stage.model.get_weights() for stage in stages)
     for ours, theirs in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)

@@ -1,7 +1,6 @@
 from laser_dist.models.variants import E2E_LAT, LAT, MJ_LAT, MJ_REC, VARIANTS, variant_named
-from laser_dist.training.config import override, to_dict
+from laser_dist.training.config import override, tiny, to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages, waves, with_needs
-from laser_dist.training.presets import demo
 from laser_dist.training.ray_entry import how_often, sessions
 
 
@@ -60,13 +59,13 @@ def keys_of(config, fingerprint="data"):
 
 
 def test_a_stages_key_follows_from_what_its_model_follows_from_and_no_more():
-    base = keys_of(demo(MJ_LAT))
+    base = keys_of(tiny(MJ_LAT))
 
     def same(assignments, variant=MJ_LAT, fingerprint="data"):
-        other = keys_of(override(demo(variant), assignments), fingerprint)
+        other = keys_of(override(tiny(variant), assignments), fingerprint)
         return {name for name in base if base[name] == other.get(name)}
 
-    assert same(["cluster.num_workers=1", "feature_cache=false", "xla=true"]) == set(base)
+    assert same(["cluster.num_workers=1", "feature_cache=false", "jit_compile=true"]) == set(base)
     assert same(["heads.epochs=3"]) == {"image", "jnd1", "jnd2", "jnd3"}
     assert same(["jnd.epochs=3"]) == {"image"}
     assert same([], variant=MJ_REC) == {"image", "jnd1", "jnd2", "jnd3"}

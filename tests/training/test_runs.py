@@ -6,12 +6,11 @@ import pytest
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import QP
 from laser_dist.models.variants import MJ_LAT
-from laser_dist.training.config import override, to_dict
-from laser_dist.training.presets import demo
+from laser_dist.training.config import override, tiny, to_dict
 from laser_dist.training.runs import load_run, read_dataset_card, resume_run, start_run
 from laser_dist.training.storage.run_store import RunStore
 
-TRAINING = to_dict(demo(MJ_LAT))
+TRAINING = to_dict(tiny(MJ_LAT))
 
 
 @pytest.fixture
@@ -137,5 +136,5 @@ def test_a_run_goes_on_with_other_workers_and_the_same_global_batch(dataset, tmp
     told = [config["parallel"]["per_replica_batch"]["heads"] for config in (before, after)]
     assert told == [heads // 2, heads // 4]
     assert "none" in after["parallel"]["learning_rate_scaling"]
-    same = to_dict(override(demo(MJ_LAT), ["cluster.num_workers=1"]))
+    same = to_dict(override(tiny(MJ_LAT), ["cluster.num_workers=1"]))
     assert start_run(store, same, dataset)["training"]["cluster"]["num_workers"] == 1

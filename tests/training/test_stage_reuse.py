@@ -4,9 +4,8 @@ import pytest
 
 from laser_dist.errors import UserError
 from laser_dist.models.variants import MJ_LAT, MJ_REC
-from laser_dist.training.config import override, to_dict
+from laser_dist.training.config import override, tiny, to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages
-from laser_dist.training.presets import demo
 from laser_dist.training.reuse import model_names, model_path, needed, take_over, write_record
 
 BACKBONES = {"image", "jnd1", "jnd2", "jnd3"}
@@ -14,7 +13,7 @@ BACKBONES = {"image", "jnd1", "jnd2", "jnd3"}
 
 def finish(run_dir, variant=MJ_LAT, assignments=(), fingerprint="data"):
     """Files as a finished run leaves them; a model's content tells whose it is."""
-    training, keys = to_dict(override(demo(variant), assignments)), {}
+    training, keys = to_dict(override(tiny(variant), assignments)), {}
     for plan in plan_stages(variant, (1, 2, 3)):
         inputs = inputs_of(plan, training, fingerprint, keys)
         keys[plan.name] = key_of(inputs)
@@ -25,7 +24,7 @@ def finish(run_dir, variant=MJ_LAT, assignments=(), fingerprint="data"):
 
 
 def decide(run_dir, variant=MJ_REC, assignments=(), **settings):
-    training = to_dict(override(demo(variant), assignments))
+    training = to_dict(override(tiny(variant), assignments))
     plans = plan_stages(variant, (1, 2, 3))
     return {d.stage: d for d in take_over(plans, training, "data", run_dir, **settings)}
 

@@ -52,7 +52,7 @@ SETTINGS = {
     "backbone.filters": 4, "backbone.latent_filters": 6, "backbone.height": 32,
     "backbone.width": 48, "head.filters": "6,8", "image.crop": "none", "image.epochs": NUM_EPOCHS,
     "jnd.crop": "none", "jnd.epochs": 2, "heads.epochs": 3, "heads.batch_size": 4,
-    "cluster.num_workers": 2, "cluster.synchronized_norms": "true",
+    "cluster.num_workers": 2, "cluster.synchronized_batch_norm": "true",
 }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ class Cluster:
     def train(self, dataset_dir: Path, run_dir: Path) -> subprocess.Popen[bytes]:
         """Starts `laser-jnd train` beside the head."""
         command = [sys.executable, "-m", "laser_dist.commands.main", "train", "lat", "--level", "1"]
-        command += ["--preset", "demo", "--dataset", str(dataset_dir), "--output", str(run_dir)]
+        command += ["--preset", "tiny", "--dataset", str(dataset_dir), "--output", str(run_dir)]
         command += [f"--set={path}={value}" for path, value in SETTINGS.items()]
         env = {**self.env, "RAY_ADDRESS": f"{self.hosts.address(HEAD)}:{HEAD_PORT}"}
         return self.hosts.start(HEAD, command, env, run_dir.with_suffix(".log"))

@@ -94,7 +94,7 @@ class Place:
       store: where the run is kept.
       log: of the run.
       config: the run's resolved configuration, as plain values.
-      xla: whether TensorFlow's compiler makes the steps.
+      jit_compile: whether TensorFlow's compiler makes the steps.
       checkpoint_every_steps: of a stage; None for a checkpoint after each epoch and no more.
       beat: called as a sign of life whenever something has ended, with what begins.
       paused: a block in which there is no such sign: others have theirs while this one waits.
@@ -106,7 +106,7 @@ class Place:
     store: RunStore
     log: RunLog
     config: dict[str, Any]
-    xla: bool = False
+    jit_compile: bool = False
     checkpoint_every_steps: int | None = None
     beat: Callable[[str], None] = lambda _: None
     paused: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -160,7 +160,7 @@ class _StageRun:
             stage.objective,
             self._optimizer,
             place.local_replicas,
-            xla=place.xla,
+            jit_compile=place.jit_compile,
         )
 
     def run(self) -> Progress:
@@ -370,7 +370,7 @@ def _next(progress: Progress, loss: float) -> Progress:
 
 
 def _is_done(progress: Progress, settings: StageConfig) -> bool:
-    patience = settings.early_stopping
+    patience = settings.patience
     waited = progress.epochs_done - progress.best_epoch
     return progress.epochs_done >= settings.epochs or (patience is not None and waited >= patience)
 

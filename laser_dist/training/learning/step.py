@@ -56,7 +56,7 @@ class Stepper:
         optimizer: keras.optimizers.Optimizer,
         local_replicas: int,
         *,
-        xla: bool = False,
+        jit_compile: bool = False,
     ) -> None:
         """Makes the compiled steps.
 
@@ -66,7 +66,7 @@ class Stepper:
           objective: per-example losses and metrics, "loss" among them.
           optimizer: built on the model's trainable variables.
           local_replicas: devices of this worker.
-          xla: whether TensorFlow's compiler makes what a replica computes.
+          jit_compile: whether TensorFlow's compiler makes what a replica computes.
         """
         self._strategy = strategy
         self._local_replicas = local_replicas
@@ -81,7 +81,7 @@ class Stepper:
         def look(inputs: Any, targets: Any, weights: Any) -> Any:
             return _sums_and_counts(objective(model(inputs, training=False), targets), weights)
 
-        if xla:  # not the optimizer, which talks to other replicas
+        if jit_compile:  # not the optimizer, which talks to other replicas
             learn = tf.function(learn, jit_compile=True)
             look = tf.function(look, jit_compile=True)
 
