@@ -1,1 +1,1 @@
-"""How well a trained predictor names the levels of clips it never saw, and a page that shows it."""
+"""Evaluation of trained predictors on held-out clips: metrics, baselines and the HTML report."""

@@ -1,8 +1,7 @@
-"""What can be had without a network: predictors that every result is shown beside.
+"""Baselines without a neural network, for comparison with every result.
 
-All are fitted on the training sources alone. The validation sources are left out, as the network
-uses them only to choose its checkpoint; ridge and trees choose their settings by cross-validation
-instead.
+All are fitted on the training sources only. The network uses the validation sources to choose its
+checkpoint; ridge and trees choose their hyperparameters by cross-validation instead.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from laser_dist.evaluation.sources import SourceTable
+from laser_dist.evaluation.dataset import SourceTable
 
 CONSTANT = "constant"
 RIDGE = "si-ti-ridge"
@@ -26,125 +25,126 @@ RIDGE_ALPHAS: tuple[float, ...] = tuple(float(alpha) for alpha in np.logspace(-2
 TREE_DEPTHS = (1, 2)
 MAX_TREES = 60
 _MAX_FOLDS = 5
-_ALPHA_WITHOUT_FOLDS = 1.0
-_TREES_WITHOUT_FOLDS = 20
+# For a single group, where there is no cross-validation.
+_DEFAULT_ALPHA = 1.0
+_DEFAULT_TREES = 20
 
 
 def baseline_predictions(train: SourceTable, activity: np.ndarray) -> dict[str, np.ndarray]:
-    """What each baseline answers.
+    """Fit every baseline and predict.
 
     Args:
-      train: the training sources.
-      activity: [N, 2], SI and TI of the sources asked about.
+      train: training sources.
+      activity: [N, 2], SI and TI of the sources to predict.
 
     Returns:
-      Baseline's key to [N, L] float64; NaN of a level that no training source has.
+      Baseline's name to [N, L] float64; NaN for a level that no training source has.
     """
-    taught = np.any(np.isfinite(train.levels), axis=0)
-    known = train.part(np.ones(len(train.levels), bool), taught)
-    answers = {
-        CONSTANT: constant_predictions(known, len(activity)),
-        RIDGE: ridge_predictions(known, activity),
-        TREES: tree_predictions(known, activity),
+    has_level = np.any(np.isfinite(train.levels), axis=0)
+    train = train.select(np.ones(len(train.levels), bool), has_level)
+    predictions = {
+        CONSTANT: constant_predictions(train, len(activity)),
+        RIDGE: ridge_predictions(train, activity),
+        TREES: tree_predictions(train, activity),
     }
-    full = {name: np.full((len(activity), len(taught)), np.nan) for name in answers}
-    for name, answer in answers.items():
-        full[name][:, taught] = answer
-    return full
+    all_levels = {name: np.full((len(activity), len(has_level)), np.nan) for name in predictions}
+    for name, predicted in predictions.items():
+        all_levels[name][:, has_level] = predicted
+    return all_levels
 
 
 def constant_predictions(train: SourceTable, num_sources: int) -> np.ndarray:
-    """Answer every source with the training median, which is what absolute error asks for.
+    """Predict the training median, which minimizes the absolute error, for every source.
 
     Args:
       train: at least one source that has each level.
-      num_sources: how many answers.
+      num_sources: number of sources to predict.
 
     Returns:
-      [num_sources, 3] float64, all rows alike.
+      [num_sources, L] float64, all rows equal.
     """
-    medians = [np.median(column[~np.isnan(column)]) for column in train.levels.T]
-    return np.tile(np.array(medians), (num_sources, 1))
+    return np.tile(np.nanmedian(train.levels, axis=0), (num_sources, 1))
 
 
 def ridge_predictions(train: SourceTable, activity: np.ndarray) -> np.ndarray:
-    """Ridge regression of the levels on spatial and temporal information.
+    """Predict by ridge regression on spatial and temporal information.
 
-    Args:
-      train: at least one source that has each level. Levels that the same sources have are fitted
-        together, with one penalty.
-      activity: [N, 2], SI and TI of the sources asked about.
-
-    Returns:
-      [N, 3] float64.
-    """
-    predicted = np.empty((len(activity), train.levels.shape[1]))
-    present = ~np.isnan(train.levels)
-    for rows in np.unique(present, axis=1).T:
-        together = (present == rows[:, None]).all(axis=0)
-        model = _fit_ridge(train.part(rows, together))
-        predicted[:, together] = model.predict(activity).reshape(len(activity), -1)
-    return predicted
-
-
-def tree_predictions(train: SourceTable, activity: np.ndarray) -> np.ndarray:
-    """Gradient-boosted regression trees on spatial and temporal information, for each level alone.
-
-    Depth and number of trees are those of least absolute error in cross-validation. The least
-    number is one tree, whose answers hardly differ from the mean: where SI and TI tell nothing,
-    the trees need not claim that they do.
+    Levels that the same sources have are fitted together, with one penalty.
 
     Args:
       train: at least one source that has each level.
-      activity: [N, 2], SI and TI of the sources asked about.
+      activity: [N, 2], SI and TI of the sources to predict.
 
     Returns:
       [N, L] float64.
     """
-    there = np.isfinite(train.levels)
-    each_level = np.eye(train.levels.shape[1], dtype=bool)
+    predicted = np.empty((len(activity), train.levels.shape[1]))
+    present = np.isfinite(train.levels)
+    for rows in np.unique(present, axis=1).T:
+        levels = (present == rows[:, None]).all(axis=0)
+        model = _fit_ridge(train.select(rows, levels))
+        predicted[:, levels] = model.predict(activity).reshape(len(activity), -1)
+    return predicted
+
+
+def tree_predictions(train: SourceTable, activity: np.ndarray) -> np.ndarray:
+    """Predict each level by gradient-boosted regression trees on spatial and temporal information.
+
+    Cross-validation chooses the depth and the number of trees with the lowest absolute error. The
+    smallest model, a single tree, is close to the mean: the right answer where SI and TI carry no
+    information.
+
+    Args:
+      train: at least one source that has each level.
+      activity: [N, 2], SI and TI of the sources to predict.
+
+    Returns:
+      [N, L] float64.
+    """
+    present = np.isfinite(train.levels)
+    one_level = np.eye(train.levels.shape[1], dtype=bool)
     models = [
-        _fit_trees(train.part(rows, one)) for rows, one in zip(there.T, each_level, strict=True)
+        _fit_trees(train.select(rows, level))
+        for rows, level in zip(present.T, one_level, strict=True)
     ]
     return np.stack([model.predict(activity) for model in models], axis=1)
 
 
 def _fit_ridge(train: SourceTable) -> Pipeline:
-    pipeline = make_pipeline(StandardScaler(), Ridge(alpha=_ALPHA_WITHOUT_FOLDS))
-    num_groups = len(set(train.group_ids))
-    if num_groups < 2:
+    pipeline = make_pipeline(StandardScaler(), Ridge(alpha=_DEFAULT_ALPHA))
+    folds = _group_folds(train)
+    if not folds:
         return pipeline.fit(train.activity, train.levels)
     search = GridSearchCV(
         pipeline,
         {"ridge__alpha": RIDGE_ALPHAS},
         scoring="neg_mean_absolute_error",
-        cv=_group_folds(train, min(_MAX_FOLDS, num_groups)),
+        cv=folds,
     )
     return search.fit(train.activity, train.levels).best_estimator_
 
 
 def _fit_trees(train: SourceTable) -> GradientBoostingRegressor:
-    """Trees of one level, which each of these sources has."""
+    """Fit trees on sources that all have the one level of the table."""
     activity, levels = train.activity, train.levels[:, 0]
-    num_groups = len(set(train.group_ids))
-    if num_groups < 2:
-        return _trees(TREE_DEPTHS[0], _TREES_WITHOUT_FOLDS).fit(activity, levels)
-    folds = _group_folds(train, min(_MAX_FOLDS, num_groups))
+    folds = _group_folds(train)
+    if not folds:
+        return _trees(TREE_DEPTHS[0], _DEFAULT_TREES).fit(activity, levels)
     errors = np.zeros((len(TREE_DEPTHS), MAX_TREES))
-    for index, depth in enumerate(TREE_DEPTHS):
+    for depth_index, depth in enumerate(TREE_DEPTHS):
         for fitted, held_out in folds:
-            # One fit tells of every number of trees: each tree only adds to those before it.
+            # One fit gives the predictions for every number of trees, because boosting only adds.
             model = _trees(depth, MAX_TREES).fit(activity[fitted], levels[fitted])
-            answers = np.stack(list(model.staged_predict(activity[held_out])))
-            errors[index] += np.abs(answers - levels[held_out]).sum(axis=1)
-    best_depth, best_number = np.unravel_index(errors.argmin(), errors.shape)
-    return _trees(TREE_DEPTHS[int(best_depth)], int(best_number) + 1).fit(activity, levels)
+            predicted = np.stack(list(model.staged_predict(activity[held_out])))
+            errors[depth_index] += np.abs(predicted - levels[held_out]).sum(axis=1)
+    best_depth, best_stage = np.unravel_index(errors.argmin(), errors.shape)
+    return _trees(TREE_DEPTHS[int(best_depth)], int(best_stage) + 1).fit(activity, levels)
 
 
-def _trees(depth: int, number: int) -> GradientBoostingRegressor:
-    """Small trees and leaves of several sources: there are but a hundred sources to learn from."""
+def _trees(depth: int, num_trees: int) -> GradientBoostingRegressor:
+    """Return unfitted trees; shallow, with large leaves, as there are only about 100 sources."""
     return GradientBoostingRegressor(
-        n_estimators=number,
+        n_estimators=num_trees,
         max_depth=depth,
         learning_rate=0.1,
         min_samples_leaf=5,
@@ -152,7 +152,13 @@ def _trees(depth: int, number: int) -> GradientBoostingRegressor:
     )
 
 
-def _group_folds(train: SourceTable, num_folds: int) -> Sequence[tuple[np.ndarray, np.ndarray]]:
-    """Folds that never part a group: else a clip would vouch for its own sibling."""
-    folds = GroupKFold(num_folds)
+def _group_folds(train: SourceTable) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    """Return (training, held-out) rows of each fold; none if there is only one group.
+
+    Folds never split a group, because clips of one group have similar levels.
+    """
+    num_groups = len(set(train.group_ids))
+    if num_groups < 2:
+        return []
+    folds = GroupKFold(min(_MAX_FOLDS, num_groups))
     return list(folds.split(train.activity, train.levels, groups=np.array(train.group_ids)))

@@ -1,13 +1,14 @@
-"""A judged dataset as evaluation sees it, and the adapter that reads one written by TFDS.
+"""Labeled datasets as the evaluation reads them, and the adapter for datasets written by TFDS.
 
-TFDS and TensorFlow are imported only inside the adapter.
+Only the adapter imports TFDS and TensorFlow.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,32 +16,29 @@ import numpy as np
 from PIL import Image
 
 from laser_dist.errors import UserError
-from laser_dist.evaluation.sources import SourceTable, samples_of
 from laser_dist.jnd.scale import QP, Scale, scale_named
 from laser_dist.training.storage.label_table import read_label_table
 from laser_dist.video.frames import resize_rgb
 
-_TABLE_FEATURES = (
-    "source_id", "group_id", "jnd_levels", "spatial_information", "temporal_information",
-)  # fmt: skip
+_ACTIVITY = ("spatial_information", "temporal_information")
 _SAMPLES = "viewer_samples"
 _IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What the dataset says about itself.
+    """Metadata of a labeled dataset.
 
     Attributes:
-      name: of the dataset, for example `videoset_jnd`.
-      version: of the dataset.
-      config: the builder's configuration, for example `miniature`; empty where there is but one.
-      fingerprint: of its content; two datasets with one fingerprint hold the same examples.
-      simulated: the viewers are a model, not people.
-      simulation: how they are simulated, one sentence; empty for people.
-      scale: of the levels.
-      level_definition: what the value of a level is, a noun phrase without a full stop.
-      seed: the dataset was made with, if it was made.
+      name: for example `videoset_jnd`.
+      version: for example `1.0.0`.
+      config: TFDS configuration, for example `1080p`; empty if the dataset has only one.
+      fingerprint: hash of the content; datasets with the same fingerprint hold the same examples.
+      simulated: whether the viewers are simulated.
+      simulation: how the viewers are simulated, one sentence; empty for human viewers.
+      scale: scale of the levels.
+      level_definition: definition of a level's value, a noun phrase without a full stop.
+      seed: random seed of a synthetic dataset.
       splits: split name to the ids of its sources.
     """
 
@@ -57,34 +55,82 @@ class DatasetInfo:
 
     @property
     def full_name(self) -> str:
-        """Name and configuration, as `tfds.load` takes them."""
+        """Return name and configuration in the form that `tfds.load` accepts."""
         return f"{self.name}/{self.config}" if self.config else self.name
 
 
 @dataclass(frozen=True, eq=False)
-class FramePair:
-    """One frame as filmed and as coded at each level.
+class SourceTable:
+    """Labels and features of N sources, without their frames.
 
     Attributes:
-      source_id: the clip it is from.
-      frame_index: which frame of the clip.
+      source_ids: [N], unique.
+      group_ids: [N]; clips cut from the same recording or photograph share a group.
+      levels: [N, L] float64, JND1..3 on the dataset's scale; NaN where a level is missing.
+      activity: [N, 2] float64, spatial and temporal information (ITU-T P.910) of the clip.
+      viewer_samples: for each of N sources and L levels, int64 [S], the quantizer at which each of
+        S viewers noticed a difference; an empty array where the level is missing. Empty if the
+        dataset has no samples.
+    """
+
+    source_ids: tuple[str, ...]
+    group_ids: tuple[str, ...]
+    levels: np.ndarray
+    activity: np.ndarray
+    viewer_samples: tuple[tuple[np.ndarray, ...], ...] = ()
+
+    def select(self, rows: np.ndarray, levels: np.ndarray) -> SourceTable:
+        """Return the table of some sources ([N] bool) and some of their levels ([L] bool)."""
+        return SourceTable(
+            source_ids=tuple(compress(self.source_ids, rows)),
+            group_ids=tuple(compress(self.group_ids, rows)),
+            levels=self.levels[np.ix_(rows, levels)],
+            activity=self.activity[rows],
+            viewer_samples=tuple(
+                tuple(compress(samples, levels)) for samples in compress(self.viewer_samples, rows)
+            ),
+        )
+
+
+def present_samples(
+    levels: Sequence[float] | np.ndarray, samples: Sequence[Sequence[int] | np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Return one source's viewer samples, without those of missing levels.
+
+    Args:
+      levels: [L], NaN where a level is missing.
+      samples: the samples of each of L levels.
+    """
+    return tuple(
+        np.asarray([] if np.isnan(level) else level_samples, np.int64)
+        for level, level_samples in zip(levels, samples, strict=True)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LevelFrames:
+    """One frame of a clip: raw, and encoded at each level.
+
+    Attributes:
+      source_id: the clip.
+      frame_index: position of the frame in the clip.
       raw: uint8 [H, W, 3], RGB.
-      coded: uint8 [3, H, W, 3], RGB, at JND1..3; black where a level is missing.
+      encoded: uint8 [3, H, W, 3], RGB, at JND1..3; black where a level is missing.
     """
 
     source_id: str
     frame_index: int
     raw: np.ndarray
-    coded: np.ndarray
+    encoded: np.ndarray
 
 
 def fit_frames(frames: np.ndarray, *, width: int, height: int) -> np.ndarray:
-    """Scale frames to the size a model takes; those that fit are given back as they are.
+    """Scale frames to a model's input size; return frames of that size unchanged.
 
     Args:
       frames: uint8 [N, H, W, 3], RGB.
-      width: wanted.
-      height: wanted.
+      width: of the result, pixels.
+      height: of the result, pixels.
 
     Returns:
       uint8 [N, height, width, 3].
@@ -94,34 +140,34 @@ def fit_frames(frames: np.ndarray, *, width: int, height: int) -> np.ndarray:
     return np.stack([resize_rgb(frame, width=width, height=height) for frame in frames])
 
 
-class JudgedDataset(Protocol):
-    """What evaluation asks of a dataset; tests answer it from memory."""
+class LabeledDataset(Protocol):
+    """The part of a dataset's interface that the evaluation uses."""
 
     @property
     def info(self) -> DatasetInfo:
-        """What the dataset says about itself."""
+        """Return the metadata."""
         ...
 
     @property
     def quality_path(self) -> Path:
-        """Folder of the quality table."""
+        """Return the folder of the quality table."""
         ...
 
     def sources(self, split: str) -> SourceTable:
-        """What is known of each source of a split, sorted by source id."""
+        """Return the sources of a split, sorted by source id."""
         ...
 
     def raw_batches(self, split: str) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Batches of (B source ids, uint8 [B, H, W, 3] raw frames), every frame once."""
+        """Yield batches of (B source ids, uint8 [B, H, W, 3] raw frames), each frame once."""
         ...
 
-    def frame_pairs(self, split: str, source_ids: Collection[str]) -> dict[str, FramePair]:
-        """The middle stored frame of each of these sources."""
+    def middle_frames(self, split: str, source_ids: Collection[str]) -> dict[str, LevelFrames]:
+        """Return the middle stored frame of each of these sources, by source id."""
         ...
 
 
 class TfdsDataset:
-    """A dataset written by one of our TFDS builders."""
+    """A labeled dataset that one of the project's TFDS builders wrote."""
 
     def __init__(self, folder: Path, *, batch_size: int = 16) -> None:
         import tensorflow_datasets as tfds
@@ -129,11 +175,11 @@ class TfdsDataset:
         try:
             self._builder: Any = tfds.builder_from_directory(folder)
         except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"dataset {folder}",
-                "the folder of one version of a built dataset",
-                str(error).splitlines()[0] if str(error) else type(error).__name__,
-                "Build one: laser-jnd build --help tells how.",
+                f"Cannot read a dataset from {folder}: {reason.rstrip('.')}.",
+                hint="Name the folder of one version of a dataset, or build one with "
+                "`laser-jnd build`.",
             ) from error
         self._batch_size = batch_size
         self.info = _info(self._builder.info)
@@ -141,52 +187,50 @@ class TfdsDataset:
         self._folder = folder
 
     def sources(self, split: str) -> SourceTable:
-        """What is known of each source of a split, sorted by source id."""
-        rows: dict[str, Mapping[str, Any]] = {}
+        """Return the sources of a split, sorted by source id."""
         has_samples = _SAMPLES in self._builder.info.features
-        names = (*_TABLE_FEATURES, _SAMPLES) if has_samples else _TABLE_FEATURES
-        for example in self._without_frames(split, names):
-            rows.setdefault(example["source_id"], example)
-        source_ids = tuple(sorted(rows))
-        examples = [rows[source_id] for source_id in source_ids]
-        activity = ("spatial_information", "temporal_information")
+        names = ["source_id", "group_id", "jnd_levels", *_ACTIVITY]
+        names += [_SAMPLES] if has_samples else []
+        by_source: dict[str, Mapping[str, Any]] = {}
+        for row in self._label_rows(split, names):
+            by_source.setdefault(row["source_id"], row)
+        source_ids = tuple(sorted(by_source))
+        rows = [by_source[source_id] for source_id in source_ids]
+        samples = [present_samples(row["jnd_levels"], row[_SAMPLES]) for row in rows if has_samples]
         return SourceTable(
             source_ids=source_ids,
-            group_ids=tuple(example["group_id"] for example in examples),
-            levels=_table([example["jnd_levels"] for example in examples], 3),
-            activity=_table([[example[name] for name in activity] for example in examples], 2),
-            viewer_samples=tuple(
-                samples_of(example["jnd_levels"], example[_SAMPLES]) for example in examples
-            )
-            if has_samples
-            else (),
+            group_ids=tuple(row["group_id"] for row in rows),
+            levels=_matrix([row["jnd_levels"] for row in rows], 3),
+            activity=_matrix([[row[name] for name in _ACTIVITY] for row in rows], 2),
+            viewer_samples=tuple(samples),
         )
 
     def raw_batches(self, split: str) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Batches of (B source ids, uint8 [B, H, W, 3] raw frames), every frame once."""
+        """Yield batches of (B source ids, uint8 [B, H, W, 3] raw frames), each frame once."""
         for batch in self._examples(split, ("source_id", "raw"), batch_size=self._batch_size):
             yield [source_id.decode() for source_id in batch["source_id"]], batch["raw"]
 
-    def frame_pairs(self, split: str, source_ids: Collection[str]) -> dict[str, FramePair]:
-        """The middle stored frame of each of these sources."""
+    def middle_frames(self, split: str, source_ids: Collection[str]) -> dict[str, LevelFrames]:
+        """Return the middle stored frame of each of these sources, by source id."""
         stored: dict[str, list[int]] = {source_id: [] for source_id in source_ids}
-        for example in self._without_frames(split, ("source_id", "frame_index")):
-            if (source_id := example["source_id"]) in stored:
-                stored[source_id].append(int(example["frame_index"]))
+        for row in self._label_rows(split, ("source_id", "frame_index")):
+            if (source_id := row["source_id"]) in stored:
+                stored[source_id].append(int(row["frame_index"]))
         middle = {key: sorted(indices)[len(indices) // 2] for key, indices in stored.items()}
         names = ("source_id", "frame_index", *_IMAGES)
-        pairs: dict[str, FramePair] = {}
+        found: dict[str, LevelFrames] = {}
+        # The images stay encoded: only the few frames of the report are decoded.
         for example in self._examples(split, names, encoded=_IMAGES):
             source_id, frame_index = example["source_id"].decode(), int(example["frame_index"])
             if middle.get(source_id) == frame_index:
-                raw, *coded = (_decode_png(example[name]) for name in _IMAGES)
-                pairs[source_id] = FramePair(source_id, frame_index, raw, np.stack(coded))
-        return pairs
+                raw, *encoded = (_decode_png(example[name]) for name in _IMAGES)
+                found[source_id] = LevelFrames(source_id, frame_index, raw, np.stack(encoded))
+        return found
 
-    def _without_frames(self, split: str, names: Collection[str]) -> Iterator[dict[str, Any]]:
-        """Examples with some features, none of them a frame, from the dataset's table if it can."""
+    def _label_rows(self, split: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield features other than frames, from the label table if the dataset has one."""
         num_examples = self._builder.info.splits[split].num_examples
-        table = read_label_table(self._folder, split, num_examples, [*names])
+        table = read_label_table(self._folder, split, num_examples, names)
         if table is not None:
             yield from table.to_pylist()
             return
@@ -196,12 +240,12 @@ class TfdsDataset:
     def _examples(
         self,
         split: str,
-        names: Collection[str],
+        names: Sequence[str],
         *,
         batch_size: int | None = None,
-        encoded: Collection[str] = (),
+        encoded: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:
-        """Examples with these features alone; those in `encoded` stay the bytes they are."""
+        """Yield these features of each example; those in `encoded` as the stored bytes."""
         import tensorflow_datasets as tfds
 
         features: Any = self._builder.info.features
@@ -221,10 +265,8 @@ def _info(info: Any) -> DatasetInfo:
     missing = [key for key in ("simulated", "scale", "fingerprint") if key not in metadata]
     if missing:
         raise UserError(
-            f"dataset {info.full_name}",
-            "metadata with simulated, scale and fingerprint",
-            f"no {', '.join(missing)}",
-            "Build it with this version of the project.",
+            f"The metadata of dataset {info.full_name} lack {', '.join(missing)}.",
+            hint="Rebuild the dataset with this version of laser-jnd.",
         )
     return DatasetInfo(
         name=info.name,
@@ -241,16 +283,15 @@ def _info(info: Any) -> DatasetInfo:
 
 
 def _plain(value: Any) -> Any:
-    """A value of TensorFlow's as a table has it: text, numbers, lists."""
+    """Convert a TFDS value to what a label table holds: text, numbers, lists."""
     if isinstance(value, bytes):
         return value.decode()
     return value.to_list() if hasattr(value, "to_list") else value
 
 
 def _decode_png(data: bytes) -> np.ndarray:
-    """Decode one stored frame; done here so that only the few frames shown are decoded at all."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def _table(rows: list[Any], width: int) -> np.ndarray:
-    return np.array(rows, np.float64).reshape(len(rows), width)
+def _matrix(rows: list[Any], num_columns: int) -> np.ndarray:
+    return np.array(rows, np.float64).reshape(len(rows), num_columns)

@@ -1,80 +1,28 @@
-"""Errors per source, their means and their bootstrap intervals.
+"""Prediction errors in levels, PSNR and bits: per source, their means, and bootstrap intervals.
 
-A source counts once, however many of its frames were looked at: frame predictions are averaged
-first, then compared. Every error here is absolute, so lower is better.
+Each source counts once: predictions are averaged over its frames before they are compared. All
+errors are absolute; lower is better. Missing levels are NaN and are left out of every mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from laser_dist.evaluation.quality_table import QualityCurve
+from laser_dist.evaluation.quality_curves import QualityCurve
+from laser_dist.jnd.scale import Scale
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class SourceMeans:
-    """Running mean of frame predictions per source; shards and batches combine exactly.
-
-    Attributes:
-      sums: source id to the float64 sum over its frames, of any shape.
-      counts: source id to its number of frames.
-    """
-
-    sums: Mapping[str, np.ndarray]
-    counts: Mapping[str, int]
-
-    @classmethod
-    def empty(cls) -> SourceMeans:
-        """Return the neutral element of `merge`."""
-        return cls(sums={}, counts={})
-
-    @classmethod
-    def from_frames(cls, source_ids: Sequence[str], values: np.ndarray) -> SourceMeans:
-        """Take one batch of frames.
-
-        Args:
-          source_ids: the source of each of B frames.
-          values: [B, ...], what was predicted for each frame.
-
-        Raises:
-          ValueError: the two differ in length.
-        """
-        if len(source_ids) != len(values):
-            raise ValueError(
-                f"expected a source id per frame, got {len(source_ids)}"
-                f" ids for {len(values)} frames"
-            )
-        sums: dict[str, np.ndarray] = {}
-        counts: dict[str, int] = {}
-        for source_id, value in zip(source_ids, np.asarray(values, np.float64), strict=True):
-            sums[source_id] = sums[source_id] + value if source_id in sums else value
-            counts[source_id] = counts.get(source_id, 0) + 1
-        return cls(sums=sums, counts=counts)
-
-    def merge(self, other: SourceMeans) -> SourceMeans:
-        """Combine two sets of frames; the order does not matter, up to rounding."""
-        sums = dict(self.sums)
-        counts = dict(self.counts)
-        for source_id, value in other.sums.items():
-            sums[source_id] = sums[source_id] + value if source_id in sums else value
-            counts[source_id] = counts.get(source_id, 0) + other.counts[source_id]
-        return SourceMeans(sums=sums, counts=counts)
-
-    def compute(self) -> dict[str, np.ndarray]:
-        """Return the float64 mean over frames of each source."""
-        return {source_id: total / self.counts[source_id] for source_id, total in self.sums.items()}
+NO_INTERVAL: Interval = (float("nan"), float("nan"))
 
 
 def mean_of_present(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Mean of the values that are there, along an axis or of all; NaN where there is none."""
+    """Compute the mean of the values that are not NaN; NaN where there are none."""
     present = ~np.isnan(values)
     totals, counts = np.where(present, values, 0.0).sum(axis), present.sum(axis)
     return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
@@ -87,17 +35,16 @@ def bootstrap_interval(
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> tuple[Interval, ...]:
-    """Percentile-bootstrap interval of the mean of each column, over rows.
+    """Compute the percentile-bootstrap interval of the mean of each column, resampling rows.
 
     Args:
-      values: [N, L], one row per source; NaN where it has no value, which is never drawn.
-      seed: of the resampling; the same seed and the same set of rows give the same interval,
-        in whatever order the rows stand.
-      num_resamples: how many times N rows are drawn with replacement.
-      confidence: share of resampled means the interval holds, in (0, 1).
+      values: [N, L], one row per source; NaN where it has no value. NaN is never drawn.
+      seed: random seed; with the same seed the intervals do not depend on the order of rows.
+      num_resamples: number of resamples, each as large as the number of values.
+      confidence: fraction of the resampled means inside the interval, in (0, 1).
 
     Returns:
-      For each of L columns its (low, high); (nan, nan) where no source has a value.
+      (low, high) for each of L columns; (nan, nan) if no source has a value.
 
     Raises:
       ValueError: no row.
@@ -108,15 +55,14 @@ def bootstrap_interval(
         raise ValueError(f"expected at least one source in [N, L], got shape {values.shape}")
     intervals: list[Interval] = []
     for column in np.asarray(values, np.float64).T:
-        # Only column means are asked for, so each column may be sorted on its own: that is what
-        # makes the order of sources irrelevant.
-        ordered = np.sort(column[~np.isnan(column)])
-        count = len(ordered)
-        if count == 0:
-            intervals.append((float("nan"), float("nan")))
+        # Sorting each column makes the interval independent of the order of sources.
+        present = np.sort(column[~np.isnan(column)])
+        if len(present) == 0:
+            intervals.append(NO_INTERVAL)
             continue
-        picks = np.random.default_rng(seed).integers(count, size=(num_resamples, count))
-        intervals += _percentile_intervals(ordered[picks].mean(axis=1)[:, None], confidence)
+        rng = np.random.default_rng(seed)
+        picks = rng.integers(len(present), size=(num_resamples, len(present)))
+        intervals.append(_percentile_interval(present[picks].mean(axis=1), confidence))
     return tuple(intervals)
 
 
@@ -129,21 +75,21 @@ def ratio_interval(
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Bootstrap interval of mean(errors) / mean(baseline_errors), resampling whole groups.
+    """Compute the bootstrap interval of mean(errors) / mean(baseline_errors), resampling groups.
 
-    Clips cut from one photograph err alike, so drawing them one by one would promise more than
-    the data hold. Both predictors are drawn together: the ratio is a paired comparison.
+    Clips cut from one photograph have similar errors, so an interval over single clips would be
+    too narrow. Each resample draws both predictors' errors, because the comparison is paired.
 
     Args:
-      errors: [N], of the predictor in question.
-      baseline_errors: [N], of the predictor it is compared with, same sources.
-      group_ids: the group of each source.
-      seed: of the resampling.
-      num_resamples: how many times the groups are drawn with replacement.
-      confidence: share of resampled ratios the interval holds, in (0, 1).
+      errors: [N], of a predictor.
+      baseline_errors: [N], of the baseline, same sources.
+      group_ids: [N], the group of each source.
+      seed: random seed.
+      num_resamples: number of resamples, each as large as the number of groups.
+      confidence: fraction of the resampled ratios inside the interval, in (0, 1).
 
     Returns:
-      (low, high); (nan, nan) where the baseline makes no error at all.
+      (low, high); (nan, nan) if the baseline has no error.
     """
     groups, members = np.unique(np.asarray(group_ids), return_inverse=True)
     totals = np.stack(
@@ -154,48 +100,55 @@ def ratio_interval(
         axis=1,
     )
     if not totals[:, 1].any():
-        return (float("nan"), float("nan"))
+        return NO_INTERVAL
     picks = np.random.default_rng(seed).integers(len(groups), size=(num_resamples, len(groups)))
     drawn = totals[picks].sum(axis=1)
-    # A draw of groups in which the baseline is perfect has no ratio; it says nothing either way.
+    # The ratio is undefined for a resample of groups in which the baseline has no error.
     drawn = drawn[drawn[:, 1] > 0]
-    return _percentile_intervals(drawn[:, :1] / drawn[:, 1:], confidence)[0]
+    return _percentile_interval(drawn[:, 0] / drawn[:, 1], confidence)
+
+
+def _percentile_interval(statistics: np.ndarray, confidence: float) -> Interval:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(statistics, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def abs_psnr_errors(
     curves: Sequence[QualityCurve], predicted: np.ndarray, true: np.ndarray
 ) -> np.ndarray:
-    """Distance in PSNR between coding at the predicted and at the true quantizer.
+    """Compute the difference in PSNR between encoding at the predicted and at the true level.
 
     Args:
       curves: the quality curve of each of N sources.
-      predicted: [N, L] levels, may be fractional; clipped into each curve's range.
-      true: [N, L] levels; NaN where one is missing.
+      predicted: [N, L] levels, may be fractional; clipped to each curve's range.
+      true: [N, L] levels; NaN where missing.
 
     Returns:
       [N, L] float64, dB, at least 0; NaN where a level is missing.
     """
-    rows = [
-        np.abs(curve.psnr_at(ours) - curve.psnr_at(theirs))
-        for curve, ours, theirs in zip(curves, predicted, true, strict=True)
-    ]
-    return np.stack(rows)
+    return np.stack(
+        [
+            np.abs(curve.psnr_at(predicted_row) - curve.psnr_at(true_row))
+            for curve, predicted_row, true_row in zip(curves, predicted, true, strict=True)
+        ]
+    )
 
 
 @dataclass(frozen=True)
 class PredictorScore:
-    """What one predictor reaches on the test sources; lower is better throughout.
+    """Mean errors of one predictor on the test sources; lower is better.
 
-    Levels that are missing count nowhere. A level that no test source has is NaN.
+    A level that no test source has is NaN.
 
     Attributes:
-      abs_error: mean absolute error per level, on the dataset's scale.
-      abs_error_interval: its 95 % bootstrap interval over sources.
+      abs_error: mean absolute error of each level, on the dataset's scale.
+      abs_error_interval: its 95% bootstrap interval over sources.
       abs_psnr_error_db: mean |PSNR at the predicted level - PSNR at the true level|, dB.
-      abs_psnr_error_db_interval: its 95 % bootstrap interval over sources.
-      mean_abs_error: mean over all levels of all sources: that of `abs_error`, if none is missing.
-      ratio_to_constant: `mean_abs_error` over the constant predictor's; nan if that is 0.
-      ratio_to_constant_interval: its 95 % interval, resampling whole groups.
+      abs_psnr_error_db_interval: its 95% bootstrap interval over sources.
+      mean_abs_error: mean over all levels of all sources.
+      ratio_to_constant: `mean_abs_error` over the constant predictor's; NaN if that is 0.
+      ratio_to_constant_interval: its 95% bootstrap interval over groups.
     """
 
     abs_error: tuple[float, ...]
@@ -207,59 +160,93 @@ class PredictorScore:
     ratio_to_constant_interval: Interval
 
 
-@dataclass(frozen=True, eq=False)
-class SourceErrors:
-    """Absolute errors of one predictor on N sources.
-
-    Attributes:
-      levels: [N, 3], on the dataset's scale; NaN where a level is missing.
-      psnr_db: [N, 3], dB; NaN there too.
-    """
-
-    levels: np.ndarray
-    psnr_db: np.ndarray
-
-
 def score(
-    errors: SourceErrors, constant: SourceErrors, group_ids: Sequence[str], *, seed: int
+    abs_errors: np.ndarray,
+    psnr_errors_db: np.ndarray,
+    constant_abs_errors: np.ndarray,
+    group_ids: Sequence[str],
+    *,
+    seed: int,
 ) -> PredictorScore:
-    """Reduce one predictor's errors to means and intervals.
+    """Reduce the errors of one predictor to means and intervals.
 
     Args:
-      errors: of the predictor.
-      constant: of the constant predictor, same sources in the same order.
-      group_ids: the group of each source.
-      seed: of the bootstrap.
+      abs_errors: [N, L], on the dataset's scale; NaN where a level is missing.
+      psnr_errors_db: [N, L], dB; NaN where a level is missing.
+      constant_abs_errors: [N, L], of the constant predictor, same sources.
+      group_ids: [N], the group of each source.
+      seed: random seed of the bootstrap.
     """
-    mean = float(mean_of_present(errors.levels))
-    constant_mean = float(mean_of_present(constant.levels))
+    mean = float(mean_of_present(abs_errors))
+    constant_mean = float(mean_of_present(constant_abs_errors))
     return PredictorScore(
-        abs_error=_floats(mean_of_present(errors.levels, axis=0)),
-        abs_error_interval=bootstrap_interval(errors.levels, seed=seed),
-        abs_psnr_error_db=_floats(mean_of_present(errors.psnr_db, axis=0)),
-        abs_psnr_error_db_interval=bootstrap_interval(errors.psnr_db, seed=seed),
+        abs_error=tuple(mean_of_present(abs_errors, axis=0).tolist()),
+        abs_error_interval=bootstrap_interval(abs_errors, seed=seed),
+        abs_psnr_error_db=tuple(mean_of_present(psnr_errors_db, axis=0).tolist()),
+        abs_psnr_error_db_interval=bootstrap_interval(psnr_errors_db, seed=seed),
         mean_abs_error=mean,
         ratio_to_constant=mean / constant_mean if constant_mean > 0 else float("nan"),
+        # Sums over levels, so that a source's weight is the number of its levels, as in the means.
         ratio_to_constant_interval=ratio_interval(
-            _weighed(errors.levels), _weighed(constant.levels), group_ids, seed=seed
+            np.nansum(abs_errors, axis=1) / abs_errors.shape[1],
+            np.nansum(constant_abs_errors, axis=1) / abs_errors.shape[1],
+            group_ids,
+            seed=seed,
         ),
     )
 
 
-def _weighed(errors: np.ndarray) -> np.ndarray:
-    """[N]: sums over the levels, in thirds: a source weighs as much as it has levels.
+@dataclass(frozen=True)
+class BitsSaved:
+    """Fraction of bits saved at each level, compared with the finest encoding of the same source.
 
-    So the resampled ratio is that of the means over all levels that are there.
+    Each value is the mean over sources that have the level and whose sizes are known; NaN if there
+    are none. More than the viewers' value is not better: it means visible artifacts.
+
+    Attributes:
+      viewers: [3] in [0, 1], encoded at the viewers' levels.
+      model: [3] in [0, 1], encoded at the predicted levels.
+      finest: the finest measured quantizer; None if sources differ in it.
+      num_sources: number of sources whose sizes are known.
+      num_left_out: number of sources with an unknown size.
     """
-    return np.where(np.isnan(errors), 0.0, errors).sum(axis=1) / errors.shape[1]
+
+    viewers: tuple[float, ...]
+    model: tuple[float, ...]
+    finest: int | None
+    num_sources: int
+    num_left_out: int
 
 
-def _floats(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def bits_saved(
+    curves: Sequence[QualityCurve], predicted: np.ndarray, true: np.ndarray, scale: Scale
+) -> BitsSaved:
+    """Compute the bits saved at the predicted and at the viewers' levels.
+
+    Args:
+      curves: the quality curve of each of N sources.
+      predicted: [N, L] levels, may be fractional; NaN where not predicted. Such a level is left
+        out of the viewers' mean too.
+      true: [N, L] levels; NaN where missing.
+      scale: scale of the levels.
+    """
+    finest = np.array([curve.finest(scale) for curve in curves])
+    finest_bits = _bits_at(curves, finest[:, None])
+    known = np.isfinite(finest_bits[:, 0])
+
+    def mean_saved(levels: np.ndarray) -> tuple[float, ...]:
+        saved = 1 - _bits_at(curves, levels) / finest_bits
+        return tuple(mean_of_present(saved, axis=0).tolist())
+
+    distinct = np.unique(finest[known])
+    return BitsSaved(
+        viewers=mean_saved(np.where(np.isnan(predicted), np.nan, true)),
+        model=mean_saved(np.where(np.isnan(true), np.nan, predicted)),
+        finest=int(distinct[0]) if len(distinct) == 1 else None,
+        num_sources=int(known.sum()),
+        num_left_out=int((~known).sum()),
+    )
 
 
-def _percentile_intervals(means: np.ndarray, confidence: float) -> tuple[Interval, ...]:
-    """Central interval of each column of [R, L] resampled statistics."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return tuple(zip(_floats(low), _floats(high), strict=True))
+def _bits_at(curves: Sequence[QualityCurve], quantizers: np.ndarray) -> np.ndarray:
+    return np.stack([c.bits_at(row) for c, row in zip(curves, quantizers, strict=True)])

@@ -1,110 +1,106 @@
-"""The evaluation as one page that a person can read: no file beside it, nothing to load."""
+"""The HTML report: one self-contained page that loads nothing."""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
+from PIL import Image
 
-from laser_dist.evaluation import plots, sur_plots
+from laser_dist.evaluation import plots
 from laser_dist.evaluation.baselines import CONSTANT, RIDGE, TREES
-from laser_dist.evaluation.exemplars import Exemplar
-from laser_dist.evaluation.learning_curves import Curve
-from laser_dist.evaluation.metrics import Interval, PredictorScore, mean_of_present
-from laser_dist.evaluation.report_clips import clip_view
+from laser_dist.evaluation.example_clips import ExampleClip
+from laser_dist.evaluation.metrics import Interval, mean_of_present
 from laser_dist.evaluation.results import EvaluationResults
-from laser_dist.evaluation.sur_errors import SurScore
-from laser_dist.jnd.scale import NUM_LEVELS
+from laser_dist.evaluation.trained_run import Curve
 from laser_dist.models.variants import variant_named
 
 _MINUS = "\N{MINUS SIGN}"
 _NO_VALUE = "\N{EN DASH}"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReportInputs:
-    """All that the page is made of.
+def render(
+    results: EvaluationResults, curves: Sequence[Curve] = (), examples: Sequence[ExampleClip] = ()
+) -> str:
+    """Render the report.
 
-    Attributes:
-      results: of the evaluation.
-      curves: what training logged; may be empty.
-      exemplars: the clips to look at; may be empty.
+    Args:
+      results: results of the evaluation.
+      curves: learning curves; may be empty.
+      examples: example clips; may be empty.
+
+    Returns:
+      HTML; the same input gives the same text.
     """
-
-    results: EvaluationResults
-    curves: Sequence[Curve] = ()
-    exemplars: Sequence[Exemplar] = ()
-
-
-def render(inputs: ReportInputs) -> str:
-    """The page as HTML text; the same inputs give the same text."""
-    results = inputs.results
+    sur = results.sur
+    if sur and not math.isfinite(sur.predictors[results.model].score.mean_abs_difference):
+        sur = None  # the dataset has no samples to compare with
     return _template().render(
         results=results,
         dataset=results.dataset,
         scale=results.dataset.scale.name,
         model=plots.predictor_style(results.model),
+        style=plots.predictor_style,
         headline=headline(results),
         comparison=comparison(results),
-        predictors=[_predictor_view(results, name) for name in results.predictors],
-        level_names=[f"JND{index + 1}" for index in range(results.test.levels.shape[1])],
-        named=_named(results.levels),
+        level_names=[plots.level_name(index) for index in range(results.test.levels.shape[1])],
+        predicted_levels=_enumeration([f"JND{level}" for level in results.levels]),
         bits_saved=results.bits_saved,
         error_intervals=Markup(plots.error_intervals(results)),
-        agreement=_drawings(plots.agreement(results)),
-        distribution=_drawings(plots.error_distribution(results)),
-        learning=_drawings(plots.learning(inputs.curves)),
-        clips=[clip_view(exemplar, results.levels) for exemplar in inputs.exemplars],
+        agreement=_markup(plots.agreement(results)),
+        distribution=_markup(plots.error_distribution(results)),
+        learning=_markup(plots.learning_curves(curves)),
+        examples=examples,
         end_to_end=variant_named(results.model).end_to_end,
-        sur=_sur_views(results),
-        sur_curves=_drawings(sur_plots.median_curves(results)),
+        sur=sur,
+        sur_curves=_markup(plots.sur_curves(results)),
         provenance=_provenance(results),
     )
 
 
 def headline(results: EvaluationResults) -> str:
-    """What was found, in one sentence that claims no more than the interval allows."""
-    own = results.predictors[results.model].score
+    """Return the main result in one sentence that claims no more than its interval supports."""
+    score = results.network.score
     name = plots.predictor_style(results.model).label
-    if not math.isfinite(own.mean_abs_error):
-        return f"No clip that it never saw has a level that {name} predicts."
+    if not math.isfinite(score.mean_abs_error):
+        return f"No test clip has a level that {name} predicts."
+    clips, scale = _clips(results.num_sources), results.dataset.scale.name
     found = (
-        f"On {_clips(results.num_sources)} it never saw, {name} is off by"
-        f" {own.mean_abs_error:.2f} {results.dataset.scale.name} on average"
+        f"On {clips} held out from training, {name} has a mean error of"
+        f" {score.mean_abs_error:.2f} {scale}"
     )
-    ratio, (low, high) = own.ratio_to_constant, own.ratio_to_constant_interval
+    ratio, (low, high) = score.ratio_to_constant, score.ratio_to_constant_interval
     if not math.isfinite(ratio):
-        return f"{found}; the constant predictor makes no error here, so nothing can be gained."
-    # A ratio of the means alone could be luck of the draw of clips: its interval decides.
+        return f"{found}; the constant baseline has no error on these clips."
+    # A ratio of means could be chance, depending on the clips: its interval decides.
     if high < 1:
-        return f"{found}, {_percent(1 - ratio)} less than always answering the training median."
+        return f"{found}, {_percent(1 - ratio)} less than the constant baseline."
     if low > 1:
-        return f"{found}, {_percent(ratio - 1)} more than always answering the training median."
-    return f"{found}; that is no reliable gain over always answering the training median."
+        return f"{found}, {_percent(ratio - 1)} more than the constant baseline."
+    return f"{found}; the difference from the constant baseline is not significant."
 
 
 def comparison(results: EvaluationResults) -> str:
-    """What stands beside the headline: the cheap regressions, and the error in quality.
-
-    Empty where there is nothing to compare.
-    """
-    own = results.predictors[results.model]
-    if not math.isfinite(own.score.mean_abs_error):
+    """Return the errors of the baselines, and the network's in dB; empty if there are none."""
+    if not math.isfinite(results.network.score.mean_abs_error):
         return ""
     constant, ridge, trees = (
         results.predictors[name].score.mean_abs_error for name in (CONSTANT, RIDGE, TREES)
     )
     scale = results.dataset.scale.name
-    quality = mean_of_present(own.errors.psnr_db)
+    psnr_error_db = mean_of_present(results.network.psnr_errors_db)
     return (
-        f"The constant is off by {constant:.2f} {scale}; from spatial and temporal information"
-        f" alone, a linear regression is off by {ridge:.2f} {scale} and boosted trees by"
-        f" {trees:.2f} {scale}. In quality, the network’s levels lie {quality:.2f} dB from the true"
-        f" ones."
+        f"The constant baseline predicts the training median and has a mean error of"
+        f" {constant:.2f} {scale}. From spatial and temporal information alone, ridge regression"
+        f" reaches {ridge:.2f} {scale} and boosted trees {trees:.2f} {scale}. Encoding at the"
+        f" network’s levels instead of the true ones changes PSNR by {psnr_error_db:.2f} dB on"
+        f" average."
     )
 
 
@@ -124,17 +120,32 @@ def _template() -> jinja2.Template:
         clips=_clips,
         percent=_percent,
         percents=_percents,
+        data_uri=data_uri,
     )
     return environment.get_template("report.html.j2")
 
 
-def _drawings(drawings: Sequence[str]) -> list[Markup]:
-    """Drawings are made by us from escaped text, so the page may take them as they are."""
+def data_uri(rgb: np.ndarray) -> str:
+    """Encode an image as a data URI, losslessly, because readers compare the frames closely.
+
+    Args:
+      rgb: uint8 [H, W, 3].
+    """
+    buffer = io.BytesIO()
+    # Lossless WebP is a third smaller than PNG for photographs; all current browsers decode it.
+    Image.fromarray(rgb).save(buffer, format="WEBP", lossless=True, quality=60, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _markup(drawings: Sequence[str]) -> list[Markup]:
+    """Mark drawings as safe HTML; `svg.py` escapes the text in them."""
     return [Markup(drawing) for drawing in drawings]
 
 
 def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".replace("-", _MINUS) if math.isfinite(value) else _NO_VALUE
+    if not math.isfinite(value):
+        return _NO_VALUE
+    return f"{value:z.{digits}f}".replace("-", _MINUS)  # z: no negative zero
 
 
 def _signed(value: float, digits: int = 1) -> str:
@@ -144,13 +155,13 @@ def _signed(value: float, digits: int = 1) -> str:
 def _interval(interval: Interval, digits: int = 2) -> str:
     if not all(map(math.isfinite, interval)):
         return _NO_VALUE
-    # A thin space keeps the dash apart from the digits without letting the line break there.
+    # Thin spaces set the dash apart; a line does not break at them.
     return f"{interval[0]:.{digits}f}\u2009\N{EN DASH}\u2009{interval[1]:.{digits}f}"
 
 
-def _percent(share: float, digits: int = 0) -> str:
-    number = _number(share * 100, digits)
-    return number if number == _NO_VALUE else f"{number}\N{NO-BREAK SPACE}%"
+def _percent(fraction: float, digits: int = 0) -> str:
+    number = _number(fraction * 100, digits)
+    return number if number == _NO_VALUE else f"{number}%"
 
 
 def _percents(interval: Interval, digits: int = 1) -> str:
@@ -161,66 +172,25 @@ def _clips(count: int) -> str:
     return f"{count:,} clip" + ("" if count == 1 else "s")
 
 
-@dataclass(frozen=True)
-class _PredictorView:
-    """A row of the tables and an entry of the legends."""
-
-    style: plots.PredictorStyle
-    score: PredictorScore
-    is_model: bool
-    is_constant: bool
-
-
-def _predictor_view(results: EvaluationResults, name: str) -> _PredictorView:
-    return _PredictorView(
-        style=plots.predictor_style(name),
-        score=results.predictors[name].score,
-        is_model=name == results.model,
-        is_constant=name == CONSTANT,
-    )
-
-
-@dataclass(frozen=True)
-class _SurView:
-    """A row of the table of curves."""
-
-    style: plots.PredictorStyle
-    score: SurScore
-    is_model: bool
-
-
-def _sur_views(results: EvaluationResults) -> list[_SurView]:
-    """None of a network without spreads, nor where no viewer's sample is known."""
-    if results.sur is None or not math.isfinite(
-        results.sur.predictors[results.model].score.mean_abs_difference
-    ):
-        return []
-    return [
-        _SurView(plots.predictor_style(name), one.score, is_model=name == results.model)
-        for name, one in results.sur.predictors.items()
-    ]
-
-
-def _named(levels: Sequence[int]) -> str:
-    """Such as "JND2" or "JND1 and JND3"; "all three"."""
-    if len(levels) == NUM_LEVELS:
-        return "all three"
-    return " and ".join(f"JND{level}" for level in levels)
+def _enumeration(names: Sequence[str]) -> str:
+    """Return names as a phrase, such as "JND1, JND2 and JND3"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _provenance(results: EvaluationResults) -> list[tuple[str, str]]:
-    """What one needs to make the same figures again."""
+    """Return what is needed to reproduce the results, as rows of a table."""
     dataset = results.dataset
     splits = ", ".join(f"{name} {_clips(len(ids))}" for name, ids in dataset.splits.items())
     rows = [
         ("Dataset", f"{dataset.full_name} {dataset.version}"),
         ("Dataset fingerprint", dataset.fingerprint),
         ("Dataset seed", "" if dataset.seed is None else str(dataset.seed)),
-        ("Viewers", f"simulated: {dataset.simulation}" if dataset.simulated else "people"),
+        ("Viewers", f"simulated: {dataset.simulation}" if dataset.simulated else "human"),
         ("Level", dataset.level_definition),
-        ("Sources per split", splits),
-        ("Evaluated", f"{_clips(results.num_sources)} from {results.num_groups} recordings"
-                      " or photographs"),
+        ("Clips per split", splits),
+        ("Test clips", f"{_clips(results.num_sources)} from {results.num_groups} recordings"
+                       " or photographs"),
         ("Run", results.run),
         ("Bootstrap seed", str(results.seed)),
         ("Versions", ", ".join(f"{name} {value}" for name, value in results.versions.items())),

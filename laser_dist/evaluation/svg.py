@@ -1,7 +1,7 @@
-"""Matplotlib figures as inline SVG that takes its colors and type from the page.
+"""Matplotlib figures as inline SVG with the page's colors and fonts.
 
-Inline, and not an image, so that one drawing serves light, dark and paper: every color becomes a
-CSS variable of the page, every label stays text.
+Inline SVG, unlike an image, follows the page's light, dark and print styles: each color becomes a
+CSS variable of the page, and labels stay text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Stand-ins that no plot uses for anything else; each is replaced by the variable of its name.
+# Placeholders; `inline_svg` replaces each by the CSS variable of its name.
 COLORS = {
     "ink": "#010101",
     "muted": "#020202",
@@ -65,54 +65,44 @@ STYLE: dict[Any, Any] = {
 def panel(
     width: int, height: int, *, left: int, right: int, top: int, bottom: int
 ) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; all lengths in CSS pixels, so that panels line up."""
+    """Create a figure with one pair of axes; all lengths in CSS pixels, so that panels align."""
     figure = Figure(figsize=(width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH))
+    inner_width, inner_height = width - left - right, height - top - bottom
     axes = figure.add_axes(
-        (
-            left / width,
-            bottom / height,
-            (width - left - right) / width,
-            (height - top - bottom) / height,
-        )
+        (left / width, bottom / height, inner_width / width, inner_height / height)
     )
     axes.set_axisbelow(True)
     return figure, axes
 
 
 def inline_svg(figure: Figure, *, name: str, description: str) -> str:
-    """Draw a figure made under `STYLE` as an `<svg>` element for the body of a page.
+    """Draw a figure made with `STYLE` as an `<svg>` element.
 
     Args:
-      figure: its size in inches times 72 is the size of the drawing in CSS pixels; the page may
-        scale it.
-      name: unique on the page; ids within the drawing are made from it.
-      description: read out in place of the drawing.
+      figure: 72 CSS pixels per inch; the page may scale the drawing.
+      name: unique on the page; the ids in the drawing are derived from it.
+      description: alternative text.
 
     Returns:
-      The element. It holds no address, needs no font and is the same for the same input.
+      The element. It refers to nothing outside and is the same for the same input.
     """
     buffer = io.StringIO()
     salt = hashlib.sha256(name.encode()).hexdigest()
     with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=no_metadata)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    # A style element within the drawing would style the whole page; `report.css` says the same.
+    # A style element would apply to the complete page; `report.css` has the same rules.
     text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
     text = text.replace("xlink:href=", "href=")
-    # Names of groups (`axes_1`) would stand on the page once per drawing; nothing refers to them.
+    # Group ids such as `axes_1` would repeat in each drawing; nothing refers to them.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     for color, value in COLORS.items():
         text = text.replace(value, f"var(--{color})")
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"\s*\n\s*", " ", text)
-    return _opening_tag(text, description)
-
-
-def _opening_tag(text: str, description: str) -> str:
-    """Replace the root's attributes: no fixed size, no namespaces, a description."""
-    match = re.match(r"<svg[^>]*viewBox=\"([^\"]*)\"[^>]*>", text)
+    # The root element gets no fixed size, no namespaces, and the description.
+    match = re.search(r"<svg[^>]*viewBox=\"([^\"]*)\"[^>]*>", text)
     if match is None:
         raise AssertionError("matplotlib wrote an SVG without a viewBox")
     label = escape(description, quote=True)

@@ -6,12 +6,11 @@ import pytest
 
 from laser_dist.commands import evaluate
 from laser_dist.commands.terminal import Terminal
-from laser_dist.evaluation.dataset import DatasetInfo
+from laser_dist.evaluation.dataset import DatasetInfo, SourceTable
 from laser_dist.evaluation.metrics import PredictorScore
-from laser_dist.evaluation.quality_table import QualityCurve
+from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.evaluation.results import assess
-from laser_dist.evaluation.sources import SourceTable
-from laser_dist.evaluation.sur_errors import compare_sur
+from laser_dist.evaluation.sur_metrics import compare_sur
 from laser_dist.jnd.scale import QF
 
 SCORE = PredictorScore(

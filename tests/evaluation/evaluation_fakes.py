@@ -1,6 +1,6 @@
-"""Made-up sources, predictions and pages for the tests; nothing here was measured.
+"""Fake sources, predictions and reports for the tests; no number here was measured.
 
-Run it to look at the page without a trained model:
+To look at the report without a trained model, run
 `python tests/evaluation/evaluation_fakes.py page.html`.
 """
 
@@ -15,15 +15,15 @@ from PIL import Image
 from scipy.stats import norm
 from sklearn.datasets import load_sample_images
 
-from laser_dist.evaluation import exemplars, report
+from laser_dist.evaluation import report
 from laser_dist.evaluation.baselines import baseline_predictions
-from laser_dist.evaluation.dataset import DatasetInfo, FramePair
-from laser_dist.evaluation.learning_curves import Curve
+from laser_dist.evaluation.dataset import DatasetInfo, LevelFrames, SourceTable, present_samples
+from laser_dist.evaluation.example_clips import choose_examples, example_clip
 from laser_dist.evaluation.metrics import mean_of_present
-from laser_dist.evaluation.quality_table import QualityCurve
+from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.evaluation.results import EvaluationResults, assess
-from laser_dist.evaluation.sources import SourceTable, samples_of
-from laser_dist.evaluation.sur_errors import compare_sur
+from laser_dist.evaluation.sur_metrics import compare_sur
+from laser_dist.evaluation.trained_run import Curve
 from laser_dist.jnd.scale import QP, Scale
 
 MODEL = "mj-lat"
@@ -31,7 +31,7 @@ VIEWERS_SPREAD = 2.5
 
 
 def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: float = 1.0):
-    """Sources whose levels follow SI and TI, but for `noise`; three to a group."""
+    """Return sources whose levels are linear in SI and TI plus `noise`; three per group."""
     rng = np.random.default_rng(seed)
     activity = rng.uniform((20, 0), (90, 40), size=(num_sources, 2))
     base = 20 + 0.08 * activity[:, :1] + 0.06 * activity[:, 1:]
@@ -46,12 +46,12 @@ def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: floa
 
 
 def with_viewers(sources: SourceTable, *, scale: Scale = QP, num_viewers: int = 30) -> SourceTable:
-    """The same, with viewers whose samples are a normal distribution's, rounded."""
+    """Return the same sources with samples of viewers, quantiles of a normal distribution."""
     ranks = (np.arange(num_viewers) + 0.5) / num_viewers
     sign = 1 if scale.higher_is_worse else -1
     beyond = VIEWERS_SPREAD * (norm.ppf(ranks) + norm.ppf(0.75))
     samples = tuple(
-        samples_of(row, [np.rint(np.nan_to_num(level) + sign * beyond) for level in row])
+        present_samples(row, [np.rint(np.nan_to_num(level) + sign * beyond) for level in row])
         for row in sources.levels
     )
     return replace(sources, viewer_samples=samples)
@@ -60,7 +60,7 @@ def with_viewers(sources: SourceTable, *, scale: Scale = QP, num_viewers: int = 
 def make_curve(slope: float = 0.6, *, scale: Scale = QP) -> QualityCurve:
     quantizers = np.arange(scale.lowest, scale.highest + 1.0)
     coarseness = quantizers if scale.higher_is_worse else scale.highest - quantizers
-    # Half as many bits every six steps, as H.264 has it.
+    # The size halves every 6 QP, as a rule of thumb for H.264.
     return QualityCurve(quantizers, 58.0 - slope * coarseness, 1e6 * 2 ** (-coarseness / 6))
 
 
@@ -71,8 +71,8 @@ def make_info(**changes) -> DatasetInfo:
         config="synthetic",
         fingerprint="3f6c0d9a51b2e874",
         simulated=True,
-        simulation="30 viewers per clip: a visibility model of masking by texture and motion,"
-        " with a sensitivity and a lapse rate of their own.",
+        simulation="30 viewers per clip: a visibility model of masking by texture and motion, with"
+        " a sensitivity and a lapse rate for each viewer.",
         level_definition="the QP at which a quarter of the viewers notice",
         seed=7,
     )
@@ -80,7 +80,7 @@ def make_info(**changes) -> DatasetInfo:
 
 
 def with_gaps(sources: SourceTable, *gaps: tuple[int, int]) -> SourceTable:
-    """The same, where these levels (source's place, level from 0) are missing."""
+    """Return the same sources without these levels (row, level from 0)."""
     levels = sources.levels.astype(np.float64)
     for gap in gaps:
         levels[gap] = np.nan
@@ -89,7 +89,7 @@ def with_gaps(sources: SourceTable, *gaps: tuple[int, int]) -> SourceTable:
 
 @cache
 def make_baselines(num_sources: int) -> dict[str, np.ndarray]:
-    """What the baselines answer for the sources of `make_results`; trees take their time."""
+    """Return the baselines' predictions for `make_results`; cached, as fitting trees is slow."""
     train = make_sources(90, seed=1, first=1)
     return baseline_predictions(train, make_sources(num_sources, seed=2, first=201).activity)
 
@@ -104,7 +104,7 @@ def make_results(
     spread: float | None = None,
     **info_changes,
 ) -> EvaluationResults:
-    """Results of a network that explains `skill` of what varies, and says one spread throughout."""
+    """Return results of a network that predicts `skill` of the variation, and a fixed spread."""
     train = make_sources(90, seed=1, first=1)
     test = make_sources(num_sources, seed=2, first=201)
     noise = np.random.default_rng(3).normal(size=test.levels.shape)
@@ -117,10 +117,10 @@ def make_results(
     sur = None
     if spread is not None:
         train, test = (with_viewers(table, scale=info.scale) for table in (train, test))
-        answered = np.isin([1, 2, 3], levels)
-        said = np.where(answered, predicted, np.nan)
-        spreads = np.where(answered, np.full_like(predicted, spread), np.nan)
-        sur = compare_sur(train, test, said, spreads, model=model, scale=info.scale, seed=11)
+        is_predicted = np.isin([1, 2, 3], levels)
+        known = np.where(is_predicted, predicted, np.nan)
+        spreads = np.where(is_predicted, np.full_like(predicted, spread), np.nan)
+        sur = compare_sur(train, test, known, spreads, model=model, scale=info.scale, seed=11)
     return assess(
         test,
         {source_id: make_curve(scale=info.scale) for source_id in test.source_ids},
@@ -131,7 +131,7 @@ def make_results(
         sur=sur,
         seed=11,
         versions={"laser-jnd": "0.1.0", "keras": "3.15.1"},
-        run="runs/demo/train",
+        run="runs/demo/run",
     )
 
 
@@ -165,27 +165,31 @@ def make_learning_curves(num_epochs: int = 12) -> tuple[Curve, ...]:
     return (*curves, *(curve("heads", *one) for one in heads))
 
 
-def make_pair(source_id: str, *, width: int = 32, height: int = 16, photo: int = 0) -> FramePair:
-    """A photograph and three JPEGs of it, which stand in for the coded frames."""
+def make_frames(source_id: str, *, width: int = 32, height: int = 16, photo: int = 0):
+    """Return a photograph and three JPEGs of it in place of the encoded frames."""
     image = Image.fromarray(load_sample_images().images[photo]).resize((width, height))
-    coded = [_jpeg(image, quality) for quality in (60, 30, 15)]
-    return FramePair(source_id, 4, np.asarray(image), np.stack(coded))
+    encoded = [_jpeg(image, quality) for quality in (60, 30, 15)]
+    return LevelFrames(source_id, 4, np.asarray(image), np.stack(encoded))
 
 
-def make_inputs(results: EvaluationResults, **size) -> report.ReportInputs:
-    errors = results.predictors[results.model].errors.levels
-    chosen = exemplars.choose(mean_of_present(errors, axis=1))
-    ids = [results.test.source_ids[row] for row in chosen.values()]
-    pairs = {one: make_pair(one, photo=row % 2, **size) for row, one in enumerate(ids)}
+def render(results: EvaluationResults, **size) -> str:
+    """Render a report with learning curves and example clips."""
     steps = {1: 8, 2: 16, 3: 32}
     backbones = {
         level: lambda raw, step=steps[level]: raw // step * step for level in results.levels
     }
-    return report.ReportInputs(
-        results=results,
-        curves=make_learning_curves(),
-        exemplars=exemplars.make_exemplars(results, chosen, pairs, backbones),
-    )
+    chosen = choose_examples(mean_of_present(results.network.abs_errors, axis=1))
+    examples = [
+        example_clip(
+            results,
+            rank,
+            row,
+            make_frames(results.test.source_ids[row], photo=number % 2, **size),
+            backbones,
+        )
+        for number, (rank, row) in enumerate(chosen.items())
+    ]
+    return report.render(results, make_learning_curves(), examples)
 
 
 def _jpeg(image: Image.Image, quality: int) -> np.ndarray:
@@ -195,5 +199,5 @@ def _jpeg(image: Image.Image, quality: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    page = report.render(make_inputs(make_results(), width=320, height=176))
+    page = render(make_results(spread=2.5), width=320, height=176)
     Path(sys.argv[1]).write_text(page, encoding="utf-8")

@@ -9,29 +9,29 @@ from laser_dist.evaluation.baselines import (
     ridge_predictions,
     tree_predictions,
 )
-from laser_dist.evaluation.sources import SourceTable
+from laser_dist.evaluation.dataset import SourceTable
 
 
 def abs_error(predicted, sources):
     return np.abs(predicted - sources.levels).mean()
 
 
-def test_constant_is_the_best_constant_on_its_training_sources():
+def test_no_other_constant_has_a_lower_training_error():
     train = make_sources(31)
     own = abs_error(constant_predictions(train, 31), train)
     for shift in (-0.5, 0.5):
         assert own <= abs_error(constant_predictions(train, 31) + shift, train)
 
 
-def test_ridge_finds_levels_that_are_linear_in_si_and_ti():
+def test_ridge_recovers_levels_that_are_linear_in_si_and_ti():
     train, test = make_sources(60, seed=1, noise=0), make_sources(20, seed=2, first=101, noise=0)
     predicted = ridge_predictions(train, test.activity)
-    # The levels span 7 QP and more; what is left is what the smallest penalty costs.
+    # The levels span more than 7 QP; the rest is the effect of the smallest penalty.
     assert np.abs(predicted - test.levels).max() < 0.01
     assert abs_error(predicted, test) < 0.1 * abs_error(constant_predictions(train, 20), test)
 
 
-def test_ridge_beats_the_constant_under_viewers_noise():
+def test_ridge_has_a_lower_error_than_the_constant_with_noisy_levels():
     train, test = make_sources(60, seed=1), make_sources(40, seed=2, first=101)
     ridge = abs_error(ridge_predictions(train, test.activity), test)
     assert ridge < 0.9 * abs_error(constant_predictions(train, 40), test)
@@ -40,31 +40,31 @@ def test_ridge_beats_the_constant_under_viewers_noise():
 def test_each_level_is_fitted_on_the_sources_that_have_it():
     train, test = make_sources(40, seed=1), make_sources(7, seed=2, first=101)
     gappy = with_gaps(train, *((row, 2) for row in range(0, 40, 3)))
-    there = np.arange(40) % 3 != 0
-    first_two = train.part(there | True, np.array([True, True, False]))
-    third = train.part(there, np.array([False, False, True]))
-    for predicted_by in (
+    present = np.arange(40) % 3 != 0
+    first_two = train.select(np.ones(40, bool), np.array([True, True, False]))
+    third = train.select(present, np.array([False, False, True]))
+    for predict in (
         lambda table: constant_predictions(table, 7),
         lambda table: ridge_predictions(table, test.activity),
         lambda table: tree_predictions(table, test.activity),
     ):
-        expected = np.hstack([predicted_by(first_two), predicted_by(third)])
-        np.testing.assert_array_equal(predicted_by(gappy), expected)
+        expected = np.hstack([predict(first_two), predict(third)])
+        np.testing.assert_array_equal(predict(gappy), expected)
 
 
 @pytest.mark.parametrize("num_sources", [1, 2])
-def test_one_group_is_enough_to_answer(num_sources):
+def test_one_group_is_enough_to_fit(num_sources):
     train = make_sources(num_sources, first=3)
     assert len(set(train.group_ids)) == 1
     assert np.isfinite(ridge_predictions(train, make_sources(4).activity)).all()
     assert np.isfinite(tree_predictions(train, make_sources(4).activity)).all()
 
 
-def test_trees_find_a_step_that_a_line_cannot():
+def test_trees_fit_a_step_that_a_line_cannot():
     train, test = make_sources(60, seed=1), make_sources(40, seed=2, first=101)
 
     def with_step(table):
-        inside = np.abs(table.activity[:, :1] - 55) < 18  # of a spatial information of 20 to 90
+        inside = np.abs(table.activity[:, :1] - 55) < 18  # SI is 20 to 90
         return replace(table, levels=25 + 6.0 * inside + np.array([0.0, 4, 8]))
 
     train, test = with_step(train), with_step(test)
@@ -72,7 +72,7 @@ def test_trees_find_a_step_that_a_line_cannot():
     assert trees < 0.5 * abs_error(ridge_predictions(train, test.activity), test)
 
 
-def test_trees_claim_little_where_activity_tells_nothing():
+def test_trees_stay_close_to_the_constant_if_activity_carries_no_information():
     train, test = make_sources(60, seed=1), make_sources(200, seed=2, first=101)
     rng = np.random.default_rng(5)
     train, test = (
@@ -82,22 +82,24 @@ def test_trees_claim_little_where_activity_tells_nothing():
     assert trees < 1.05 * abs_error(constant_predictions(train, 200), test)
 
 
-def test_the_same_sources_give_the_same_trees():
+def test_trees_are_deterministic():
     train, test = make_sources(30, seed=1), make_sources(10, seed=2, first=101)
     one, other = (tree_predictions(train, test.activity) for _ in range(2))
     np.testing.assert_array_equal(one, other)
 
 
-def test_clips_of_one_recording_do_not_vouch_for_each_other():
-    # Six clips to a recording, all alike; recordings differ by chance alone. Who holds out single
-    # clips would find trees that know each recording by its activity.
+def test_cross_validation_does_not_split_groups():
+    # Six equal clips per recording; the levels of recordings are random. Folds of single clips
+    # would choose trees that recognize each recording by its activity.
     rng = np.random.default_rng(6)
     groups = np.repeat(np.arange(10), 6)
     levels = rng.normal(30, 3, size=(10, 1))[groups] + np.array([0.0, 4, 8])
     activity = rng.uniform(20, 90, size=(10, 2))[groups]
     ids = tuple(f"videoSRC{number:03d}" for number in range(60))
     train = SourceTable(ids, tuple(f"photo{group}" for group in groups), levels, activity)
-    alone = replace(train, group_ids=ids)
-    asked = rng.uniform(20, 90, size=(50, 2))
-    by_recording, by_clip = (np.ptp(tree_predictions(t, asked)[:, 0]) for t in (train, alone))
+    own_groups = replace(train, group_ids=ids)
+    activity = rng.uniform(20, 90, size=(50, 2))
+    by_recording, by_clip = (
+        np.ptp(tree_predictions(table, activity)[:, 0]) for table in (train, own_groups)
+    )
     assert by_recording < 0.6 * by_clip

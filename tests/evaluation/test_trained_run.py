@@ -1,13 +1,20 @@
-"""A run's folder, whatever its variant: what it answers, and which backbones it has."""
+"""Finished runs of all variants: predictions, backbones, run metadata and learning curves."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from laser_dist.errors import UserError
-from laser_dist.evaluation.trained_run import backbone_paths, load_backbones, load_trained_run
+from laser_dist.evaluation.trained_run import (
+    backbone_paths,
+    dataset_record,
+    load_backbones,
+    load_trained_run,
+    read_curves,
+)
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.heads import build_head
 from laser_dist.models.predictor_spec import PredictorSpec
@@ -15,9 +22,10 @@ from laser_dist.models.predictors import build_predictor
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import E2E_REC, LAT, MJ_LAT, VARIANTS
 from laser_dist.training.plan import head_name
+from laser_dist.training.runs import read_dataset_card
 
 
-def answer(variant, levels):
+def spec(variant, levels):
     return PredictorSpec(variant=variant, levels=levels, scale="QP", simulated=True)
 
 
@@ -38,36 +46,38 @@ def put_models(folder, *names):
         ("e2e-rec", (3,), {3: "e2e-rec-jnd3"}),
     ],
 )
-def test_each_level_has_the_backbone_that_learnt_its_frame(tmp_path, variant, levels, names):
+def test_the_backbone_of_a_level_is_the_model_trained_on_its_frames(
+    tmp_path, variant, levels, names
+):
     every = ["image", "predictor", *(f"jnd{level}" for level in (1, 2, 3))]
     for each in VARIANTS:
         every += [f"{each.name}-jnd{level}" for level in (1, 2, 3)]
         every += [f"{each.name}-jnd{level}-head" for level in (1, 2, 3)]
     put_models(tmp_path, *every)
-    found = backbone_paths(tmp_path, answer(variant, levels))
+    found = backbone_paths(tmp_path, spec(variant, levels))
     assert {level: path.stem for level, path in found.items()} == names
 
 
-def test_a_backbone_that_is_not_there_is_left_out(tmp_path):
+def test_a_missing_backbone_is_left_out(tmp_path):
     put_models(tmp_path, "jnd1", "jnd3")
-    assert list(backbone_paths(tmp_path, answer("mj-lat", (1, 2, 3)))) == [1, 3]
-    assert backbone_paths(tmp_path / "none", answer("mj-lat", (1, 2, 3))) == {}
+    assert list(backbone_paths(tmp_path, spec("mj-lat", (1, 2, 3)))) == [1, 3]
+    assert backbone_paths(tmp_path / "none", spec("mj-lat", (1, 2, 3))) == {}
 
 
-def test_a_backbone_is_a_function_from_frames_to_frames(tmp_path):
+def test_a_backbone_maps_frames_to_frames(tmp_path):
     (tmp_path / "models").mkdir()
     frames = keras.Input((4, 8, 3))
     model = keras.Model(frames, keras.layers.Rescaling(0.5)(frames))
     model.save(tmp_path / "models" / "jnd2.keras")
-    (level,), (backbone,) = zip(*load_backbones(tmp_path, answer("lat", (2,))).items(), strict=True)
+    (level,), (backbone,) = zip(*load_backbones(tmp_path, spec("lat", (2,))).items(), strict=True)
     assert level == 2
     assert (backbone(np.full((1, 4, 8, 3), 100, np.uint8)) == 50).all()
 
 
-def test_a_damaged_backbone_is_the_users_to_mend(tmp_path):
+def test_a_damaged_backbone_is_a_user_error(tmp_path):
     put_models(tmp_path, "jnd2")
-    with pytest.raises(UserError, match="whole Keras model file"):
-        load_backbones(tmp_path, answer("lat", (2,)))
+    with pytest.raises(UserError, match="jnd2.keras"):
+        load_backbones(tmp_path, spec("lat", (2,)))
 
 
 TINY = BackboneSpec(filters=4, latent_filters=4, height=16, width=32)
@@ -80,7 +90,7 @@ HEADS = {
 
 
 def make_run(folder, variant, levels):
-    """A finished run as training leaves it, untrained."""
+    """Write a finished run, with untrained models."""
     autoencoders = [
         build_autoencoder(TINY, head_name(variant, k) if variant.end_to_end else f"jnd{k}")
         for k in levels
@@ -100,10 +110,10 @@ def make_run(folder, variant, levels):
     (folder / "models").mkdir()
     for autoencoder in autoencoders:
         autoencoder.save(folder / "models" / f"{autoencoder.name}.keras")
-    said = PredictorSpec(
+    predictor_spec = PredictorSpec(
         variant=variant.name, levels=levels, scale="QP", simulated=True, spread=True
     )
-    build_predictor(autoencoders, heads, said).save(folder / "models" / "predictor.keras")
+    build_predictor(autoencoders, heads, predictor_spec).save(folder / "models" / "predictor.keras")
     splits = {"train": ["a"], "validation": ["b"], "test": ["c"]}
     dataset = {"fingerprint": "abc", "scale": "QP", "simulated": True, "splits": splits}
     config = {"variant": variant.name, "training": {}, "dataset": dataset}
@@ -115,7 +125,7 @@ def make_run(folder, variant, levels):
     [(LAT, (2,)), (E2E_REC, (1, 3)), (MJ_LAT, (1, 2, 3))],
     ids=["lat", "e2e-rec", "mj-lat"],
 )
-def test_a_run_of_any_variant_is_loaded_with_all_that_it_has(tmp_path, variant, levels):
+def test_a_run_is_loaded_with_its_models_and_metadata(tmp_path, variant, levels):
     make_run(tmp_path, variant, levels)
     run = load_trained_run(tmp_path)
     assert (run.variant, run.levels, run.spread) == (variant.name, levels, True)
@@ -123,9 +133,76 @@ def test_a_run_of_any_variant_is_loaded_with_all_that_it_has(tmp_path, variant, 
     assert run.trained_on == {"a", "b"}
     assert run.curves == ()
     frames = np.zeros((2, 16, 32, 3), np.uint8)
-    answers = run.predict(frames)
-    assert answers.shape == (2, len(levels), 2)
-    assert (answers[..., 1] > 0).all()
+    predicted = run.predict(frames)
+    assert predicted.shape == (2, len(levels), 2)
+    assert (predicted[..., 1] > 0).all()
     assert tuple(run.backbones) == levels
     for backbone in run.backbones.values():
         assert backbone(frames).shape == frames.shape
+
+
+def test_the_dataset_record_that_training_writes_is_complete(tmp_path):
+    splits = {"train": ["a"], "validation": ["b"], "test": ["c"]}
+    info = {"name": "videoset_jnd", "configName": "synthetic", "version": "1.0.0"}
+    metadata = {"fingerprint": "abc", "scale": "QP", "simulated": True, "splits": splits}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    record = dataset_record({"dataset": read_dataset_card(tmp_path)}, tmp_path)
+    assert (record["fingerprint"], record["splits"]) == ("abc", splits)
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"dataset": None}, {"dataset": {}}, {"dataset": {"fingerprint": "a"}}]
+)
+def test_a_run_without_a_dataset_record_is_a_user_error(config):
+    with pytest.raises(UserError, match="config.json does not record the fingerprint"):
+        dataset_record(config, Path("runs/demo/run"))
+
+
+def write_log(folder, stage, *rows):
+    """Write rows of epoch, metric and value."""
+    folder.mkdir(exist_ok=True)
+    lines = ["stage,epoch,metric,value", *(f"{stage},{row}" for row in rows)]
+    (folder / f"{stage}.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_curves_are_ordered_by_stage_and_epoch(tmp_path):
+    write_log(tmp_path, "heads", "1,loss,9.0")
+    write_log(tmp_path, "image", "2,loss,1.0", "1,loss,3.0", "1,val_loss,4.0")
+    curves = read_curves(tmp_path)
+    assert [(curve.stage, curve.metric) for curve in curves] == [
+        ("image", "loss"),
+        ("image", "val_loss"),
+        ("heads", "loss"),
+    ]
+    assert curves[0].epochs.tolist() == [1, 2]
+    assert curves[0].values.tolist() == [3.0, 1.0]
+
+
+def test_an_epoch_repeated_after_a_resume_has_its_last_value(tmp_path):
+    write_log(tmp_path, "image", "1,loss,5.0", "2,loss,4.0", "2,loss,3.0")
+    (curve,) = read_curves(tmp_path)
+    assert curve.values.tolist() == [5.0, 3.0]
+
+
+def test_values_that_are_not_finite_are_dropped(tmp_path):
+    write_log(tmp_path, "image", "1,loss,nan")
+    assert read_curves(tmp_path) == ()
+
+
+def test_a_run_without_logs_has_no_curves(tmp_path):
+    assert read_curves(tmp_path / "metrics") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("epoch,loss\n1,2\n", "no column stage"),
+        ("stage,epoch,metric,value\na,b,c,d\n", "float"),
+        ("stage,epoch,metric,value\na,1\n", "float"),
+    ],
+)
+def test_a_damaged_log_is_a_user_error(tmp_path, text, reason):
+    (tmp_path / "image.csv").write_text(text)
+    with pytest.raises(UserError, match=f"image.csv.*{reason}"):
+        read_curves(tmp_path)

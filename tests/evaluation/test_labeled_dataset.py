@@ -1,4 +1,4 @@
-"""The adapter on a dataset that TFDS itself wrote, tiny and in the layout of ours."""
+"""`TfdsDataset` on tiny datasets that TFDS wrote, with the features of the real ones."""
 
 from pathlib import Path
 
@@ -12,8 +12,7 @@ from laser_dist.errors import UserError
 from laser_dist.evaluation.dataset import TfdsDataset, fit_frames
 from laser_dist.jnd.scale import QP
 
-# TFDS asks protobuf for a field's label when it reads its own metadata; it does so with either
-# of the two questions, and the newer protobuf warns about the older one.
+# TFDS reads the `label` of protobuf fields in its own metadata, which newer protobuf deprecates.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
 
 SPLITS, FRAMES = {"train": [9], "test": [2, 1]}, (0, 3, 6)
@@ -21,7 +20,7 @@ IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
 
 
 def example(source, frame_index):
-    """Frame `frame_index` of a source; its images tell which source, frame and level it is."""
+    """Return an example; its images hold the source, frame and level as pixel values."""
     images = {
         name: np.full((4, 8, 3), [source, frame_index, level], np.uint8)
         for level, name in enumerate(IMAGES)
@@ -74,15 +73,15 @@ class TinyJnd(tfds.core.GeneratorBasedBuilder):
                 yield f"{source}-{frame_index}", example(source, frame_index)
 
 
-class NamelessJnd(TinyJnd):
+class IncompleteJnd(TinyJnd):
     METADATA = {"simulated": True}
 
 
-class StrangeJnd(TinyJnd):
+class UnknownScaleJnd(TinyJnd):
     METADATA = TinyJnd.METADATA | {"scale": "CRF"}
 
 
-class SilentJnd(TinyJnd):
+class NoSamplesJnd(TinyJnd):
     def _info(self):
         info = super()._info()
         features = {k: feature for k, feature in info.features.items() if k != "viewer_samples"}
@@ -103,11 +102,11 @@ def build(builder_class, folder):
     return builder.data_path
 
 
-@pytest.fixture(scope="module", params=["examples alone", "a table of labels"])
+@pytest.fixture(scope="module", params=["examples only", "label table"])
 def dataset(request, tmp_path_factory):
-    """One that an earlier version has built, and one of today."""
+    """Return a dataset without and with a label table."""
     folder = Path(build(TinyJnd, tmp_path_factory.mktemp("data")))
-    if request.param == "a table of labels":
+    if request.param == "label table":
         (folder / "labels").mkdir()
         for split, sources in SPLITS.items():
             rows = [example(source, index) for source in sources for index in FRAMES]
@@ -117,14 +116,14 @@ def dataset(request, tmp_path_factory):
     return TfdsDataset(folder, batch_size=4)
 
 
-def test_metadata_are_read(dataset):
+def test_metadata_is_read(dataset):
     info = dataset.info
     assert (info.name, info.version, info.fingerprint) == ("tiny_jnd", "0.1.0", "abc")
     assert (info.simulated, info.scale, info.seed) == (True, QP, 7)
     assert info.splits == {"train": ("videoSRC009",), "test": ("videoSRC001", "videoSRC002")}
 
 
-def test_sources_are_sorted_and_once(dataset):
+def test_sources_are_sorted_and_unique(dataset):
     test = dataset.sources("test")
     assert test.source_ids == ("videoSRC001", "videoSRC002")
     assert test.group_ids == ("photo0", "photo1")
@@ -132,18 +131,19 @@ def test_sources_are_sorted_and_once(dataset):
     assert test.activity.tolist() == [[10, 1], [20, 2]]
 
 
-def test_samples_are_those_of_each_level_and_none_of_a_missing_one(dataset):
-    found = [[of.tolist() for of in samples] for samples in dataset.sources("test").viewer_samples]
+def test_a_missing_level_has_no_samples(dataset):
+    samples = dataset.sources("test").viewer_samples
+    found = [[of_level.tolist() for of_level in of_source] for of_source in samples]
     assert found == [[[20, 21], [30, 31, 32], [40]], [[20, 21], [], [40, 40]]]
 
 
-def test_a_dataset_may_have_no_samples(tmp_path):
-    test = TfdsDataset(build(SilentJnd, tmp_path)).sources("test")
+def test_a_dataset_without_samples_is_read(tmp_path):
+    test = TfdsDataset(build(NoSamplesJnd, tmp_path)).sources("test")
     assert test.source_ids == ("videoSRC001", "videoSRC002")
     assert test.viewer_samples == ()
 
 
-def test_every_raw_frame_comes_once_with_its_source(dataset):
+def test_raw_batches_yield_each_frame_once_with_its_source(dataset):
     seen = []
     for source_ids, raw in dataset.raw_batches("test"):
         assert raw.dtype == np.uint8
@@ -153,29 +153,31 @@ def test_every_raw_frame_comes_once_with_its_source(dataset):
     assert sorted(seen) == [(source, index, 0) for source in (1, 2) for index in (0, 3, 6)]
 
 
-def test_a_frame_pair_is_the_middle_frame_at_all_levels(dataset):
-    (pair,) = dataset.frame_pairs("test", ["videoSRC002"]).values()
-    assert (pair.source_id, pair.frame_index) == ("videoSRC002", 3)
-    assert pair.raw[0, 0].tolist() == [2, 3, 0]
-    assert pair.coded[:, 0, 0].tolist() == [[2, 3, 1], [2, 3, 2], [2, 3, 3]]
+def test_middle_frames_are_returned_at_all_levels(dataset):
+    (frames,) = dataset.middle_frames("test", ["videoSRC002"]).values()
+    assert (frames.source_id, frames.frame_index) == ("videoSRC002", 3)
+    assert frames.raw[0, 0].tolist() == [2, 3, 0]
+    assert frames.encoded[:, 0, 0].tolist() == [[2, 3, 1], [2, 3, 2], [2, 3, 3]]
 
 
-def test_a_folder_that_is_no_dataset_is_the_users_to_mend(tmp_path):
-    with pytest.raises(UserError, match="folder of one version of a built dataset"):
+def test_a_folder_without_a_dataset_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="Cannot read a dataset from"):
         TfdsDataset(tmp_path)
 
 
-def test_a_dataset_that_does_not_say_what_it_is_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no scale, fingerprint"):
-        TfdsDataset(build(NamelessJnd, tmp_path))
+def test_a_dataset_with_incomplete_metadata_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="lack scale, fingerprint"):
+        TfdsDataset(build(IncompleteJnd, tmp_path))
 
 
-def test_a_dataset_of_an_unknown_scale_is_refused(tmp_path):
-    with pytest.raises(UserError, match="Scale of dataset strange_jnd.*one of QP, QF, got CRF"):
-        TfdsDataset(build(StrangeJnd, tmp_path))
+def test_a_dataset_of_an_unknown_scale_is_a_user_error(tmp_path):
+    with pytest.raises(
+        UserError, match=r"(?i)dataset unknown_scale_jnd.*CRF|CRF.*dataset unknown_scale_jnd"
+    ):
+        TfdsDataset(build(UnknownScaleJnd, tmp_path))
 
 
-def test_frames_that_fit_are_not_touched():
+def test_fit_frames_scales_frames_of_another_size_only():
     frames = np.zeros((2, 4, 8, 3), np.uint8)
     assert fit_frames(frames, width=8, height=4) is frames
     assert fit_frames(frames, width=16, height=2).shape == (2, 2, 16, 3)

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.errors import UserError
-from laser_dist.evaluation.quality_table import QualityCurve, read_quality_curves
+from laser_dist.evaluation.quality_curves import QualityCurve, read_quality_curves
 from laser_dist.jnd.scale import QF, QP
 
 
 def write_table(folder: Path, rows, name: str = "a.parquet", column: str = "qp") -> None:
-    """Rows (source, quantizer, PSNR, and bits or nothing)."""
+    """Write rows of source, quantizer, PSNR and, optionally, bits."""
     folder.mkdir(exist_ok=True)
     source_ids, quantizers, psnrs, bits = zip(*((*row, 8)[:4] for row in rows), strict=True)
     columns = {
@@ -27,7 +27,7 @@ def write_table(folder: Path, rows, name: str = "a.parquet", column: str = "qp")
 
 
 @given(st.dictionaries(st.integers(1, 51), st.floats(20, 60), min_size=1))
-def test_curve_is_exact_at_its_own_qps(by_qp):
+def test_curve_is_exact_at_the_measured_qps(by_qp):
     qps = sorted(by_qp)
     curve = QualityCurve(
         np.array(qps, float), np.array([by_qp[qp] for qp in qps]), np.ones(len(qps))
@@ -35,7 +35,7 @@ def test_curve_is_exact_at_its_own_qps(by_qp):
     assert curve.psnr_at(np.array(qps)).tolist() == [by_qp[qp] for qp in qps]
 
 
-def test_rows_of_one_source_may_stand_in_any_order_and_file(tmp_path):
+def test_rows_of_a_source_may_be_in_any_order_and_file(tmp_path):
     write_table(tmp_path, [("b", 30, 35.0), ("a", 20, 41.0)], "one.parquet")
     write_table(tmp_path, [("b", 20, 40.0), ("c", 20, 1.0)], "two.parquet")
     curves = read_quality_curves(tmp_path, ["a", "b"], QP)
@@ -44,62 +44,62 @@ def test_rows_of_one_source_may_stand_in_any_order_and_file(tmp_path):
     assert curves["b"].psnr_at(np.array([25.0])) == pytest.approx([37.5])
 
 
-def test_the_lossless_reference_is_no_point_of_the_curve(tmp_path):
+def test_curve_leaves_out_the_lossless_reference(tmp_path):
     write_table(tmp_path, [("a", 0, 100.0, None), ("a", 10, 50.0)])
     curve = read_quality_curves(tmp_path, ["a"], QP)["a"]
     assert curve.quantizers.tolist() == [10]
     assert curve.finest(QP) == 10
 
 
-def test_quality_factors_have_a_column_of_their_own_and_are_finest_at_the_top(tmp_path):
+def test_quality_factors_have_their_own_column_and_are_finest_at_100(tmp_path):
     rows = [("a", 100, 100.0, 9000), ("a", 90, 45.0, 4000), ("a", 80, 40.0, 1000)]
     write_table(tmp_path, rows, column="qf")
     curve = read_quality_curves(tmp_path, ["a"], QF)["a"]
     assert curve.finest(QF) == 100
-    # The reference against itself is no measurement of quality; its bits are those of a JPEG.
+    # Only the PSNR of the reference is dropped: its size is that of a JPEG.
     assert curve.psnr_at(np.array([95.0, 85.0])).tolist() == [45.0, 42.5]
     assert curve.bits_at(np.array([100.0, 90.0])) == pytest.approx([9000, 4000])
-    with pytest.raises(UserError, match="Parquet with the columns source_id, qp, psnr_rgb_db, num"):
+    with pytest.raises(UserError, match="columns source_id, qp, psnr_rgb_db, num_bits"):
         read_quality_curves(tmp_path, ["a"], QP)
 
 
-def test_a_source_of_which_there_is_but_the_reference_is_missing(tmp_path):
+def test_a_source_with_only_the_reference_counts_as_missing(tmp_path):
     write_table(tmp_path, [("a", 100, 100.0)], column="qf")
-    with pytest.raises(UserError, match="none for 1 of 1, first a"):
+    with pytest.raises(UserError, match="no measurement of 1 of 1 test sources, for example a"):
         read_quality_curves(tmp_path, ["a"], QF)
 
 
-def test_bits_halve_evenly_between_quantizers_and_are_unknown_if_one_is():
+def test_bits_are_interpolated_in_their_logarithm_and_unknown_if_one_is_unknown():
     curve = QualityCurve(np.array([20.0, 26.0]), np.array([40.0, 36.0]), np.array([800.0, 200.0]))
-    # A quarter over six QP: half over three; none beyond the table.
+    # Factor 1/4 over 6 QP is factor 1/2 over 3 QP; QP 40 is clipped to 26.
     assert curve.bits_at(np.array([20, 23, 26, 40])) == pytest.approx([800, 400, 200, 200])
     unknown = QualityCurve(curve.quantizers, curve.psnr_rgb_db, np.array([800.0, np.nan]))
     assert np.isnan(unknown.bits_at(np.array([20, 23]))).all()
 
 
-def test_no_level_has_neither_psnr_nor_bits():
+def test_a_missing_level_has_neither_psnr_nor_bits():
     curve = QualityCurve(np.array([20.0, 26.0]), np.array([40.0, 36.0]), np.array([800.0, 200.0]))
     assert np.isnan([curve.psnr_at(np.array(np.nan)), curve.bits_at(np.array(np.nan))]).all()
 
 
 def test_a_missing_source_is_named(tmp_path):
     write_table(tmp_path, [("a", 20, 41.0)])
-    with pytest.raises(UserError, match="none for 1 of 2, first b"):
+    with pytest.raises(UserError, match="no measurement of 1 of 2 test sources, for example b"):
         read_quality_curves(tmp_path, ["a", "b"], QP)
 
 
-def test_a_missing_table_is_the_users_to_mend(tmp_path):
-    with pytest.raises(UserError, match="expected Parquet files, got none"):
+def test_a_missing_table_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="has no Parquet files"):
         read_quality_curves(tmp_path / "quality", ["a"], QP)
 
 
-def test_a_torn_file_is_the_users_to_mend(tmp_path):
+def test_a_truncated_file_is_a_user_error(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(UserError, match="quality table"):
+    with pytest.raises(UserError, match="Cannot read the columns"):
         read_quality_curves(tmp_path, ["a"], QP)
 
 
 @pytest.mark.parametrize("qps", [[2.0, 1.0], [1.0, 1.0], []])
-def test_a_curve_wants_ascending_qps(qps):
-    with pytest.raises(ValueError, match="expected"):
+def test_qps_of_a_curve_must_be_ascending(qps):
+    with pytest.raises(ValueError, match="ascending|finite PSNR"):
         QualityCurve(np.array(qps), np.zeros(len(qps)), np.ones(len(qps)))

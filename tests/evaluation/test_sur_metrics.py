@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.evaluation.baselines import CONSTANT
-from laser_dist.evaluation.sources import SourceTable
-from laser_dist.evaluation.sur_errors import compare_sur, lossy_quantizers, viewers_curves
-from laser_dist.evaluation.sur_plots import median_curves
+from laser_dist.evaluation.dataset import SourceTable
+from laser_dist.evaluation.plots import sur_curves
+from laser_dist.evaluation.sur_metrics import compare_sur, lossy_quantizers, viewers_curves
 from laser_dist.jnd.scale import QF, QP
 
 EACH_SCALE = pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
@@ -20,23 +20,23 @@ def compare(levels, spreads, *, scale=QP, train=None, test=None):
 
 
 def one_source(*samples):
-    """A source of one level, with these samples."""
+    """Return a source of one level with these samples."""
     return SourceTable(("a",), ("a",), np.array([[24.0]]), np.ones((1, 2)), ((np.array(samples),),))
 
 
-def test_the_difference_is_the_mean_over_the_scale_of_what_was_counted_by_hand():
+def test_difference_matches_a_count_by_hand():
     test = one_source(24, 26)
-    # Without spread all are satisfied up to QP 23 and none from 24. Of the two viewers at 24 and 25
-    # one is still satisfied: 0.5 off at two of the 51 quantizers.
+    # Predicted without spread: all viewers are satisfied up to QP 23 and none from QP 24. In fact,
+    # one of two viewers is still satisfied at 24 and 25: a difference of 0.5 at 2 of 51 quantizers.
     found = compare(np.array([[24.0]]), np.array([[0.0]]), test=test, train=one_source(24, 24))
     assert found.predictors["lat"].differences == pytest.approx(np.array([[2 * 0.5 / 51]]))
-    # The constant is the training viewers' curve, which here is the same.
+    # The constant baseline is the training viewers' curve, here the same as the prediction.
     assert found.predictors[CONSTANT].differences == pytest.approx(np.array([[2 * 0.5 / 51]]))
     assert found.predictors["lat"].score.mean_abs_difference == pytest.approx(1 / 51)
 
 
 @EACH_SCALE
-def test_the_right_level_and_spread_are_better_than_any_other_and_than_the_constant(scale):
+def test_true_level_and_spread_have_the_lowest_difference(scale):
     test = with_viewers(make_sources(8, seed=2, first=101), scale=scale)
 
     def difference(shift, factor):
@@ -52,9 +52,9 @@ def test_the_right_level_and_spread_are_better_than_any_other_and_than_the_const
 
 
 @EACH_SCALE
-def test_the_constant_is_the_mean_of_the_training_curves(scale):
+def test_constant_baseline_is_the_mean_of_the_training_curves(scale):
     train = with_viewers(make_sources(20, seed=1), scale=scale)
-    # One test source whose viewers are all of the training set's: the means are its own curve.
+    # One test source with the samples of all training sources: its curve is their mean.
     samples = [np.concatenate([of[level] for of in train.viewer_samples]) for level in range(3)]
     test = SourceTable(("a",), ("a",), train.levels[:1], train.activity[:1], (tuple(samples),))
     zeros = np.zeros((1, 3))
@@ -63,14 +63,14 @@ def test_the_constant_is_the_mean_of_the_training_curves(scale):
 
 
 @given(st.floats(-20, 80), st.floats(0, 30))
-def test_differences_are_shares(level, spread):
+def test_differences_are_between_0_and_1(level, spread):
     found = compare(np.full((8, 3), level), np.full((8, 3), spread))
     for one in found.predictors.values():
         assert (one.differences >= 0).all()
         assert (one.differences <= 1).all()
 
 
-def test_levels_without_samples_or_prediction_count_nowhere():
+def test_levels_without_samples_or_prediction_are_ignored():
     test = with_viewers(with_gaps(make_sources(8, seed=2, first=101), (0, 2), (3, 0)))
     levels = np.nan_to_num(test.levels, nan=30)
     levels[:, 1] = np.nan
@@ -80,22 +80,23 @@ def test_levels_without_samples_or_prediction_count_nowhere():
         missing = np.isnan(one.differences)
         np.testing.assert_array_equal(missing, np.isnan(test.levels) | np.isnan(levels))
         assert np.isnan(one.score.abs_difference[1])
-        there = one.differences[~missing]
-        assert one.score.mean_abs_difference == pytest.approx(there.mean())
+        present = one.differences[~missing]
+        assert one.score.mean_abs_difference == pytest.approx(present.mean())
 
 
-def test_the_median_clip_is_shown_and_none_where_nothing_is_known():
+def test_plots_show_the_clip_of_median_difference_for_each_known_level():
     results = make_results(9, spread=2.5, gaps=[(row, 1) for row in range(9)])
-    drawings = median_curves(results)
+    drawings = sur_curves(results)
     assert len(drawings) == 2
     differences = results.sur.predictors[results.model].differences
     for drawing, level in zip(drawings, (0, 2), strict=True):
-        row = np.argsort(differences[:, level])[4]
+        column = differences[:, level].tolist()
+        row = column.index(np.median(column))
         assert f"JND{level + 1}: {results.test.source_ids[row]}" in drawing
-    assert median_curves(make_results(9)) == ()
+    assert sur_curves(make_results(9)) == ()
 
 
-def test_without_samples_there_are_no_curves():
+def test_viewers_curves_are_missing_without_samples():
     table = make_sources(3)
     assert viewers_curves(table, QP).shape == (3, 3, 51)
     assert np.isnan(viewers_curves(table, QP)).all()
