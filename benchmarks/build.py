@@ -62,12 +62,12 @@ def run_measured(command: list[str]) -> Usage:
 
 
 def _watch(root: int, usage: Usage, ended: threading.Event) -> None:
-    from laser_dist.commands.processes import living_descendants
+    import psutil
 
     ticks = os.sysconf("SC_CLK_TCK")
     while not ended.wait(POLL_S):
         total = 0
-        for pid in {root} | living_descendants(root):
+        for pid in {root, *(p.pid for p in psutil.Process(root).children(recursive=True))}:
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 usage.cpu_s_of[pid] = (int(fields[11]) + int(fields[12])) / ticks

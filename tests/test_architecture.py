@@ -173,7 +173,7 @@ def test_a_package_does_not_import(package, libraries):
 
 def test_ray_is_imported_only_in_functions_of_the_entry_module():
     ray = {each for each in IMPORTS if top(each.imported) == "ray"}
-    allowed = {"laser_dist.training.ray_entry", "laser_dist.commands.ray_head"}
+    allowed = {"laser_dist.training.ray_entry"}
     assert {each.importer for each in ray} <= allowed
     assert not any(each.is_eager for each in ray)
 

@@ -75,7 +75,7 @@ On each other machine, with the token brought there first:
 
 To train, where the token is:
   export RAY_AUTH_MODE=token
-  laser-jnd submit --address http://$address:$dashboard_port train ...
+  ray job submit --address http://$address:$dashboard_port -- laser-jnd train ...
 END
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,16 +20,14 @@ from laser_dist.commands.datasets import (
     set_aside,
     summary,
 )
-from laser_dist.commands.options import add_workers, positive_number, share, size
-from laser_dist.commands.quiet import quiet
-from laser_dist.commands.wording import counting
+from laser_dist.commands.options import add_workers, positive_number, rate, size
+from laser_dist.commands.terminal import Show, Terminal
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from beam_pipelines.inputs.inventory import Inventory
-    from laser_dist.commands.terminal import Terminal
     from tfds_builders.jnd_dataset import JndBuilder
 
 HELP = "build a dataset of frame pairs and its quality table"
@@ -43,7 +42,8 @@ examples:
 
 All of Apache Beam's own options may follow: those of the runner, of gs:// and s3://.
 """
-LOG = "build.log"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-reject-rate",
-        type=share,
+        type=rate,
         default=MAX_REJECT_RATE,
         metavar="SHARE",
         help="of the sources that may be lost or lose a clip (default: %(default)s)",
@@ -162,28 +162,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Builds the dataset, finds it built, or tells what it would take."""
-    order = order_of(arguments)
+    order, terminal = order_of(arguments), Terminal()
     if arguments.dry_run:
         from laser_dist.commands.build_plan import tell_plan
 
-        with quiet(None, debug=arguments.debug) as terminal:
-            tell_plan(terminal, _look_at(order, terminal))
+        tell_plan(terminal, _look_at(order, terminal))
         return
-    with quiet(None, debug=arguments.debug) as terminal:
-        found = _look_at(order, terminal)
+    found = _look_at(order, terminal)
     from beam_pipelines.storage import is_remote
 
-    log = Path(LOG) if is_remote(order.data_dir) else Path(order.data_dir) / LOG
-    with quiet(log, debug=arguments.debug) as terminal:
-        folder = build_or_reuse(terminal, found)
-        if not is_remote(folder):
-            terminal.say(f"Next: laser-jnd train mj-lat --preset tiny --dataset {folder}")
+    folder = build_or_reuse(terminal, found)
+    if not is_remote(folder):
+        terminal.say(f"Next: laser-jnd train mj-lat --preset tiny --dataset {folder}")
 
 
 def _look_at(order: Order, terminal: Terminal) -> Found:
-    with terminal.live_line() as show:
+    with terminal.progress() as show:
         show("looking at the files; archives are read through once")
-        return look_at(order, on_start=lambda job: terminal.say(f"  Reading archives as {job}"))
+        return look_at(order, on_start=partial(logger.info, "  Reading archives as %s"))
 
 
 def order_of(arguments: argparse.Namespace) -> Order:
@@ -324,14 +320,14 @@ def build_or_reuse(terminal: Terminal, found: Found) -> str:
     if is_there:
         terminal.say(f"  Reused {folder}: built from files of the same names and sizes.")
     else:
-        with terminal.live_line() as show:
+        with terminal.progress() as show:
             show("starting")
-            _build(found, terminal.say, show)
-    terminal.facts(summary(folder))
+            _build(found, show)
+    terminal.pairs(summary(folder))
     return folder
 
 
-def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]) -> None:
+def _build(found: Found, show: Show) -> None:
     import tensorflow_datasets as tfds
 
     from beam_pipelines.dataset.places import places_of
@@ -346,14 +342,14 @@ def _build(found: Found, say: Callable[[str], None], show: Callable[[str], None]
         options=found.options,
         flags=order.flags,
         max_reject_rate=order.max_reject_rate,
-        on_start=lambda job: say(f"  Running as {job}"),
+        on_start=partial(logger.info, "  Running as %s"),
     )
     if is_remote(order.data_dir):
         found.builder.request = request
         found.builder.prepare_at(found.folder, order.file_format)
         return
     count = partial(finished_sources, Path(places_of(found.folder).work))
-    report = counting(show, "sources measured and paired")
+    report = partial(show, "sources measured and paired")
     total = len(found.inventory.sources)
     with set_aside(Path(found.folder)), watch_progress(count, total, report):
         builder = make_builder(order)  # the one that was found holds what is set aside

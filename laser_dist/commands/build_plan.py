@@ -39,7 +39,7 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
             f"{count_text(len(sources), 'source')} without",
             "Look at --manual-dir.",
         )
-    with terminal.live_line() as show:
+    with terminal.progress() as show:
         show("measuring one clip")
         rate = _first_rate(timeable, found)
     splits = assign_splits({source.source_id: source.group_id for source in sources})
@@ -47,7 +47,7 @@ def tell_plan(terminal: Terminal, found: Found) -> None:
     shards = ", ".join(f"{count} {split}" for split, count in sorted(cost.num_shards.items()))
     lost = f", {inventory.num_sources - len(sources)} more lost by name"
     terminal.say(f"Plan of {found.folder} (nothing has been built):")
-    terminal.facts(
+    terminal.pairs(
         [
             ("sources", count_text(len(sources), "source") + lost),
             ("clips", f"{cost.num_clips} coded files, {size_text(cost.num_bytes)}"),

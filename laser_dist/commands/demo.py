@@ -6,17 +6,14 @@ import argparse
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from laser_dist.commands import build, evaluate, predict, synthesize, train, training_run
 from laser_dist.commands.datasets import RESOLUTIONS, VIDEOSET
 from laser_dist.commands.options import add_seed
-from laser_dist.commands.quiet import quiet
+from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.wording import time_text
 from laser_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from laser_dist.commands.terminal import Terminal
 
 HELP = "do the whole job on a synthetic dataset: photographs to report"
 EXAMPLE = """\
@@ -47,24 +44,24 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     synthesize.check_output(videoset)
     check_room(run_dir)
-    with quiet(output / "demo.log", debug=arguments.debug) as terminal:
-        terminal.say(f"Everything goes below {output}, libraries' messages to demo.log there.")
-        with _Step(terminal, 1, "Synthetic VideoSet"):
-            _synthesize(terminal, videoset, seed)
-        with _Step(terminal, 2, "Dataset"):
-            dataset_dir = _build(terminal, videoset, output / "data")
-        with _Step(terminal, 3, "Training"):
-            config = _train(terminal, run_dir, dataset_dir, seed)
-        with _Step(terminal, 4, "Evaluation"):
-            from laser_dist.training.storage.run_store import RunStore
+    terminal = Terminal()
+    terminal.say(f"All files go to {output}.")
+    with _Step(terminal, 1, "Synthetic VideoSet"):
+        _synthesize(terminal, videoset, seed)
+    with _Step(terminal, 2, "Dataset"):
+        dataset_dir = _build(terminal, videoset, output / "data")
+    with _Step(terminal, 3, "Training"):
+        config = _train(terminal, run_dir, dataset_dir, seed)
+    with _Step(terminal, 4, "Evaluation"):
+        from laser_dist.training.storage.run_store import RunStore
 
-            evaluate.evaluate_run(
-                terminal, str(dataset_dir), str(run_dir), RunStore(str(run_dir)), seed
-            )
-        with _Step(terminal, 5, "Prediction of one held-out clip"):
-            _predict(terminal, videoset, run_dir, config)
-        terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Look at the report:")
-        terminal.say(f"  {run_dir / 'report' / 'index.html'}", style="bold")
+        evaluate.evaluate_run(
+            terminal, str(dataset_dir), str(run_dir), RunStore(str(run_dir)), seed
+        )
+    with _Step(terminal, 5, "Prediction of one held-out clip"):
+        _predict(terminal, videoset, run_dir, config)
+    terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Look at the report:")
+    terminal.say(f"  {run_dir / 'report' / 'index.html'}", style="bold")
 
 
 class _Step:
@@ -102,7 +99,7 @@ def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
         config="synthetic",
         replace_other=True,
     )
-    with terminal.live_line() as show:
+    with terminal.progress() as show:
         show("loading the libraries")
         found = build.look_at(order)
     return Path(build.build_or_reuse(terminal, found))

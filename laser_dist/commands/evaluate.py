@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.places import add_dataset, find_dataset
-from laser_dist.commands.quiet import quiet
+from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.wording import (
     count_text,
     interval_text,
@@ -22,7 +22,6 @@ from laser_dist.jnd.scale import NUM_LEVELS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from laser_dist.commands.terminal import Terminal
     from laser_dist.evaluation.metrics import PredictorScore
     from laser_dist.evaluation.results import EvaluationResults
     from laser_dist.training.storage.run_store import RunStore
@@ -63,8 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     output = RunStore(arguments.output or arguments.model)
     if output.is_remote:
         output.check_writable("--output")
-    with quiet(output.local / "logs" / "evaluate.log", debug=arguments.debug) as terminal:
-        evaluate_run(terminal, dataset, arguments.model, output, arguments.seed)
+    evaluate_run(Terminal(), dataset, arguments.model, output, arguments.seed)
 
 
 def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, seed: int) -> None:
@@ -80,7 +78,7 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, s
     from laser_dist.training.storage.copies import local_dataset, local_run, named_by_place
     from laser_dist.training.storage.store import below
 
-    with terminal.live_line() as show, named_by_place(run, dataset):
+    with terminal.progress() as show, named_by_place(run, dataset):
         run_dir = local_run(run, show)
         dataset_dir = local_dataset(dataset, ("test",), show)
         show("predicting the held-out sources")
@@ -92,7 +90,7 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, s
             _push(output, [output.local / name for name in WRITTEN])
     say_results(terminal, results)
     places = (("results", RESULTS), ("report", REPORT))
-    terminal.facts([(name, below(output.place, path)) for name, path in places])
+    terminal.pairs([(name, below(output.place, path)) for name, path in places])
 
 
 def _push(output: RunStore, paths: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_dist.commands.options import size
-from laser_dist.commands.quiet import quiet
+from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
             "Option --output", f"a name ending in {SUFFIX}", str(arguments.output), "Rename it."
         )
     paths, levels = in_order(arguments.variant, arguments.files, arguments.levels)
-    with quiet(None, debug=arguments.debug) as terminal, terminal.live_line() as show:
+    terminal = Terminal()
+    with terminal.progress() as show:
         show("reading the weights")
         files = [read_file(path) for path in paths]  # before anything heavy is loaded
         show("building the model")
@@ -87,16 +88,16 @@ def run(arguments: argparse.Namespace) -> None:
 
         model = build(arguments.variant, files, levels, arguments.size)
         save_whole(model, arguments.output)
-        terminal.facts(
-            [
-                ("model", str(arguments.output)),
-                ("variant", arguments.variant),
-                *([("levels", ", ".join(f"JND{level}" for level in levels))] if levels else []),
-                ("parameters", f"{model.count_params():,}"),
-            ]
-        )
-        if levels:
-            terminal.say(f"Next: laser-jnd predict CLIP --model {arguments.output}")
+    terminal.pairs(
+        [
+            ("model", str(arguments.output)),
+            ("variant", arguments.variant),
+            *([("levels", ", ".join(f"JND{level}" for level in levels))] if levels else []),
+            ("parameters", f"{model.count_params():,}"),
+        ]
+    )
+    if levels:
+        terminal.say(f"Next: laser-jnd predict CLIP --model {arguments.output}")
 
 
 def in_order(

@@ -1,103 +1,139 @@
-"""Entry point of `laser-jnd`: reads the command line, runs a command, answers for its errors.
+"""Entry point of `laser-jnd`: reads the command line, runs a command and reports its errors.
 
-Exit status: 0 success, 1 a fault of ours, 2 something the user can mend, 128 + signal when stopped.
+Exit status: 0 success, 1 a bug, 2 an error that the user can fix, 128 + signal when stopped.
 """
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any, NoReturn
 
-from laser_dist import __version__
 from laser_dist.commands import (
     build,
     demo,
     evaluate,
     import_weights,
+    logs,
     models,
     predict,
-    submit,
     synthesize,
     train,
 )
-from laser_dist.commands.faults import BUG, explain
-from laser_dist.commands.processes import Stopped, end_descendants, stop_on_signals
-from laser_dist.commands.quiet import prepare_environment
+from laser_dist.commands.faults import USER_ERROR, Explanation, explain
+from laser_dist.commands.processes import Stopped, stop_descendants, stop_on_signals
+from laser_dist.errors import nearest
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "synthesize": synthesize,
     "build": build,
     "train": train,
-    "submit": submit,
     "evaluate": evaluate,
     "predict": predict,
     "models": models,
     "import-weights": import_weights,
 }
-DESCRIPTION = "Predict at which quantizer a video clip stops looking like its source (JND1..3)."
-EPILOG = "Begin with: laser-jnd demo. Examples of each command: laser-jnd COMMAND --help"
-_PIPE_CLOSED = 141  # 128 + SIGPIPE, as the shell reports it of other programs
+DESCRIPTION = "Predict the coarsest quantizer at which a video clip still looks like its source."
+EPILOG = "Start with: laser-jnd demo. For examples of a command: laser-jnd help COMMAND"
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells report it
+
+logger = logging.getLogger(__name__)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports errors as commands do, and suggests the nearest name."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options, allow_abbrev=False)
+        self.commands: dict[str, Parser] = {}
+
+    def error(self, message: str, hint: str = "") -> NoReturn:
+        """Print the usage, the error and the hint, and exit with status 2."""
+        self.print_usage(sys.stderr)
+        explanation = Explanation(USER_ERROR, f"{message[:1].upper()}{message[1:]}.", hint)
+        self.exit(USER_ERROR, f"{explanation}\n")
+
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """Report words that are no arguments of this command."""
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        known = self._option_string_actions
+        hint = next(filter(None, (nearest(option, known) for option in options)), "")
+        self.error(f"unknown arguments: {' '.join(words)}", hint)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Report an unknown choice with the nearest one."""
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(choice) for choice in action.choices]
+        what = str(action.metavar or "").lower() or "/".join(action.option_strings) or action.dest
+        self.error(
+            f'unknown {what} "{value}"; choose from {", ".join(names)}', nearest(str(value), names)
+        )
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
     Args:
-      arguments: without the program's name; None takes the process's own.
+      arguments: without the program's name; None takes those of this process.
 
     Returns:
       The exit status.
     """
-    debug, status = False, 0
     try:
         try:
             parsed = parse(arguments)
-            debug = parsed.debug
-            prepare_environment(uses_cloud=any("://" in str(v) for v in vars(parsed).values()))
+            verbosity = -1 if parsed.quiet else max(parsed.verbose or 0, int(parsed.debug))
+            logs.prepare_environment(
+                uses_cloud=any("://" in str(value) for value in vars(parsed).values()),
+                verbose=verbosity > 0,
+            )
+            logs.set_up(verbosity=verbosity, log_file=parsed.log_file)
             with stop_on_signals():
-                status = parsed.run(parsed) or 0  # a job's, of `submit`; the others return nothing
+                parsed.run(parsed)
         finally:
             sys.stdout.flush()  # here, where an error can still be reported; help is printed too
     except Stopped as stopped:
         _print_last("stopped")
-        _leave_at_once(stopped.status)
+        _exit_at_once(stopped.status)
     except BrokenPipeError:
         _give_up_stdout()
         return _PIPE_CLOSED
-    except Exception as error:  # noqa: BLE001 - the last place that can turn it into a line
-        return _fail(error, debug)
-    return status
+    except Exception as error:  # noqa: BLE001 - the last place that can report it
+        return _fail(error)
+    return 0
 
 
 def main() -> None:
-    """Runs this process's command line and ends the process.
+    """Run the command line of this process and exit.
 
-    At once, without Python's own end: libraries' C++ threads, still running then, have aborted a
-    process that had done its work.
+    Without Python's own shutdown: libraries' C++ threads that still run during it have aborted
+    processes that had done their work.
     """
     status = run()
-    end_descendants()
-    _leave_at_once(status)
+    stop_descendants()
+    _exit_at_once(status)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line as values; what `build` does not know is left to Beam (`beam_flags`)."""
+    """Parse the command line; what `build` does not know is left to Beam (`beam_flags`)."""
     parser = make_parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown and parsed.command != "build":
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.commands[parsed.command].unknown(unknown)
     parsed.beam_flags = unknown
     return parsed
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser("laser-jnd", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"laser-jnd {__version__}")
+def make_parser() -> Parser:
+    """Return the parser of all commands."""
+    parser = Parser("laser-jnd", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    logs.add_arguments(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
         command = commands.add_parser(
@@ -108,20 +144,34 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.add_argument(
-            "--debug", action="store_true", help="show tracebacks and the libraries' messages"
-        )
+        logs.add_arguments(command, default=argparse.SUPPRESS)  # the program's own stay
         command.set_defaults(run=module.run, command=name)
+        parser.commands[name] = command
+    helper = commands.add_parser("help", help="show the help of a command")
+    helper.add_argument("topic", nargs="?", choices=tuple(COMMANDS), metavar="COMMAND")
+    helper.set_defaults(
+        command="help",
+        run=lambda parsed: parser.commands.get(parsed.topic, parser).print_help(),
+    )
+    parser.commands["help"] = helper
     return parser
 
 
-def _fail(error: Exception, debug: bool) -> int:
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import laser_dist
+
+        print(f"laser-jnd {laser_dist.__version__}")
+        parser.exit()
+
+
+def _fail(error: Exception) -> int:
     explanation = explain(error)
-    if debug:
-        traceback.print_exception(error)
-    notes = getattr(error, "__notes__", []) if explanation.status == BUG else []
-    _print_last("\n".join([str(explanation), *notes]))
-    end_descendants()
+    logger.debug("Traceback:", exc_info=error)  # shown with -v and --debug
+    _print_last(str(explanation))
+    stop_descendants()
     try:
         sys.stdout.flush()
     except OSError:
@@ -134,8 +184,8 @@ def _print_last(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _leave_at_once(status: int) -> None:
-    """Ends without waiting for the libraries' threads, which wait for workers that are gone."""
+def _exit_at_once(status: int) -> None:
+    """Exit without waiting for the libraries' threads, which wait for workers that are gone."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -143,7 +193,7 @@ def _leave_at_once(status: int) -> None:
 
 
 def _give_up_stdout() -> None:
-    """Gives standard output a place where Python's own last flush does not fail."""
+    """Point standard output to where Python's own last flush does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
 

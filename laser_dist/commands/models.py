@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.quiet import quiet
+from laser_dist.commands.terminal import Terminal
 
 if TYPE_CHECKING:
     from laser_dist.models.variants import Variant
@@ -41,28 +41,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Builds each model, counts and prints the table."""
-    with quiet(None, debug=arguments.debug) as terminal:
-        with terminal.live_line() as show:
-            show("building the models")
-            from laser_dist.models.variants import VARIANTS
-            from laser_dist.training.config import PRESETS as CONFIGS
+    terminal = Terminal()
+    with terminal.progress() as show:
+        show("building the models")
+        from laser_dist.models.variants import VARIANTS
+        from laser_dist.training.config import PRESETS as CONFIGS
 
-            configs = {each: CONFIGS[arguments.preset](each) for each in VARIANTS}
-            backbone = next(iter(configs.values())).backbone
-            rows = [backbone_row(next(iter(configs.values())))]
-            for variant, config in configs.items():
-                show(f"building {variant.name}")
-                rows.append(predictor_row(variant, config))
-        height, width, channels = backbone.latent_shape
-        terminal.say(
-            f"Frames of {backbone.width}x{backbone.height},"
-            f" latents of {width}x{height} with {channels} channels."
-        )
-        terminal.say()
-        terminal.table(HEADER, [rows[:1], rows[1:]])
-        terminal.say()
-        for line in NOTES:
-            terminal.say(line)
+        configs = {each: CONFIGS[arguments.preset](each) for each in VARIANTS}
+        backbone = next(iter(configs.values())).backbone
+        rows = [backbone_row(next(iter(configs.values())))]
+        for variant, config in configs.items():
+            show(f"building {variant.name}")
+            rows.append(predictor_row(variant, config))
+    height, width, channels = backbone.latent_shape
+    terminal.say(
+        f"Frames of {backbone.width}x{backbone.height},"
+        f" latents of {width}x{height} with {channels} channels."
+    )
+    terminal.say()
+    terminal.table(HEADER, [rows[:1], rows[1:]])
+    terminal.say()
+    for line in NOTES:
+        terminal.say(line)
 
 
 def backbone_row(config: TrainingConfig) -> list[str]:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.options import inner_share, whole_number
-from laser_dist.commands.quiet import quiet
+from laser_dist.commands.options import ratio, whole_number
+from laser_dist.commands.terminal import Terminal
 from laser_dist.jnd.scale import SCALES, Scale, scale_named
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from laser_dist.commands.terminal import Terminal
     from laser_dist.prediction.predict import ClipPrediction, Predictor
 
 HELP = "tell the levels of any video or image"
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--satisfied",
-        type=inner_share,
+        type=ratio,
         default=SATISFIED,
         metavar="SHARE",
         help="of the viewers, at the quantizers to tell; another than the default asks for a model"
@@ -70,8 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
         _settings_of(Path(arguments.model))
     for clip in arguments.clips:
         frame_size(clip)
-    with named_by_place(arguments.model), quiet(None, debug=arguments.debug) as terminal:
-        with terminal.live_line() as show:
+    terminal = Terminal()
+    with named_by_place(arguments.model):
+        with terminal.progress() as show:
             model = local_run(arguments.model, show, predictor_alone=True)
         config = _settings_of(model)
         predictor, predictions = predict_clips(
@@ -103,7 +103,7 @@ def predict_clips(
     satisfied: float = SATISFIED,
 ) -> tuple[Predictor, list[ClipPrediction]]:
     """Predicts each clip with one model, a run's or a file."""
-    with terminal.live_line() as show:
+    with terminal.progress() as show:
         show("loading the model")
         from laser_dist.prediction.predict import load_predictor, predict_clip
 

@@ -1,27 +1,29 @@
-"""Ends every process that a command started, however it ends."""
+"""Stops every process that a command has started, however the command ends."""
+
+from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
-SECONDS_TO_END = 3.0
+if TYPE_CHECKING:
+    import psutil
+
+SECONDS_TO_STOP = 3.0
 SECONDS_TO_BE_KILLED = 1.0
-SECONDS_TO_CLEAR_UP = 5.0
+SECONDS_TO_CLEAN_UP = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, or a request to end; all processes that were started have been ended.
+    """Ctrl-C or SIGTERM; all processes that the command had started have been stopped.
 
     Attributes:
-      status: exit status by the shell's custom, 128 + the signal's number.
+      status: exit status by the shells' convention, 128 + the number of the signal.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -31,17 +33,17 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """While the block runs, SIGINT and SIGTERM end all descendants and raise `Stopped`.
+    """While the block runs, let SIGINT and SIGTERM stop all descendants and raise `Stopped`.
 
-    Workers end before the stack unwinds, so that none writes into a folder that is being removed.
-    Should the unwinding hang (a library may wait for its workers), the process ends all the same.
+    Workers stop before the stack unwinds, so that none writes into a folder that is being removed.
+    If the unwinding hangs (a library may wait for its workers), the process exits all the same.
     """
 
     def stop(number: int, _frame: Any) -> None:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not interrupt this
-        end_in(SECONDS_TO_END + SECONDS_TO_CLEAR_UP, 128 + number)
-        end_descendants()
+        _exit_after(SECONDS_TO_STOP + SECONDS_TO_CLEAN_UP, 128 + number)
+        stop_descendants()
         raise Stopped(number)
 
     before = {each: signal.signal(each, stop) for each in _SIGNALS}
@@ -53,105 +55,59 @@ def stop_on_signals() -> Iterator[None]:
 
 
 def claim_signals() -> None:
-    """Takes SIGINT and SIGTERM back where a library's C++ has put its own handler over Python's.
+    """Take SIGINT and SIGTERM back from a library whose C++ code replaced Python's handlers.
 
-    Ray does so for SIGTERM when it starts, from whatever thread, and its handler aborts this
-    process some seconds later. To be called in the main thread.
+    Ray does so for SIGTERM when it starts, from any thread, and its handler aborts this process
+    some seconds later. Call this in the main thread.
     """
     for each in _SIGNALS:
         signal.signal(each, signal.getsignal(each))
 
 
-def end_in(seconds: float, status: int) -> None:
-    """Ends this process after some seconds, whatever it is doing then."""
+def stop_descendants(seconds: float = SECONDS_TO_STOP) -> None:
+    """Ask all processes below this one to stop; kill those that still run after some seconds."""
+    import psutil
 
-    def end() -> None:
-        end_descendants(0.0)
-        os._exit(status)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-
-
-def end_descendants(seconds: float = SECONDS_TO_END) -> None:
-    """Asks all processes below this one to end; kills those that have not after some seconds.
-
-    A process whose parent ends first is not lost from sight: it was seen while it had one.
-    """
-    asked: set[int] = set()
+    asked: set[psutil.Process] = set()
     deadline = time.monotonic() + seconds
     while True:
-        alive = living_descendants(os.getpid()) | {pid for pid in asked if _is_alive(pid)}
+        # A process whose parent exits first is no descendant any more, but has been asked.
+        alive = {each for each in asked.union(_children()) if _is_alive(each)}
         if not alive or time.monotonic() >= deadline:
             break
-        _send(alive - asked, signal.SIGTERM)
+        for process in alive - asked:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
         asked |= alive
         time.sleep(0.05)
-    _send(alive, signal.SIGKILL)
-    deadline = time.monotonic() + SECONDS_TO_BE_KILLED
-    while any(map(_is_alive, alive)) and time.monotonic() < deadline:
-        time.sleep(0.02)  # a large process is not gone at once
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=SECONDS_TO_BE_KILLED)  # a large process takes a moment
 
 
-def living_descendants(pid: int) -> set[int]:
-    """Process ids of all children of a process, and theirs; those that have ended do not count."""
-    return descendants(pid, _parents())
+def _children() -> list[psutil.Process]:
+    import psutil
+
+    return psutil.Process().children(recursive=True)
 
 
-def descendants(pid: int, parents: Mapping[int, int]) -> set[int]:
-    """Every process below `pid`, given each process's parent."""
-    found: set[int] = set()
-    level = {pid}
-    while level:
-        level = {child for child, parent in parents.items() if parent in level} - found - {pid}
-        found |= level
-    return found
+def _is_alive(process: psutil.Process) -> bool:
+    import psutil
 
-
-def _parents() -> dict[int, int]:
-    """Parent of every living process."""
-    if Path("/proc/self/stat").exists():
-        folders = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-        stats = {int(folder.name): _stat(int(folder.name)) for folder in folders}
-        return {pid: stat[1] for pid, stat in stats.items() if stat and stat[0] not in "ZX"}
-    listing = subprocess.Popen(  # macOS has no /proc
-        ["ps", "-A", "-o", "pid=,ppid=,stat="], stdout=subprocess.PIPE, text=True
-    )
-    text, _ = listing.communicate(timeout=5)
-    rows = [line.split() for line in text.splitlines()]
-    return {
-        int(pid): int(parent)
-        for pid, parent, state in rows
-        if int(pid) != listing.pid and state[0] != "Z"
-    }
-
-
-def _stat(pid: int) -> tuple[str, int] | None:
-    """(state, parent) of a process on Linux; None where it is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The name before it stands in brackets and may hold anything, brackets too.
-    state, parent = text[text.rindex(")") + 2 :].split()[:2]
-    return state, int(parent)
-
-
-def _is_alive(pid: int) -> bool:
-    if sys.platform == "linux":
-        stat = _stat(pid)
-        return stat is not None and stat[0] not in "ZX"
-    try:
-        os.kill(pid, 0)
-    except OSError:
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
-def _send(pids: set[int], number: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue  # it has ended meanwhile
+def _exit_after(seconds: float, status: int) -> None:
+    """Exit this process after some seconds, whatever it is doing then."""
+
+    def stop() -> None:
+        stop_descendants(0.0)
+        os._exit(status)
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()

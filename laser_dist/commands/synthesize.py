@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import add_seed, add_workers, whole_number
-from laser_dist.commands.quiet import quiet
-from laser_dist.commands.wording import count_text, counting, notes, size_text
+from laser_dist.commands.terminal import Terminal
+from laser_dist.commands.wording import count_text, notes, size_text
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from beam_pipelines.rejects import Reject
     from beam_pipelines.synthetic.footage import Footage
     from beam_pipelines.synthetic.pipeline import Settings
-    from laser_dist.commands.terminal import Terminal
+
+logger = logging.getLogger(__name__)
 
 HELP = "make a small VideoSet or MCL-JCI from photographs, with simulated viewers"
 EXAMPLE = """\
@@ -114,15 +116,14 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output or kind.output
     check_output(output)
     footage, rejects = find_footage(arguments.photos, arguments.videos, num_frames=kind.num_frames)
-    with quiet(output.with_name(f"{output.name}.log"), debug=arguments.debug) as terminal:
-        make_or_reuse(
-            terminal,
-            footage,
-            settings_of(arguments),
-            output,
-            left_out=rejects,
-            workers=arguments.workers,
-        )
+    make_or_reuse(
+        Terminal(),
+        footage,
+        settings_of(arguments),
+        output,
+        left_out=rejects,
+        workers=arguments.workers,
+    )
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -247,19 +248,19 @@ def make_or_reuse(
     from beam_pipelines.runner import local_options
     from beam_pipelines.synthetic.pipeline import draw_takes, marker_of, synthesize
 
-    with terminal.live_line() as show:
+    with terminal.progress() as show:
         show("looking at the footage")
         wanted = marker_of(draw_takes(footage, settings), settings)
         if _exists(folder, wanted, replace_other):
-            terminal.say(f"  Reused {folder}: same footage and settings.")
+            logger.info("  Reused %s: same footage and settings.", folder)
         else:
             show(f"encoding {count_text(settings.num_sources, 'source')}")
-            report = counting(show, "sources filmed, encoded and labeled")
+            report = partial(show, "sources filmed, encoded and labeled")
             with watch_progress(
                 lambda: settings.num_finished(folder), settings.num_sources, report
             ):
                 synthesize(footage, settings, folder, local_options(workers), left_out=left_out)
-    terminal.facts(summary(folder))
+    terminal.pairs(summary(folder))
 
 
 def _exists(folder: Path, wanted: dict[str, Any], replace_other: bool) -> bool:

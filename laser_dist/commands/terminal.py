@@ -1,52 +1,86 @@
-"""How commands speak to the user: lines, tables, and one live line."""
+"""How commands write to the terminal: results, tables and progress."""
 
-from collections.abc import Callable, Iterator, Sequence
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from functools import cache
+from typing import IO, TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDE = 76  # columns
+SECONDS_BETWEEN_LINES = 15.0  # of progress, where standard error is not a terminal
+
+logger = logging.getLogger(__name__)
+_shown = True
+
+
+class Show(Protocol):
+    """Shows what is being done, and how much of it is done if a total is given."""
+
+    def __call__(self, text: str, done: float | None = None, total: float | None = None) -> None:
+        """Replace the text and the numbers shown."""
+
+
+def show_progress(enabled: bool) -> None:
+    """Turn progress bars on or off."""
+    global _shown
+    _shown = enabled
+
+
+@cache
+def error_console() -> Console:
+    """Return the console of standard error, which messages and progress share."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class Terminal:
-    """Where a command's own words go."""
+    """Writes results to standard output and progress to standard error."""
 
-    def __init__(self, file: IO[str]) -> None:
-        """Takes the stream to write to."""
+    def __init__(self, file: IO[str] | None = None) -> None:
+        """Take the stream for results; None for standard output."""
         from rich.console import Console
 
         self._console = Console(file=file, highlight=False, markup=False, emoji=False)
 
     @property
     def is_live(self) -> bool:
-        """Whether lines can be rewritten: a terminal, not a file or a pipe."""
-        return self._console.is_terminal and not self._console.is_dumb_terminal
+        """Whether progress can be shown in place: on a terminal, not in a file or a pipe."""
+        console = error_console()
+        return console.is_terminal and not console.is_dumb_terminal
 
     @property
     def width(self) -> int:
-        """In columns."""
+        """Width of the output in columns."""
         return self._console.width
 
     def say(self, text: str = "", *, style: str | None = None) -> None:
-        """Prints a line as it is: a path is not broken, however long."""
+        """Print a line without breaking it, as it may hold a long path."""
         self._console.print(text, soft_wrap=True, style=style)
 
-    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Prints names and values in two columns."""
-        widest = max(len(name) for name, _ in facts)
-        for name, value in facts:
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Print names and values in two columns."""
+        widest = max(len(name) for name, _ in pairs)
+        for name, value in pairs:
             self.say(f"  {name:<{widest}}  {value}")
 
     def table(self, header: Sequence[str], sections: Sequence[Sequence[Sequence[str]]]) -> None:
-        """Prints rows below a header, the first column to the left, the others to the right.
+        """Print a table, its first column aligned to the left and the others to the right.
 
         Args:
           header: a title for each column.
-          sections: of rows; a line is drawn between two.
+          sections: groups of rows, separated by a line.
         """
         from rich import box
         from rich.table import Table
 
-        gap = 1 if self.width >= WIDE else 0  # beside the one that the box draws
+        gap = 1 if self.width >= WIDE else 0  # in addition to the column that the box draws
         table = Table(
             box=box.SIMPLE_HEAD, padding=(0, gap, 0, gap), pad_edge=False, show_edge=False
         )
@@ -59,22 +93,53 @@ class Terminal:
         self._console.print(table)
 
     @contextmanager
-    def live_line(self) -> Iterator[Callable[[str], None]]:
-        """Gives a function that shows a line in place of the one before; off a terminal, nothing.
+    def progress(self) -> Iterator[Show]:
+        """Give a function that shows what is being done until the block ends.
 
-        The line is gone when the block ends. What is printed meanwhile appears above it.
+        On a terminal it replaces what it showed before, and log messages appear above it. Elsewhere
+        it logs a line now and then.
         """
-        if not self.is_live:
-            yield _ignore
+        if not self.is_live or not _shown:
+            yield _log_now_and_then()
             return
-        from rich.live import Live
-        from rich.text import Text
+        from rich import progress
+        from rich.table import Column
 
-        # Not the libraries' words, which rich would gather: they go to the log.
-        options: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}
-        with Live(console=self._console, transient=True, refresh_per_second=4, **options) as live:
-            yield lambda text: live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+        columns = (
+            progress.SpinnerColumn(),
+            progress.TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
+            progress.TextColumn("{task.fields[count]}"),
+            progress.TimeRemainingColumn(),
+        )
+        bar = progress.Progress(
+            *columns,
+            console=error_console(),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with bar:
+            task = bar.add_task("", total=None, count="")
+
+            def show(text: str, done: float | None = None, total: float | None = None) -> None:
+                count = "" if done is None else f"{done:g}/{total:g}"
+                bar.update(task, description=text, completed=done or 0, total=total, count=count)
+
+            yield show
 
 
-def _ignore(_text: str) -> None:
-    return
+def _log_now_and_then() -> Show:
+    """Return a function that logs progress, but not more often than is readable in a file."""
+    last = time.monotonic()
+
+    def show(text: str, done: float | None = None, total: float | None = None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            logger.info(text if done is None else f"{text}  {done}/{total}")
+
+    return show

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import whole_number, worker_range
 from laser_dist.commands.places import add_dataset, find_dataset
-from laser_dist.commands.quiet import quiet
+from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.training_run import is_finished, train_or_reuse
 from laser_dist.commands.wording import time_text
 from laser_dist.errors import UserError
@@ -140,22 +140,20 @@ def run(arguments: argparse.Namespace) -> None:
     run_dir = store.local
     # Buckets are not searched: a run there names what it takes over with --from.
     beside = [] if store.is_remote else [p.parent for p in run_dir.parent.glob("*/config.json")]
-    with quiet(run_dir / "logs" / "train.log", debug=arguments.debug) as terminal:
-        started = time.monotonic()
-        pace = train_or_reuse(
-            terminal,
-            config,
-            store,
-            beside=beside,
-            given=arguments.given,
-            only=arguments.stages_only,
-        )
-        terminal.facts(
-            [("run", store.place), ("time", time_text(time.monotonic() - started)), *pace]
-        )
-        if is_finished(store):
-            dataset = config["dataset"]["dir"]
-            terminal.say(f"Next: laser-jnd evaluate --model {store.place} --dataset {dataset}")
+    terminal = Terminal()
+    started = time.monotonic()
+    pace = train_or_reuse(
+        terminal,
+        config,
+        store,
+        beside=beside,
+        given=arguments.given,
+        only=arguments.stages_only,
+    )
+    terminal.pairs([("run", store.place), ("time", time_text(time.monotonic() - started)), *pace])
+    if is_finished(store):
+        dataset = config["dataset"]["dir"]
+        terminal.say(f"Next: laser-jnd evaluate --model {store.place} --dataset {dataset}")
 
 
 def run_store(place: str) -> RunStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from laser_dist.training.storage.run_store import RunStore
 
 SECONDS_BETWEEN_LOOKS = 0.2
+
+logger = logging.getLogger(__name__)
 
 
 def is_finished(store: RunStore) -> bool:
@@ -119,7 +122,7 @@ def _given_models(
     from laser_dist.training.saving import check_fits
     from laser_dist.training.storage.copies import local_models, named_by_place
 
-    with named_by_place(place), terminal.live_line() as show:
+    with named_by_place(place), terminal.progress() as show:
         models = local_models(place, show)
         for file in given_files(models, plans):
             check_fits(file, from_dict(training).backbone)
@@ -159,7 +162,7 @@ def train_watched(
     thread = threading.Thread(target=work, name="training", daemon=True)
     stages = [name for group in groups for name in group]
     progress = TrainingProgress(stages, each_epoch=not terminal.is_live)
-    with terminal.live_line() as show:
+    with terminal.progress() as show:
         thread.start()
         while not ending or not events.empty():
             claim_signals()
@@ -168,7 +171,7 @@ def train_watched(
             except Empty:
                 lines = []
             for line in lines:
-                terminal.say(line)
+                logger.info(line)
             show(progress.line)
     thread.join()
     if ending[0] is not None:

@@ -117,5 +117,5 @@ def test_curves_of_satisfied_viewers_are_told_where_the_model_gives_spreads(
     assert "satisfied viewers" in text
     assert max(map(len, text.splitlines())) <= columns
     score = sur.predictors["mj-lat"].score
-    assert text.count(f"{score.abs_difference[0] * 100:.1f} %") >= 1
+    assert text.count(f"{score.abs_difference[0] * 100:.1f}%") >= 1
     assert "nan" not in text

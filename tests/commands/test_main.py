@@ -9,7 +9,7 @@ from command_line import BUFFERED, LASER_JND, laser_jnd
 from laser_dist.commands.main import COMMANDS, make_parser, parse
 
 
-def test_help_comes_within_a_second():
+def test_help_loads_only_the_standard_library_and_is_quick():
     times = []
     for _ in range(3):  # other tests run beside this one
         started = time.monotonic()
@@ -35,30 +35,52 @@ def test_help_of_each_command_shows_an_example_that_parses(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "message"),
     [
-        ((), "the following arguments are required: COMMAND"),
-        (("build", "videoset_jnd"), "the following arguments are required: --manual-dir"),
+        ((), "error: The following arguments are required: COMMAND."),
+        (("build", "videoset_jnd"), "error: The following arguments are required: --manual-dir."),
+        (("synthesize", "--qps", "0,9"), "QPs from 1 to 51"),
+        (("synthesize", "--num-sources", "1000"), "whole number from 1 to 999"),
+        (("demo", "--seed", "-1"), "whole number from 0 to 2147483647"),
+        (("predict", "x", "--model", "r", "--satisfied", "1"), "must be between 0 and 1"),
+        (("predict", "x", "--model", "r", "--satisfied", "90"), "must be between 0 and 1"),
         (
-            ("synthesize", "--output", "x", "--qps", "0,9"),
-            "neither 'all' nor a list of QPs from 1 to 51",
+            ("build", "videoset"),
+            'error: Unknown dataset "videoset"; choose from videoset_jnd, mcl_jci_jnd.\n'
+            'hint: Did you mean "videoset_jnd"?',
         ),
-        (("synthesize", "--output", "x", "--num-sources", "1000"), "whole number, 1 to 999"),
-        (("demo", "--seed", "-1"), "whole number, 0 to"),
-        (("predict", "x", "--model", "r", "--satisfied", "1"), "a share between 0 and 1"),
-        (("predict", "x", "--model", "r", "--satisfied", "90"), "a share from 0 to 1"),
-        (("build", "nothing"), "invalid choice: 'nothing'"),
+        (("predcit", "x"), 'hint: Did you mean "predict"?'),
+        (
+            ("predict", "x", "--model", "r", "--jsn"),
+            'error: Unknown arguments: --jsn.\nhint: Did you mean "--json"?',
+        ),
     ],
 )
-def test_a_wrong_command_line_ends_with_2(arguments, text, capsys):
-    with pytest.raises(SystemExit) as ended:
-        make_parser().parse_args(arguments)
-    assert ended.value.code == 2
-    assert text in capsys.readouterr().err
+def test_a_wrong_command_line_exits_with_2_and_the_usage(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exited:
+        parse(arguments)
+    assert exited.value.code == 2
+    text = capsys.readouterr().err
+    command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
+    assert text.startswith(f"usage: laser-jnd{command} [-h]")
+    assert message in text
 
 
-# `laser-jnd predict` with a mistake in it.
-MISTAKEN = """
+def test_common_options_may_precede_or_follow_the_command():
+    for arguments in (["--debug", "models"], ["models", "--debug"]):
+        parsed = parse(arguments)
+        assert (parsed.debug, parsed.quiet, parsed.verbose) == (True, False, None)
+    assert parse(["models", "-vv"]).verbose == 2
+
+
+def test_help_of_a_command(capsys):
+    parsed = parse(["help", "predict"])
+    parsed.run(parsed)
+    assert capsys.readouterr().out.startswith("usage: laser-jnd predict ")
+
+
+# `laser-jnd predict` with a bug in it.
+BUGGY = """
 import sys
 from laser_dist.commands import main, predict
 
@@ -67,10 +89,10 @@ sys.exit(main.run(["predict", "x.mp4", "--model", "run", *sys.argv[1:]]))
 """
 
 
-def test_a_fault_of_ours_ends_with_1_and_says_how_to_see_more():
+def test_a_bug_exits_with_1_and_hints_at_the_traceback():
     result, debugged = (
         subprocess.run(
-            [sys.executable, "-c", MISTAKEN, *options], capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", BUGGY, *options], capture_output=True, text=True, timeout=120
         )
         for options in ((), ("--debug",))
     )

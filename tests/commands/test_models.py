@@ -1,6 +1,5 @@
 import argparse
 import io
-from contextlib import contextmanager
 
 import pytest
 
@@ -21,13 +20,8 @@ PUBLISHED = {
 def said(preset, columns, monkeypatch):
     """The lines that the command prints."""
     file = io.StringIO()
-
-    @contextmanager
-    def quiet(log_path, *, debug):
-        yield Terminal(file)
-
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setattr(models, "quiet", quiet)
+    monkeypatch.setattr(models, "Terminal", lambda: Terminal(file))
     models.run(argparse.Namespace(preset=preset, debug=False))
     return file.getvalue().splitlines()
 

@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from laser_dist.commands.wording import (
     count_text,
-    counting,
     figure_text,
     interval_text,
     notes,
@@ -56,12 +55,3 @@ def test_notes_are_counted_and_the_first_ones_shown():
     assert notes([]) == "none"
     assert notes(["a"]).split() == ["1", "a"]
     assert notes(str(n) for n in range(9)).split() == ["9", "0", "1", "2", "3", "4", "…"]
-
-
-def test_counting_ends_with_no_time_left():
-    shown = []
-    report = counting(shown.append, "clips")
-    report(3, 12)
-    report(12, 12)
-    assert shown[0].startswith("clips  3/12  ")
-    assert shown[1] == "clips  12/12  0.0 s left"

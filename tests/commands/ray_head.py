@@ -1,4 +1,4 @@
-"""A Ray head of the tests' own on loopback, which asks for a token, and ends with all it began."""
+"""A Ray head on loopback that requires a token and stops with every process it started."""
 
 import os
 import secrets
@@ -25,7 +25,7 @@ PORTS = (
 )  # fmt: skip
 
 
-# Where other work has all cores, a part of the head that is slow to answer has not died.
+# On a busy machine, a part of the head that answers slowly has not failed.
 PATIENT = {
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_health_check_initial_delay_ms": "60000",
@@ -35,23 +35,23 @@ PATIENT = {
 
 
 @dataclass(frozen=True)
-class OwnRay:
-    """A running head: its dashboard's address, and an environment whose token it takes."""
+class RayHead:
+    """A running head: the address of its dashboard, and an environment with its token."""
 
     address: str
     environment: dict
 
 
 def plain_environment():
-    """This process's, without what names a cluster or a token, and with this Python's programs."""
+    """Return this environment without a cluster or a token, and with this Python's programs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
 @contextmanager
-def own_ray(num_cpus):
+def ray_head(num_cpus):
     mark = f"LASER_JND_TEST_{uuid.uuid4().hex}"
-    folder = Path(tempfile.mkdtemp(prefix="jnd-"))  # Ray's sockets leave a path no more room
+    folder = Path(tempfile.mkdtemp(prefix="jnd-"))  # the paths of sockets must be short
     try:
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
@@ -72,16 +72,16 @@ def own_ray(num_cpus):
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
         try:
             wait_until_up(head, address, token.read_text(), folder / "head.log")
-            yield OwnRay(address, environment)
+            yield RayHead(address, environment)
             assert head.poll() is None, (folder / "head.log").read_text()
         finally:
-            end(head, mark)
+            stop(head, mark)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until_up(head, address, token, log, seconds=240):
-    """Waits until all parts of the head have begun, and it answers whoever has the token."""
+    """Wait until all parts of the head have started and it answers a request with the token."""
     request = urllib.request.Request(
         f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
     )
@@ -95,8 +95,8 @@ def wait_until_up(head, address, token, log, seconds=240):
         time.sleep(0.5)
 
 
-def end(head, mark):
-    """Ends the head and whatever has inherited its mark, and nothing else."""
+def stop(head, mark):
+    """Stop the head and the processes that have inherited its mark, and nothing else."""
     with suppress(ProcessLookupError):
         os.killpg(head.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):

@@ -1,0 +1,134 @@
+"""Training runs as jobs on a real Ray head that requires a token, by `ray job submit`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray_head import RAY, plain_environment, ray_head
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (
+    "backbone.filters=4", "backbone.latent_filters=6", "backbone.height=32", "backbone.width=48",
+    "head.filters=4,4", "image.crop=32", "jnd.crop=32", "image.epochs=2", "jnd.epochs=1",
+    "heads.epochs=1",
+)  # fmt: skip
+NUM_EPOCHS = 300  # of the stage that is stopped: a fraction of a second each
+FIRST_EPOCH, LAST_EPOCH = (rf"1/3 image +epoch {epoch}/" for epoch in (1, NUM_EPOCHS))
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.alone,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def head():
+    with ray_head(num_cpus=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Return the folder of a tiny prepared dataset."""
+    folder = tmp_path_factory.mktemp("pairs")
+    code = f"from training_fakes import TinyPairs; TinyPairs(data_dir={str(folder)!r})"
+    path = os.pathsep.join([str(ROOT / "tests" / "training"), str(ROOT)])
+    subprocess.run(
+        [sys.executable, "-c", f"{code}.download_and_prepare()"],
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def train(dataset, run, *settings, workers="1"):
+    assignments = [part for each in (*SETTINGS, *settings) for part in ("--set", each)]
+    return [
+        "laser-jnd", "train", "lat", "--level", "1", "--preset", "tiny", "--workers", workers,
+        "--dataset", str(dataset), "--output", str(run), *assignments,
+    ]  # fmt: skip
+
+
+def ray_job(head, *words, environment=None):
+    verb, *rest = map(str, words)
+    return subprocess.run(
+        [RAY, "job", verb, "--address", head.address, *rest],
+        env=environment or head.environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def epochs_trained(run):
+    """Return the numbers of the image stage's epochs, in the order in which they were trained."""
+    path = run / "logs" / "events" / "image.jsonl"
+    text = path.read_text() if path.exists() else ""
+    events = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    of_image = (each for each in events if (each["kind"], each.get("stage")) == ("epoch", "image"))
+    return [each["epoch"] for each in of_image]
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_job_with_a_range_of_workers_trains_to_the_end(head, dataset, tmp_path):
+    run, code = tmp_path / "run", tmp_path / "code"
+    code.mkdir()
+    (code / "notes.txt").touch()
+    command = train(dataset, run, workers="2:3")  # the head has two cores
+    done = ray_job(head, "submit", "--working-dir", code, "--", *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lat in 3 stages, 2 to 3 workers" in done.stdout
+    assert re.search(r"1/3 image +epoch 2/", done.stdout)
+    assert "\x1b[" not in done.stdout.partition("lat in 3 stages")[2].partition("Next:")[0]
+    assert (run / "models" / "predictor.keras").exists()
+
+
+def test_a_stopped_job_resumes_when_it_is_submitted_again(head, dataset, tmp_path):
+    run = tmp_path / "run"
+    command = train(dataset, run, f"image.epochs={NUM_EPOCHS}")
+    first = ray_job(head, "submit", "--no-wait", "--submission-id", "first", "--", *command)
+    assert first.returncode == 0, first.stdout + first.stderr
+    wait_for(lambda: len(epochs_trained(run)) > 2, seconds=150)
+    stopped = ray_job(head, "stop", "first")
+    assert "was stopped" in stopped.stdout + stopped.stderr
+    assert epochs_trained(run)[-1] < NUM_EPOCHS
+
+    done = ray_job(head, "submit", "--", *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    epochs = epochs_trained(run)
+    # The event of an epoch is lost if the job stops between its checkpoint and its event.
+    assert epochs == sorted(set(epochs))
+    assert NUM_EPOCHS - 1 <= len(epochs) <= NUM_EPOCHS
+    assert not re.search(FIRST_EPOCH, done.stdout)
+    assert re.search(LAST_EPOCH, done.stdout)
+    assert (run / "models" / "predictor.keras").exists()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "ab" * 32}],
+    ids=["none", "wrong"],
+)
+def test_a_job_without_the_token_of_the_head_is_refused(head, token, tmp_path):
+    environment = plain_environment() | token | {"HOME": str(tmp_path)}
+    command = train(tmp_path / "data", tmp_path / "run")
+    done = ray_job(head, "submit", "--", *command, environment=environment)
+    assert done.returncode != 0
+    assert "AuthenticationError" in done.stderr
+    assert "abab" not in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
