@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.places import add_dataset, find_dataset
@@ -20,7 +20,7 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import NUM_LEVELS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from laser_dist.evaluation.metrics import PredictorScore
     from laser_dist.evaluation.results import EvaluationResults
@@ -88,7 +88,7 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, s
         if output.is_remote:
             show(f"bringing the results to {output.place}")
             _push(output, [output.local / name for name in WRITTEN])
-    say_results(terminal, results)
+    print_results(terminal, results)
     places = (("results", RESULTS), ("report", REPORT))
     terminal.pairs([(name, below(output.place, path)) for name, path in places])
 
@@ -105,102 +105,83 @@ def _push(output: RunStore, paths: Sequence[Path]) -> None:
         ) from error
 
 
-def say_results(terminal: Terminal, results: EvaluationResults) -> None:
-    """Prints the figures of an evaluation."""
-    scale = results.dataset.scale.name
+def print_results(terminal: Terminal, results: EvaluationResults) -> None:
+    """Print the results of an evaluation as tables."""
+    scale, sur, saved = results.dataset.scale, results.sur, results.bits_saved
     scores = {name: result.score for name, result in results.predictors.items()}
     clips = count_text(results.num_sources, "held-out clip")
     groups = count_text(results.num_groups, "group")
-    terminal.say(f"  {clips} in {groups}; mean error (95 % interval):")
+    terminal.say(f"  {clips} in {groups}; mean error (95% interval):")
     terminal.say()
     header = ["", *scores]
-    sections = [level_rows(scores, scale), psnr_rows(scores), ratio_rows(scores)]
-    terminal.table(header, within(terminal.width, header, sections))
+    sections = error_sections(list(scores.values()), scale.name)
+    terminal.table(header, wrap_intervals(terminal.width, header, sections))
     terminal.say()
-    terminal.say("  Lower is better. ratio: to the constant predictor's mean.")
+    terminal.say("  Lower is better. ratio: relative to the constant baseline.")
     terminal.say()
-    say_sur(terminal, results)
-    say_bits_saved(terminal, results)
-    if results.dataset.simulated:
-        terminal.say("  Viewers are SIMULATED: this says nothing about people.")
-
-
-def say_sur(terminal: Terminal, results: EvaluationResults) -> None:
-    """Prints how far the curves of satisfied viewers are off, of a model that gives spreads."""
-    if results.sur is None:
-        return
-    scores = {name: one.score for name, one in results.sur.predictors.items()}
-    rows = [
-        [
-            f"JND{level + 1}",
-            *(
-                share_interval_text(s.abs_difference[level], s.abs_difference_interval[level])
-                for s in scores.values()
-            ),
-        ]
-        for level in range(NUM_LEVELS)
-    ]
-    mean = ["mean", *(share_text(score.mean_abs_difference) for score in scores.values())]
-    scale = results.dataset.scale
-    title = f"satisfied viewers, |Δshare| over {scale.name} {scale.lowest}–{scale.highest}"
-    terminal.table([title, *scores], [[*rows, mean]])
-    terminal.say()
-
-
-def say_bits_saved(terminal: Terminal, results: EvaluationResults) -> None:
-    """Prints what coding at the levels saves, as far as bits are known."""
-    saved = results.bits_saved
+    if sur is not None:
+        title = f"|ΔSUR|, {scale.name} {scale.lowest}–{scale.highest}"
+        sur_scores = [one.score for one in sur.predictors.values()]
+        rows = _level_rows(
+            lambda s, k: share_interval_text(s.abs_difference[k], s.abs_difference_interval[k]),
+            sur_scores,
+        )
+        rows.append(["mean", *(share_text(score.mean_abs_difference) for score in sur_scores)])
+        terminal.table([title, *sur.predictors], [rows])
+        terminal.say()
     if saved.num_sources:
-        finest = "the finest coded"
-        if saved.finest is not None:
-            finest = f"{results.dataset.scale.name} {saved.finest}"
-        rows = [
-            [f"JND{level + 1}", share_text(viewers), share_text(model)]
-            for level, (viewers, model) in enumerate(zip(saved.viewers, saved.model, strict=True))
-        ]
-        terminal.table([f"bits saved, against {finest}", "viewers", results.model], [rows])
+        finest = "finest encoding" if saved.finest is None else f"{scale.name} {saved.finest}"
+        rows = _level_rows(
+            lambda saved_at, k: share_text(saved_at[k]), [saved.viewers, saved.model]
+        )
+        terminal.table([f"bits saved vs. {finest}", "viewers", results.model], [rows])
         terminal.say()
     if saved.num_left_out:
-        terminal.say(f"  Bits are not known of {count_text(saved.num_left_out, 'clip')}.")
+        terminal.say(f"  Bit counts are unknown for {count_text(saved.num_left_out, 'clip')}.")
+    if results.dataset.simulated:
+        terminal.say("  SIMULATED viewers: the results say nothing about people.")
 
 
-def level_rows(scores: Mapping[str, PredictorScore], scale: str) -> list[list[str]]:
-    """Rows of the mean absolute error of each level and of all."""
-    rows = [
-        [
-            f"JND{level + 1}",
-            *(
-                interval_text(s.abs_error[level], s.abs_error_interval[level])
-                for s in scores.values()
-            ),
-        ]
-        for level in range(NUM_LEVELS)
-    ]
-    mean = ["mean", *(number_text(score.mean_abs_error) for score in scores.values())]
-    return [_title(f"|Δ{scale}|", scores), *rows, mean]
-
-
-def psnr_rows(scores: Mapping[str, PredictorScore]) -> list[list[str]]:
-    """Rows of the mean error in dB that wrong levels amount to."""
-    rows = [
-        [
-            f"JND{level + 1}",
-            *(number_text(s.abs_psnr_error_db[level], " dB") for s in scores.values()),
-        ]
-        for level in range(NUM_LEVELS)
-    ]
-    return [_title("|ΔPSNR|", scores), *rows]
-
-
-def within(
-    width: int, header: Sequence[str], sections: Sequence[Sequence[Sequence[str]]]
-) -> list[list[list[str]]]:
-    """The same cells; intervals stand below their means in all of them where one line is too short.
+def error_sections(scores: Sequence[PredictorScore], scale: str) -> list[list[list[str]]]:
+    """Return the rows for errors in levels, errors in PSNR, and the ratio to the constant.
 
     Args:
-      width: in columns.
-      header: of the table.
-      sections: of the table.
+      scores: a column for each.
+      scale: name of the levels' scale.
+    """
+    no_values = [""] * len(scores)
+    level_rows = _level_rows(
+        lambda score, k: interval_text(score.abs_error[k], score.abs_error_interval[k]), scores
+    )
+    psnr_rows = _level_rows(lambda score, k: number_text(score.abs_psnr_error_db[k], " dB"), scores)
+    means = [number_text(score.mean_abs_error) for score in scores]
+    ratios = [
+        interval_text(score.ratio_to_constant, score.ratio_to_constant_interval) for score in scores
+    ]
+    return [
+        [[f"|Δ{scale}|", *no_values], *level_rows, ["mean", *means]],
+        [["|ΔPSNR|", *no_values], *psnr_rows],
+        [["ratio", *ratios]],
+    ]
+
+
+def _level_rows(cell: Callable[[Any, int], str], columns: Sequence[Any]) -> list[list[str]]:
+    """Return a row for each level; `cell` gives the text for a column and a level from 0."""
+    return [
+        [f"JND{index + 1}", *(cell(column, index) for column in columns)]
+        for index in range(NUM_LEVELS)
+    ]
+
+
+def wrap_intervals(
+    width: int, header: Sequence[str], sections: Sequence[Sequence[Sequence[str]]]
+) -> list[list[list[str]]]:
+    """Move all intervals to a second line if the table is wider than the terminal.
+
+    Args:
+      width: of the terminal, columns.
+      header: header of the table.
+      sections: sections of the table; an interval is the part of a cell from " (".
     """
     columns = zip(*[header, *(row for section in sections for row in section)], strict=True)
     gaps = 3 * (len(header) - 1)
@@ -209,16 +190,3 @@ def within(
         [[cell if fits else cell.replace(" (", "\n(") for cell in row] for row in section]
         for section in sections
     ]
-
-
-def ratio_rows(scores: Mapping[str, PredictorScore]) -> list[list[str]]:
-    """The row that compares with the constant predictor."""
-    ratios = (
-        interval_text(score.ratio_to_constant, score.ratio_to_constant_interval)
-        for score in scores.values()
-    )
-    return [["ratio", *ratios]]
-
-
-def _title(text: str, scores: Mapping[str, PredictorScore]) -> list[str]:
-    return [text, *([""] * len(scores))]

@@ -27,53 +27,49 @@ SCORE = PredictorScore(
 SCORES = dict.fromkeys(("mj-lat", "constant", "si-ti-ridge", "si-ti-trees"), SCORE)
 
 
-def test_rows_of_the_figures():
-    rows = evaluate.level_rows({"mj-lat": SCORE}, "QP")
-    assert rows == [
+def test_sections_show_errors_psnr_and_ratio():
+    levels, psnr, ratio = evaluate.error_sections([SCORE], "QP")
+    assert levels == [
         ["|ΔQP|", ""],
         ["JND1", "2.50 (2.00–3.00)"],
         ["JND2", "3.00 (2.50–3.50)"],
         ["JND3", "10.25 (9.00–11.50)"],
         ["mean", "5.25"],
     ]
-    assert evaluate.psnr_rows({"mj-lat": SCORE})[1] == ["JND1", "1.50 dB"]
-    assert evaluate.ratio_rows({"mj-lat": SCORE}) == [["ratio", "0.75 (0.70–0.80)"]]
-
-
-@pytest.mark.parametrize("columns", [60, 80])
-def test_the_table_fits_and_keeps_every_figure(columns, monkeypatch):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    file = io.StringIO()
-    sections = [evaluate.level_rows(SCORES, "QP"), evaluate.ratio_rows(SCORES)]
-    Terminal(file).table(["", *SCORES], sections)
-    lines = file.getvalue().splitlines()
-    assert max(map(len, lines)) <= columns
-    for figure in ("(2.00–3.00)", "10.25", "(9.00–11.50)"):  # in one line, or in two
-        assert file.getvalue().count(figure) == 4
+    assert psnr[1] == ["JND1", "1.50 dB"]
+    assert ratio == [["ratio", "0.75 (0.70–0.80)"]]
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(60, 2), (80, 2), (120, 1)])
-def test_intervals_stand_in_one_line_or_all_below_their_means(columns, lines):
-    header, section = ["", *SCORES], evaluate.level_rows(SCORES, "QP")
-    ((_, *rows),) = evaluate.within(columns, header, [section])
-    assert {cell.count("\n") + 1 for row in rows[:3] for cell in row[1:]} == {lines}
+def test_the_table_fits_the_terminal(columns, lines, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    header = ["", *SCORES]
+    sections = evaluate.error_sections(list(SCORES.values()), "QP")
+    wrapped = evaluate.wrap_intervals(columns, header, sections)
+    cells = [cell for row in wrapped[0][1:4] for cell in row[1:]]
+    assert {cell.count("\n") + 1 for cell in cells} == {lines}
+    file = io.StringIO()
+    Terminal(file).table(header, wrapped)
+    assert max(map(len, file.getvalue().splitlines())) <= columns
+    for value in ("(2.00–3.00)", "10.25", "(9.00–11.50)"):
+        assert file.getvalue().count(value) == len(SCORES)
 
 
-def said(results, columns, monkeypatch):
-    """What is printed of an evaluation."""
+def printed(results, columns, monkeypatch):
+    """Return what is printed of an evaluation."""
     monkeypatch.setenv("COLUMNS", str(columns))
     file = io.StringIO()
-    evaluate.say_results(Terminal(file), results)
+    evaluate.print_results(Terminal(file), results)
     return file.getvalue()
 
 
 @pytest.fixture
 def results():
-    """Of quality factors; one clip's bits are not known, and no clip has a third level."""
+    """Return results in quality factors: one clip has no sizes, and none has a third level."""
     levels = np.array([[34, 23, 18], [40, 30, 20], [28, 22, 19]], np.float64)
-    there = levels * np.where([True, True, False], 1, np.nan)
+    known = levels * np.where([True, True, False], 1, np.nan)
     names = ("a", "b", "c")
-    test = SourceTable(source_ids=names, group_ids=names, levels=there, activity=np.ones((3, 2)))
+    test = SourceTable(source_ids=names, group_ids=names, levels=known, activity=np.ones((3, 2)))
     factors = np.arange(1.0, 101)
     curve = QualityCurve(factors, 20 + factors / 4, 1e4 * factors)
     curves = dict.fromkeys(names, curve)
@@ -83,39 +79,39 @@ def results():
     return assess(test, curves, predictions, dataset=info, model="mj-lat", seed=0)
 
 
-def test_an_evaluation_of_quality_factors_says_so_and_fits(results, monkeypatch):
-    text = said(results, 80, monkeypatch)
+def test_results_in_quality_factors_do_not_mention_qp(results, monkeypatch):
+    text = printed(results, 80, monkeypatch)
     assert "QP" not in text
     assert "nan" not in text
     assert "|ΔQF|" in text
     assert max(map(len, text.splitlines())) <= 80
-    block = text[text.index("bits saved, against QF 100") :].splitlines()
+    block = text[text.index("bits saved vs. QF 100") :].splitlines()
     assert block[0].split()[-2:] == ["viewers", "mj-lat"]
     rows = [line.split("  ") for line in block if line.startswith("JND")]
     assert [row[0] for row in rows] == ["JND1", "JND2", "JND3"]
     assert [rows[2][-1].strip(), rows[2][-2].strip()] == ["–", ""]
-    assert "Bits are not known of 1 clip." in text
+    assert "Bit counts are unknown for 1 clip." in text
 
 
-def test_where_no_bits_are_known_the_block_is_left_out(results, monkeypatch):
+def test_without_bit_counts_there_is_no_table_of_bits_saved(results, monkeypatch):
     saved = replace(results.bits_saved, num_sources=0, num_left_out=6)
-    text = said(replace(results, bits_saved=saved), 80, monkeypatch)
+    text = printed(replace(results, bits_saved=saved), 80, monkeypatch)
     assert "bits saved" not in text
-    assert "Bits are not known of 6 clips." in text
+    assert "Bit counts are unknown for 6 clips." in text
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_curves_of_satisfied_viewers_are_told_where_the_model_gives_spreads(
-    results, columns, monkeypatch
-):
-    assert "satisfied" not in said(results, columns, monkeypatch)
+def test_sur_errors_are_printed_if_the_model_predicts_spreads(results, columns, monkeypatch):
+    assert "SUR" not in printed(results, columns, monkeypatch)
     viewers = ((np.array([34, 36]), np.array([23, 25]), np.array([], int)),) * 3
     test = replace(results.test, viewer_samples=viewers)
-    own, spreads = results.predictors["mj-lat"].predicted, np.full((3, 3), 1.5)
-    sur = compare_sur(test, test, own, spreads, model="mj-lat", scale=QF, seed=0)
-    text = said(replace(results, sur=sur), columns, monkeypatch)
-    assert "satisfied viewers" in text
+    spreads = np.full((3, 3), 1.5)
+    sur = compare_sur(
+        test, test, results.network.predicted, spreads, model="mj-lat", scale=QF, seed=0
+    )
+    text = printed(replace(results, sur=sur), columns, monkeypatch)
+    assert "|ΔSUR|, QF 1–100" in text
     assert max(map(len, text.splitlines())) <= columns
     score = sur.predictors["mj-lat"].score
-    assert text.count(f"{score.abs_difference[0] * 100:.1f}%") >= 1
+    assert text.count(f"{score.abs_difference[0] * 100:.1f}") >= 1
     assert "nan" not in text
