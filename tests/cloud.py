@@ -15,7 +15,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 BUCKET = "bucket"
-# A person's, whose token holds for good: no library asks anyone for another.
+# A person's. The Python client takes the token that never expires, the C++ client asks for one.
 CREDENTIALS = {
     "type": "authorized_user",
     "client_id": "tests",
@@ -101,22 +101,40 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
 
 
 _SERVE = f"""
-import logging, sys
+import json, logging, sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from gcp_storage_emulator.server import create_server
 
+class Tokens(BaseHTTPRequestHandler):
+    def do_POST(self):
+        token = {{"access_token": "token", "expires_in": 3600, "token_type": "Bearer"}}
+        content = json.dumps({{**token, "id_token": "none"}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
 logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it warns of each answer
-with create_server("127.0.0.1", 0, in_memory=True, default_bucket="{BUCKET}") as server:
-    print(server._api._httpd.server_address[1], flush=True)
+with (
+    HTTPServer(("127.0.0.1", 0), Tokens) as tokens,
+    create_server("127.0.0.1", 0, in_memory=True, default_bucket="{BUCKET}") as server,
+):
+    threading.Thread(target=tokens.serve_forever, daemon=True).start()
+    print(server._api._httpd.server_address[1], tokens.server_address[1], flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def _emulator() -> Iterator[int]:
-    """Google's storage on loopback; gives the port.
+def _emulator() -> Iterator[tuple[int, int]]:
+    """Run Google Cloud Storage and its token service on loopback; yield their ports.
 
-    In a process of its own, which ends with this one: pyarrow opens a file there without letting
-    other threads of Python's run.
+    They run in a process of their own, which ends with this one: pyarrow opens a file there without
+    letting other Python threads run.
     """
     with subprocess.Popen(
         [sys.executable, "-c", _SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -124,7 +142,8 @@ def _emulator() -> Iterator[int]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield int(process.stdout.readline())
+            storage_port, token_port = map(int, process.stdout.readline().split())
+            yield storage_port, token_port
         finally:
             process.stdin.close()
 
@@ -137,12 +156,15 @@ def local_cloud(folder: Path) -> Iterator[Cloud]:
       folder: for the credentials. Without any, Beam would look for them for half a minute in each
         process.
     """
-    with _emulator() as port:
+    with _emulator() as (port, token_port):
         endpoint = f"http://127.0.0.1:{port}"
         credentials = folder / "credentials.json"
-        credentials.write_text(json.dumps(CREDENTIALS))
+        credentials.write_text(
+            json.dumps({**CREDENTIALS, "token_uri": f"http://127.0.0.1:{token_port}"})
+        )
         environment = {
-            "STORAGE_EMULATOR_HOST": endpoint,
+            "STORAGE_EMULATOR_HOST": endpoint,  # read by Google's Python client, that is by Beam
+            "CLOUD_STORAGE_EMULATOR_ENDPOINT": endpoint,  # read by Google's C++ client, by pyarrow
             "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
             "GOOGLE_CLOUD_PROJECT": "p",
             "NO_GCE_CHECK": "true",

@@ -1,8 +1,9 @@
-"""Settings of all tests: no GPU unless asked for, and one Hypothesis profile per purpose."""
+"""Settings of all tests (GPUs, Hypothesis profiles), and buckets on this machine."""
 
 import os
 import re
 
+import pytest
 from hypothesis import settings
 
 # TensorFlow takes nearly all memory of each GPU it sees, in every pytest worker. It looks at this
@@ -46,3 +47,23 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A bucket in a stand-in for S3."""
+    from s3 import local_s3
+
+    with local_s3() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gs(tmp_path_factory):
+    """A bucket in a stand-in for Google Cloud Storage."""
+    from cloud import local_cloud
+
+    with local_cloud(tmp_path_factory.mktemp("gs")) as running, pytest.MonkeyPatch.context() as env:
+        env.setenv("NO_PROXY", "127.0.0.1")
+        env.setenv("no_proxy", "127.0.0.1")
+        yield running

@@ -1,0 +1,50 @@
+"""Files at any location: a local path, or a `gs://` or `s3://` URL.
+
+Other packages read and write files through this one: it retries what a network refuses for a while,
+and a file that it writes is complete or absent. pyarrow is imported for URLs only.
+"""
+
+from laser_dist.storage.files import (
+    LocalFile,
+    RandomAccessFile,
+    atomic_path,
+    check_writable,
+    download,
+    exists,
+    list_files,
+    list_folder,
+    open_binary,
+    open_random,
+    publish,
+    read_bytes,
+    remove,
+    upload,
+    write_bytes,
+    write_text,
+)
+from laser_dist.storage.locations import StoredFile, is_url, join
+from laser_dist.storage.retries import first_line, retrying
+
+__all__ = [
+    "LocalFile",
+    "RandomAccessFile",
+    "StoredFile",
+    "atomic_path",
+    "check_writable",
+    "download",
+    "exists",
+    "first_line",
+    "is_url",
+    "join",
+    "list_files",
+    "list_folder",
+    "open_binary",
+    "open_random",
+    "publish",
+    "read_bytes",
+    "remove",
+    "retrying",
+    "upload",
+    "write_bytes",
+    "write_text",
+]

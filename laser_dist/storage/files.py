@@ -1,0 +1,448 @@
+"""Reading, writing, listing and removing files, local or in a bucket.
+
+All functions take a path or a URL. A URL may end in options as pyarrow takes them, such as
+`s3://bucket/data?endpoint_override=HOST:PORT`. Credentials come from the environment.
+
+In a bucket, a transient error is retried for five minutes. What then still fails, or cannot succeed
+(an unknown bucket, no permission), is a `UserError`. A missing file is a `FileNotFoundError`.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeVar
+from urllib.parse import parse_qsl, urlencode
+
+from laser_dist.errors import UserError
+from laser_dist.storage.locations import StoredFile, is_url, join
+from laser_dist.storage.retries import is_transient, reason, retrying
+
+T = TypeVar("T")
+
+SCHEMES = ("gs", "s3")
+# Google's client retries by itself, by default for 15 minutes.
+_GOOGLE_RETRIES_S = 10
+_CHECK_BUCKET = "Check the bucket's name and your credentials."
+_CHUNK_BYTES = 8 << 20
+_READ_AHEAD_BYTES = 4 << 20
+_NO_BUCKET = re.compile(r"NO_SUCH_BUCKET|Bucket '[^']*' not found")
+
+
+class RandomAccessFile(Protocol):
+    """A file that any number of threads can read at any position."""
+
+    @property
+    def name(self) -> str:
+        """Path or URL."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on; fewer at the end of the file."""
+        ...
+
+
+def read_bytes(location: str | Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+      OSError: there is no such file, or the disk cannot be read.
+      UserError: the bucket cannot be read.
+    """
+    if not is_url(location):
+        return Path(location).read_bytes()
+
+    def read(files: Any, path: str) -> bytes:
+        # Without `compression=None`, pyarrow would unpack what ends in .gz.
+        with files.open_input_stream(path, compression=None) as source:
+            return source.read()
+
+    return _in_bucket(location, read)
+
+
+def open_random(location: str | Path) -> RandomAccessFile:
+    """Open a file for reads at any position; errors as for `read_bytes`."""
+    return _BucketFile(str(location)) if is_url(location) else LocalFile(Path(location))
+
+
+def open_binary(location: str | Path) -> IO[bytes]:
+    """Open a file for reading, seekable; errors as for `read_bytes`."""
+    if not is_url(location):
+        return Path(location).open("rb")
+    return io.BufferedReader(_Stream(_BucketFile(str(location))), _READ_AHEAD_BYTES)
+
+
+def write_bytes(location: str | Path, content: bytes) -> None:
+    """Write a file, complete or absent; missing folders are created.
+
+    Raises:
+      OSError: the disk cannot be written.
+      UserError: the bucket cannot be written.
+    """
+    if not is_url(location):
+        with atomic_path(Path(location)) as unfinished:
+            unfinished.write_bytes(content)
+        return
+
+    def write(files: Any, path: str) -> None:
+        # In one call: closing the stream completes the object, however much of it was written.
+        with files.open_output_stream(path, compression=None) as target:
+            target.write(content)
+
+    _in_bucket(location, write, writes=True)
+
+
+def write_text(location: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, as `write_bytes`."""
+    write_bytes(location, text.encode())
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a hidden path next to `path`, with its suffix; what is written there becomes `path`.
+
+    If the block fails, `path` stays as it was. Several threads and processes may write one path
+    at a time: the last one wins.
+
+    Raises:
+      OSError: the disk cannot be written; it names `path`.
+    """
+    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.unfinished{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        # A machine that loses power must not leave the name without the content.
+        descriptor = os.open(unfinished, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(unfinished, path)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(unfinished)):
+            error.filename = str(path)
+        raise
+
+
+def upload(path: Path, location: str | Path) -> None:
+    """Copy a local file to a location, complete or absent; errors as for `write_bytes`."""
+    if not is_url(location):
+        with atomic_path(Path(location)) as unfinished:
+            shutil.copyfile(path, unfinished)
+        return
+
+    def copy(files: Any, key: str) -> None:
+        import pyarrow as pa
+
+        with (
+            pa.memory_map(str(path)) as source,
+            files.open_output_stream(key, compression=None) as target,
+        ):
+            target.write(source.read_buffer())
+
+    if path.stat().st_size == 0:  # cannot be mapped
+        write_bytes(location, b"")
+    else:
+        _in_bucket(location, copy, writes=True)
+
+
+def publish(path: Path, location: str | Path) -> None:
+    """Move a finished local file to a location, complete or absent; errors as for `write_bytes`."""
+    if not is_url(location):
+        with atomic_path(Path(location)) as unfinished:
+            shutil.move(path, unfinished)
+        return
+    upload(path, location)
+    path.unlink()
+
+
+def download(location: str | Path, path: Path, *, reuse: bool = False) -> bool:
+    """Copy a file to a local path, complete or absent.
+
+    Args:
+      location: of the file.
+      path: of the copy.
+      reuse: whether a copy of the same size is taken as is.
+
+    Returns:
+      Whether there is such a file.
+    """
+
+    def copy(files: Any, key: str) -> bool:
+        info = files.get_file_info(key)
+        if not info.is_file:
+            return False
+        if not (reuse and path.exists() and path.stat().st_size == info.size):
+            with (
+                atomic_path(path) as unfinished,
+                files.open_input_stream(key, compression=None) as source,
+                unfinished.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target, _CHUNK_BYTES)
+        return True
+
+    return _in_bucket(location, copy)
+
+
+def exists(location: str | Path) -> bool:
+    """Return whether there is a file (or, on a disk, a folder).
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if not is_url(location):
+        return Path(location).exists()
+    return _in_bucket(location, lambda files, path: files.get_file_info(path).is_file)
+
+
+def list_files(root: str | Path) -> list[StoredFile]:
+    """Return all files below a folder, sorted by location, without hidden files and folders.
+
+    Links to folders are followed, each folder once.
+
+    Raises:
+      UserError: the folder or bucket does not exist or cannot be read.
+    """
+    return sorted(_list_bucket(str(root)) if is_url(root) else _list_local(Path(root)))
+
+
+def list_folder(location: str | Path) -> dict[str, bool]:
+    """Return the names in a folder, sorted, and whether each is a folder; {} if it is missing.
+
+    Raises:
+      UserError: the bucket does not exist or cannot be read.
+    """
+    if not is_url(location):
+        folder = Path(location)
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {path.name: path.is_dir() for path in paths}
+    found: dict[str, bool] = {}
+    # GCS has no folders, and pyarrow lists only those that it made itself. So all objects below are
+    # listed there, and a folder is what names go on from.
+    for info, name in _infos(str(location), recursive=str(location).startswith("gs://")):
+        first, mark, _ = name.partition("/")
+        found[first] = found.get(first, False) or bool(mark) or not info.is_file
+    return dict(sorted(found.items()))
+
+
+def remove(location: str | Path) -> None:
+    """Remove a file, or a folder with all its content; a missing one is no error.
+
+    Raises:
+      OSError: it is on the disk and cannot be removed.
+      UserError: it is in a bucket and cannot be removed.
+    """
+    if not is_url(location):
+        path = Path(location)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        return
+
+    def delete(files: Any, path: str) -> None:
+        from pyarrow.fs import FileType
+
+        kind = files.get_file_info(path).type
+        if kind == FileType.File:
+            files.delete_file(path)
+            kind = files.get_file_info(path).type  # a bucket may have a folder of that name too
+        if kind == FileType.Directory:
+            # In GCS a folder is gone with its last object.
+            with contextlib.suppress(FileNotFoundError):
+                files.delete_dir(path)
+
+    _in_bucket(location, delete)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Check before hours of work that their result can be stored, by writing a small file.
+
+    Raises:
+      UserError: nothing can be written there.
+    """
+    probe = join(folder, f".writable-{uuid.uuid4().hex}")
+    try:
+        write_bytes(probe, b"")
+        remove(probe)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {folder}: {reason(error)}.",
+            hint="Check its path and permissions, or choose another location.",
+        ) from error
+
+
+class LocalFile:
+    """A file on a disk, opened for each read only: a split may have a thousand files."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.size = path.stat().st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return some of its bytes, as `RandomAccessFile.read_at`."""
+        descriptor = os.open(self.name, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+
+
+class _BucketFile:
+    """A file in a bucket; each read is a request for these bytes only."""
+
+    def __init__(self, location: str) -> None:
+        self.name = location
+        self._lock = threading.Lock()
+        self._opened: Any = None
+        self.size: int = _in_bucket(location, lambda *place: self._open(*place).size())
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return some of its bytes, as `RandomAccessFile.read_at`."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        return _in_bucket(self.name, lambda *place: self._open(*place).read_at(length, offset))
+
+    def _open(self, files: Any, path: str) -> Any:
+        with self._lock:
+            if self._opened is None:
+                self._opened = files.open_input_file(path)
+            return self._opened
+
+
+class _Stream(io.RawIOBase):
+    """A `RandomAccessFile` as the raw stream that Python's buffered reader takes."""
+
+    def __init__(self, file: RandomAccessFile) -> None:
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._file.size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read_at(self._position, len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def _in_bucket(location: str | Path, work: Callable[[Any, str], T], *, writes: bool = False) -> T:
+    """Return what `work` returns, given pyarrow's file system and the path in it; with retries."""
+    bucket_url, path = _parts(str(location))
+    try:
+        return retrying(lambda: work(_filesystem(bucket_url, os.getpid()), path), str(location))
+    except FileNotFoundError as error:
+        if writes:  # only the bucket itself can be missing
+            raise _no_bucket(location) from error
+        raise FileNotFoundError(error.errno, "No such file", str(location)) from error
+    except (OSError, ValueError) as error:  # pyarrow's own errors are one of these
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # of the local disk
+        if _NO_BUCKET.search(str(error)):
+            raise _no_bucket(location) from error
+        is_passing = isinstance(error, OSError) and is_transient(error)
+        hint = "Check the network, then run the command again." if is_passing else _CHECK_BUCKET
+        raise UserError(f"Cannot access {location}: {reason(error)}.", hint=hint) from error
+
+
+def _no_bucket(location: str | Path) -> UserError:
+    return UserError(f"The bucket of {location} does not exist.", hint=_CHECK_BUCKET)
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Return the URL of the bucket, options included, and the path in it as pyarrow takes it."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in SCHEMES:
+        raise UserError(
+            f"{url} is a URL of an unsupported kind.", hint="Use gs://, s3:// or a local path."
+        )
+    path, _, options = rest.partition("?")
+    values = dict(parse_qsl(options))
+    if scheme == "gs":
+        values.setdefault("retry_limit_seconds", str(_GOOGLE_RETRIES_S))
+    authority, _, key = path.partition("/")
+    bucket = authority.rpartition("@")[2]
+    url = f"{scheme}://{authority}" + (f"?{urlencode(values)}" if values else "")
+    return url, f"{bucket}/{key}".rstrip("/")
+
+
+@lru_cache(maxsize=64)
+def _filesystem(bucket_url: str, _process_id: int) -> Any:
+    """Return pyarrow's file system of a bucket: one for each process, as forks cannot share it."""
+    from pyarrow.fs import FileSystem
+
+    return FileSystem.from_uri(bucket_url)[0]
+
+
+def _infos(location: str, *, recursive: bool) -> list[tuple[Any, str]]:
+    """Return pyarrow's description of each file and folder below a folder, and its name there."""
+
+    def find(files: Any, path: str) -> list[tuple[Any, str]]:
+        from pyarrow.fs import FileSelector, FileType
+
+        found = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=recursive))
+        bucket = path.partition("/")[0]
+        # Where nothing is found there may be no bucket.
+        if not found and files.get_file_info(bucket).type == FileType.NotFound:
+            raise _no_bucket(location)
+        return [(info, info.path[len(path) + 1 :].strip("/")) for info in found]
+
+    return [each for each in _in_bucket(location, find) if each[1]]
+
+
+def _list_bucket(root: str) -> Iterator[StoredFile]:
+    for info, name in _infos(root, recursive=True):
+        if info.is_file and not any(part.startswith(".") for part in name.split("/")):
+            modified_s = (info.mtime_ns or 0) / 1e9
+            yield StoredFile(join(root, name), size=info.size, modified_s=modified_s)
+
+
+def _list_local(root: Path) -> Iterator[StoredFile]:
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"Folder {root} {problem}.", hint="Check the path.")
+
+    def refuse(error: OSError) -> None:  # `os.walk` itself would leave the folder out
+        raise UserError(
+            f"Folder {error.filename} cannot be read: {reason(error)}.",
+            hint="Check its permissions.",
+        ) from error
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Sorted, so that of several ways to a folder the same one is always taken.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and os.path.isfile(path):
+                status = os.stat(path)
+                yield StoredFile(path, size=status.st_size, modified_s=status.st_mtime)

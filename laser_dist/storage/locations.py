@@ -1,0 +1,45 @@
+"""Locations of files, as text: local paths and URLs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def is_url(location: str | Path) -> bool:
+    """Return whether a location is a URL, not a local path."""
+    return "://" in str(location)
+
+
+def join(folder: str | Path, *parts: str) -> str:
+    """Return the location of something in a folder; a URL keeps its options (`?…`) at the end."""
+    location, mark, options = str(folder).partition("?" if is_url(folder) else "\0")
+    return ("/".join((location.rstrip("/"), *parts)) if parts else location) + mark + options
+
+
+@dataclass(frozen=True, order=True)
+class StoredFile:
+    """A file that exists, on its own or as a member of an archive.
+
+    Attributes:
+      location: path or URL of the file, or of the archive that it is in.
+      member: name in the archive; empty for a file on its own.
+      size: in bytes, of the file itself.
+      modified_s: when `location` was modified, in seconds since 1970.
+      offset: where the file starts in the unpacked archive, in bytes.
+      index: location of the archive's index, if `offset` can only be reached with one.
+    """
+
+    location: str
+    member: str = ""
+    size: int = 0
+    modified_s: float = 0.0
+    offset: int = 0
+    index: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        path = self.location.partition("?")[0] if is_url(self.location) else self.location
+        return (self.member or path).rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.location}:{self.member}" if self.member else self.location

@@ -1,0 +1,195 @@
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from laser_dist import storage
+from laser_dist.errors import UserError
+from laser_dist.storage import StoredFile, join, list_files
+
+
+def fill(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def names_below(folder):
+    return [Path(file.location).relative_to(folder).as_posix() for file in list_files(folder)]
+
+
+def test_files_at_any_depth_are_listed_with_size_and_time(tmp_path):
+    fill(tmp_path, "b.264", "a/c.264", "a/deep/er/d.264")
+    os.utime(tmp_path / "b.264", (5, 1234.5))
+    assert names_below(tmp_path) == ["a/c.264", "a/deep/er/d.264", "b.264"]
+    last = list_files(str(tmp_path))[-1]
+    assert last == StoredFile(str(tmp_path / "b.264"), size=len("b.264"), modified_s=1234.5)
+    assert (last.name, str(last)) == ("b.264", str(tmp_path / "b.264"))
+
+
+def test_hidden_files_and_the_content_of_hidden_folders_are_left_out(tmp_path):
+    fill(tmp_path, ".a.264", ".half/b.264", "c/.half/d/e.264", "c/f.264")
+    assert names_below(tmp_path) == ["c/f.264"]
+    # Unless the hidden folder itself is listed.
+    assert names_below(tmp_path / ".half") == ["b.264"]
+
+
+def test_brackets_stars_and_spaces_in_names_have_no_meaning(tmp_path):
+    names = ["[BMP]/a[1].bmp", "b*?.jpg", "c d/e f.264", "source_images/[BMP]/x.bmp"]
+    fill(tmp_path, *names)
+    assert names_below(tmp_path) == sorted(names)
+    assert names_below(tmp_path / "[BMP]") == ["a[1].bmp"]
+    for file in list_files(tmp_path):
+        name = Path(file.location).relative_to(tmp_path).as_posix()
+        assert storage.read_bytes(file.location) == name.encode()
+
+
+def test_folders_behind_links_are_listed_once_and_loops_end(tmp_path):
+    fill(tmp_path, "real/a.264", "real/deep/b.264")
+    (tmp_path / "real" / "deep" / "up").symlink_to(tmp_path)
+    (tmp_path / "zlink").symlink_to(tmp_path / "real")
+    assert names_below(tmp_path) == ["real/a.264", "real/deep/b.264"]
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    fill(elsewhere, "c.264")
+    (tmp_path / "far").symlink_to(elsewhere)
+    assert names_below(tmp_path) == ["far/c.264", "real/a.264", "real/deep/b.264"]
+
+
+def test_links_to_files_are_listed_and_broken_links_are_not(tmp_path):
+    fill(tmp_path, "a.264")
+    (tmp_path / "b.264").symlink_to("a.264")
+    (tmp_path / "c.264").symlink_to("gone.264")
+    assert names_below(tmp_path) == ["a.264", "b.264"]
+
+
+def test_listing_what_is_no_folder_is_an_error(tmp_path):
+    fill(tmp_path, "file")
+    for name, text in (("absent", "does not exist"), ("file", "is a file, not a folder")):
+        with pytest.raises(UserError, match=rf"Folder .*/{name} {text}\."):
+            list_files(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_skipped(tmp_path, monkeypatch):
+    fill(tmp_path, "a/a.264", "b/b.264")
+    scandir = os.scandir
+
+    def refusing(location):
+        if os.fspath(location) == str(tmp_path / "b"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(location))
+        return scandir(location)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"Folder .*/b cannot be read: Permission denied\."):
+        list_files(tmp_path)
+
+
+def test_a_written_file_is_complete_and_replaces_the_one_before(tmp_path):
+    location = tmp_path / "new" / "deep" / "file"
+    for content in (b"old and long", b"new"):
+        storage.write_bytes(location, content)
+        assert storage.read_bytes(location) == content
+        assert storage.exists(location)
+    assert [path.name for path in location.parent.iterdir()] == ["file"]
+
+
+def test_until_all_is_written_the_old_file_stays(tmp_path, monkeypatch):
+    location = tmp_path / "file"
+    storage.write_bytes(location, b"old")
+
+    def half(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        assert storage.read_bytes(location) == b"old"
+        assert [file.location for file in list_files(tmp_path)] == [str(location)]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        storage.write_bytes(location, b"new content")
+    assert storage.read_bytes(location) == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_written_by_many_threads_holds_one_of_the_contents(tmp_path):
+    location, contents = tmp_path / "file", [bytes([i]) * 200_000 for i in range(8)]
+    threads = [threading.Thread(target=storage.write_bytes, args=(location, c)) for c in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.read_bytes(location) in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_publishing_moves_a_file(tmp_path):
+    fill(tmp_path, "scratch/made")
+    storage.publish(tmp_path / "scratch" / "made", tmp_path / "data" / "made")
+    assert (tmp_path / "data" / "made").read_text() == "scratch/made"
+    assert not (tmp_path / "scratch" / "made").exists()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["made"]
+
+
+def test_files_and_folders_are_removed_and_missing_ones_are_no_error(tmp_path):
+    fill(tmp_path, "a/b/c", "d")
+    for name in ("a", "d", "absent"):
+        storage.remove(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="absent"):
+        storage.read_bytes(tmp_path / "absent")
+
+
+def test_paths_and_urls_are_joined_with_slashes():
+    assert join("a/", "b", "c") == join(Path("a"), "b", "c") == "a/b/c"
+    assert join("gs://bucket/", "b") == "gs://bucket/b"
+    assert join("/", "b") == "/b"
+    assert join("gs://bucket") == "gs://bucket"
+    assert join("s3://bucket/?scheme=http", "a", "b") == "s3://bucket/a/b?scheme=http"
+    assert join("what?", "b") == "what?/b"
+    assert [storage.is_url(location) for location in ("gs://a/b", "/a/b", Path("a"))] == [1, 0, 0]
+
+
+def test_an_atomic_path_keeps_the_suffix_and_names_the_file_in_errors(tmp_path):
+    path = tmp_path / "new" / "model.keras"
+    with storage.atomic_path(path) as unfinished:
+        assert (unfinished.suffix, unfinished.parent) == (".keras", path.parent)
+        assert unfinished.name.startswith(".")
+        unfinished.write_text("content")
+    assert path.read_text() == "content"
+    with pytest.raises(OSError, match="No space") as caught, storage.atomic_path(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path)
+    assert [each.name for each in path.parent.iterdir()] == ["model.keras"]
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "model.keras"
+    with pytest.raises(NotADirectoryError), storage.atomic_path(below):
+        pytest.fail("nothing can be written there")
+
+
+def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        storage.write_text(tmp_path / "file", "é")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "file").read_bytes() == "é".encode()
+
+
+def test_a_folder_lists_its_files_and_folders(tmp_path):
+    fill(tmp_path, "b/deep/2", "a", ".hidden")
+    assert storage.list_folder(tmp_path) == {".hidden": False, "a": False, "b": True}
+    assert storage.list_folder(tmp_path / "none") == {}
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
+    storage.check_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    fill(tmp_path, "file")
+    with pytest.raises(UserError, match=r"Cannot write to .*/file: (Not a directory|File exists)"):
+        storage.check_writable(tmp_path / "file")
