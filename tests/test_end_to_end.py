@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from s3 import local_s3
 
-from laser_dist.commands.places import find_dataset
+from laser_dist.commands.locations import find_dataset
 from laser_dist.training.storage.run_store import RunStore
 
 RUN_SETTINGS = (

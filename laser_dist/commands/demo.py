@@ -1,10 +1,12 @@
-"""`laser-jnd demo`: photographs to report, on this machine, in minutes."""
+"""`laser-jnd demo`: the full pipeline, from photographs to a report, on this machine."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +17,62 @@ from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.wording import time_text
 from laser_dist.errors import UserError
 
-HELP = "do the whole job on a synthetic dataset: photographs to report"
+HELP = "run the full pipeline on a small synthetic dataset and write an HTML report"
 EXAMPLE = """\
 example:
   laser-jnd demo
 """
-QPS = (18, 24, 29, 34, 39, 45)  # a level between two is coded anew when it is built
+QPS = (18, 24, 29, 34, 39, 45)  # the build encodes the clips again at levels between these
 NUM_WORKERS = 2
 NUM_STEPS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Declare the options."""
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("runs") / "demo",
         metavar="DIR",
-        help="folder for all of it (default: %(default)s)",
+        help="folder for all files (default: %(default)s)",
     )
-    add_seed(parser, "the synthetic dataset, the training and the bootstrap")
+    add_seed(parser, "the synthetic dataset, the training and the bootstrap intervals")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs all steps; the synthetic dataset and the dataset are reused where they are there."""
+    """Run all steps; reuse the clips and the dataset of an earlier run."""
     output, seed = arguments.output, arguments.seed
     videoset, run_dir = output / "videoset", output / "run"
     started = time.monotonic()
     synthesize.check_output(videoset)
-    check_room(run_dir)
+    check_free(run_dir)
     terminal = Terminal()
-    terminal.say(f"All files go to {output}.")
-    with _Step(terminal, 1, "Synthetic VideoSet"):
+    terminal.say(f"All files are written to {output}.")
+    with _step(terminal, 1, "Create a synthetic VideoSet"):
         _synthesize(terminal, videoset, seed)
-    with _Step(terminal, 2, "Dataset"):
+    with _step(terminal, 2, "Build the dataset"):
         dataset_dir = _build(terminal, videoset, output / "data")
-    with _Step(terminal, 3, "Training"):
+    with _step(terminal, 3, "Train a predictor"):
         config = _train(terminal, run_dir, dataset_dir, seed)
-    with _Step(terminal, 4, "Evaluation"):
+    with _step(terminal, 4, "Evaluate it on the test split"):
         from laser_dist.training.storage.run_store import RunStore
 
         evaluate.evaluate_run(
             terminal, str(dataset_dir), str(run_dir), RunStore(str(run_dir)), seed
         )
-    with _Step(terminal, 5, "Prediction of one held-out clip"):
+    with _step(terminal, 5, "Predict one test clip"):
         _predict(terminal, videoset, run_dir, config)
-    terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Look at the report:")
-    terminal.say(f"  {run_dir / 'report' / 'index.html'}", style="bold")
+    terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Open the report:")
+    terminal.say(f"  {(run_dir / 'report' / 'index.html').absolute().as_uri()}", style="bold")
 
 
-class _Step:
-    """A title before a part of the work and its time after it, if it succeeds."""
-
-    def __init__(self, terminal: Terminal, number: int, title: str) -> None:
-        self._terminal = terminal
-        self._title = f"[{number}/{NUM_STEPS}] {title}"
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-        self._terminal.say(f"\n{self._title}", style="bold")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._terminal.say(f"  took {time_text(time.monotonic() - self._started)}")
+@contextmanager
+def _step(terminal: Terminal, number: int, title: str) -> Iterator[None]:
+    """Print a title before a step, and the time it took if it succeeds."""
+    started = time.monotonic()
+    terminal.say(f"\n[{number}/{NUM_STEPS}] {title}", style="bold")
+    yield  # noqa: RUF075 - the time is printed only if the step succeeds
+    terminal.say(f"  took {time_text(time.monotonic() - started)}")
 
 
 def _synthesize(terminal: Terminal, folder: Path, seed: int) -> None:
@@ -86,8 +81,8 @@ def _synthesize(terminal: Terminal, folder: Path, seed: int) -> None:
 
     num_sources = synthesize.KINDS["videoset"].num_sources
     settings = VideosetSettings(num_sources=num_sources, qps=QPS, seed=seed)
-    # As with the dataset below: the folder is the demo's own, so another dataset in it is one of
-    # an earlier version or of another seed.
+    # The folder belongs to the demo: another dataset in it is of an earlier version or seed. The
+    # same holds for the built dataset.
     synthesize.make_or_reuse(terminal, shipped_photographs(), settings, folder, replace_other=True)
 
 
@@ -111,7 +106,7 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     from laser_dist.training.runs import start_run
 
     if make_room(run_dir):
-        terminal.say(f"  Trained anew; the run before is now {run_dir}-before")
+        terminal.say(f"  The previous run was moved to {_previous(run_dir)}.")
     training = override(tiny(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
     store = train.run_store(str(run_dir))
     config = start_run(store, to_dict(training), dataset_dir)
@@ -119,38 +114,38 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     return config
 
 
-def check_room(run_dir: Path) -> None:
-    """Refuses to train where something else lies: nobody's other files are ever removed.
+def check_free(run_dir: Path) -> None:
+    """Check that only earlier runs would be replaced.
 
     Raises:
-      UserError: the place of the run, or of the one before it, is taken by anything but a run.
+      UserError: the folder of the run, or that of the previous one, holds something else.
     """
     from laser_dist.training.runs import CONFIG_FILE
 
-    for folder in (run_dir, _before(run_dir)):
+    for folder in (run_dir, _previous(run_dir)):
         is_free = not folder.exists() or (folder / CONFIG_FILE).is_file()
         if not is_free and (not folder.is_dir() or any(folder.iterdir())):
-            got = "a folder with other things in it" if folder.is_dir() else "a file"
+            what = "has other files in it" if folder.is_dir() else "is a file"
             raise UserError(
-                f"Run folder {folder}", "a run or nothing", got, "Name another with --output."
+                f"The demo cannot write its run to {folder}, which {what}.",
+                hint="Name another folder with --output.",
             )
 
 
-def _before(run_dir: Path) -> Path:
+def _previous(run_dir: Path) -> Path:
     return run_dir.with_name(f"{run_dir.name}-before")
 
 
 def make_room(run_dir: Path) -> bool:
-    """Moves a finished run aside, in place of the one before it; removes an unfinished one.
+    """Move a finished run to the place of the previous one, or remove an unfinished run.
 
     Returns:
-      Whether there was a finished one.
+      Whether there was a finished run.
     """
     finished = (run_dir / "models" / "predictor.keras").exists()
     if finished:
-        before = _before(run_dir)
-        shutil.rmtree(before, ignore_errors=True)
-        run_dir.rename(before)
+        shutil.rmtree(_previous(run_dir), ignore_errors=True)
+        run_dir.rename(_previous(run_dir))
     elif run_dir.exists():
         shutil.rmtree(run_dir)
     return finished
@@ -168,4 +163,4 @@ def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str
     terminal.say()
     predict.say_predictions(terminal, [clip], predictions, config)
     levels = ", ".join(f"{level.jnd:.0f}" for level in labels[source_id].levels)
-    terminal.say(f"The simulated viewers said {levels}.")
+    terminal.say(f"Levels of the simulated viewers: {levels}.")

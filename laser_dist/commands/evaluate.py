@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laser_dist.commands.locations import add_dataset, find_dataset
 from laser_dist.commands.options import add_seed
-from laser_dist.commands.places import add_dataset, find_dataset
 from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.wording import (
     count_text,

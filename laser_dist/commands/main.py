@@ -20,6 +20,7 @@ from laser_dist.commands import (
     logs,
     models,
     predict,
+    settings,
     synthesize,
     train,
 )
@@ -35,6 +36,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "predict": predict,
     "models": models,
+    "settings": settings,
     "import-weights": import_weights,
 }
 DESCRIPTION = "Predict the coarsest quantizer at which a video clip still looks like its source."

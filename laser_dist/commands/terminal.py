@@ -140,6 +140,6 @@ def _log_now_and_then() -> Show:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            logger.info(text if done is None else f"{text}  {done}/{total}")
+            logger.info("  %s", text if done is None else f"{text}  {done:g}/{total:g}")
 
     return show

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laser_dist.commands.locations import add_dataset, find_dataset
 from laser_dist.commands.options import whole_number, worker_range
-from laser_dist.commands.places import add_dataset, find_dataset
 from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.training_run import is_finished, train_or_reuse
 from laser_dist.commands.wording import time_text

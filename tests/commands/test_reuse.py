@@ -2,7 +2,7 @@ import pytest
 
 from beam_pipelines.storage import list_files
 from laser_dist.commands import datasets, demo, synthesize, train
-from laser_dist.commands.places import find_dataset
+from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
 
 
@@ -33,13 +33,13 @@ def test_qps():
     assert synthesize.parse_qps("30,16,30") == (16, 30)
 
 
-def test_another_dataset_is_refused_with_the_way_to_replace_it(tmp_path):
+def test_another_dataset_is_refused_and_the_hint_says_how_to_replace_it(tmp_path):
     datasets.check_same(tmp_path, {"fingerprint": "a"}, "a", tmp_path)
     with pytest.raises(UserError, match="Replace it with --overwrite"):
         datasets.check_same(tmp_path, {"fingerprint": "b"}, "a", tmp_path)
 
 
-def test_what_is_replaced_comes_back_if_the_work_fails(tmp_path):
+def test_a_replaced_dataset_is_restored_if_the_build_fails(tmp_path):
     folder = tmp_path / "1.0.0"
     folder.mkdir()
     (folder / "old").touch()
@@ -63,23 +63,23 @@ def test_what_is_replaced_comes_back_if_the_work_fails(tmp_path):
         ([], "360p"),
     ],
 )
-def test_the_configuration_is_the_one_whose_labels_are_there(resolutions, config, tmp_path):
+def test_the_configuration_follows_from_the_label_files(resolutions, config, tmp_path):
     for resolution in resolutions:
         (tmp_path / f"{resolution}_1st.csv").touch()
     assert datasets.choose_config("videoset_jnd", list_files(tmp_path)) == config
 
 
-def test_a_dataset_is_found_from_each_folder_above_it(tmp_path):
+def test_a_dataset_is_found_from_each_of_its_three_parent_folders(tmp_path):
     folder = tmp_path / "data" / "videoset_jnd" / "synthetic" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").touch()
     for start in (folder, *list(folder.parents)[:3]):
         assert find_dataset(start) == str(folder)
-    with pytest.raises(UserError, match="expected a prepared dataset, got none in it"):
+    with pytest.raises(UserError, match="holds no prepared dataset"):
         find_dataset(tmp_path)
 
 
-def test_a_finished_run_is_moved_aside_and_an_unfinished_one_removed(tmp_path):
+def test_the_demo_moves_a_finished_run_aside_and_removes_an_unfinished_one(tmp_path):
     run_dir = tmp_path / "run"
     assert not demo.make_room(run_dir)
     for name in ("first", "second"):
@@ -93,22 +93,22 @@ def test_a_finished_run_is_moved_aside_and_an_unfinished_one_removed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run", "run-before"])
-def test_the_demo_removes_nothing_that_is_not_a_run(name, tmp_path):
-    demo.check_room(tmp_path / "run")
+def test_the_demo_replaces_only_runs(name, tmp_path):
+    demo.check_free(tmp_path / "run")
     (tmp_path / name).mkdir()
-    demo.check_room(tmp_path / "run")
+    demo.check_free(tmp_path / "run")
     (tmp_path / name / "thesis.tex").touch()
-    with pytest.raises(UserError, match=f"{name}: expected a run or nothing, got a folder with"):
-        demo.check_room(tmp_path / "run")
+    with pytest.raises(UserError, match=f"{name}, which has other files in it"):
+        demo.check_free(tmp_path / "run")
     (tmp_path / name / "config.json").touch()
-    demo.check_room(tmp_path / "run")
+    demo.check_free(tmp_path / "run")
 
 
-def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_path):
+def test_what_a_killed_build_has_set_aside_is_restored_and_never_found(tmp_path):
     aside = tmp_path / "name" / "config" / ".1.0.0.replaced"
     aside.mkdir(parents=True)
     (aside / "dataset_info.json").touch()
-    with pytest.raises(UserError, match="got none in it"):
+    with pytest.raises(UserError, match="holds no prepared dataset"):
         find_dataset(tmp_path)
     folder = aside.with_name("1.0.0")
     with pytest.raises(ValueError, match="again"), datasets.set_aside(folder):
@@ -118,7 +118,7 @@ def test_what_a_killed_build_has_set_aside_comes_back_and_is_never_found(tmp_pat
 
 
 @pytest.mark.slow
-def test_what_the_commands_know_without_the_libraries_is_what_the_libraries_say():
+def test_the_constants_of_commands_equal_those_of_the_libraries():
     from beam_pipelines.rejects import MAX_REJECT_RATE
     from beam_pipelines.synthetic import mcl_jci as synthetic_mcl_jci
     from beam_pipelines.synthetic import videoset as synthetic_videoset

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from s3 import BUCKET
 from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined, labels_of
 
-from laser_dist.commands.places import find_dataset
+from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
 from laser_dist.training.examples.records import open_records
 from laser_dist.training.examples.shards import by_shard
@@ -171,7 +171,7 @@ def test_the_newest_whole_version_is_found(tmp_path):
         (base / version / "dataset_info.json").touch()
     assert find_dataset("videoset_jnd/1080p", str(tmp_path)) == str(base / "1.10.0")
     assert find_dataset("videoset_jnd/1080p/1.9.0", str(tmp_path)) == str(base / "1.9.0")
-    with pytest.raises(UserError, match=r"videoset_jnd/720p in .* got none\. Build one"):
+    with pytest.raises(UserError, match="no prepared dataset videoset_jnd/720p"):
         find_dataset("videoset_jnd/720p", str(tmp_path))
 
 
@@ -186,7 +186,7 @@ def test_a_dataset_in_googles_storage_is_found_and_read(folders, numbers, gs):
 def test_a_dataset_in_a_bucket_is_found_by_its_own_url(urls, data_dirs):
     url = urls["parquet"]
     assert find_dataset(url) == url
-    with pytest.raises(UserError, match=r"got none\. Name a version's folder, or NAME/CONFIG"):
+    with pytest.raises(UserError, match="is not a prepared dataset"):
         find_dataset(data_dirs["parquet"])
 
 

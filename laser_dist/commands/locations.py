@@ -1,4 +1,4 @@
-"""Finds what a command is pointed at."""
+"""Finds the prepared dataset that the command line names."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import argparse
 import re
 from pathlib import Path
 
-from laser_dist.errors import UserError
+from laser_dist.errors import UserError, nearest
 
 DATASET_INFO = "dataset_info.json"
 _DEPTHS = ("*", "*/*", "*/*/*")  # version; config/version; name/config/version
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-_BUILD = "Build one: laser-jnd build --help tells how."
+_BUILD = "Build one; see `laser-jnd help build`."
 
 
 def add_dataset(parser: argparse.ArgumentParser, what: str, *, required: bool = False) -> None:
-    """Declares `--dataset` and `--data-dir`, of which `find_dataset` makes a place."""
+    """Declare `--dataset` and `--data-dir`, the arguments of `find_dataset`."""
     parser.add_argument(
         "--dataset",
         required=required,
-        metavar="PLACE",
-        help=f"{what}: its folder, the --data-dir of a build that holds just one, or with "
-        "--data-dir NAME/CONFIG[/VERSION] below that",
+        metavar="PATH_OR_URL",
+        help=f"{what}: its folder, the --data-dir of a build if it holds only one dataset, or "
+        "NAME/CONFIG[/VERSION] with --data-dir",
     )
     parser.add_argument(
         "--data-dir",
-        metavar="DIR",
-        help="folder or bucket (gs://, s3://) of prepared datasets; the newest version is taken "
+        metavar="PATH_OR_URL",
+        help="folder or bucket (gs://, s3://) of prepared datasets; the newest version is used "
         "unless --dataset names one",
     )
 
 
 def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
-    """The place of a prepared dataset, path or URL.
+    """Return the location of a prepared dataset.
 
     Args:
       dataset: its folder or URL; without `data_dir` also a folder up to three levels above it.
       data_dir: folder or URL below which `dataset` is NAME/CONFIG[/VERSION].
 
     Raises:
-      UserError: no such folder, not exactly one dataset in it, or a bucket that cannot be read.
+      UserError: there is no such folder, it does not hold exactly one dataset, or the bucket cannot
+        be read.
     """
     from laser_dist.training.storage.store import Folder, is_url
 
@@ -50,33 +51,31 @@ def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
     if Folder(dataset).has(DATASET_INFO):
         return str(dataset)
     raise UserError(
-        f"Dataset {dataset}",
-        f"a prepared dataset ({DATASET_INFO})",
-        "none",
-        "Name a version's folder, or NAME/CONFIG with --data-dir.",
+        f"{dataset} is not a prepared dataset: it has no {DATASET_INFO}.",
+        hint="Name the folder of a version, or NAME/CONFIG with --data-dir.",
     )
 
 
 def _named_dataset(name: str, data_dir: str) -> str:
-    """The newest version of NAME/CONFIG below a data dir, or the version that is named."""
+    """Return the newest version of NAME/CONFIG below a data dir, or the version that is named."""
     from laser_dist.training.storage.store import Folder, below
 
-    place = below(data_dir, *name.strip("/").split("/"))
-    folder = Folder(place)
+    location = below(data_dir, *name.strip("/").split("/"))
+    folder = Folder(location)
     if folder.has(DATASET_INFO):
-        return place
+        return location
     names = folder.folders()
     versions = [each for each in names if _VERSION.fullmatch(each)]
     for version in sorted(versions, key=lambda each: [*map(int, each.split("."))], reverse=True):
-        # The metadata are written last: a version without them is being built, or never was.
-        if Folder(below(place, version)).has(DATASET_INFO):
-            return below(place, version)
-    raise UserError(
-        f"Dataset {name} in {data_dir}",
-        "a prepared dataset, NAME/CONFIG[/VERSION]",
-        f"no version of it, but {', '.join(names)}" if names else "none",
-        _BUILD,
-    )
+        # The metadata are written last: a version without them is incomplete.
+        if Folder(below(location, version)).has(DATASET_INFO):
+            return below(location, version)
+    message = f"{data_dir} holds no prepared dataset {name}."
+    if names:
+        message += f" Below that name it has {', '.join(names)}."
+    *above, last = name.strip("/").split("/")
+    known = Folder(below(data_dir, *above)).folders()
+    raise UserError(message, hint=nearest(last, known) or _BUILD)
 
 
 def _only_dataset(folder: Path) -> Path:
@@ -92,10 +91,9 @@ def _only_dataset(folder: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise UserError(f"Dataset {folder}", "one dataset", names, "Name one of them.")
-    raise UserError(
-        f"Dataset {folder}",
-        "a prepared dataset",
-        "none in it" if folder.is_dir() else "no such folder",
-        _BUILD,
-    )
+        raise UserError(
+            f"{folder} holds several datasets: {names}.", hint="Name one of them with --dataset."
+        )
+    if not folder.is_dir():
+        raise UserError(f"Dataset folder {folder} does not exist.", hint=_BUILD)
+    raise UserError(f"{folder} holds no prepared dataset.", hint=_BUILD)
