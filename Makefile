@@ -29,7 +29,7 @@ test: $(VENV)/.installed-dev lint  ## Run every check and every test that this m
 	@$(BIN)/python -m pytest -m alone
 
 test-cluster: $(VENV)/.installed-dev  ## Train across two hosts and cut one off; needs root.
-	@$(BIN)/python tests/two_hosts/acts.py $(ARGS)
+	@$(BIN)/python tests/two_hosts/scenarios.py $(ARGS)
 
 coverage: $(VENV)/.installed-dev  ## Run the tests and print branch coverage per package.
 	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m "not alone" --cov --cov-report=

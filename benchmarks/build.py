@@ -1,18 +1,17 @@
-"""What building a dataset costs beyond the codecs' own work. Prints ratios; takes some minutes.
+"""Measure what a build costs in addition to the codecs' own work. Takes some minutes.
 
-    python benchmarks/build.py              # cost, speed-up by two processes, memory
+    python benchmarks/build.py              # cost, speedup by two processes, memory
     python benchmarks/build.py --rates      # the constants of beam_pipelines.dataset.build_cost
 
-Clips are 640x360, 30 frames, from the shipped photographs, coded at five QPs. Most levels, which
-are made up, fall between them and are coded anew. The bare loop does the same encodes, decodes and
-measures with PyAV and NumPy in one process, and keeps nothing. CPU seconds are those of all
-processes of a command, their start included; machines are noisy, so only figures of one run
-compare.
+Clips are 640x360, 30 frames, from the bundled photographs, encoded at five QPs. The levels are made
+up and mostly fall between these QPs, so the build re-encodes them. The bare loop does the same
+encodes, decodes and measurements with PyAV and NumPy in one process, and writes nothing. CPU
+seconds are those of all processes of a command, including their startup. Machines are noisy:
+compare only values of one run.
 """
 
 import argparse
 import csv
-import os
 import shutil
 import subprocess
 import sys
@@ -23,8 +22,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+from results import table, write_result
+
 SIZE = (640, 360)
-MODEL_SIZE = (640, 352)
+FRAME_SIZE = (640, 352)
 NUM_FRAMES = 30
 QPS = (22, 27, 32, 37, 42)
 POLL_S = 0.2
@@ -32,55 +34,54 @@ POLL_S = 0.2
 
 @dataclass
 class Usage:
-    """What a command used, its descendants included."""
+    """Resources used by a command and its descendants."""
 
     wall_s: float = 0.0
     peak_bytes: int = 0
-    cpu_s_of: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    cpu_s_of: dict[int, float] = field(default_factory=dict)
 
     @property
     def cpu_s(self) -> float:
-        """Of all processes, as far as the last look at each."""
+        """CPU seconds of all processes, each as of its last sample."""
         return sum(self.cpu_s_of.values())
 
 
 def run_measured(command: list[str]) -> Usage:
-    """Runs a command and looks at its processes until it ends."""
+    """Run a command and sample its processes until it exits."""
     usage = Usage()
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process.pid, usage, ended))
-    watcher.start()
+    exited = threading.Event()
+    sampler = threading.Thread(target=_sample, args=(process.pid, usage, exited))
+    sampler.start()
     status = process.wait()
     usage.wall_s = time.monotonic() - started
-    ended.set()
-    watcher.join()
+    exited.set()
+    sampler.join()
     if status:
-        sys.exit(f"status {status} of: {' '.join(command)}")
+        sys.exit(f"Exit status {status}: {' '.join(command)}")
     return usage
 
 
-def _watch(root: int, usage: Usage, ended: threading.Event) -> None:
-    import psutil
-
-    ticks = os.sysconf("SC_CLK_TCK")
-    while not ended.wait(POLL_S):
+def _sample(pid: int, usage: Usage, exited: threading.Event) -> None:
+    while not exited.wait(POLL_S):
         total = 0
-        for pid in {root, *(p.pid for p in psutil.Process(root).children(recursive=True))}:
+        try:
+            processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+        for each in processes:
             try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                usage.cpu_s_of[pid] = (int(fields[11]) + int(fields[12])) / ticks
-                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            except OSError:  # it has ended
+                times = each.cpu_times()
+                total += each.memory_full_info().pss
+            except psutil.Error:  # it has exited
                 continue
-            pss = next(line for line in rollup.splitlines() if line.startswith("Pss:"))
-            total += 1024 * int(pss.split()[1])
+            usage.cpu_s_of[each.pid] = times.user + times.system
         usage.peak_bytes = max(usage.peak_bytes, total)
 
 
 def make_clips(folder: Path, num_sources: int, num_frames: int = NUM_FRAMES) -> None:
-    """Writes coded clips in VideoSet's layout, and labels that nobody has given."""
+    """Write encoded clips in VideoSet's layout, and made-up labels."""
     from multiprocessing import Pool
 
     from laser_dist.jnd.videoset_labels import format_videoset_labels, label_file_name
@@ -124,7 +125,7 @@ def _make_source(folder: Path, number: int, num_frames: int) -> object:
 
 
 def build(manual_dir: Path, data_dir: Path, workers: int) -> Usage:
-    """Runs `laser-jnd build` as a user does."""
+    """Run `laser-jnd build` as a user does."""
     shutil.rmtree(data_dir, ignore_errors=True)
     where = ["--manual-dir", str(manual_dir), "--data-dir", str(data_dir)]
     command = [sys.executable, "-m", "laser_dist.commands.main", "build", "videoset_jnd"]
@@ -132,7 +133,7 @@ def build(manual_dir: Path, data_dir: Path, workers: int) -> Usage:
 
 
 def bare_loop(folder: Path) -> None:
-    """The work itself: PyAV and NumPy, one process, nothing kept."""
+    """Do the same work with PyAV and NumPy in one process, and write nothing."""
     levels: dict[int, set[int]] = defaultdict(set)
     for suffix in ("1st", "2nd", "3rd"):
         with (folder / f"{SIZE[0]}x{SIZE[1]}_{suffix}.csv").open() as file:
@@ -180,12 +181,12 @@ def _bare_encode(frames: list, qp: int) -> bytes:
     encoder.framerate, encoder.time_base = Fraction(30000, 1001), Fraction(1001, 30000)
     encoder.thread_count = 1
     encoder.options = {"x264-params": x264_params(VIDEOSET, qp)}
-    coded = []
+    packets = []
     for index, frame in enumerate(frames):
         frame.pts, frame.time_base = index, Fraction(1001, 30000)
         frame.pict_type = 0
-        coded += [bytes(packet) for packet in encoder.encode(frame)]
-    return b"".join([*coded, *(bytes(packet) for packet in encoder.encode(None))])
+        packets += [bytes(packet) for packet in encoder.encode(frame)]
+    return b"".join([*packets, *(bytes(packet) for packet in encoder.encode(None))])
 
 
 def _bare_luma(frame: object) -> object:
@@ -199,7 +200,7 @@ def _bare_rgb(frame: object) -> object:
     from laser_dist.video.frames import SCALER_FLAGS
 
     return frame.reformat(
-        *MODEL_SIZE,
+        *FRAME_SIZE,
         format="rgb24",
         src_colorspace="ITU709",
         src_color_range="MPEG",
@@ -266,8 +267,8 @@ def _bare_filters(reference: list, frames: list) -> None:
             dict(sink.pull().metadata)
 
 
-def tell_rates() -> None:
-    """Fits the constants of `beam_pipelines.dataset.build_cost`."""
+def print_rates() -> None:
+    """Fit the constants of `beam_pipelines.dataset.build_cost`."""
     import numpy as np
 
     from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
@@ -277,7 +278,7 @@ def tell_rates() -> None:
     from laser_dist.video.frames import Clip
     from laser_dist.video.quality import measure_quality
 
-    num_frames, width, height = 6, *MODEL_SIZE
+    num_frames, width, height = 6, *FRAME_SIZE
     rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for columns, lines in ((256, 144), (640, 360), (1280, 720), (1920, 1080)):
         for index, footage in enumerate(shipped_photographs()[:3]):
@@ -291,11 +292,11 @@ def tell_rates() -> None:
                 times = [time.process_time()]
                 stream = encode_h264(clip, qp=qp)
                 times.append(time.process_time())
-                coded = decode(stream, fps=clip.fps)
-                rgb = coded.rgb_frames(width=width, height=height)
+                decoded = decode(stream, fps=clip.fps)
+                rgb = decoded.rgb_frames(width=width, height=height)
                 times.append(time.process_time())
                 if qp:
-                    measure_quality(clip, coded, reference_rgb=reference_rgb, distorted_rgb=rgb)
+                    measure_quality(clip, decoded, reference_rgb=reference_rgb, distorted_rgb=rgb)
                 times.append(time.process_time())
                 megapixels = columns * lines / 1e6
                 encode, read = (np.diff(times[:3]) / num_frames).tolist()
@@ -307,47 +308,61 @@ def tell_rates() -> None:
                     rows["READ_REFERENCE"].append((megapixels, read))
     for name, points in rows.items():
         megapixels, seconds = np.array(points).T
-        # Relative errors: a line that suits the large sizes alone is no use for the small ones.
+        # Relative errors, so that the line fits the small sizes too.
         slope, base = np.polyfit(megapixels, seconds, 1, w=1 / seconds)
         print(f"{name:<18} base {base:.4f} s, {slope:.4f} s per million pixels")
 
 
-def tell_costs(num_sources: int) -> None:
-    """Runs all of it and prints the ratios."""
+def measure_costs(num_sources: int) -> None:
+    """Measure cost, speedup and memory, and write the result."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        print(f"making {num_sources} clips of {SIZE[0]}x{SIZE[1]}, {NUM_FRAMES} frames", flush=True)
         make_clips(folder / "clips", num_sources)
         bare = run_measured([sys.executable, __file__, "--bare", str(folder / "clips")])
-        print(f"bare loop      {bare.cpu_s:7.1f} CPU s, {bare.wall_s:6.1f} s", flush=True)
         one = build(folder / "clips", folder / "one", workers=1)
-        print(f"build          {one.cpu_s:7.1f} CPU s, {one.wall_s:6.1f} s", flush=True)
         two = build(folder / "clips", folder / "two", workers=2)
-        print(f"two processes  {two.cpu_s:7.1f} CPU s, {two.wall_s:6.1f} s", flush=True)
-        print(f"CPU, build over bare loop         {one.cpu_s / bare.cpu_s:.3f}")
-        print(f"speed, two processes over one     {one.wall_s / two.wall_s:.2f}", flush=True)
+        runs = {
+            "Bare loop of the same encodes, decodes, and measurements (PyAV, NumPy)": bare,
+            "`laser-jnd build`, one process": one,
+            "`laser-jnd build`, two processes": two,
+        }
+        costs = table(
+            f"{num_sources} clips of {SIZE[0]}x{SIZE[1]} and {NUM_FRAMES} frames, encoded at five "
+            "QPs, each re-encoded at three more QPs",
+            ["Run", "CPU (s)", "Wall time (s)"],
+            [[name, round(run.cpu_s, 1), round(run.wall_s, 1)] for name, run in runs.items()],
+        )
         peaks = []
-        for factor in (1, 2, 4):
-            clips = folder / f"times{factor}"
-            make_clips(clips, 15 * factor, num_frames=8)
-            peaks.append(build(clips, folder / "memory", workers=2).peak_bytes)
-            print(f"peak memory of {15 * factor} clips  {peaks[-1] / 1e6:7.0f} MB", flush=True)
-        print(f"memory, four times the clips over one {peaks[2] / peaks[0]:.3f}")
+        for count in (15, 30, 60):
+            clips = folder / f"clips{count}"
+            make_clips(clips, count, num_frames=8)
+            usage = build(clips, folder / "memory", workers=2)
+            peaks.append([count, round(usage.peak_bytes / 1e6)])
+        memory = table("Peak memory by number of clips", ["Clips", "Peak memory (MB)"], peaks)
+    write_result(
+        "build",
+        title="Build a dataset",
+        simulated=False,
+        summary=f"A build takes {one.cpu_s / bare.cpu_s:.2f} times the CPU time of the bare loop. "
+        f"Two processes are {one.wall_s / two.wall_s:.2f} times as fast as one.",
+        tables=[costs, memory],
+        notes=[],
+    )
 
 
 def main() -> None:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sources", type=int, default=60, help="clips (default: %(default)s)")
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sources", type=int, default=60, help="number of clips (%(default)s)")
     parser.add_argument("--rates", action="store_true", help="fit the cost constants")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare is not None:
         bare_loop(arguments.bare)
     elif arguments.rates:
-        tell_rates()
+        print_rates()
     else:
-        tell_costs(arguments.sources)
+        measure_costs(arguments.sources)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""How training grows with workers: measured on two cores, computed for clusters. Prints tables.
+"""Measure training with two workers on two cores, and compute it for clusters of GPUs.
 
     python benchmarks/scaling.py                     # about fifteen minutes on two idle cores
-    python benchmarks/scaling.py --smoke             # tiny models, one round: does it run?
+    python benchmarks/scaling.py --smoke             # tiny models, one round, no result file
     python benchmarks/scaling.py --gpu-tflops 60 --network-gbytes 25   # other assumptions
 
-Measured: two workers of one core each, joined over loopback as training joins them, against one of
-one core; cores and threads are fixed. The MJ-LAT head has the published size and reads kept
-features; E2E-LAT has the demo's frames of 256x144 and filters (`--published`: 640x352), and decodes
-its frames. The global batch is the same, or each worker's is. All take turns; a figure is the best
-of its rounds, as whatever else a machine does only makes steps longer.
+Measured: two workers of one core each, joined over loopback as in training, compared with one
+worker of one core. Cores and threads are fixed. The MJ-LAT head has the published size and reads
+cached features. E2E-LAT has the frames of 256x144 and the filters of the tiny preset
+(`--published`: 640x352) and decodes its frames. Either the global batch or the batch of each worker
+is the same. The configurations take turns, and the fastest of their rounds counts, as other work on
+a machine only makes steps slower.
 
-Computed: a step takes the longer of computing and of making its input ready, then the sum of the
-gradient, then two round trips a batch norm (forward and backward). A gradient is summed in packs,
-the first of them while the rest is still being computed; how much that hides is not computed, so a
-cluster can be better than this. Bytes go around a ring, a message's delay up and down a tree. Every
-line says where it comes from.
+Computed: a step takes the longer of computing and of preparing its input, then the all-reduce of
+the gradients, then two round trips per batch norm (forward and backward). Training all-reduces
+gradients in packs, the first of them during the computation of the others; the model ignores this
+overlap, so a cluster can be faster. Bytes go around a ring, the delay of a message up and down a
+tree.
 """
 
 import argparse
@@ -26,10 +27,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from scaling_workers import asks_of, measure, measure_reduce
+from results import table, write_result
+from scaling_workers import costs_of, measure, measure_all_reduce
 
-BAR = 1.8
+TARGET = 1.8
 BATCH_SIZE = 8
 ROUNDS = 3
 KINDS = ("mj-lat", "e2e-lat")
@@ -37,14 +40,14 @@ NUM_GPUS = (1, 8, 64, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assumed:
-    """What no machine here can tell.
+class Assumptions:
+    """Properties of a cluster, which this machine cannot measure.
 
     Attributes:
-      gpu_tflops: that a GPU reaches in these convolutions, in 1e12 operations a second.
-      network_gbytes: that a GPU's share of the network carries, in 1e9 bytes a second.
-      delay_us: of one message between two GPUs, in microseconds.
-      cores_per_gpu: that make its input ready.
+      gpu_tflops: speed of a GPU in these convolutions, in 1e12 operations per second.
+      network_gbytes: network bandwidth of each GPU, in 1e9 bytes per second.
+      delay_us: delay of a message between two GPUs, in microseconds.
+      cores_per_gpu: cores that prepare the input of a GPU.
     """
 
     gpu_tflops: float
@@ -54,14 +57,14 @@ class Assumed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
-    """What a model asks of a cluster.
+class Costs:
+    """Costs of training a model.
 
     Attributes:
       gmac: of one example, forward.
-      gradient_bytes: summed in each step.
-      norms: batch norms, each two round trips a step.
-      input_rate: examples a second that one core makes ready.
+      gradient_bytes: all-reduced in each step.
+      norms: number of batch norms, each two round trips per step.
+      input_rate: examples per second that one core prepares.
     """
 
     gmac: float
@@ -72,7 +75,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Seconds of a step's parts."""
+    """Seconds of the parts of a step."""
 
     compute: float
     input: float
@@ -81,24 +84,24 @@ class Step:
 
     @property
     def total(self) -> float:
-        """Input is made ready beside computing, the others wait for each other."""
+        """Seconds of the step: input is prepared during the computation, the rest is serial."""
         return max(self.compute, self.input) + self.gradient + self.norms
 
 
-def step_of(load: Load, assumed: Assumed, num_gpus: int, batch: int) -> Step:
-    """The computed step of `batch` examples on each of `num_gpus`."""
-    # Forward and both gradients of a layer are three products; an accumulate is two operations.
-    compute = batch * 6 * load.gmac * 1e9 / (assumed.gpu_tflops * 1e12)
+def step_of(costs: Costs, assumed: Assumptions, num_gpus: int, batch: int) -> Step:
+    """Compute the step of `batch` examples on each of `num_gpus`."""
+    # Forward and the two gradients of a layer are three products; a MAC is two operations.
+    compute = batch * 6 * costs.gmac * 1e9 / (assumed.gpu_tflops * 1e12)
     return Step(
         compute=compute,
-        input=batch / (load.input_rate * assumed.cores_per_gpu),
-        gradient=reduce_s(load.gradient_bytes, num_gpus, assumed),
-        norms=2 * load.norms * reduce_s(0, num_gpus, assumed),
+        input=batch / (costs.input_rate * assumed.cores_per_gpu),
+        gradient=all_reduce_s(costs.gradient_bytes, num_gpus, assumed),
+        norms=2 * costs.norms * all_reduce_s(0, num_gpus, assumed),
     )
 
 
-def reduce_s(num_bytes: int, num_gpus: int, assumed: Assumed) -> float:
-    """Seconds to sum so many bytes over GPUs."""
+def all_reduce_s(num_bytes: int, num_gpus: int, assumed: Assumptions) -> float:
+    """Compute the seconds of an all-reduce of so many bytes."""
     if num_gpus == 1:
         return 0.0
     delay = 2 * math.ceil(math.log2(num_gpus)) * assumed.delay_us * 1e-6
@@ -106,7 +109,7 @@ def reduce_s(num_bytes: int, num_gpus: int, assumed: Assumed) -> float:
 
 
 def workers(number: int, *arguments: str) -> dict[str, float]:
-    """Runs workers, each on a core of its own; gives what the chief has measured."""
+    """Run workers, each on one core, and return the measurements of the chief."""
     cores = sorted(os.sched_getaffinity(0))[:number]
     addresses = [f"127.0.0.1:{_free_port()}" for _ in range(number)]
     processes = []
@@ -127,7 +130,7 @@ def workers(number: int, *arguments: str) -> dict[str, float]:
             )
         )
     try:
-        # If one fails the other waits for it in vain: what each says is little, and fits the pipes.
+        # If one fails, the other waits forever. Their output is small and fits the pipes.
         while not any(process.poll() for process in processes):
             if all(process.poll() == 0 for process in processes):
                 break
@@ -135,11 +138,11 @@ def workers(number: int, *arguments: str) -> dict[str, float]:
     finally:
         for process in processes:
             process.kill()
-    told = [process.communicate() for process in processes]
-    for process, (_, errors) in zip(processes, told, strict=True):
+    outputs = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
         if process.returncode > 0:
             sys.exit(f"A worker failed:\n{errors[-1500:]}")
-    return json.loads(told[0][0].splitlines()[-1])
+    return json.loads(outputs[0][0].splitlines()[-1])
 
 
 def _free_port() -> int:
@@ -148,109 +151,89 @@ def _free_port() -> int:
         return one.getsockname()[1]
 
 
-def row(source: str, what: str, value: str) -> None:
-    """A line of the output."""
-    print(f"{source:<9} {what:<58} {value}", flush=True)
+def measure_workers(
+    kind: str, size: str, rounds: int, link: dict[str, float]
+) -> tuple[list[Any], Costs, float]:
+    """Compare two workers with one.
 
-
-def tell_measured(kind: str, size: str, rounds: int, link: dict[str, float]) -> Load:
-    """Two workers over one; the model of a step held against it."""
-    groupings = {
-        "1 worker": (1, BATCH_SIZE),
-        "2 workers, same global batch": (2, BATCH_SIZE),
-        "2 workers, same batch each": (2, 2 * BATCH_SIZE),
-    }
-    steps: dict[str, float] = {name: math.inf for name in groupings}
-    one: dict[str, float] = {}
+    Returns:
+      The row of the table, the costs of the model, and the throughput of two workers with the same
+      batch each over that of one, as the step model computes it.
+    """
+    configurations = {"one": (1, BATCH_SIZE), "same": (2, BATCH_SIZE), "each": (2, 2 * BATCH_SIZE)}
+    steps: dict[str, float] = dict.fromkeys(configurations, math.inf)
+    measured: dict[str, float] = {}
     for _ in range(rounds):
-        for name, (number, batch) in groupings.items():
-            told = workers(number, kind, size, str(batch))
-            steps[name] = min(steps[name], told["step_s"])
-            one = told if number == 1 else one
-    rates = {name: groupings[name][1] / steps[name] for name in groupings}
-    for name, rate in rates.items():
-        ratio = rate / rates["1 worker"]
-        bar = "" if name == "1 worker" else f"  {ratio:.2f} x (bar {BAR})"
-        row("measured", f"{kind}, {size} size, {name}", f"{rate:.2f} samples/s{bar}")
-    load = Load(
-        gmac=one["gmac"],
-        gradient_bytes=int(one["gradient_bytes"]),
-        norms=int(one["norms"]),
-        input_rate=one["input_rate"],
+        for name, (number, batch) in configurations.items():
+            measured_now = workers(number, kind, size, str(batch))
+            steps[name] = min(steps[name], measured_now["step_s"])
+            measured = measured_now if number == 1 else measured
+    rates = {name: configurations[name][1] / steps[name] for name in configurations}
+    costs = Costs(
+        gmac=measured["gmac"],
+        gradient_bytes=int(measured["gradient_bytes"]),
+        norms=int(measured["norms"]),
+        input_rate=measured["input_rate"],
     )
-    seconds = load.gradient_bytes / link["bytes_per_s"] + (1 + 2 * load.norms) * link["delay_s"]
-    both = steps["1 worker"] + seconds
-    expected = 2 * steps["1 worker"] / both
-    row("computed", f"{kind}: the same batch each, by the model of a step", f"{expected:.2f} x")
-    row("measured", f"{kind}: input made ready, one core", f"{load.input_rate:.0f} examples/s")
-    row("exact", f"{kind}: gradient", f"{load.gradient_bytes / 1e6:.2f} MB, {load.norms} norms")
-    return load
+    seconds = costs.gradient_bytes / link["bytes_per_s"] + (1 + 2 * costs.norms) * link["delay_s"]
+    cells: list[Any] = [f"`{kind}`, {size} size", round(rates["one"], 2)]
+    for name in ("same", "each"):
+        cells += [round(rates[name], 2), round(rates[name] / rates["one"], 2)]
+    return cells, costs, 2 * steps["one"] / (steps["one"] + seconds)
 
 
-def published_load(kind: str, measured: Load, size: str) -> Load:
-    """What the published size asks, where another was measured: input's rate goes with pixels."""
+def published_costs(kind: str, measured: Costs, size: str) -> Costs:
+    """Return the costs at the published size; the input rate is scaled by the number of pixels."""
     if size == "published":
         return measured
-    told = workers(1, "asks", kind, "published")
-    shrink = told["pixels_here"] / told["pixels"] if size == "demo" else 1.0
-    return Load(
-        gmac=told["gmac"],
-        gradient_bytes=int(told["gradient_bytes"]),
-        norms=int(told["norms"]),
+    costs = workers(1, "costs", kind, "published")
+    shrink = costs["pixels_here"] / costs["pixels"] if size == "tiny" else 1.0
+    return Costs(
+        gmac=costs["gmac"],
+        gradient_bytes=int(costs["gradient_bytes"]),
+        norms=int(costs["norms"]),
         input_rate=measured.input_rate * shrink,
     )
 
 
-def tell_computed(kind: str, load: Load, assumed: Assumed) -> None:
-    """Clusters of GPUs, at the published size."""
-    text = f"{load.gmac:.2f} GMAC an example, {load.gradient_bytes / 1e6:.1f} MB of gradient"
-    row("exact", f"{kind}, published size", text)
-    alone = step_of(load, assumed, 1, BATCH_SIZE)
-    for batch_of, what in (
-        (lambda n: BATCH_SIZE, f"{BATCH_SIZE} a GPU"),
-        (lambda n: max(1, 512 // n), "512 in all"),
-    ):
-        for number in NUM_GPUS:
-            step = step_of(load, assumed, number, batch_of(number))
-            rate = number * batch_of(number) / step.total
-            share = rate / number / (BATCH_SIZE / alone.total)
-            parts = {
-                "computing": step.compute,
-                "input": step.input,
-                "gradient": step.gradient,
-                "norms": step.norms,
-            }
-            longest = max(parts, key=lambda name: parts[name])
-            told = f"{rate:>10,.0f} samples/s, {100 * share:3.0f} % each, most of it {longest}"
-            row("computed", f"{kind}, {number} GPUs, batch of {what}", told)
-    needed = BATCH_SIZE / alone.compute / load.input_rate
-    row("computed", f"{kind}: cores a GPU, for input to keep up", f"{needed:.1f}")
-    row("computed", f"{kind}: half the time is no computing, 512 in all", _half(load, assumed))
+def computed_cells(costs: Costs, assumed: Assumptions, *, batch: int, is_global: bool) -> list[str]:
+    """Return throughput and share of a single GPU's speed for each of `NUM_GPUS`."""
+    alone = step_of(costs, assumed, 1, BATCH_SIZE)
+    cells = []
+    for number in NUM_GPUS:
+        own_batch = max(1, batch // number) if is_global else batch
+        rate = number * own_batch / step_of(costs, assumed, number, own_batch).total
+        share = rate / number / (BATCH_SIZE / alone.total)
+        cells.append(f"{rate:,.0f}" + (f", {100 * share:.0f}%" if number > 1 else ""))
+    return cells
 
 
-def _half(load: Load, assumed: Assumed) -> str:
+def half_computing(costs: Costs, assumed: Assumptions) -> str:
+    """Return from how many GPUs on a step of 512 examples mostly waits."""
     for number in (2**power for power in range(10)):
-        step = step_of(load, assumed, number, 512 // number)
+        step = step_of(costs, assumed, number, 512 // number)
         if step.compute < 0.5 * step.total:
             return f"from {number} GPUs on"
     return "not up to 512 GPUs"
 
 
 def on_worker(index: int, number: int, what: list[str]) -> None:
-    """Prints what was asked for, as JSON."""
-    if what[0] == "reduce":
-        told = measure_reduce((index, number))
-    elif what[0] == "asks":
-        told = asks_of(what[1], what[2])
+    """Print the requested measurement as JSON."""
+    if what[0] == "all-reduce":
+        result = measure_all_reduce((index, number))
+    elif what[0] == "costs":
+        result = costs_of(what[1], what[2])
     else:
-        told = measure(what[0], what[1], (index, number), int(what[2]))
-    print(json.dumps(told), flush=True)
+        result = measure(what[0], what[1], (index, number), int(what[2]))
+    print(json.dumps(result), flush=True)
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Run the script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="tiny models, one round")
+    parser.add_argument(
+        "--smoke", action="store_true", help="smallest models, one round, no result file"
+    )
     parser.add_argument("--published", action="store_true", help="E2E-LAT at its published size")
     parser.add_argument("--gpu-tflops", type=float, default=20.0)
     parser.add_argument("--network-gbytes", type=float, default=12.5)
@@ -262,25 +245,84 @@ def main() -> None:
         index, number, *what = arguments.worker
         on_worker(int(index), int(number), what)
         return
-    assumed = Assumed(
+    assumed = Assumptions(
         gpu_tflops=arguments.gpu_tflops,
         network_gbytes=arguments.network_gbytes,
         delay_us=arguments.delay_us,
         cores_per_gpu=arguments.cores_per_gpu,
     )
-    sizes = {"mj-lat": "published", "e2e-lat": "published" if arguments.published else "demo"}
+    sizes = {"mj-lat": "published", "e2e-lat": "published" if arguments.published else "tiny"}
     if arguments.smoke:
-        sizes = dict.fromkeys(KINDS, "tiny")
-    link = workers(2, "reduce")
-    row("measured", "sum between two processes, loopback", f"{link['bytes_per_s'] / 1e9:.2f} GB/s")
-    row("measured", "a tiny sum between them", f"{1e3 * link['delay_s']:.2f} ms")
-    row("assumed", "a GPU reaches", f"{assumed.gpu_tflops:g} TFLOP/s")
-    row("assumed", "network of each GPU", f"{assumed.network_gbytes:g} GB/s")
-    row("assumed", "one message's delay", f"{assumed.delay_us:g} us")
-    row("assumed", "cores a GPU has for input", f"{assumed.cores_per_gpu}")
+        sizes = dict.fromkeys(KINDS, "smoke")
+    link = workers(2, "all-reduce")
+    rows, notes, published = [], [], {}
     for kind in KINDS:
-        load = tell_measured(kind, sizes[kind], 1 if arguments.smoke else ROUNDS, link)
-        tell_computed(kind, published_load(kind, load, sizes[kind]), assumed)
+        cells, costs, ratio = measure_workers(
+            kind, sizes[kind], 1 if arguments.smoke else ROUNDS, link
+        )
+        rows.append(cells)
+        published[kind] = costs = published_costs(kind, costs, sizes[kind])
+        step = step_of(costs, assumed, 1, BATCH_SIZE)
+        notes.append(
+            f"`{kind}`: the step model predicts {ratio:.2f} for two workers with the same batch "
+            f"each. A GPU needs {BATCH_SIZE / step.compute / costs.input_rate:.1f} cores for its "
+            "input. With 512 examples in all, more than half of a step is not computation "
+            f"{half_computing(costs, assumed)}."
+        )
+    measured = table(
+        "Measured: two workers of one core each, joined over loopback, compared with one worker of "
+        "one core; best of three rounds, float32",
+        ["Stage", "1 worker, batch 8 (samples/s)", "2 workers, global batch 8 (samples/s)"]
+        + ["Ratio", "2 workers, 8 each (samples/s)", "Ratio "],
+        rows,
+    )
+    inputs = table(
+        "Inputs of the step model at published sizes",
+        ["Quantity", *(f"`{kind}`" for kind in KINDS), "Origin"],
+        [
+            [name, *(text(each) for each in published.values()), origin]
+            for name, text, origin in (
+                ("one example, forward", lambda each: f"{each.gmac:.2f} GMAC", "exact"),
+                ("gradient", lambda each: f"{each.gradient_bytes / 1e6:.2f} MB", "exact"),
+                ("batch norms, two round trips each", lambda each: each.norms, "exact"),
+                (
+                    "input prepared by one core",
+                    lambda each: f"{each.input_rate:.0f} examples/s",
+                    "measured here",
+                ),
+                ("speed of a GPU", lambda _: f"{assumed.gpu_tflops:g} TFLOP/s", "assumed"),
+                ("network of each GPU", lambda _: f"{assumed.network_gbytes:g} GB/s", "assumed"),
+                ("delay of a message", lambda _: f"{assumed.delay_us:g} µs", "assumed"),
+                ("cores per GPU for input", lambda _: assumed.cores_per_gpu, "assumed"),
+            )
+        ],
+    )
+    columns = [
+        (f"`{kind}`, {what}", computed_cells(costs, assumed, batch=batch, is_global=is_global))
+        for kind, costs in published.items()
+        for what, batch, is_global in (("8 per GPU", 8, False), ("512 in all", 512, True))
+    ]
+    computed = table(
+        "Computed by the model, not measured: samples per second, and the share of the speed of a "
+        "single GPU that each GPU keeps",
+        ["GPUs", *(name for name, _ in columns)],
+        [[number, *(cells[i] for _, cells in columns)] for i, number in enumerate(NUM_GPUS)],
+    )
+    summary = (
+        f"The target is {TARGET} times the throughput with two workers. Two processes all-reduce "
+        f"{link['bytes_per_s'] / 1e9:.2f} GB/s over loopback, a single number in "
+        f"{1e3 * link['delay_s']:.2f} ms."
+    )
+    print("\n".join(["", summary, *notes]))
+    if not arguments.smoke:
+        write_result(
+            "scaling",
+            title="Add workers",
+            simulated=False,
+            summary=summary,
+            tables=[measured, inputs, computed],
+            notes=notes,
+        )
 
 
 if __name__ == "__main__":

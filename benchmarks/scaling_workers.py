@@ -1,4 +1,4 @@
-"""What a worker of `scaling.py` does: trains a model for some steps, or sums; takes the time."""
+"""Worker of `scaling.py`: time some steps of a training, or all-reduces."""
 
 import tempfile
 import time
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 6
-REDUCE_BYTES = 32 * 2**20
+ALL_REDUCE_BYTES = 32 * 2**20
 LEVELS = (26.0, 30.0, 35.0)
 
 
-def measure(kind: str, size: str, share: tuple[int, int], batch: int) -> dict[str, float]:
-    """Seconds of a step of this worker, the best of some, and what its model asks.
+def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[str, float]:
+    """Return the seconds of this worker's fastest step, and the costs of its model.
 
     Args:
       kind: "mj-lat" or "e2e-lat".
-      size: "published", "demo" or "tiny".
-      share: worker's index and number of workers.
+      size: "published", "tiny" (the preset) or "smoke".
+      shard: worker's index and number of workers.
       batch: global.
     """
     import tensorflow as tf
@@ -27,7 +27,7 @@ def measure(kind: str, size: str, share: tuple[int, int], batch: int) -> dict[st
     from laser_dist.training.learning.step import Stepper
     from laser_dist.training.learning.together import synchronize_norms
 
-    strategy = _strategy(share[1])
+    strategy = _strategy(shard[1])
     with strategy.scope():
         model, objective, spec = _model(kind, size)
         optimizer = make_optimizer(StageConfig(epochs=1), STEPS)
@@ -35,40 +35,40 @@ def measure(kind: str, size: str, share: tuple[int, int], batch: int) -> dict[st
     synchronize_norms(strategy, model)
     stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)
     with tempfile.TemporaryDirectory() as scratch:
-        source = _batches(kind, spec, Path(scratch), share, batch)
+        source = _batches(kind, spec, Path(scratch), shard, batch)
         times = []
         batches = ReadAhead(source())
         started = time.perf_counter()
         for number, one in enumerate(batches):
             stepper.train(one)
-            if number:  # the first makes the graph
+            if number:  # the first builds the graph
                 times.append(time.perf_counter() - started)
             started = time.perf_counter()
         started = time.perf_counter()
         read = sum(len(one.weights) for one in source())
         input_rate = read / (time.perf_counter() - started)
-    if share[1] > 1:
-        _reduced(strategy, tf, 1)  # both have come here
-    return {"step_s": min(times), "input_rate": input_rate, **_asks(model)}
+    if shard[1] > 1:
+        _all_reduce(strategy, tf, 1)  # wait for each other
+    return {"step_s": min(times), "input_rate": input_rate, **_costs(model)}
 
 
-def measure_reduce(share: tuple[int, int]) -> dict[str, float]:
-    """Bytes a second of a large sum between workers, and seconds of a tiny one."""
+def measure_all_reduce(shard: tuple[int, int]) -> dict[str, float]:
+    """Return the bytes per second of a large all-reduce, and the seconds of a tiny one."""
     import tensorflow as tf
 
-    strategy = _strategy(share[1])
-    large = min(_reduced(strategy, tf, REDUCE_BYTES // 4) for _ in range(5))
-    small = min(_reduced(strategy, tf, 1) for _ in range(20))
-    # Around a ring of two every byte crosses once in each of two phases, half of them at a time.
-    return {"bytes_per_s": REDUCE_BYTES / (large - small), "delay_s": small}
+    strategy = _strategy(shard[1])
+    large = min(_all_reduce(strategy, tf, ALL_REDUCE_BYTES // 4) for _ in range(5))
+    small = min(_all_reduce(strategy, tf, 1) for _ in range(20))
+    # In a ring of two, every byte crosses once in each of two phases, half of them at a time.
+    return {"bytes_per_s": ALL_REDUCE_BYTES / (large - small), "delay_s": small}
 
 
-_REDUCERS: dict[int, Any] = {}
+_FUNCTIONS: dict[int, Any] = {}
 
 
-def _reduced(strategy: Any, tf: Any, count: int) -> float:
-    """Seconds of summing so many numbers."""
-    if count not in _REDUCERS:
+def _all_reduce(strategy: Any, tf: Any, count: int) -> float:
+    """Return the seconds of an all-reduce of so many numbers."""
+    if count not in _FUNCTIONS:
 
         @tf.function
         def add_up() -> Any:
@@ -79,9 +79,9 @@ def _reduced(strategy: Any, tf: Any, count: int) -> float:
             return strategy.run(replica)
 
         add_up()
-        _REDUCERS[count] = add_up
+        _FUNCTIONS[count] = add_up
     started = time.perf_counter()
-    _REDUCERS[count]()
+    _FUNCTIONS[count]()
     return time.perf_counter() - started
 
 
@@ -96,7 +96,7 @@ def _strategy(num_workers: int) -> Any:
 
 
 def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
-    """A model as its stage trains it, its objective, and its backbone's size."""
+    """Return a model as its stage trains it, its objective, and its backbone's size."""
     import keras
 
     from laser_dist.models.autoencoder import build_autoencoder
@@ -109,12 +109,13 @@ def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
 
     keras.utils.set_random_seed(0)
     variant = variant_named(kind)
-    small, few = tiny(variant), HeadSpec(filters=(4, 4), dense=(4,))
-    tiny = BackboneSpec(filters=4, latent_filters=4, height=32, width=48)
+    preset = tiny(variant)
+    smoke_head = HeadSpec(filters=(4, 4), dense=(4,))
+    smoke = BackboneSpec(filters=4, latent_filters=4, height=32, width=48)
     sizes = {
         "published": (BackboneSpec(), variant.published_head),
-        "demo": (small.backbone, small.head),
-        "tiny": (tiny, few),
+        "tiny": (preset.backbone, preset.head),
+        "smoke": (smoke, smoke_head),
     }
     spec, form = sizes[size]
     count = variant.num_levels
@@ -127,8 +128,8 @@ def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
     return joint, JointObjective(LevelObjective((1,))), spec
 
 
-def _batches(kind: str, spec: Any, scratch: Path, share: tuple[int, int], batch: int) -> Any:
-    """Makes this worker's batches, of noise, the way that training gets them."""
+def _batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, int], batch: int) -> Any:
+    """Return a function that makes this worker's batches of noise as training makes them."""
     import numpy as np
 
     from laser_dist.training.examples.data import FramePairs
@@ -136,7 +137,7 @@ def _batches(kind: str, spec: Any, scratch: Path, share: tuple[int, int], batch:
     from laser_dist.training.examples.features import FeatureBatches, KeptFeatures
     from laser_dist.training.examples.order import Share
 
-    rng, own, total = np.random.default_rng(0), Share(*share), batch * STEPS
+    rng, own, total = np.random.default_rng(0), Share(*shard), batch * STEPS
     levels = rng.normal(LEVELS, 3, (total, 3)).astype(np.float32)
     if kind == "mj-lat":
         branches = []
@@ -165,7 +166,7 @@ def _batches(kind: str, spec: Any, scratch: Path, share: tuple[int, int], batch:
 
 
 class _Noise:
-    """Examples that all hold one noisy frame: what they cost to decode is what a real one costs."""
+    """Examples that all have the same noisy frame, which costs as much to decode as a real one."""
 
     def __init__(self, spec: Any, rng: Any, count: int) -> None:
         import numpy as np
@@ -187,7 +188,7 @@ class _Noise:
         return [self._record] * len(indices)
 
 
-def _asks(model: Any) -> dict[str, float]:
+def _costs(model: Any) -> dict[str, float]:
     import keras
     import numpy as np
 
@@ -201,9 +202,9 @@ def _asks(model: Any) -> dict[str, float]:
     }
 
 
-def asks_of(kind: str, size: str) -> dict[str, float]:
-    """What a size asks, without training it."""
+def costs_of(kind: str, size: str) -> dict[str, float]:
+    """Return the costs of a model of some size, without training it."""
     model, _, spec = _model(kind, size)
-    _, _, here = _model(kind, "demo")
+    _, _, here = _model(kind, "tiny")
     pixels = {"pixels": spec.height * spec.width, "pixels_here": here.height * here.width}
-    return {**_asks(model), **pixels}
+    return {**_costs(model), **pixels}

@@ -1,12 +1,12 @@
-"""How much faster than a plain `fit` training is, at the published size. Prints ratios.
+"""Compare training at the published size with a plain Keras `fit`.
 
     python benchmarks/training.py              # all parts; about twenty minutes on two cores
     python benchmarks/training.py --part lat   # one of lat, mj-lat, e2e-lat, waiting, memory
 
-The reference is what one writes with Keras alone: the same graph, compiled and fitted on arrays in
-memory, frozen backbones computed anew in every epoch. Both take the same batches of 8 frames of
-640x352. Reference and ours take turns, and medians are compared: machines are noisy, so only
-figures of one run compare.
+The reference is what one writes with Keras only: the same graph, compiled and fitted on arrays in
+memory, with frozen backbones computed again in every epoch. Both take the same batches of 8 frames
+of 640x352. The two take turns, and their medians are compared. Machines are noisy: compare only
+values of one run.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from results import laser_jnd, table, write_result
+
 BATCH_SIZE = 8
 NUM_EXAMPLES = 48
 ROUNDS = 3
@@ -30,52 +32,49 @@ PARTS = ("lat", "mj-lat", "e2e-lat", "waiting", "memory")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-def compare(part: str) -> None:
-    """Reference and ours by turns, for one variant."""
-    variant_name = part
-    reference, ours, rounded = [], [], []
+def compare(variant: str) -> tuple[list[list[Any]], list[float]]:
+    """Time the reference and laser-jnd in turns, for one variant.
+
+    Returns:
+      Rows of the table; and the errors in bfloat16 divided by those in float32, if measured.
+    """
+    plain, ours, rounded, ratios = [], [], [], []
     with tempfile.TemporaryDirectory() as scratch:
-        theirs = reference_epoch(variant_name)
-        mine, errors = our_epoch(variant_name, Path(scratch) / "float32")
-        for epoch in (theirs, mine):
+        plain_epoch = reference_epoch(variant)
+        our, errors = our_epoch(variant, Path(scratch) / "float32")
+        for epoch in (plain_epoch, our):
             epoch()  # builds the graph
         for _ in range(ROUNDS):
-            reference.append(timed(theirs))
-            ours.append(timed(mine))
-        if variant_name == "e2e-lat":
-            if computes_in_bfloat16():
-                fast, rounded_errors = our_epoch(
-                    variant_name, Path(scratch) / "bfloat16", bfloat16=True
-                )
-                fast()
-                for _ in range(ROUNDS):
-                    reference.append(timed(theirs))
-                    rounded.append(timed(fast))
-                # Both have done the same steps from the same weights.
-                found = rounded_errors()
-                for name, exact in errors().items():
-                    ratio = found[name] / exact
-                    print(f"e2e-lat in bfloat16   validation, {name} over float32's: {ratio:.4f}")
-            else:
-                print("e2e-lat in bfloat16   not measured: this processor does not compute in it")
-    told = {"plain fit": reference, "ours": ours, "ours, bfloat16": rounded}
-    base = statistics.median(reference)
-    for name, seconds in told.items():
+            plain.append(timed(plain_epoch))
+            ours.append(timed(our))
+        if variant == "e2e-lat" and computes_in_bfloat16():
+            fast, rounded_errors = our_epoch(variant, Path(scratch) / "bfloat16", bfloat16=True)
+            fast()
+            for _ in range(ROUNDS):
+                plain.append(timed(plain_epoch))
+                rounded.append(timed(fast))
+            # Both have taken the same steps from the same weights.
+            found = rounded_errors()
+            ratios = [round(found[name] / exact, 4) for name, exact in errors().items()]
+    base = statistics.median(plain)
+    rows = []
+    for name, seconds in ((f"`{variant}`", ours), (f"`{variant}`, bfloat16", rounded)):
         if seconds:
-            middle = statistics.median(seconds)
-            each = middle / NUM_EXAMPLES
-            print(f"{part:<8} {name:<15} {each:.4f} s a sample  {base / middle:.2f} x", flush=True)
+            median = statistics.median(seconds)
+            cells = [round(each / NUM_EXAMPLES, 4) for each in (base, median)]
+            rows.append([name, *cells, round(base / median, 2)])
+    return rows, ratios
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds that it takes."""
+    """Return the seconds that `work` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def arrays(seed: int = 0) -> tuple[Any, Any]:
-    """Frames of noise over gradients, and levels: what is learnt does not matter here."""
+    """Return frames of noise over gradients, and random levels."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -86,7 +85,7 @@ def arrays(seed: int = 0) -> tuple[Any, Any]:
 
 
 def parts_of(variant_name: str) -> tuple[Any, list[Any], Any]:
-    """A variant, its backbones and its head, of published size and random weights."""
+    """Return a variant, its backbones and its head, of published size and random weights."""
     import keras
 
     from laser_dist.models.autoencoder import build_autoencoder
@@ -107,7 +106,7 @@ def parts_of(variant_name: str) -> tuple[Any, list[Any], Any]:
 
 
 def reference_epoch(variant_name: str) -> Callable[[], None]:
-    """An epoch of Keras's own `fit`."""
+    """Return an epoch of Keras `fit`."""
     import keras
 
     from laser_dist.models.predictor_spec import PredictorSpec
@@ -121,13 +120,13 @@ def reference_epoch(variant_name: str) -> Callable[[], None]:
         model.compile(keras.optimizers.Adam(1e-5), loss=["mse", "mae"], loss_weights=[0.01, 0.99])
         targets = [frames, levels]
     else:
-        answer = PredictorSpec(
+        spec = PredictorSpec(
             variant=variant.name,
             levels=(1, 2, 3)[: variant.num_levels],
             scale="QP",
             simulated=True,
         )
-        model = build_predictor(backbones, [head], answer)
+        model = build_predictor(backbones, [head], spec)
         model.compile(keras.optimizers.Adam(1e-5), loss="mae")
         targets = levels
     return lambda: model.fit(frames, targets, batch_size=BATCH_SIZE, epochs=1, verbose=0)
@@ -136,10 +135,10 @@ def reference_epoch(variant_name: str) -> Callable[[], None]:
 def our_epoch(
     variant_name: str, run_dir: Path, *, bfloat16: bool = False
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
-    """An epoch of our loop; of frozen backbones, on features that are kept in files.
+    """Return an epoch of laser-jnd's loop, on cached features if the backbones are frozen.
 
     Returns:
-      The epoch, and the errors of an end-to-end variant on other frames than it learns from.
+      The epoch, and the errors of an end-to-end variant on other frames than it is trained on.
     """
     import keras
     import tensorflow as tf
@@ -168,7 +167,7 @@ def our_epoch(
         make: Callable[[], Any] = partial(joint_batches, frames, levels)
     else:
         extractors = [feature_extractor(variant, each) for each in backbones]
-        kept = kept_features(run_dir, [each.predict_on_batch(frames) for each in extractors])
+        kept = cached_features(run_dir, [each.predict_on_batch(frames) for each in extractors])
         batches = feature_batches(kept, levels[:, : variant.num_levels])
         make = lambda: batches.epoch(1)  # noqa: E731
 
@@ -187,7 +186,7 @@ def our_epoch(
 
 
 def joint_batches(frames: Any, levels: Any) -> Iterator[Any]:
-    """Frames and the first level, as an end-to-end stage takes them."""
+    """Yield frames and the first level, as an end-to-end stage takes them."""
     import numpy as np
 
     from laser_dist.training.examples.batch import Batch
@@ -198,8 +197,8 @@ def joint_batches(frames: Any, levels: Any) -> Iterator[Any]:
         yield Batch(frames[part], targets, np.ones(BATCH_SIZE, np.float32), BATCH_SIZE)
 
 
-def kept_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
-    """Features as a run keeps them, in one part."""
+def cached_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
+    """Cache features as a run does, in one part."""
     import numpy as np
 
     from laser_dist.training.examples.feature_files import FeatureFiles
@@ -215,62 +214,58 @@ def kept_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
 
 
 def feature_batches(kept: Any, levels: Any) -> Any:
-    """The batches of a head."""
+    """Return the batches of a head."""
     from laser_dist.training.examples.features import FeatureBatches
 
     return FeatureBatches(features=kept, targets=levels, batch_size=BATCH_SIZE, seed=0)
 
 
-def tell_waiting() -> None:
-    """The share of its time that training waits for data, from a real dataset, on Ray."""
+def measure_waiting() -> dict[str, Any]:
+    """Measure which share of its time training waits for data, from a local dataset, on Ray."""
+    shares = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        videoset, data = str(folder / "videoset"), str(folder / "data")
+        laser_jnd("synthesize", "--num-sources", "60", "--qps", "22,30,38", "--output", videoset)
         laser_jnd(
-            *("synthesize", "--num-sources", "60"),
-            *("--qps", "22,30,38", "--output", str(folder / "videoset")),
-        )
-        laser_jnd(
-            *("build", "videoset_jnd", "--manual-dir", str(folder / "videoset"), "--config"),
-            *("synthetic", "--frame-size", f"{WIDTH}x{HEIGHT}", "--data-dir", str(folder / "data")),
+            *("build", "videoset_jnd", "--manual-dir", videoset, "--data-dir", data),
+            *("--config", "synthetic", "--frame-size", f"{WIDTH}x{HEIGHT}"),
         )
         small = ["image.crop=64", "image.epochs=1", "jnd.crop=64", "jnd.epochs=1"]
         for variant, epochs in (("mj-lat", "heads.epochs=3"), ("e2e-lat", "joint.epochs=2")):
             settings = [f"--set={each}" for each in (*small, epochs)]
-            settings += [] if variant == "mj-lat" else ["--level", "2"]
+            settings += [] if variant == "mj-lat" else ["--levels", "2"]
             run = folder / variant
             laser_jnd(
-                *("train", variant, "--preset", "paper", "--dataset", str(folder / "data")),
+                *("train", variant, "--preset", "paper", "--dataset", data),
                 *("--output", str(run), "--set=cluster.cpus_per_worker=2", *settings),
             )
             stage = "mj-lat" if variant == "mj-lat" else "e2e-lat-jnd2"
             rows = (run / "logs" / "metrics" / f"{stage}.csv").read_text().splitlines()[1:]
             waits = [float(row.split(",")[3]) for row in rows if ",input_wait," in row]
-            # The first epoch's time holds the making of the graph.
-            print(f"waiting  {stage:<13} {100 * max(waits[1:]):.1f} % of an epoch", flush=True)
+            # The first epoch includes building the graph.
+            shares.append([f"`{stage}`", round(100 * max(waits[1:]), 1)])
+    return table(
+        "Share of an epoch spent waiting for data, after the first epoch, from a local dataset, on "
+        "Ray",
+        ["Stage", "Waiting (%)"],
+        shares,
+    )
 
 
-def laser_jnd(*arguments: str) -> None:
-    """Runs a command as a user does."""
-    command = [sys.executable, "-m", "laser_dist.commands.main", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"status {done.returncode} of: {' '.join(arguments)}\n{done.stderr[-2000:]}")
-
-
-def tell_memory() -> None:
-    """Memory of a head's training with four times the examples over once."""
-    peaks = []
+def measure_memory() -> dict[str, Any]:
+    """Measure the memory of a head's training with some examples, and with four times as many."""
+    rows = []
     for count in (64, 256):
         command = [sys.executable, __file__, "--memory-of", str(count)]
-        peaks.append(
-            int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        )
-        print(f"memory   mj-lat, {count:>3} examples  {peaks[-1] / 1e6:,.0f} MB", flush=True)
-    print(f"memory   four times the examples over once  {peaks[1] / peaks[0]:.3f}")
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append([count, round(int(done.stdout) / 1e6)])
+    caption = "Memory of a process that trains the head of `mj-lat`, without mapped files"
+    return table(caption, ["Examples", "Memory (MB)"], rows)
 
 
 def memory_of(count: int) -> None:
-    """Trains MJ-LAT's head on `count` examples; prints the bytes that the process holds then."""
+    """Train the head of MJ-LAT on `count` examples, then print the memory of this process."""
     import numpy as np
     import tensorflow as tf
 
@@ -284,7 +279,7 @@ def memory_of(count: int) -> None:
     shape, rng = head.input_shape[0][1:], np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        kept = kept_features(folder, [np.zeros((1, *shape))] * 3)
+        kept = cached_features(folder, [np.zeros((1, *shape))] * 3)
         for branch in kept.branches:
             path = branch[0].part_path(0)
             file = np.lib.format.open_memmap(path, "w+", np.float16, (count, *shape))
@@ -298,13 +293,13 @@ def memory_of(count: int) -> None:
         for batch in ReadAhead(batches.epoch(0)):
             stepper.train(batch)
     status = Path("/proc/self/status").read_text().splitlines()
-    # What files are mapped is the system's to give back.
+    # The system can reclaim the memory of mapped files.
     anonymous = next(line for line in status if line.startswith("RssAnon"))
     print(1024 * int(anonymous.split()[1]))
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this processor has instructions for it."""
+    """Return whether this processor has bfloat16 instructions."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -313,22 +308,53 @@ def computes_in_bfloat16() -> bool:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Run the script."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--part", choices=PARTS, action="append", help="run only this part; may be repeated"
+    )
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
         memory_of(arguments.memory_of)
         return
-    for part in arguments.part or PARTS:
-        if part == "waiting":
-            tell_waiting()
-        elif part == "memory":
-            tell_memory()
-        else:
-            compare(part)
+    parts = arguments.part or PARTS
+    rows, ratios, tables = [], [], []
+    for variant in [part for part in parts if part.endswith("lat")]:
+        measured, errors = compare(variant)
+        rows += measured
+        ratios += errors
+    if rows:
+        caption = f"Time per sample at published sizes: {WIDTH}x{HEIGHT} frames, batches of 8"
+        columns = ["Variant", "Plain `fit` (s)", "laser-jnd (s)", "Speedup"]
+        tables.append(table(caption, columns, rows))
+    if ratios:
+        caption = (
+            "Error on other frames after the same four epochs from the same weights, bfloat16 "
+            "divided by float32"
+        )
+        tables.append(table(caption, ["Loss", "Frame", "Level"], [ratios]))
+    if "waiting" in parts:
+        tables.append(measure_waiting())
+    if "memory" in parts:
+        tables.append(measure_memory())
+    best = max(rows, key=lambda row: row[-1], default=None)
+    write_result(
+        "training",
+        title="Train",
+        simulated=False,
+        summary=f"{best[0]} trains {best[-1]} times as fast per sample as a plain Keras `fit` that "
+        "recomputes the frozen backbones in every epoch."
+        if best
+        else "Only some parts were measured.",
+        tables=tables,
+        notes=[
+            "The reference is Keras's own `fit` of the same graph on arrays in memory. The two ran "
+            f"in turns; values are medians of {ROUNDS} epochs after the first. Epochs have "
+            f"{NUM_EXAMPLES} examples."
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -153,6 +153,33 @@ def test_every_imported_module_of_the_project_exists():
     assert imported <= MODULES.keys()
 
 
+def names_in(module: str) -> set[str]:
+    """Names that a module defines or imports at its top level."""
+    found = set()
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def test_scripts_import_names_that_exist():
+    scripts = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/two_hosts/*.py")]
+    wrong = [
+        f"{path.name}: {statement.module}.{alias.name}"
+        for path in scripts
+        for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(statement, ast.ImportFrom) and top(str(statement.module)) in PACKAGES
+        for alias in statement.names
+        if f"{statement.module}.{alias.name}" not in MODULES
+        and (statement.module not in MODULES or alias.name not in names_in(statement.module))
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize(
     ("package", "libraries"),
     [

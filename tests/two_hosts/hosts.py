@@ -1,7 +1,7 @@
-"""Hosts that are network namespaces of this machine, joined by a bridge; Ray nodes on them.
+"""Hosts that are network namespaces of this machine, joined by a bridge.
 
-Every host has an address and a link of its own, which can be taken away as a pulled cable would:
-no packet comes through any more, and nobody is told.
+Each host has its own address and link. The link can be cut as by pulling a cable: packets are lost,
+and no process is notified.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ HEAD_PORT = 6379
 
 
 def can_make_namespaces() -> bool:
-    """Whether this machine lets us; tried, as root in a container may still not be allowed to."""
+    """Return whether network namespaces can be created; root in a container may not be allowed."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     name = f"laser-try-{os.getpid()}"
@@ -29,13 +29,13 @@ def can_make_namespaces() -> bool:
 
 
 class Hosts:
-    """Namespaces on one bridge, which stands in a namespace too: the machine's own net is left."""
+    """Namespaces on a bridge, which has one too: the machine's own network is unchanged."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Makes them.
+        """Create the hosts.
 
         Args:
-          names: of the hosts; host number k of them, from 1, has the address 10.207.0.k.
+          names: names of the hosts; host k, from 1, has the address 10.207.0.k.
         """
         self._tag = f"laser{os.getpid()}"
         self._names = list(names)
@@ -52,13 +52,13 @@ class Hosts:
             raise
 
     def address(self, name: str) -> str:
-        """Of a host."""
+        """Return the address of a host."""
         return f"{NETWORK}.{self._names.index(name) + 1}"
 
     def start(
         self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path
     ) -> subprocess.Popen[bytes]:
-        """Runs a command on a host; its output goes to a file's end."""
+        """Start a command on a host and append its output to a file."""
         with log.open("ab") as file:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self._space(name), *command],
@@ -69,15 +69,15 @@ class Hosts:
             )
 
     def cut_off(self, name: str) -> None:
-        """Takes the host's link away, in both directions; its processes stay, and know nothing."""
+        """Cut the host's link in both directions; its processes continue."""
         self._in(self._switch, "link", "set", self._port(name), "down")
 
     def reconnect(self, name: str) -> None:
-        """Gives the link back."""
+        """Restore the link."""
         self._in(self._switch, "link", "set", self._port(name), "up")
 
-    def end_processes(self, name: str) -> None:
-        """Kills whatever runs on a host, as switching it off would."""
+    def kill_processes(self, name: str) -> None:
+        """Kill all processes of a host, as a power cut would."""
         for _ in range(20):
             pids = _ip("netns", "pids", self._space(name)).split()
             if not pids:
@@ -88,17 +88,17 @@ class Hosts:
             time.sleep(0.2)
 
     def remove(self) -> None:
-        """Ends all processes on the hosts, then removes the hosts."""
+        """Kill all processes on the hosts, then remove the hosts."""
         for space in reversed(self._made):
             if space != self._switch:
-                self.end_processes(space.removeprefix(f"{self._tag}-"))
+                self.kill_processes(space.removeprefix(f"{self._tag}-"))
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
         self._made.clear()
 
     def _plug_in(self, name: str, number: int) -> None:
         space, port = self._space(name), self._port(name)
         self._add(space)
-        # Both ends are made where they belong: the machine's own namespace never sees them.
+        # Both ends are created in their namespaces: the machine's own namespace never sees them.
         self._in(self._switch, "link", "add", port, "type", "veth", "peer", "eth0", "netns", space)
         self._in(self._switch, "link", "set", port, "master", "bridge", "up")
         self._in(space, "address", "add", f"{NETWORK}.{number}/24", "dev", "eth0")

@@ -1,0 +1,77 @@
+"""Writing of `benchmarks/results/NAME.json`, in the format that `README.md` describes."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def table(caption: str, columns: list[str], rows: list[list[Any]], **others: Any) -> dict[str, Any]:
+    """Return a table of a result, and print it."""
+    print(f"\n{caption}\n" + "\t".join(columns))
+    for row in rows:
+        print("\t".join("" if cell is None else str(cell) for cell in row), flush=True)
+    return {"caption": caption, "columns": columns, "rows": rows, **others}
+
+
+def write_result(name: str, *, tables: list[dict[str, Any]], **fields: Any) -> None:
+    """Write the result of a script.
+
+    Tables of the previous result that were not measured again stay, unless they have the caption
+    of a new one.
+
+    Args:
+      name: of the script.
+      tables: as `table` returns them.
+      **fields: `title`, `summary`, `simulated` and `notes`.
+    """
+    path = FOLDER / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else []
+    captions = {each["caption"] for each in tables}
+    result = {
+        "machine": machine(),
+        "date": f"{datetime.date.today():%Y-%m}",
+        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        **fields,
+        "tables": tables + [each for each in before if each["caption"] not in captions],
+    }
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"\nWrote {path}")
+
+
+def machine() -> str:
+    """Return the processor, its usable cores, the memory and the GPUs of this machine."""
+    import psutil
+
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        processor = text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+    except OSError:
+        processor = ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{cores} cores of {processor or platform.processor()}, {memory:.0f} GiB, {gpus()}"
+
+
+def gpus() -> str:
+    """Return the names of the GPUs of this machine."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return "no GPU"
+    return ", ".join(name for name in names if name)
+
+
+def laser_jnd(*arguments: str) -> None:
+    """Run a command as a user does, and exit if it fails."""
+    command = [sys.executable, "-m", "laser_dist.commands.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"Exit status {done.returncode}: {' '.join(arguments)}\n{done.stderr[-2000:]}")
