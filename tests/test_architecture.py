@@ -154,7 +154,7 @@ def test_every_imported_module_of_the_project_exists():
 
 
 def names_in(module: str) -> set[str]:
-    """Names that a module defines or imports at its top level."""
+    """Names that a module defines or imports, at any level."""
     found = set()
     for node in ast.walk(MODULES[module]):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
