@@ -1,4 +1,4 @@
-"""`laser-jnd evaluate`: errors on sources never trained on, beside plain predictors."""
+"""`laser-jnd evaluate`: prediction error on the test sources, compared with baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from laser_dist.evaluation.results import EvaluationResults
     from laser_dist.training.storage.run_store import RunStore
 
-HELP = "measure a run on held-out sources and write the report"
+HELP = "evaluate a run on held-out sources and write the report"
 EXAMPLE = """\
 example:
   laser-jnd evaluate --model runs/first --dataset runs/data
@@ -36,26 +36,26 @@ example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Declare the options."""
     parser.add_argument(
-        "--model", required=True, metavar="RUN", help="folder or bucket of a finished run"
+        "--model", required=True, metavar="RUN", help="path or URL of a finished run"
     )
     add_dataset(parser, "the dataset it was trained on", required=True)
     parser.add_argument(
         "--output",
-        metavar="PLACE",
-        help="folder or bucket for results and report (default: the run)",
+        metavar="PATH_OR_URL",
+        help="where to write the results and the report (default: the run)",
     )
-    add_seed(parser, "the bootstrap")
+    add_seed(parser, "the bootstrap intervals")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluates the run and prints the table."""
+    """Evaluate the run and print the tables."""
     from laser_dist.training.runs import load_run
     from laser_dist.training.storage.run_store import RunStore
     from laser_dist.training.storage.store import is_url
 
-    # For their errors, before anything heavy is loaded or brought here.
+    # Check first, before anything large is imported or downloaded.
     if not is_url(arguments.model):
         load_run(Path(arguments.model))
     dataset = find_dataset(arguments.dataset, arguments.data_dir)
@@ -66,14 +66,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, seed: int) -> None:
-    """Evaluates a run, writes the report and tells the figures.
+    """Evaluate a run, write the results and the report, and print the tables.
 
     Args:
-      terminal: to speak through.
-      dataset: place of the prepared dataset, path or URL.
-      run: place of the run, the same.
-      output: where results and report go.
-      seed: of the bootstrap.
+      terminal: terminal for the tables and the progress.
+      dataset: location of the prepared dataset, path or URL.
+      run: location of the run, path or URL.
+      output: storage for the results and the report.
+      seed: random seed of the bootstrap.
     """
     from laser_dist.training.storage.copies import local_dataset, local_run, named_by_place
     from laser_dist.training.storage.store import below
@@ -86,7 +86,7 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, s
 
         results = evaluate(dataset_dir, run_dir, output.local, seed, run=run)
         if output.is_remote:
-            show(f"bringing the results to {output.place}")
+            show(f"uploading the results to {output.place}")
             _push(output, [output.local / name for name in WRITTEN])
     print_results(terminal, results)
     places = (("results", RESULTS), ("report", REPORT))
@@ -98,10 +98,8 @@ def _push(output: RunStore, paths: Sequence[Path]) -> None:
         output.push(*paths)
     except OSError as error:
         raise UserError(
-            f"Results in {output.place}",
-            "a bucket that can be written",
-            " ".join(str(error).split()),
-            f"They lie in {output.local}: copy them, or evaluate again.",
+            f"Cannot upload the results to {output.place}: {' '.join(str(error).split())}.",
+            hint=f"Copy them from {output.local}, or evaluate again.",
         ) from error
 
 
