@@ -65,7 +65,7 @@ class LabeledSource:
     def level_quantizers(self) -> tuple[int | None, ...]:
         """The quantizer whose frame shows each level (`Scale.rounded`); None where missing."""
         return tuple(
-            None if math.isnan(level.value) else self.scale.rounded(level.value)
+            None if math.isnan(level.value) else self.scale.nearest(level.value)
             for level in self.levels
         )
 

@@ -173,7 +173,8 @@ def _match(
 ) -> tuple[Clips, list[Reject]]:
     """Return the sources with usable clips and labels, and a reject for each other one."""
     impossible = {
-        fault.source_id: f"impossible labels in {fault.place}: {fault.why}" for fault in faults
+        fault.source_id: f"impossible labels in {fault.location}: {fault.reason}"
+        for fault in faults
     }
     usable: Clips = {}
     rejects: list[Reject] = []

@@ -50,7 +50,7 @@ class MclJciFiles:
 
     def parse_labels(self, files: Sequence[LabelFile], folder: str) -> MclJciLabels:
         """Parse the label files; raises `UserError` if there are none."""
-        return parse_mcl_jci_labels(files, where=folder)
+        return parse_mcl_jci_labels(files, location=folder)
 
     def clip_of(self, name: str) -> tuple[str, int] | None:
         """Return source id and quality factor of an image's file; None for any other file."""

@@ -54,7 +54,7 @@ class VideosetFiles:
 
     def parse_labels(self, files: Sequence[LabelFile], folder: str) -> VideoSetLabels:
         """Parse the label tables; raises `UserError` if one is missing."""
-        return parse_videoset_labels(files, self.resolution, where=folder)
+        return parse_videoset_labels(files, self.resolution, location=folder)
 
     def clip_of(self, name: str) -> tuple[str, int] | None:
         """Return source id and QP of a clip's file; None for any other file."""

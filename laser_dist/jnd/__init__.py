@@ -1,4 +1,5 @@
-"""Judged video: label files, satisfied user ratio, splits and simulated viewers.
+"""JND labels: label files, the satisfied-user ratio, and splits into train, validation and test.
 
-NumPy only: neither TensorFlow, Beam nor Ray, so a Beam worker that needs labels starts fast.
+NumPy and SciPy only: neither TensorFlow, Beam nor Ray, so a Beam worker that needs labels starts
+fast.
 """

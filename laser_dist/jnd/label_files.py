@@ -1,9 +1,9 @@
-"""Label files of any dataset and from any store: their bytes, and how their faults are told.
+"""Label files of any dataset and storage: their content, and errors and faults in it.
 
-Parsing takes `LabelFile`s, so it does not matter whether they lie in a folder, a bucket or an
-archive. Three outcomes: what can be mended is, and is listed, one readable line each; what makes
-one source impossible is a `LabelFault` of that source; what cannot be read at all is a
-`LabelFileError`.
+Parsers take `LabelFile`s, so the files may come from a folder, a bucket or an archive. There are
+three outcomes. Known quirks are repaired, and each repair is listed in one readable line. Labels
+that make one source unusable are a `LabelFault` of that source. A file or cell that cannot be read
+is a `LabelFileError`.
 """
 
 import re
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from laser_dist.errors import UserError
 
-# Tables that went through a spreadsheet or pandas write whole numbers as `33.0`.
-_WHOLE = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
+# Tables that went through a spreadsheet or pandas write integers as `33.0`.
+_INTEGER = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -22,85 +22,72 @@ class LabelFile:
     """A label file, already fetched.
 
     Attributes:
-      name: without folders, such as `640x360_1st.csv`.
-      place: full path or URL, for messages.
-      content: all its bytes.
+      name: file name without folders, such as `640x360_1st.csv`.
+      location: full path or URL, for messages.
+      content: all bytes of the file.
     """
 
     name: str
-    place: str
+    location: str
     content: bytes
-
-    @property
-    def folder(self) -> str:
-        """The place without the name."""
-        return self.place.removesuffix(self.name).rstrip("/\\")
 
 
 @dataclass(frozen=True)
 class LabelFault:
-    """Why the labels of one source cannot be used.
+    """The reason why the labels of one source cannot be used.
 
     Attributes:
       source_id: such as `videoSRC001`.
-      place: file and line where it shows, as the lines on repairs say it.
-      why: such as "JND2 24 below JND1 30".
+      location: file and line, in the same form as in repairs.
+      reason: such as "JND2 24 below JND1 30".
     """
 
     source_id: str
-    place: str
-    why: str
+    location: str
+    reason: str
 
 
 class LabelFileError(UserError):
-    """A label file that cannot be read, and where.
+    """A label file that cannot be read, with the position of the problem.
 
     Attributes:
       file: name of the file.
-      line: number of the line where the row begins, the first being 1; None for the whole file.
-      column: name of the column; None for the whole row.
+      line: line where the row starts, counted from 1; None for the complete file.
+      column: name of the column; None for the complete row.
+      problem: such as "'thirty' is not a decimal number".
     """
 
-    def __init__(
-        self, file: str, line: int | None, column: str | None, expected: str, got: str
-    ) -> None:
-        where = f"line {line}" if line is not None else ""
-        where += f"{', ' if where else ''}column '{column}'" if column is not None else ""
+    def __init__(self, file: str, line: int | None, column: str | None, problem: str) -> None:
+        parts = [file]
+        parts += [] if line is None else [f"line {line}"]
+        parts += [] if column is None else [f"column '{column}'"]
         super().__init__(
-            f"reading labels from {file}{', ' if where else ''}{where}",
-            expected,
-            got,
-            "Mend that place, or copy the file anew from the dataset.",
+            f"{', '.join(parts)}: {problem}.", hint="Fix the file, or download it again."
         )
-        # A pickled exception is rebuilt from `args`: they must be this constructor's, not the
-        # base's.
-        self.args = (file, line, column, expected, got)
+        # A pickled exception is rebuilt from `args`: they must be this constructor's.
+        self.args = (file, line, column, problem)
         self.file = file
         self.line = line
         self.column = column
+        self.problem = problem
 
 
 def find_label_files(folder: Path, is_wanted: Callable[[str], bool]) -> tuple[LabelFile, ...]:
-    """Files on a local disk, read.
+    """Read the label files below a local folder.
 
     Args:
-      folder: searched with all folders below it; hidden places are passed over.
-      is_wanted: whether a file of this name is one.
+      folder: searched recursively; hidden files and folders are skipped.
+      is_wanted: whether a file of this name is a label file.
 
     Returns:
-      The files, by path.
+      The files, ordered by path.
 
     Raises:
-      UserError: no such folder.
-      LabelFileError: a file that is there but cannot be read.
+      UserError: the folder does not exist.
+      LabelFileError: a file cannot be read.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"looking for labels in {folder}",
-            "a folder that holds label files",
-            "no such folder",
-            "Name the folder that holds them.",
-        )
+        raise UserError(f"{folder} is not a folder.", hint="Name the folder of the label files.")
     paths = [
         path
         for path in sorted(folder.rglob("*"))
@@ -112,55 +99,53 @@ def find_label_files(folder: Path, is_wanted: Callable[[str], bool]) -> tuple[La
 
 
 def only_copy(copies: Sequence[LabelFile], repairs: list[str]) -> LabelFile:
-    """The file of which there may be copies: the first by place.
+    """Return the first, by location, of equal copies of a file.
 
     Args:
       copies: one or more.
-      repairs: added to: the copies that are ignored, one line each.
+      repairs: receives one line for each ignored copy.
 
     Raises:
       LabelFileError: two copies differ.
     """
-    first, *others = sorted(copies, key=lambda file: file.place)
+    first, *others = sorted(copies, key=lambda file: file.location)
     for other in others:
         if other.content != first.content:
-            got = f"{first.place} and {other.place}, which differ"
-            raise LabelFileError(first.name, None, None, "copies that agree", got)
-        repairs.append(f"{first.name}: a second copy, the same, in {other.folder}; ignored")
+            problem = f"{first.location} and {other.location} differ"
+            raise LabelFileError(first.name, None, None, problem)
+        repairs.append(f"{first.name}: second copy {other.location}; ignored")
     return first
 
 
-def decoded(file: LabelFile, expected: str) -> str:
-    """A file's text, without the byte order mark that spreadsheets put in front.
-
-    Args:
-      file: to decode.
-      expected: what the file should be, for the error.
+def decode_text(file: LabelFile) -> str:
+    """Return the text of a file, without the byte order mark that spreadsheets write.
 
     Raises:
-      LabelFileError: it is not in UTF-8.
+      LabelFileError: the file is not UTF-8.
     """
     try:
         return file.content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = file.content.count(b"\n", 0, error.start) + 1
-        raise LabelFileError(file.name, line, None, expected, str(error)) from error
+        raise LabelFileError(file.name, line, None, f"not UTF-8 text ({error})") from error
 
 
-def whole_number(text: str) -> int | None:
-    """The whole number that a cell holds, `33` or `33.0`; None where it holds none."""
-    match = _WHOLE.fullmatch(text)
+def parse_integer(text: str) -> int | None:
+    """Return the integer in a cell, written as `33` or `33.0`; None if it holds none."""
+    match = _INTEGER.fullmatch(text)
     return int(match[1]) if match is not None else None
 
 
-def shown(text: str, longest: int = 80) -> str:
-    """A cell's text for a message that stays one line."""
-    return repr(text if len(text) <= longest else f"{text[:longest]}...") if text else "nothing"
+def quote(text: str, longest: int = 80) -> str:
+    """Return a cell's text for a one-line message."""
+    if not text:
+        return "an empty cell"
+    return repr(text if len(text) <= longest else f"{text[:longest]}...")
 
 
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        got = error.strerror or str(error)
-        raise LabelFileError(path.name, None, None, "a file that can be read", got) from error
+        problem = f"the file cannot be read ({error.strerror or error})"
+        raise LabelFileError(path.name, None, None, problem) from error

@@ -1,9 +1,11 @@
-"""MCL-JCI's folder layout: what its images and its texts are called and where they lie.
+"""MCL-JCI's folder layout: names and paths of images and label texts.
 
-Of source 1: `source_images/[BMP]/ImageJND_SRC01.bmp`, the JPEG of quality factor 50
-`distorted_image/ImageJND_SRC01/ImageJND_SRC01_050.jpg`, what viewers said
-`JND_samples/JND_image_01.txt`, the stair-step model `SQF_data/Image_1_l_h.txt`. The brackets are
-part of the folder's name.
+The files of source 1 (the brackets are part of the folder name):
+
+- source image: `source_images/[BMP]/ImageJND_SRC01.bmp`;
+- JPEG at quality factor 50: `distorted_image/ImageJND_SRC01/ImageJND_SRC01_050.jpg`;
+- viewers' labels: `JND_samples/JND_image_01.txt`;
+- stair-step model: `SQF_data/Image_1_l_h.txt`.
 
 Source: Jin et al. 2016 (MCL-JCI) and the files published with it.
 """
@@ -17,7 +19,7 @@ from laser_dist.jnd.scale import QF
 
 _IMAGE = re.compile(r"ImageJND_SRC(?P<source>[0-9]{2})(?:\.bmp|_(?P<quality>[0-9]{3})\.jpg)")
 _SOURCE_ID = re.compile(r"ImageJND_SRC([0-9]{2})")
-# Copies pad the numbers with a zero, or do not.
+# Some copies pad the numbers with a zero.
 _TEXTS = {
     "viewers": re.compile(r"JND_image_([0-9]{1,2})\.txt"),
     "stairs": re.compile(r"Image_([0-9]{1,2})_l_h\.txt"),
@@ -29,11 +31,11 @@ TEXT_KINDS: tuple[TextKind, TextKind] = ("viewers", "stairs")
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class ImageName:
-    """What an image's name says.
+    """The parts of an image's name.
 
     Attributes:
-      source_index: 1 to 99, the SRC number.
-      quality_factor: JPEG's, 1 to 100; None for the uncompressed source.
+      source_index: the SRC number, 1..99.
+      quality_factor: 1..100; None for the uncompressed source.
     """
 
     source_index: int
@@ -41,12 +43,12 @@ class ImageName:
 
     @property
     def source_id(self) -> str:
-        """Such as `ImageJND_SRC01`."""
+        """Source id, such as `ImageJND_SRC01`."""
         return mcl_jci_source_id(self.source_index)
 
     @property
     def path(self) -> PurePosixPath:
-        """Where MCL-JCI puts the image, below its root."""
+        """Path of the image below the dataset's root."""
         if self.quality_factor is None:
             return PurePosixPath("source_images", "[BMP]", f"{self.source_id}.bmp")
         name = f"{self.source_id}_{self.quality_factor:03d}.jpg"
@@ -55,11 +57,11 @@ class ImageName:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class TextName:
-    """What a label text's name says.
+    """The parts of a label text's name.
 
     Attributes:
-      source_index: 1 to 99, the SRC number.
-      kind: "viewers", a line for each of them, or "stairs", the stair-step model.
+      source_index: the SRC number, 1..99.
+      kind: "viewers", with a line per viewer, or "stairs", the stair-step model.
     """
 
     source_index: int
@@ -67,38 +69,36 @@ class TextName:
 
     @property
     def source_id(self) -> str:
-        """Such as `ImageJND_SRC01`."""
+        """Source id, such as `ImageJND_SRC01`."""
         return mcl_jci_source_id(self.source_index)
 
     @property
     def path(self) -> PurePosixPath:
-        """Where MCL-JCI puts the text, below its root."""
+        """Path of the text below the dataset's root."""
         if self.kind == "viewers":
             return PurePosixPath("JND_samples", f"JND_image_{self.source_index:02d}.txt")
         return PurePosixPath("SQF_data", f"Image_{self.source_index}_l_h.txt")
 
 
 def mcl_jci_source_id(source_index: int) -> str:
-    """Such as `ImageJND_SRC01` for 1."""
+    """Return the source id, such as `ImageJND_SRC01` for 1."""
     return f"ImageJND_SRC{source_index:02d}"
 
 
-def mcl_jci_source_index(identifier: str) -> int:
-    """The number in a source's id.
+def mcl_jci_source_index(source_id: str) -> int:
+    """Return the number in a source id.
 
     Raises:
-      ValueError: not `ImageJND_SRC01` to `ImageJND_SRC99`.
+      ValueError: the id is not `ImageJND_SRC01` to `ImageJND_SRC99`.
     """
-    match = _SOURCE_ID.fullmatch(identifier)
+    match = _SOURCE_ID.fullmatch(source_id)
     if match is None or int(match[1]) == 0:
-        raise ValueError(
-            f"source_id: expected ImageJND_SRC01 to ImageJND_SRC99, got {identifier!r}"
-        )
+        raise ValueError(f"source_id must be ImageJND_SRC01..ImageJND_SRC99, got {source_id!r}")
     return int(match[1])
 
 
 def parse_image_name(file_name: str) -> ImageName | None:
-    """Reads a file's name (no folders); None where it is not an image of MCL-JCI."""
+    """Parse a file name without folders; None if it is not an image of MCL-JCI."""
     match = _IMAGE.fullmatch(file_name)
     if match is None or int(match["source"]) == 0:
         return None
@@ -112,7 +112,7 @@ def parse_image_name(file_name: str) -> ImageName | None:
 
 
 def parse_text_name(file_name: str) -> TextName | None:
-    """Reads a file's name (no folders); None where it is not a label text of MCL-JCI."""
+    """Parse a file name without folders; None if it is not a label text of MCL-JCI."""
     for kind in TEXT_KINDS:
         match = _TEXTS[kind].fullmatch(file_name)
         if match is not None and int(match[1]) > 0:

@@ -1,4 +1,4 @@
-"""What levels count in, and which way is worse: stated here once, and in a dataset's metadata."""
+"""The quantizer scales, QP and quality factor: range and direction, defined here once."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,23 @@ from laser_dist.errors import UserError
 NUM_LEVELS = 3
 """JND levels of a source: JND1 to JND3."""
 
+LEVEL_SUR = 0.75
+"""Satisfied-user ratio at a JND level, which defines the level."""
+
 MAX_QP = 51
 """Coarsest quantizer of 8-bit H.264."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """A quantizer's scale.
+    """A quantizer scale.
 
     Attributes:
-      name: "QP" or "QF"; its lower case names the column of a quality table.
+      name: "QP" or "QF"; in lower case, the name of the column in a quality table.
       higher_is_worse: direction.
-      lowest: least level, coded with loss.
-      highest: greatest level, coded with loss.
-      reference: where the reference stands, which viewers compare the first level with.
+      lowest: smallest level, encoded with loss.
+      highest: largest level, encoded with loss.
+      reference: level of the reference, which viewers compare JND1 with.
     """
 
     name: str
@@ -29,18 +32,18 @@ class Scale:
     highest: int
     reference: int
 
-    def rounded(self, level: float) -> int:
-        """The whole number at which a level's frames are coded: half up, within the scale."""
+    def nearest(self, level: float) -> int:
+        """Return the nearest quantizer for lossy encoding: half up, clipped to the scale."""
         return min(max(int(level + 0.5), self.lowest), self.highest)
 
     @property
     def direction_text(self) -> str:
-        """Such as "a higher QP is coarser"."""
+        """Direction in words, such as "a higher QP is coarser"."""
         return f"a {'higher' if self.higher_is_worse else 'lower'} {self.name} is coarser"
 
 
 QP = Scale(name="QP", higher_is_worse=True, lowest=1, highest=MAX_QP, reference=0)
-"""H.264's quantizer index; VideoSet's QP 0 is the reference."""
+"""H.264's quantizer index; VideoSet's reference is QP 0."""
 
 QF = Scale(name="QF", higher_is_worse=False, lowest=1, highest=100, reference=100)
 """JPEG's quality factor; MCL-JCI's viewers compared with the JPEG of QF 100."""
@@ -49,21 +52,20 @@ SCALES = {scale.name: scale for scale in (QP, QF)}
 
 
 def scale_named(name: object, *, of: str) -> Scale:
-    """The scale that a dataset or a run names.
+    """Return the scale named in the metadata of a dataset, run or model.
 
     Args:
-      name: as its metadata have it; None where they have none.
-      of: who names it, for the error.
+      name: the name in the metadata; None if it has none.
+      of: owner of the metadata, for the error, such as "run runs/first".
 
     Raises:
-      UserError: there is no such scale.
+      UserError: the scale is missing or unknown.
     """
     scale = SCALES.get(name) if isinstance(name, str) else None
     if scale is None:
+        problem = "is missing" if name is None else f'is "{name}"'
         raise UserError(
-            f"Scale of {of}",
-            f"one of {', '.join(SCALES)}",
-            "none" if name is None else str(name),
-            "Build the dataset, and train on it, with this version of the project.",
+            f"The scale of {of} {problem}; it must be {' or '.join(SCALES)}.",
+            hint="Build the dataset and train on it with this version of laser-jnd.",
         )
     return scale

@@ -1,8 +1,8 @@
-"""Splits of sources into train, validation and test, and into folds: by group, never by frame.
+"""Split sources into train, validation and test, and into folds: by group, never by frame.
 
-A group is what must not be torn apart: the clips cut from one photograph, the sources filmed in one
-scene, or just one source. Both functions look only at the ids, so the same ids give the same
-answer on every machine, in every order, without a seed.
+A group must not be split: the clips cut from one photograph, the sources of one scene, or a single
+source. Both functions depend on the ids only, so the same ids give the same result on every
+machine, in every order, without a seed.
 """
 
 import hashlib
@@ -17,25 +17,25 @@ SPLITS: tuple[Split, Split, Split] = ("train", "validation", "test")
 def assign_splits(
     groups: Mapping[str, str], shares: tuple[float, float, float] = (0.6, 0.15, 0.25)
 ) -> dict[str, Split]:
-    """Give every source a split, whole groups at a time.
+    """Assign a split to every source, keeping groups together.
 
-    The groups are ranked by the SHA-256 of their id, and the ranking is cut into three runs: first
-    train, then validation, then test. Shares count groups, not sources, by largest remainder; with
-    three groups or more each split gets at least one. With two, one goes to train and one to test;
-    a single group goes to train.
+    The groups are ranked by the SHA-256 of their id; train gets the first ones, then validation,
+    then test. Shares count groups, not sources, by largest remainder. With three groups or more
+    each split gets at least one; of two groups, one goes to train and one to test; a single group
+    goes to train.
 
     Args:
       groups: source id to group id.
-      shares: shares of train, validation and test, all above 0; they are divided by their sum.
+      shares: shares of train, validation and test, all above 0; normalized by their sum.
 
     Returns:
-      Source id to split, in ascending order of source id. Empty for no source.
+      Source id to split, ordered by source id; empty without sources.
 
     Raises:
-      ValueError: not three shares, or a share that is not above 0 and finite.
+      ValueError: there are not three shares, or one is not above 0 and finite.
     """
     if len(shares) != len(SPLITS) or not all(0.0 < share < float("inf") for share in shares):
-        raise ValueError(f"assign_splits: expected three finite shares above 0, got {shares}")
+        raise ValueError(f"shares must be three finite numbers above 0, got {shares}")
     ranking = _ranked(groups)
     split_of_group: dict[str, Split] = {}
     start = 0
@@ -46,26 +46,24 @@ def assign_splits(
 
 
 def folds(groups: Mapping[str, str], k: int) -> list[tuple[str, ...]]:
-    """Partition the sources into `k` folds for cross-validation, whole groups at a time.
+    """Partition the sources into `k` folds for cross-validation, keeping groups together.
 
-    Groups are dealt out in the order of the SHA-256 of their id, one fold after the other, so the
-    numbers of groups in two folds differ by 1 at most.
+    Groups are assigned round-robin in the order of the SHA-256 of their id, so the numbers of
+    groups in two folds differ by at most 1.
 
     Args:
       groups: source id to group id.
       k: number of folds, from 2 to the number of groups.
 
     Returns:
-      `k` tuples of source ids, each in ascending order, none of them empty.
+      `k` non-empty tuples of source ids, each ascending.
 
     Raises:
       ValueError: `k` is below 2 or above the number of groups.
     """
     ranking = _ranked(groups)
     if not 2 <= k <= len(ranking):
-        raise ValueError(
-            f"folds: expected 2 <= k <= {len(ranking)} (the number of groups), got {k}"
-        )
+        raise ValueError(f"k must be in 2..{len(ranking)} (the number of groups), got {k}")
     fold_of_group = {group_id: rank % k for rank, group_id in enumerate(ranking)}
     return [
         tuple(sorted(source for source, group in groups.items() if fold_of_group[group] == fold))
@@ -74,10 +72,10 @@ def folds(groups: Mapping[str, str], k: int) -> list[tuple[str, ...]]:
 
 
 def _ranked(groups: Mapping[str, str]) -> list[str]:
-    """The distinct group ids by hash; the id itself decides should two hashes ever agree."""
+    """Return the distinct group ids by hash, and by id if two hashes agree."""
     return sorted(
         set(groups.values()),
-        # Group ids come from file names, which may hold bytes that are no UTF-8.
+        # Group ids come from file names, which may not be valid UTF-8.
         key=lambda group_id: (
             hashlib.sha256(group_id.encode("utf-8", "surrogatepass")).digest(),
             group_id,
@@ -86,10 +84,10 @@ def _ranked(groups: Mapping[str, str]) -> list[str]:
 
 
 def _split_sizes(num_groups: int, shares: tuple[float, ...]) -> tuple[int, int, int]:
-    """Numbers of groups in train, validation and test; they add up to `num_groups`."""
+    """Return the numbers of groups in train, validation and test."""
     if num_groups < len(SPLITS):
         return (min(num_groups, 1), 0, max(num_groups - 1, 0))
-    # Exact decimals: 0.15 of 20 groups is 3, whatever binary fractions make of it.
+    # Exact decimals: 0.15 of 20 groups is 3, which binary fractions miss.
     exact = [Fraction(repr(float(share))) for share in shares]
     quotas = [share * num_groups / sum(exact) for share in exact]
     sizes = [int(quota) for quota in quotas]

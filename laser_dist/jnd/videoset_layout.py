@@ -1,8 +1,8 @@
-"""VideoSet's folder layout: what a coded clip is called and where it lies.
+"""VideoSet's folder layout: names and paths of encoded clips.
 
 `videoSRC001_1280x720_30/videoSRC001_1280x720_30_qp_22.264`: source 1, 1280x720, 30 frames per
-second, coded at QP 22. QP 0 is the reference. A raw stream carries no timestamps: its frame rate is
-the one in its name, where 24 stands for 24 and 30 for 30000/1001 frames per second.
+second, encoded at QP 22. QP 0 is the reference. A raw stream has no timestamps; its frame rate is
+in its name, where 24 means 24 and 30 means 30000/1001 frames per second.
 """
 
 import re
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
 
-# Seen in VideoSet's streams: sources "30" are coded at 30000/1001, sources "24" at 24 exactly.
+# In VideoSet's streams, sources "30" have 30000/1001 frames per second, sources "24" exactly 24.
 FRAME_RATES = {24: Fraction(24), 30: Fraction(30000, 1001)}
 
 CLIP_SUFFIXES = ("264", "mp4", "avi", "yuv")
-"""Of the published streams, and of copies in other containers or decoded."""
+"""File suffixes of the published streams and of copies, remuxed or decoded."""
 
 _NAME = re.compile(
     r"videoSRC(?P<source>\d{3})_(?P<width>\d+)x(?P<height>\d+)_(?P<rate>24|30)"
@@ -24,15 +24,15 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class ClipName:
-    """What a coded clip's name says.
+    """The parts of an encoded clip's name.
 
     Attributes:
-      source_index: 1 and up, the SRC number.
+      source_index: the SRC number, 1 or more.
       width: in pixels.
       height: in pixels.
-      rate: 24 or 30, VideoSet's word for the frame rate.
+      rate: 24 or 30, VideoSet's name for the frame rate.
       qp: quantizer index, 0 for the reference.
-      suffix: of the file, without the dot.
+      suffix: file suffix without the dot.
     """
 
     source_index: int
@@ -44,12 +44,12 @@ class ClipName:
 
     @property
     def source_id(self) -> str:
-        """Such as `videoSRC001`."""
+        """Source id, such as `videoSRC001`."""
         return videoset_source_id(self.source_index)
 
     @property
     def resolution(self) -> str:
-        """Such as `1280x720`."""
+        """Resolution, such as `1280x720`."""
         return f"{self.width}x{self.height}"
 
     @property
@@ -59,18 +59,18 @@ class ClipName:
 
     @property
     def path(self) -> PurePosixPath:
-        """Where VideoSet puts the clip, below its root."""
+        """Path of the clip below the dataset's root."""
         folder = f"{self.source_id}_{self.resolution}_{self.rate}"
         return PurePosixPath(folder) / f"{folder}_qp_{self.qp:02d}.{self.suffix}"
 
 
 def videoset_source_id(source_index: int) -> str:
-    """Such as `videoSRC001` for 1."""
+    """Return the source id, such as `videoSRC001` for 1."""
     return f"videoSRC{source_index:03d}"
 
 
 def parse_clip_name(file_name: str) -> ClipName | None:
-    """Reads a file's name (no folders); None where it is not a VideoSet clip's."""
+    """Parse a file name without folders; None if it is not a clip of VideoSet."""
     match = _NAME.fullmatch(file_name)
     if match is None:
         return None

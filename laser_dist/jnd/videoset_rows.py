@@ -1,8 +1,7 @@
-"""One label file's rows: found in its CSV, repaired where a quirk is known, each value checked.
+"""Rows of one VideoSet label file: parsed from CSV, known quirks repaired, each value checked.
 
-Copies of VideoSet's files that circulate have been through spreadsheets and scripts. What can be
-mended is, and is listed, one readable line each; what cannot is a `LabelFileError` that names file,
-line and column.
+Copies of VideoSet's files in circulation have been through spreadsheets and scripts. Repairs are
+listed, one readable line each; a cell that cannot be read raises `LabelFileError`.
 """
 
 import csv
@@ -11,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from laser_dist.jnd.label_files import LabelFile, LabelFileError, decoded, shown, whole_number
+from laser_dist.jnd.label_files import LabelFile, LabelFileError, decode_text, parse_integer, quote
 from laser_dist.jnd.scale import MAX_QP
 
 COLUMNS = (
@@ -30,12 +29,12 @@ _DECIMAL = re.compile(r"[+-]?\d+(?:\.\d*)?|[+-]?\.\d+")
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a file. Its values are read by column; what is none is an error.
+    """One row of a file; its values are parsed by column.
 
     Attributes:
       file: name of the file.
-      line: where the row begins, the header being 1.
-      cells: text by name of column, for all of `COLUMNS`.
+      line: line where the row starts, the header being 1.
+      cells: text by column name, for all of `COLUMNS`.
     """
 
     file: str
@@ -43,103 +42,102 @@ class LabelRow:
     cells: Mapping[str, str]
 
     @property
-    def place(self) -> str:
-        """Where the row stands, as the lines on repairs say it."""
+    def location(self) -> str:
+        """File and line, as repairs name them."""
         return f"{self.file}, line {self.line}"
 
-    def error(self, column: str, expected: str) -> LabelFileError:
-        """What to raise where a column holds something else than `expected`."""
-        return LabelFileError(self.file, self.line, column, expected, shown(self.cells[column]))
-
     def decimal(self, column: str) -> float:
-        """A column's decimal number, of any size."""
+        """Return the decimal number in a column, of any size."""
         text = self.cells[column]
         if not _DECIMAL.fullmatch(text):
-            raise self.error(column, "a decimal number")
+            raise self._error(column, "a decimal number")
         return float(text)
 
-    def whole(self, column: str, *, lowest: int, highest: int) -> int:
-        """A column's whole number, from `lowest` to `highest`."""
-        value = whole_number(self.cells[column])
+    def integer(self, column: str, *, lowest: int, highest: int) -> int:
+        """Return the integer in a column, from `lowest` to `highest`."""
+        value = parse_integer(self.cells[column])
         if value is None or not lowest <= value <= highest:
-            raise self.error(column, f"a whole number from {lowest} to {highest}")
+            raise self._error(column, f"an integer from {lowest} to {highest}")
         return value
 
     def samples(self) -> tuple[int, ...]:
-        """The column `samples`: [S] QPs, two or more, in the file's order."""
+        """Return the column `samples`: [S] QPs, two or more, in file order."""
         text = self.cells["samples"]
         balanced = text.startswith("[") == text.endswith("]")
         text = text.removeprefix("[").removesuffix("]")
         parts = re.split("[,;]", text) if re.search("[,;]", text) else text.split()
-        found = [whole_number(part.strip()) for part in parts]
+        found = [parse_integer(part.strip()) for part in parts]
         values = tuple(value for value in found if value is not None)
         readable = balanced and len(values) == len(found) >= 2
         if not readable or not all(0 <= value <= MAX_QP for value in values):
-            raise self.error("samples", f"a list of two or more QPs from 0 to {MAX_QP}")
+            raise self._error("samples", f"a list of two or more QPs from 0 to {MAX_QP}")
         return values
+
+    def _error(self, column: str, wanted: str) -> LabelFileError:
+        problem = f"{quote(self.cells[column])} is not {wanted}"
+        return LabelFileError(self.file, self.line, column, problem)
 
 
 def read_rows(file: LabelFile, repairs: list[str]) -> Iterator[LabelRow]:
-    """The rows of a file that hold values, in its order, each with the known columns only.
+    """Yield the non-empty rows of a file in order, each with the known columns only.
 
     Args:
-      file: to read.
-      repairs: added to: what was mended or left out, one line each.
+      file: the file to read.
+      repairs: receives one line for each repair or omission.
 
     Raises:
-      LabelFileError: the file is no CSV in UTF-8, or lacks a column or a cell.
+      LabelFileError: the file is not CSV in UTF-8, or lacks a column or a cell.
     """
     (header_line, header), *records = _records(file)
+    header_location = f"{file.name}, line {header_line}"
     names = [name.strip() for name in header]
     if names.count("anchor") == 2 and "jnd" not in names:
-        names = _name_the_level(file.name, names, [cells for _, cells in records])
-        repairs.append(
-            f"{file.name}, line {header_line}: two columns 'anchor'; the higher is 'jnd'"
-        )
+        names = _rename_higher_anchor(file.name, names, [cells for _, cells in records])
+        repairs.append(f"{header_location}: two columns 'anchor'; the higher is 'jnd'")
     wrong = [name for name in COLUMNS if names.count(name) != 1]
     if wrong:
-        expected = f"the columns {','.join(COLUMNS)}, each once"
-        got = shown(",".join(names), longest=200)
-        raise LabelFileError(file.name, header_line, wrong[0], expected, got)
+        found = quote(",".join(names), longest=200)
+        problem = f"the columns are {found}; they must contain {','.join(COLUMNS)}, each once"
+        raise LabelFileError(file.name, header_line, wrong[0], problem)
     if len(names) > len(COLUMNS):
-        others = [name or "without a name" for name in names if name not in COLUMNS]
-        repairs.append(f"{file.name}, line {header_line}: columns {others}; ignored")
+        others = [name or "unnamed" for name in names if name not in COLUMNS]
+        repairs.append(f"{header_location}: other columns {others}; ignored")
     for line, cells in records:
-        where = f"{file.name}, line {line}"
+        location = f"{file.name}, line {line}"
         if not any(cell.strip(" =") for cell in cells):
-            repairs.append(f"{where}: no values in the row; ignored")
+            repairs.append(f"{location}: an empty row; ignored")
             continue
-        # Empty columns at the end are there in some rows only, so cells are asked for by name.
+        # Only some rows have the empty columns at the end, so cells are matched by name.
         known = {n: c.strip(" =") for n, c in zip(names, cells, strict=False) if n in COLUMNS}
         surplus = any(cell.strip(" =") for cell in cells[len(names) :])
         if surplus or len(known) < len(COLUMNS):
-            raise LabelFileError(file.name, line, None, f"{len(names)} cells", str(len(cells)))
+            problem = f"the row has {len(cells)} cells instead of {len(names)}"
+            raise LabelFileError(file.name, line, None, problem)
         if any("=" in cell for cell in cells):
-            repairs.append(f"{where}: a stray '='; dropped")
+            repairs.append(f"{location}: a stray '='; dropped")
         yield LabelRow(file.name, line, known)
 
 
 def _records(file: LabelFile) -> list[tuple[int, list[str]]]:
-    """The file's records and the lines where they begin; blank lines are left out."""
+    """Return the records of a file with the lines where they start, without blank lines."""
     records: list[tuple[int, list[str]]] = []
-    text = decoded(file, "CSV in UTF-8")
     line = 1
     try:
-        # An empty `newline` keeps CR and LF as they are, which `csv` wants.
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        # An empty `newline` leaves CR and LF unchanged, as `csv` requires.
+        reader = csv.reader(io.StringIO(decode_text(file), newline=""), strict=True)
         for cells in reader:
             if cells:
                 records.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise LabelFileError(file.name, line, None, "CSV in UTF-8", str(error)) from error
+        raise LabelFileError(file.name, line, None, f"not valid CSV ({error})") from error
     if not records:
-        raise LabelFileError(file.name, 1, None, f"a header {','.join(COLUMNS)}", "an empty file")
+        raise LabelFileError(file.name, None, None, "the file is empty")
     return records
 
 
-def _name_the_level(file: str, names: list[str], rows: list[list[str]]) -> list[str]:
-    """Rename the higher of two columns `anchor` to `jnd`: a level lies above its anchor."""
+def _rename_higher_anchor(file: str, names: list[str], rows: list[list[str]]) -> list[str]:
+    """Rename the higher of two columns `anchor` to `jnd`: a level is above its anchor."""
     left, right = (index for index, name in enumerate(names) if name == "anchor")
     texts = [
         [cells[index].strip(" =") for index in (left, right)]
@@ -156,6 +154,6 @@ def _name_the_level(file: str, names: list[str], rows: list[list[str]]) -> list[
     elif pairs and all(high <= low for low, high in pairs):
         level = left
     else:
-        expected = "one of two columns 'anchor' to be the higher in every row, the level 'jnd'"
-        raise LabelFileError(file, 1, "anchor", expected, "neither")
+        problem = "neither of the two columns 'anchor' is higher in every row, as 'jnd' must be"
+        raise LabelFileError(file, 1, "anchor", problem)
     return [*names[:level], "jnd", *names[level + 1 :]]

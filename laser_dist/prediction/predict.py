@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.jnd.normal_sur import LEVEL_SHARE, normal_level
-from laser_dist.jnd.scale import Scale, scale_named
+from laser_dist.jnd.normal_sur import normal_level
+from laser_dist.jnd.scale import LEVEL_SUR, Scale, scale_named
 from laser_dist.models.files import load_saved
 from laser_dist.models.predictor_spec import PredictorSpec, predictor_spec_of
 from laser_dist.video.codec import sample_frames
@@ -194,7 +194,7 @@ def predict_images(model: keras.Model, frames: np.ndarray, *, batch_size: int = 
 
 
 def predict_clip(
-    predictor: Predictor, path: Path, num_frames: int = 8, *, satisfied: float = LEVEL_SHARE
+    predictor: Predictor, path: Path, num_frames: int = 8, *, satisfied: float = LEVEL_SUR
 ) -> ClipPrediction:
     """Levels of any video or image FFmpeg reads.
 
@@ -237,10 +237,10 @@ def check_share(answer: PredictorSpec, satisfied: float) -> None:
     Raises:
       UserError: another share than 0.75 of a model without spreads.
     """
-    if satisfied != LEVEL_SHARE and not answer.spread:
+    if satisfied != LEVEL_SUR and not answer.spread:
         raise UserError(
             f"share of satisfied viewers, of a model of {answer.variant}",
-            f"{LEVEL_SHARE}, where its levels lie, as it gives no spread of the viewers",
+            f"{LEVEL_SUR}, where its levels lie, as it gives no spread of the viewers",
             f"{satisfied}",
             "Train one that does: laser-jnd train with --set head.spread=true.",
         )

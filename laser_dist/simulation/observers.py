@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laser_dist.jnd.scale import MAX_QP, NUM_LEVELS
-from laser_dist.jnd.sur import level_at_share
+from laser_dist.jnd.sur import level_at_sur
 
 # Visibilities below this are taken as this: an error that no viewer sees has no logarithm at 0.
 FAINTEST = 1e-6
@@ -115,7 +115,7 @@ def judge_clip(
         answers = np.exp(usual + rng.normal(0.0, spread, panel.num_viewers))
         needed = answers * needed_visibility(curve[anchor_qp], panel)
         samples = first_noticed(curve, curve[anchor_qp] + needed, anchor_qp=anchor_qp)
-        level = level_at_share(samples)
+        level = level_at_sur(samples)
         judgments.append(Judgment(level, anchor_qp, tuple(int(qp) for qp in samples)))
         anchor_qp = level
     return tuple(judgments)

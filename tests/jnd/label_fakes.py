@@ -1,12 +1,12 @@
-"""Label tables of one source, as VideoSet writes them."""
+"""Label files of one source in VideoSet's layout."""
 
 import statistics
 from pathlib import Path
 
 import pytest
 
+from laser_dist.jnd.label_files import LabelFileError
 from laser_dist.jnd.videoset_labels import (
-    LabelFileError,
     LevelLabel,
     SourceLabels,
     label_file_name,
@@ -54,7 +54,7 @@ def table(*rows, header=HEADER, end="\n"):
 
 
 def read_with_first(folder, text):
-    """Reads a table whose 1st file is the given text and whose others are plain."""
+    """Read labels whose first file is the given text and whose others are plain."""
     return read_videoset_labels(write(folder, text, table(SECOND), table(THIRD)))
 
 

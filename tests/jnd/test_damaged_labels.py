@@ -1,7 +1,6 @@
-"""Damaged label files: each gives what its text still says, or says why it does not.
+"""Damaged label files: each gives the labels still in its text, or an error or fault.
 
-What the text says is read anew here, by a second and simpler implementation that knows well-formed
-text only.
+A second, simpler parser for well-formed text gives the expected labels.
 """
 
 import itertools
@@ -14,6 +13,7 @@ import pytest
 from label_fakes import make_label
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFile
 from laser_dist.jnd.mcl_jci_labels import (
     ViewerChain,
     format_mcl_jci_viewers,
@@ -21,7 +21,6 @@ from laser_dist.jnd.mcl_jci_labels import (
 )
 from laser_dist.jnd.mcl_jci_layout import TextName, mcl_jci_source_id
 from laser_dist.jnd.videoset_labels import (
-    LabelFile,
     SourceLabels,
     format_videoset_labels,
     label_file_name,
@@ -68,7 +67,7 @@ def swap_two_cells(data, rng):
     cells = list(CELL.finditer(data))
     if len(cells) < 2:
         return data
-    # Near each other, so that cells of one row are among them, as are those of one column.
+    # Close to each other, to include cells of one row and of one column.
     index = rng.integers(len(cells) - 1)
     other = min(index + rng.choice([1, 2, 8]), len(cells) - 1)
     (a, b), (c, d) = cells[index].span(), cells[other].span()
@@ -93,11 +92,11 @@ def damage(data, rng):
 
 
 def table_or_error(parse, *args, **kwargs):
-    """The table, or None where the files are refused; any other exception passes."""
+    """Return the labels, or None if the files are refused; other exceptions propagate."""
     try:
         return parse(*args, **kwargs)
     except UserError as error:
-        message = str(error)
+        message = error.message
     assert "\n" not in message
     return None
 
@@ -106,13 +105,13 @@ def kinds_of(table, num_sources):
     if table is None:
         return ["error"]
     kinds = {"faults": table.faults, "repairs": table.repairs}
-    kinds["whole"] = len(table.sources) == num_sources
+    kinds["complete"] = len(table.sources) == num_sources
     return [kind for kind, is_met in kinds.items() if is_met]
 
 
 def assert_all_kinds(outcomes):
-    """Each kind of outcome was met often enough, so that no check above is idle."""
-    for kind in ("error", "faults", "repairs", "whole"):
+    """Check that each kind of outcome occurred often enough for the checks above to matter."""
+    for kind in ("error", "faults", "repairs", "complete"):
         assert outcomes[kind] > NUM_FILES // 20, outcomes
 
 
@@ -120,7 +119,7 @@ def assert_all_kinds(outcomes):
 
 
 def videoset_tables(rng):
-    """Three texts of five sources, in one of the forms that circulate."""
+    """Return three texts of five sources, in one of the forms in circulation."""
     sources = []
     for source_index in range(1, 6):
         levels, anchor = [], 0
@@ -142,7 +141,7 @@ def videoset_tables(rng):
 
 
 def csv_rows(text):
-    """Rows of well-formed CSV, character by character."""
+    """Parse rows of well-formed CSV, character by character."""
     rows, row, cell, is_quoted = [], [], "", False
     for char in text.replace("\r\n", "\n").replace("\r", "\n") + "\n":
         if char == '"' and (is_quoted or not cell):
@@ -158,11 +157,11 @@ def csv_rows(text):
     return [row for row in rows if row != [""]]
 
 
-def said_by_table(data):
-    """Number of a source to its rows, each a dictionary by column."""
+def parsed_table(data):
+    """Map the number of each source to its rows, each a dictionary by column."""
     header, *rows = csv_rows(data.decode("utf-8-sig"))
     names = [name.strip() for name in header]
-    said = defaultdict(list)
+    expected = defaultdict(list)
     for cells in rows:
         stripped = [cell.strip(" =") for cell in cells]
         row = dict(zip(names, stripped, strict=False))
@@ -172,8 +171,8 @@ def said_by_table(data):
         if "jnd" not in names:
             pair = [cell for name, cell in zip(names, stripped, strict=False) if name == "anchor"]
             row["anchor"], row["jnd"] = sorted(pair, key=float)
-        said[int(float(row["sequence_index"]))].append(row)
-    return said
+        expected[int(float(row["sequence_index"]))].append(row)
+    return expected
 
 
 def check_level(label, row, repairs):
@@ -189,18 +188,18 @@ def check_level(label, row, repairs):
             assert value == pytest.approx(of_samples, abs=1e-12)
             assert any(f": {column} " in repair for repair in repairs)
     if float(row["samples_no"]) != len(samples):
-        assert any(": samples_no " in repair for repair in repairs)
+        assert any(": samples_no is" in repair for repair in repairs)
 
 
 def check_videoset(table, contents):
-    said = [said_by_table(data) for data in contents]
+    expected = [parsed_table(data) for data in contents]
     ids = [source.source_id for source in table.sources]
     faulty = [fault.source_id for fault in table.faults]
-    # Nothing is lost, nothing told twice.
-    everyone = {f"videoSRC{index:03d}" for index in set[int]().union(*said)}
-    assert sorted(ids + faulty) == sorted(everyone)
+    # Every source is listed, and none twice.
+    all_ids = {f"videoSRC{index:03d}" for index in set[int]().union(*expected)}
+    assert sorted(ids + faulty) == sorted(all_ids)
     for source in table.sources:
-        for label, rows in zip(source.levels, said, strict=True):
+        for label, rows in zip(source.levels, expected, strict=True):
             (row,) = rows[int(source.source_id[-3:])]
             check_level(label, row, table.repairs)
         first, second, third = (label.jnd for label in source.levels)
@@ -216,7 +215,7 @@ def test_damaged_tables_of_videoset():
         which = rng.integers(3)
         contents[which] = damage(contents[which], rng)
         files = [LabelFile(n, n, data) for n, data in zip(names, contents, strict=True)]
-        table = table_or_error(parse_videoset_labels, files, "640x360", where="here")
+        table = table_or_error(parse_videoset_labels, files, "640x360", location="here")
         if table is not None:
             check_videoset(table, contents)
         outcomes.update(kinds_of(table, num_sources=5))
@@ -227,7 +226,7 @@ def test_damaged_tables_of_videoset():
 
 
 def mcl_jci_texts(rng):
-    """Name to bytes of a viewers' and a stairs' text of two sources."""
+    """Map names to bytes: a viewers' and a stairs' text of two sources."""
     texts = {}
     for source_index in (1, 2):
         chains = []
@@ -244,20 +243,20 @@ def mcl_jci_texts(rng):
 
 
 def lines_of(data):
-    """Cells of the lines that hold any; one between two commas may be empty."""
+    """Yield the cells of each non-empty line; one between two commas may be empty."""
     text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").replace(";", ",")
     for line in text.split("\n"):
         if bare := line.strip().rstrip(", \t"):
             yield [cell for part in bare.split(",") for cell in part.split() or ["0"]]
 
 
-def said_by_viewers(data):
-    """Each viewer's name and quality factors, in order, no viewer twice alike."""
-    said = {}
+def parsed_viewers(data):
+    """Return each viewer's name and quality factors in order, without repeated lines."""
+    expected = {}
     for subject, *cells in lines_of(data):
         values = [value for value, _ in itertools.groupby(int(float(cell)) for cell in cells)]
-        said[subject, tuple(values[:-1] if values[-1:] == [0] else values)] = None
-    return list(said)
+        expected[subject, tuple(values[:-1] if values[-1:] == [0] else values)] = None
+    return list(expected)
 
 
 def check_mcl_jci(table, texts):
@@ -268,15 +267,15 @@ def check_mcl_jci(table, texts):
     ]
     for source in table.sources:
         index = int(source.source_id[-2:])
-        said = said_by_viewers(texts[TextName(source_index=index, kind="viewers")])
-        assert [(chain.subject, chain.quality_factors) for chain in source.chains] == said
+        expected = parsed_viewers(texts[TextName(source_index=index, kind="viewers")])
+        assert [(chain.subject, chain.quality_factors) for chain in source.chains] == expected
         for level_index, level in enumerate(source.levels("viewers")):
             samples = sorted(
-                (v[level_index] for _, v in said if len(v) > level_index), reverse=True
+                (v[level_index] for _, v in expected if len(v) > level_index), reverse=True
             )
-            expected = samples[(len(samples) + 3) // 4 - 1] if len(samples) > 1 else math.nan
-            assert level == pytest.approx(expected, nan_ok=True)
-        for _, values in said:
+            quarter = samples[(len(samples) + 3) // 4 - 1] if len(samples) > 1 else math.nan
+            assert level == pytest.approx(quarter, nan_ok=True)
+        for _, values in expected:
             assert all(1 <= value <= 99 for value in values)
             assert list(values) == sorted(set(values), reverse=True)
         check_stairs(source, texts[TextName(source_index=index, kind="stairs")], table.repairs)
@@ -284,11 +283,11 @@ def check_mcl_jci(table, texts):
 
 def check_stairs(source, data, repairs):
     if source.stairs is None:
-        assert any("these stairs are left out" in repair for repair in repairs)
+        assert any("these stairs are ignored" in repair for repair in repairs)
         return
     cells = next(lines_of(data))
-    said = sorted({int(float(cell)) for cell in cells} - {0}, reverse=True)
-    assert list(source.stairs) == [value for value in said if value != 100]
+    expected = sorted({int(float(cell)) for cell in cells} - {0}, reverse=True)
+    assert list(source.stairs) == [value for value in expected if value != 100]
 
 
 def test_damaged_texts_of_mcl_jci():
@@ -297,12 +296,12 @@ def test_damaged_texts_of_mcl_jci():
     intact = {}
     for index in range(NUM_FILES):
         if index % 10 == 0:
-            intact = mcl_jci_texts(rng)  # slower to make than to read
+            intact = mcl_jci_texts(rng)  # slower to make than to parse
         texts = dict(intact)
         which = list(texts)[rng.choice(4, p=[0.4, 0.1, 0.4, 0.1])]
         texts[which] = damage(texts[which], rng)
         files = [LabelFile(n.path.name, str(n.path), data) for n, data in texts.items()]
-        table = table_or_error(parse_mcl_jci_labels, files, where="here")
+        table = table_or_error(parse_mcl_jci_labels, files, location="here")
         if table is not None:
             check_mcl_jci(table, texts)
         outcomes.update(kinds_of(table, num_sources=2))

@@ -5,10 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.label_files import LabelFault, LabelFile, LabelFileError
 from laser_dist.jnd.mcl_jci_labels import (
-    LabelFault,
-    LabelFile,
-    LabelFileError,
     MclJciSource,
     ViewerChain,
     format_mcl_jci_viewers,
@@ -39,7 +37,7 @@ def file(text, name="JND_image_01.txt"):
 
 
 def parse(*files):
-    return parse_mcl_jci_labels(files, where="gs://bucket")
+    return parse_mcl_jci_labels(files, location="gs://bucket")
 
 
 def only_source(text):
@@ -53,7 +51,7 @@ def test_parsing_gives_back_what_was_written_or_says_why_not(panel):
     assert table.repairs == ()
     if table.faults:
         assert table.sources == ()
-        assert " above JND" in table.faults[0].why
+        assert " above JND" in table.faults[0].reason
     else:
         assert table.sources == (MclJciSource("ImageJND_SRC01", tuple(panel), None),)
 
@@ -67,7 +65,7 @@ def test_levels_by_viewers_are_samples_that_a_quarter_has_noticed(panel):
             assert math.isnan(level)
         else:
             assert level in samples
-            # By counting, in whole numbers: a quarter at the level, less at any higher one.
+            # Counted in integers: a quarter at the level, less at any higher one.
             assert 4 * sum(sample >= level for sample in samples) >= len(samples)
             assert 4 * sum(sample > level for sample in samples) < len(samples)
 
@@ -77,7 +75,7 @@ def test_the_missing_are_absent_from_the_samples():
     assert source == PLAIN
     assert source.samples == ((50, 60, 40), (30, 40, 20), (20, 12))
     assert len(source.chains) == 4
-    # One of three, and one of two, are a quarter at least.
+    # One of three and one of two are at least a quarter.
     assert source.levels("viewers") == (60, 40, 20)
 
 
@@ -117,8 +115,8 @@ def test_without_stairs_all_levels_by_stairs_are_missing():
         ("45 30 30\n1 2 3\n", (45, 30), "a quality factor twice in succession; counted once"),
         ("0 30 45\n1 2 3\n", (45, 30), "0 for a missing quality factor; dropped"),
         ("45 30 40\n1 2 3", None, "quality factor 40 after 30, not below it; these stairs are"),
-        ("450 30\n1 2", None, "quality factor 450 outside 1 to 100; these stairs are left out"),
-        ("", None, "no quality factors; these stairs are left out"),
+        ("450 30\n1 2", None, "quality factor 450 outside 1 to 100; these stairs are ignored"),
+        ("", None, "no quality factors; these stairs are ignored"),
     ],
 )
 def test_stairs_are_mended_or_left_out_and_listed(text, stairs, repair):
@@ -154,7 +152,7 @@ def test_forms_that_copies_may_have_are_read_without_complaint(text):
         ("60 40", "60 40 0 0", "line 2: 0 for a missing quality factor; dropped"),
         ("S04", "S04 0 0", "line 4: 0 for a missing quality factor; dropped"),
         ("60 40", "60 60 40", "line 2: a quality factor twice in succession; counted once"),
-        ("S04", "S02 60 40\nS04", "line 4: viewer S02 a second time, the same; ignored"),
+        ("S04", "S02 60 40\nS04", "line 4: viewer S02 again, with equal levels; ignored"),
     ],
 )
 def test_what_is_mended_is_listed(old, new, repair):
@@ -168,20 +166,18 @@ def test_a_viewer_twice_with_other_answers_is_kept_and_listed():
     assert [chain.quality_factors for chain in table.sources[0].chains] == [
         chain.quality_factors for chain in CHAINS
     ]
-    assert table.repairs == (
-        "JND_image_01.txt, line 3: viewer S02 a second time, with other answers; kept",
-    )
+    assert table.repairs == ("JND_image_01.txt, line 3: viewer S02 again, with other levels; kept",)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "why"),
+    ("old", "new", "line", "reason"),
     [
         ("60 40", "100 40", 2, "viewer S02: quality factor 100 outside 1 to 99"),
         ("60 40", "60 -4", 2, "viewer S02: quality factor -4 outside 1 to 99"),
         ("60 40", "60 70", 2, "viewer S02: quality factor 70 after 60, not below it"),
         ("60 40", "0 40", 2, "viewer S02: quality factor 0 outside 1 to 99"),
         ("60 40", ",,40", 2, "viewer S02: quality factor 0 outside 1 to 99"),
-        ("S03", "", 3, "viewers S01 and 40: one of them is no name"),
+        ("S03", "", 3, "viewers S01 and 40: one of them is not a name"),
         (
             "40 20 12\nS04",
             "40 120 12\nS04 7 8",
@@ -190,17 +186,17 @@ def test_a_viewer_twice_with_other_answers_is_kept_and_listed():
         ),
     ],
 )
-def test_impossible_answers_are_a_fault_of_their_source(old, new, line, why):
+def test_impossible_answers_are_a_fault_of_their_source(old, new, line, reason):
     other = file(TEXT, "JND_image_02.txt")
     table = parse(file(TEXT.replace(old, new)), other)
     assert [source.source_id for source in table.sources] == ["ImageJND_SRC02"]
-    place = f"JND_image_01.txt, line {line}"
-    assert table.faults == (LabelFault("ImageJND_SRC01", place, why),)
+    location = f"JND_image_01.txt, line {line}"
+    assert table.faults == (LabelFault("ImageJND_SRC01", location, reason),)
 
 
 def test_levels_may_rise_where_viewers_lack_one():
-    # JND1: the second of seven answers from above, 20. JND2: the one of two, 80. Whether such a
-    # source is of use depends on the convention, and is for who chooses it to say.
+    # JND1: the second highest of seven answers, 20. JND2: the higher of two, 80. Whether such a
+    # source is usable depends on the convention, so the caller decides.
     text = "".join(f"S{i} 20\n" for i in range(5)) + "S5 20 10\nS6 90 80\n"
     (source,) = parse(file(text)).sources
     assert source.levels("viewers")[:2] == (20, 80)
@@ -228,7 +224,7 @@ def test_stairs_without_viewers_are_a_fault_of_their_source():
         (TEXT.replace("60 40", "60 4O"), 2, "'4O'"),
         (TEXT.replace("60 40", "60 40.5"), 2, "'40.5'"),
         (f"\n{TEXT.replace('12', 'twelve')}", 4, "'twelve'"),
-        (TEXT.replace("S03", ",S03"), 3, "nothing"),
+        (TEXT.replace("S03", ",S03"), 3, "an empty cell"),
         (TEXT.replace("S03", "S\x0003"), 3, r"'S\x0003'"),
         (TEXT.encode() + "S05 \xe4".encode("latin-1"), 5, "can't decode byte 0xe4"),
     ],
@@ -237,11 +233,11 @@ def test_what_is_no_number_or_no_text_is_an_error_that_names_the_line(text, line
     with pytest.raises(LabelFileError) as caught:
         parse(file(text))
     assert (caught.value.file, caught.value.line) == ("JND_image_01.txt", line)
-    assert got in caught.value.got
+    assert got in caught.value.problem
 
 
 def test_stairs_that_are_no_numbers_are_an_error():
-    with pytest.raises(LabelFileError, match="Image_1_l_h.txt, line 1: expected whole numbers"):
+    with pytest.raises(LabelFileError, match="Image_1_l_h.txt, line 1: 'x' is not an integer"):
         parse(file(TEXT), file("45 x\n1 2", "Image_1_l_h.txt"))
 
 
@@ -250,14 +246,14 @@ def test_copies_are_one_or_refused():
     table = parse(file(TEXT), copy)
     assert table.sources == (PLAIN,)
     assert table.repairs == (
-        "JND_image_01.txt: a second copy, the same, in gs://bucket/copy; ignored",
+        "JND_image_01.txt: second copy gs://bucket/copy/JND_image_1.txt; ignored",
     )
-    with pytest.raises(LabelFileError, match="expected copies that agree"):
+    with pytest.raises(LabelFileError, match="differ"):
         parse(file(TEXT + "S05 1"), copy)
 
 
 def test_without_any_viewers_text_there_is_one_clear_error():
-    with pytest.raises(UserError, match=r"labels in gs://bucket: .* got none of that name"):
+    with pytest.raises(UserError, match=r"gs://bucket has no label file of MCL-JCI"):
         parse(file("45 30\n1 2", "Image_1_l_h.txt"), file(TEXT, "notes.txt"))
 
 
@@ -277,17 +273,17 @@ def test_texts_are_found_anywhere_below_a_folder(tmp_path):
         ("ImageJND_SRC01", (45, 30)),
         ("ImageJND_SRC02", None),
     ]
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         read_mcl_jci_labels(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("subject", "values", "text"),
     [
-        ("", (50,), "subject: expected one printable word"),
-        ("S 1", (50,), "subject: expected one printable word"),
-        ("S,1", (50,), "subject: expected one printable word"),
-        ("\ufeffS1", (50,), "subject: expected one printable word"),
+        ("", (50,), "subject must be one printable word"),
+        ("S 1", (50,), "subject must be one printable word"),
+        ("S,1", (50,), "subject must be one printable word"),
+        ("\ufeffS1", (50,), "subject must be one printable word"),
         ("S1", (100, 50), "quality factor 100 outside 1 to 99"),
         ("S1", (50, 50), "quality factor 50 after 50"),
     ],
@@ -300,7 +296,7 @@ def test_a_viewer_refuses_what_no_text_could_hold(subject, values, text):
 def test_a_source_refuses_what_no_text_could_hold():
     with pytest.raises(ValueError, match="stairs: quality factor 45 after 30"):
         MclJciSource("ImageJND_SRC01", CHAINS, (30, 45))
-    with pytest.raises(ValueError, match="ImageJND_SRC01 to ImageJND_SRC99"):
+    with pytest.raises(ValueError, match="ImageJND_SRC01..ImageJND_SRC99"):
         MclJciSource("videoSRC001", CHAINS, None)
-    with pytest.raises(ValueError, match="convention: expected one of"):
+    with pytest.raises(ValueError, match="convention must be one of"):
         PLAIN.levels("mean")

@@ -72,5 +72,5 @@ def test_other_files_are_none_of_these(name):
 
 @pytest.mark.parametrize("identifier", ["ImageJND_SRC00", "ImageJND_SRC1", "videoSRC001"])
 def test_a_source_id_that_names_no_source_is_refused(identifier):
-    with pytest.raises(ValueError, match="ImageJND_SRC01 to ImageJND_SRC99, got"):
+    with pytest.raises(ValueError, match="ImageJND_SRC01..ImageJND_SRC99, got"):
         mcl_jci_source_index(identifier)

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from laser_dist.jnd.normal_sur import normal_level, normal_sur, normal_sur_curve, sample_mean
 from laser_dist.jnd.scale import QF, QP
-from laser_dist.jnd.sur import level_at_share, sur_curve
+from laser_dist.jnd.sur import level_at_sur, sur_curve
 
 EACH_SCALE = pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
 levels = st.floats(5, 45)
@@ -78,7 +78,7 @@ def test_on_whole_quantizers_it_is_the_curve_of_samples_drawn_from_it(scale, lev
     assert found.shape == grid_of(scale).shape
     np.testing.assert_allclose(found, sur_curve(samples, grid_of(scale), scale=scale), atol=1e-3)
     if abs(level - math.floor(level) - 0.5) > 0.01 * spread + 0.001:  # not on a rounding's edge
-        assert level_at_share(samples, scale=scale) == round(level)
+        assert level_at_sur(samples, scale=scale) == round(level)
 
 
 @EACH_SCALE
@@ -125,5 +125,5 @@ def test_what_is_no_spread_or_share_is_refused():
     with pytest.raises(ValueError, match=r"0 or more, got -0\.5"):
         normal_sur(24.0, [1.0, -0.5], 20.0)
     for share in (0.0, 1.0, math.nan):
-        with pytest.raises(ValueError, match="0 < satisfied < 1"):
+        with pytest.raises(ValueError, match=r"sur must be in \(0, 1\)"):
             normal_level(24.0, 2.0, share)

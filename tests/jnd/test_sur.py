@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.jnd.scale import QF
-from laser_dist.jnd.sur import level_at_share, sur_curve
+from laser_dist.jnd.sur import level_at_sur, sur_curve
 
 qps = st.integers(0, 51)
 panels = st.lists(qps, min_size=1, max_size=40)
@@ -48,13 +48,13 @@ def test_sur_falls_from_one_to_zero_and_never_rises(samples):
 def test_the_order_of_viewers_does_not_matter(samples, random):
     shuffled = random.sample(samples, len(samples))
     assert curve(shuffled).tolist() == curve(samples).tolist()
-    assert level_at_share(shuffled) == level_at_share(samples)
+    assert level_at_sur(shuffled) == level_at_sur(samples)
 
 
 @given(panels, st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.75, 0.8, 0.9, 0.99]))
 def test_level_is_the_first_qp_at_which_sur_has_fallen_to_the_share(samples, satisfied):
     sur = curve(samples)
-    level = level_at_share(samples, satisfied)
+    level = level_at_sur(samples, satisfied)
     assert level == ALL_QPS[sur <= satisfied][0]
     assert sur[ALL_QPS == level - 1] > satisfied
     assert level in samples
@@ -62,19 +62,19 @@ def test_level_is_the_first_qp_at_which_sur_has_fallen_to_the_share(samples, sat
 
 @given(panels)
 def test_level_is_numpys_inverted_cdf_percentile(samples):
-    assert level_at_share(samples) == np.percentile(samples, 25, method="inverted_cdf")
+    assert level_at_sur(samples) == np.percentile(samples, 25, method="inverted_cdf")
 
 
 def test_level_of_thirty_viewers_is_the_eighth_lowest():
     # 7 of 30 have noticed below it (23 %), with the eighth 27 %: the first share to reach 25 %.
-    level = level_at_share(np.arange(20, 50)[::-1])
+    level = level_at_sur(np.arange(20, 50)[::-1])
     assert level == 27
     assert type(level) is int
 
 
 def test_share_is_taken_as_its_decimal():
     # (1 - 0.7) * 30 = 9.000000000000002 in floating point, which would ask for a tenth viewer.
-    assert level_at_share(list(range(1, 31)), satisfied=0.7) == 9
+    assert level_at_sur(list(range(1, 31)), sur=0.7) == 9
 
 
 qfs = st.integers(1, 99)
@@ -94,7 +94,7 @@ def test_in_quality_factors_sur_is_the_share_whose_sample_lies_below(samples):
 def test_in_quality_factors_the_level_is_the_last_at_which_the_share_has_noticed(
     samples, satisfied
 ):
-    level = level_at_share(samples, satisfied, scale=QF)
+    level = level_at_sur(samples, satisfied, scale=QF)
     sur = sur_curve(np.array(samples), ALL_QFS, scale=QF)
     assert level == ALL_QFS[sur <= satisfied][-1]
     assert sur[level + 1] > satisfied
@@ -103,7 +103,7 @@ def test_in_quality_factors_the_level_is_the_last_at_which_the_share_has_noticed
 
 def test_level_of_thirty_viewers_is_the_eighth_highest_quality_factor():
     # At 43 seven of 30 have noticed (43 to 49, 23 %); the eighth makes it 27 %, 25 % at least.
-    assert level_at_share(np.arange(20, 50), scale=QF) == 42
+    assert level_at_sur(np.arange(20, 50), scale=QF) == 42
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_level_of_thirty_viewers_is_the_eighth_highest_quality_factor():
         ([], [1, 2], "at least one viewer"),
         ([30], [2, 2], "strictly ascending"),
         ([30], [3, 2], "strictly ascending"),
-        ([30.5], [1, 2], "integers, got float64"),
-        ([[30]], [1, 2], r"one axis, got shape \(1, 1\)"),
+        ([30.5], [1, 2], "must be integers, got float64"),
+        ([[30]], [1, 2], r"must have one axis, got shape \(1, 1\)"),
     ],
 )
 def test_sur_refuses_what_it_cannot_count(samples, grid, text):
@@ -125,12 +125,12 @@ def test_sur_refuses_what_it_cannot_count(samples, grid, text):
     ("samples", "satisfied", "text"),
     [
         ([], 0.75, "at least one viewer"),
-        ([30], 1.0, "satisfied < 1, got 1.0"),
-        ([30], -0.1, "0 <= satisfied"),
+        ([30], 1.0, r"\[0, 1\), got 1.0"),
+        ([30], -0.1, r"sur must be in \[0, 1\)"),
         ([30], float("nan"), "got nan"),
         ([30.5], 0.75, "integers"),
     ],
 )
 def test_level_refuses_what_has_no_answer(samples, satisfied, text):
     with pytest.raises(ValueError, match=text):
-        level_at_share(samples, satisfied)
+        level_at_sur(samples, satisfied)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.jnd.sur import level_at_share
+from laser_dist.jnd.sur import level_at_sur
 from laser_dist.simulation.observers import Panel, first_noticed, judge_clip, visibility_curve
 
 PANEL = Panel()
@@ -23,7 +23,7 @@ def test_levels_ascend_and_each_is_the_next_ones_anchor(visibilities, seed):
     assert [j.anchor_qp for j in judgments] == [0, *(j.jnd_qp for j in judgments[:2])]
     for judgment in judgments:
         assert judgment.jnd_qp > judgment.anchor_qp or judgment.anchor_qp == 51
-        assert judgment.jnd_qp == level_at_share(judgment.samples)
+        assert judgment.jnd_qp == level_at_sur(judgment.samples)
         assert len(judgment.samples) == 30
         assert min(judgment.samples) > judgment.anchor_qp or judgment.anchor_qp == 51
         assert max(judgment.samples) <= 51
