@@ -8,7 +8,7 @@ from fractions import Fraction
 import command_line
 import numpy as np
 import pytest
-from command_line import BUFFERED, LASER_JND, laser_jnd
+from command_line import BUFFERED, LASER_JND, laser_jnd_here
 from PIL import Image
 
 from laser_dist.video.codec import encode_h264
@@ -27,7 +27,7 @@ def run_dir(tmp_path):
 
 
 def refusal(*arguments, cwd):
-    return command_line.refusal(laser_jnd(*arguments, cwd=cwd))
+    return command_line.refusal(laser_jnd_here(*arguments, cwd=cwd))
 
 
 def write_dataset_card(folder):

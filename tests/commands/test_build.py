@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from command_line import laser_jnd, refusal
+from command_line import laser_jnd_here, refusal
 
 from beam_pipelines.runner import local_options
 from beam_pipelines.synthetic.footage import shipped_photographs
@@ -37,7 +37,7 @@ def built(synthetic, tmp_path_factory):
 
 def build(manual_dir, data_dir, *options, dataset="videoset_jnd"):
     where = ("--manual-dir", manual_dir, "--data-dir", data_dir, "--workers", 1)
-    return laser_jnd("build", dataset, *where, *options)
+    return laser_jnd_here("build", dataset, *where, *options)
 
 
 def facts(text):
