@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo check test test-cluster coverage lint format lock wheel clean
+.PHONY: help demo check test test-cluster coverage docs docs-assets notebook lint format lock wheel clean
 
 # Tests that take more than a few seconds, start servers or need hardware.
 SLOW := slow or ray or beam or alone or gpu
@@ -35,6 +35,18 @@ coverage: $(VENV)/.installed-dev  ## Run the tests and print branch coverage per
 	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m "not alone" --cov --cov-report=
 	@$(BIN)/python tests/coverage_by_package.py
 
+docs: $(VENV)/.installed-dev  ## Build the documentation in site/; fail on a broken link.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Built site/index.html"
+
+docs-assets: $(VENV)/.installed-dev  ## Update the dataset cards and the picture of the demo's report; needs Chromium.
+	@$(BIN)/python docs/generate.py cards
+	@$(BIN)/laser-jnd demo
+	@$(BIN)/python docs/generate.py report runs/demo/run
+
+notebook: $(VENV)/.installed-dev  ## Run the tutorial notebook in a temporary directory.
+	@$(BIN)/python -m pytest --quiet tests/docs/test_examples.py -m slow
+
 lint: $(VENV)/.installed-dev  ## Check format, lint and types.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -52,7 +64,7 @@ wheel: $(VENV)/.installed-dev  ## Build the wheel under dist/.
 	$(BIN)/python -m build --wheel
 
 clean:  ## Remove the environment and built files; keep runs/.
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info
 
 $(VENV)/bin/uv: requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, but {sys.executable} is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12 ...")'

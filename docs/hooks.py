@@ -146,9 +146,7 @@ def cli_reference(_: str) -> str:
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     sections = [
         f"[`laser-jnd {name}`](#laser-jnd-{name}): {action.help}  "
-        for name, action in zip(
-            commands.choices, commands._choices_actions, strict=True
-        )
+        for name, action in zip(commands.choices, commands._choices_actions, strict=True)
     ]
     sections.append("\n" + _options_table(parser))
     for name, command in commands.choices.items():
@@ -223,7 +221,7 @@ def settings_reference(_: str) -> str:
     for setting in describe_settings():
         section, dot, _name = setting.path.rpartition(".")
         presets = [_code(setting.defaults[name]) for name in ("tiny", "paper")]
-        cells = [f"`{setting.path}`", _code(setting.type), *presets, setting.doc]
+        cells = [f"`{setting.path}`", setting.type, *presets, setting.meaning]
         sections.setdefault(section, []).append(_row(cells))
     head = _row(["Path", "Type", "`tiny`", "`paper`", "Meaning"]) + "\n" + _row(["---"] * 5)
     return "\n".join(
@@ -279,7 +277,7 @@ def _row(cells: list[Any]) -> str:
 
 GENERATORS = {
     "cli": cli_reference,
-    "settings": lambda _: "",  # TODO
+    "settings": settings_reference,
     "api": api_reference,
     "benchmarks": benchmark_reference,
 }

@@ -1,7 +1,9 @@
-"""All commands that the pages and manifests name are commands, with options that are there."""
+"""Commands in the documentation, manifests and scripts: programs accept each of them."""
 
+import json
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,66 +12,124 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli
 
-from laser_dist.commands.main import make_parser
+from laser_dist.commands import train
+from laser_dist.commands.main import COMMANDS, make_parser
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/cluster.md", "docs/at_scale.md", "docs/training.md")
-FILES = (*PAGES, "cluster/kuberay/rayjob.yaml", "cluster/on_premises/start.sh")
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(ROOT.glob("tfds_builders/*/README.md")),
+    ROOT / "benchmarks" / "README.md",
+]
+NOTEBOOK = ROOT / "docs" / "tutorials" / "demo.ipynb"
+JOB = ROOT / "cluster" / "kuberay" / "rayjob.yaml"
+SCRIPT = ROOT / "cluster" / "on_premises" / "start.sh"
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)``` *$", re.M | re.S
+)
+SHELLS = ("bash", "console", "sh")
+LANGUAGES = {*SHELLS, "python", "text", "bibtex", "json", "yaml"}
+# Words after which a command ends.
+OPERATORS = {"|", "||", "&", "&&", ";", ">", "<", "do", "done"}
 
 
-def lines_of_code(name: str) -> Iterator[str]:
-    """Lines of a page's blocks of code, long ones made whole, and what stands in backticks."""
-    text = (ROOT / name).read_text()
-    if name.endswith(".yaml"):
+def code_of(path: Path) -> Iterator[str]:
+    """Yield the shell code of a file."""
+    text = path.read_text()
+    if path == NOTEBOOK:
+        cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"]]
+        yield from (cell for cell in cells if cell.startswith("%%bash"))
+    elif path == JOB:
         yield yaml.safe_load(text)["spec"]["entrypoint"]
-        return
-    text = text.replace("\\\n", " ")
-    if name.endswith(".md"):
-        fenced = re.findall(r"^```\n(.*?)^```$", text, re.M | re.S)
-        yield from (line for block in fenced for line in block.splitlines())
-        yield from re.findall(r"^ {4,}(.+)$", text, re.M)
-        yield from (" ".join(each.split()) for each in re.findall(r"(?<!`)`([^`]+)`(?!`)", text))
+    elif path == SCRIPT:
+        yield text
     else:
-        yield from text.splitlines()
+        for fence in FENCE.finditer(text):
+            if fence["language"] in SHELLS:
+                yield textwrap.dedent(fence["code"])
+        prose = FENCE.sub("", text)
+        yield from (" ".join(each.split()) for each in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose))
 
 
-def commands(program: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Files that name a program, with the words after it, up to a comment or another command."""
-    found = set()
-    for name in FILES:
-        for line in lines_of_code(name):
-            for match in re.finditer(rf"(?:^|[\s|&;(]){program} ([^#|&;()]*)", line):
-                words = shlex.split(match[1].replace("'", "").replace('"', ""))
-                if words and re.fullmatch(r"[a-z][a-z-]*|--[a-z-]+", words[0]):
-                    found.add((name, tuple(words)))
-    return sorted(found)
+def commands_of(code: str, program: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words after a program's name, for each command that runs it."""
+    for line in code.replace("\\\n", " ").splitlines():
+        if not re.search(rf"(?:^|\s){program}\s", line):
+            continue
+        lexer = shlex.shlex(
+            line.replace("'", "").replace('"', ""), posix=True, punctuation_chars="|&;<>"
+        )
+        lexer.whitespace_split = True
+        words = list(lexer)
+        starts = [index for index, word in enumerate(words) if word == program]
+        for start in starts:
+            rest = words[start + 1 :]
+            end = next((i for i, word in enumerate(rest) if word in OPERATORS), len(rest))
+            if rest[:end]:
+                yield tuple(rest[:end])
 
 
-def is_whole(words: tuple[str, ...]) -> bool:
-    """Whether it can be run as it stands, not only the name of a command or a part of it."""
-    return len(words) > 1 and not {"...", "…"} & set(words) and "[" not in "".join(words)
+def found(program: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the commands of all files, without templates such as `laser-jnd COMMAND --help`."""
+    files = [*PAGES, NOTEBOOK, JOB, SCRIPT]
+    return sorted(
+        {
+            (path.relative_to(ROOT).as_posix(), words)
+            for path in files
+            for code in code_of(path)
+            for words in commands_of(code, program)
+            if re.fullmatch(r"[a-z][a-z-]*|--[a-z-]+", words[0])
+        }
+    )
 
 
-def cases(found: list[tuple[str, tuple[str, ...]]]) -> list[Any]:
-    return [pytest.param(words, id=f"{name}: {' '.join(words)}") for name, words in found]
+def is_complete(words: tuple[str, ...]) -> bool:
+    """Return whether a command can run as written."""
+    return not {"...", "…", "START_OPTION"} & set(words) and "[" not in "".join(words)
 
 
-LASER_JND = [(name, words) for name, words in commands("laser-jnd") if is_whole(words)]
-RAY = commands("ray")
-MAKE = commands("make")
+def cases(commands: list[tuple[str, tuple[str, ...]]]) -> list[Any]:
+    return [pytest.param(words, id=f"{name}: {' '.join(words)}") for name, words in commands]
 
 
-def test_commands_are_found_in_every_page():
-    assert {name for name, _ in LASER_JND} >= {*PAGES, "cluster/kuberay/rayjob.yaml"}
-    assert {words[0] for name, words in RAY if name == "docs/cluster.md"} >= {"up", "down", "job"}
+LASER_JND = [(name, words) for name, words in found("laser-jnd") if is_complete(words)]
+RAY = [(name, words) for name, words in found("ray") if is_complete(words)]
+MAKE = found("make")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_code_blocks_have_a_known_language(page):
+    languages = [fence["language"] for fence in FENCE.finditer(page.read_text())]
+    assert set(languages) <= LANGUAGES
+    # Every fence is part of a pair, so no block was skipped.
+    assert len(re.findall(r"^ *```", page.read_text(), re.M)) == 2 * len(languages)
+
+
+def test_commands_are_found():
+    names = {name for name, _ in LASER_JND}
+    assert names >= {"README.md", "docs/how-to/train.md", "docs/tutorials/demo.ipynb"}
+    assert "cluster/kuberay/rayjob.yaml" in names
+    assert {words[0] for _, words in LASER_JND} >= {"build", "train", "evaluate", "predict"}
+    assert {words[0] for _, words in RAY} >= {"up", "down", "job", "status"}
     assert ("README.md", ("demo",)) in MAKE
 
 
 @pytest.mark.parametrize("words", cases(LASER_JND))
-def test_our_parser_takes_each_command_of_ours(words):
+def test_laser_jnd_accepts(words):
+    if len(words) == 1:  # only a name, or an option of the program itself
+        assert words[0] in {*COMMANDS, "--version", "--help"}
+        return
     parsed, unknown = make_parser().parse_known_args(words)
     assert parsed.command == words[0]
-    assert unknown == [] or parsed.command == "build"  # the rest is Beam's
+    assert unknown == [] or parsed.command == "build"  # the rest is for Beam
+
+
+@pytest.mark.parametrize("words", cases([case for case in LASER_JND if case[1][0] == "train"]))
+def test_the_settings_of_a_training_are_valid(words):
+    parsed = make_parser().parse_args(words)
+    if parsed.variant and parsed.preset:
+        assert train.resolve(parsed)["variant"] == parsed.variant
 
 
 @pytest.mark.parametrize("words", cases(RAY))
@@ -90,7 +150,8 @@ def test_make_has_each_target():
     assert {words[0] for _, words in MAKE} <= set(targets)
 
 
-def test_each_file_that_the_page_names_is_there():
-    text = (ROOT / "docs/cluster.md").read_text()
-    named = set(re.findall(r"\b(?:cluster|docs|tests)/[\w./]+\b", text))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_named_in_code_exist(page):
+    text = " ".join(code for code in code_of(page))
+    named = set(re.findall(r"(?<![\w/.-])(?:cluster|docs|tests|benchmarks)/[\w./]+\w", text))
     assert {name for name in named if not (ROOT / name).exists()} == set()
