@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds and pushes the image of the workers, then a dataset with it, with the sizes of options.txt.
+# Build and push the worker image, then build a dataset with it, with the sizes in options.txt.
 set -euo pipefail
 if [[ $# -lt 5 ]]; then
   echo "usage: $0 IMAGE PROJECT REGION MANUAL_DIR DATA_DIR [OPTION ...]" >&2
-  echo "such as: $0 europe-docker.pkg.dev/mine/images/laser-jnd:1 mine europe-west4" \
-    "gs://mine/VideoSet gs://mine/data --config 1080p" >&2
+  echo "example: $0 europe-docker.pkg.dev/my-project/images/laser-jnd:1 my-project europe-west4" \
+    "gs://my-bucket/VideoSet gs://my-bucket/data --config 1080p" >&2
   exit 2
 fi
 image=$1 project=$2 region=$3 manual_dir=$4 data_dir=$5

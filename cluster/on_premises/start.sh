@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts a Ray cluster on machines of one's own, one node a machine, and asks all who come for a token.
-# It must be said on each machine, as the user who trains; root is not needed.
+# Start a Ray cluster with token authentication on your own machines, one node per machine.
+# Run it on each machine as the user who trains. Root is not needed.
 set -euo pipefail
 
 usage() {
@@ -8,14 +8,16 @@ usage() {
 usage: $0 head [RAY_START_OPTION ...]
        $0 worker HEAD_ADDRESS[:PORT] [RAY_START_OPTION ...]
        $0 stop
-Environment: NODE_ADDRESS (of this machine, default: its first address), RAY_PORT (of the head, 6379),
-DASHBOARD_PORT (8265), and for the token RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+Environment: NODE_ADDRESS (address of this machine, default: the first one), RAY_PORT (port of the head,
+default: 6379), DASHBOARD_PORT (default: 8265), and for the token RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or
+~/.ray/auth_token.
 END
   exit 2
 }
 
-fail() { # STATUS TEXT: one line, as laser-jnd's own errors
-  echo "start.sh: error: $2" >&2
+fail() { # STATUS ERROR HINT: as laser-jnd prints errors
+  echo "error: $2" >&2
+  [[ -z $3 ]] || echo "hint: $3" >&2
   exit "$1"
 }
 
@@ -35,14 +37,14 @@ has_token() {
   [[ -n ${RAY_AUTH_TOKEN:-} || -s $token_file ]]
 }
 
-is_running() { # also false where the number was given to another program since
+is_running() { # false also if another program has the process id by now
   [[ -s $pid_file ]] && ps -o args= -p "$(<"$pid_file")" 2>/dev/null | grep -q "ray start"
 }
 
-# Ray stays below one process, which "stop" ends with all that it started: "ray stop" would also end
-# the clusters of others on this machine.
+# Ray runs under one process, so that "stop" ends only what this script started: "ray stop" would also
+# end other clusters on this machine.
 start_ray() { # RAY_START_OPTION ...
-  ! is_running || fail 2 "Node: expected none of this user's here, got process $(<"$pid_file"). End it: $0 stop."
+  ! is_running || fail 2 "You already run a node on this machine, process $(<"$pid_file")." "Stop it with \`$0 stop\`."
   mkdir -p "$folder"
   PYTHONUNBUFFERED=1 nohup ray start --block --disable-usage-stats "$@" >"$log" 2>&1 </dev/null &
   local started=$!
@@ -51,7 +53,7 @@ start_ray() { # RAY_START_OPTION ...
     if ! kill -0 "$started" 2>/dev/null; then
       rm -f "$pid_file"
       tail -n 5 "$log" >&2
-      fail 1 "Ray: expected that it starts, got the lines above, of $log."
+      fail 1 "Ray did not start. The last lines of $log are above." ""
     fi
     sleep 0.5
   done
@@ -59,7 +61,7 @@ start_ray() { # RAY_START_OPTION ...
 
 start_head() { # RAY_START_OPTION ...
   if ! has_token; then
-    [[ -z ${RAY_AUTH_TOKEN_PATH:-} ]] || fail 2 "Token: expected one in $token_file, got none. Correct RAY_AUTH_TOKEN_PATH."
+    [[ -z ${RAY_AUTH_TOKEN_PATH:-} ]] || fail 2 "$token_file has no token." "Correct RAY_AUTH_TOKEN_PATH."
     (umask 077 && ray get-auth-token --generate >/dev/null)
   fi
   local address
@@ -67,31 +69,31 @@ start_head() { # RAY_START_OPTION ...
   start_ray --head --node-ip-address "$address" --port "$port" \
     --dashboard-host "$address" --dashboard-port "$dashboard_port" "$@"
   cat <<END
-The head runs, process $(<"$pid_file"). Jobs: http://$address:$dashboard_port
+The head is running as process $(<"$pid_file"). Submit jobs to http://$address:$dashboard_port
 
-On each other machine, with the token brought there first:
+To add a machine, copy the token to it and start a worker there:
   ssh MACHINE 'mkdir -p -m 700 ~/.ray' && scp -p $token_file MACHINE:.ray/auth_token
   cluster/on_premises/start.sh worker $address:$port
 
-To train, where the token is:
+To train, on a machine with the token:
   export RAY_AUTH_MODE=token
   ray job submit --address http://$address:$dashboard_port -- laser-jnd train ...
 END
 }
 
 start_worker() { # HEAD_ADDRESS[:PORT] RAY_START_OPTION ...
-  has_token || fail 2 "Token: expected the head's in $token_file, got none. On the head: scp -p ~/.ray/auth_token $(hostname):.ray/auth_token."
+  has_token || fail 2 "$token_file has no token." "On the head, run \`scp -p ~/.ray/auth_token $(hostname):.ray/auth_token\`."
   local head=$1
   shift
   [[ $head == *:* ]] || head=$head:$port
   start_ray --address "$head" --node-ip-address "$(node_address)" "$@"
-  echo "The node has joined $head, process $(<"$pid_file")."
+  echo "The node has joined $head as process $(<"$pid_file")."
 }
 
 stop_ray() {
   if ! is_running; then
     rm -f "$pid_file"
-    echo "Nothing runs here that start.sh has started."
+    echo "No node of start.sh is running on this machine."
     return
   fi
   local started
@@ -101,7 +103,7 @@ stop_ray() {
     kill -0 "$started" 2>/dev/null || break
     sleep 0.5
   done
-  ! kill -0 "$started" 2>/dev/null || fail 1 "Ray: expected its end within a minute, got process $started still there."
+  ! kill -0 "$started" 2>/dev/null || fail 1 "Process $started did not exit within a minute." ""
   rm -f "$pid_file"
   echo "Stopped."
 }

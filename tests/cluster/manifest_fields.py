@@ -1,4 +1,4 @@
-"""Which fields a manifest may have, by the published schemas (`crd_fields.json`)."""
+"""Check the fields of manifests against the published schemas in `crd_fields.json`."""
 
 import json
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ TYPES = json.loads((Path(__file__).parent / "crd_fields.json").read_text())["typ
 SCALARS = {"string": str, "boolean": bool, "integer": int, "number": (int, float)}
 
 
-def faults(manifest: dict[str, Any]) -> list[str]:
-    """What the schema of the manifest's kind does not allow, as path and reason."""
-    return list(_faults(manifest, manifest["kind"], manifest["kind"]))
+def schema_errors(manifest: dict[str, Any]) -> list[str]:
+    """Return what the schema of the manifest's kind does not allow, as path and reason."""
+    return list(_errors(manifest, manifest["kind"], manifest["kind"]))
 
 
-def _faults(value: Any, kind: str, path: str) -> Iterator[str]:
+def _errors(value: Any, kind: str, path: str) -> Iterator[str]:
     if kind == "other":
         yield f"{path}: not described in crd_fields.json"
     elif kind.startswith("["):
-        yield from _list_faults(value, kind[1:-1], path)
+        yield from _list_errors(value, kind[1:-1], path)
     elif kind.startswith("{"):
-        yield from _map_faults(value, kind[1:-1], path)
+        yield from _map_errors(value, kind[1:-1], path)
     elif kind in TYPES:
-        yield from _object_faults(value, kind, path)
+        yield from _object_errors(value, kind, path)
     elif not _is_scalar(value, kind):
-        yield f"{path}: expected {kind}, got {value!r}"
+        yield f"{path}: {value!r} is no {kind}"
 
 
 def _is_scalar(value: Any, kind: str) -> bool:
@@ -33,28 +33,28 @@ def _is_scalar(value: Any, kind: str) -> bool:
     return isinstance(value, SCALARS[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
-def _list_faults(value: Any, kind: str, path: str) -> Iterator[str]:
+def _list_errors(value: Any, kind: str, path: str) -> Iterator[str]:
     if not isinstance(value, list):
-        yield f"{path}: expected a list, got {value!r}"
+        yield f"{path}: {value!r} is no list"
         return
     for index, item in enumerate(value):
-        yield from _faults(item, kind, f"{path}[{index}]")
+        yield from _errors(item, kind, f"{path}[{index}]")
 
 
-def _map_faults(value: Any, kind: str, path: str) -> Iterator[str]:
+def _map_errors(value: Any, kind: str, path: str) -> Iterator[str]:
     if not isinstance(value, dict):
-        yield f"{path}: expected a map, got {value!r}"
+        yield f"{path}: {value!r} is no map"
         return
     for name, item in value.items():
-        yield from _faults(item, kind, f"{path}.{name}")
+        yield from _errors(item, kind, f"{path}.{name}")
 
 
-def _object_faults(value: Any, kind: str, path: str) -> Iterator[str]:
+def _object_errors(value: Any, kind: str, path: str) -> Iterator[str]:
     if not isinstance(value, dict):
-        yield f"{path}: expected {kind}, got {value!r}"
+        yield f"{path}: {value!r} is no {kind}"
         return
     for name, item in value.items():
         if name in TYPES[kind]:
-            yield from _faults(item, TYPES[kind][name], f"{path}.{name}")
+            yield from _errors(item, TYPES[kind][name], f"{path}.{name}")
         else:
             yield f"{path}.{name}: no field of {kind}"

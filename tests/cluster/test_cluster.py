@@ -1,4 +1,4 @@
-"""What lies under cluster/: it agrees with the project. (No image is built here.)"""
+"""The Dataflow image, options and script agree with the project. No image is built here."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def flags():
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_the_image_has_the_locked_beam_and_one_python():
+def test_the_image_has_the_locked_beam_version_and_one_python():
     locked = re.search(r"^apache-beam==(\S+)$", (ROOT / "requirements.lock").read_text(), re.M)
     assert locked
     boot = re.search(r"^FROM apache/beam_python(\S+)_sdk:(\S+) AS beam$", dockerfile(), re.M)
@@ -37,7 +37,7 @@ def test_the_image_has_the_locked_beam_and_one_python():
     assert boot[1] == python[1]
 
 
-def test_the_image_takes_what_is_there_and_only_that():
+def test_the_image_copies_existing_files_and_ignores_all_others():
     copied = [
         name
         for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile(), re.M)
@@ -45,12 +45,12 @@ def test_the_image_takes_what_is_there_and_only_that():
     ]
     assert copied
     assert all((ROOT / name).exists() for name in copied)
-    let_through = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
-    assert sorted(copied) == sorted(line[1:] for line in let_through if line.startswith("!"))
+    not_ignored = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert sorted(copied) == sorted(line[1:] for line in not_ignored if line.startswith("!"))
     assert "apt" not in re.sub(r"^#.*$", "", dockerfile(), flags=re.M)
 
 
-def test_beam_knows_the_options():
+def test_beam_accepts_the_options():
     given = [*flags(), "--sdk_container_image=image", "--project=mine", "--region=europe-west4"]
     check_known(given, PipelineOptions)
     completed = dataflow_flags(given, manual_dir="gs://mine/in", data_dir="gs://mine/data")

@@ -1,4 +1,4 @@
-"""The manifests and images under cluster/ say what the schemas know, and agree with each other."""
+"""The manifests and images in cluster/ match their schemas and each other."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import ray
 import yaml
-from manifest_fields import faults
+from manifest_fields import schema_errors
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -53,10 +53,10 @@ def containers() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CLUSTER.glob("kuberay/*.yaml")))
-def test_every_field_is_one_of_the_schema(name):
+def test_the_schema_has_every_field(name):
     found = documents(f"kuberay/{name}")
     assert found
-    assert [fault for manifest in found for fault in faults(manifest)] == []
+    assert [error for manifest in found for error in schema_errors(manifest)] == []
 
 
 @pytest.mark.parametrize(
@@ -73,21 +73,21 @@ def test_every_field_is_one_of_the_schema(name):
         ("spec.submitterConfig", {"backoffLimit": True}),
     ],
 )
-def test_what_is_misspelt_or_of_another_type_is_a_fault(path, change):
-    manifest = json.loads(json.dumps(JOB))  # a copy whose parts are one another's no more
-    place = manifest
+def test_a_misspelled_field_or_a_wrong_type_is_an_error(path, change):
+    manifest = json.loads(json.dumps(JOB))  # a deep copy without shared parts
+    parent = manifest
     for name in path.split("."):
-        place = place[name]
-    place.update(change)
-    (fault,) = faults(manifest)
-    assert fault.startswith(f"RayJob.{path}.{next(iter(change))}")
+        parent = parent[name]
+    parent.update(change)
+    (error,) = schema_errors(manifest)
+    assert error.startswith(f"RayJob.{path}.{next(iter(change))}")
 
 
-def test_a_job_has_the_cluster_that_also_stands_alone():
+def test_the_job_and_the_long_running_cluster_have_the_same_spec():
     assert JOB["spec"]["rayClusterSpec"] == CLUSTER_SPEC
 
 
-def test_a_job_ends_with_its_machines_and_begins_anew_without_its_head():
+def test_a_job_releases_its_nodes_and_restarts_after_a_lost_head():
     spec = JOB["spec"]
     assert spec["shutdownAfterJobFinishes"]
     assert spec["ttlSecondsAfterFinished"] > 0
@@ -95,16 +95,16 @@ def test_a_job_ends_with_its_machines_and_begins_anew_without_its_head():
     assert spec["submissionMode"] == "K8sJobMode"
 
 
-def test_the_nodes_number_and_gpus_fit_what_the_job_asks_for():
-    asked = dict(re.findall(r"--([a-z-]+) (\S+)", JOB["spec"]["entrypoint"]))
-    least, most = map(int, asked["workers"].split(":"))
-    assert WORKERS["minReplicas"] <= least <= most <= WORKERS["maxReplicas"]
+def test_the_job_requests_at_most_what_the_worker_group_has():
+    requested = dict(re.findall(r"--([a-z-]+) (\S+)", JOB["spec"]["entrypoint"]))
+    fewest, most = map(int, requested["workers"].split(":"))
+    assert WORKERS["minReplicas"] <= fewest <= most <= WORKERS["maxReplicas"]
     limits = containers()["worker"]["resources"]["limits"]
-    assert limits["nvidia.com/gpu"] == asked["gpus-per-worker"]
-    assert int(limits["cpu"]) >= int(asked["cpus-per-worker"])
+    assert limits["nvidia.com/gpu"] == requested["gpus-per-worker"]
+    assert int(limits["cpu"]) >= int(requested["cpus-per-worker"])
 
 
-def test_all_speak_the_locked_ray():
+def test_all_files_name_the_locked_ray_version():
     version = locked("ray")
     assert ray.__version__ == version
     assert CLUSTER_SPEC["rayVersion"] == version
@@ -115,11 +115,11 @@ def test_all_speak_the_locked_ray():
     assert f"assert ray.__version__ == '{version}'" in (CLUSTER / "training/Dockerfile").read_text()
 
 
-def test_a_token_is_asked_for_everywhere():
+def test_all_clusters_require_a_token():
     assert CLUSTER_SPEC["authOptions"] == {"mode": "token", "secretName": "laser-jnd-token"}
     secrets = {each["metadata"]["name"]: each for each in documents("kuberay/secrets.example.yaml")}
     assert set(secrets["laser-jnd-token"]["stringData"]) == {"auth_token"}
-    # KubeRay leaves alone what a container sets itself: nobody may set another mode.
+    # KubeRay does not override the variables of a container, so no container may set another mode.
     for container in containers().values():
         assert not any(each["name"].startswith("RAY_AUTH") for each in container.get("env", []))
     assert "--env RAY_AUTH_MODE=token" in VMS["docker"]["run_options"]
@@ -130,16 +130,16 @@ def test_a_token_is_asked_for_everywhere():
     assert not any(re.search(r"RAY_AUTH_MODE[=: ]+.?disabled", text) for text in texts)
 
 
-def test_all_secrets_that_are_named_are_explained_and_hold_nothing():
+def test_the_examples_have_all_named_secrets_without_values():
     text = json.dumps([JOB["spec"], CLUSTER_SPEC])
     named = set(re.findall(r'"(?:secretName|secretRef)": (?:\{"name": )?"([^"]+)"', text))
-    explained = documents("kuberay/secrets.example.yaml")
-    assert named == {each["metadata"]["name"] for each in explained}
-    values = {value for each in explained for value in each["stringData"].values()}
+    examples = documents("kuberay/secrets.example.yaml")
+    assert named == {each["metadata"]["name"] for each in examples}
+    values = {value for each in examples for value in each["stringData"].values()}
     assert values == {"REPLACE-ME", "/secrets/google/key.json"}
 
 
-def test_no_container_is_root_or_can_become_it():
+def test_no_container_is_root_or_can_become_root():
     assert CLUSTER_SPEC["autoscalerOptions"]["securityContext"] == RESTRICTED
     assert {name: each["securityContext"] for name, each in containers().items()} == dict.fromkeys(
         containers(), RESTRICTED
@@ -167,7 +167,7 @@ def test_requests_are_limits_and_only_workers_have_gpus():
 
 
 @pytest.mark.parametrize("name", ["head", "worker"])
-def test_a_node_has_shared_memory_and_leaves_the_cluster_when_it_is_stopped(name):
+def test_a_node_has_shared_memory_and_runs_ray_stop_before_it_exits(name):
     pod, container = pods()[name], containers()[name]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
@@ -176,7 +176,7 @@ def test_a_node_has_shared_memory_and_leaves_the_cluster_when_it_is_stopped(name
     assert container["lifecycle"]["preStop"]["exec"]["command"][-1] == "ray stop"
 
 
-def test_workers_are_on_spot_nodes():
+def test_workers_run_on_spot_nodes():
     pod = pods()["worker"]
     ((key, value),) = pod["nodeSelector"].items()
     assert {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"} in pod[
@@ -186,7 +186,7 @@ def test_workers_are_on_spot_nodes():
     assert machine["scheduling"]["provisioningModel"] == "SPOT"
 
 
-def test_the_launchers_file_is_one_of_ray():
+def test_the_launcher_file_matches_rays_schema():
     schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
     jsonschema.validate(VMS, schema)
     assert VMS["head_node_type"] in VMS["available_node_types"]
@@ -194,7 +194,7 @@ def test_the_launchers_file_is_one_of_ray():
         jsonschema.validate({**VMS, "head_node": "head"}, schema)
 
 
-def test_both_images_hold_the_same_project_from_one_lock():
+def test_both_images_have_the_same_project_and_lock():
     texts = [(CLUSTER / name / "Dockerfile").read_text() for name in ("dataflow", "training")]
     pythons, copies = [], []
     for text in texts:

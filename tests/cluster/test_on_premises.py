@@ -1,4 +1,4 @@
-"""The start script for machines of one's own: with a real head, on loopback."""
+"""`start.sh`, with a real Ray head on loopback."""
 
 import os
 import socket
@@ -32,22 +32,22 @@ def start(home: Path, *arguments: str, timeout_s: float = 30, **more: str):
 
 
 @pytest.mark.parametrize("arguments", [(), ("worker",), ("stop", "now"), ("begin",)])
-def test_it_says_how_it_is_used(tmp_path, arguments):
+def test_wrong_arguments_print_the_usage(tmp_path, arguments):
     done = start(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ")
 
 
-def test_no_worker_starts_without_a_token(tmp_path):
+def test_a_worker_needs_a_token(tmp_path):
     done = start(tmp_path, "worker", "127.0.0.1")
     assert (done.returncode, done.stdout) == (2, "")
-    line, end = done.stderr.split("\n")
-    assert line.startswith(f"start.sh: error: Token: expected the head's in {tmp_path}")
-    assert end == ""
+    error, hint = done.stderr.splitlines()
+    assert error == f"error: {tmp_path}/.ray/auth_token has no token."
+    assert hint.startswith("hint: On the head, run `scp -p ~/.ray/auth_token ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_token_is_none(tmp_path):
+def test_an_empty_token_file_is_no_token(tmp_path):
     (tmp_path / "token").touch()
     path = str(tmp_path / "token")
     for role in (["worker", "127.0.0.1"], ["head"]):
@@ -56,18 +56,18 @@ def test_an_empty_token_is_none(tmp_path):
         assert path in done.stderr
 
 
-def test_there_may_be_nothing_to_stop(tmp_path):
+def test_stop_without_a_node_succeeds(tmp_path):
     done = start(tmp_path, "stop")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Nothing runs here" in done.stdout
+    assert "No node of start.sh is running" in done.stdout
 
 
-def test_a_program_that_was_given_the_number_since_is_left_alone(tmp_path):
+def test_stop_does_not_end_another_program_with_the_same_process_id(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "laser-jnd.pid").write_text(str(other.pid))
-        assert "Nothing runs here" in start(tmp_path, "stop").stdout
+        assert "No node of start.sh is running" in start(tmp_path, "stop").stdout
         assert other.poll() is None
     finally:
         other.kill()
@@ -76,23 +76,23 @@ def test_a_program_that_was_given_the_number_since_is_left_alone(tmp_path):
 
 @dataclass(frozen=True)
 class Head:
-    """A head that runs.
+    """A running head.
 
     Attributes:
-      home: whose ~/.ray has the token.
-      port: of the cluster.
-      jobs: URL that takes jobs.
-      said: what the script printed.
+      home: home directory, whose `.ray` has the token.
+      port: port of the cluster.
+      jobs: URL of the job server.
+      output: what the script printed.
     """
 
     home: Path
     port: int
     jobs: str
-    said: str
+    output: str
 
 
 def free_ports(count: int) -> list[int]:
-    """Below 10000, where Ray takes its workers' ports from there on."""
+    """Return free ports below 10000: Ray uses those above for its workers."""
     found = []
     for port in range(9100 + os.getpid() % 400, 9999):
         with socket.socket() as listener:
@@ -101,8 +101,8 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def below(folder: Path) -> list[str]:
-    """Command lines of all processes that name a folder."""
+def processes_naming(folder: Path) -> list[str]:
+    """Return the command lines of all processes that name a directory."""
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     return [line for line in listing.stdout.splitlines() if str(folder) in line]
 
@@ -110,7 +110,7 @@ def below(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     port, dashboard, client, agent = free_ports(4)
-    # Ray's sockets have long names: they do not fit below pytest's folder.
+    # The names of Ray's sockets are too long for pytest's temporary directory.
     with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         options = {
@@ -124,7 +124,7 @@ def head() -> Iterator[Head]:
         ports = {"RAY_PORT": str(port), "DASHBOARD_PORT": str(dashboard)}
         words = [word for option in options.items() for word in option]
         done = start(home, "head", *words, timeout_s=240, **ports)
-        for _ in range(2):  # Ray waits 30 seconds for itself, too short on a machine that is busy
+        for _ in range(2):  # Ray's startup timeout of 30 s is too short on a busy machine
             if "timed out during startup" in done.stderr:
                 done = start(home, "head", *words, timeout_s=240, **ports)
         assert done.returncode == 0, done.stderr
@@ -133,25 +133,25 @@ def head() -> Iterator[Head]:
         finally:
             stopped = start(home, "stop", timeout_s=120)
         assert (stopped.returncode, stopped.stdout) == (0, "Stopped.\n"), stopped.stderr
-        assert below(home) == []
+        assert processes_naming(home) == []
 
 
 @pytest.mark.ray
 @pytest.mark.alone
 @pytest.mark.slow
-def test_a_head_makes_a_token_that_only_its_user_can_read(head):
+def test_the_head_creates_a_token_that_only_its_user_can_read(head):
     token = head.home / ".ray" / "auth_token"
     assert len(token.read_text()) == 64
     assert token.stat().st_mode & 0o077 == 0
-    assert token.read_text() not in head.said
-    assert f"start.sh worker 127.0.0.1:{head.port}" in head.said
-    assert head.jobs in head.said
+    assert token.read_text() not in head.output
+    assert f"start.sh worker 127.0.0.1:{head.port}" in head.output
+    assert head.jobs in head.output
 
 
 @pytest.mark.ray
 @pytest.mark.alone
 @pytest.mark.slow
-def test_who_has_the_token_is_let_in(head):
+def test_the_head_accepts_its_token_and_no_other(head):
     status = ["ray", "status", "--address", f"127.0.0.1:{head.port}"]
     jobs = ["ray", "job", "list", "--address", head.jobs]
     for command in (status, jobs):
@@ -165,22 +165,23 @@ def test_who_has_the_token_is_let_in(head):
 @pytest.mark.ray
 @pytest.mark.alone
 @pytest.mark.slow
-def test_who_has_none_is_turned_away(head):
-    with pytest.raises(urllib.error.HTTPError) as refusal, refusal_of(head):
+def test_the_head_refuses_requests_without_a_token(head):
+    with pytest.raises(urllib.error.HTTPError) as refusal, request_without_token(head):
         pass
     assert refusal.value.code == 401
     refusal.value.close()
 
 
-def refusal_of(head: Head):
+def request_without_token(head: Head):
     return urllib.request.urlopen(f"{head.jobs}/api/jobs/", timeout=30)
 
 
 @pytest.mark.ray
 @pytest.mark.alone
 @pytest.mark.slow
-def test_a_second_node_of_one_user_is_refused_in_one_line(head):
+def test_a_second_node_of_a_user_is_refused(head):
     done = start(head.home, "head")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("start.sh: error: Node: expected none")
-    assert done.stderr.count("\n") == 1
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: You already run a node on this machine, process ")
+    assert hint.endswith("start.sh stop`.")
