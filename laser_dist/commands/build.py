@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -354,7 +356,8 @@ def _build(found: Found, show: Show) -> None:
     with set_aside(Path(found.folder)), watch_progress(count, total, report):
         builder = make_builder(order)  # the one that was found holds what is set aside
         builder.request = request
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            file_format=order.file_format,
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                file_format=order.file_format,
+            )

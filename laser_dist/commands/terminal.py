@@ -134,12 +134,13 @@ class Terminal:
 
 def _log_now_and_then() -> Show:
     """Return a function that logs progress, but not more often than is readable in a file."""
-    last = time.monotonic()
+    last, before = time.monotonic(), ""
 
     def show(text: str, done: float | None = None, total: float | None = None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            logger.info("  %s", text if done is None else f"{text}  {done:g}/{total:g}")
+        nonlocal last, before
+        line = text if done is None else f"{text}  {done:g}/{total:g}"
+        if line != before and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last, before = time.monotonic(), line
+            logger.info("  %s", line)
 
     return show
