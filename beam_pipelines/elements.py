@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 
 from beam_pipelines.rejects import Reject
-from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import Scale
+from laser_dist.storage import StoredFile
 
 ORIGINAL = -1
 """Stands for the uncompressed image among a source's quantizers."""

@@ -18,8 +18,8 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipelines import storage
 from beam_pipelines.rejects import MAX_REJECT_RATE, Reject, check_share
+from laser_dist import storage
 from laser_dist.errors import UserError
 
 REJECTS = "rejects"

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineState
 
-from beam_pipelines import storage
+from laser_dist import storage
 from laser_dist.errors import UserError
 
 # The old in-process runner by name: the short name may choose one that fetches a program.
@@ -92,7 +92,7 @@ def dataflow_flags(flags: Sequence[str], *, manual_dir: str, data_dir: str) -> l
             "no --sdk_container_image",
             "Build one from cluster/dataflow/Dockerfile.",
         )
-    if not storage.is_remote(manual_dir):
+    if not storage.is_url(manual_dir):
         raise UserError(
             "Option --manual-dir",
             "a URL that Dataflow can read",

@@ -10,7 +10,6 @@ from typing import Any
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.pipeline import BuildPlan, add_build, written_shards
 from beam_pipelines.dataset.places import BuildPlaces, places_of
@@ -30,10 +29,11 @@ from beam_pipelines.runner import (
     one_worker,
     run_to_end,
 )
-from beam_pipelines.storage import StoredFile
+from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale
 from laser_dist.jnd.splits import SPLITS, assign_splits, folds
+from laser_dist.storage import StoredFile
 from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_features import pair_features
 from tfds_builders.shard_writer import WriteShards
@@ -50,7 +50,6 @@ class BuildRequest:
       manual_dir: of clips and labels, a path or URL; None for TFDS's own manual folder.
       inventory: of it, where it has been taken already.
       options: of Beam; None for all cores of this machine.
-      flags: Beam's own options as on a command line, for its file systems.
       max_reject_rate: largest share of the sources that may be lost or lose a clip.
       on_start: called with the name of the job, where it runs on other machines.
     """
@@ -58,7 +57,6 @@ class BuildRequest:
     manual_dir: str | None = None
     inventory: Inventory | None = None
     options: PipelineOptions | None = None
-    flags: tuple[str, ...] = ()
     max_reject_rate: float = MAX_REJECT_RATE
     on_start: Callable[[str], None] = print
 
@@ -183,7 +181,6 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             settings=self._config.pairs,
             places=places,
             max_reject_rate=request.max_reject_rate,
-            flags=request.flags,
             num_processes=num_processes,
         )
         file_format = self.info.file_format

@@ -10,11 +10,11 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from etils import epath
 from tensorflow_datasets.core import example_serializer, file_adapters, naming
 
-from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import StoredPair, read_pairs
 from beam_pipelines.dataset.shards import Shard, WrittenShard, example_key
 from beam_pipelines.elements import SourceMetadata
+from laser_dist import storage
 from laser_dist.jnd.scale import Scale
 from tfds_builders.jnd_features import example_of, pair_features
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from beam_pipelines.elements import ENCODED, FROM_FILE, LabeledSource
 from beam_pipelines.inputs.archives import read_stored
-from beam_pipelines.storage import StoredFile
+from laser_dist.storage import StoredFile
 from laser_dist.video.codec import decode, decode_yuv420p, encode_h264, x264_version
 from laser_dist.video.containers import VideoError, encoded_size
 from laser_dist.video.frames import Clip, UInt8Array

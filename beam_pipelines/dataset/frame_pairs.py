@@ -28,8 +28,8 @@ from beam_pipelines.elements import (
     SourceMetadata,
 )
 from beam_pipelines.rejects import CLIP, Reject
-from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import NUM_LEVELS, QP
+from laser_dist.storage import StoredFile
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip, UInt8Array, evenly_spaced_indices

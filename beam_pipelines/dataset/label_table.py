@@ -13,9 +13,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipelines import storage
 from beam_pipelines.dataset.measured_files import read_facts
 from beam_pipelines.dataset.shards import Shard
+from laser_dist import storage
 from laser_dist.jnd.scale import NUM_LEVELS
 
 LABELS_FOLDER = "labels"

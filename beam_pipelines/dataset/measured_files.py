@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.elements import (
     JndLevel,
@@ -30,6 +29,7 @@ from beam_pipelines.elements import (
     SourceMetadata,
 )
 from beam_pipelines.rejects import Reject
+from laser_dist import storage
 from laser_dist.jnd.scale import NUM_LEVELS, Scale
 from laser_dist.video.codec import VIDEOSET
 

@@ -35,7 +35,6 @@ class MeasureSources(beam.DoFn):
         self,
         settings: PairSettings,
         folder: str,
-        flags: tuple[str, ...] = (),
         *,
         num_processes: int = 1,
         clip_seconds: float = CLIP_SECONDS,
@@ -46,7 +45,6 @@ class MeasureSources(beam.DoFn):
         Args:
           settings: of the examples.
           folder: of the measured files.
-          flags: Beam's own options, for its file systems.
           num_processes: codec's processes of this worker. On one machine a single worker has as
             many as there are cores, and whichever is free takes the next source: Beam's local
             runner would deal the sources out beforehand, and the last worker end alone.
@@ -55,7 +53,6 @@ class MeasureSources(beam.DoFn):
         """
         self._settings = settings
         self._folder = folder
-        self._flags = flags
         self._clip_seconds = clip_seconds
         self._work = work
         self._num_processes = num_processes
@@ -135,7 +132,7 @@ class MeasureSources(beam.DoFn):
         files = dict(source.clips)
         unusable: dict[int, str] = {}
         while True:
-            arguments: tuple[Any, ...] = (source, self._settings, self._folder, self._flags)
+            arguments: tuple[Any, ...] = (source, self._settings, self._folder)
             try:
                 isolated.call(self._work, *arguments, dict(unusable))
                 break

@@ -15,7 +15,6 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_pipelines import storage
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.label_table import WriteLabels
 from beam_pipelines.dataset.measured_files import Measured
@@ -25,6 +24,7 @@ from beam_pipelines.dataset.shards import WrittenShard, plan_shards
 from beam_pipelines.elements import LabeledSource
 from beam_pipelines.rejects import MAX_REJECT_RATE, Reject
 from beam_pipelines.rejects_table import REJECTS, REJECTS_FILE, WriteRejects
+from laser_dist import storage
 
 QUALITY_FOLDER = "quality"
 _WRITTEN_FILE = "written.json"
@@ -42,7 +42,6 @@ class BuildPlan:
       settings: of the examples.
       places: of input and output.
       max_reject_rate: largest share of the sources that may be lost or lose a clip.
-      flags: Beam's own options, for its file systems in the codec's processes.
       num_processes: codec's processes of each of Beam's workers.
     """
 
@@ -53,7 +52,6 @@ class BuildPlan:
     settings: PairSettings
     places: BuildPlaces
     max_reject_rate: float = MAX_REJECT_RATE
-    flags: tuple[str, ...] = ()
     num_processes: int = 1
 
 
@@ -73,7 +71,7 @@ def add_build(
     """
     places = plan.places
     measure = measure or MeasureSources(
-        plan.settings, places.work, plan.flags, num_processes=plan.num_processes
+        plan.settings, places.work, num_processes=plan.num_processes
     )
     outputs = (
         pipeline

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from beam_pipelines import storage
+from laser_dist import storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ def places_of(dataset: str) -> BuildPlaces:
     Args:
       dataset: `DATA_DIR/NAME/CONFIG/VERSION`, or TFDS's temporary name of it.
     """
-    data_dir, name, config, version = str(dataset).rstrip("/").rsplit("/", 3)
+    parent, version = storage.split(dataset)
     version = version.rpartition("_")[2]
-    parent = storage.join(data_dir, name, config)
+    data_dir, _ = storage.split(storage.split(parent)[0])
     return BuildPlaces(
         dataset=str(dataset),
         work=storage.join(parent, f".unfinished-{version}"),

@@ -10,7 +10,6 @@ from typing import IO, Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines import storage
 from beam_pipelines.inputs.archives import (
     archives_among,
     index_locations,
@@ -22,8 +21,9 @@ from beam_pipelines.inputs.archives import (
 )
 from beam_pipelines.rejects import Reject
 from beam_pipelines.runner import new_pipeline, run_to_end
-from beam_pipelines.storage import StoredFile
+from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.storage import StoredFile
 
 _READ_BYTES = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS
@@ -59,7 +59,7 @@ def members_of_archives(
     """Replace archives by their members; see `find_files`."""
     archives, rejects = archives_among(files)
     unopened = unreadable(archives)
-    archives = [each for each in archives if each.place not in {lost.where for lost in unopened}]
+    archives = [each for each in archives if each.location not in {lost.where for lost in unopened}]
     rejects += unopened
     _index(
         [archive for archive in archives if needs_index(archive, index_folder)],
@@ -81,7 +81,7 @@ class _IndexTars(beam.DoFn):
 
     def process(self, archive: StoredFile) -> Iterable[str]:
         index_tar(archive, self._index_folder)
-        yield archive.place
+        yield archive.location
 
 
 def _index(
@@ -112,7 +112,7 @@ def index_tar(archive: StoredFile, index_folder: str) -> None:
     Raises:
       UserError: the archive cannot be read at present; nothing is written.
     """
-    with storage.open_binary(archive.place) as file:
+    with storage.open_binary(archive.location) as file:
         checked = GzipCheck(file)
         with unpacked(checked) as content:
             members, fault = _scan_tar(content)
@@ -137,7 +137,7 @@ def _cannot_read(archive: StoredFile, error: OSError) -> UserError:
     # Without "[Errno ...]", which would be taken for an error of the output folder.
     reason = error.strerror or type(error).__name__
     return UserError(
-        f"Archive {archive.place} cannot be read: {reason}.",
+        f"Archive {archive.location} cannot be read: {reason}.",
         hint="Check the file, then run the command again.",
     )
 

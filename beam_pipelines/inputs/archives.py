@@ -21,9 +21,9 @@ from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import Any
 
-from beam_pipelines import storage
 from beam_pipelines.rejects import ARCHIVE, Reject
-from beam_pipelines.storage import StoredFile
+from laser_dist import storage
+from laser_dist.storage import StoredFile
 
 TAR_SUFFIXES = (".tar.gz", ".tgz")
 _SUFFIXES = (*TAR_SUFFIXES, ".zip")
@@ -67,7 +67,7 @@ def archives_among(files: Sequence[StoredFile]) -> tuple[list[StoredFile], list[
     others = [file for file in files if file.name.lower().endswith(_OTHER_SUFFIXES)]
     kept, rejects = _without_superseded([file for file in files if is_archive(file)])
     why = f"not one of {', '.join(_SUFFIXES)}; unpack it to use its files"
-    rejects += [_reject(file.place, why) for file in others if not is_archive(file)]
+    rejects += [_reject(file.location, why) for file in others if not is_archive(file)]
     return kept, rejects
 
 
@@ -76,11 +76,11 @@ def unreadable(archives: Sequence[StoredFile]) -> list[Reject]:
     rejects: list[Reject] = []
     for archive in archives:
         try:
-            with storage.open_binary(archive.place):
+            with storage.open_binary(archive.location):
                 pass
         except OSError as error:
             reason = error.strerror or error
-            rejects.append(_reject(archive.place, f"cannot be opened ({reason})"))
+            rejects.append(_reject(archive.location, f"cannot be opened ({reason})"))
     return rejects
 
 
@@ -106,7 +106,7 @@ def members_of(archive: StoredFile, index_folder: str) -> tuple[list[StoredFile]
         rows = [(row["name"], row["offset"], row["size"]) for row in listing["members"]]
         return _checked(archive, rows, points, listing["fault"])
     try:
-        entries = _open_zip(archive.place, archive.modified_s).infolist()
+        entries = _open_zip(archive.location, archive.modified_s).infolist()
     except (*_DAMAGE, OSError) as error:
         return _checked(archive, [], "", str(error))
     rows = [(entry.filename, 0, entry.file_size) for entry in entries if not entry.is_dir()]
@@ -120,11 +120,11 @@ def read_stored(file: StoredFile) -> bytes:
       OSError: it cannot be read, or its archive is damaged there.
     """
     if not file.member:
-        return storage.read_bytes(file.place)
+        return storage.read_bytes(file.location)
     try:
         if not file.index:
-            return _open_zip(file.place, file.modified_s).read(file.member)
-        archive = _open_tar(file.place, file.index)
+            return _open_zip(file.location, file.modified_s).read(file.member)
+        archive = _open_tar(file.location, file.index)
         archive.seek(file.offset)
         content = archive.read(file.size)
     except (*_DAMAGE, OSError) as error:
@@ -156,7 +156,7 @@ def index_locations(archive: StoredFile, index_folder: str) -> tuple[str, str]:
 
     They differ for archives that have been replaced.
     """
-    parts = repr((archive.place, archive.size, archive.modified_s, _FORMAT))
+    parts = repr((archive.location, archive.size, archive.modified_s, _FORMAT))
     key = f"{archive.name}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
     return storage.join(index_folder, f"{key}.gzidx"), storage.join(index_folder, f"{key}.json")
 
@@ -172,7 +172,7 @@ def _without_superseded(archives: list[StoredFile]) -> tuple[list[StoredFile], l
     for archive in archives:
         reissue = _stem(archive) + _REPLACEMENT
         if _part(archive, reissue) in parts:
-            rejects.append(_reject(archive.place, f"superseded by {reissue}"))
+            rejects.append(_reject(archive.location, f"superseded by {reissue}"))
         else:
             kept.append(archive)
     return kept, rejects
@@ -180,7 +180,7 @@ def _without_superseded(archives: list[StoredFile]) -> tuple[list[StoredFile], l
 
 def _part(archive: StoredFile, stem: str) -> tuple[str, str]:
     """Return folder and name; only the name if that states the resolution."""
-    folder = archive.place.rpartition("/")[0]
+    folder = archive.location.rpartition("/")[0]
     return ("", stem) if _RESOLUTION.search(stem) else (folder, stem)
 
 
@@ -195,16 +195,16 @@ def _checked(
     rejects: list[Reject] = []
     if fault:
         why = f"damaged or truncated ({fault}); {len(rows)} files found"
-        rejects.append(_reject(archive.place, why))
+        rejects.append(_reject(archive.location, why))
     for name, offset, size in rows:
         path = PurePosixPath(name)
-        where = f"{archive.place}:{name}"
+        where = f"{archive.location}:{name}"
         if path.is_absolute() or ".." in path.parts:
             rejects.append(_reject(where, "a name that leads out of the archive"))
         elif name.endswith(_SUFFIXES):
             rejects.append(_reject(where, "an archive inside an archive is not read"))
         elif not any(part.startswith(".") for part in path.parts):
-            member = StoredFile(archive.place, name, size, archive.modified_s, offset, points)
+            member = StoredFile(archive.location, name, size, archive.modified_s, offset, points)
             members.append(member)
     return members, rejects
 

@@ -12,10 +12,10 @@ from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
 from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, lost_sources
-from beam_pipelines.storage import StoredFile
 from laser_dist.errors import UserError
 from laser_dist.jnd.label_files import LabelFault, LabelFile
 from laser_dist.simulation import MARKER_NAME
+from laser_dist.storage import StoredFile
 
 Clips = dict[str, SourceClips]
 """Source id to its clips."""

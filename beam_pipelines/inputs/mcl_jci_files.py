@@ -6,7 +6,6 @@ from itertools import pairwise
 from math import isnan, nan
 
 from beam_pipelines.elements import ORIGINAL, JndLevel, SourceClips
-from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.label_files import LabelFile
 from laser_dist.jnd.mcl_jci_labels import (
     Convention,
@@ -16,6 +15,7 @@ from laser_dist.jnd.mcl_jci_labels import (
 )
 from laser_dist.jnd.mcl_jci_layout import parse_image_name, parse_text_name
 from laser_dist.jnd.scale import QF
+from laser_dist.storage import StoredFile
 
 LEVEL_DEFINITIONS: dict[Convention, str] = {
     "viewers": "the quality factor at which 75% of the viewers are just satisfied",
@@ -72,7 +72,7 @@ class MclJciFiles:
 
     def preference(self, file: StoredFile) -> str:
         """Return a sort key for copies of one image; the lowest is used."""
-        return file.place
+        return file.location
 
     def video_format(self, clips: SourceClips) -> tuple[None, None]:
         """Return no frame rate and no size: images are still, and names do not state a size."""

@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import Literal
 
 from beam_pipelines.elements import JndLevel, SourceClips
-from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.label_files import LabelFile
 from laser_dist.jnd.scale import NUM_LEVELS, QP
 from laser_dist.jnd.videoset_labels import (
@@ -16,6 +15,7 @@ from laser_dist.jnd.videoset_labels import (
     parse_videoset_labels,
 )
 from laser_dist.jnd.videoset_layout import CLIP_SUFFIXES, ClipName, parse_clip_name
+from laser_dist.storage import StoredFile
 
 LevelDefinition = Literal["jnd", "mean"]
 LEVEL_DEFINITIONS: dict[LevelDefinition, str] = {
@@ -73,7 +73,7 @@ class VideosetFiles:
 
     def preference(self, file: StoredFile) -> tuple[int, str]:
         """Return a sort key for copies of one clip: other containers may be re-encoded."""
-        return CLIP_SUFFIXES.index(file.name.rpartition(".")[2]), file.place
+        return CLIP_SUFFIXES.index(file.name.rpartition(".")[2]), file.location
 
     def video_format(self, clips: SourceClips) -> tuple[Fraction, tuple[int, int]]:
         """Return frame rate and size of the clips."""

@@ -171,10 +171,10 @@ def run(arguments: argparse.Namespace) -> None:
         tell_plan(terminal, _look_at(order, terminal))
         return
     found = _look_at(order, terminal)
-    from beam_pipelines.storage import is_remote
+    from laser_dist.storage import is_url
 
     folder = build_or_reuse(terminal, found)
-    if not is_remote(folder):
+    if not is_url(folder):
         terminal.say(f"Next: laser-jnd train mj-lat --preset tiny --dataset {folder}")
 
 
@@ -248,12 +248,10 @@ def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) ->
         manual_dir=order.manual_dir,
         data_dir=order.data_dir,
     )
-    from beam_pipelines import storage
     from beam_pipelines.dataset.places import archives_folder
     from beam_pipelines.inputs.archive_index import find_files
+    from laser_dist.storage import join
 
-    if storage.is_remote(order.manual_dir) or storage.is_remote(order.data_dir):
-        storage.use_options(order.flags)
     files, lost = find_files(order.manual_dir, archives_folder(order.data_dir), options, on_start)
     order = replace(order, config=order.config or choose_config(order.dataset, files))
     builder = make_builder(order)
@@ -263,7 +261,7 @@ def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) ->
     return Found(
         order=order,
         builder=builder,
-        folder=storage.join(order.data_dir, order.dataset, config.name, version),
+        folder=join(order.data_dir, order.dataset, config.name, version),
         inventory=builder.inventory_of(files, lost, order.manual_dir),
         options=options,
     )
@@ -281,11 +279,11 @@ def make_builder(order: Order) -> JndBuilder:
     import tensorflow_datasets as tfds
 
     import tfds_builders as tfds_builders  # registers the builders
-    from beam_pipelines.storage import is_remote
+    from laser_dist.storage import is_url
     from tfds_builders.jnd_config import derived_config
 
     data_dir = order.data_dir
-    if is_remote(data_dir):
+    if is_url(data_dir):
         # TFDS looks for an earlier build here; what lies in a bucket is for Beam to read.
         data_dir = str(Path(tempfile.gettempdir()) / f"laser-jnd-{uuid.uuid4().hex}")
     builder_class: Any = tfds.builder_cls(order.dataset)
@@ -334,7 +332,7 @@ def _build(found: Found, show: Show) -> None:
 
     from beam_pipelines.dataset.places import places_of
     from beam_pipelines.progress import finished_sources, watch_progress
-    from beam_pipelines.storage import is_remote
+    from laser_dist.storage import is_url
     from tfds_builders.jnd_dataset import BuildRequest
 
     order = found.order
@@ -342,11 +340,10 @@ def _build(found: Found, show: Show) -> None:
         manual_dir=order.manual_dir,
         inventory=found.inventory,
         options=found.options,
-        flags=order.flags,
         max_reject_rate=order.max_reject_rate,
         on_start=partial(logger.info, "  Running as %s"),
     )
-    if is_remote(order.data_dir):
+    if is_url(order.data_dir):
         found.builder.request = request
         found.builder.prepare_at(found.folder, order.file_format)
         return

@@ -13,7 +13,7 @@ from laser_dist.commands.wording import count_text, notes, size_text
 from laser_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from beam_pipelines.storage import StoredFile
+    from laser_dist.storage import StoredFile
 
 VIDEOSET = "videoset_jnd"
 MCL_JCI = "mcl_jci_jnd"
@@ -86,7 +86,7 @@ def is_built(
     Raises:
       UserError: another one lies there.
     """
-    from beam_pipelines import storage
+    from laser_dist import storage
 
     if not storage.exists(storage.join(folder, "dataset_info.json")):
         return False
@@ -101,7 +101,7 @@ def is_built(
 
 
 def _check_format(folder: str, file_format: str) -> None:
-    from beam_pipelines import storage
+    from laser_dist import storage
 
     info = json.loads(storage.read_bytes(storage.join(folder, "dataset_info.json")))
     found = info.get("fileFormat", "tfrecord")
@@ -120,7 +120,7 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
     Raises:
       UserError: it says nothing that can be read.
     """
-    from beam_pipelines import storage
+    from laser_dist import storage
 
     try:
         metadata = json.loads(storage.read_bytes(storage.join(folder, "metadata.json")))
@@ -153,8 +153,8 @@ def check_same(
 
 def summary(folder: str) -> list[tuple[str, str]]:
     """What a prepared dataset holds: (name, value) for people."""
-    from beam_pipelines import storage
     from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
+    from laser_dist import storage
 
     info = json.loads(storage.read_bytes(storage.join(folder, "dataset_info.json")))
     metadata = read_metadata(folder)

@@ -22,7 +22,7 @@ from laser_dist.storage.files import (
     write_bytes,
     write_text,
 )
-from laser_dist.storage.locations import StoredFile, is_url, join
+from laser_dist.storage.locations import StoredFile, is_url, join, split
 from laser_dist.storage.retries import first_line, retrying
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "read_bytes",
     "remove",
     "retrying",
+    "split",
     "upload",
     "write_bytes",
     "write_text",

@@ -15,6 +15,13 @@ def join(folder: str | Path, *parts: str) -> str:
     return ("/".join((location.rstrip("/"), *parts)) if parts else location) + mark + options
 
 
+def split(location: str | Path) -> tuple[str, str]:
+    """Return the folder that something is in, and its name there; the inverse of `join`."""
+    path, mark, options = str(location).partition("?" if is_url(location) else "\0")
+    folder, _, name = path.rstrip("/").rpartition("/")
+    return folder + mark + options, name
+
+
 @dataclass(frozen=True, order=True)
 class StoredFile:
     """A file that exists, on its own or as a member of an archive.
@@ -38,8 +45,7 @@ class StoredFile:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        path = self.location.partition("?")[0] if is_url(self.location) else self.location
-        return (self.member or path).rpartition("/")[2]
+        return split(self.member or self.location)[1]
 
     def __str__(self) -> str:
         return f"{self.location}:{self.member}" if self.member else self.location

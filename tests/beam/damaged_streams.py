@@ -124,12 +124,12 @@ def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
     rows = {row.quantizer: row for row in result.rows}
     if QUANTIZER not in rows:
         (reject,) = result.rejects
-        is_told = reject.where.endswith(Path(source.clips[1][1].place).name) and reject.why
+        is_told = reject.where.endswith(Path(source.clips[1][1].location).name) and reject.why
         return REJECTED if is_told and reject.what == "clip" else f"odd reject: {reject}"
     if result.rejects:
         return f"a row and a reject: {result.rejects}"
     clip, good = _decoded(content, source), _decoded(whole, source)
-    reference = _decoded(Path(source.clips[0][1].place).read_bytes(), source)
+    reference = _decoded(Path(source.clips[0][1].location).read_bytes(), source)
     if clip.y.shape != reference.y.shape:
         return f"row of frames of another shape: {clip.y.shape}"
     if _numbers(rows[QUANTIZER]) != _numbers(_measured(reference, clip)):

@@ -10,7 +10,7 @@ import time
 from beam_pipelines.dataset.measured_source import measure_and_write
 
 
-def measure(source, settings, folder, flags, unusable, report):
+def measure(source, settings, folder, unusable, report):
     """As `measure_and_write`, but for the fault that the source's name asks for."""
     _, kind, quantizer = source.source_id.split("-")
 
@@ -19,7 +19,7 @@ def measure(source, settings, folder, flags, unusable, report):
         if str(step) == quantizer and step not in unusable:
             fail(kind)
 
-    measure_and_write(source, settings, folder, flags, unusable, report_and_fail)
+    measure_and_write(source, settings, folder, unusable, report_and_fail)
 
 
 def fail(kind):

@@ -6,8 +6,8 @@ import numpy as np
 
 from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.elements import JndLevel, LabeledSource
-from beam_pipelines.storage import StoredFile
 from laser_dist.jnd.scale import QP
+from laser_dist.storage import StoredFile
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.frames import Clip
 

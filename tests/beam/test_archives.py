@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines import storage
 from beam_pipelines.inputs import archive_index
 from beam_pipelines.inputs.archive_index import GzipCheck, index_tar, members_of_archives
 from beam_pipelines.inputs.archives import (
@@ -20,8 +19,9 @@ from beam_pipelines.inputs.archives import (
     read_stored,
 )
 from beam_pipelines.runner import local_options
-from beam_pipelines.storage import StoredFile, list_files
+from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.storage import StoredFile, list_files
 
 FORMS = ("tar.gz", "tgz", "zip")
 
@@ -62,7 +62,7 @@ def stored(path, content):
     """Write an archive, and return it as `list_files` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    (file,) = [file for file in list_files(path.parent) if file.place == str(path)]
+    (file,) = [file for file in list_files(path.parent) if file.location == str(path)]
     return file
 
 
@@ -95,7 +95,7 @@ def test_members_are_read_in_any_order(tmp_path, form):
     for member in (*members, *reversed(members)):
         assert read_stored(member) == files[member.member]
     one = members[0]
-    assert (one.name, str(one)) == ("clip0.264", f"{archive.place}:part/clip0.264")
+    assert (one.name, str(one)) == ("clip0.264", f"{archive.location}:part/clip0.264")
     assert one.modified_s == archive.modified_s
 
 
@@ -120,7 +120,7 @@ def test_names_that_lead_out_of_the_archive_are_rejected(tmp_path, form):
     archive = stored(tmp_path / "in" / f"a.{form}", packed(files, form))
     members, rejects = list_members(archive, tmp_path / "index")
     assert read_all(members) == {"part/good.264": b"good"}  # `..b` is hidden
-    assert {reject.where for reject in rejects} == {f"{archive.place}:{name}" for name in bad}
+    assert {reject.where for reject in rejects} == {f"{archive.location}:{name}" for name in bad}
     assert {(reject.what, reject.stage) for reject in rejects} == {("archive", "find")}
     assert all("leads out" in reject.why for reject in rejects)
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
@@ -153,7 +153,7 @@ def test_an_archive_inside_an_archive_is_rejected(tmp_path, form):
     archive = stored(tmp_path / f"a.{form}", packed(files, form))
     members, rejects = list_members(archive, tmp_path / "index")
     assert [member.name for member in members] == ["clip.264"]
-    assert [reject.where for reject in rejects] == [f"{archive.place}:part_1.tar.gz"]
+    assert [reject.where for reject in rejects] == [f"{archive.location}:part_1.tar.gz"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -168,7 +168,7 @@ def test_a_file_that_is_not_an_archive_is_rejected(tmp_path, form, content):
     archive = stored(tmp_path / f"a.{form}", content)
     members, (reject,) = list_members(archive, tmp_path / "index")
     assert members == []
-    assert (reject.what, reject.where, reject.stage) == ("archive", archive.place, "find")
+    assert (reject.what, reject.where, reject.stage) == ("archive", archive.location, "find")
 
 
 def test_a_truncated_tar_is_rejected_and_read_up_to_the_cut(tmp_path):
@@ -179,7 +179,7 @@ def test_a_truncated_tar_is_rejected_and_read_up_to_the_cut(tmp_path):
     for cut in range(1, len(whole), 701):
         archive = stored(tmp_path / f"{cut}.tar.gz", whole[:cut])
         members, rejects = list_members(archive, tmp_path / "index")
-        assert [reject.where for reject in rejects] == [archive.place]
+        assert [reject.where for reject in rejects] == [archive.location]
         found = read_all(members)
         good = [name for name, content in found.items() if content is not None]
         assert good == names[: len(good)]  # the first ones
@@ -227,7 +227,7 @@ def test_a_tar_with_a_damaged_byte_is_rejected_and_gives_no_wrong_content(tmp_pa
         damaged[rng.randrange(10, len(whole))] ^= 1 << rng.randrange(8)  # after the gzip header
         archive = stored(tmp_path / f"{number}.tar.gz", bytes(damaged))
         members, rejects = list_members(archive, tmp_path / "index")
-        assert [reject.where for reject in rejects] == [archive.place]
+        assert [reject.where for reject in rejects] == [archive.location]
         found = read_all(members)
         assert all(content in (None, files.get(name)) for name, content in found.items())
         outcomes[bool(found)] += 1
@@ -265,7 +265,7 @@ def test_a_part_in_another_folder_is_not_superseded_unless_names_state_the_resol
     for name in ("360p/part_3.zip", "540p/part_3.zip", "540p/part_3_fix.zip"):
         stored(tmp_path / name, zip_of({}))
     kept, rejects = archives_among(list_files(tmp_path))
-    assert [file.place for file in kept] == [
+    assert [file.location for file in kept] == [
         str(tmp_path / name) for name in ("360p/part_3.zip", "540p/part_3_fix.zip")
     ]
     assert [reject.where for reject in rejects] == [str(tmp_path / "540p/part_3.zip")]

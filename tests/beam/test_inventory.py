@@ -12,10 +12,10 @@ from beam_pipelines.inputs.archives import is_archive, members_of, needs_index
 from beam_pipelines.inputs.inventory import first_of_each, missing_clips, take_inventory
 from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.rejects import impaired_sources
-from beam_pipelines.storage import StoredFile, list_files
 from laser_dist.errors import UserError
 from laser_dist.jnd.videoset_labels import COLUMNS, label_file_name
 from laser_dist.jnd.videoset_layout import ClipName
+from laser_dist.storage import StoredFile, list_files
 
 RESOLUTION = "64x48"
 LEVELS = (20, 25, 30)
@@ -187,7 +187,7 @@ def test_a_raw_stream_is_preferred_to_containers(tmp_path):
     for suffix in ("yuv", "avi", "mp4"):
         touch(tmp_path, clip_path(1, 20, suffix=suffix), clip_path(1, 22, suffix=suffix))
     inventory = inventory_of(tmp_path)
-    chosen = {qp: Path(file.place).suffix for qp, file in inventory.sources[0].clips}
+    chosen = {qp: Path(file.location).suffix for qp, file in inventory.sources[0].clips}
     assert chosen == {0: ".264", 20: ".264", 22: ".mp4", 30: ".264"}
     assert [(what, where[-6:]) for what, where, _ in rejects_of(inventory)] == [
         ("copy", suffix) for suffix in ("20.mp4", "20.avi", "20.yuv", "22.avi", "22.yuv")
@@ -196,10 +196,10 @@ def test_a_raw_stream_is_preferred_to_containers(tmp_path):
 
 def test_a_second_folder_of_a_source_is_a_copy_in_any_file_order():
     files = [StoredFile(f"/{folder}/c.264") for folder in "cab"]
-    found, rejects = first_of_each([("s", 1, file) for file in files], lambda file: file.place)
-    assert found["s"][1].place == "/a/c.264"
+    found, rejects = first_of_each([("s", 1, file) for file in files], lambda file: file.location)
+    assert found["s"][1].location == "/a/c.264"
     assert [reject.where for reject in rejects] == ["/b/c.264", "/c/c.264"]
-    again, _ = first_of_each([("s", 1, f) for f in reversed(files)], lambda file: file.place)
+    again, _ = first_of_each([("s", 1, f) for f in reversed(files)], lambda file: file.location)
     assert again == found
 
 
@@ -212,7 +212,7 @@ def test_a_raw_file_is_preferred_to_a_stream_in_an_archive(tmp_path):
         entry.size = 1
         archive.addfile(entry, io.BytesIO(b"x"))
     (source,) = inventory_of(tmp_path).sources
-    assert Path(dict(source.clips)[20].place).suffix == ".yuv"
+    assert Path(dict(source.clips)[20].location).suffix == ".yuv"
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from beam_pipelines.inputs.inventory import take_inventory
 from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
 from beam_pipelines.rejects_table import read_rejects
 from beam_pipelines.runner import local_options
-from beam_pipelines.storage import list_files
 from beam_pipelines.synthetic.mcl_jci import MclJciSettings
 from beam_pipelines.synthetic.pipeline import synthesize
 from laser_dist.errors import UserError
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
+from laser_dist.storage import list_files
 from laser_dist.video.codec import decode
 from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
 from laser_dist.video.quality import psnr_rgb_db

@@ -8,9 +8,9 @@ import tensorflow_datasets as tfds
 from beam_pipelines.inputs.inventory import take_inventory
 from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.runner import local_options
-from beam_pipelines.storage import list_files
 from beam_pipelines.synthetic.videoset import VideosetSettings
 from laser_dist.jnd.videoset_layout import FRAME_RATES
+from laser_dist.storage import list_files
 from laser_dist.video.codec import decode, encode_h264
 from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder, VideosetJndConfig
 

@@ -123,7 +123,7 @@ def test_dataflow_builds_the_same(cloud, manual, expected, tmp_path):
     with stand_in(cloud.environment) as dataflow:
         done = on_dataflow(dataflow, cloud, uploaded, "gs://bucket/flow", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"Running as Dataflow job {JOB_ID}" in done.stdout
+    assert f"Running as Dataflow job {JOB_ID}" in done.stderr
     assert cloud.files(f"flow/{VERSION}") == expected
     (job,) = dataflow.jobs
     check_request(job)

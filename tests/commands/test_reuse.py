@@ -1,9 +1,9 @@
 import pytest
 
-from beam_pipelines.storage import list_files
 from laser_dist.commands import datasets, demo, synthesize, train
 from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
+from laser_dist.storage import list_files
 
 
 def test_a_synthetic_dataset_of_other_settings_is_not_reused(tmp_path):

@@ -151,6 +151,8 @@ def test_paths_and_urls_are_joined_with_slashes():
     assert join("gs://bucket") == "gs://bucket"
     assert join("s3://bucket/?scheme=http", "a", "b") == "s3://bucket/a/b?scheme=http"
     assert join("what?", "b") == "what?/b"
+    for folder in ("s3://bucket/a?scheme=http", "/what?", "gs://bucket/a/b"):
+        assert storage.split(join(folder, "name")) == (folder, "name")
     assert [storage.is_url(location) for location in ("gs://a/b", "/a/b", Path("a"))] == [1, 0, 0]
 
 
