@@ -1,13 +1,25 @@
-"""Ports for servers of tests."""
+"""Ports for test servers."""
 
+import random
 import socket
 from contextlib import ExitStack
 
+# Below the ports that systems assign to connections: nobody else gets one of these by chance
+# between its choice and its use.
+_RANGE = range(20_000, 32_000)
+
 
 def free_ports(count):
-    """Ports on loopback that nobody listens on now."""
+    """Return different ports on loopback that nobody listens on."""
+    ports = []
+    candidates = random.SystemRandom().sample(_RANGE, len(_RANGE))
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(ports) < count:
+            port = candidates.pop()
+            candidate = stack.enter_context(socket.socket())
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+    return ports

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from command_line import BUFFERED, LASER_JND, laser_jnd
@@ -9,13 +8,8 @@ from command_line import BUFFERED, LASER_JND, laser_jnd
 from laser_dist.commands.main import COMMANDS, make_parser, parse
 
 
-def test_help_loads_only_the_standard_library_and_is_quick():
-    times = []
-    for _ in range(3):  # other tests run beside this one
-        started = time.monotonic()
-        result = laser_jnd("--help")
-        times.append(time.monotonic() - started)
-    assert min(times) < 1.0
+def test_help_lists_all_commands():
+    result = laser_jnd("--help")
     assert result.returncode == 0
     for name in COMMANDS:
         assert f"\n    {name}" in result.stdout
