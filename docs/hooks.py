@@ -1,13 +1,15 @@
 """MkDocs hooks: generate reference pages from the code, and check links that leave `docs/`.
 
 A page asks for generated content with a comment, `<!-- generate: NAME ARGUMENT -->`, which stays
-invisible where the page is read as plain Markdown.
+invisible where the page is read as plain Markdown. What is between `<!-- plain -->` and
+`<!-- /plain -->` is left out of the site.
 """
 
 import argparse
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ PAGES = {
 CHECKED = ("README.md", "benchmarks/README.md", *PAGES)
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^( *)(```+).*?^\1\2 *$", re.M | re.S)
+# What only readers of the plain file see.
+PLAIN = re.compile(r"<!-- plain -->\n.*?<!-- /plain -->\n", re.S)
 MARKER = re.compile(r"^<!-- generate: (\S+) ?(.*?) -->$", re.M)
 
 
@@ -53,7 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Insert generated content, and point links to files outside `docs/` to their pages."""
-    markdown = MARKER.sub(lambda match: GENERATORS[match[1]](match[2]), markdown)
+    markdown = MARKER.sub(lambda match: GENERATORS[match[1]](match[2]), PLAIN.sub("", markdown))
     source = DOCS / page.file.src_uri
     return _replace_links(markdown, lambda text, target: _site_link(text, target, source))
 
@@ -134,7 +138,10 @@ def notebook_markdown(notebook: dict[str, Any]) -> str:
     parts = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
-        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        if cell["cell_type"] == "code":
+            language = "bash" if source.startswith("%%bash\n") else "python"
+            source = f"```{language}\n{source.removeprefix('%%bash' + chr(10))}\n```"
+        parts.append(source)
     return "\n\n".join(parts) + "\n"
 
 
@@ -148,24 +155,27 @@ def cli_reference(_: str) -> str:
         f"[`laser-jnd {name}`](#laser-jnd-{name}): {action.help}  "
         for name, action in zip(commands.choices, commands._choices_actions, strict=True)
     ]
-    sections.append("\n" + _options_table(parser))
+    sections.append("\n## Common options\n\n" + _options_table(parser))
+    common = {name for action in parser._actions for name in action.option_strings}
     for name, command in commands.choices.items():
         sections += [f"\n## `laser-jnd {name}`\n", f"{command.description}\n"]
-        sections += [f"```text\n{_usage(command)}\n```\n", _options_table(command)]
+        sections += [f"```text\n{_usage(command)}\n```\n", _options_table(command, common)]
         sections.append(_epilog(command.epilog or ""))
     return "\n".join(sections)
 
 
 def _usage(command: argparse.ArgumentParser) -> str:
-    formatter = argparse.HelpFormatter(command.prog, width=88)
+    formatter = argparse.HelpFormatter(command.prog, width=76)
     formatter.add_usage(command.usage, command._actions, command._mutually_exclusive_groups, "")
     return formatter.format_help().strip()
 
 
-def _options_table(command: argparse.ArgumentParser) -> str:
+def _options_table(command: argparse.ArgumentParser, without: Collection[str] = ()) -> str:
     lines = ["| Option | Value | Default | Description |", "|---|---|---|---|"]
     for action in command._actions:
         if isinstance(action, argparse._SubParsersAction | argparse._HelpAction):
+            continue
+        if without and set(action.option_strings) & set(without):
             continue
         text = " ".join((action.help or "").split())
         default = _default(action)
@@ -195,7 +205,7 @@ def _value_cell(action: argparse.Action) -> str:
 def _default(action: argparse.Action) -> str:
     if action.required:
         return "required"
-    if action.default in (None, False, argparse.SUPPRESS, []):
+    if action.nargs == 0 or action.default in (None, argparse.SUPPRESS, []):
         return ""
     return f"`{action.default}`"
 
@@ -234,14 +244,9 @@ def _code(value: Any) -> str:
     return f"`{value}`"
 
 
-def api_reference(package: str) -> str:
-    """Return mkdocstrings directives for the public modules of a package, or for one module."""
-    path = ROOT / package.replace(".", "/")
-    names = [package]
-    if path.is_dir():
-        modules = sorted(path.glob("*.py"))
-        names = [f"{package}.{module.stem}" for module in modules if module.stem[0] != "_"]
-    return "\n\n".join(f"::: {name}" for name in names) + "\n"
+def api_reference(modules: str) -> str:
+    """Return mkdocstrings directives for modules, separated by spaces."""
+    return "\n\n".join(f"::: {name}" for name in modules.split()) + "\n"
 
 
 def benchmark_reference(_: str) -> str:
