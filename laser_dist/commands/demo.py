@@ -55,11 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     with _step(terminal, 3, "Train a predictor"):
         config = _train(terminal, run_dir, dataset_dir, seed)
     with _step(terminal, 4, "Evaluate it on the test split"):
-        from laser_dist.training.storage.run_store import RunStore
-
-        evaluate.evaluate_run(
-            terminal, str(dataset_dir), str(run_dir), RunStore(str(run_dir)), seed
-        )
+        evaluate.evaluate_run(terminal, str(dataset_dir), str(run_dir), str(run_dir), seed)
     with _step(terminal, 5, "Predict one test clip"):
         _predict(terminal, videoset, run_dir, config)
     terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Open the report:")

@@ -16,7 +16,6 @@ from laser_dist.commands.wording import (
     share_interval_text,
     share_text,
 )
-from laser_dist.errors import UserError
 from laser_dist.jnd.scale import NUM_LEVELS
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from laser_dist.evaluation.metrics import PredictorScore
     from laser_dist.evaluation.results import EvaluationResults
-    from laser_dist.training.storage.run_store import RunStore
 
 HELP = "evaluate a run on held-out sources and write the report"
 EXAMPLE = """\
@@ -51,56 +49,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate the run and print the tables."""
+    from laser_dist.storage import check_writable, is_url
     from laser_dist.training.runs import load_run
-    from laser_dist.training.storage.run_store import RunStore
-    from laser_dist.training.storage.store import is_url
 
     # Check first, before anything large is imported or downloaded.
     if not is_url(arguments.model):
         load_run(Path(arguments.model))
     dataset = find_dataset(arguments.dataset, arguments.data_dir)
-    output = RunStore(arguments.output or arguments.model)
-    if output.is_remote:
-        output.check_writable("--output")
+    output = arguments.output or arguments.model
+    check_writable(output)
     evaluate_run(Terminal(), dataset, arguments.model, output, arguments.seed)
 
 
-def evaluate_run(terminal: Terminal, dataset: str, run: str, output: RunStore, seed: int) -> None:
+def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str, seed: int) -> None:
     """Evaluate a run, write the results and the report, and print the tables.
 
     Args:
       terminal: terminal for the tables and the progress.
       dataset: location of the prepared dataset, path or URL.
       run: location of the run, path or URL.
-      output: storage for the results and the report.
+      output: location for the results and the report, path or URL.
       seed: random seed of the bootstrap.
     """
+    from laser_dist.storage import join
     from laser_dist.training.storage.copies import local_dataset, local_run, named_by_place
-    from laser_dist.training.storage.store import below
 
     with terminal.progress() as show, named_by_place(run, dataset):
         run_dir = local_run(run, show)
         dataset_dir = local_dataset(dataset, ("test",), show)
-        show("predicting the held-out sources")
-        from laser_dist.evaluation.evaluate import REPORT, RESULTS, WRITTEN, evaluate
+        show("Predicting the test sources")
+        from laser_dist.evaluation.evaluate import REPORT, RESULTS, evaluate
 
-        results = evaluate(dataset_dir, run_dir, output.local, seed, run=run)
-        if output.is_remote:
-            show(f"uploading the results to {output.place}")
-            _push(output, [output.local / name for name in WRITTEN])
+        results = evaluate(dataset_dir, run_dir, output, seed, run=run)
     print_results(terminal, results)
-    places = (("results", RESULTS), ("report", REPORT))
-    terminal.pairs([(name, below(output.place, path)) for name, path in places])
-
-
-def _push(output: RunStore, paths: Sequence[Path]) -> None:
-    try:
-        output.push(*paths)
-    except OSError as error:
-        raise UserError(
-            f"Cannot upload the results to {output.place}: {' '.join(str(error).split())}.",
-            hint=f"Copy them from {output.local}, or evaluate again.",
-        ) from error
+    terminal.pairs([("results", join(output, RESULTS)), ("report", join(output, REPORT))])
 
 
 def print_results(terminal: Terminal, results: EvaluationResults) -> None:

@@ -25,40 +25,40 @@ from laser_dist.evaluation.quality_curves import read_quality_curves
 from laser_dist.evaluation.results import EvaluationResults, assess, to_csv, to_json
 from laser_dist.evaluation.sur_metrics import compare_sur
 from laser_dist.evaluation.trained_run import TrainedRun, load_trained_run
-from laser_dist.evaluation.writing import write_atomically
 from laser_dist.jnd.scale import NUM_LEVELS
+from laser_dist.storage import join, write_text
 
 TEST_SPLIT = "test"
 TRAIN_SPLIT = "train"
 REPORT, PREDICTIONS, RESULTS = "report/index.html", "predictions.csv", "results.json"
-# Written in this order: an evaluation that has the last file is complete.
-WRITTEN = (REPORT, PREDICTIONS, RESULTS)
 _PACKAGES = ("laser-jnd", "tensorflow", "keras", "scikit-learn", "numpy", "av")
 
 
 def evaluate(
-    dataset_dir: Path, run_dir: Path, output_dir: Path, seed: int, *, run: str = ""
+    dataset_dir: Path, run_dir: Path, output: str | Path, seed: int, *, run: str = ""
 ) -> EvaluationResults:
     """Evaluate a run and write `results.json`, `predictions.csv` and `report/index.html`.
 
     Args:
       dataset_dir: folder of one version of a built dataset.
       run_dir: folder of a finished run.
-      output_dir: created if missing; each file of an earlier evaluation is replaced atomically.
+      output: path or URL of a folder, created if missing; each file of an earlier evaluation is
+        replaced atomically.
       seed: random seed of the bootstrap.
       run: name of the run in the results (default: its folder).
 
     Raises:
       UserError: a folder is not what it should be, the run was trained on another dataset or on
-        test sources, or the output cannot be written.
+        test sources, or the bucket cannot be written.
+      OSError: the disk cannot be written.
     """
     dataset = TfdsDataset(dataset_dir)
     trained = load_trained_run(run_dir)
-    return evaluate_on(dataset, replace(trained, path=run or trained.path), output_dir, seed)
+    return evaluate_on(dataset, replace(trained, path=run or trained.path), output, seed)
 
 
 def evaluate_on(
-    dataset: LabeledDataset, run: TrainedRun, output_dir: Path, seed: int
+    dataset: LabeledDataset, run: TrainedRun, output: str | Path, seed: int
 ) -> EvaluationResults:
     """Evaluate a loaded run on a loaded dataset; see `evaluate`."""
     test = dataset.sources(TEST_SPLIT)
@@ -88,9 +88,9 @@ def evaluate_on(
         example_clip(results, rank, row, _fitted(frames[test.source_ids[row]], run), run.backbones)
         for rank, row in chosen.items()
     ]
-    page = report.render(results, run.curves, examples)
-    for name, content in zip(WRITTEN, (page, to_csv(results), to_json(results)), strict=True):
-        write_atomically(output_dir / name, content)
+    write_text(join(output, REPORT), report.render(results, run.curves, examples))
+    write_text(join(output, PREDICTIONS), to_csv(results))
+    write_text(join(output, RESULTS), to_json(results))  # last: an evaluation with it is complete
     return results
 
 
