@@ -1,4 +1,4 @@
-"""A bucket on this machine, and what it takes for Google's libraries to find it."""
+"""A local Google Cloud Storage bucket, and the environment for Google's libraries."""
 
 import gc
 import json
@@ -15,7 +15,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 BUCKET = "bucket"
-# A person's. The Python client takes the token that never expires, the C++ client asks for one.
+# A user's credentials. The Python client uses the token that never expires, the C++ client
+# requests one.
 CREDENTIALS = {
     "type": "authorized_user",
     "client_id": "tests",
@@ -29,18 +30,18 @@ CREDENTIALS = {
 
 @dataclass(frozen=True)
 class Cloud:
-    """A bucket that can be reached under `gs://bucket`.
+    """A bucket with the URL `gs://bucket`.
 
     Attributes:
-      environment: for the processes that are to reach it.
-      endpoint: URL of the storage.
+      environment: variables for processes that use the bucket.
+      endpoint: URL of the server.
     """
 
     environment: dict[str, str]
     endpoint: str
 
     def url(self, name: str) -> str:
-        """A place in the bucket, for pyarrow."""
+        """Return the URL of a file in the bucket for pyarrow."""
         address = self.endpoint.removeprefix("http://").replace(":", "%3A")
         return f"gs://anonymous@{BUCKET}/{name}?scheme=http&endpoint_override={address}"
 
@@ -53,7 +54,7 @@ class Cloud:
         ).bucket(BUCKET)
 
     def upload(self, folder: Path, name: str) -> str:
-        """Copies a folder into the bucket; gives its URL there."""
+        """Copy a folder into the bucket and return its URL there."""
         bucket = self._bucket
         for path in folder.rglob("*"):
             if path.is_file():
@@ -62,16 +63,16 @@ class Cloud:
         return f"gs://{BUCKET}/{name}"
 
     def files(self, name: str) -> dict[str, bytes]:
-        """All that is below a folder of the bucket, by path from there."""
+        """Return the contents of a folder in the bucket, by relative path."""
         found = self._bucket.list_blobs(prefix=f"{name}/")
         return {blob.name.removeprefix(f"{name}/"): blob.download_as_bytes() for blob in found}
 
 
 class Answering(BaseHTTPRequestHandler):
-    """An HTTP server's answers in JSON."""
+    """A handler of HTTP requests that responds in JSON."""
 
     def answer(self, value: object, status: int = 200) -> None:
-        """Sends one."""
+        """Send a response."""
         content = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -80,16 +81,16 @@ class Answering(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def body(self) -> bytes:
-        """What the request brings."""
+        """Return the body of the request."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """Serves on loopback; gives the port."""
+    """Run a server on loopback and yield its port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -118,7 +119,7 @@ class Tokens(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it warns of each answer
+logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it warns about each response
 with (
     HTTPServer(("127.0.0.1", 0), Tokens) as tokens,
     create_server("127.0.0.1", 0, in_memory=True, default_bucket="{BUCKET}") as server,
@@ -150,11 +151,11 @@ def _emulator() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def local_cloud(folder: Path) -> Iterator[Cloud]:
-    """An empty bucket.
+    """Yield an empty bucket.
 
     Args:
-      folder: for the credentials. Without any, Beam would look for them for half a minute in each
-        process.
+      folder: for the credentials. Without credentials, Beam would search for them for half a minute
+        in each process.
     """
     with _emulator() as (port, token_port):
         endpoint = f"http://127.0.0.1:{port}"
@@ -174,5 +175,5 @@ def local_cloud(folder: Path) -> Iterator[Cloud]:
         try:
             yield Cloud(environment, endpoint)
         finally:
-            # A failed upload is tried anew when its file is collected: not once nobody answers.
+            # A failed upload is retried when its file is collected; do that while the server runs.
             gc.collect()

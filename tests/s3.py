@@ -1,4 +1,4 @@
-"""A bucket of S3's on this machine, and what it takes to find it."""
+"""A local S3 bucket, and the environment for its clients."""
 
 import os
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class LocalS3:
-    """A stand-in of S3 with one bucket.
+    """A local S3 server with one bucket.
 
     Attributes:
       address: host and port.
@@ -31,16 +31,16 @@ class LocalS3:
 
     @property
     def environment(self):
-        """Variables by which Amazon's own library finds it, which Beam asks."""
+        """Variables by which boto3, which Beam uses, finds it."""
         return {**KEYS, "AWS_ENDPOINT_URL": f"http://{self.address}"}
 
     def url(self, name):
-        """A place in the bucket, for pyarrow."""
+        """Return the URL of a file in the bucket for pyarrow."""
         address = self.address.replace(":", "%3A")
         return f"s3://{BUCKET}/{name}?endpoint_override={address}&scheme=http"
 
     def upload(self, folder, name):
-        """Brings all files of a folder into the bucket, below a name."""
+        """Copy all files of a folder into the bucket, below a name, and return their URL."""
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 key = f"{name}/{path.relative_to(folder).as_posix()}"
@@ -48,7 +48,7 @@ class LocalS3:
         return f"s3://{BUCKET}/{name}"
 
     def files(self, name):
-        """Content of all objects below a name, by what comes after it."""
+        """Return the contents of all objects below a name, by relative path."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=BUCKET, Prefix=f"{name}/"
         )
@@ -58,7 +58,7 @@ class LocalS3:
                 "Body"
             ].read()
             for key in keys
-            if not key.endswith("/")  # pyarrow's marks of folders
+            if not key.endswith("/")  # pyarrow's folder markers
         }
 
     @property
@@ -68,7 +68,7 @@ class LocalS3:
 
 @contextmanager
 def local_s3():
-    """Runs it, with credentials for it in this process and those that it starts."""
+    """Run the server, with credentials in the environment of this process and its children."""
     before = {name: os.environ.get(name) for name in KEYS}
     os.environ.update(KEYS)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
