@@ -100,6 +100,8 @@ def prepare_environment(*, uses_cloud: bool = False, verbose: bool = False) -> N
     defaults = _ENVIRONMENT | ({} if uses_cloud else _NO_CLOUD) | ({} if verbose else _SILENT)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # No command opens a window, and the backend that a notebook sets may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     if not verbose:
         sys.meta_path.insert(0, _TensorFlowFinder())
 
