@@ -118,6 +118,16 @@ def test_results_predictions_and_report_are_written(tmp_path):
     ]  # fmt: skip
 
 
+def test_results_in_a_bucket_equal_those_on_a_disk(tmp_path, s3):
+    dataset = MemoryDataset(tmp_path)
+    evaluate_on(dataset, make_run(), tmp_path / "out", seed=3)
+    evaluate_on(dataset, make_run(), s3.url("runs/first"), seed=3)
+    names = ("report/index.html", "predictions.csv", "results.json")
+    assert s3.files("runs/first") == {
+        name: (tmp_path / "out" / name).read_bytes() for name in names
+    }
+
+
 def test_missing_levels_are_empty_cells_and_ignored(tmp_path):
     # Source 1 has no third level; no source has a second.
     gaps = [(1, 2), *((row, 1) for row in range(9))]
