@@ -14,6 +14,7 @@ from ray.scripts.scripts import cli
 
 from laser_dist.commands import train
 from laser_dist.commands.main import COMMANDS, make_parser
+from laser_dist.training.config import describe_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -62,7 +63,12 @@ def commands_of(code: str, program: str) -> Iterator[tuple[str, ...]]:
         )
         lexer.whitespace_split = True
         words = list(lexer)
-        starts = [index for index, word in enumerate(words) if word == program]
+        # A name after another word is an argument, such as that of a Kubernetes object.
+        starts = [
+            index
+            for index, word in enumerate(words)
+            if word == program and (index == 0 or words[index - 1] in {*OPERATORS, "--"})
+        ]
         for start in starts:
             rest = words[start + 1 :]
             end = next((i for i, word in enumerate(rest) if word in OPERATORS), len(rest))
@@ -130,6 +136,14 @@ def test_the_settings_of_a_training_are_valid(words):
     parsed = make_parser().parse_args(words)
     if parsed.variant and parsed.preset:
         assert train.resolve(parsed)["variant"] == parsed.variant
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_settings_named_in_prose_exist(page):
+    prose = FENCE.sub("", page.read_text())
+    sections = "image|jnd|heads|joint|head|backbone|cluster"
+    named = re.findall(rf"(?<!`)`((?:{sections})\.(?!keras)[a-z_]+)(?:=[^`]*)?`", prose)
+    assert set(named) <= {setting.path for setting in describe_settings()}
 
 
 @pytest.mark.parametrize("words", cases(RAY))
