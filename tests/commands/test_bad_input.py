@@ -1,217 +1,149 @@
+"""What each command reports about bad input: one sentence, a hint, and nothing written."""
+
 import errno
 import json
 import os
-import re
+import shlex
 import subprocess
 from fractions import Fraction
 
-import command_line
 import numpy as np
 import pytest
-from command_line import BUFFERED, LASER_JND, laser_jnd_here
+from command_line import BUFFERED, LASER_JND, laser_jnd, refusal
 from PIL import Image
 
+from laser_dist.commands import main
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.frames import Clip
 
+CONFIG = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True, "scale": "QP"}}
+DATASET_INFO = {"name": "d", "configName": "c", "version": "1.0.0"}
+METADATA = {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}}
+TRAIN = "train lat --preset tiny --output new --dataset"
 
-@pytest.fixture
-def run_dir(tmp_path):
-    """Looks finished; what is wrong with a clip is said before the model is loaded."""
-    folder = tmp_path / "run"
-    (folder / "models").mkdir(parents=True)
-    (folder / "models" / "predictor.keras").touch()
-    config = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True, "scale": "QP"}}
-    (folder / "config.json").write_text(json.dumps(config))
+# (command, part of the message, part of the hint)
+CASES = [
+    # Clips.
+    ("predict none.mp4 --model run", "none.mp4 does not exist.", "Name a video or image file."),
+    ("predict song.txt --model run", "Cannot decode song.txt: FFmpeg reports", "Replace it with"),
+    ("predict good.264 song.txt --json --model run", "Cannot decode song.txt", "Replace it with"),
+    ("predict dot.png --model run", "dot.png has 1x1 pixels; the minimum is 16x16.", "larger"),
+    # Runs.
+    ("predict good.264 --model none", "Run none", "laser-jnd train"),
+    ("predict good.264 --model unfinished", "Run unfinished", "laser-jnd train"),
+    ("evaluate --dataset data --model unfinished", "Run unfinished", "laser-jnd train"),
+    ("predict good.264 --model run_bad_json", "run_bad_json/config.json", ""),
+    ("predict good.264 --model run_bad_utf8", "run_bad_utf8/config.json", ""),
+    ("predict good.264 --model run_bad_list", "run_bad_list/config.json", ""),
+    ("predict good.264 --model run_incomplete", "run_incomplete/config.json", ""),
+    ("evaluate --dataset data --model run_bad_json", "run_bad_json/config.json", ""),
+    (
+        "train lat --preset tiny --dataset data --output run_bad_json",
+        "run_bad_json/config.json",
+        "",
+    ),
+    ("predict good.264 --model run_without_scale", "run_without_scale is missing", "Build"),
+    ("predict good.264 --model run_crf", 'run_crf is "CRF"; it must be QP or QF.', "Build"),
+    # Datasets.
+    (f"{TRAIN} data_crf", 'data_crf is "CRF"; it must be QP or QF.', "Build"),
+    (f"{TRAIN} none", "Dataset folder none does not exist.", "laser-jnd help build"),
+    (f"{TRAIN} photos", "photos holds no prepared dataset.", "laser-jnd help build"),
+    (
+        f"{TRAIN} two",
+        "two holds several datasets: videoset_jnd/360p/1.0.0, videoset_jnd/360p/1.1.0.",
+        "Name one of them with --dataset.",
+    ),
+    # Settings and options of a training.
+    (f"{TRAIN} data --set heads.epoch=3", "`heads.epoch`", 'Did you mean "heads.epochs"?'),
+    (f"{TRAIN} data --set heads.epochs=many", "`heads.epochs` must be an integer", ""),
+    ("train --resume none", "Run none", ""),
+    ("settings epochz", 'No setting has "epochz" in its path.', 'Did you mean "jnd.epochs"?'),
+    # Synthetic datasets.
+    ("synthesize --output new --photos photos", "photos", ""),
+    ("synthesize --output new --photos none", "none", ""),
+    ("synthesize --output taken", "taken", "--output"),
+    ("synthesize --kind mcl-jci --output new --qps 30,40", "--qps", "Remove --qps"),
+    ("synthesize --kind mcl-jci --output new --num-sources 100", "--num-sources", ""),
+    # Builds.
+    ("build videoset_jnd --manual-dir none --data-dir new", "none", ""),
+    ("build videoset_jnd --manual-dir photos --data-dir new --config 36p", "36p", "360p"),
+    ("build mcl_jci_jnd --manual-dir photos --data-dir new --all-frames", "still images", ""),
+    # Weights.
+    ("import-weights --variant mj-lat weights.h5 --output new.keras", "weights.h5", ""),
+    ("import-weights --variant mj-lat weights.h5 --output new.h5", "new.h5", ".keras"),
+]
+
+
+def write(path, content=b""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, dict):
+        content = json.dumps(content).encode()
+    path.write_bytes(content)
+
+
+def write_run(folder, config):
+    """Write a run that looks finished: clips are checked before the model is loaded."""
+    write(folder / "models" / "predictor.keras")
+    write(folder / "config.json", config)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with every kind of bad input."""
+    folder = tmp_path_factory.mktemp("bad")
+    frames = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
+    write(folder / "good.264", encode_h264(Clip.from_rgb(frames, Fraction(30)), qp=30))
+    write(folder / "song.txt", b"la la la")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    write(folder / "photos" / "notes.txt", b"nothing to see")
+    write(folder / "taken" / "thesis.tex", b"years of work")
+    write_run(folder / "run", CONFIG)
+    write_run(folder / "run_without_scale", {**CONFIG, "dataset": {"simulated": True}})
+    write_run(folder / "run_crf", {**CONFIG, "dataset": {"simulated": True, "scale": "CRF"}})
+    for name, content in (("json", b"{"), ("utf8", b"\xff"), ("list", b"[]")):
+        write_run(folder / f"run_bad_{name}", content)
+    write_run(folder / "run_incomplete", {"variant": "mj-lat"})
+    write(folder / "unfinished" / "config.json", {})
+    for name, metadata in (("data", METADATA), ("data_crf", {**METADATA, "scale": "CRF"})):
+        write(folder / name / "dataset_info.json", DATASET_INFO)
+        write(folder / name / "metadata.json", metadata)
+    for version in ("1.0.0", "1.1.0"):
+        write(folder / "two" / "videoset_jnd" / "360p" / version / "dataset_info.json")
+    write(folder / "weights.h5", b"<html>404</html>")
     return folder
 
 
-def refusal(*arguments, cwd):
-    return command_line.refusal(laser_jnd_here(*arguments, cwd=cwd))
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
-def write_dataset_card(folder):
-    """What a prepared dataset says of itself, without its examples."""
-    folder.mkdir()
-    info = {"name": "d", "configName": "c", "version": "1.0.0"}
-    about = {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    (folder / "metadata.json").write_text(json.dumps(about))
+@pytest.fixture
+def run_here(folder, monkeypatch, capfd):
+    """Return a function that runs a command in the folder and gives what it prints."""
+    monkeypatch.chdir(folder)
+    # These change the whole process, which is that of the tests.
+    monkeypatch.setattr(main, "stop_descendants", lambda: None)
+    monkeypatch.setattr(main.logs, "set_up", lambda **_: None)
+    monkeypatch.setattr(main.logs, "prepare_environment", lambda **_: None)
+
+    def run(command):
+        try:
+            status = main.run(shlex.split(command))
+        except SystemExit as exited:
+            status = exited.code
+        return subprocess.CompletedProcess(command, status, *capfd.readouterr())
+
+    return run
 
 
-def clip_file(path, size=64):
-    frames = np.random.default_rng(0).integers(0, 255, (4, size, size, 3), dtype=np.uint8)
-    path.write_bytes(encode_h264(Clip.from_rgb(frames, Fraction(30)), qp=30))
-    return path
-
-
-def test_no_such_clip(run_dir, tmp_path):
-    line = refusal("predict", "none.mp4", "--model", run_dir, cwd=tmp_path)
-    assert line == (
-        "read none.mp4: expected a video or image file, got no such file. Check the path."
-    )
-
-
-def test_not_a_video(run_dir, tmp_path):
-    (tmp_path / "song.txt").write_text("la la la")
-    line = refusal("predict", "song.txt", "--model", run_dir, cwd=tmp_path)
-    assert line.startswith("decode song.txt: expected a video ")
-
-
-def test_the_second_of_two_clips_is_bad_and_nothing_is_printed_of_the_first(run_dir, tmp_path):
-    clip_file(tmp_path / "whole.264")
-    (tmp_path / "song.txt").write_text("la la la")
-    line = refusal("predict", "whole.264", "song.txt", "--json", "--model", run_dir, cwd=tmp_path)
-    assert line.startswith("decode song.txt: ")
-
-
-def test_an_image_of_one_pixel(run_dir, tmp_path):
-    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
-    line = refusal("predict", "dot.png", "--model", run_dir, cwd=tmp_path)
-    assert re.search(r"dot\.png.*: expected at least 16x16 pixels, got 1x1\. ", line)
-
-
-def test_no_run(tmp_path):
-    line = refusal("predict", "a.mp4", "--model", "none", cwd=tmp_path)
-    assert line == (
-        "Run none: expected a finished training, got no such folder. "
-        "Train one with: laser-jnd train mj-lat --preset tiny --dataset FOLDER"
-    )
-
-
-@pytest.mark.parametrize("command", [("predict", "a.mp4"), ("evaluate", "--dataset", "data")])
-def test_a_run_without_a_finished_model(command, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
-    line = refusal(*command, "--model", "run", cwd=tmp_path)
-    assert "got no models/predictor.keras. Train one with: " in line
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json"]
-
-
-@pytest.mark.parametrize("command", [("predict", "a.mp4"), ("evaluate", "--dataset", "data")])
-@pytest.mark.parametrize(
-    ("content", "got"),
-    [
-        (b"{", "JSONDecodeError: Expecting property name"),
-        (b"\xff", "UnicodeDecodeError: "),
-        (b"[]", "ValueError: no object with dataset, training, variant. "),
-        (b'{"variant": "mj-lat"}', "ValueError: no object with dataset, training, variant. "),
-    ],
-)
-def test_a_run_whose_settings_cannot_be_read(command, content, got, run_dir, tmp_path):
-    path = run_dir / "config.json"
-    path.write_bytes(content)
-    line = refusal(*command, "--model", run_dir, cwd=tmp_path)
-    assert line.startswith(
-        f"Settings of a run {path}: expected the JSON that training wrote, got {got}"
-    )
-    assert path.read_bytes() == content
-
-
-def test_a_run_whose_settings_cannot_be_read_is_not_gone_on_with(tmp_path):
-    write_dataset_card(tmp_path / "data")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{")
-    options = ("--preset", "tiny", "--dataset", "data", "--output", "run")
-    line = refusal("train", "mj-lat", *options, cwd=tmp_path)
-    assert line.startswith("Settings of a run run/config.json: expected the JSON that training ")
-    assert (tmp_path / "run" / "config.json").read_text() == "{"
-
-
-@pytest.mark.parametrize(("scale", "got"), [({}, "none"), ({"scale": "CRF"}, "CRF")])
-def test_a_run_of_an_unknown_scale(scale, got, run_dir, tmp_path):
-    config = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True, **scale}}
-    (run_dir / "config.json").write_text(json.dumps(config))
-    line = refusal("predict", "a.mp4", "--model", run_dir, cwd=tmp_path)
-    assert line.startswith(f"Scale of run {run_dir}: expected one of QP, QF, got {got}. Build ")
-
-
-def test_a_dataset_of_an_unknown_scale_is_not_trained_on(tmp_path):
-    files = {
-        "data/dataset_info.json": {"name": "d", "configName": "c", "version": "1.0.0"},
-        "data/metadata.json": {
-            "fingerprint": "f", "scale": "CRF", "simulated": True, "splits": {},
-        },
-    }  # fmt: skip
-    (tmp_path / "data").mkdir()
-    for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content))
-    line = refusal(
-        "train", "mj-lat", "--preset", "tiny", "--dataset", "data", "--output", "run", cwd=tmp_path
-    )
-    assert line.startswith("Scale of dataset data: expected one of QP, QF, got CRF. ")
-    assert not (tmp_path / "run").exists()
-
-
-def test_no_dataset(tmp_path):
-    line = refusal("train", "mj-lat", "--preset", "tiny", "--dataset", "none", cwd=tmp_path)
-    assert line.startswith("Dataset none: expected a prepared dataset, got no such folder. Build ")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_datasets(tmp_path):
-    for version in ("1.0.0", "1.1.0"):
-        folder = tmp_path / "data" / "videoset_jnd" / "360p" / version
-        folder.mkdir(parents=True)
-        (folder / "dataset_info.json").touch()
-    line = refusal("train", "mj-lat", "--preset", "tiny", "--dataset", "data", cwd=tmp_path)
-    assert "got videoset_jnd/360p/1.0.0, videoset_jnd/360p/1.1.0. Name one of them." in line
-
-
-def test_an_unknown_setting_suggests_the_nearest(tmp_path):
-    settings = ("--set", "heads.epoch=3")
-    line = refusal(
-        "train", "mj-lat", "--preset", "tiny", "--dataset", "none", *settings, cwd=tmp_path
-    )
-    assert line.startswith("There is no setting `heads.epoch`.")
-    assert 'Did you mean "heads.epochs"?' in line
-
-
-def test_a_folder_without_photographs(tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    (photos / "notes.txt").write_text("nothing to see")
-    line = refusal("synthesize", "--output", "out", "--photos", "photos", cwd=tmp_path)
-    assert line.startswith("Folder of photographs photos: expected at least one photograph of ")
-    assert "1 other file" in line
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (
-            ("--qps", "30,40"),
-            "--qps does not apply to --kind mcl-jci, which encodes images at every quality factor. "
-            "Remove --qps.",
-        ),
-        (
-            ("--num-sources", "100"),
-            "--num-sources 100 is too large: --kind mcl-jci has names for 99 sources.",
-        ),
-    ],
-)
-def test_options_that_do_not_apply_to_the_kind(options, text, tmp_path):
-    assert refusal("synthesize", "--kind", "mcl-jci", *options, cwd=tmp_path) == text
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_output_that_is_something_else(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    line = refusal("synthesize", "--output", "out", cwd=tmp_path)
-    assert line == (
-        "out holds files that do not belong to a synthetic dataset. "
-        "Name a new folder with --output."
-    )
-    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
-
-
-def test_nothing_to_build_from(tmp_path):
-    arguments = ("--manual-dir", "none", "--data-dir", "data")
-    line = refusal("build", "videoset_jnd", *arguments, cwd=tmp_path)
-    assert line.startswith("Folder none: expected a folder, got none")
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(("command", "message", "hint"), CASES)
+def test_bad_input_is_reported_and_nothing_is_written(command, message, hint, folder, run_here):
+    before = contents(folder)
+    done = run_here(command)
+    text = refusal(done)
+    assert message in text
+    assert hint in text
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
@@ -227,8 +159,8 @@ def test_a_full_disk_on_standard_output(arguments):
     )
 
 
-def mounted(folder, options):
-    """Mounts a file system of its own on a folder, or skips: only root may."""
+def mount(folder, options):
+    """Mount a file system on a folder, or skip the test: only root may."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     try:
@@ -239,62 +171,29 @@ def mounted(folder, options):
 
 @pytest.fixture
 def read_only_disk(tmp_path):
-    mounted(tmp_path / "disk", "ro,size=64k")
+    mount(tmp_path / "disk", "ro,size=64k")
     yield tmp_path / "disk"
     subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
 @pytest.fixture
 def full_disk(tmp_path):
-    mounted(tmp_path / "disk", "size=256k")
+    mount(tmp_path / "disk", "size=256k")
     yield tmp_path / "disk"
     subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
 def test_a_read_only_disk(read_only_disk, tmp_path):
-    line = refusal("synthesize", "--output", read_only_disk / "out", cwd=tmp_path)
-    assert os.strerror(errno.EROFS) in line
-    assert str(read_only_disk) in line
+    done = laser_jnd("synthesize", "--output", read_only_disk / "out", cwd=tmp_path)
+    text = refusal(done)
+    assert os.strerror(errno.EROFS) in text
+    assert str(read_only_disk) in text
 
 
 @pytest.mark.beam
 @pytest.mark.slow
-def test_a_disk_that_becomes_full_leaves_nothing_that_looks_whole(full_disk, tmp_path):
+def test_a_disk_that_becomes_full_holds_nothing_that_looks_complete(full_disk, tmp_path):
     arguments = ("--num-sources", "3", "--qps", "16,30", "--workers", "1")
-    line = refusal("synthesize", "--output", full_disk / "out", *arguments, cwd=tmp_path)
-    assert os.strerror(errno.ENOSPC) in line
+    done = laser_jnd("synthesize", "--output", full_disk / "out", *arguments, cwd=tmp_path)
+    assert os.strerror(errno.ENOSPC) in refusal(done)
     assert list(full_disk.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["mj-lat", "--preset", "tiny"], "Command train: expected --dataset, got none"),
-        (["--preset", "tiny", "--dataset", "data"], "Command train: expected VARIANT, got none"),
-        (
-            ["mj-lat", "--level", "2", "--preset", "tiny", "--dataset", "data"],
-            "Option --level: expected a single-level variant, got mj-lat",
-        ),
-        (["--resume", "none"], "Run none: expected one that was started, got none"),
-        (
-            ["lat", "--resume", "run", "--seed", "3"],
-            "Option --resume: expected no settings beside it, got variant, seed",
-        ),
-    ],
-)
-def test_what_train_cannot_do_together(arguments, message, tmp_path):
-    line = refusal("train", *arguments, cwd=tmp_path)
-    assert line.startswith(message)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unknown_stage_and_nothing_to_take_over(tmp_path):
-    write_dataset_card(tmp_path / "data")
-    where = ("--preset", "tiny", "--dataset", "data", "--output", "run")
-    line = refusal("train", "lat", *where, "--stages-only", "image,jnd4", cwd=tmp_path)
-    assert line == (
-        "Option --stages-only: expected some of image, jnd1, jnd2, jnd3, lat-jnd1, lat-jnd2, "
-        "lat-jnd3, got jnd4. Correct the name."
-    )
-    line = refusal("train", "lat", *where, "--from", "nothing", cwd=tmp_path)
-    assert line.startswith("Models of nothing: expected one of image.keras, jnd1.keras, ")

@@ -65,7 +65,7 @@ def ray_job(head, *words, environment=None):
         env=environment or head.environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
 
 
