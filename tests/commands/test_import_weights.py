@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from command_line import laser_jnd, refusal
+from command_line import laser_jnd_here, refusal
 from PIL import Image
 
 from laser_dist.commands import main
@@ -95,7 +95,7 @@ def test_the_output_is_a_keras_file(tmp_path):
 
 def test_a_refusal_is_one_line_and_writes_nothing(tmp_path):
     (tmp_path / "mj.h5").write_text("<html>404</html>")
-    refused = laser_jnd(
+    refused = laser_jnd_here(
         "import-weights", "--variant", "mj-lat", "mj.h5", "--output", "a.keras", cwd=tmp_path
     )
     assert refusal(refused).startswith("Weights mj.h5: expected a whole HDF5 file")
@@ -115,7 +115,7 @@ def test_imported_weights_predict_a_picture(tmp_path, monkeypatch, capfd):
     assert f"Next: laser-jnd predict CLIP --model {made}" in capfd.readouterr().out
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["model.keras"]
 
-    predicted = laser_jnd("predict", "clip.png", "--model", made, "--json", cwd=tmp_path)
+    predicted = laser_jnd_here("predict", "clip.png", "--model", made, "--json", cwd=tmp_path)
     assert predicted.returncode == 0, predicted.stderr
     [document] = json.loads(predicted.stdout)
     # Half of the picture's color is gone when it is read as video, so the pixels are asked for.
