@@ -1,4 +1,4 @@
-"""What a wheel built from this tree holds."""
+"""The wheel that is built from this tree."""
 
 import shutil
 import subprocess
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy: setuptools leaves `build` and `*.egg-info` in the tree."""
+    """Build the wheel from a copy: setuptools leaves `build` and `*.egg-info` in the tree."""
     tree, folder = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for package in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / package, tree / package, ignore=NOT_SHIPPED)
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, tree)
-    # Without isolation: this environment's setuptools builds it, and nothing is fetched.
+    # Without isolation, this environment's setuptools builds it, and nothing is downloaded.
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
     done = subprocess.run(build, cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -48,7 +48,7 @@ def about(wheel, name):
     return wheel.read(path)
 
 
-def test_it_holds_every_file_of_the_three_packages_and_nothing_else(wheel):
+def test_it_has_all_files_of_the_packages_and_no_others(wheel):
     assert shipped(wheel) == {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
@@ -57,7 +57,7 @@ def test_it_holds_every_file_of_the_three_packages_and_nothing_else(wheel):
     }
 
 
-def test_what_is_no_python_is_there(wheel):
+def test_it_has_the_data_files(wheel):
     cards = ("README.md", "CITATIONS.bib", "TAGS.txt", "checksums.tsv")
     assert shipped(wheel) >= {
         "laser_dist/py.typed",
@@ -68,14 +68,14 @@ def test_what_is_no_python_is_there(wheel):
     assert b"Apache License" in about(wheel, "licenses/LICENSE")
 
 
-def test_its_card_says_what_it_is(wheel):
+def test_its_metadata_names_version_license_and_command(wheel):
     card = message_from_bytes(about(wheel, "METADATA"))
     assert (card["Name"], card["Version"]) == ("laser-jnd", laser_dist.__version__)
     assert card["License-Expression"] == "Apache-2.0"
     assert b"laser-jnd = laser_dist.commands.main:main" in about(wheel, "entry_points.txt")
 
 
-def test_help_needs_none_of_the_dependencies(wheel, tmp_path):
+def test_help_needs_no_dependency(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps"]
@@ -88,7 +88,7 @@ def test_help_needs_none_of_the_dependencies(wheel, tmp_path):
         assert done.stdout.startswith("usage: laser-jnd")
 
 
-def test_the_lock_pins_whatever_the_project_asks_for():
+def test_the_lock_pins_all_requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     asked = map(Requirement, chain(project["dependencies"], *extras))
@@ -98,6 +98,6 @@ def test_the_lock_pins_whatever_the_project_asks_for():
         assert equals, line
         pins.setdefault(canonicalize_name(name), set()).add(version)
     for requirement in asked:
-        # Two pins of one package are for differing Pythons or systems; each must do.
+        # Two pins of one package are for different Pythons or systems; each must match.
         for version in pins[canonicalize_name(requirement.name)]:
             assert requirement.specifier.contains(version), requirement
