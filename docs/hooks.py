@@ -130,7 +130,7 @@ def _site_link(text: str, target: str, source: Path) -> str:
         return f"[{text}]({os.path.relpath(DOCS / PAGES[outside], source.parent)}{mark}{anchor})"
     if not linked.exists():
         raise PluginError(f"{source.relative_to(ROOT)}: {target}: no such file")
-    return text if text.startswith("`") else f"{text} (`{outside}`)"
+    return f"`{outside}`" if text.strip("`") == outside else f"{text} (`{outside}`)"
 
 
 def notebook_markdown(notebook: dict[str, Any]) -> str:
