@@ -15,7 +15,7 @@ import pytest
 from s3 import local_s3
 
 from laser_dist.commands.locations import find_dataset
-from laser_dist.training.storage.run_store import RunStore
+from laser_dist.storage.run_files import RunFiles
 
 RUN_SETTINGS = (
     "backbone.filters=4",
@@ -186,7 +186,7 @@ def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted
         assert "jnd1: reused, as given" in laser_jnd(folder, *fourth, *given)
         assert "models/jnd1.keras" in s3.files("runs/fourth")
         files = s3.files("runs/third")
-        copies = RunStore(find_dataset("videoset_jnd/synthetic", s3.url("data"))).local
+        copies = RunFiles(find_dataset("videoset_jnd/synthetic", s3.url("data"))).local
     assert files["predictions.csv"] == (folder / "run" / "predictions.csv").read_bytes()
     assert {"results.json", "report/index.html"} <= files.keys()
     # What is not evaluated on is not brought here.

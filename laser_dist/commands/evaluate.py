@@ -72,9 +72,9 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str, seed: 
       seed: random seed of the bootstrap.
     """
     from laser_dist.storage import join
-    from laser_dist.training.storage.copies import local_dataset, local_run, named_by_place
+    from laser_dist.storage.local_copies import local_dataset, local_run, naming_locations
 
-    with terminal.progress() as show, named_by_place(run, dataset):
+    with terminal.progress() as show, naming_locations(run, dataset):
         run_dir = local_run(run, show)
         dataset_dir = local_dataset(dataset, ("test",), show)
         show("Predicting the test sources")

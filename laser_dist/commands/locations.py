@@ -42,13 +42,13 @@ def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
       UserError: there is no such folder, it does not hold exactly one dataset, or the bucket cannot
         be read.
     """
-    from laser_dist.training.storage.store import Folder, is_url
+    from laser_dist import storage
 
     if data_dir is not None:
         return _named_dataset(str(dataset), data_dir)
-    if not is_url(dataset):
+    if not storage.is_url(dataset):
         return str(_only_dataset(Path(dataset)))
-    if Folder(dataset).has(DATASET_INFO):
+    if storage.exists(storage.join(dataset, DATASET_INFO)):
         return str(dataset)
     raise UserError(
         f"{dataset} is not a prepared dataset: it has no {DATASET_INFO}.",
@@ -58,23 +58,22 @@ def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
 
 def _named_dataset(name: str, data_dir: str) -> str:
     """Return the newest version of NAME/CONFIG below a data dir, or the version that is named."""
-    from laser_dist.training.storage.store import Folder, below
+    from laser_dist.storage import exists, join, list_folder
 
-    location = below(data_dir, *name.strip("/").split("/"))
-    folder = Folder(location)
-    if folder.has(DATASET_INFO):
+    location = join(data_dir, *name.strip("/").split("/"))
+    if exists(join(location, DATASET_INFO)):
         return location
-    names = folder.folders()
+    names = [each for each, is_folder in list_folder(location).items() if is_folder]
     versions = [each for each in names if _VERSION.fullmatch(each)]
     for version in sorted(versions, key=lambda each: [*map(int, each.split("."))], reverse=True):
         # The metadata are written last: a version without them is incomplete.
-        if Folder(below(location, version)).has(DATASET_INFO):
-            return below(location, version)
+        if exists(join(location, version, DATASET_INFO)):
+            return join(location, version)
     message = f"{data_dir} holds no prepared dataset {name}."
     if names:
         message += f" Below that name it has {', '.join(names)}."
     *above, last = name.strip("/").split("/")
-    known = Folder(below(data_dir, *above)).folders()
+    known = list_folder(join(data_dir, *above))
     raise UserError(message, hint=nearest(last, known) or _BUILD)
 
 

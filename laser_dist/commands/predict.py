@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Predicts each clip; prints only when all have been."""
-    from laser_dist.training.storage.copies import local_run, named_by_place
-    from laser_dist.training.storage.store import is_url
+    from laser_dist.storage.local_copies import local_run, naming_locations
+    from laser_dist.storage.locations import is_url
     from laser_dist.video.codec import frame_size
 
     # All for their errors, before anything heavy is loaded or brought here.
@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace) -> None:
     for clip in arguments.clips:
         frame_size(clip)
     terminal = Terminal()
-    with named_by_place(arguments.model):
+    with naming_locations(arguments.model):
         with terminal.progress() as show:
-            model = local_run(arguments.model, show, predictor_alone=True)
+            model = local_run(arguments.model, show, predictor_only=True)
         config = _settings_of(model)
         predictor, predictions = predict_clips(
             terminal, arguments.clips, model, arguments.frames, arguments.satisfied

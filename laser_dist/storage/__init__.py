@@ -7,6 +7,7 @@ and a file that it writes is complete or absent. pyarrow is imported for URLs on
 from laser_dist.storage.files import (
     LocalFile,
     RandomAccessFile,
+    Stream,
     atomic_path,
     check_writable,
     download,
@@ -29,6 +30,7 @@ __all__ = [
     "LocalFile",
     "RandomAccessFile",
     "StoredFile",
+    "Stream",
     "atomic_path",
     "check_writable",
     "download",

@@ -81,7 +81,7 @@ def open_binary(location: str | Path) -> IO[bytes]:
     """Open a file for reading, seekable; errors as for `read_bytes`."""
     if not is_url(location):
         return Path(location).open("rb")
-    return io.BufferedReader(_Stream(_BucketFile(str(location))), _READ_AHEAD_BYTES)
+    return io.BufferedReader(Stream(_BucketFile(str(location))), _READ_AHEAD_BYTES)
 
 
 def write_bytes(location: str | Path, content: bytes) -> None:
@@ -324,26 +324,31 @@ class _BucketFile:
             return self._opened
 
 
-class _Stream(io.RawIOBase):
-    """A `RandomAccessFile` as the raw stream that Python's buffered reader takes."""
+class Stream(io.RawIOBase):
+    """A `RandomAccessFile` as an unbuffered binary stream."""
 
     def __init__(self, file: RandomAccessFile) -> None:
         self._file, self._position = file, 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a position and return it."""
         self._position = offset + (0, self._position, self._file.size)[whence]
         return self._position
 
     def tell(self) -> int:
+        """Return the position."""
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Read the next bytes into a buffer and return how many."""
         content = self._file.read_at(self._position, len(buffer))
         buffer[: len(content)] = content
         self._position += len(content)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.errors import UserError
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage.checkpoints import (
     Progress,
     checkpoint_path,
@@ -17,7 +18,6 @@ from laser_dist.training.storage.checkpoints import (
     prune,
     save_checkpoint,
 )
-from laser_dist.training.storage.run_store import RunStore
 
 PROGRESS = Progress(
     epochs_done=3, best_epoch=2, best_loss=0.1, steps_done=4, sums={"loss": (0.1 + 0.2, 7.0)}
@@ -28,7 +28,7 @@ STATE = [np.full((index % 3, 2), index, np.float32) for index in range(11)] + [n
 
 @pytest.fixture
 def store(tmp_path):
-    return RunStore(str(tmp_path))
+    return RunFiles(str(tmp_path))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_what_was_saved_is_loaded(store, folder):
 def test_losses_are_kept_to_their_last_bit(tmp_path_factory, loss, total):
     folder = tmp_path_factory.mktemp("stage")
     progress = replace(PROGRESS, best_loss=loss, sums={"loss": (total, 3.0)})
-    path = save_checkpoint(RunStore(str(folder)), folder, [], progress, {})
+    path = save_checkpoint(RunFiles(str(folder)), folder, [], progress, {})
     assert load_checkpoint(path)[1] == progress
 
 
@@ -109,7 +109,7 @@ def test_a_write_that_fails_leaves_nothing(store, folder, monkeypatch, fails):
 
 def test_what_a_killed_process_leaves_is_not_taken_and_goes_with_the_next(store, folder):
     folder.mkdir(parents=True)
-    (folder / ".unfinished-1").write_bytes(b"half")
+    (folder / ".epoch-001.1.unfinished.npz").write_bytes(b"half")
     assert latest_checkpoint(store, folder) is None
     path = save(store, folder, 1)
     assert latest_checkpoint(store, folder) == path
@@ -120,7 +120,7 @@ def test_what_a_killed_process_leaves_is_not_taken_and_goes_with_the_next(store,
 @given(places=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1), data=st.data())
 def test_the_last_and_the_best_are_kept(tmp_path_factory, places, data):
     folder = tmp_path_factory.mktemp("stage")
-    store = RunStore(str(folder))
+    store = RunFiles(str(folder))
     best = data.draw(st.integers(0, 5))
     for epoch, step in places:
         save(store, folder, epoch, step)
@@ -152,14 +152,14 @@ def test_a_full_store_ends_the_run_and_names_the_last_good_checkpoint(store, fol
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(UserError, match=r"got No space left .* last good one is epoch-001\.npz"):
+    with pytest.raises(UserError, match=r"No space left .* complete checkpoint is epoch-001"):
         save(store, folder, 1, step=3)
     assert list(folder.iterdir()) == [kept]
     assert kept.read_bytes() == before
 
 
-def test_a_store_that_fails_for_a_while_is_tried_again(folder, monkeypatch):
-    told, failures = [], iter([OSError(5, "Input/output error")] * 3)
+def test_a_store_that_fails_for_a_while_is_tried_again(folder, monkeypatch, caplog):
+    failures = iter([OSError(5, "Input/output error")] * 3)
     real = os.replace
 
     def failing(*args):
@@ -168,10 +168,10 @@ def test_a_store_that_fails_for_a_while_is_tried_again(folder, monkeypatch):
             raise error
         real(*args)
 
-    monkeypatch.setattr("laser_dist.training.storage.retrying.PAUSES_S", (0,) * 5)
+    monkeypatch.setattr("laser_dist.storage.retries.PAUSES_S", (0,) * 5)
     monkeypatch.setattr(os, "replace", failing)
-    path = save(RunStore(str(folder.parent), told.append), folder, 1)
-    assert latest_checkpoint(RunStore(str(folder.parent)), folder) == path
+    path = save(RunFiles(str(folder.parent)), folder, 1)
+    assert latest_checkpoint(RunFiles(str(folder.parent)), folder) == path
     assert list(folder.iterdir()) == [path]
-    assert len(told) == 3
-    assert all("Input/output error" in line for line in told)
+    assert len(caplog.messages) == 3
+    assert all("Input/output error" in line for line in caplog.messages)

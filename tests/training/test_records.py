@@ -213,7 +213,9 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(s3):
             find()
         assert "\n" not in caught.value.message
         assert "s3://nowhere/data" in str(caught.value)
-    with pytest.raises(UserError, match=r"expected a path, gs:// or s3://, got ftp://"):
+    with pytest.raises(
+        UserError, match="ftp://bucket/data/dataset_info.json is a URL of an unsupported kind"
+    ):
         find_dataset("ftp://bucket/data")
 
 
@@ -237,7 +239,7 @@ def test_a_damaged_file_is_told_by_name(tmp_path, file_format):
     assert len(all_read()) == NUM_TRAIN
     for length in (len(whole) - 1, len(whole) // 2, 5):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=rf"Dataset file .*{path.name}: .*anew\.") as caught:
+        with pytest.raises(UserError, match=rf"Dataset file .*{path.name}: ") as caught:
             all_read()
         assert "\n" not in caught.value.message
     path.unlink()

@@ -99,7 +99,7 @@ def test_a_dataset_that_does_not_say_whether_it_is_simulated_is_refused(dataset)
 
 def test_a_run_folder_that_cannot_be_made_is_named(dataset, tmp_path):
     (tmp_path / "run").touch()
-    with pytest.raises(UserError, match=r"Run's place .*run: expected a bucket or folder that can"):
+    with pytest.raises(UserError, match=r"Cannot write to .*/run: Not a directory"):
         start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from laser_dist.storage import LocalFile, RandomAccessFile
 from laser_dist.training.examples.shards import ShardReaders, damaged
-from laser_dist.training.storage.store import LocalFile, Readable
 
 _FOR_RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 _PIECE_BYTES = 1 << 24
@@ -24,7 +24,7 @@ class ArrayRecords(ShardReaders):
 
     _scratch: Path | None = None
 
-    def _opened(self, file: Readable, shard: int) -> tuple[Any, int]:
+    def _opened(self, file: RandomAccessFile, shard: int) -> tuple[Any, int]:
         from array_record.python.array_record_module import ArrayRecordReader
 
         path = file.name if isinstance(file, LocalFile) else self._fetched(file, shard)
@@ -38,7 +38,7 @@ class ArrayRecords(ShardReaders):
     def _rows(self, reader: Any, rows: np.ndarray) -> list[bytes]:
         return reader.read(rows.tolist())
 
-    def _fetched(self, file: Readable, shard: int) -> str:
+    def _fetched(self, file: RandomAccessFile, shard: int) -> str:
         if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="laser-jnd-"))
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)

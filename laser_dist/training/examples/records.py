@@ -9,11 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.training.examples.array_records import ArrayRecords
 from laser_dist.training.examples.parquet_records import ParquetRecords
 from laser_dist.training.examples.tfrecords import TfRecords
-from laser_dist.training.storage.store import Folder, Readable, is_url
 
 _REQUESTS = 16  # at a time, where each takes a store some tens of milliseconds to answer
 
@@ -63,7 +63,7 @@ def split_files(location: str | Path, split: str) -> SplitFiles:
       UserError: no dataset there, or it has no such split.
     """
     try:
-        info = json.loads(Folder(location).read("dataset_info.json"))
+        info = json.loads(storage.read_bytes(storage.join(location, "dataset_info.json")))
         splits = {each["name"]: each for each in info["splits"]}
         file_format = info.get("fileFormat", "tfrecord")
         name = info["name"]
@@ -98,9 +98,10 @@ def open_records(location: str | Path, split: str) -> Records:
       UserError: no dataset or split there, or a file that is missing or damaged.
     """
     files = split_files(location, split)
-    folder = Folder(location)
-    openers: list[Callable[[], Readable]] = [partial(_open, folder, name) for name in files.names]
-    requests = _REQUESTS if is_url(location) else 1
+    openers: list[Callable[[], storage.RandomAccessFile]] = [
+        partial(_open, location, name) for name in files.names
+    ]
+    requests = _REQUESTS if storage.is_url(location) else 1
     if files.file_format == "tfrecord":
         return TfRecords(openers, files.lengths, requests=requests)
     if files.file_format == "array_record":
@@ -115,10 +116,10 @@ def open_records(location: str | Path, split: str) -> Records:
     )
 
 
-def _open(folder: Folder, name: str) -> Readable:
+def _open(location: str | Path, name: str) -> storage.RandomAccessFile:
     try:
-        return folder.open(name)
+        return storage.open_random(storage.join(location, name))
     except FileNotFoundError as error:
         raise UserError(
-            f"Dataset {folder.location}", f"its file {name}", "none", "Copy or build it anew."
+            f"Dataset {location}", f"its file {name}", "none", "Copy or build it anew."
         ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.training.storage.store import Readable
+from laser_dist.storage import RandomAccessFile
 
 
 def by_shard(
@@ -31,7 +31,7 @@ def by_shard(
         yield int(shard), places, wanted[places] - (ends[shard] - lengths[shard])
 
 
-def damaged(file: Readable, expected: str, got: str) -> UserError:
+def damaged(file: RandomAccessFile, expected: str, got: str) -> UserError:
     """The error that a file of a dataset is not as it was written."""
     return UserError(f"Dataset file {file.name}", expected, got, "Copy or build it anew.")
 
@@ -42,7 +42,9 @@ class ShardReaders(ABC):
     A file is opened when its first example is asked for.
     """
 
-    def __init__(self, openers: Sequence[Callable[[], Readable]], lengths: Sequence[int]) -> None:
+    def __init__(
+        self, openers: Sequence[Callable[[], RandomAccessFile]], lengths: Sequence[int]
+    ) -> None:
         """Opens no file yet.
 
         Args:
@@ -76,7 +78,7 @@ class ShardReaders(ABC):
         return reader
 
     @abstractmethod
-    def _opened(self, file: Readable, shard: int) -> tuple[Any, int]:
+    def _opened(self, file: RandomAccessFile, shard: int) -> tuple[Any, int]:
         """A reader of a file, and how many examples it has.
 
         Raises:

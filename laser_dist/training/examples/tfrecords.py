@@ -12,8 +12,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from laser_dist.storage import RandomAccessFile
 from laser_dist.training.examples.shards import damaged
-from laser_dist.training.storage.store import Readable
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
@@ -24,7 +24,7 @@ class TfRecords:
 
     def __init__(
         self,
-        openers: Sequence[Callable[[], Readable]],
+        openers: Sequence[Callable[[], RandomAccessFile]],
         lengths: Sequence[int],
         *,
         requests: int,
@@ -69,7 +69,7 @@ class TfRecords:
         return self._pool.map(function, *arguments)
 
 
-def _offsets(file: Readable, count: int) -> np.ndarray:
+def _offsets(file: RandomAccessFile, count: int) -> np.ndarray:
     """[count, 2]: where each payload begins, and its length, found by going from header to header.
 
     Raises:

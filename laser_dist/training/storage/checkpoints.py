@@ -1,10 +1,7 @@
 """Checkpoints of a stage: one file each, complete or absent; the last and the best are kept."""
 
-import contextlib
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from laser_dist.errors import UserError
-from laser_dist.training.storage.retrying import first_line, retrying
-from laser_dist.training.storage.run_store import RunStore
+from laser_dist.storage.files import atomic_path
+from laser_dist.storage.retries import reason, retrying
+from laser_dist.storage.run_files import RunFiles
 
 KEY_FILE = "key"
 _ABOUT = "about"
@@ -51,7 +49,7 @@ def checkpoint_path(folder: Path, epochs_done: int, steps_done: int = 0) -> Path
     return folder / f"epoch-{epochs_done:03d}{within}.npz"
 
 
-def claim_folder(store: RunStore, folder: Path, key: str) -> None:
+def claim_folder(store: RunFiles, folder: Path, key: str) -> None:
     """Makes a stage's checkpoints those of a key: any of another one are removed.
 
     Args:
@@ -69,7 +67,7 @@ def claim_folder(store: RunStore, folder: Path, key: str) -> None:
 
 
 def save_checkpoint(
-    store: RunStore,
+    store: RunFiles,
     folder: Path,
     variables: Sequence[np.ndarray],
     progress: Progress,
@@ -77,7 +75,7 @@ def save_checkpoint(
 ) -> Path:
     """Writes one checkpoint under a temporary name, then gives it its own.
 
-    A store that fails for a while is tried again.
+    Transient errors are retried.
 
     Args:
       store: of the run.
@@ -95,18 +93,17 @@ def save_checkpoint(
     final = checkpoint_path(folder, progress.epochs_done, progress.steps_done)
     about = json.dumps({"progress": asdict(progress), "config": config})
     try:
-        retrying(lambda: _write(final, variables, about), told=store.told)
+        retrying(lambda: _write(final, variables, about), str(final))
         store.push(final)
-    except OSError as error:
-        left = None
-        with contextlib.suppress(OSError):  # of the same store
-            left = latest_checkpoint(store, folder, but=final, patiently=False)
+    except (OSError, UserError) as error:
+        # Also of a bucket, the newest ones are on this machine.
+        names = {path.name for path in folder.glob("*.npz")} - {final.name}
+        left = max(filter(_NAME.fullmatch, names), key=_place_of, default="none")
+        problem = error.message if isinstance(error, UserError) else f"{reason(error)}."
         raise UserError(
-            f"Checkpoint {final.name} in {store.place}",
-            "a store that takes it",
-            error.strerror or first_line(error),
-            f"The last good one is {left.name if left else 'none'}: free some space, or mend the "
-            "store, and give the same command again.",
+            f"Cannot save checkpoint {final.name} to {store.location}: {problem} The last "
+            f"complete checkpoint is {left}.",
+            hint="Free some space or restore the connection, then run the same command again.",
         ) from error
     return final
 
@@ -120,23 +117,18 @@ def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
     return variables, Progress(**progress, sums=sums)
 
 
-def latest_checkpoint(
-    store: RunStore, folder: Path, but: Path | None = None, *, patiently: bool = True
-) -> Path | None:
+def latest_checkpoint(store: RunFiles, folder: Path) -> Path | None:
     """The checkpoint that is furthest on; unfinished ones do not count. It may have to be fetched.
 
     Args:
       store: of the run.
       folder: of the stage's checkpoints.
-      but: one that is left out.
-      patiently: whether a store that fails is tried again.
     """
-    names = _checkpoints(store, folder, patiently=patiently)
-    there = [name for name in names if but is None or name != but.name]
-    return folder / max(there, key=_place_of) if there else None
+    names = _checkpoints(store, folder)
+    return folder / max(names, key=_place_of) if names else None
 
 
-def prune(store: RunStore, folder: Path, progress: Progress) -> None:
+def prune(store: RunFiles, folder: Path, progress: Progress) -> None:
     """Removes all checkpoints but the last, the best, and what is unfinished."""
     kept = {
         checkpoint_path(folder, progress.epochs_done, progress.steps_done).name,
@@ -146,7 +138,7 @@ def prune(store: RunStore, folder: Path, progress: Progress) -> None:
     for name in reversed(sorted(_checkpoints(store, folder), key=_place_of)):
         if name not in kept:
             store.remove(folder / name)
-    for path in folder.glob(".unfinished-*"):
+    for path in folder.glob(".*.unfinished.npz"):
         path.unlink(missing_ok=True)
     for path in folder.glob("epoch-*.npz"):  # of a bucket: what lies here as well
         if path.name not in kept:
@@ -154,23 +146,13 @@ def prune(store: RunStore, folder: Path, progress: Progress) -> None:
 
 
 def _write(final: Path, variables: Sequence[np.ndarray], about: str) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = final.parent / f".unfinished-{uuid.uuid4().hex}"
-    try:
-        with unfinished.open("wb") as file:
-            arrays = {f"arr_{index}": value for index, value in enumerate(variables)}
-            np.savez(file, allow_pickle=False, **arrays, **{_ABOUT: np.array(about)})
-            file.flush()
-            os.fsync(file.fileno())  # a machine that goes down must not leave a name without it
-        os.replace(unfinished, final)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    arrays = {f"arr_{index}": value for index, value in enumerate(variables)}
+    with atomic_path(final) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, **{_ABOUT: np.array(about)})
 
 
-def _checkpoints(store: RunStore, folder: Path, *, patiently: bool = True) -> list[str]:
-    names = store.names(folder, patiently=patiently)
-    return [name for name in names if _NAME.fullmatch(name)]
+def _checkpoints(store: RunFiles, folder: Path) -> list[str]:
+    return [name for name in store.names(folder) if _NAME.fullmatch(name)]
 
 
 def _place_of(name: str) -> tuple[int, int]:

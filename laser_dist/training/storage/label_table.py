@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laser_dist import storage
 from laser_dist.errors import UserError
-from laser_dist.training.storage.store import Folder, below
 
 
 def read_label_table(
@@ -25,11 +25,10 @@ def read_label_table(
     Raises:
       UserError: a table that is damaged or of another build.
     """
-    folder, name = Folder(dataset), f"labels/{split}.parquet"
-    if not folder.has(name):
+    place = storage.join(dataset, "labels", f"{split}.parquet")
+    if not storage.exists(place):
         return None
-    place = below(dataset, name)
-    content = folder.read(name)
+    content = storage.read_bytes(place)
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:

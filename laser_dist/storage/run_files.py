@@ -1,0 +1,115 @@
+"""The files of a run, in a folder or a bucket.
+
+A run's files are read and written below `RunFiles.local`, as TensorFlow and Keras need paths. If
+the run is in a folder, that is the folder itself, which all machines share. If it is in a bucket,
+it is a copy: `push` uploads what was written there, `fetch` downloads what others have written.
+"""
+
+import errno
+import hashlib
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from laser_dist.storage import files
+from laser_dist.storage.locations import is_url, join
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run, by their path below `local`.
+
+    Attributes:
+      location: path or URL of the run.
+      purpose: of the local copy, if it is another than to train: such a copy is separate.
+    """
+
+    location: str
+    purpose: str = ""
+
+    @cached_property
+    def local(self) -> Path:
+        """The run's folder, or its copy on this machine."""
+        if not is_url(self.location):
+            return Path(self.location)
+        name = hashlib.sha256(f"{self.location.rstrip('/')}{self.purpose}".encode()).hexdigest()
+        # One folder for each user, who cannot write to another's.
+        user = str(os.getuid()) if hasattr(os, "getuid") else "all"
+        return Path(tempfile.gettempdir()) / f"laser-jnd-{user}" / name[:16]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `local` is a copy."""
+        return is_url(self.location)
+
+    def push(self, *paths: Path) -> None:
+        """Upload files, and all files in folders; JSON files, which vouch for others, come last."""
+        for path in paths if self.is_remote else ():
+            found = path.rglob("*") if path.is_dir() else [path]
+            for file in sorted(found, key=lambda each: (each.suffix == ".json", each)):
+                if file.is_file():
+                    files.upload(file, self._url(file))
+
+    def fetch(self, path: Path, *, reuse: bool = False) -> bool:
+        """Download a file to its path below `local`.
+
+        Args:
+          path: of the file.
+          reuse: whether a copy of the same size is taken as is.
+
+        Returns:
+          Whether there is such a file.
+        """
+        if not self.is_remote:
+            return path.exists()
+        return files.download(self._url(path), path, reuse=reuse)
+
+    def await_file(self, path: Path, seconds: int = 60) -> Path:
+        """Download a file that another machine has just written: a shared folder may lag behind.
+
+        Raises:
+          FileNotFoundError: it has not appeared after `seconds`.
+        """
+        for _ in range(seconds):
+            if self.fetch(path):
+                return path
+            time.sleep(1)
+        raise FileNotFoundError(errno.ENOENT, f"not in {self.location}", str(path))
+
+    def fetch_all(self, folder: Path, *, exactly: bool = False) -> None:
+        """Download all files that are directly in a folder.
+
+        Args:
+          folder: below `local`.
+          exactly: whether other files there are removed; only while no worker runs.
+        """
+        if not self.is_remote:
+            return
+        names = [name for name in self.names(folder) if not name.startswith(".")]
+        for name in names:
+            self.fetch(folder / name)
+        for path in folder.glob("*") if exactly else ():
+            # Another process may be writing a hidden file.
+            if path.is_file() and path.name not in names and not path.name.startswith("."):
+                path.unlink(missing_ok=True)
+
+    def names(self, folder: Path) -> list[str]:
+        """Return the names in a folder of the run, sorted; none if there is no such folder."""
+        return list(files.list_folder(self._url(folder)))
+
+    def remove(self, path: Path) -> None:
+        """Remove a file or folder of the run and its copy; a missing one is no error."""
+        files.remove(path)
+        if self.is_remote:
+            files.remove(self._url(path))
+
+    def check_writable(self) -> None:
+        """Check that the run can be stored, as `storage.check_writable`."""
+        files.check_writable(self.location)
+
+    def _url(self, path: Path) -> str:
+        parts = path.relative_to(self.local).parts
+        return join(self.location, *parts)
