@@ -162,6 +162,14 @@ def test_ray_has_each_command_and_option(words):
 def test_make_has_each_target():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     assert {words[0] for _, words in MAKE} <= set(targets)
+    automation = [*ROOT.glob(".github/workflows/*.yml"), ROOT / ".pre-commit-config.yaml"]
+    called = {
+        target
+        for path in automation
+        for target in re.findall(r"(?:run|entry): make ([a-z-]+)$", path.read_text(), re.M)
+    }
+    assert called == {"lint", "check", "test", "docs"}
+    assert called <= set(targets)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
