@@ -49,7 +49,7 @@ def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[st
         input_rate = read / (time.perf_counter() - started)
     if shard[1] > 1:
         _all_reduce(strategy, tf, 1)  # wait for each other
-    return {"step_s": min(times), "input_rate": input_rate, **_costs(model)}
+    return {"step_s": min(times), "input_rate": input_rate, **_costs(model, kind, size)}
 
 
 def measure_all_reduce(shard: tuple[int, int]) -> dict[str, float]:
@@ -95,19 +95,12 @@ def _strategy(num_workers: int) -> Any:
     return make_strategy(num_workers)
 
 
-def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
-    """Return a model as its stage trains it, its objective, and its backbone's size."""
-    import keras
-
-    from laser_dist.models.autoencoder import build_autoencoder
-    from laser_dist.models.heads import build_head
-    from laser_dist.models.predictors import build_joint_model
+def _specs(kind: str, size: str) -> tuple[Any, Any]:
+    """Return the sizes of backbone and head."""
     from laser_dist.models.specs import BackboneSpec, HeadSpec
     from laser_dist.models.variants import variant_named
     from laser_dist.training.config import tiny
-    from laser_dist.training.learning.objectives import JointObjective, LevelObjective
 
-    keras.utils.set_random_seed(0)
     variant = variant_named(kind)
     preset = tiny(variant)
     smoke_head = HeadSpec(filters=(4, 4), dense=(4,))
@@ -117,7 +110,22 @@ def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
         "tiny": (preset.backbone, preset.head),
         "smoke": (smoke, smoke_head),
     }
-    spec, form = sizes[size]
+    return sizes[size]
+
+
+def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
+    """Return a model as its stage trains it, its objective, and its backbone's size."""
+    import keras
+
+    from laser_dist.models.autoencoder import build_autoencoder
+    from laser_dist.models.heads import build_head
+    from laser_dist.models.predictors import build_joint_model
+    from laser_dist.models.variants import variant_named
+    from laser_dist.training.learning.objectives import JointObjective, LevelObjective
+
+    keras.utils.set_random_seed(0)
+    variant = variant_named(kind)
+    spec, form = _specs(kind, size)
     count = variant.num_levels
     head = build_head(
         form, variant.feature_shape(spec), levels=count, initial_levels=LEVELS[:count]
@@ -188,15 +196,20 @@ class _Noise:
         return [self._record] * len(indices)
 
 
-def _costs(model: Any) -> dict[str, float]:
+def _costs(model: Any, kind: str, size: str) -> dict[str, float]:
     import keras
     import numpy as np
 
-    from laser_dist.models.complexity import count_macs
+    from laser_dist.models.complexity import decoder_cost, encoder_cost, head_cost
+    from laser_dist.models.variants import variant_named
 
+    variant, specs = variant_named(kind), _specs(kind, size)
+    cost = head_cost(variant, *specs)
+    if variant.end_to_end:
+        cost += encoder_cost(specs[0]) + decoder_cost(specs[0])
     layers = model._flatten_layers()
     return {
-        "gmac": count_macs(model) / 1e9,
+        "gmac": cost.macs / 1e9,
         "gradient_bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables),
         "norms": sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers),
     }
@@ -207,4 +220,4 @@ def costs_of(kind: str, size: str) -> dict[str, float]:
     model, _, spec = _model(kind, size)
     _, _, here = _model(kind, "tiny")
     pixels = {"pixels": spec.height * spec.width, "pixels_here": here.height * here.width}
-    return {**_costs(model), **pixels}
+    return {**_costs(model, kind, size), **pixels}

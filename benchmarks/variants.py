@@ -143,26 +143,14 @@ def rows_of(scores: dict[str, Score]) -> list[list[Any]]:
 
 def cost_of(name: str) -> tuple[str, float]:
     """Return the parameters, and the GMAC per frame, of a variant that predicts all levels."""
-    from laser_dist.models.autoencoder import build_autoencoder
-    from laser_dist.models.complexity import count_macs
-    from laser_dist.models.heads import build_head
-    from laser_dist.models.predictor_spec import PredictorSpec
-    from laser_dist.models.predictors import build_predictor
+    from laser_dist.models.complexity import predictor_cost
     from laser_dist.models.variants import variant_named
     from laser_dist.training.config import tiny
 
     variant = variant_named(name)
     config = tiny(variant)
-    backbones = [build_autoencoder(config.backbone, f"b{k}") for k in (1, 2, 3)]
-    shape = variant.feature_shape(config.backbone)
-    count = 1 if variant.num_levels == 3 else 3
-    heads = [
-        build_head(config.head, shape, levels=variant.num_levels, name=f"h{k}")
-        for k in range(count)
-    ]
-    spec = PredictorSpec(variant=name, levels=(1, 2, 3), scale="QP", simulated=True)
-    model = build_predictor(backbones, heads, spec)
-    return f"{model.count_params():,}", round(count_macs(model) / 1e9, 2)
+    cost = predictor_cost(variant, config.backbone, config.head) * (3 // variant.num_levels)
+    return f"{cost.parameters:,}", round(cost.macs / 1e9, 2)
 
 
 def _number(text: str) -> float:

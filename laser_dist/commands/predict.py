@@ -1,98 +1,85 @@
-"""`laser-jnd predict`: at which quantizers a clip stops looking like its source."""
+"""`laser-jnd predict`: the quantizers at which clips stop looking like their source."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import ratio, whole_number
 from laser_dist.commands.terminal import Terminal
-from laser_dist.jnd.scale import SCALES, Scale, scale_named
+from laser_dist.jnd.scale import LEVEL_SUR, SCALES, Scale, scale_named
 
 if TYPE_CHECKING:
     import numpy as np
 
     from laser_dist.prediction.predict import ClipPrediction, Predictor
 
-HELP = "tell the levels of any video or image"
+HELP = "predict the JND levels of videos or images"
 EXAMPLE = """\
 examples:
   laser-jnd predict clip.mp4 --model runs/first
-  laser-jnd predict clip.mp4 --model runs/first --satisfied 0.9
+  laser-jnd predict clip.mp4 --model runs/first --sur 0.9
   laser-jnd predict *.mkv --model runs/first --json > levels.json
   laser-jnd predict clip.mp4 --model mj-lat.keras
 """
 NUM_FRAMES = 8
-SATISFIED = (
-    0.75  # of the viewers, where the levels lie; `normal_sur` loads SciPy, so not from there
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Declare the options."""
     parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP", help="video or image")
     parser.add_argument(
         "--model",
         required=True,
-        metavar="MODEL",
-        help="folder or bucket of a finished run, or a predictor's file (.keras) on this machine",
+        metavar="PATH_OR_URL",
+        help="folder or URL of a finished run, or a model file (.keras)",
     )
-    parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument(
         "--frames",
         type=whole_number(1),
         default=NUM_FRAMES,
         metavar="N",
-        help="frames to look at, evenly over each clip (default: %(default)s)",
+        help="frames to sample evenly over each clip (default: %(default)s)",
     )
     parser.add_argument(
-        "--satisfied",
+        "--sur",
         type=ratio,
-        default=SATISFIED,
-        metavar="SHARE",
-        help="of the viewers, at the quantizers to tell; another than the default asks for a model"
-        " that gives spreads (default: %(default)s)",
+        default=LEVEL_SUR,
+        metavar="R",
+        help="satisfied-user ratio to target; values other than %(default)s need a model trained"
+        " with head.spread=true (default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Predicts each clip; prints only when all have been."""
+    """Predict each clip, and print the results when all are done."""
     from laser_dist.storage.local_copies import local_run, naming_locations
     from laser_dist.storage.locations import is_url
     from laser_dist.video.codec import frame_size
 
-    # All for their errors, before anything heavy is loaded or brought here.
+    # Check all input before anything is downloaded or slow to import.
     if not is_url(arguments.model):
-        _settings_of(Path(arguments.model))
+        _run_config(Path(arguments.model))
     for clip in arguments.clips:
         frame_size(clip)
     terminal = Terminal()
     with naming_locations(arguments.model):
         with terminal.progress() as show:
             model = local_run(arguments.model, show, predictor_only=True)
-        config = _settings_of(model)
+        config = _run_config(model)
         predictor, predictions = predict_clips(
-            terminal, arguments.clips, model, arguments.frames, arguments.satisfied
+            terminal, arguments.clips, model, arguments.frames, arguments.sur
         )
-        config = config or facts_of(predictor)
+        config = config or _config_of(predictor)
         if arguments.json:
             terminal.say(to_json(arguments.clips, predictions, config, arguments.model))
         else:
             say_predictions(terminal, arguments.clips, predictions, config)
-
-
-def _settings_of(model: Path) -> dict[str, Any] | None:
-    """The settings of a finished run; a file of a model has none beside it."""
-    from laser_dist.training.runs import load_run
-
-    if model.is_file():
-        return None
-    config = load_run(model).config
-    scale_named(config["dataset"].get("scale"), of=f"run {model}")
-    return config
 
 
 def predict_clips(
@@ -100,28 +87,19 @@ def predict_clips(
     clips: Sequence[Path],
     model: Path,
     num_frames: int = NUM_FRAMES,
-    satisfied: float = SATISFIED,
+    sur: float = LEVEL_SUR,
 ) -> tuple[Predictor, list[ClipPrediction]]:
-    """Predicts each clip with one model, a run's or a file."""
+    """Predict each clip with one model, a run folder or a model file."""
     with terminal.progress() as show:
         show("loading the model")
         from laser_dist.prediction.predict import load_predictor, predict_clip
 
         predictor = load_predictor(model)
         predictions: list[ClipPrediction] = []
-        for clip in clips:
-            show(f"looking at {clip}")
-            predictions.append(predict_clip(predictor, clip, num_frames, satisfied=satisfied))
+        for index, clip in enumerate(clips):
+            show(f"predicting {clip}", index, len(clips))
+            predictions.append(predict_clip(predictor, clip, num_frames, sur=sur))
     return predictor, predictions
-
-
-def facts_of(predictor: Predictor) -> dict[str, Any]:
-    """What a model's file says of itself, as a run's configuration would."""
-    answer = predictor.answer
-    return {
-        "variant": answer.variant,
-        "dataset": {"scale": answer.scale, "simulated": answer.simulated},
-    }
 
 
 def say_predictions(
@@ -130,41 +108,44 @@ def say_predictions(
     predictions: Sequence[ClipPrediction],
     config: dict[str, Any],
 ) -> None:
-    """Prints a row for each clip, of the levels that the model has."""
-    first = predictions[0]
+    """Print a row per clip, a legend, and how to encode the first clip."""
+    first, scale = predictions[0], SCALES[config["dataset"]["scale"]]
     rows = [
         [str(clip), *level_texts(prediction)]
         for clip, prediction in zip(clips, predictions, strict=True)
     ]
-    names = [f"JND{level}" for level in first.answer.levels]
-    terminal.table(["clip", *names], [rows])
+    terminal.table(["clip", *(f"JND{level}" for level in first.spec.levels)], [rows])
     terminal.say()
-    scale = SCALES[config["dataset"]["scale"]]
     terminal.say(legend_text(scale, first))
     if config["dataset"]["simulated"]:
-        terminal.say("The model has learnt from SIMULATED viewers.")
+        terminal.say("The model was trained with SIMULATED viewers.")
+    if scale.name == "QP":
+        clip, qp = shlex.quote(str(clips[0])), first.quantizers[0]
+        terminal.say(
+            f"Encode at JND{first.spec.levels[0]}: ffmpeg -i {clip} -c:v libx264 -qp {qp} out.mp4"
+        )
 
 
 def legend_text(scale: Scale, prediction: ClipPrediction) -> str:
-    """What a table's figures are."""
+    """Return what the numbers of the table mean."""
     parts = ["as predicted, before rounding"]
     if prediction.spreads is not None:
         parts.append("± the viewers' standard deviation")
-    share = ""
-    if prediction.satisfied != SATISFIED:
-        share = f" at which {prediction.satisfied * 100:g} % of the viewers are satisfied"
-    return f"{scale.name}{share} ({', '.join(parts)}); {scale.direction_text}."
+    target = ""
+    if prediction.sur != LEVEL_SUR:
+        target = f" at which {prediction.sur * 100:g}% of the viewers are satisfied"
+    return f"{scale.name}{target} ({', '.join(parts)}); {scale.direction_text}."
 
 
 def level_texts(prediction: ClipPrediction) -> list[str]:
-    """Such as "27 (27.3)" for each level, or "27 (27.3 ± 2.1)"."""
+    """Return a text per level, such as "27 (27.3)" or "27 (27.3 ± 2.1)"."""
     spreads = [""] * len(prediction.levels)
     if prediction.spreads is not None:
         spreads = [f" ± {spread:.1f}" for spread in prediction.spreads.tolist()]
     return [
-        f"{quantizer} ({value:.1f}{spread})"
-        for quantizer, value, spread in zip(
-            prediction.quantizers.tolist(), prediction.at_share.tolist(), spreads, strict=True
+        f"{quantizer} ({level:.1f}{spread})"
+        for quantizer, level, spread in zip(
+            prediction.quantizers.tolist(), prediction.levels_at_sur.tolist(), spreads, strict=True
         )
     ]
 
@@ -175,31 +156,48 @@ def to_json(
     config: dict[str, Any],
     model: str,
 ) -> str:
-    """A JSON list, an object for each clip; what is said of a level stands at "jnd1" to "jnd3"."""
-    documents = [
-        {
+    """Return a JSON list with an object per clip; levels have the keys "jnd1" to "jnd3"."""
+    documents = []
+    for clip, prediction in zip(clips, predictions, strict=True):
+        document = {
             "clip": str(clip),
             "scale": config["dataset"]["scale"],
-            "satisfied": prediction.satisfied,
+            "sur": prediction.sur,
             "quantizers": _by_level(prediction, prediction.quantizers),
             "levels": _by_level(prediction, prediction.levels),
-            **(
-                {}
-                if prediction.spreads is None
-                else {"spreads": _by_level(prediction, prediction.spreads)}
-            ),
             "timestamps_s": list(prediction.timestamps_s),
-            "levels_per_frame": _by_level(prediction, prediction.per_frame.T),
+            "levels_per_frame": _by_level(prediction, prediction.levels_per_frame.T),
             "model": model,
             "variant": config["variant"],
             "simulated": config["dataset"]["simulated"],
         }
-        for clip, prediction in zip(clips, predictions, strict=True)
-    ]
+        if prediction.spreads is not None:
+            document["spreads"] = _by_level(prediction, prediction.spreads)
+        documents.append(document)
     return json.dumps(documents, indent=2, allow_nan=False)
 
 
+def _run_config(model: Path) -> dict[str, Any] | None:
+    """Return the configuration of a finished run; None for a model file, which has none."""
+    from laser_dist.training.runs import load_run
+
+    if model.is_file():
+        return None
+    config = load_run(model).config
+    scale_named(config["dataset"].get("scale"), of=f"run {model}")
+    return config
+
+
+def _config_of(predictor: Predictor) -> dict[str, Any]:
+    """Return the spec of a model file in the form of a run's configuration."""
+    spec = predictor.spec
+    return {
+        "variant": spec.variant,
+        "dataset": {"scale": spec.scale, "simulated": spec.simulated},
+    }
+
+
 def _by_level(prediction: ClipPrediction, values: np.ndarray) -> dict[str, Any]:
-    """Values [L, ...] of the levels that the model has, by their names."""
-    pairs = zip(prediction.answer.levels, values.tolist(), strict=True)
+    """Return values [L, ...] of the model's levels by their names."""
+    pairs = zip(prediction.spec.levels, values.tolist(), strict=True)
     return {f"jnd{level}": value for level, value in pairs}

@@ -100,9 +100,9 @@ def load_trained_run(run_dir: Path) -> TrainedRun:
         width=predictor.width,
         height=predictor.height,
         predict=partial(predict_frames, predictor),
-        levels=predictor.answer.levels,
-        spread=predictor.answer.spread,
-        backbones=load_backbones(run_dir, predictor.answer),
+        levels=predictor.spec.levels,
+        spread=predictor.spec.spread,
+        backbones=load_backbones(run_dir, predictor.spec),
         curves=read_curves(run_dir / "logs" / "metrics"),
     )
 
@@ -149,10 +149,11 @@ def load_backbones(run_dir: Path, spec: PredictorSpec) -> dict[int, FramesToFram
     Raises:
       UserError: a file is not a Keras model.
     """
-    from laser_dist.prediction.predict import load_model, predict_images
+    from laser_dist.models.predictors import load_saved_model
+    from laser_dist.prediction.predict import predict_images
 
     return {
-        level: partial(predict_images, load_model(path))
+        level: partial(predict_images, load_saved_model(path))
         for level, path in backbone_paths(run_dir, spec).items()
     }
 

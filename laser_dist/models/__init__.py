@@ -1,7 +1,11 @@
-"""The LASeR-JND models in Keras 3: backbones, heads and the six predictors made of them.
+"""The LASeR-JND models in Keras 3: backbones, heads and the six predictors built from them.
 
-A backbone (`autoencoder`; `principal` starts it) knows no label, a head (`heads`) gets features and
-knows no pixels, and a predictor (`variants`) is one or three backbones and a head. `complexity`
-counts what they cost. Only `keras.layers` and `keras.ops` are used, so the models are not tied to
-how they are trained.
+- `specs`, `variants`: sizes and combinations as plain data; `complexity`: their costs.
+- `autoencoder`: the backbone; `principal`: its initialization.
+- `heads`, `layers`: from features to JND levels.
+- `predictors`: backbones and heads in one model; `predictor_spec`: what its output means.
+- `published`, `weight_files`: the authors' published weights.
+
+A backbone has no labels, and a head gets features instead of pixels. Only `keras.layers` and
+`keras.ops` are used, so the models do not depend on how they are trained.
 """

@@ -1,4 +1,4 @@
-"""The backbone: a convolutional autoencoder that turns a raw frame into one at a JND level."""
+"""The backbone: a convolutional autoencoder from a raw frame to the frame at a JND level."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ NEGATIVE_SLOPE = 0.05
 
 
 def build_encoder(spec: BackboneSpec, name: str = "encoder") -> keras.Model:
-    """The encoder: frames [B, H, W, 3] float32, RGB in 0..255, to latents [B, H/16, W/16, C].
+    """Build the encoder: frames [B, H, W, 3] float32, RGB in 0..255, to latents [B, H/16, W/16, C].
 
     Three times (Conv 5×5, stride 2; LeakyReLU 0.05), then Conv 5×5, stride 2, without activation.
     """
@@ -24,11 +24,11 @@ def build_encoder(spec: BackboneSpec, name: str = "encoder") -> keras.Model:
 
 
 def build_decoder(spec: BackboneSpec, name: str = "decoder") -> keras.Model:
-    """The decoder: latents [B, H/16, W/16, C] to frames [B, H, W, 3], not clipped to 0..255.
+    """Build the decoder: latents [B, H/16, W/16, C] to frames [B, H, W, 3], not clipped to 0..255.
 
     Three times (ConvTranspose 5×5, stride 2; LeakyReLU 0.05), then ConvTranspose 5×5, stride 2,
-    without activation, always in float32: at the scale of a frame bfloat16 has steps of a whole
-    code value.
+    without activation, always in float32: at the scale of a frame bfloat16 has steps of one code
+    value.
     """
     latent = x = keras.Input(spec.latent_shape, name="latent", dtype="float32")
     for stage in range(1, NUM_STAGES):
@@ -39,12 +39,12 @@ def build_decoder(spec: BackboneSpec, name: str = "decoder") -> keras.Model:
 
 
 def build_autoencoder(spec: BackboneSpec, name: str) -> keras.Model:
-    """An autoencoder with fresh weights: encoder, then decoder, each a model of its own inside.
+    """Build an autoencoder with new weights from two nested models, encoder and decoder.
 
     Args:
-      spec: its size.
-      name: what it reconstructs, for example "image" or "jnd1". The parts are called after it,
-        so that three of them can stand in one predictor.
+      spec: size.
+      name: what it reconstructs, for example "image" or "jnd1". The nested models have this
+        prefix, so one predictor can contain three autoencoders.
 
     Returns:
       Model from frames [B, H, W, 3] float32, RGB in 0..255, to frames of the same shape and scale.
@@ -58,11 +58,11 @@ def build_autoencoder(spec: BackboneSpec, name: str) -> keras.Model:
 def build_end_to_end_autoencoder(
     spec: BackboneSpec, image_autoencoder: keras.Model, name: str = "end_to_end"
 ) -> keras.Model:
-    """An autoencoder to train with a head: weights of the raw → raw one, but a new last layer.
+    """Build an autoencoder to train with a head: weights of a raw → raw one, but a new last layer.
 
     Args:
       spec: size of both.
-      image_autoencoder: trained raw → raw; it is not changed, nor are weights shared with it.
+      image_autoencoder: trained raw → raw; its weights are copied, not shared.
       name: as in `build_autoencoder`.
     """
     fresh = build_autoencoder(spec, name)
@@ -75,12 +75,12 @@ def build_end_to_end_autoencoder(
 
 
 def encoder_of(autoencoder: keras.Model) -> keras.Model:
-    """The encoder inside an autoencoder of `build_autoencoder`, sharing its weights."""
+    """Return the encoder inside an autoencoder of `build_autoencoder`, sharing its weights."""
     return autoencoder.get_layer(f"{autoencoder.name}_encoder")
 
 
 def decoder_of(autoencoder: keras.Model) -> keras.Model:
-    """The decoder inside an autoencoder of `build_autoencoder`, sharing its weights."""
+    """Return the decoder inside an autoencoder of `build_autoencoder`, sharing its weights."""
     return autoencoder.get_layer(f"{autoencoder.name}_decoder")
 
 

@@ -4,25 +4,26 @@ from typing import Any
 
 import keras
 
+ops: Any = keras.ops  # pyright infers the wrong types of one backend
+
 _POOL = 2
-NORM_MOMENTUM = 0.9  # Keras's 0.99 lags behind for hundreds of steps: much of a short training
+NORM_MOMENTUM = 0.9  # Keras's 0.99 lags for hundreds of steps, much of a short training
 
 
 @keras.saving.register_keras_serializable(package="laser_jnd")
 class ChannelAttention(keras.layers.Layer):
-    """Weighs each channel by what all positions of the map hold in it.
+    """Channel attention: weights each channel by its values at all positions of the map.
 
-    The map is averaged and maximized over its positions; one small network, shared by both vectors
-    (Dense n // ratio with ReLU, Dense n), turns them into scores; the sigmoid of their sum, in
-    (0, 1), multiplies the channel.
+    The map is averaged and maximized over its positions. One small network, shared by both vectors
+    (Dense n // ratio with ReLU, Dense n), turns them into scores. The sigmoid of the sum of the
+    scores, in (0, 1), multiplies the channel.
 
     Input and output: [B, H, W, n]. Parameters, with m = max(1, n // ratio): 2nm + m + n.
 
-    Keras knows the class once this module is imported; then a saved model that holds it loads with
-    `safe_mode` on.
+    A saved model that contains this layer loads with `safe_mode` once this module is imported.
 
     Raises:
-      ValueError: a ratio below 1, or an input that is no [B, H, W, n] with n known.
+      ValueError: the ratio is below 1, or the input is not [B, H, W, n] with n known.
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, section 3, equation
     2. We differ in that both dense layers have a bias, as in the published LASeR-JND models.
@@ -30,7 +31,7 @@ class ChannelAttention(keras.layers.Layer):
 
     def __init__(self, ratio: int = 8, **kwargs: Any) -> None:
         if ratio < 1:
-            raise ValueError(f"ChannelAttention ratio: expected at least 1, got {ratio}.")
+            raise ValueError(f"ratio must be at least 1, got {ratio}")
         super().__init__(**kwargs)
         self.ratio = ratio
 
@@ -38,10 +39,8 @@ class ChannelAttention(keras.layers.Layer):
         """Create the shared network for `input_shape` [B, H, W, n], n known."""
         channels = input_shape[-1]
         if len(input_shape) != 4 or channels is None:
-            raise ValueError(
-                f"ChannelAttention input: expected [B, H, W, n] with n known, got {input_shape}."
-            )
-        # The policy goes on to the parts: a layer's dtype does not reach what it is made of.
+            raise ValueError(f"input must be [B, H, W, n] with n known, got {input_shape}")
+        # The policy is passed on: sublayers do not inherit a layer's dtype.
         self.squeeze = keras.layers.Dense(
             max(1, channels // self.ratio),
             activation="relu",
@@ -53,59 +52,59 @@ class ChannelAttention(keras.layers.Layer):
         self.excite.build((None, self.squeeze.units))
 
     def call(self, inputs: Any) -> Any:
-        """Weigh the channels of `inputs` [B, H, W, n]; the same shape comes back."""
-        average = keras.ops.mean(inputs, axis=(1, 2), keepdims=True)
-        maximum = keras.ops.max(inputs, axis=(1, 2), keepdims=True)
+        """Weight the channels of `inputs` [B, H, W, n]; return the same shape."""
+        average = ops.mean(inputs, axis=(1, 2), keepdims=True)
+        maximum = ops.max(inputs, axis=(1, 2), keepdims=True)
         scores = self.excite(self.squeeze(average)) + self.excite(self.squeeze(maximum))
-        return inputs * keras.ops.sigmoid(scores)
+        return inputs * ops.sigmoid(scores)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The input's shape."""
+        """Return the input's shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument, name, trainable and dtype."""
+        """Return every constructor argument, name, trainable and dtype."""
         return {**super().get_config(), "ratio": self.ratio}
 
 
 @keras.saving.register_keras_serializable(package="laser_jnd")
 class SignedLog(keras.layers.Layer):
-    """Compresses magnitudes and keeps signs: x to sign(x) log(1 + |x| / knee).
+    """Compression of magnitudes that keeps signs: x to sign(x) log(1 + |x| / knee).
 
-    Near zero it is linear, beyond the knee logarithmic, as the eye's answer to contrast is (Weber
-    and Fechner), so that equal ratios of a feature become equal steps.
+    It is linear near zero and logarithmic beyond the knee, like the eye's response to contrast
+    (Weber and Fechner), so equal ratios of a feature become equal steps.
 
     Input and output: any shape. No parameters.
 
     Raises:
-      ValueError: a knee that is not above 0.
+      ValueError: the knee is not above 0.
     """
 
     def __init__(self, knee: float, **kwargs: Any) -> None:
         if not knee > 0:
-            raise ValueError(f"SignedLog knee: expected above 0, got {knee}.")
+            raise ValueError(f"knee must be above 0, got {knee}")
         super().__init__(**kwargs)
         self.knee = float(knee)
 
     def call(self, inputs: Any) -> Any:
-        """Compress `inputs`; the same shape comes back."""
-        return keras.ops.sign(inputs) * keras.ops.log1p(keras.ops.abs(inputs) / self.knee)
+        """Compress `inputs`; return the same shape."""
+        return ops.sign(inputs) * ops.log1p(ops.abs(inputs) / self.knee)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The input's shape."""
+        """Return the input's shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument, name, trainable and dtype."""
+        """Return every constructor argument, name, trainable and dtype."""
         return {**super().get_config(), "knee": self.knee}
 
 
 @keras.saving.register_keras_serializable(package="laser_jnd")
 class OrderedLevels(keras.layers.Layer):
-    """Turns a first level and steps of any sign into levels that never get better.
+    """Ordering: turns a first level and steps of any sign into levels that never get better.
 
-    The first is kept; each other one is the one before, plus (where higher is worse) or minus the
-    softplus of its step.
+    The first level is kept. Each other one is the previous level plus (if higher is worse) or
+    minus the softplus of its step.
 
     Input and output: [B, L]. No parameters.
     """
@@ -116,30 +115,30 @@ class OrderedLevels(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Order `inputs` [B, L]."""
-        steps = keras.ops.softplus(inputs[:, 1:])
+        steps = ops.softplus(inputs[:, 1:])
         signed = steps if self.higher_is_worse else -steps
-        return keras.ops.cumsum(keras.ops.concatenate([inputs[:, :1], signed], axis=1), axis=1)
+        return ops.cumsum(ops.concatenate([inputs[:, :1], signed], axis=1), axis=1)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The input's shape."""
+        """Return the input's shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument, name, trainable and dtype."""
+        """Return every constructor argument, name, trainable and dtype."""
         return {**super().get_config(), "higher_is_worse": self.higher_is_worse}
 
 
 def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) -> Any:
-    """Conv 3×3, batch norm, ReLU and, given a ratio, channel attention.
+    """Apply Conv 3×3, batch norm, ReLU and, given a ratio, channel attention.
 
-    With attention this is the method's block L (latent heads); without it, followed by
-    `halve`, its block R (reconstruction heads).
+    With attention this is the paper's block L (latent heads); without it, followed by `halve`, it
+    is block R (reconstruction heads).
 
     Args:
       x: symbolic tensor [B, H, W, C].
       filters: channels of the result.
-      attention_ratio: ratio of `ChannelAttention`; None leaves the attention out.
-      name: prefix of the layers' names.
+      attention_ratio: ratio of `ChannelAttention`; None for no attention.
+      name: prefix of the layer names.
 
     Returns:
       Symbolic tensor [B, H, W, filters].
@@ -153,10 +152,10 @@ def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) 
 
 
 def halve(x: Any, *, name: str) -> Any:
-    """Max-pool 2×2 with stride 2; an odd last row or column is dropped.
+    """Apply a 2×2 max-pool with stride 2; an odd last row or column is dropped.
 
-    An axis of length 1 is left as it is, so that heads also take small frames, where the published
-    stack would pool the map away. At the published size this changes nothing.
+    An axis of length 1 is not pooled, so heads also accept small frames, for which the published
+    stack would have no positions left. At the published size this has no effect.
 
     Args:
       x: symbolic tensor [B, H, W, C], H and W known.

@@ -1,4 +1,4 @@
-"""What a predictor's numbers mean, kept inside the model so that its file alone is enough."""
+"""The meaning of a predictor's output, stored inside the model so that its file is enough."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -9,16 +9,15 @@ import keras
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSpec:
-    """What a predictor's output [B, L], or [B, L, 2] with spreads, says.
+    """The meaning of a predictor's output [B, L], or [B, L, 2] with spreads.
 
     Attributes:
-      variant: such as "mj-lat".
-      levels: which JND levels the L columns are, such as (1, 2, 3), ascending.
+      variant: name of the variant, such as "mj-lat".
+      levels: JND levels in the L columns, ascending, such as (1, 2, 3).
       scale: "QP" or "QF".
-      simulated: whether no person has judged what it has learnt from.
-      spread: whether each level comes as two: the level, at which 75 % of the viewers are
-        satisfied, and the standard deviation of the viewers' samples around their mean, which is
-        a normal distribution's.
+      simulated: whether the training labels come from simulated viewers.
+      spread: whether each level has two values: the level, at which 75% of the viewers are
+        satisfied, and the standard deviation of the viewers' samples, taken as normal.
     """
 
     variant: str
@@ -27,36 +26,41 @@ class PredictorSpec:
     simulated: bool
     spread: bool = False
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output for one frame: (L,), or (L, 2) with spreads."""
+        return (len(self.levels), 2) if self.spread else (len(self.levels),)
+
 
 @keras.saving.register_keras_serializable(package="laser_jnd")
 class PredictorSpecLayer(keras.layers.Layer):
-    """Hands its input on, and keeps the `PredictorSpec` with it."""
+    """Identity layer that stores the `PredictorSpec`."""
 
-    def __init__(self, answer: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, spec: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.answer = PredictorSpec(**{**answer, "levels": tuple(answer["levels"])})
+        self.spec = PredictorSpec(**{**spec, "levels": tuple(spec["levels"])})
 
     def call(self, inputs: Any) -> Any:
-        """The input."""
+        """Return the input."""
         return inputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The input's shape."""
+        """Return the input's shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument, name, trainable and dtype."""
-        return {**super().get_config(), "answer": asdict(self.answer)}
+        """Return every constructor argument, name, trainable and dtype."""
+        return {**super().get_config(), "spec": asdict(self.spec)}
 
 
 def predictor_spec_of(model: keras.Model) -> PredictorSpec:
-    """What a predictor's output says.
+    """Return the spec stored in a predictor.
 
     Raises:
-      ValueError: the model is no predictor of `predictors.build_predictor`.
+      ValueError: the model does not come from `predictors.build_predictor`.
     """
     layers: Iterable[Any] = model.layers
     for layer in layers:
         if isinstance(layer, PredictorSpecLayer):
-            return layer.answer
-    raise ValueError(f"Model {model.name}: expected a predictor that says what it answers.")
+            return layer.spec
+    raise ValueError(f"Model {model.name} has no predictor spec.")

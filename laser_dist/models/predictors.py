@@ -1,21 +1,28 @@
-"""Backbones and heads joined to predictors, and to what is trained end to end."""
+"""Models of backbones and heads: predictors, and the joint model of end-to-end training."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
+# Keras finds a layer of a saved model only if its module has been imported.
+import laser_dist.models.layers  # noqa: F401
+from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import decoder_of, encoder_of
 from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.models.variants import Variant, variant_named
 
+logger = logging.getLogger(__name__)
+
 
 def feature_extractor(variant: Variant, autoencoder: keras.Model) -> keras.Model:
-    """The part of a backbone that a head of `variant` needs, sharing the backbone's weights.
+    """Return the part of a backbone that a head of `variant` needs, sharing its weights.
 
     Returns:
-      The encoder, frames [B, H, W, 3] to latents, or the whole autoencoder, frames to frames.
+      The encoder, frames [B, H, W, 3] to latents, or the complete autoencoder, frames to frames.
     """
     return encoder_of(autoencoder) if variant.space == "latent" else autoencoder
 
@@ -23,33 +30,33 @@ def feature_extractor(variant: Variant, autoencoder: keras.Model) -> keras.Model
 def build_predictor(
     autoencoders: Sequence[keras.Model],
     heads: Sequence[keras.Model],
-    answer: PredictorSpec,
+    spec: PredictorSpec,
     *,
     name: str = "predictor",
 ) -> keras.Model:
-    """Backbones and heads as one model that computes the levels and nothing else.
+    """Build one model of backbones and heads that computes only the levels.
 
-    Latent variants contain no decoder. Weights are shared with the given models. Of a variant that
-    is not end to end the backbone's parts in use are frozen, in the given autoencoders too; an end
-    to end variant leaves them as they are.
+    Latent variants contain no decoder. Weights are shared with the given models. Unless the
+    variant is end to end, the used parts of the backbones are frozen, in the given autoencoders
+    too.
 
     Args:
-      autoencoders: of `build_autoencoder`, one for each of the answer's levels, in their order, of
-        one size, with differing names.
-      heads: of `build_head`: one, of a variant that predicts all levels at once; else one for each
-        of the answer's levels. Their names differ.
-      answer: which variant, and what the output says.
-      name: the model's name.
+      autoencoders: from `build_autoencoder`, one per level of the spec, in the same order, of one
+        size, with distinct names.
+      heads: from `build_head`: one for a variant that predicts all levels at once, else one per
+        level of the spec, with distinct names.
+      spec: variant and meaning of the output.
+      name: name of the model.
 
     Returns:
       Model from raw frames [B, H, W, 3] float32, RGB in 0..255, to levels [B, L] float32 on the
-      dataset's scale, or [B, L, 2] of heads that give the spread.
+      dataset's scale, or levels and spreads [B, L, 2].
 
     Raises:
-      ValueError: number, names or sizes of the parts do not fit.
+      ValueError: number, names or sizes of the parts do not match.
     """
-    variant = variant_named(answer.variant)
-    _check_parts(variant, autoencoders, heads, answer.levels)
+    variant = variant_named(spec.variant)
+    _check_parts(variant, autoencoders, heads, spec.levels)
     extractors = [feature_extractor(variant, autoencoder) for autoencoder in autoencoders]
     if not variant.end_to_end:
         for extractor in extractors:
@@ -65,39 +72,58 @@ def build_predictor(
             if len(levels) > 1
             else levels[0]
         )
-    said = PredictorSpecLayer(dataclasses.asdict(answer), name="answer", dtype="float32")(levels)
-    return keras.Model(raw, said, name=name)
+    layer = PredictorSpecLayer(dataclasses.asdict(spec), name="predictor_spec", dtype="float32")
+    return keras.Model(raw, layer(levels), name=name)
 
 
 def build_joint_model(
     variant: Variant, autoencoder: keras.Model, head: keras.Model, *, name: str = "joint"
 ) -> keras.Model:
-    """An end-to-end variant as it is trained: raw frames to the reconstructed frame and the level.
+    """Build the training model of an end-to-end variant: raw frames to frame and level.
 
-    The weights are those of the given models, so the predictor of `build_predictor` made of the
-    same parts follows the training.
+    Weights are shared with the given models, so a predictor of the same parts follows the training.
 
     Args:
       variant: E2E_LAT or E2E_REC.
-      autoencoder: of `build_end_to_end_autoencoder`.
+      autoencoder: from `build_end_to_end_autoencoder`.
       head: as in `build_predictor`.
-      name: the model's name.
+      name: name of the model.
 
     Returns:
       Model from raw frames [B, H, W, 3] float32, RGB in 0..255, to a list of two: frames
       [B, H, W, 3] and levels [B, 1], both float32.
 
     Raises:
-      ValueError: `variant` is not end to end, or the parts do not fit.
+      ValueError: `variant` is not end to end, or the parts do not match.
     """
     if not variant.end_to_end:
-        raise ValueError(f"Joint model: expected an end-to-end variant, got {variant.name}.")
+        raise ValueError(f"{variant.name} is not an end-to-end variant")
     _check_parts(variant, [autoencoder], [head], (1,))
     raw = _raw_input(autoencoder)
     latent = encoder_of(autoencoder)(raw)
     frame = decoder_of(autoencoder)(latent)
     level = head(latent if variant.space == "latent" else frame)
     return keras.Model(raw, [frame, level], name=name)
+
+
+def load_saved_model(path: Path) -> keras.Model:
+    """Load a model saved by laser-jnd, without running code inside the file.
+
+    Raises:
+      UserError: the file is missing, empty, or not a Keras model.
+    """
+    hint = "Name a model file (.keras), or train again."
+    if not path.is_file() or not path.stat().st_size:
+        problem = "is empty" if path.is_file() else "does not exist"
+        raise UserError(f"{path} {problem}.", hint=hint)
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras has no common error for a file that is not a model
+        logger.debug("Loading %s failed", path, exc_info=True)
+        raise UserError(f"{path} is not a .keras model, or is damaged.", hint=hint) from error
+    if not isinstance(model, keras.Model):
+        raise UserError(f"{path} holds a {type(model).__name__} instead of a model.", hint=hint)
+    return model
 
 
 def _raw_input(autoencoder: keras.Model) -> Any:
@@ -111,22 +137,18 @@ def _check_parts(
     levels: Sequence[int],
 ) -> None:
     num_levels = variant.num_levels if variant.num_levels > 1 else len(levels)
-    _check_names("Backbones", variant, autoencoders, num_levels)
-    _check_names("Heads", variant, heads, 1 if variant.num_levels > 1 else num_levels)
+    _check_names("backbones", variant, autoencoders, num_levels)
+    _check_names("heads", variant, heads, 1 if variant.num_levels > 1 else num_levels)
     expected = [feature_extractor(variant, each).output_shape for each in autoencoders]
     got = [shape for head in heads for shape in _input_shapes(head)]
     if got != expected or len(levels) != num_levels:
-        raise ValueError(
-            f"Head of {variant.name}: expected one for features {expected}, got one for {got}."
-        )
+        raise ValueError(f"heads of {variant.name} take features {got} instead of {expected}")
 
 
-def _check_names(what: str, variant: Variant, models: Sequence[keras.Model], expected: int) -> None:
+def _check_names(kind: str, variant: Variant, models: Sequence[keras.Model], expected: int) -> None:
     names = [model.name for model in models]
     if len(set(names)) != expected or len(names) != expected:
-        raise ValueError(
-            f"{what} of {variant.name}: expected {expected} of differing names, got {names}."
-        )
+        raise ValueError(f"{variant.name} needs {expected} {kind} of distinct names, got {names}")
 
 
 def _input_shapes(head: keras.Model) -> list[Any]:

@@ -1,15 +1,14 @@
-"""Where an autoencoder starts: at the principal components of the frames it will learn.
+"""Initialize an autoencoder with the principal components of its training frames.
 
-From random weights an autoencoder of this depth spends thousands of steps on finding out that
-neighboring pixels are alike. That much is linear, so it is computed instead. Layer by layer, the
-2×2 patches of what the layer before gives are projected on their first principal components, and
-the decoder projects back. A component c takes two channels, c and -c: their LeakyReLUs differ by
-(1 + slope) c, so what the layers compute at the start is linear, and training goes on from there
-with every unit alive.
+From random weights an autoencoder of this depth needs thousands of steps to learn that neighboring
+pixels are similar. That part is linear, so it is computed instead. Layer by layer, the 2×2 patches
+of the previous layer's output are projected on their first principal components, and the decoder
+projects back. A component c takes two channels, c and -c: their LeakyReLUs differ by (1 + slope) c,
+so the initial network is linear, and every unit has a gradient.
 
-Layer-by-layer starts from data are as in Krähenbühl et al. 2016, "Data-dependent initializations of
-convolutional neural networks", section 3; we differ in that pairs of channels carry a component
-through the nonlinearity, and in that the decoder is set as well.
+Source: Krähenbühl et al. 2016, "Data-dependent initializations of convolutional neural networks",
+section 3. We differ in that pairs of channels carry a component through the nonlinearity, and in
+that the decoder is initialized too.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from laser_dist.models.autoencoder import NEGATIVE_SLOPE, decoder_of, encoder_of
 
 _PATCH = 2  # a layer's stride: patches of this side do not overlap
-# Output i of a 5×5 layer of stride 2 sees inputs 2i - 1 to 2i + 3, and the transposed layer writes
-# there: the patch 2i, 2i + 1 lies at these taps.
+# Output i of a 5×5 layer of stride 2 reads inputs 2i - 1 to 2i + 3, and the transposed layer writes
+# them: these taps cover the patch 2i, 2i + 1.
 _TAPS = slice(1, 1 + _PATCH)
 
 Array = NDArray[np.float64]
@@ -32,11 +31,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class _Projection:
-    """Principal components of one layer's patches.
+    """Principal components of the patches of one layer.
 
     Attributes:
-      mean: [2, 2, c] of the patches.
-      basis: [2, 2, c, k], orthonormal columns, the component of most variance first.
+      mean: [2, 2, c], mean of the patches.
+      basis: [2, 2, c, k], orthonormal columns, ordered by decreasing variance.
     """
 
     mean: Array
@@ -44,15 +43,15 @@ class _Projection:
 
 
 def start_from_principal_components(autoencoder: keras.Model, frames: NDArray[Any]) -> None:
-    """Sets an autoencoder's weights so that it reconstructs by principal components.
+    """Set the weights of an autoencoder so that it reconstructs by principal components.
 
-    Channels that are left over keep their random weights in the encoder and have none in the
-    decoder, so nothing is made of them until training does. With a single filter there is no pair:
-    the weights stay as they are.
+    Unused channels keep their random weights in the encoder and have zero weights in the decoder,
+    so they have no effect until training changes them. A single filter cannot form a pair; then
+    the weights stay unchanged.
 
     Args:
-      autoencoder: of `build_autoencoder`, of any input size.
-      frames: [N, H, W, 3], RGB in 0..255, sides multiples of 16: a sample of what it will learn.
+      autoencoder: from `build_autoencoder`, of any input size.
+      frames: [N, H, W, 3], RGB in 0..255, sides multiples of 16: a sample of the training frames.
     """
     encoders = _convolutions(encoder_of(autoencoder))
     decoders = _convolutions(decoder_of(autoencoder))
@@ -67,11 +66,11 @@ def start_from_principal_components(autoencoder: keras.Model, frames: NDArray[An
 
 
 def _analyze(frames: NDArray[Any], most: Sequence[int]) -> list[_Projection]:
-    """Projections of each layer on what the projections before it give.
+    """Return the projection of each layer, computed on the output of the previous projections.
 
     Args:
       frames: as above.
-      most: number of components that each layer has room for.
+      most: largest number of components of each layer.
     """
     values: Array = frames.astype(np.float64)
     projections: list[_Projection] = []
@@ -79,9 +78,9 @@ def _analyze(frames: NDArray[Any], most: Sequence[int]) -> list[_Projection]:
         patches = _patches(values)
         rows = patches.reshape(-1, patches.shape[-1])
         mean = rows.mean(axis=0)
-        centerd = rows - mean
-        _, vectors = np.linalg.eigh(centerd.T @ centerd)
-        basis = _upright(vectors[:, ::-1][:, :count])
+        centered = rows - mean
+        _, vectors = np.linalg.eigh(centered.T @ centered)
+        basis = _with_positive_peak(vectors[:, ::-1][:, :count])
         values = (patches - mean) @ basis
         shape = (_PATCH, _PATCH, len(mean) // _PATCH**2)
         projections.append(_Projection(mean.reshape(shape), basis.reshape(*shape, -1)))
@@ -89,14 +88,14 @@ def _analyze(frames: NDArray[Any], most: Sequence[int]) -> list[_Projection]:
 
 
 def _patches(values: Array) -> Array:
-    """[N, h, w, c] cut into [N, h / 2, w / 2, 4c], the channels ordered row, column, channel."""
+    """Cut [N, h, w, c] into [N, h / 2, w / 2, 4c], the channels ordered row, column, channel."""
     number, height, width, channels = values.shape
     cut = values.reshape(number, height // _PATCH, _PATCH, width // _PATCH, _PATCH, channels)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(*cut.shape[:2], cut.shape[3], -1)
 
 
-def _upright(basis: Array) -> Array:
-    """The same components, each with the sign that makes its largest entry positive."""
+def _with_positive_peak(basis: Array) -> Array:
+    """Return the components with the sign that makes the largest entry of each positive."""
     largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=0)[None], axis=0)
     return basis * np.where(largest < 0, -1.0, 1.0)
 
@@ -117,7 +116,7 @@ def _set_encoder(layer: Any, projection: _Projection, *, first: bool, last: bool
 
 
 def _set_decoder(layer: Any, projection: _Projection, *, first: bool, last: bool) -> None:
-    # A bias is one number per channel: it can hold the patches' mean, not the mean of each place.
+    # A bias is one number per channel: the mean over the patch, not per position.
     taps, bias = projection.basis, projection.mean.mean(axis=(0, 1))
     if not first:
         taps = _joined(taps, axis=3)
@@ -131,12 +130,12 @@ def _set_decoder(layer: Any, projection: _Projection, *, first: bool, last: bool
 
 
 def _split(values: Array, axis: int) -> Array:
-    """Components as pairs of channels, c and -c, before their LeakyReLUs."""
+    """Return components as pairs of channels, c and -c, before their LeakyReLUs."""
     return np.concatenate([values, -values], axis=axis)
 
 
 def _joined(values: Array, axis: int) -> Array:
-    """Weights of components as weights of their pairs of channels, after their LeakyReLUs."""
+    """Return weights of components as weights of their channel pairs, after their LeakyReLUs."""
     return _split(values / (1.0 + NEGATIVE_SLOPE), axis)
 
 

@@ -1,12 +1,12 @@
-"""The authors' published weights as models of ours.
+"""Convert the authors' published weights to models of this package.
 
-A published model is one flat Keras 2 graph; its file holds the layers in the order Keras gives
-them: by their distance from the outputs, the farthest first, and at one distance branch by branch.
-Names are automatic and say nothing, so layers are told apart by order and shape. Kernels of 5×5
-are the backbones', the rest is the head's; within either the layers form a chain, or equal chains
-side by side, so their order follows from the topology alone, whatever stands between them.
+A published model is one flat Keras 2 graph. Its file holds the layers in Keras's order: by distance
+from the outputs, farthest first, and branch by branch at equal distance. Layer names are automatic,
+so layers are identified by order and shape. Layers with 5×5 kernels belong to the backbones, the
+others to the head. Within each group the layers form a chain or parallel equal chains, so the
+topology determines their order, whatever layers are between them.
 
-The published models read frames as B, G, R. What is made here takes R, G, B like any model of ours.
+The published models read frames as B, G, R. The converted models take R, G, B.
 """
 
 import re
@@ -33,19 +33,19 @@ _LEVEL_IN_NAME = re.compile(r"JND([123])_output")
 
 
 def published_autoencoder(file: WeightFile, name: str, *, height: int, width: int) -> keras.Model:
-    """A reconstruction model of a published file.
+    """Build the reconstruction model of a published file.
 
     Args:
       file: such as `JND1Reconstruction.h5`.
       name: what it reconstructs, one of `AUTOENCODERS`.
-      height: of its frames in pixels, which the file does not tell.
-      width: likewise.
+      height: frame height in pixels, which is not in the file.
+      width: frame width in pixels.
 
     Returns:
-      As `build_autoencoder` makes it, for RGB.
+      Model as from `build_autoencoder`, for RGB.
 
     Raises:
-      UserError: the file holds another model, or a size that the backbone does not take.
+      UserError: the file holds another model, or the frame size is invalid.
     """
     _check_counts(file, name)
     [autoencoder] = _autoencoders(file, (name,), height, width)
@@ -61,20 +61,21 @@ def published_predictor(
     height: int,
     width: int,
 ) -> keras.Model:
-    """A predictor of published files.
+    """Build the predictor of published files.
 
     Args:
-      variant: of the files.
-      files: one, of a variant that predicts all levels at once; else one for each level.
-      levels: which JND levels those are, ascending.
-      height: of the frames in pixels; latent heads' files tell no more than its pooled product.
-      width: likewise.
+      variant: variant of the files.
+      files: one for a variant that predicts all levels at once, else one per level.
+      levels: the JND levels, ascending.
+      height: frame height in pixels; files of latent heads determine only a pooled product of
+        height and width.
+      width: frame width in pixels.
 
     Returns:
-      As `build_predictor` makes it, for RGB, with levels in QP.
+      Model as from `build_predictor`, for RGB, with levels in QP.
 
     Raises:
-      UserError: a file holds another model, or one for frames of another size.
+      UserError: a file holds another model, or one for another frame size.
     """
     groups = [tuple(levels)] if variant.num_levels > 1 else [(level,) for level in levels]
     autoencoders, heads = [], []
@@ -86,16 +87,16 @@ def published_predictor(
         _swap_channels(backbones, head if variant.space == "reconstructed" else None)
         autoencoders += backbones
         heads.append(head)
-    answer = PredictorSpec(variant=variant.name, levels=tuple(levels), scale="QP", simulated=False)
-    return build_predictor(autoencoders, heads, answer)
+    spec = PredictorSpec(variant=variant.name, levels=tuple(levels), scale="QP", simulated=False)
+    return build_predictor(autoencoders, heads, spec)
 
 
 def _swap_channels(autoencoders: Sequence[keras.Model], frame_head: keras.Model | None) -> None:
-    """Turns models that take and make B, G, R into ones of R, G, B, or back.
+    """Convert models from B, G, R to R, G, B, or back.
 
     Args:
-      autoencoders: whole, though a latent predictor will use the encoders alone.
-      frame_head: the head that looks at their frames, None of a head that looks at latents.
+      autoencoders: complete ones, although a latent predictor uses only the encoders.
+      frame_head: the head on their frames; None for a head on latents.
     """
     layers = []
     for autoencoder in autoencoders:
@@ -108,17 +109,17 @@ def _swap_channels(autoencoders: Sequence[keras.Model], frame_head: keras.Model 
         for weight in layer.weights:
             values = np.asarray(keras.ops.convert_to_numpy(weight))
             if values.ndim == 4:
-                # In the kernel of a convolution what comes in is the last axis but one, and in
-                # that of a transposed one what goes out.
+                # The second-last axis of a kernel is the input of a convolution, and the output of
+                # a transposed one.
                 weight.assign(values[:, :, ::-1, :])
-            elif not isinstance(layer, keras.layers.Conv2D):  # whose bias is of what it makes
+            elif not isinstance(layer, keras.layers.Conv2D):  # whose bias is on its output
                 weight.assign(values[::-1])
 
 
 def _autoencoders(
     file: WeightFile, names: Sequence[str], height: int, width: int
 ) -> list[keras.Model]:
-    """Autoencoders of one file; where it has no decoders they keep fresh ones."""
+    """Build the autoencoders of a file; without decoders in it, theirs keep new weights."""
     stored, count = _backbone_layers(file), len(names)
     spec = BackboneSpec(
         filters=_outputs_of(file, stored[0]),
@@ -127,13 +128,13 @@ def _autoencoders(
         width=width,
     )
     autoencoders = [build_autoencoder(spec, name) for name in names]
-    ours = [
+    targets = [
         part(autoencoder).get_layer(name)
         for part, layer_names in ((encoder_of, _ENCODER), (decoder_of, _DECODER))
         for name in layer_names
         for autoencoder in autoencoders
     ]
-    for layer, source in zip(ours, stored, strict=False):  # the file may end with the encoders
+    for layer, source in zip(targets, stored, strict=False):  # the file may hold only encoders
         _fill(layer, source, file)
     return autoencoders
 
@@ -159,9 +160,9 @@ def _head(
 
 
 def _head_order(variant: Variant) -> list[str]:
-    """Our names of a head's layers with weights, in the order of published files.
+    """Return our names of a head's layers with weights, in the order of published files.
 
-    A part of a layer stands after a dot.
+    A sublayer follows a dot.
     """
     spec = variant.published_head
     branches = _branch_names(variant)
@@ -187,7 +188,7 @@ def _dense_names(variant: Variant, number: int) -> list[str]:
 
 
 def _head_spec(file: WeightFile, variant: Variant, stored: dict[str, StoredLayer]) -> HeadSpec:
-    """The published form, in the sizes of the file."""
+    """Return the published form with the sizes of the file."""
     published = variant.published_head
     convolutions = [
         f"branch{_branch_names(variant)[0]}_block1_conv",
@@ -218,7 +219,7 @@ def _is_of_backbone(layer: StoredLayer) -> bool:
 
 
 def _counts(name: str) -> tuple[int, int]:
-    """How many layers a published file has of backbones, and of a head."""
+    """Return the numbers of backbone layers and head layers of a published file."""
     if name in AUTOENCODERS:
         return len(_ENCODER) + len(_DECODER), 0
     [variant] = [each for each in VARIANTS if each.name == name]
@@ -232,49 +233,51 @@ def _check_counts(file: WeightFile, name: str) -> None:
     if got == expected:
         return
     known = [*(variant.name for variant in VARIANTS), *AUTOENCODERS]
-    alike = " or ".join(each for each in known if _counts(each) == got)
+    matching = [each for each in known if _counts(each) == got]
     raise UserError(
-        f"Weights {file.origin}",
-        f"{expected[0]} layers of 5x5 kernels and {expected[1]} others, as {name} has",
-        f"{got[0]} and {got[1]}" + (f", as {alike} has" if alike else ""),
-        f"Name --variant {alike.split(' or ')[0]}." if alike else "Name another file.",
+        f"{file.origin} is not a file of {name}: it has {got[0]} layers with 5x5 kernels and"
+        f" {got[1]} others"
+        + (f", like {' or '.join(matching)}" if matching else "")
+        + f", instead of {expected[0]} and {expected[1]}.",
+        hint=f"Use --variant {matching[0]}." if matching else "Name another file.",
     )
 
 
 def _outputs_of(file: WeightFile, layer: StoredLayer) -> int:
-    """How many filters or units a layer has."""
+    """Return the number of filters or units of a layer."""
     kernel = layer.weights.get("kernel")
     if kernel is None or not kernel.ndim:
-        raise _wrong(file, layer, "a kernel", _told(layer))
+        raise _mismatch(file, layer, "a kernel")
     return kernel.shape[-1]
 
 
 def _fill(layer: Any, source: StoredLayer, file: WeightFile, path: str = "") -> None:
-    """Gives a layer of ours a stored one's weights."""
+    """Assign the weights of a stored layer to one of our layers."""
     expected = {weight.name: tuple(weight.shape) for weight in layer.weights}
     got = {what: values.shape for what, values in source.weights.items()}
     if got != expected:
-        told = ", ".join(f"{what} {shape}" for what, shape in expected.items())
-        raise _wrong(file, source, told, _told(source), path)
+        shapes = ", ".join(f"{what} {shape}" for what, shape in expected.items())
+        hint = "Check --frame-size." if path.endswith("dense1") else "Name another file."
+        raise _mismatch(file, source, shapes, hint)
     for weight in layer.weights:
         weight.assign(source.weights[weight.name])
 
 
 def _check_level(file: WeightFile, path: str, source: StoredLayer) -> None:
-    """The authors named the outputs: the one name that says something, so it must agree."""
+    """Check the level in the output's name, the only layer name that the authors chose."""
     named = _LEVEL_IN_NAME.fullmatch(source.name)
     ours = re.fullmatch(r"jnd([123])_output", path)
     if named and ours and named[1] != ours[1]:
-        raise _wrong(file, source, f"the output of JND{ours[1]} here", f"that of JND{named[1]}")
+        raise UserError(
+            f"Layer {source.name} of {file.origin} is the output of JND{named[1]}, not of"
+            f" JND{ours[1]}.",
+            hint="Name another file.",
+        )
 
 
-def _told(layer: StoredLayer) -> str:
-    return ", ".join(f"{what} {values.shape}" for what, values in layer.weights.items())
-
-
-def _wrong(
-    file: WeightFile, layer: StoredLayer, expected: str, got: str, path: str = ""
+def _mismatch(
+    file: WeightFile, layer: StoredLayer, wanted: str, hint: str = "Name another file."
 ) -> UserError:
-    after_map = path.endswith("dense1")
-    next_step = "Its frames may have another size: --size." if after_map else "Name another file."
-    return UserError(f"Weights {file.origin}, layer {layer.name}", expected, got, next_step)
+    return UserError(
+        f"Layer {layer.name} of {file.origin} holds {layer.text} instead of {wanted}.", hint=hint
+    )

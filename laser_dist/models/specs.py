@@ -1,11 +1,10 @@
-"""Sizes of the models, as plain data: nothing here needs Keras, so settings are checked at once."""
+"""Sizes of the models as plain data, without Keras, so settings are validated immediately."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from laser_dist.errors import UserError
+from laser_dist.errors import UserError, nearest
 
 NUM_STAGES = 4
 STRIDE = 2**NUM_STAGES  # input pixels per latent position, along each axis
@@ -14,25 +13,18 @@ POOLINGS = ("flatten", "average")
 OUTPUTS = ("linear", "relu")
 
 
-def _check_choice(field: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(
-            f"Head setting {field}", f"one of {', '.join(choices)}", value, "Choose one of them."
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """Size of an autoencoder; the defaults are the published one's.
+    """Size of an autoencoder; the defaults are the published size.
 
     Attributes:
-      filters: channels of every layer but the latent and the frame.
+      filters: channels of every layer except the latent and the frame.
       latent_filters: channels of the latent.
       height: input height in pixels, a multiple of 16.
       width: input width in pixels, a multiple of 16.
 
     Raises:
-      UserError: a number below 1, or a size that is no multiple of 16.
+      UserError: a number is below 1, or a size is not a multiple of 16.
     """
 
     filters: int = 128
@@ -42,22 +34,19 @@ class BackboneSpec:
 
     def __post_init__(self) -> None:
         for field in ("filters", "latent_filters"):
-            value = getattr(self, field)
-            if value < 1:
-                raise UserError(
-                    f"Backbone setting {field}", "at least 1", str(value), "Choose a larger one."
-                )
+            if getattr(self, field) < 1:
+                raise UserError(f"backbone.{field} must be at least 1, got {getattr(self, field)}.")
         for field in ("height", "width"):
             _check_side(field, getattr(self, field))
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """Shape (H, W, 3) of a raw or a reconstructed frame."""
+        """Shape (H, W, 3) of a raw or reconstructed frame."""
         return (self.height, self.width, NUM_CHANNELS)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape (H / 16, W / 16, latent_filters) of a frame's latent."""
+        """Shape (H / 16, W / 16, latent_filters) of the latent of a frame."""
         return (self.height // STRIDE, self.width // STRIDE, self.latent_filters)
 
 
@@ -66,28 +55,28 @@ class HeadSpec:
     """Size and form of a head; the defaults are the published latent head.
 
     Attributes:
-      filters: channels of the convolution blocks, in order. The first block stands in each
-        branch; its results are multiplied element by element where there are three branches.
-      pool_every: a 2×2 max-pool follows every so many blocks.
-      attention_ratio: ratio of the blocks' channel attention, None for no attention.
+      filters: channels of the convolution blocks, in order. Each branch has its own first block;
+        with three branches the results are multiplied element by element.
+      pool_every: number of blocks between 2×2 max-pools.
+      attention_ratio: ratio of the blocks' channel attention; None for no attention.
       dense: units of the hidden dense layers, in order.
       shared_dense: whether all levels share the hidden dense layers or each has its own.
       pooling: how the map becomes a vector. "flatten" keeps positions (published); "average" takes
-        each channel's mean, which needs far fewer parameters and suits small data sets.
-      output: "linear" has a gradient everywhere, so training from scratch always starts; "relu"
-        is what published weights were trained with, and about half of such outputs are dead at
-        random initialization.
-      ordered: whether three levels are ordered by construction, each no better than the one before,
-        on the dataset's scale; published heads leave them free.
-      spread: whether the head also gives how far apart viewers are, per level: the standard
-        deviation of their samples, so that any share of satisfied viewers can be asked for.
-      knee: where normalized features begin to be compressed by `layers.SignedLog`, in their
-        standard deviations; None leaves them as they are (published). Levels follow the logarithm
-        of what is seen, which a small head learns from few sources only if it is given.
+        the mean of each channel, which needs far fewer parameters and suits small datasets.
+      output: activation. "linear" has a gradient everywhere, so training from scratch always
+        starts; "relu" is that of the published weights, and about half of such outputs are dead
+        at random initialization.
+      ordered: whether three levels are ordered by construction, each no better than the previous
+        one, on the dataset's scale; the published heads do not order them.
+      spread: whether the head also predicts the standard deviation of the viewers' samples per
+        level, so that any satisfied-user ratio can be targeted.
+      knee: where `layers.SignedLog` starts to compress normalized features, in standard
+        deviations; None does not compress (published). Levels follow the logarithm of visible
+        errors, which a small head does not learn by itself from few sources.
 
     Raises:
-      UserError: a number below 1, no block, an unknown `pooling` or `output`, ordered levels of
-        another output than linear, or a knee that is not above 0.
+      UserError: a number is below 1, there is no block, `pooling` or `output` is unknown, ordered
+        levels have another output than linear, or the knee is not above 0.
     """
 
     filters: tuple[int, ...] = (64, 128, 256, 512)
@@ -103,7 +92,7 @@ class HeadSpec:
 
     def __post_init__(self) -> None:
         if not self.filters:
-            raise UserError("Head setting filters", "at least one", "none", "Name a number.")
+            raise UserError("head.filters must hold at least one number.")
         ratio = 1 if self.attention_ratio is None else self.attention_ratio
         for field, values in (
             ("filters", self.filters),
@@ -112,26 +101,22 @@ class HeadSpec:
             ("attention_ratio", (ratio,)),
         ):
             if min(values, default=1) < 1:
-                raise UserError(
-                    f"Head setting {field}",
-                    "at least 1",
-                    str(getattr(self, field)),
-                    "Choose a larger one.",
-                )
+                raise UserError(f"head.{field} must be at least 1, got {getattr(self, field)}.")
         if self.ordered and self.output != "linear":
-            raise UserError(
-                "Head setting ordered", "output linear with it", self.output, "Choose one of them."
-            )
+            raise UserError(f"head.ordered requires the output linear, got {self.output}.")
         if self.knee is not None and not 0 < self.knee < math.inf:
-            raise UserError(
-                "Head setting knee", "none, or above 0", str(self.knee), "Choose another."
-            )
-        _check_choice("pooling", self.pooling, POOLINGS)
-        _check_choice("output", self.output, OUTPUTS)
+            raise UserError(f"head.knee must be above 0 or none, got {self.knee}.")
+        for field, choices in (("pooling", POOLINGS), ("output", OUTPUTS)):
+            value = getattr(self, field)
+            if value not in choices:
+                raise UserError(
+                    f"head.{field} must be {' or '.join(choices)}, got {value}.",
+                    hint=nearest(value, choices),
+                )
 
 
 LATENT_HEAD = HeadSpec()
-"""The published head on latents (LAT, E2E-LAT, MJ-LAT), but for its output, which is linear."""
+"""The published head on latents (LAT, E2E-LAT, MJ-LAT), with a linear output."""
 
 RECONSTRUCTION_HEAD = HeadSpec(
     filters=(512, 256, 128, 64, 32),
@@ -147,10 +132,7 @@ def _check_side(field: str, size: int) -> None:
     if size >= STRIDE and size % STRIDE == 0:
         return
     below, above = size // STRIDE * STRIDE, (size // STRIDE + 1) * STRIDE
-    nearest = f"{below} or {above}" if below >= STRIDE else str(max(above, STRIDE))
+    usable = f"{below} or {above}" if below >= STRIDE else str(STRIDE)
     raise UserError(
-        f"Model input {field}",
-        f"a multiple of {STRIDE}, at least {STRIDE}",
-        str(size),
-        f"The nearest that work: {nearest}.",
+        f"The frame {field} must be a multiple of {STRIDE}, got {size}.", hint=f"Use {usable}."
     )

@@ -1,24 +1,24 @@
-"""The six published predictors, as combinations of a backbone's place, levels and training.
+"""The six published predictors, as combinations of a feature space, levels and training.
 
-Plain data, without Keras: what a variant needs is known before anything is loaded.
+Plain data without Keras, so the needs of a variant are known before Keras is imported.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from laser_dist.errors import UserError
+from laser_dist.errors import UserError, nearest
 from laser_dist.models.specs import LATENT_HEAD, RECONSTRUCTION_HEAD, BackboneSpec, HeadSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What one of the predictors is made of.
+    """The composition of one predictor.
 
     Attributes:
-      name: as on the command line.
-      space: what the head sees, the backbone's latent or the frame it reconstructs.
-      num_levels: levels predicted at once, and as many backbones.
-      end_to_end: whether the backbone is trained with the head; if not, it is frozen.
+      name: name on the command line.
+      space: input of the head: the backbone's latent or its reconstructed frame.
+      num_levels: levels predicted at once, and number of backbones.
+      end_to_end: whether the backbone is trained with the head; otherwise it is frozen.
     """
 
     name: str
@@ -28,21 +28,21 @@ class Variant:
 
     @property
     def published_head(self) -> HeadSpec:
-        """The published head of this variant's family, with a linear output."""
+        """The published head for this feature space, with a linear output."""
         return LATENT_HEAD if self.space == "latent" else RECONSTRUCTION_HEAD
 
     def feature_shape(self, spec: BackboneSpec) -> tuple[int, int, int]:
-        """Shape (h, w, c) of what one backbone of size `spec` gives the head."""
+        """Return the shape (h, w, c) of the features of one backbone of size `spec`."""
         return spec.latent_shape if self.space == "latent" else spec.frame_shape
 
     def required_backbones(self, jnd_index: int = 1) -> tuple[str, ...]:
-        """Names of the autoencoders that are trained before this variant, in branch order.
+        """Return the names of the autoencoders to train before this variant, in branch order.
 
         Args:
-          jnd_index: which level (1, 2, 3) a single-level variant predicts; else not looked at.
+          jnd_index: level (1, 2, 3) of a single-level variant; ignored for others.
         """
         if jnd_index not in (1, 2, 3):
-            raise ValueError(f"JND index: expected 1, 2 or 3, got {jnd_index}.")
+            raise ValueError(f"jnd_index must be 1, 2 or 3, got {jnd_index}")
         if self.end_to_end:
             return ("image",)
         return (f"jnd{jnd_index}",) if self.num_levels == 1 else ("jnd1", "jnd2", "jnd3")
@@ -59,13 +59,15 @@ VARIANTS = (LAT, REC, E2E_LAT, E2E_REC, MJ_LAT, MJ_REC)
 
 
 def variant_named(name: str) -> Variant:
-    """The variant of that name.
+    """Return the variant of a name.
 
     Raises:
-      UserError: there is none; the known ones are listed.
+      UserError: there is none; the message lists the known ones.
     """
-    for variant in VARIANTS:
-        if variant.name == name:
-            return variant
-    known = ", ".join(variant.name for variant in VARIANTS)
-    raise UserError("Model variant", f"one of {known}", name, "Choose one of them.")
+    variants = {variant.name: variant for variant in VARIANTS}
+    if name not in variants:
+        hint = nearest(name, variants) or "Use one of the known variants."
+        raise UserError(
+            f'Unknown variant "{name}". Known variants: {", ".join(variants)}.', hint=hint
+        )
+    return variants[name]

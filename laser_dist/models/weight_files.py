@@ -1,7 +1,7 @@
-"""Legacy Keras 2 weight files (HDF5), read with distrust: numbers come out, nothing else is done.
+"""Legacy Keras 2 weight files (HDF5), read as untrusted input: only numbers are taken from them.
 
-What such a file holds: an attribute `layer_names`; a group for each layer, with an attribute
-`weight_names`; in it one array for each weight, called for example `conv2d_7/kernel:0`.
+Such a file has an attribute `layer_names` and a group per layer. The group has an attribute
+`weight_names` and an array per weight, named for example `conv2d_7/kernel:0`.
 """
 
 from dataclasses import dataclass
@@ -19,21 +19,26 @@ class StoredLayer:
     """A layer of a file.
 
     Attributes:
-      name: the file's, often automatic, so it says nothing but where to look.
-      weights: float32, by what each is in its layer, such as "kernel" or "moving_mean".
+      name: name in the file, often automatic, so it only helps to locate the layer.
+      weights: float32, by their role in the layer, such as "kernel" or "moving_mean".
     """
 
     name: str
     weights: dict[str, NDArray[np.float32]]
 
+    @property
+    def text(self) -> str:
+        """Names and shapes of the weights, for messages."""
+        return ", ".join(f"{name} {values.shape}" for name, values in self.weights.items())
+
 
 @dataclass(frozen=True, eq=False)
 class WeightFile:
-    """A file's content.
+    """The content of a file.
 
     Attributes:
-      origin: how errors call the file.
-      layers: those that have weights, in the file's order.
+      origin: name of the file in errors.
+      layers: layers with weights, in file order.
     """
 
     origin: str
@@ -41,17 +46,17 @@ class WeightFile:
 
 
 def read_weight_file(file: h5py.File, origin: str) -> WeightFile:
-    """All weights of an open file.
+    """Read all weights of an open file.
 
-    Links out of the file are not followed, and no array is read that is larger than the file: a
-    file can harm neither by where it points nor by what it unpacks to.
+    Links out of the file are not followed, and no array is read that is larger than the file, so a
+    hostile file can neither reach other files nor exhaust the memory.
 
     Args:
       file: open for reading.
-      origin: how errors call it.
+      origin: name of the file in errors.
 
     Raises:
-      UserError: no such file, or a damaged one.
+      UserError: the file is not a weight file, or is damaged.
     """
     try:
         found = [
@@ -61,11 +66,10 @@ def read_weight_file(file: h5py.File, origin: str) -> WeightFile:
         _check_bytes(file, [each for _, weights in found for each in weights.values()])
         layers = [StoredLayer(name, _read(weights)) for name, weights in found if weights]
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        problem = str(error).strip("'\"")
         raise UserError(
-            f"Weights {origin}",
-            "a whole Keras 2 weight file (save_weights to .h5)",
-            str(error).strip("'\""),
-            "Download it again, or name another.",
+            f"{origin} is not a complete Keras 2 weight file (save_weights to .h5): {problem}.",
+            hint="Download it again, or name another file.",
         ) from error
     return WeightFile(origin, tuple(layers))
 
@@ -73,10 +77,10 @@ def read_weight_file(file: h5py.File, origin: str) -> WeightFile:
 def _weights(layer: h5py.Group) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
     for path in _texts(layer.attrs["weight_names"]):
-        what = path.rpartition("/")[2].removesuffix(":0")
-        if what in found:
-            raise ValueError(f"a model inside the model at {layer.name}")
-        found[what] = _member(layer, path, h5py.Dataset)
+        name = path.rpartition("/")[2].removesuffix(":0")
+        if name in found:
+            raise ValueError(f"there is a model inside the model at {layer.name}")
+        found[name] = _member(layer, path, h5py.Dataset)
     return found
 
 
@@ -85,32 +89,32 @@ def _texts(values: Any) -> list[str]:
 
 
 def _member(group: h5py.Group, path: str, kind: type) -> Any:
-    """What lies at a path, by hard links alone: others may lead to other files."""
+    """Return the member at a path of hard links; other links may lead to other files."""
     here: Any = group
     for part in path.split("/"):
         if not isinstance(here, h5py.Group) or part not in here:
-            raise ValueError(f"no {path} in it")
+            raise ValueError(f"it has no {path}")
         if not isinstance(here.get(part, getlink=True), h5py.HardLink):
-            raise ValueError(f"a link at {path}")
+            raise ValueError(f"there is a link at {path}")
         here = here[part]
     if not isinstance(here, kind):
-        raise ValueError(f"no {kind.__name__.lower()} at {path}")
+        raise ValueError(f"there is no {kind.__name__.lower()} at {path}")
     return here
 
 
 def _check_bytes(file: h5py.File, arrays: list[h5py.Dataset]) -> None:
     for array in arrays:
         if array.dtype.kind != "f" or array.external or array.is_virtual:
-            raise ValueError(f"no plain numbers at {array.name}")
+            raise ValueError(f"{array.name} does not hold plain numbers")
         if array.id.get_storage_size() < array.nbytes:
-            raise ValueError(f"fewer bytes than its shape asks for at {array.name}")
+            raise ValueError(f"{array.name} has fewer bytes than its shape needs")
     if sum(array.nbytes for array in arrays) > file.id.get_filesize():
-        raise ValueError("more numbers than it has room for")
+        raise ValueError("it has more numbers than bytes")
 
 
 def _read(weights: dict[str, h5py.Dataset]) -> dict[str, NDArray[np.float32]]:
-    arrays = {what: array[()].astype(np.float32) for what, array in weights.items()}
-    for what, array in arrays.items():
+    arrays = {name: array[()].astype(np.float32) for name, array in weights.items()}
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"a {what} that is not finite, in {weights[what].name}")
+            raise ValueError(f"{weights[name].name} is not finite")
     return arrays

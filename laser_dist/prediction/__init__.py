@@ -1,1 +1,1 @@
-"""From a trained run and a clip to the clip's three levels."""
+"""Prediction: load an exported or trained model and predict the JND levels of clips."""

@@ -13,9 +13,8 @@ import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder
-from laser_dist.models.files import load_saved
 from laser_dist.models.predictor_spec import PredictorSpec
-from laser_dist.models.predictors import build_predictor
+from laser_dist.models.predictors import build_predictor, load_saved_model
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import TrainingConfig
@@ -58,11 +57,7 @@ def check_fits(file: Path, spec: BackboneSpec) -> None:
     """
     what, step = f"Backbone {file}", "Name another, or train with its sizes (--set backbone.…)."
     expected = [weight.shape for weight in build_autoencoder(spec, "expected").weights]
-    try:
-        model = load_saved(file)
-    except Exception as error:  # whatever is wrong with a file that somebody gives
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(what, "a Keras model file", first, step) from error
+    model = load_saved_model(file)
     found = [weight.shape for weight in model.weights]
     if found != expected:
         pairs = zip(expected, found, strict=False)
@@ -94,8 +89,8 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
         spread=config.head.spread,
     )
     with _in_float32():
-        heads = [load_saved(model_path(run_dir, model_names(plan)[-1])) for plan in last]
-        backbones = [load_saved(model_path(run_dir, name)) for name in names]
+        heads = [load_saved_model(model_path(run_dir, model_names(plan)[-1])) for plan in last]
+        backbones = [load_saved_model(model_path(run_dir, name)) for name in names]
         predictor = build_predictor(backbones, heads, answer)
     save_whole(predictor, model_path(run_dir, PREDICTOR))
 

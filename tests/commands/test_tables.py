@@ -14,29 +14,29 @@ from laser_dist.prediction.predict import ClipPrediction
 
 
 def make_prediction(
-    at_75, *, scale="QP", levels=(1, 2, 3), spreads=None, satisfied=0.75
+    at_75, *, scale="QP", levels=(1, 2, 3), spreads=None, sur=0.75
 ) -> ClipPrediction:
-    """Of one frame."""
-    answered = np.array(at_75, np.float32)
+    """Return the prediction of a clip of one frame."""
+    predicted = np.array(at_75, np.float32)
     widths = None if spreads is None else np.array(spreads, np.float32)
-    at_share = normal_level(
-        answered, 0.0 if widths is None else widths, satisfied, scale=scale_named(scale, of="it")
+    at_sur = normal_level(
+        predicted, 0.0 if widths is None else widths, sur, scale=scale_named(scale, of="it")
     )
     return ClipPrediction(
-        answer=PredictorSpec(
+        spec=PredictorSpec(
             variant="mj-lat",
-            levels=levels[: len(answered)],
+            levels=levels[: len(predicted)],
             scale=scale,
             simulated=True,
             spread=spreads is not None,
         ),
-        levels=answered,
+        levels=predicted,
         spreads=widths,
-        per_frame=answered[None],
+        levels_per_frame=predicted[None],
         timestamps_s=(0.5,),
-        satisfied=satisfied,
-        at_share=at_share,
-        quantizers=np.rint(at_share).astype(int),
+        sur=sur,
+        levels_at_sur=at_sur,
+        quantizers=np.rint(at_sur).astype(int),
     )
 
 
@@ -53,11 +53,11 @@ def test_predictions_say_what_they_count_in_and_which_way_is_coarser(scale, sent
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.png")], [prediction], config)
     assert sentence in file.getvalue()
-    told = predict.to_json([Path("a.png")], [prediction], config, "run")
-    assert json.loads(told)[0]["scale"] == scale
+    text = predict.to_json([Path("a.png")], [prediction], config, "run")
+    assert json.loads(text)[0]["scale"] == scale
     other = ({"QP", "QF"} - {scale}).pop()
     assert other not in file.getvalue()
-    assert other.lower() not in told.lower()
+    assert other.lower() not in text.lower()
 
 
 def test_a_path_is_not_broken_however_long():
@@ -71,7 +71,7 @@ def test_predictions_as_json():
     config = {"variant": "mj-lat", "dataset": {"simulated": True, "scale": "QP"}}
     (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
     assert document["clip"] == "a.mp4"
-    assert (document["scale"], document["satisfied"]) == ("QP", 0.75)
+    assert (document["scale"], document["sur"]) == ("QP", 0.75)
     assert document["quantizers"] == {"jnd1": 27, "jnd2": 31, "jnd3": 35}
     expected = {"jnd1": 26.6, "jnd2": 31.0, "jnd3": 35.2}
     assert document["levels"] == pytest.approx(expected, abs=1e-5)
@@ -81,13 +81,13 @@ def test_predictions_as_json():
 
 
 def test_spreads_and_the_share_are_told_where_there_are_any():
-    prediction = make_prediction([26.6, 35.2], levels=(1, 3), spreads=[2.0, 4.0], satisfied=0.9)
+    prediction = make_prediction([26.6, 35.2], levels=(1, 3), spreads=[2.0, 4.0], sur=0.9)
     config = {"variant": "lat", "dataset": {"simulated": True, "scale": "QP"}}
     (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
-    assert document["satisfied"] == 0.9
+    assert document["sur"] == 0.9
     assert document["spreads"] == {"jnd1": 2.0, "jnd3": 4.0}
     assert document["levels"] == pytest.approx({"jnd1": 26.6, "jnd3": 35.2}, abs=1e-5)
-    # 0.607 spreads better than the levels: the normal distribution's 10 % lie so far from its 25 %.
+    # 0.607 spreads better than the levels: the distance of the normal distribution's 10% and 25%.
     assert document["quantizers"] == {"jnd1": 25, "jnd3": 33}
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
@@ -95,8 +95,9 @@ def test_spreads_and_the_share_are_told_where_there_are_any():
     assert text.splitlines()[0].split() == ["clip", "JND1", "JND3"]
     assert "25 (25.4 ± 2.0)" in text
     assert "33 (32.8 ± 4.0)" in text
-    assert "QP at which 90 % of the viewers are satisfied (as predicted" in text
+    assert "QP at which 90% of the viewers are satisfied (as predicted" in text
     assert "± the viewers' standard deviation" in text
+    assert text.splitlines()[-1] == "Encode at JND1: ffmpeg -i a.mp4 -c:v libx264 -qp 25 out.mp4"
 
 
 def test_a_level_shows_what_was_rounded():

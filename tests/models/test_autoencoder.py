@@ -111,19 +111,18 @@ def test_frames_come_out_in_float32_under_mixed_precision():
 
 
 @pytest.mark.parametrize(
-    ("size", "nearest"), [(350, "336 or 352"), (17, "16 or 32"), (15, "16"), (0, "16"), (-20, "16")]
+    ("size", "usable"), [(350, "336 or 352"), (17, "16 or 32"), (15, "16"), (0, "16"), (-20, "16")]
 )
 @pytest.mark.parametrize("field", ["height", "width"])
-def test_a_size_that_does_not_work_is_refused_with_those_that_do(field, size, nearest):
+def test_a_size_that_does_not_work_is_refused_with_those_that_do(field, size, usable):
     with pytest.raises(UserError) as caught:
         BackboneSpec(**{field: size})
     assert str(caught.value) == (
-        f"Model input {field}: expected a multiple of 16, at least 16, got {size}. "
-        f"The nearest that work: {nearest}."
+        f"The frame {field} must be a multiple of 16, got {size}.\nhint: Use {usable}."
     )
 
 
 @pytest.mark.parametrize("field", ["filters", "latent_filters"])
 def test_a_backbone_without_channels_is_refused(field):
-    with pytest.raises(UserError, match=f"{field}: expected at least 1, got 0"):
+    with pytest.raises(UserError, match=f"backbone.{field} must be at least 1, got 0"):
         BackboneSpec(**{field: 0})

@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from predictor_parts import answer
+from predictor_parts import spec_of
 
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.heads import build_head
@@ -62,8 +62,8 @@ def predictor(variant, head_spec, says, frames):
         elif "dense" in weight.path and weight.name == "kernel":
             weight.assign(abs(weight.numpy()))
     # As large as real levels: of thousands, float32 would not keep the thousandths.
-    answers = run(model, frames).reshape(len(frames), len(says.levels), -1)
-    largest = abs(answers).max(axis=(0, 2))
+    outputs = run(model, frames).reshape(len(frames), len(says.levels), -1)
+    largest = abs(outputs).max(axis=(0, 2))
     for layer, factor in zip(
         [each for each in head.layers if each.name.endswith("_output")], 30 / largest, strict=True
     ):
@@ -81,9 +81,9 @@ def test_predictors_made_with_tensorflow_answer_alike_under_jax(tmp_path):
     frames = frames.astype("float32")
     np.save(tmp_path / "frames.npy", frames)
     models = {
-        each.name: predictor(each, HEADS[each.space], answer(each), frames) for each in VARIANTS
+        each.name: predictor(each, HEADS[each.space], spec_of(each), frames) for each in VARIANTS
     }
-    models["all"] = predictor(MJ_LAT, ALL_LAYERS, answer(MJ_LAT, spread=True), frames)
+    models["all"] = predictor(MJ_LAT, ALL_LAYERS, spec_of(MJ_LAT, spread=True), frames)
     for name, model in models.items():
         model.save(tmp_path / f"{name}.keras")
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}

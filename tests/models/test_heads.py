@@ -229,20 +229,20 @@ def test_levels_come_out_in_float32_under_mixed_precision():
     assert head.get_layer("block2_conv").compute_dtype == "bfloat16"
     levels = head([0 * each for each in features(3)])
     assert levels.dtype == "float32"
-    # Silent features leave the biases; a bfloat16 on the way would give 25.25, 31.125, 36.75.
+    # Zero features leave the biases; bfloat16 anywhere would give 25.25, 31.125, 36.75.
     np.testing.assert_allclose(levels, [[25.3, 31.1, 36.7]] * 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("settings_given", "message"),
     [
-        ({"filters": ()}, "filters: expected at least one, got none"),
-        ({"filters": (4, 0)}, r"filters: expected at least 1, got \(4, 0\)"),
-        ({"dense": (0,)}, r"dense: expected at least 1, got \(0,\)"),
-        ({"pool_every": 0}, "pool_every: expected at least 1, got 0"),
-        ({"attention_ratio": 0}, "attention_ratio: expected at least 1, got 0"),
-        ({"pooling": "max"}, "pooling: expected one of flatten, average, got max"),
-        ({"output": "softplus"}, "output: expected one of linear, relu, got softplus"),
+        ({"filters": ()}, "head.filters must hold at least one"),
+        ({"filters": (4, 0)}, r"head.filters must be at least 1, got \(4, 0\)"),
+        ({"dense": (0,)}, r"head.dense must be at least 1, got \(0,\)"),
+        ({"pool_every": 0}, "pool_every must be at least 1, got 0"),
+        ({"attention_ratio": 0}, "attention_ratio must be at least 1, got 0"),
+        ({"pooling": "max"}, "pooling must be flatten or average, got max"),
+        ({"output": "softplus"}, "output must be linear or relu, got softplus"),
     ],
 )
 def test_settings_that_make_no_head_are_refused(settings_given, message):
@@ -251,9 +251,9 @@ def test_settings_that_make_no_head_are_refused(settings_given, message):
 
 
 def test_a_head_of_two_levels_or_with_missing_start_values_is_refused():
-    with pytest.raises(ValueError, match="levels: expected 1 or 3, got 2"):
+    with pytest.raises(ValueError, match="levels must be 1 or 3, got 2"):
         build_head(TINY, SHAPE, levels=2)
-    with pytest.raises(ValueError, match="initial_levels: expected 3 values, got 1"):
+    with pytest.raises(ValueError, match="initial_levels must hold 3 values, got 1"):
         build_head(TINY, SHAPE, levels=3, initial_levels=[30.0])
 
 
@@ -273,7 +273,7 @@ def test_a_knee_compresses_each_branch_after_its_norm_and_survives_saving(levels
 
 @pytest.mark.parametrize("knee", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_knee_that_cannot_be_is_refused(knee):
-    with pytest.raises(UserError, match="Head setting knee: expected none, or above 0"):
+    with pytest.raises(UserError, match="head.knee must be above 0 or none"):
         dataclasses.replace(TINY, knee=knee)
 
 
@@ -308,17 +308,17 @@ def test_a_head_with_spreads_gives_level_and_spread(spec, ordered, levels):
         wide, SHAPE, levels=levels, initial_levels=start, initial_spreads=[4.0] * levels
     )
     blank = np.zeros((1, *SHAPE), "float32")
-    answer = run(head, [blank] * 3 if levels == 3 else blank)
-    assert answer.shape == (1, levels, 2)
-    np.testing.assert_allclose(answer[0, :, 0], start, rtol=1e-5)
-    np.testing.assert_allclose(answer[0, :, 1], 4.0, rtol=1e-5)
+    output = run(head, [blank] * 3 if levels == 3 else blank)
+    assert output.shape == (1, levels, 2)
+    np.testing.assert_allclose(output[0, :, 0], start, rtol=1e-5)
+    np.testing.assert_allclose(output[0, :, 1], 4.0, rtol=1e-5)
     rng = np.random.default_rng(1)
     randomize(head, rng)
     assert (run(head, features(levels))[..., 1] >= 0.25).all()
 
 
 def test_start_values_of_spreads_are_checked():
-    with pytest.raises(ValueError, match="initial_spreads: expected above 0.25"):
+    with pytest.raises(ValueError, match="initial_spreads must be above 0.25"):
         build_head(TINY, SHAPE, levels=1, initial_spreads=[0.0])
-    with pytest.raises(UserError, match="ordered: expected output linear"):
+    with pytest.raises(UserError, match="head.ordered requires the output linear"):
         HeadSpec(ordered=True, output="relu")

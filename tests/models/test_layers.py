@@ -76,11 +76,11 @@ def test_parts_of_channel_attention_follow_its_dtype():
 
 
 def test_channel_attention_refuses_what_it_cannot_weigh():
-    with pytest.raises(ValueError, match="ratio: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="ratio must be at least 1, got 0"):
         ChannelAttention(0)
-    with pytest.raises(ValueError, match=r"expected \[B, H, W, n\] with n known"):
+    with pytest.raises(ValueError, match=r"must be \[B, H, W, n\] with n known"):
         ChannelAttention().build((None, 8))
-    with pytest.raises(ValueError, match=r"expected \[B, H, W, n\] with n known"):
+    with pytest.raises(ValueError, match=r"must be \[B, H, W, n\] with n known"):
         ChannelAttention().build((None, 2, 2, None))
 
 
@@ -138,5 +138,5 @@ def test_signed_log_survives_a_round_trip_of_its_configuration():
     layer = SignedLog(0.3, name="log")
     again = SignedLog.from_config(layer.get_config())
     assert (again.knee, again.name) == (0.3, "log")
-    with pytest.raises(ValueError, match="knee: expected above 0, got 0"):
+    with pytest.raises(ValueError, match="knee must be above 0, got 0"):
         SignedLog(0)

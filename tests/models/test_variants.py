@@ -4,7 +4,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from predictor_parts import answer, predictor_of
+from predictor_parts import predictor_of, spec_of
 
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
@@ -170,8 +170,8 @@ def test_a_fresh_process_loads_a_predictor(tmp_path):
     np.save(tmp_path / "raw.npy", raw_frames())
     code = (
         "import numpy, pathlib\n"
-        "from laser_dist.models.files import load_saved\n"
-        "model = load_saved(pathlib.Path('predictor.keras'))\n"
+        "from laser_dist.models.predictors import load_saved_model\n"
+        "model = load_saved_model(pathlib.Path('predictor.keras'))\n"
         "numpy.save('levels.npy', model(numpy.load('raw.npy')))\n"
     )
     subprocess.run(
@@ -260,23 +260,23 @@ def test_single_level_parts_join_to_a_predictor_of_several_levels(variant):
         )
         for level in (1, 3)
     ]
-    predictor = build_predictor(autoencoders, heads, answer(variant, levels=(1, 3)))
+    predictor = build_predictor(autoencoders, heads, spec_of(variant, levels=(1, 3)))
     alone = [
         run(head, run(feature_extractor(variant, each), raw_frames()))
         for each, head in zip(autoencoders, heads, strict=True)
     ]
     np.testing.assert_allclose(run(predictor, raw_frames()), np.hstack(alone), rtol=1e-5)
-    with pytest.raises(ValueError, match="Heads of .*: expected 2 of differing names"):
-        build_predictor(autoencoders, heads[:1], answer(variant, levels=(1, 3)))
+    with pytest.raises(ValueError, match="needs 2 heads of distinct names"):
+        build_predictor(autoencoders, heads[:1], spec_of(variant, levels=(1, 3)))
 
 
 def test_a_saved_predictor_says_what_it_answers(tmp_path):
-    saying = answer(MJ_LAT, scale="QF", simulated=False)
-    predictor = build_predictor(parts(MJ_LAT)[0], [parts(MJ_LAT)[1]], saying)
+    spec = spec_of(MJ_LAT, scale="QF", simulated=False)
+    predictor = build_predictor(parts(MJ_LAT)[0], [parts(MJ_LAT)[1]], spec)
     predictor.save(tmp_path / "predictor.keras")
     loaded = keras.saving.load_model(tmp_path / "predictor.keras", safe_mode=True)
-    assert predictor_spec_of(loaded) == saying
-    with pytest.raises(ValueError, match="expected a predictor that says what it answers"):
+    assert predictor_spec_of(loaded) == spec
+    with pytest.raises(ValueError, match="has no predictor spec"):
         predictor_spec_of(parts(MJ_LAT)[1])
 
 
@@ -297,26 +297,29 @@ def test_variants_name_the_backbones_they_start_from():
     assert LAT.required_backbones(2) == REC.required_backbones(2) == ("jnd2",)
     assert E2E_LAT.required_backbones(2) == E2E_REC.required_backbones(2) == ("image",)
     assert MJ_LAT.required_backbones() == MJ_REC.required_backbones() == ("jnd1", "jnd2", "jnd3")
-    with pytest.raises(ValueError, match="JND index: expected 1, 2 or 3, got 0"):
+    with pytest.raises(ValueError, match="jnd_index must be 1, 2 or 3, got 0"):
         LAT.required_backbones(0)
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="one of lat, rec, e2e-lat, e2e-rec, mj-lat, mj-rec, got x"):
+    with pytest.raises(
+        UserError,
+        match='Unknown variant "x". Known variants: lat, rec, e2e-lat, e2e-rec, mj-lat, mj-rec',
+    ):
         variant_named("x")
 
 
 def test_parts_that_do_not_fit_are_refused():
     autoencoders, head = parts(MJ_LAT)
-    with pytest.raises(ValueError, match="expected 3 of differing names, got .'jnd1'."):
+    with pytest.raises(ValueError, match="needs 3 backbones of distinct names, got .'jnd1'."):
         predictor_of(MJ_LAT, autoencoders[:1], head)
-    with pytest.raises(ValueError, match="expected 3 of differing names"):
+    with pytest.raises(ValueError, match="needs 3 backbones of distinct names"):
         predictor_of(MJ_LAT, [autoencoders[0]] * 3, head)
-    with pytest.raises(ValueError, match="Head of lat: expected one for features"):
+    with pytest.raises(ValueError, match="heads of lat take features"):
         predictor_of(LAT, autoencoders[:1], head)
-    with pytest.raises(ValueError, match="Head of rec: expected one for features"):
+    with pytest.raises(ValueError, match="heads of rec take features"):
         predictor_of(REC, autoencoders[:1], parts(LAT)[1])
-    with pytest.raises(ValueError, match="Head of mj-rec: expected one for features"):
+    with pytest.raises(ValueError, match="heads of mj-rec take features"):
         predictor_of(MJ_REC, autoencoders, head)
-    with pytest.raises(ValueError, match="expected an end-to-end variant, got lat"):
+    with pytest.raises(ValueError, match="lat is not an end-to-end variant"):
         build_joint_model(LAT, autoencoders[0], parts(LAT)[1])

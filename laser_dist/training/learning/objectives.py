@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras import ops
+import keras
 
 from laser_dist.jnd.normal_sur import sample_mean
 
 FRAME_WEIGHT, LEVEL_WEIGHT = 0.01, 0.99
 """Of the published end-to-end training: squared error of the frame, absolute error of the level."""
+
+ops: Any = keras.ops  # pyright infers the wrong types of one backend
 MEAN_OVER_LEVEL = float(sample_mean(0.0, 1.0))
 """How many standard deviations the mean of a normal distribution lies beyond its first quartile."""
 
