@@ -1,1 +1,1 @@
-"""Apache Beam pipelines: from files to judged clips, frame pairs and quality tables."""
+"""Apache Beam pipelines: label files and clips to datasets, footage to synthetic datasets."""

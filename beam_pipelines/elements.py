@@ -1,4 +1,4 @@
-"""What flows through the datasets' pipeline."""
+"""Elements and settings of the dataset pipeline."""
 
 import math
 from dataclasses import dataclass
@@ -9,25 +9,55 @@ import numpy as np
 from beam_pipelines.rejects import Reject
 from laser_dist.jnd.scale import Scale
 from laser_dist.storage import StoredFile
+from laser_dist.video.frames import evenly_spaced_indices
 
+FROM_FILE = "file"
+"""Origin of a clip that came with the dataset."""
+ENCODED = "encoded"
+"""Origin of a clip that the pipeline encoded."""
 ORIGINAL = -1
 """Stands for the uncompressed image among a source's quantizers."""
 SourceClips = dict[int, StoredFile]
 """Quantizer to file."""
-FROM_FILE = "file"
-"""The clip came with the dataset."""
-ENCODED = "encoded"
-"""The clip was made anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    """Settings that decide the examples, in addition to the clips.
+
+    Attributes:
+      model_width: width of the frames, in pixels.
+      model_height: height of the frames, in pixels.
+      frames_per_second: number of frames per second of a source, at least one in total; None for
+        all frames.
+    """
+
+    model_width: int
+    model_height: int
+    frames_per_second: float | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames."""
+        return self.model_width, self.model_height
+
+    def frame_indices(self, num_frames: int, fps: float) -> list[int]:
+        """Return the frames to use: the centers of equal intervals of the clip."""
+        count = num_frames
+        if self.frames_per_second is not None:
+            wanted = round(num_frames / fps * self.frames_per_second)
+            count = int(min(max(wanted, 1), num_frames))
+        return evenly_spaced_indices(num_frames, count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JndLevel:
-    """What viewers said of one level of one source.
+    """One JND level of one source.
 
     Attributes:
-      value: the level, on the dataset's scale; NaN where it is missing.
-      mean: of the samples; NaN where there are none.
-      samples: one for each viewer who has this level, in no order that means anything.
+      value: the level, on the dataset's scale; NaN if missing.
+      mean: mean of the samples; NaN if there are none.
+      samples: one value per viewer who has this level; the order does not identify viewers.
     """
 
     value: float
@@ -37,18 +67,17 @@ class JndLevel:
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledSource:
-    """One source with its coded clips and its levels, found and matched, nothing read yet.
+    """One source with its encoded clips and its levels, matched but not read.
 
     Attributes:
       source_id: such as `videoSRC001`.
-      group_id: what splits keep whole; the source itself where clips share no footage.
-      scale: what quantizers and levels count in.
+      group_id: what splits keep together; the source itself if clips share no footage.
+      scale: scale of quantizers and levels.
       fps: frames per second; None for a still image.
-      size: (width, height) that its clips must have; None where their names do not say.
-      clips: (quantizer, file) of the coded clips, ascending; the reference is among them, or can
+      size: (width, height) that the clips must have; None if their names do not state it.
+      clips: (quantizer, file) of the encoded clips, ascending; the reference is one of them, or can
         be made from `original`.
-      original: what the clips were coded from, where the dataset has it; None where the reference
-        is all there is.
+      original: uncompressed image that the clips were encoded from; None if there is none.
       levels: JND1, JND2, JND3.
     """
 
@@ -63,7 +92,7 @@ class LabeledSource:
 
     @property
     def level_quantizers(self) -> tuple[int | None, ...]:
-        """The quantizer whose frame shows each level (`Scale.rounded`); None where missing."""
+        """Quantizer whose frame shows each level (`Scale.rounded`); None if missing."""
         return tuple(
             None if math.isnan(level.value) else self.scale.nearest(level.value)
             for level in self.levels
@@ -77,15 +106,15 @@ class QualityRow:
     Attributes:
       source_id: such as `videoSRC001`.
       quantizer: QP or QF; the table's column has the scale's name.
-      num_bits: of the coded pictures; None where the file holds them decoded.
-      bitrate_kbps: kilobits (1000) per second; None for a still image, and as `num_bits`.
-      psnr_y_db: luma, mean over frames.
-      psnr_rgb_db: RGB at the model's resolution, mean over frames.
-      ssim: luma, at most 1.
-      xpsnr_db: luma.
-      origin: "file" where the clip came with the dataset, "encoded" where it was made anew.
-      encoder: such as "x264"; empty where the file does not say.
-      encoder_version: such as "165"; empty alike.
+      num_bits: size of the encoded pictures; None if the file holds them decoded.
+      bitrate_kbps: kilobits (1000) per second; None for a still image, and like `num_bits`.
+      psnr_y_db: luma, mean over frames; higher is better.
+      psnr_rgb_db: RGB at the model's resolution, mean over frames; higher is better.
+      ssim: luma, at most 1; higher is better.
+      xpsnr_db: luma; higher is better.
+      origin: "file" if the clip came with the dataset, "encoded" if the pipeline encoded it.
+      encoder: such as "x264"; empty if the file does not name it.
+      encoder_version: such as "165"; empty if the file does not name it.
     """
 
     source_id: str
@@ -102,15 +131,15 @@ class QualityRow:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FramePair:
+class MeasuredPair:
     """A raw frame and the same frame at the three levels: one example of the dataset.
 
     Attributes:
-      frame_index: in the source.
-      timestamp_s: in the source.
+      frame_index: position in the source.
+      timestamp_s: time in the source.
       raw: [H, W, 3] uint8 RGB, at the model's resolution.
-      levels: [3, H, W, 3] uint8 RGB, at JND1, JND2 and JND3; zeros where a level is missing.
-      psnr_db: (3,) of each level's frame against the raw one, RGB; NaN where it is missing.
+      levels: [3, H, W, 3] uint8 RGB, at JND1, JND2 and JND3; zeros if a level is missing.
+      psnr_db: (3,) RGB PSNR of each level's frame against the raw one; NaN if missing.
     """
 
     frame_index: int
@@ -126,11 +155,11 @@ class SourceMetadata:
 
     Attributes:
       source_id: such as `videoSRC001`.
-      group_id: what splits keep whole.
+      group_id: what splits keep together.
       levels: JND1, JND2, JND3.
-      level_origins: of each level's frames, as `QualityRow.origin`; empty where it is missing.
+      level_origins: origin of each level's frames, as `QualityRow.origin`; empty if missing.
       spatial_information: SI of the reference (ITU-T P.910).
-      temporal_information: TI of the reference.
+      temporal_information: TI of the reference (ITU-T P.910).
     """
 
     source_id: str
@@ -143,19 +172,19 @@ class SourceMetadata:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeasuredSource:
-    """All that is read off one source.
+    """Everything measured on one source.
 
     Attributes:
-      facts: common to its examples.
-      rows: of the quality table, ascending.
-      pairs: in order of time.
-      rejects: of its clips that could not be used.
-      is_final: whether the same files give the same again: none could not be read, none had a codec
-        crash or come to no end.
+      metadata: common to its examples.
+      rows: rows of the quality table, ascending.
+      pairs: frame pairs, ordered by time.
+      rejects: clips that could not be used.
+      is_final: whether the same files give the same result again: all could be read, and no codec
+        crashed or timed out.
     """
 
-    facts: SourceMetadata
+    metadata: SourceMetadata
     rows: tuple[QualityRow, ...]
-    pairs: tuple[FramePair, ...]
+    pairs: tuple[MeasuredPair, ...]
     rejects: tuple[Reject, ...]
     is_final: bool

@@ -1,24 +1,33 @@
-"""Inputs that could not be used: nothing is lost silently."""
+"""Rejects: inputs that could not be used. They are counted, listed in a table and limited."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laser_dist import storage
 from laser_dist.errors import UserError
 
 MAX_REJECT_RATE = 0.05
+REJECTS_FILE = "rejects.parquet"
 
 SOURCE = "source"
-"""A whole source is lost."""
+"""A source is lost."""
 CLIP = "clip"
-"""One coded clip is missing or damaged; its source goes on without it."""
+"""An encoded clip is missing or damaged; its source is used without it."""
 COPY = "copy"
-"""A second copy of something; the first is used."""
+"""A second copy of a file; the first is used."""
 ARCHIVE = "archive"
-"""An archive, or a name in one."""
+"""An archive, or a member of one."""
 FILE = "file"
 """Any other file."""
 
 _COSTLY = (SOURCE, CLIP)
+_TOTAL_KEY = b"num_sources"
+_RATE_KEY = b"max_reject_rate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +36,10 @@ class Reject:
 
     Attributes:
       what: SOURCE, CLIP, COPY, ARCHIVE or FILE.
-      where: its path or id.
-      stage: of the work: "find", "make" or "measure".
-      why: in a sentence.
-      source_id: the source concerned; empty where `where` is its id, or where it is none's.
+      where: path or id of the input.
+      stage: "find", "make" or "measure".
+      why: the reason.
+      source_id: affected source; empty if `where` is its id, or if no source is affected.
     """
 
     what: str
@@ -43,41 +52,98 @@ class Reject:
         return f"{self.what} {self.where} ({self.stage}): {self.why}"
 
 
+SCHEMA = pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(Reject)])
+
+
 def lost_sources(rejects: Sequence[Reject]) -> set[str]:
-    """The sources that are lost as a whole."""
+    """Return the sources that are lost."""
     return {_source_of(reject) for reject in rejects if reject.what == SOURCE}
 
 
 def impaired_sources(rejects: Sequence[Reject]) -> set[str]:
-    """The sources that are lost, or go on without one of their clips."""
+    """Return the sources that are lost or lack one of their clips."""
     return {_source_of(reject) for reject in rejects if reject.what in _COSTLY}
 
 
-def check_share(
-    rejects: Sequence[Reject], total: int, *, max_share: float = MAX_REJECT_RATE
+def check_reject_rate(
+    rejects: Sequence[Reject],
+    total: int,
+    *,
+    max_rate: float = MAX_REJECT_RATE,
+    table: str | Path | None = None,
 ) -> None:
-    """Stops work that would lose too much.
+    """Check that not too many sources are lost or lack a clip.
 
     Args:
-      rejects: of all kinds; the sources that are lost or lose a clip count, once each.
-      total: number of sources, the rejected ones included.
-      max_share: largest share of the sources that may be so.
+      rejects: rejects of all kinds; each affected source counts once.
+      total: number of sources, including lost ones.
+      max_rate: largest accepted share of affected sources, in [0, 1].
+      table: where to write a table of the rejects before failing; None for nowhere.
 
     Raises:
-      UserError: it is more; the message names the first ones.
+      UserError: the share is exceeded; the message names the first rejects.
     """
-    concerned = impaired_sources(rejects)
-    if len(concerned) <= max_share * total:
+    affected = impaired_sources(rejects)
+    if len(affected) <= max_rate * total:
         return
+    if table is not None:
+        write_rejects(rejects, total, table, max_rate=max_rate)
     costly = [reject for reject in rejects if reject.what in _COSTLY]
     shown = "; ".join(str(reject) for reject in costly[:3])
+    more = f"; and {len(costly) - 3} more" if len(costly) > 3 else ""
     raise UserError(
-        f"Work on {total} sources",
-        f"at most {100 * max_share:g}% of them with rejects",
-        f"{len(concerned)} ({len(costly)} in all): {shown}{'; …' if len(costly) > 3 else ''}",
-        "Mend or remove these inputs, then start again.",
+        f"{len(affected)} of {total} sources have rejected inputs, more than the accepted "
+        f"{100 * max_rate:g}%: {shown}{more}.",
+        hint="Fix or remove these inputs, then run the command again."
+        + (f" All rejects are listed in {table}." if table is not None else ""),
     )
+
+
+def write_rejects(
+    rejects: Sequence[Reject],
+    total: int,
+    location: str | Path,
+    *,
+    max_rate: float = MAX_REJECT_RATE,
+) -> None:
+    """Write a table of rejects, complete or absent.
+
+    Args:
+      rejects: rows of the table.
+      total: number of sources, stored in the table's metadata.
+      location: path or URL of the table.
+      max_rate: largest accepted share of affected sources, stored in the table's metadata.
+    """
+    rows = [{name: _printable(text) for name, text in asdict(reject).items()} for reject in rejects]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    metadata = {_TOTAL_KEY: str(total).encode(), _RATE_KEY: repr(max_rate).encode()}
+    file = BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    storage.write_bytes(location, file.getvalue())
+
+
+def read_rejects(location: str | Path) -> tuple[tuple[Reject, ...], int]:
+    """Return the rejects in a table, and the number of sources."""
+    table = _read_table(location)
+    rejects = tuple(Reject(**row) for row in table.to_pylist())
+    return rejects, int(table.schema.metadata[_TOTAL_KEY])
+
+
+def check_refusal(location: str | Path) -> None:
+    """Raise the `UserError` of `check_reject_rate` again, from the table that it wrote."""
+    rejects, total = read_rejects(location)
+    max_rate = float(_read_table(location).schema.metadata[_RATE_KEY])
+    check_reject_rate(rejects, total, max_rate=max_rate, table=location)
 
 
 def _source_of(reject: Reject) -> str:
     return reject.source_id or reject.where
+
+
+def _printable(text: str) -> str:
+    """Escape bytes of a file name that are not UTF-8, which a table cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _read_table(location: str | Path) -> pa.Table:
+    return pq.read_table(BytesIO(storage.read_bytes(location)))

@@ -1,10 +1,14 @@
-"""How a pipeline is run, on this machine and on Dataflow."""
+"""Runs pipelines on this machine and on Dataflow, and turns their failures into user errors."""
 
+import errno
 import os
+import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -18,29 +22,51 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineState
 
+from beam_pipelines.rejects import (
+    MAX_REJECT_RATE,
+    Reject,
+    check_refusal,
+    check_reject_rate,
+    write_rejects,
+)
 from laser_dist import storage
 from laser_dist.errors import UserError
 
-# The old in-process runner by name: the short name may choose one that fetches a program.
+REJECTS = "rejects"
+"""Tag of a DoFn's output for rejects."""
+
+# The in-process runner by its full name: the short name may choose one that downloads a program.
 LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+DATAFLOW = "DataflowRunner"
+MEMORY = "4GB"
+"""Memory for one 1080p source: reference and clip decoded, and RGB frames of both.
+
+Dataflow applies it to a whole worker: one with several cores, each with a source, needs more.
+"""
+POLL_S = 0.5
+
+_JOBS_PAGE = "https://console.cloud.google.com/dataflow/jobs"
+# Errors of the output folder that a user can fix, as Python prints them: "[Errno 28] No space ...".
+_FOLDER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> PipelineOptions:
-    """Options that run a pipeline on this machine's cores, each worker a process of its own.
+    """Return options that run a pipeline on this machine, one process per worker.
 
-    Processes, not threads: encoding lets go of Python's lock, measuring and filming do not.
+    Processes, not threads: encoding releases Python's lock, measuring and filming do not.
 
     Args:
-      num_workers: how many; by default one per core that this process may use. One runs in this
-        process, as do all where the path of Python has a space or the like: Beam hands it to a
-        shell without quotes.
-      flags: Beam's own, such as credentials for gs://.
+      num_workers: number of workers; None for one per available core. A single worker runs in this
+        process. So do all workers if the path of Python needs quoting: Beam passes it to a shell
+        without quotes.
+      flags: Beam options, such as credentials for gs://.
     """
     count = num_workers or _num_cores()
     if shlex.quote(sys.executable) != sys.executable:
         count = 1
     return PipelineOptions(
-        # Beam would look for options of its own on our command line.
+        # Without flags, Beam would parse the command line of this process.
         flags=list(flags),
         runner=LOCAL,
         direct_num_workers=count,
@@ -49,9 +75,10 @@ def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> 
 
 
 def one_worker(options: PipelineOptions) -> tuple[PipelineOptions, int]:
-    """Options of `local_options` for a single worker in this process, and how many there were.
+    """Return `local_options` with a single worker in this process, and the number they had.
 
-    For a pipeline whose heavy step has processes of its own. Other runners' options stay.
+    For a pipeline that runs its heavy step in its own processes. Options of other runners are
+    returned unchanged.
     """
     if options.view_as(StandardOptions).runner != LOCAL:
         return options, 1
@@ -62,99 +89,85 @@ def one_worker(options: PipelineOptions) -> tuple[PipelineOptions, int]:
     ), count
 
 
-DATAFLOW = "DataflowRunner"
-_JOBS_PAGE = "https://console.cloud.google.com/dataflow/jobs"
-
-MEMORY = "4GB"
-"""For one source of 1080p: reference and clip decoded, and RGB frames of both.
-
-Dataflow takes it for a whole worker: one of several cores, each with a source, needs a larger hint.
-"""
-
-
 def dataflow_flags(flags: Sequence[str], *, manual_dir: str, data_dir: str) -> list[str]:
-    """Beam's flags for Dataflow, completed by what this project's workers need.
+    """Complete the Beam options of a Dataflow job.
 
     Args:
-      flags: the user's.
+      flags: the user's options.
       manual_dir: URL of clips and labels.
-      data_dir: gs:// URL; Dataflow's own files go to `.dataflow` below it unless the user says
-        otherwise.
+      data_dir: gs:// URL; Dataflow's own files go to `.dataflow` below it by default.
 
     Raises:
-      UserError: no image for the workers, or a place that they cannot reach.
+      UserError: no worker image, or locations that Dataflow cannot reach; all problems at once.
     """
     options = PipelineOptions(list(flags))
+    problems = []
     if not options.view_as(WorkerOptions).sdk_container_image:
-        raise UserError(
-            "Dataflow's workers",
-            "an image that holds this project",
-            "no --sdk_container_image",
-            "Build one from cluster/dataflow/Dockerfile.",
+        problems.append(
+            "--sdk_container_image with an image built from cluster/dataflow/Dockerfile"
         )
     if not storage.is_url(manual_dir):
-        raise UserError(
-            "Option --manual-dir",
-            "a URL that Dataflow can read",
-            manual_dir,
-            "Copy it to a bucket.",
-        )
+        problems.append(f"a URL as --manual-dir, not {manual_dir}")
     if not data_dir.startswith("gs://"):
-        raise UserError(
-            "Option --data-dir", "a gs:// URL with Dataflow", data_dir, "Name a bucket."
-        )
+        problems.append(f"a gs:// URL as --data-dir, not {data_dir}")
+    if problems:
+        raise UserError(f"{DATAFLOW} needs {'; '.join(problems)}.")
     cloud = options.view_as(GoogleCloudOptions)
     completed = list(flags)
     if not cloud.temp_location:
         completed.append(f"--temp_location={storage.join(data_dir, '.dataflow', 'tmp')}")
     if not cloud.staging_location:
         completed.append(f"--staging_location={storage.join(data_dir, '.dataflow', 'staging')}")
-    # The image is whole: nothing is installed when a worker starts.
+    # The image is complete: workers install nothing.
     completed.append("--sdk_location=container")
     if not any("min_ram" in hint for hint in options.view_as(StandardOptions).resource_hints or ()):
-        # Of the whole pipeline: a hint for one step would give that step workers of its own.
+        # For the whole pipeline: a hint for one step would give that step its own workers.
         completed.append(f"--resource_hints=min_ram={MEMORY}")
     if options.view_as(DebugOptions).number_of_worker_harness_threads is None:
-        # A source of 1080p takes gigabytes; each process of a worker, one a core, does one.
+        # A 1080p source takes gigabytes; each process of a worker, one per core, handles one.
         completed.append("--number_of_worker_harness_threads=1")
     return completed
 
 
 def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
-    """An empty pipeline.
+    """Create an empty pipeline.
 
     Raises:
-      UserError: the runner finds fault with the options, or is not installed.
+      UserError: the runner rejects the options, or is not installed.
     """
     try:
         return beam.Pipeline(options=options)
     except ValueError as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        raise UserError("Beam's options", "options that go together", said, "Mend them.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"Beam rejects its options: {reason}.") from error
     except ImportError as error:
         raise UserError(
-            "Beam's runner", "one that is installed", str(error), "Dataflow's: laser-jnd[gcp]."
+            f"The Beam runner is not installed: {error}.",
+            hint="Install laser-jnd[gcp] for Dataflow.",
         ) from error
 
 
-def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None] = lambda job: None) -> None:
-    """Runs a pipeline and waits for its end.
+def run_to_end(
+    pipeline: beam.Pipeline,
+    on_start: Callable[[str], None] = lambda job: None,
+    on_poll: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a pipeline and wait for its end.
 
-    A job on Dataflow is canceled where this process is stopped meanwhile: nobody would publish
-    its dataset.
+    If this process is stopped, it cancels its Dataflow job: nobody would publish the dataset.
 
     Args:
-      pipeline: to run.
-      on_start: called with the job's name and page, where it runs on Dataflow.
+      pipeline: pipeline to run.
+      on_start: called with name and page of a Dataflow job.
+      on_poll: called every `POLL_S` seconds while the pipeline runs on this machine.
 
     Raises:
-      UserError: Dataflow does not take the job, the job does not succeed, or one of this machine's
-        worker processes died.
+      UserError: Dataflow rejects the job, the job fails, or a local worker process dies.
     """
     if pipeline.options.view_as(StandardOptions).runner != DATAFLOW:
-        state = _run_here(pipeline)
+        state = _run_here(pipeline, on_poll)
         if state not in (None, PipelineState.DONE):
-            raise UserError("The runner's job", "its success", str(state), "See the runner's log.")
+            raise UserError(f"The Beam job ended as {state}.", hint="See the log of the runner.")
         return
     result = _submit(pipeline)
     cloud = pipeline.options.view_as(GoogleCloudOptions)
@@ -165,45 +178,41 @@ def run_to_end(pipeline: beam.Pipeline, on_start: Callable[[str], None] = lambda
     try:
         result.wait_until_finish()
     except DataflowRuntimeException as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # Of a worker's traceback the last line tells most.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # The last line of a worker's traceback is the error.
         raise UserError(
-            f"Dataflow job {result.job_id()}",
-            "its success",
-            f"{result.state}: {said[-1]}",
-            f"See its log: {page}",
+            f"Dataflow job {result.job_id()} ended as {result.state}: {lines[-1]}",
+            hint=f"See its log: {page}",
         ) from error
     except KeyboardInterrupt:
         result.cancel()
         raise
 
 
-def _run_here(pipeline: beam.Pipeline) -> str | None:
-    """Runs a pipeline in a thread of its own and gives its last state.
+def _run_here(pipeline: beam.Pipeline, on_poll: Callable[[], None]) -> str | None:
+    """Run a pipeline in a thread and return its last state.
 
-    Beam raises in one of its threads where a worker process has died, and then waits for it for
-    ever. So this one waits for either.
+    When a worker process dies, Beam raises in one of its threads and then waits forever. So this
+    function waits for either.
     """
     ended = threading.Event()
     states: list[str | None] = []
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
             states.append(pipeline.run().wait_until_finish())
         except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
-            faults.append(error)
+            errors.append(error)
         ended.set()
 
-    def notice(fault: threading.ExceptHookArgs) -> None:
-        before(fault)
-        if "Worker subprocess exited" in str(fault.exc_value):
-            faults.append(
+    def notice(failure: threading.ExceptHookArgs) -> None:
+        before(failure)
+        if "Worker subprocess exited" in str(failure.exc_value):
+            errors.append(
                 UserError(
-                    "A worker process of Beam's",
-                    "to live until the work is done",
-                    f"its end ({fault.exc_value}); perhaps the memory was full",
-                    "Run it again; with fewer --workers it takes less memory.",
+                    f"A Beam worker process died ({failure.exc_value}), probably out of memory.",
+                    hint="Run the command again with fewer --workers.",
                 )
             )
             ended.set()
@@ -211,11 +220,12 @@ def _run_here(pipeline: beam.Pipeline) -> str | None:
     before, threading.excepthook = threading.excepthook, notice
     try:
         threading.Thread(target=run, name="pipeline", daemon=True).start()
-        ended.wait()
+        while not ended.wait(POLL_S):
+            on_poll()
     finally:
         threading.excepthook = before
-    if faults:
-        raise faults[0]
+    if errors:
+        raise errors[0]
     return states[0]
 
 
@@ -225,12 +235,10 @@ def _submit(pipeline: beam.Pipeline) -> Any:
 
     try:
         return pipeline.run()
-    except (GoogleAPIError, GoogleAuthError, OSError) as error:  # the last one while staging
+    except (GoogleAPIError, GoogleAuthError, OSError) as error:  # OSError while staging
         raise UserError(
-            "Dataflow",
-            "a job that it takes",
-            " ".join(str(error).split()),
-            "Check project, region, buckets and your credentials.",
+            f"Dataflow rejected the job: {' '.join(str(error).split())}",
+            hint="Check project, region, buckets and your credentials.",
         ) from error
 
 
@@ -238,3 +246,88 @@ def _num_cores() -> int:
     # macOS has no affinity.
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class WriteRejects(beam.DoFn):
+    """Writes all rejects into one table; fails the pipeline if there are too many.
+
+    Beam passes a worker's exception on as text, and a failed build removes its output. So before it
+    fails, a worker writes the table to a second location, the refusal, where `translate_failures`
+    reads it.
+    """
+
+    def __init__(
+        self,
+        location: str | Path,
+        refusal: str | Path,
+        found: Sequence[Reject],
+        total: int,
+        max_rate: float = MAX_REJECT_RATE,
+    ) -> None:
+        """Store the arguments.
+
+        Args:
+          location: path or URL of the table.
+          refusal: path or URL of the second table, written only before the pipeline fails.
+          found: rejects known before the pipeline started.
+          total: number of sources, including lost ones.
+          max_rate: largest accepted share of affected sources.
+        """
+        self._location = location
+        self._refusal = refusal
+        self._found = tuple(found)
+        self._total = total
+        self._max_rate = max_rate
+
+    def process(self, rejects: Sequence[Reject]) -> Iterable[int]:
+        """Yield the number of rejects; count them by kind."""
+        for reject in (*self._found, *rejects):
+            beam.metrics.Metrics.counter("rejects", reject.what).inc()
+        ordered = sorted((*self._found, *rejects), key=lambda reject: (reject.where, reject.stage))
+        write_rejects(ordered, self._total, self._location, max_rate=self._max_rate)
+        check_reject_rate(ordered, self._total, max_rate=self._max_rate, table=self._refusal)
+        yield len(ordered)
+
+
+@contextmanager
+def translate_failures(refusal: str | Path, output: str | Path) -> Iterator[None]:
+    """Turn a pipeline failure that the user can fix into a `UserError`.
+
+    Args:
+      refusal: as for `WriteRejects`; removed on entry, and kept after a refusal for the user.
+      output: output folder, for messages.
+
+    Raises:
+      UserError: too many rejects, or `output` cannot be written.
+    """
+    try:
+        storage.remove(refusal)
+    except OSError as error:
+        raise _cannot_write(output, error.strerror or str(error)) from error
+    try:
+        yield
+    except Exception as error:
+        # The refusal first: without worker processes Beam raises the UserError itself, but adds
+        # to its text.
+        if storage.exists(refusal):
+            _raise_refusal(refusal, error)
+        if isinstance(error, UserError):
+            raise
+        for number in map(int, _ERRNO.findall(str(error))):
+            if number in _FOLDER_ERRORS:
+                raise _cannot_write(output, os.strerror(number)) from error
+        raise
+
+
+def _raise_refusal(refusal: str | Path, error: Exception) -> None:
+    try:
+        check_refusal(refusal)
+    except UserError as refused:
+        raise refused from error
+
+
+def _cannot_write(output: str | Path, reason: str) -> UserError:
+    return UserError(
+        f"Output folder {output} cannot be written: {reason}.",
+        hint="Fix the problem, or name another folder.",
+    )

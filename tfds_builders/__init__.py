@@ -1,4 +1,4 @@
-"""TensorFlow Datasets builders of judged video and images.
+"""TensorFlow Datasets builders of labeled video and images.
 
 Importing this package registers them: `import tfds_builders; tfds.load("videoset_jnd", ...)`.
 """

@@ -1,4 +1,4 @@
-"""Configurations of the builders: how frames are taken from clips, and what each is called."""
+"""Configurations of the builders: how frames are taken from clips, and how they are named."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.elements import PairSettings
 from laser_dist.errors import UserError
 from laser_dist.video.containers import MIN_SIZE
 
@@ -16,10 +16,10 @@ class JndConfig(tfds.core.BuilderConfig):
     """How frames are taken from a dataset's clips.
 
     Attributes:
-      model_width: of the frames in the examples, in pixels.
-      model_height: of the frames in the examples, in pixels.
-      frames_per_second: frames taken of each source; None for all.
-      num_folds: for cross-validation, listed in the metadata.
+      model_width: width of the examples' frames, in pixels.
+      model_height: height of the examples' frames, in pixels.
+      frames_per_second: frames per second of a source; None for all frames.
+      num_folds: number of cross-validation folds listed in the metadata.
     """
 
     model_width: int = 640
@@ -29,7 +29,7 @@ class JndConfig(tfds.core.BuilderConfig):
 
     @property
     def pairs(self) -> PairSettings:
-        """What the pipeline needs to know."""
+        """Settings of the pipeline."""
         return PairSettings(
             model_width=self.model_width,
             model_height=self.model_height,
@@ -37,26 +37,33 @@ class JndConfig(tfds.core.BuilderConfig):
         )
 
 
-def derived_config(config: JndConfig, changes: Mapping[str, Any]) -> JndConfig:
-    """A configuration with other settings, and with them in its name: `360p-fps2-480x272-mean`.
-
-    So datasets of several settings lie beside each other, and `tfds.load` finds each by its name.
-
-    Args:
-      config: to begin with.
-      changes: field to value; those that change nothing leave the name as it is.
+def check_frame_size(width: int, height: int) -> None:
+    """Check that frames are large enough for the models.
 
     Raises:
-      UserError: no frame size that the models take.
+      UserError: they are not.
+    """
+    if min(width, height) < MIN_SIZE:
+        raise UserError(
+            f"Frames of {width}x{height} pixels are too small.",
+            hint=f"Use a --frame-size of {MIN_SIZE}x{MIN_SIZE} or more.",
+        )
+
+
+def derived_config(config: JndConfig, changes: Mapping[str, Any]) -> JndConfig:
+    """Return a configuration with changed settings and a name such as `360p-fps2-480x272-mean`.
+
+    So datasets of several settings can be stored next to each other and loaded by name.
+
+    Args:
+      config: the original configuration.
+      changes: field to value; fields that keep their value do not show in the name.
+
+    Raises:
+      UserError: the frames are too small for the models.
     """
     changed = dataclasses.replace(config, **changes)
-    if min(changed.model_width, changed.model_height) < MIN_SIZE:
-        raise UserError(
-            "Frames of the examples",
-            f"{MIN_SIZE}x{MIN_SIZE} pixels or more",
-            f"{changed.model_width}x{changed.model_height}",
-            "Name another with --frame-size.",
-        )
+    check_frame_size(*changed.pairs.size)
     parts = [config.name]
     if changed.frames_per_second != config.frames_per_second:
         rate = changed.frames_per_second

@@ -1,4 +1,4 @@
-"""What the builders of judged frame pairs have in common: metadata, and the build."""
+"""Base of the builders: dataset info, metadata, and the build with Beam."""
 
 import dataclasses
 import hashlib
@@ -10,17 +10,22 @@ from typing import Any
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
-from beam_pipelines.dataset.pipeline import BuildPlan, add_build, written_shards
-from beam_pipelines.dataset.places import BuildPlaces, places_of
+from beam_pipelines.dataset.pipeline import (
+    BuildLocations,
+    BuildPlan,
+    add_build,
+    written_shards,
+)
+from beam_pipelines.elements import PairSettings
 from beam_pipelines.inputs.archive_index import find_files
 from beam_pipelines.inputs.inventory import Inventory, Layout, take_inventory
-from beam_pipelines.rejects import MAX_REJECT_RATE, Reject, lost_sources
-from beam_pipelines.rejects_table import (
+from beam_pipelines.rejects import (
+    MAX_REJECT_RATE,
     REJECTS_FILE,
-    clear_failures,
+    Reject,
+    check_reject_rate,
+    lost_sources,
     read_rejects,
-    refuse_too_many,
     write_rejects,
 )
 from beam_pipelines.runner import (
@@ -28,6 +33,7 @@ from beam_pipelines.runner import (
     new_pipeline,
     one_worker,
     run_to_end,
+    translate_failures,
 )
 from laser_dist import storage
 from laser_dist.errors import UserError
@@ -38,20 +44,21 @@ from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_features import pair_features
 from tfds_builders.shard_writer import WriteShards
 
-# TFDS takes a folder for a dataset where this file is: it is published last.
+# TFDS takes a folder with this file for a dataset, so it is published last.
 _INFO_FILE = "dataset_info.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """How a dataset is to be built, beyond what TFDS can be told.
+    """Options of a build that TFDS does not have.
 
     Attributes:
-      manual_dir: of clips and labels, a path or URL; None for TFDS's own manual folder.
-      inventory: of it, where it has been taken already.
-      options: of Beam; None for all cores of this machine.
-      max_reject_rate: largest share of the sources that may be lost or lose a clip.
-      on_start: called with the name of the job, where it runs on other machines.
+      manual_dir: folder of clips and labels, a path or URL; None for TFDS's manual folder.
+      inventory: inventory of that folder; None to take it.
+      options: Beam options; None for all cores of this machine.
+      max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
+      on_start: called with the name of a Dataflow job.
+      on_poll: called regularly while the pipeline runs on this machine.
     """
 
     manual_dir: str | None = None
@@ -59,17 +66,22 @@ class BuildRequest:
     options: PipelineOptions | None = None
     max_reject_rate: float = MAX_REJECT_RATE
     on_start: Callable[[str], None] = print
+    on_poll: Callable[[], None] = lambda: None
 
 
 class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Frame pairs raw/JND1..3 and the quality table of judged clips or images.
+    """Frame pairs raw/JND1..3 and the quality table of labeled clips or images.
 
     Attributes:
-      SCALE: of the levels.
-      request: how it is to be built; set before `download_and_prepare`.
+      SCALE: scale of the levels.
+      HOMEPAGE: where the source data are published.
+      LICENSE: terms of the source data.
+      request: options of the build; set before `download_and_prepare`.
     """
 
     SCALE: Scale
+    HOMEPAGE: str
+    LICENSE: str
     request = BuildRequest()
 
     @property
@@ -84,48 +96,51 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         inventory = take_inventory(files, folder, self.layout)
         return dataclasses.replace(inventory, rejects=(*lost, *inventory.rejects))
 
-    # TFDS wraps its own method for logging, which a type checker takes for another kind of thing.
+    # TFDS wraps its own method for logging, which type checkers take for another kind of object.
     def download_and_prepare(  # pyright: ignore[reportIncompatibleVariableOverride]
         self, **kwargs: Any
     ) -> None:
-        """As TFDS's own, which does nothing where the dataset is there already.
+        """Build the dataset unless it exists, like TFDS's own method.
 
-        What an earlier build that failed has finished is taken over.
+        Files that a failed build has measured are reused.
 
         Raises:
-          UserError: clips or labels that cannot be used, too many of the sources with rejects (a
-            table of them then lies beside the dataset's folder), or a folder that cannot be
-            written.
+          UserError: clips or labels cannot be used, too many sources have rejects (a table of them
+            is then written next to the dataset's folder), or a folder cannot be written.
         """
-        places = places_of(self.data_dir)
-        with clear_failures(places.refusal, places.dataset):
+        locations = BuildLocations.of(str(self.data_dir))
+        with translate_failures(locations.refusal, locations.dataset):
             super().download_and_prepare(**kwargs)
-        storage.remove(places.work)
+        storage.remove(locations.work)
 
     def prepare_at(self, dataset: str, file_format: str) -> None:
-        """As `download_and_prepare`, into a folder that only Beam can write, such as gs://.
+        """Build into a bucket, which TFDS cannot write.
 
         Args:
-          dataset: the version's folder; what stands there is removed when the input has been
-            looked at and found good. Until all of the new one is there, it holds nothing that TFDS
-            would load.
-          file_format: of the examples.
+          dataset: URL of the version's folder; its content is removed once the input has been
+            checked. TFDS does not load the new content before it is complete.
+          file_format: format of the examples.
         """
-        places = places_of(dataset)
+        locations = BuildLocations.of(dataset)
         storage.check_writable(dataset)
-        with clear_failures(places.refusal, dataset), tempfile.TemporaryDirectory() as scratch:
+        with (
+            translate_failures(locations.refusal, dataset),
+            tempfile.TemporaryDirectory() as scratch,
+        ):
             self.info.set_file_format(file_format, override=True)
-            self._build(places, self.request, make_room=lambda: _remove_dataset(dataset))
+            self._build(locations, self.request, before_writing=lambda: _remove_dataset(dataset))
             self.info.write_to_directory(scratch)
             names = {path.name for path in Path(scratch).iterdir()}
             for name in (*sorted(names - {_INFO_FILE}), _INFO_FILE):
                 storage.publish(Path(scratch) / name, storage.join(dataset, name))
-        storage.remove(places.work)
+        storage.remove(locations.work)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             features=pair_features(self._config.pairs, self.SCALE),
             metadata=tfds.core.MetadataDict(),
+            homepage=self.HOMEPAGE,
+            license=self.LICENSE,
         )
 
     @property
@@ -145,64 +160,66 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             manual_dir=self.request.manual_dir or str(dl_manager.manual_dir),
             options=self.request.options or download_config.beam_options,
         )
-        # While TFDS builds, `data_dir` is a temporary folder in the same place.
-        self._build(places_of(self.data_dir), request)
+        # While TFDS builds, `data_dir` is a temporary folder next to the final one.
+        self._build(BuildLocations.of(str(self.data_dir)), request)
 
     def _build(
         self,
-        places: BuildPlaces,
+        locations: BuildLocations,
         request: BuildRequest,
-        make_room: Callable[[], None] = lambda: None,
+        before_writing: Callable[[], None] = lambda: None,
     ) -> None:
-        """Runs the pipeline and tells TFDS what it has written.
+        """Run the pipeline and describe its output to TFDS.
 
         Args:
-          places: of input and output.
-          request: how to build.
-          make_room: called when all that can be known by name is in order.
+          locations: locations of input and output.
+          request: options of the build.
+          before_writing: called once names and labels have been checked.
         """
         assert request.manual_dir is not None
         options = request.options or local_options()
         inventory = request.inventory
         if inventory is None:
-            found = find_files(request.manual_dir, places.archives, options, request.on_start)
+            found = find_files(request.manual_dir, locations.archives, options, request.on_start)
             inventory = self.inventory_of(*found, request.manual_dir)
-        rejects, total = inventory.rejects, inventory.num_sources
-        refuse_too_many(rejects, total, places.refusal, max_share=request.max_reject_rate)
+        check_reject_rate(
+            inventory.rejects,
+            inventory.num_sources,
+            max_rate=request.max_reject_rate,
+            table=locations.refusal,
+        )
         groups = {source.source_id: source.group_id for source in inventory.sources}
         splits = assign_splits(groups)
         _check_every_split(splits, request.manual_dir)
         options, num_processes = one_worker(options)
         plan = BuildPlan(
             sources=inventory.sources,
-            rejects=rejects,
-            num_sources=total,
+            rejects=inventory.rejects,
+            num_sources=inventory.num_sources,
             splits=splits,
             settings=self._config.pairs,
-            places=places,
+            locations=locations,
             max_reject_rate=request.max_reject_rate,
             num_processes=num_processes,
         )
+        before_writing()
+        pipeline = new_pipeline(options)
+        add_build(pipeline, plan, self._shard_writer(locations))
+        run_to_end(pipeline, request.on_start, request.on_poll)
+        metadata = self.info.metadata
+        assert metadata is not None  # `_info` sets one
+        left = _remaining_splits(splits, locations, request)
+        metadata.update(self._metadata(inventory, groups, left))
+        self.info.set_splits(self._split_dict(locations))
+
+    def _shard_writer(self, locations: BuildLocations) -> WriteShards:
         file_format = self.info.file_format
         assert file_format is not None  # TFDS has a default
-        write_shards = WriteShards(
-            self.name,
-            places.dataset,
-            file_format.value,
-            self._config.pairs,
-            self.SCALE,
+        return WriteShards(
+            self.name, locations.dataset, file_format.value, self._config.pairs, self.SCALE
         )
-        make_room()
-        pipeline = new_pipeline(options)
-        add_build(pipeline, plan, write_shards)
-        run_to_end(pipeline, request.on_start)
-        metadata = self.info.metadata
-        assert metadata is not None  # `_info` gives one
-        left = _splits_left(splits, places, request)
-        metadata.update(self._metadata(inventory, groups, left))
-        self.info.set_splits(self._split_dict(places))
 
-    def _split_dict(self, places: BuildPlaces) -> Any:
+    def _split_dict(self, locations: BuildLocations) -> Any:
         return tfds.core.splits.SplitDict(
             [
                 tfds.core.SplitInfo(
@@ -211,7 +228,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     num_bytes=sum(shard.num_bytes for shard in shards),
                     filename_template=self._get_filename_template(split),
                 )
-                for split, shards in written_shards(places.work).items()
+                for split, shards in written_shards(locations.work).items()
             ]
         )
 
@@ -230,7 +247,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "scale": self.SCALE.name,
             "higher_is_worse": self.SCALE.higher_is_worse,
             "level_definition": inventory.level_definition,
-            **self._config_facts(),
+            **self._config_metadata(),
             "model_width": config.model_width,
             "model_height": config.model_height,
             "frames_per_second": config.frames_per_second,
@@ -241,50 +258,50 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 split: sorted(source for source, name in splits.items() if name == split)
                 for split in SPLITS
             },
-            # Dealt out before any source is lost, so that no other one changes its fold.
+            # Assigned before any source is lost, so that a lost one does not move the others.
             "folds": [
                 [source for source in fold if source in splits]
                 for fold in folds(groups, min(config.num_folds, num_groups))
             ],
         }
 
-    def _config_facts(self) -> dict[str, Any]:
-        """What a dataset's own settings add to the metadata."""
+    def _config_metadata(self) -> dict[str, Any]:
+        """Return metadata from a dataset's own settings."""
         return {}
 
     def fingerprint(self, inventory: Inventory) -> str:
-        """Hash of input and settings, 16 hex digits: equal ones have equal examples."""
+        """Hash input and settings: 16 hex digits; equal ones have equal examples."""
         parts = repr((inventory.fingerprint, self._config.pairs))
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     def _split_generators(self, dl_manager: Any) -> Any:
-        raise NotImplementedError("The dataset is written by a pipeline of its own.")
+        raise NotImplementedError("The Beam pipeline of `_build` writes the dataset.")
 
     def _generate_examples(self) -> Iterable[Any]:
-        raise NotImplementedError("The dataset is written by a pipeline of its own.")
+        raise NotImplementedError("The Beam pipeline of `_build` writes the dataset.")
 
 
 def _remove_dataset(dataset: str) -> None:
-    """Removes a version's folder so that no part of it is ever loadable."""
+    """Remove a version's folder so that no part of it can be loaded meanwhile."""
     storage.remove(storage.join(dataset, _INFO_FILE))
     storage.remove(dataset)
 
 
-def _splits_left(
-    splits: Mapping[str, str], places: BuildPlaces, request: BuildRequest
+def _remaining_splits(
+    splits: Mapping[str, str], locations: BuildLocations, request: BuildRequest
 ) -> dict[str, str]:
-    """The splits without the sources that were lost when they were measured."""
-    rejects, total = read_rejects(storage.join(places.dataset, REJECTS_FILE))
+    """Return the splits without the sources that were lost during measuring."""
+    rejects, total = read_rejects(storage.join(locations.dataset, REJECTS_FILE))
     lost = lost_sources(rejects)
     left = {source: split for source, split in splits.items() if source not in lost}
     empty = sorted(set(splits.values()) - set(left.values()))
     if empty:
-        write_rejects(rejects, total, places.refusal, max_share=request.max_reject_rate)
+        write_rejects(rejects, total, locations.refusal, max_rate=request.max_reject_rate)
         raise UserError(
-            f"Sources below {request.manual_dir}",
-            f"some for each of {', '.join(SPLITS)}",
-            f"none left for {', '.join(empty)}, as {len(lost)} were lost",
-            f"Mend these inputs, then start again. All of them: {places.refusal}.",
+            f"{len(lost)} sources below {request.manual_dir} were lost, which leaves none for "
+            f"{', '.join(empty)}.",
+            hint="Fix these inputs, then run the command again. All rejects are listed in "
+            f"{locations.refusal}.",
         )
     return left
 
@@ -293,8 +310,7 @@ def _check_every_split(splits: Mapping[str, str], folder: str) -> None:
     missing = sorted(set(SPLITS) - set(splits.values()))
     if missing:
         raise UserError(
-            f"Sources below {folder}",
-            f"three groups or more, one for each of {', '.join(SPLITS)}",
-            f"{len(splits)} sources, none left for {', '.join(missing)}",
-            "Add sources of other footage.",
+            f"{folder} holds {len(splits)} usable sources, which leaves none for "
+            f"{', '.join(missing)}: at least three groups are needed.",
+            hint="Add sources from other footage.",
         )

@@ -1,4 +1,4 @@
-"""Writes a dataset's files, a shard at a time, in any of TFDS's formats."""
+"""Writes a dataset's shards in any of TFDS's file formats."""
 
 import tempfile
 from collections.abc import Iterable
@@ -10,10 +10,9 @@ from apache_beam.io.tfrecordio import _TFRecordUtil
 from etils import epath
 from tensorflow_datasets.core import example_serializer, file_adapters, naming
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import StoredPair, read_pairs
 from beam_pipelines.dataset.shards import Shard, WrittenShard, example_key
-from beam_pipelines.elements import SourceMetadata
+from beam_pipelines.elements import PairSettings, SourceMetadata
 from laser_dist import storage
 from laser_dist.jnd.scale import Scale
 from tfds_builders.jnd_features import example_of, pair_features
@@ -22,19 +21,19 @@ FILE_FORMATS = ("tfrecord", "array_record", "parquet")
 
 
 class WriteShards(beam.DoFn):
-    """Writes each shard to a file of its own, complete or absent; TFDS finds it by its name."""
+    """Writes each shard to a file, complete or absent, with the name that TFDS expects."""
 
     def __init__(
         self, dataset: str, folder: str, file_format: str, settings: PairSettings, scale: Scale
     ) -> None:
-        """Takes note of what to write.
+        """Store the arguments.
 
         Args:
-          dataset: its name, such as "videoset_jnd".
-          folder: of the dataset's files; path or URL.
+          dataset: name of the dataset, such as "videoset_jnd".
+          folder: folder of the dataset's files, a path or URL.
           file_format: one of `FILE_FORMATS`.
-          settings: of the examples.
-          scale: of the levels.
+          settings: settings of the examples.
+          scale: scale of the levels.
         """
         self._dataset = dataset
         self._folder = folder
@@ -45,20 +44,20 @@ class WriteShards(beam.DoFn):
         self._serializer: Any = None
 
     def setup(self) -> None:
-        """Makes what cannot be handed to another process."""
+        """Create what cannot be pickled."""
         self._features = pair_features(self._settings, self._scale)
         specs = self._features.get_serialized_info()
         for spec in specs.values():
-            # TFDS asks TensorFlow for the type of what is nested, for seconds of each worker's CPU;
-            # of plain numbers NumPy's type does as well.
+            # TFDS asks TensorFlow for the type of nested features, which costs each worker seconds
+            # of CPU time; for numbers, NumPy's type is enough.
             spec._tf_dtype = spec.np_dtype
         self._serializer = example_serializer.ExampleSerializer(specs)
 
     def process(self, shard: Shard) -> Iterable[WrittenShard]:
-        """Yields what was written."""
+        """Write a shard and yield its description."""
         keyed = [
-            (example_key(facts.source_id, pair.frame_index), self._serialize(facts, pair))
-            for facts, pair in _pairs_of(shard)
+            (example_key(source.source_id, pair.frame_index), self._serialize(source, pair))
+            for source, pair in _pairs_of(shard)
         ]
         file_format = file_adapters.FileFormat(self._file_format)
         adapter = file_adapters.ADAPTER_FOR_FORMAT[file_format]
@@ -82,27 +81,27 @@ class WriteShards(beam.DoFn):
             num_bytes=sum(len(serialized) for _, serialized in keyed),
         )
 
-    def _serialize(self, facts: SourceMetadata, pair: StoredPair) -> bytes:
-        example = self._features.encode_example(example_of(facts, pair))
-        # Not the serializer's own call: it lets protobuf write the fields in the order of a hash
-        # table, which differs from process to process.
+    def _serialize(self, source: SourceMetadata, pair: StoredPair) -> bytes:
+        example = self._features.encode_example(example_of(source, pair))
+        # The serializer's own method writes the fields in the order of a hash table, which differs
+        # between processes.
         return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
 
 def _write_tfrecord(path: epath.Path, examples: Iterable[tuple[str, bytes]]) -> None:
-    """Beam's writer, not TFDS's: that one has each worker import TensorFlow, for seconds of CPU."""
+    """Write with Beam, not TFDS, which imports TensorFlow: seconds of CPU time in each worker."""
     with open(path, "wb") as file:
         for _, serialized in examples:
             _TFRecordUtil.write_record(file, serialized)
 
 
 def _pairs_of(shard: Shard) -> list[tuple[SourceMetadata, StoredPair]]:
-    """A shard's examples in order; each source's file is opened once."""
+    """Read a shard's examples in order; each source's file is opened once."""
     rows: dict[str, list[int]] = {}
-    for place, row in shard.examples:
-        rows.setdefault(place, []).append(row)
+    for location, row in shard.examples:
+        rows.setdefault(location, []).append(row)
     found: dict[tuple[str, int], tuple[SourceMetadata, StoredPair]] = {}
-    for place, wanted in rows.items():
-        facts, pairs = read_pairs(place, wanted)
-        found |= {(place, row): (facts, pair) for row, pair in zip(wanted, pairs, strict=True)}
+    for location, wanted in rows.items():
+        source, pairs = read_pairs(location, wanted)
+        found |= {(location, row): (source, pair) for row, pair in zip(wanted, pairs, strict=True)}
     return [found[example] for example in shard.examples]

@@ -1,1 +1,1 @@
-"""From matched sources to the files of a dataset."""
+"""Pipeline from matched sources to the files of a dataset."""

@@ -1,8 +1,7 @@
-"""What a build will take, told without encoding: counts, and a rate measured on one clip.
+"""Estimates the cost of a build from counts and from one measured clip; nothing is encoded.
 
-The rate of this machine comes from reading and measuring one clip of the dataset. How it grows with
-the clip's size, and what encoding costs beside measuring, are constants that `benchmarks/build.py`
-measures.
+The rate of this machine comes from reading and measuring one clip of the dataset. Its growth with
+the size of the clip, and the cost of encoding, are constants measured by `benchmarks/build.py`.
 """
 
 import time
@@ -12,30 +11,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from beam_pipelines.dataset.codecs import read_clip
-from beam_pipelines.dataset.frame_pairs import PairSettings, Quantizers
+from beam_pipelines.dataset.frame_pairs import Quantizers
 from beam_pipelines.dataset.measured_files import encode_png
 from beam_pipelines.dataset.shards import num_shards
-from beam_pipelines.elements import LabeledSource
+from beam_pipelines.elements import LabeledSource, PairSettings
 from laser_dist.jnd.scale import QP
 from laser_dist.video.quality import measure_quality
 
 
 @dataclass(frozen=True)
 class LinearCost:
-    """CPU seconds for a frame: `base + per_megapixel` times its millions of pixels."""
+    """CPU seconds per frame: `base` plus `per_megapixel` times its millions of pixels."""
 
     base: float
     per_megapixel: float
 
     def of(self, width: int, height: int) -> float:
-        """CPU seconds for a frame of a size."""
+        """Return the CPU seconds for a frame of a size."""
         return self.base + self.per_megapixel * width * height / 1e6
 
 
 # Measured by `benchmarks/build.py --rates` on a 2-core x86 machine with AVX2: clips of photographs
-# at 256x144 to 1920x1080, QP 22 to 42, frames compared at 640x352. Only ratios of them are used.
+# at 256x144 to 1920x1080, QP 22 to 42, frames compared at 640x352. Only their ratios are used.
 READ_AND_MEASURE = LinearCost(base=0.0041, per_megapixel=0.0132)
-READ_REFERENCE = LinearCost(base=0.0039, per_megapixel=0.0376)  # lossless streams are long
+READ_REFERENCE = LinearCost(base=0.0039, per_megapixel=0.0376)  # lossless streams are large
 ENCODE = LinearCost(base=0.0005, per_megapixel=0.0277)
 
 
@@ -44,13 +43,13 @@ class Rate:
     """One clip of the dataset, read and measured on this machine.
 
     Attributes:
-      clip: which, for people.
-      width: of it, in pixels.
-      height: of it, in pixels.
-      num_frames: of it.
-      cpu_s: for reading and measuring it.
-      frame_bytes: of one of its frames as PNG at the model's size, the mean.
-      num_pairs: frame pairs taken of such a clip.
+      clip: name of the clip.
+      width: width of the clip, in pixels.
+      height: height of the clip, in pixels.
+      num_frames: number of frames.
+      cpu_s: CPU seconds for reading and measuring it.
+      frame_bytes: mean size of its frames as PNG at the model's resolution.
+      num_pairs: number of frame pairs of such a clip.
     """
 
     clip: str
@@ -63,26 +62,26 @@ class Rate:
 
     @property
     def slowness(self) -> float:
-        """This machine's CPU time over that of the machine that the constants are from."""
+        """This machine's CPU time divided by that of the machine of the constants."""
         return self.cpu_s / (self.num_frames * READ_AND_MEASURE.of(self.width, self.height))
 
     def cpu_s_at(self, width: int, height: int, cost: LinearCost) -> float:
-        """CPU seconds for a clip as long as the measured one, of any size."""
+        """Return the CPU seconds for a clip of any size, as long as the measured one."""
         return self.slowness * self.num_frames * cost.of(width, height)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildCost:
-    """What a build comes to.
+    """Estimated cost of a build.
 
     Attributes:
-      num_clips: coded files that are read.
-      num_bytes: of them, references included.
-      num_encodes: clips that are coded anew.
-      num_measures: clips that are measured.
-      cpu_s: for all of it, on this machine.
-      output_bytes: of the dataset.
-      num_shards: of each split, by name.
+      num_clips: number of encoded files to read.
+      num_bytes: their total size, including references.
+      num_encodes: number of clips to encode.
+      num_measures: number of clips to measure.
+      cpu_s: CPU seconds on this machine.
+      output_bytes: size of the dataset.
+      num_shards: number of shards by split.
     """
 
     num_clips: int
@@ -95,15 +94,15 @@ class BuildCost:
 
 
 def measure_rate(source: LabeledSource, settings: PairSettings) -> Rate:
-    """Reads one source's reference and the clip in the middle of its scale, and measures that.
+    """Measure one source's clip in the middle of its scale against the reference.
 
     Args:
-      source: with its reference's file and one more.
-      settings: of the examples.
+      source: source with the file of its reference and another one.
+      settings: settings of the examples.
 
     Raises:
-      VideoError: one of them cannot be used.
-      OSError: one of them cannot be read.
+      VideoError: a file cannot be used.
+      OSError: a file cannot be read.
     """
     files = dict(source.clips)
     size = {"width": settings.model_width, "height": settings.model_height}
@@ -129,12 +128,12 @@ def measure_rate(source: LabeledSource, settings: PairSettings) -> Rate:
 
 
 def build_cost(sources: Sequence[LabeledSource], splits: dict[str, str], rate: Rate) -> BuildCost:
-    """What a build of these sources comes to, if they are like the measured one.
+    """Estimate the cost of a build, assuming that all sources resemble the measured one.
 
     Args:
-      sources: that would be built.
+      sources: sources to build.
       splits: source id to split.
-      rate: of one of them.
+      rate: rate measured on one of them.
     """
     quantizers = [Quantizers(source) for source in sources]
     num_measures = sum(len(each.coded) for each in quantizers)

@@ -1,7 +1,7 @@
-"""A child process in which work runs that may crash or hang: codecs on damaged files.
+"""A child process for work that may crash or hang: codecs on damaged files.
 
-The work tells each step before it takes it. Should the process die or not come on in time, its
-parent lives, knows the step, and may have the rest done without it.
+The work reports each step before it starts it. If the process dies or a step times out, the parent
+survives, knows the step, and can have the rest done without it.
 """
 
 import os
@@ -17,15 +17,14 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 _POLL_S = 1.0
-_END_S = 10.0
 
 
 class Crashed(Exception):
-    """The child process ended, or was ended, while it took a step.
+    """The child process died or was killed during a step.
 
     Attributes:
-      step: that it was at; None if it was not yet at any.
-      how: it ended.
+      step: the step; None if none was reported.
+      how: how the process ended.
     """
 
     def __init__(self, step: Any, how: str) -> None:
@@ -35,38 +34,39 @@ class Crashed(Exception):
 
 
 class Isolated:
-    """Calls functions in a child process, one at a time; the process is kept between calls."""
+    """Calls functions in a child process, one at a time; the process is reused between calls."""
 
-    def __init__(self, step_seconds: float) -> None:
-        """Starts nothing yet.
+    def __init__(self, step_seconds: float, *, exit_seconds: float = 10.0) -> None:
+        """Set the limits; the first call starts the process.
 
         Args:
-          step_seconds: longest time for one step.
+          step_seconds: time limit for one step.
+          exit_seconds: time limit for the exit of a process that has closed its pipe.
         """
-        self._step_seconds = step_seconds
+        self.step_seconds = step_seconds
+        self._exit_seconds = exit_seconds
         self._process: subprocess.Popen | None = None
         self._connection: Any = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls `function(*arguments, report)` in the child; `report(step)` tells a step.
+        """Call `function(*arguments, report)` in the child, where `report(step)` reports a step.
 
         Args:
-          function: of a module that can be imported.
-          arguments: that can be pickled.
+          function: a function of an importable module.
+          arguments: arguments that can be pickled.
 
         Returns:
           What the function returns.
 
         Raises:
-          Crashed: the child died, or took longer than allowed for a step; the next call starts
-            another.
+          Crashed: the child died, or a step timed out; the next call starts another child.
           Exception: what the function raised.
         """
         if self._process is None or self._process.poll() is not None:
             self._start()
         try:
             kind, value = self._answer(function, arguments)
-        except BaseException:  # the child may be at work yet: its answer would be taken for another
+        except BaseException:  # a child still at work would answer the next call
             self.close()
             raise
         if kind == "error":
@@ -77,25 +77,25 @@ class Isolated:
         step = None
         try:
             self._connection.send((function, arguments))
-            while self._connection.poll(self._step_seconds):
+            while self._connection.poll(self.step_seconds):
                 kind, value = self._connection.recv()
                 if kind != "step":
                     return kind, value
                 step = value
-        except (EOFError, OSError) as error:  # of the pipe: the function's own come as answers
+        except (EOFError, OSError) as error:  # from the pipe: those of the function come as answers
             raise Crashed(step, _how(self._last_status())) from error
-        raise Crashed(step, f"not done after {self._step_seconds:g} s")
+        raise Crashed(step, f"timed out after {self.step_seconds:g} s")
 
     def _last_status(self) -> int | None:
-        """The child's status once its end of the pipe is closed; None where it lives on."""
+        """Return the child's exit status once its pipe is closed; None if it still runs."""
         assert self._process is not None
         try:
-            return self._process.wait(_END_S)
+            return self._process.wait(self._exit_seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def close(self) -> None:
-        """Ends the child."""
+        """Stop the child."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -108,7 +108,7 @@ class Isolated:
         self.close()
         ours, theirs = Pipe()
         number = theirs.fileno()
-        # Not `multiprocessing`: its children import the parent's main module, here Beam's worker.
+        # Not `multiprocessing`: its children import the parent's main module, here the Beam worker.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "beam_pipelines.dataset.isolation", str(number)],
             stdin=subprocess.DEVNULL,
@@ -121,15 +121,15 @@ class Isolated:
 
 def _how(status: int | None) -> str:
     if status is not None and status < 0:
-        return f"the codec's process was killed by {signal.Signals(-status).name}"
+        return f"the codec process was killed by {signal.Signals(-status).name}"
     if status is None:
-        return "the codec's process closed its pipe"
-    return f"the codec's process ended with status {status}"
+        return "the codec process closed its pipe"
+    return f"the codec process exited with status {status}"
 
 
 def _serve(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     connection = Connection(number)
     while True:
         try:
@@ -142,16 +142,16 @@ def _serve(number: int) -> None:
 def _answer(connection: Any, function: Callable[..., Any], arguments: tuple) -> tuple[str, Any]:
     try:
         return "done", function(*arguments, lambda step: connection.send(("step", step)))
-    except Exception as error:  # noqa: BLE001 - handed over to the parent, which raises it
+    except Exception as error:  # noqa: BLE001 - passed to the parent, which raises it
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:  # noqa: BLE001 - whatever it is, only its text can be handed over
+        except Exception:  # noqa: BLE001 - such an error can only be passed as text
             return "error", RuntimeError(traceback.format_exc())
         return "error", error
 
 
-def _end_with_parent(parent: int) -> None:
-    """A parent that was killed closes no pipe while a clip is being coded."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the parent is gone; its pipe is not read while a clip is encoded."""
     while os.getppid() == parent:
         time.sleep(_POLL_S)
     os._exit(1)

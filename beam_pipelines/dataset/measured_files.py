@@ -1,9 +1,9 @@
-"""A measured source as two files, between measuring and the dataset.
+"""Intermediate files of a measured source, between measuring and the dataset.
 
-`SOURCE_ID-KEY.quality.parquet` holds its rows of the quality table, `SOURCE_ID-KEY.pairs.parquet`
-its frame pairs, one row group each, so that any pair can be read alone. The key is a hash of all
-that the content depends on: a build that goes on after a failure takes over what is there, and
-nothing that is no longer true. The pairs are written last and say that both are there.
+`SOURCE_ID-KEY.quality.parquet` holds the source's rows of the quality table,
+`SOURCE_ID-KEY.pairs.parquet` its frame pairs, one row group each, so that each pair can be read on
+its own. The key is a hash of everything that the content depends on, so a resumed build reuses only
+what is still valid. The pairs are written last: they show that both files are complete.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.elements import (
+    ORIGINAL,
     JndLevel,
     LabeledSource,
     MeasuredSource,
+    PairSettings,
     QualityRow,
     SourceMetadata,
 )
@@ -33,7 +34,7 @@ from laser_dist import storage
 from laser_dist.jnd.scale import NUM_LEVELS, Scale
 from laser_dist.video.codec import VIDEOSET
 
-FORMAT = 2  # of these files, and of what is measured
+FORMAT = 3  # of these files, and of what is measured
 PAIRS_SUFFIX = ".pairs.parquet"
 QUALITY_SUFFIX = ".quality.parquet"
 FRAMES = ("raw", "jnd1", "jnd2", "jnd3")
@@ -48,19 +49,19 @@ _PAIRS_SCHEMA = pa.schema(
         *(pa.field(name, pa.binary(), nullable=False) for name in FRAMES),
     ]
 )
-_FACTS_KEY = b"facts"
+_METADATA_KEY = b"metadata"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A source whose two files are there.
+class MeasuredFiles:
+    """A source whose two files exist.
 
     Attributes:
-      source_id: of the source.
-      pairs: place of its pairs.
-      quality: place of its quality rows.
-      frame_indices: of the pairs, in their order in the file.
-      num_bytes: of their frames.
+      source_id: id of the source.
+      pairs: location of its frame pairs.
+      quality: location of its quality rows.
+      frame_indices: frame indices of the pairs, in the order of the file.
+      num_bytes: total size of the frames.
       rejects: clips that could not be used.
       is_final: as `MeasuredSource.is_final`.
     """
@@ -76,12 +77,12 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class PairMetadata:
-    """What is known of one frame pair beside its frames.
+    """A frame pair without its frames.
 
     Attributes:
-      frame_index: in the source.
-      timestamp_s: in the source.
-      psnr_db: [3] of each level's frame.
+      frame_index: position in the source.
+      timestamp_s: time in the source.
+      psnr_db: [3] RGB PSNR of each level's frame.
     """
 
     frame_index: int
@@ -91,7 +92,7 @@ class PairMetadata:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPair(PairMetadata):
-    """One frame pair as it lies in a file.
+    """A frame pair as stored in a file.
 
     Attributes:
       frames: name (`raw`, `jnd1`, ...) to PNG.
@@ -101,7 +102,7 @@ class StoredPair(PairMetadata):
 
 
 def quality_schema(scale: Scale) -> pa.Schema:
-    """Of the quality table: `QualityRow`, the quantizer by its scale's name (`qp`, `qf`)."""
+    """Return the quality table's schema: `QualityRow`, the quantizer named by its scale (`qp`)."""
     return pa.schema(
         [
             pa.field(
@@ -114,16 +115,14 @@ def quality_schema(scale: Scale) -> pa.Schema:
     )
 
 
-def place_of(folder: str, source: LabeledSource, settings: PairSettings, suffix: str) -> str:
-    """Where a source's file of a kind lies.
+def location_of(folder: str, source: LabeledSource, settings: PairSettings, suffix: str) -> str:
+    """Return the location of one of a source's files.
 
-    Its key covers labels, settings, the files' names, sizes and times, and the libraries that read
-    and write pictures; not the place the files are in.
+    The key covers labels, settings, the names, sizes and times of the clips, and the libraries that
+    read and write pictures, but not the folder of the clips.
     """
-    files = [
-        (quantizer, file.name, file.size, file.modified_s)
-        for quantizer, file in (*source.clips, *((-1, file) for file in [source.original] if file))
-    ]
+    clips = [*source.clips, *((ORIGINAL, file) for file in [source.original] if file)]
+    files = [(quantizer, file.name, file.size, file.modified_s) for quantizer, file in clips]
     identity = (source.source_id, source.group_id, source.scale, source.fps, source.size)
     made_by = (FORMAT, settings, VIDEOSET, av.__version__, PIL.__version__)
     parts = repr((identity, source.levels, files, made_by))
@@ -134,14 +133,14 @@ def place_of(folder: str, source: LabeledSource, settings: PairSettings, suffix:
 def write_measured(
     measured: MeasuredSource, source: LabeledSource, settings: PairSettings, folder: str
 ) -> None:
-    """Writes both files, each complete or absent, the pairs last."""
+    """Write both files, each complete or absent, the pairs last."""
     schema = quality_schema(source.scale)
     rows = [
         {name: value for name, value in zip(schema.names, asdict(row).values(), strict=True)}
         for row in measured.rows
     ]
     quality = _parquet(pa.Table.from_pylist(rows, schema=schema))
-    storage.write_bytes(place_of(folder, source, settings, QUALITY_SUFFIX), quality)
+    storage.write_bytes(location_of(folder, source, settings, QUALITY_SUFFIX), quality)
     pairs = [
         {
             "frame_index": pair.frame_index,
@@ -154,23 +153,25 @@ def write_measured(
         }
         for pair in measured.pairs
     ]
-    facts = json.dumps(
+    about = json.dumps(
         {
-            "facts": asdict(measured.facts),
+            "source": asdict(measured.metadata),
             "rejects": [asdict(reject) for reject in measured.rejects],
             "num_bytes": sum(len(row[name]) for row in pairs for name in FRAMES),
             "is_final": measured.is_final,
         }
     )
     table = pa.Table.from_pylist(pairs, schema=_PAIRS_SCHEMA)
-    content = _parquet(table.replace_schema_metadata({_FACTS_KEY: facts}), row_group_size=1)
-    storage.write_bytes(place_of(folder, source, settings, PAIRS_SUFFIX), content)
+    content = _parquet(table.replace_schema_metadata({_METADATA_KEY: about}), row_group_size=1)
+    storage.write_bytes(location_of(folder, source, settings, PAIRS_SUFFIX), content)
 
 
-def find_measured(source: LabeledSource, settings: PairSettings, folder: str) -> Measured | None:
-    """What has been made of a source; None where nothing is there, or nothing that can be read."""
+def find_measured(
+    source: LabeledSource, settings: PairSettings, folder: str
+) -> MeasuredFiles | None:
+    """Find the files of a source; None if they are missing or unreadable."""
     pairs, quality = (
-        place_of(folder, source, settings, suffix) for suffix in (PAIRS_SUFFIX, QUALITY_SUFFIX)
+        location_of(folder, source, settings, suffix) for suffix in (PAIRS_SUFFIX, QUALITY_SUFFIX)
     )
     if not (storage.exists(pairs) and storage.exists(quality)):
         return None
@@ -179,11 +180,11 @@ def find_measured(source: LabeledSource, settings: PairSettings, folder: str) ->
             pq.ParquetFile(file)
         with storage.open_binary(pairs) as file:
             table = pq.ParquetFile(file)
-            about = json.loads(table.schema_arrow.metadata[_FACTS_KEY])
+            about = json.loads(table.schema_arrow.metadata[_METADATA_KEY])
             indices = table.read(columns=["frame_index"])["frame_index"].to_pylist()
-    except (OSError, pa.ArrowException):  # a disk that failed as it was written
+    except (OSError, pa.ArrowException):  # the disk failed during the write
         return None
-    return Measured(
+    return MeasuredFiles(
         source_id=source.source_id,
         pairs=pairs,
         quality=quality,
@@ -194,28 +195,28 @@ def find_measured(source: LabeledSource, settings: PairSettings, folder: str) ->
     )
 
 
-def read_pairs(place: str, rows: Iterable[int]) -> tuple[SourceMetadata, list[StoredPair]]:
-    """Some of a source's pairs, in the order asked for, and what they have in common."""
-    with storage.open_binary(place) as file:
+def read_pairs(location: str, rows: Iterable[int]) -> tuple[SourceMetadata, list[StoredPair]]:
+    """Read some of a source's pairs, in the given order, and its metadata."""
+    with storage.open_binary(location) as file:
         table = pq.ParquetFile(file)
         groups = [table.read_row_group(row).to_pylist()[0] for row in rows]
     pairs = [
-        StoredPair(**_pair_facts(row), frames={name: row[name] for name in FRAMES})
+        StoredPair(**_pair_metadata(row), frames={name: row[name] for name in FRAMES})
         for row in groups
     ]
-    return _source_facts(table), pairs
+    return _source_metadata(table), pairs
 
 
-def read_facts(place: str) -> tuple[SourceMetadata, list[PairMetadata]]:
-    """All of a source's pairs without their frames, and what they have in common."""
-    with storage.open_binary(place) as file:
+def read_metadata(location: str) -> tuple[SourceMetadata, list[PairMetadata]]:
+    """Read all of a source's pairs without their frames, and its metadata."""
+    with storage.open_binary(location) as file:
         table = pq.ParquetFile(file)
         names = [name for name in _PAIRS_SCHEMA.names if name not in FRAMES]
         rows = table.read(columns=names).to_pylist()
-    return _source_facts(table), [PairMetadata(**_pair_facts(row)) for row in rows]
+    return _source_metadata(table), [PairMetadata(**_pair_metadata(row)) for row in rows]
 
 
-def _pair_facts(row: Mapping[str, Any]) -> dict[str, Any]:
+def _pair_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "frame_index": row["frame_index"],
         "timestamp_s": row["timestamp_s"],
@@ -223,18 +224,18 @@ def _pair_facts(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _source_facts(table: pq.ParquetFile) -> SourceMetadata:
-    facts = json.loads(table.schema_arrow.metadata[_FACTS_KEY])["facts"]
+def _source_metadata(table: pq.ParquetFile) -> SourceMetadata:
+    source = json.loads(table.schema_arrow.metadata[_METADATA_KEY])["source"]
     first, second, third = (
         JndLevel(value=level["value"], mean=level["mean"], samples=tuple(level["samples"]))
-        for level in facts.pop("levels")
+        for level in source.pop("levels")
     )
-    origins = tuple(facts.pop("level_origins"))
-    return SourceMetadata(**facts, levels=(first, second, third), level_origins=origins)
+    origins = tuple(source.pop("level_origins"))
+    return SourceMetadata(**source, levels=(first, second, third), level_origins=origins)
 
 
 def encode_png(frame: np.ndarray) -> bytes:
-    """Lossless, quick to write: a higher level saves 5 % of the bytes for 4 times the time."""
+    """Encode a frame as PNG; a higher compression level saves 5% of the bytes for 4x the time."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, format="png", compress_level=1)
     return file.getvalue()

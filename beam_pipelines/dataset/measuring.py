@@ -1,4 +1,4 @@
-"""The heavy step of the datasets' pipeline: sources in, measured files out."""
+"""The expensive step of the dataset pipeline: measures sources in codec processes."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -10,26 +10,24 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
+from beam_pipelines.dataset.frame_pairs import measure_and_write
 from beam_pipelines.dataset.isolation import Crashed, Isolated
-from beam_pipelines.dataset.measured_files import Measured, find_measured
-from beam_pipelines.dataset.measured_source import measure_and_write
-from beam_pipelines.elements import LabeledSource
+from beam_pipelines.dataset.measured_files import MeasuredFiles, find_measured
+from beam_pipelines.elements import LabeledSource, PairSettings
 from beam_pipelines.rejects import SOURCE, Reject
-from beam_pipelines.rejects_table import REJECTS
+from beam_pipelines.runner import REJECTS
 from laser_dist.video.containers import VideoError
 
 CLIP_SECONDS = 1800.0
-"""Longest time for one clip. x264 takes 1 to 3 minutes for one of 1080p on one core."""
-
+"""Time limit for one clip. x264 takes 1 to 3 minutes for a 1080p clip on one core."""
 
 RejectOutput: TypeAlias = beam.pvalue.TaggedOutput[Literal["rejects"], Reject]
-# What happened ("measured", "reused", "rejected"), what there is now, and what could not be used.
-Outcome: TypeAlias = tuple[str, Measured | None, tuple[Reject, ...]]
+# The outcome ("measured", "reused", "rejected"), the files, and what could not be used.
+Outcome: TypeAlias = tuple[str, MeasuredFiles | None, tuple[Reject, ...]]
 
 
 class MeasureSources(beam.DoFn):
-    """Measures every source that no earlier run has; what cannot be used goes to `rejects`."""
+    """Measures every source that no earlier build has measured; emits `rejects` too."""
 
     def __init__(
         self,
@@ -39,22 +37,25 @@ class MeasureSources(beam.DoFn):
         num_processes: int = 1,
         clip_seconds: float = CLIP_SECONDS,
         work: Callable[..., None] = measure_and_write,
+        isolate: Callable[[float], Isolated] = Isolated,
     ) -> None:
-        """Takes note of what to do.
+        """Store the arguments.
 
         Args:
-          settings: of the examples.
-          folder: of the measured files.
-          num_processes: codec's processes of this worker. On one machine a single worker has as
-            many as there are cores, and whichever is free takes the next source: Beam's local
-            runner would deal the sources out beforehand, and the last worker end alone.
-          clip_seconds: longest time for one clip.
-          work: what the codec's process does for a source.
+          settings: settings of the examples.
+          folder: folder of the measured files.
+          num_processes: number of codec processes of this worker. On one machine, a single worker
+            has one per core, and the next free one takes the next source: Beam's local runner would
+            distribute the sources in advance, and leave all but the slowest worker idle at the end.
+          clip_seconds: time limit for one clip.
+          work: what a codec process does for a source.
+          isolate: creates a codec process with a time limit per step.
         """
         self._settings = settings
         self._folder = folder
         self._clip_seconds = clip_seconds
         self._work = work
+        self._isolate = isolate
         self._num_processes = num_processes
         counter = beam.metrics.Metrics.counter
         self._counters = {
@@ -63,31 +64,30 @@ class MeasureSources(beam.DoFn):
         self._clips_rejected = counter("clips", "rejected")
 
     def setup(self) -> None:
-        """Makes room for the codec's processes, which start at their first source."""
+        """Prepare the codec processes, which start at their first source."""
         self._pool = ThreadPoolExecutor(self._num_processes)
         self._running: set[Future[Outcome]] = set()
         self._free: SimpleQueue[Isolated] = SimpleQueue()
         for _ in range(self._num_processes):
-            self._free.put(Isolated(self._clip_seconds))
+            self._free.put(self._isolate(self._clip_seconds))
 
     def teardown(self) -> None:
-        """Ends the codec's processes."""
+        """Stop the codec processes."""
         self._pool.shutdown()
         while not self._free.empty():
             self._free.get().close()
 
-    def process(self, source: LabeledSource) -> Iterable[Measured | RejectOutput]:
-        """Yields where measured sources lie, and the rejects of clips and sources.
+    def process(self, source: LabeledSource) -> Iterable[MeasuredFiles | RejectOutput]:
+        """Yield measured files and rejects of whichever sources are finished.
 
-        They are those of whichever sources are done: with several processes the last ones come
-        when the bundle ends.
+        With several processes, the last ones are emitted when the bundle ends.
         """
         self._running.add(self._pool.submit(self._outcome, source))
         if len(self._running) >= self._num_processes:
             yield from self._finished()
 
     def finish_bundle(self) -> Iterable[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Yields the rest."""
+        """Yield the rest."""
         window, start = GlobalWindow(), MIN_TIMESTAMP
         while self._running:
             for output in self._finished():
@@ -97,8 +97,8 @@ class MeasureSources(beam.DoFn):
                 else:
                     yield WindowedValue(output, start, (window,))
 
-    def _finished(self) -> Iterable[Measured | RejectOutput]:
-        """Waits for a source, or more, and tells what has become of it."""
+    def _finished(self) -> Iterable[MeasuredFiles | RejectOutput]:
+        """Wait for one or more sources and yield their outcome."""
         done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
         # Counted here: Beam's counters belong to the thread that runs the bundle.
         for future in done:
@@ -111,43 +111,40 @@ class MeasureSources(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(REJECTS, reject)
 
     def _outcome(self, source: LabeledSource) -> Outcome:
-        """What becomes of a source; runs in a thread that waits for a codec's process."""
+        """Measure a source; runs in a thread that waits for a codec process."""
         measured = find_measured(source, self._settings, self._folder)
         if measured is not None and measured.is_final:
             return "reused", measured, measured.rejects
         isolated = self._free.get()
         try:
             measured = self._measure(source, isolated)
-        # No OSError: those of files of clips are VideoErrors, all others are no source's fault.
+        # Not OSError: those of clips are VideoErrors, and all others are no source's fault.
         except (VideoError, Crashed) as error:
-            why = _told(error, source) if isinstance(error, Crashed) else str(error)
+            if isinstance(error, Crashed):
+                step = "" if error.step is None else f", at {source.scale.name} {error.step}"
+                why = error.how + (step or ", not at a clip")
+            else:
+                why = error.message
             reject = Reject(what=SOURCE, where=source.source_id, stage="measure", why=why)
             return "rejected", None, (reject,)
         finally:
             self._free.put(isolated)
         return "measured", measured, measured.rejects
 
-    def _measure(self, source: LabeledSource, isolated: Isolated) -> Measured:
-        """Measures in the codec's process; a clip that kills it costs that clip alone."""
+    def _measure(self, source: LabeledSource, isolated: Isolated) -> MeasuredFiles:
+        """Measure in a codec process; if a clip crashes it, try again without the clip."""
         files = dict(source.clips)
         unusable: dict[int, str] = {}
         while True:
-            arguments: tuple[Any, ...] = (source, self._settings, self._folder)
             try:
-                isolated.call(self._work, *arguments, dict(unusable))
+                isolated.call(self._work, source, self._settings, self._folder, dict(unusable))
                 break
             except Crashed as crash:
-                # Without a step, or where no file can be left out, there is no other way.
+                # Without a step, or with a step that has no file, there is nothing to leave out.
                 if crash.step in unusable or crash.step not in files:
                     raise
                 unusable[crash.step] = crash.how
         measured = find_measured(source, self._settings, self._folder)
         if measured is None:
-            raise RuntimeError(f"What was just written of {source.source_id} cannot be read.")
+            raise RuntimeError(f"The files just written for {source.source_id} cannot be read.")
         return measured
-
-
-def _told(crash: Crashed, source: LabeledSource) -> str:
-    if crash.step is None:
-        return f"{crash.how}, outside of any clip"
-    return f"{crash.how}, at {source.scale.name} {crash.step}"

@@ -1,48 +1,94 @@
-"""The datasets' pipeline as Beam runs it, on a laptop or on Dataflow.
+"""The dataset pipeline, on one machine or on Dataflow.
 
     sources ─ reshuffle ─▶ measure ─▶ two files a source ─┬─▶ quality/
                               └─▶ rejects (too many: stop) └─▶ plan shards ─┬─ reshuffle ─▶ write
                                                                             └─▶ labels/
 
-What flows from step to step is small: ids, places of files, counts. Pictures go through files, so
-memory does not grow with the number of clips on any runner.
+Elements are small: ids, locations of files, counts. Frames are passed in files, so memory does not
+grow with the number of clips on any runner.
 """
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
-from beam_pipelines.dataset.label_table import WriteLabels
-from beam_pipelines.dataset.measured_files import Measured
+from beam_pipelines.dataset.measured_files import PAIRS_SUFFIX, MeasuredFiles
 from beam_pipelines.dataset.measuring import MeasureSources
-from beam_pipelines.dataset.places import BuildPlaces
-from beam_pipelines.dataset.shards import WrittenShard, plan_shards
-from beam_pipelines.elements import LabeledSource
-from beam_pipelines.rejects import MAX_REJECT_RATE, Reject
-from beam_pipelines.rejects_table import REJECTS, REJECTS_FILE, WriteRejects
+from beam_pipelines.dataset.shards import (
+    LABELS_SCHEMA,
+    Shard,
+    WrittenShard,
+    label_rows,
+    plan_shards,
+)
+from beam_pipelines.elements import LabeledSource, PairSettings
+from beam_pipelines.rejects import MAX_REJECT_RATE, REJECTS_FILE, Reject
+from beam_pipelines.runner import REJECTS, WriteRejects
 from laser_dist import storage
 
 QUALITY_FOLDER = "quality"
+LABELS_FOLDER = "labels"
 _WRITTEN_FILE = "written.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildPlan:
-    """What a build makes of which sources.
+class BuildLocations:
+    """Where a build reads and writes; paths or URLs.
 
     Attributes:
-      sources: found and matched.
-      rejects: known by name.
-      num_sources: rejected ones included.
+      dataset: folder of the dataset's files.
+      work: folder of intermediate files, which a later build can reuse.
+      archives: folder of archive indexes.
+      refusal: table of rejects that a refused build leaves.
+    """
+
+    dataset: str
+    work: str
+    archives: str
+    refusal: str
+
+    @classmethod
+    def of(cls, dataset: str) -> "BuildLocations":
+        """Return the locations for a version's folder: next to it, hidden from searches.
+
+        Args:
+          dataset: `DATA_DIR/NAME/CONFIG/VERSION`, or TFDS's temporary name of it.
+        """
+        parent, version = storage.split(dataset)
+        version = version.rpartition("_")[2]
+        data_dir, _ = storage.split(storage.split(parent)[0])
+        return cls(
+            dataset=str(dataset),
+            work=storage.join(parent, f".unfinished-{version}"),
+            archives=archives_folder(data_dir),
+            refusal=storage.join(parent, f"rejected-{version}.parquet"),
+        )
+
+
+def archives_folder(data_dir: str) -> str:
+    """Return the folder of archive indexes, which all datasets below `data_dir` share."""
+    return storage.join(data_dir, ".archives")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """Input, settings and locations of a build.
+
+    Attributes:
+      sources: matched sources.
+      rejects: rejects known before any clip is read.
+      num_sources: number of sources, including lost ones.
       splits: source id to split.
-      settings: of the examples.
-      places: of input and output.
-      max_reject_rate: largest share of the sources that may be lost or lose a clip.
-      num_processes: codec's processes of each of Beam's workers.
+      settings: settings of the examples.
+      locations: locations of input and output.
+      max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
+      num_processes: number of codec processes of each Beam worker.
     """
 
     sources: tuple[LabeledSource, ...]
@@ -50,7 +96,7 @@ class BuildPlan:
     num_sources: int
     splits: Mapping[str, str]
     settings: PairSettings
-    places: BuildPlaces
+    locations: BuildLocations
     max_reject_rate: float = MAX_REJECT_RATE
     num_processes: int = 1
 
@@ -61,74 +107,77 @@ def add_build(
     write_shard: beam.DoFn,
     measure: beam.DoFn | None = None,
 ) -> None:
-    """Adds the whole build to a pipeline.
+    """Add all steps of a build to a pipeline.
 
     Args:
-      pipeline: to add to.
-      plan: what to build.
-      write_shard: takes a `Shard` to a `WrittenShard`.
-      measure: in place of `MeasureSources`.
+      pipeline: pipeline to extend.
+      plan: the build.
+      write_shard: turns a `Shard` into a `WrittenShard`.
+      measure: replaces `MeasureSources`.
     """
-    places = plan.places
+    locations = plan.locations
     measure = measure or MeasureSources(
-        plan.settings, places.work, num_processes=plan.num_processes
+        plan.settings, locations.work, num_processes=plan.num_processes
     )
     outputs = (
         pipeline
-        # In order, where one worker gets them all, so that the last to be done are short ones.
+        # A single worker keeps this order, so that the last sources are short ones.
         | "Sources" >> beam.Create(longest_first(plan.sources), reshuffle=False)
-        # Else one worker would get a run of neighbors, and a slow one hold up those behind it.
+        # Several workers would otherwise get runs of neighbors, and a slow one would delay its run.
         | "SpreadSources" >> beam.Reshuffle()
         | "MeasureSources" >> beam.ParDo(measure).with_outputs(REJECTS, main="measured")
+    )
+    write_rejects = WriteRejects(
+        storage.join(locations.dataset, REJECTS_FILE),
+        locations.refusal,
+        plan.rejects,
+        plan.num_sources,
+        plan.max_reject_rate,
     )
     num_rejects = (
         outputs[REJECTS]
         | "GatherRejects" >> beam.combiners.ToList()
-        | "WriteRejects"
-        >> beam.ParDo(
-            WriteRejects(
-                storage.join(places.dataset, REJECTS_FILE),
-                places.refusal,
-                plan.rejects,
-                plan.num_sources,
-                plan.max_reject_rate,
-            )
-        )
+        | "WriteRejects" >> beam.ParDo(write_rejects)
     )
     measured = outputs["measured"]
-    _ = measured | "PublishQuality" >> beam.ParDo(_PublishQuality(places.dataset))
+    _ = measured | "PublishQuality" >> beam.ParDo(_PublishQuality(locations.dataset))
     shards = (
         measured
         | "GatherSources" >> beam.combiners.ToList()
-        # The number of rejects is not needed, but that they are few enough must be known first.
+        # The number of rejects only makes this step wait until they are known to be few enough.
         | "PlanShards"
         >> beam.FlatMap(_plan, dict(plan.splits), beam.pvalue.AsSingleton(num_rejects))
     )
     _ = (
         shards
         | "GroupBySplit" >> beam.GroupBy(lambda shard: shard.split)
-        | "WriteLabels" >> beam.ParDo(WriteLabels(places.dataset))
+        | "WriteLabelTables" >> beam.ParDo(_WriteLabelTables(locations.dataset))
     )
     _ = (
         shards
         | "SpreadShards" >> beam.Reshuffle()
         | "WriteShards" >> beam.ParDo(write_shard)
         | "GatherShards" >> beam.combiners.ToList()
-        | "TellShards" >> beam.ParDo(_TellShards(places.work))
+        | "RecordShards" >> beam.ParDo(_RecordShards(locations.work))
     )
 
 
 def longest_first(sources: Iterable[LabeledSource]) -> list[LabeledSource]:
-    """Sources in the order of the work they are, the most first, as far as can be told unread.
+    """Order sources by expected work, the most first.
 
-    What a source takes goes with the bytes of its clips: a long or detailed one is long in bytes
-    too, and takes its time to decode and to code anew.
+    The bytes of its clips predict the work of a source: long and detailed clips have many bytes,
+    and take long to decode and encode.
     """
     return sorted(sources, key=lambda s: (-sum(file.size for _, file in s.clips), s.source_id))
 
 
+def num_measured(work: Path) -> int:
+    """Return the number of sources measured so far, including those of earlier builds."""
+    return sum(1 for _ in work.glob(f"[!.]*{PAIRS_SUFFIX}"))  # the pairs are written last
+
+
 def written_shards(work: str) -> dict[str, list[WrittenShard]]:
-    """What a finished build has written: split to its shards, in order."""
+    """Return the shards that a finished build has written, by split and in order."""
     rows = json.loads(storage.read_bytes(storage.join(work, _WRITTEN_FILE)))
     by_split: dict[str, list[WrittenShard]] = {}
     for row in rows:
@@ -136,7 +185,7 @@ def written_shards(work: str) -> dict[str, list[WrittenShard]]:
     return by_split
 
 
-def _plan(measured: Sequence[Measured], splits: Mapping[str, str], num_rejects: int) -> list:
+def _plan(measured: Sequence[MeasuredFiles], splits: Mapping[str, str], num_rejects: int) -> list:
     del num_rejects
     return plan_shards(measured, splits)
 
@@ -147,28 +196,39 @@ class _PublishQuality(beam.DoFn):
     def __init__(self, dataset: str) -> None:
         self._dataset = dataset
 
-    def process(self, measured: Measured) -> Iterable[str]:
-        place = storage.join(self._dataset, QUALITY_FOLDER, f"{measured.source_id}.parquet")
-        storage.write_bytes(place, storage.read_bytes(measured.quality))
-        yield place
+    def process(self, measured: MeasuredFiles) -> Iterable[str]:
+        location = storage.join(self._dataset, QUALITY_FOLDER, f"{measured.source_id}.parquet")
+        storage.write_bytes(location, storage.read_bytes(measured.quality))
+        yield location
 
 
-class _TellShards(beam.DoFn):
-    """Writes down what was written, for whoever waits for the pipeline's end."""
+class _WriteLabelTables(beam.DoFn):
+    """Writes a split's label table, `labels/SPLIT.parquet`: the examples without their frames.
+
+    Training reads its targets from there, not from gigabytes of frames.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        self._dataset = dataset
+
+    def process(self, element: tuple[str, Iterable[Shard]]) -> Iterable[str]:
+        split, shards = element
+        file = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(label_rows(shards), schema=LABELS_SCHEMA), file)
+        location = storage.join(self._dataset, LABELS_FOLDER, f"{split}.parquet")
+        storage.write_bytes(location, file.getvalue())
+        yield location
+
+
+class _RecordShards(beam.DoFn):
+    """Lists the written shards in a file, for the process that waits for the pipeline."""
 
     def __init__(self, work: str) -> None:
         self._work = work
 
     def process(self, shards: Sequence[WrittenShard]) -> Iterable[int]:
-        rows: list[dict[str, Any]] = [
-            {
-                "split": shard.split,
-                "index": shard.index,
-                "num_examples": shard.num_examples,
-                "num_bytes": shard.num_bytes,
-            }
-            for shard in sorted(shards, key=lambda shard: (shard.split, shard.index))
+        rows = [
+            asdict(shard) for shard in sorted(shards, key=lambda shard: (shard.split, shard.index))
         ]
-        place = storage.join(self._work, _WRITTEN_FILE)
-        storage.write_bytes(place, json.dumps(rows).encode())
+        storage.write_bytes(storage.join(self._work, _WRITTEN_FILE), json.dumps(rows).encode())
         yield len(rows)

@@ -1,16 +1,38 @@
-"""Which examples go into which file of a dataset: planned from names and counts alone."""
+"""Plans a dataset's files from names and counts: the shards, and the rows of the label tables."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from beam_pipelines.dataset.measured_files import Measured
+import pyarrow as pa
+
+from beam_pipelines.dataset.measured_files import MeasuredFiles, read_metadata
+from laser_dist.jnd.scale import NUM_LEVELS
 
 NUM_READERS = 64
-"""Training workers that shall find even shares: each split's number of shards is a multiple."""
+"""Number of training workers that find equal shares: each split has a multiple of it in shards."""
 
 MAX_SHARD_BYTES = 1 << 28
 """A larger split gets more shards; a worker holds one in memory while it writes it."""
+
+_PER_LEVEL = pa.list_(pa.float32(), NUM_LEVELS)
+LABELS_SCHEMA = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("group_id", pa.string()),
+        ("frame_index", pa.int64()),
+        ("timestamp_s", pa.float32()),
+        ("jnd_levels", _PER_LEVEL),
+        ("jnd_level_means", _PER_LEVEL),
+        ("viewer_samples", pa.list_(pa.list_(pa.int64()), NUM_LEVELS)),
+        ("level_origins", pa.list_(pa.string(), NUM_LEVELS)),
+        ("psnr_db", _PER_LEVEL),
+        ("spatial_information", pa.float32()),
+        ("temporal_information", pa.float32()),
+    ]
+)
+"""Schema of a label table; types and names are those of the examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +41,9 @@ class Shard:
 
     Attributes:
       split: such as "train".
-      index: among the split's shards, from 0.
-      num_shards: of the split.
-      examples: (place of the pairs, row there) of each example, in order.
+      index: position among the split's shards, from 0.
+      num_shards: number of shards of the split.
+      examples: (location of the pairs, row there) of each example, in order.
     """
 
     split: str
@@ -32,13 +54,13 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenShard:
-    """One file that is there.
+    """One file that has been written.
 
     Attributes:
       split: such as "train".
-      index: among the split's shards, from 0.
-      num_examples: in it.
-      num_bytes: of its examples.
+      index: position among the split's shards, from 0.
+      num_examples: number of examples.
+      num_bytes: total size of the examples.
     """
 
     split: str
@@ -47,28 +69,28 @@ class WrittenShard:
     num_bytes: int
 
 
-def plan_shards(measured: Sequence[Measured], splits: Mapping[str, str]) -> list[Shard]:
-    """Deals every example to a shard; the answer does not depend on the order of `measured`.
+def plan_shards(measured: Sequence[MeasuredFiles], splits: Mapping[str, str]) -> list[Shard]:
+    """Assign every example to a shard; the result does not depend on the order of `measured`.
 
-    Within a split, examples stand in the order of a hash of their key, as TFDS itself mixes them,
-    and its shards are equal runs of that order: their lengths differ by 1 at most.
+    Within a split, examples are ordered by a hash of their key, as TFDS shuffles them. The shards
+    are equal runs of that order: their lengths differ by 1 at most.
 
     Args:
-      measured: sources whose pairs are there.
+      measured: measured sources.
       splits: source id to split.
     """
-    by_split: dict[str, list[Measured]] = {}
+    by_split: dict[str, list[MeasuredFiles]] = {}
     for each in measured:
         by_split.setdefault(splits[each.source_id], []).append(each)
     return [shard for split in sorted(by_split) for shard in _shards_of(split, by_split[split])]
 
 
 def num_shards(num_examples: int, num_bytes: int) -> int:
-    """How many shards a split gets: a multiple of `NUM_READERS`, or 1 if it is smaller than that.
+    """Return the number of shards of a split: a multiple of `NUM_READERS`, or 1 for a small split.
 
     Args:
-      num_examples: of the split, at least 1.
-      num_bytes: of them.
+      num_examples: number of examples of the split, at least 1.
+      num_bytes: total size of the examples.
     """
     if num_examples < NUM_READERS:
         return 1
@@ -76,7 +98,31 @@ def num_shards(num_examples: int, num_bytes: int) -> int:
     return NUM_READERS * min(rounds, num_examples // NUM_READERS)
 
 
-def _shards_of(split: str, measured: Sequence[Measured]) -> list[Shard]:
+def label_rows(shards: Iterable[Shard]) -> list[dict[str, Any]]:
+    """Return the rows of a split's label table: row n describes example n; no frame is read."""
+    examples = [
+        each for shard in sorted(shards, key=lambda shard: shard.index) for each in shard.examples
+    ]
+    rows_at: dict[str, list[dict[str, Any]]] = {}
+    for location in {location for location, _ in examples}:
+        source, pairs = read_metadata(location)
+        common = asdict(source)
+        levels = common.pop("levels")
+        common |= {
+            "jnd_levels": [level["value"] for level in levels],
+            "jnd_level_means": [level["mean"] for level in levels],
+            "viewer_samples": [level["samples"] for level in levels],
+        }
+        rows_at[location] = [common | asdict(pair) for pair in pairs]
+    return [rows_at[location][row] for location, row in examples]
+
+
+def example_key(source_id: str, frame_index: int) -> str:
+    """Return the key of one example of a dataset."""
+    return f"{source_id}_{frame_index:05d}"
+
+
+def _shards_of(split: str, measured: Sequence[MeasuredFiles]) -> list[Shard]:
     ordered = sorted(
         (_order(split, each.source_id, frame_index), each.pairs, row)
         for each in measured
@@ -94,11 +140,6 @@ def _shards_of(split: str, measured: Sequence[Measured]) -> list[Shard]:
         )
         for index in range(count)
     ]
-
-
-def example_key(source_id: str, frame_index: int) -> str:
-    """Names one example of a dataset."""
-    return f"{source_id}_{frame_index:05d}"
 
 
 def _order(split: str, source_id: str, frame_index: int) -> str:

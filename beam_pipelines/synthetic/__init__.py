@@ -1,1 +1,1 @@
-"""From photographs and videos to small judged datasets, in the layouts of the real ones."""
+"""Pipeline from photographs and videos to small labeled datasets in real layouts."""

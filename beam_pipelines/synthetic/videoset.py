@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from beam_pipelines.progress import finished_clips
-from beam_pipelines.synthetic.pipeline import Take, check_sources_and_size, expect, take_frames
+from beam_pipelines.synthetic.footage import SyntheticSettings, Take, expect, take_frames
 from laser_dist.jnd.scale import MAX_QP, NUM_LEVELS
 from laser_dist.jnd.videoset_labels import (
     LevelLabel,
@@ -16,104 +16,110 @@ from laser_dist.jnd.videoset_labels import (
     label_file_name,
 )
 from laser_dist.jnd.videoset_layout import FRAME_RATES, ClipName, videoset_source_id
-from laser_dist.simulation.observers import Judgment, Panel, judge_clip
+from laser_dist.simulation.observers import Judgment, judge_clip
 from laser_dist.simulation.visibility import MaskingModel, visibility, visibility_threshold
 from laser_dist.video.codec import VIDEOSET, decode, encode_h264
 from laser_dist.video.frames import Clip
 
 RATE = 30
 ALL_QPS = tuple(range(1, MAX_QP + 1))
-MAX_SOURCES = 999  # VideoSet's names have three digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideosetSettings:
-    """What a synthetic dataset VideoSet is made of.
+class VideosetSettings(SyntheticSettings):
+    """Settings of a synthetic VideoSet.
 
     Attributes:
-      num_sources: clips, spread evenly over the footage, 1 to 999.
-      width: of the clips, in pixels; even, at least 16.
-      height: of the clips, in pixels; even, at least 16.
-      num_frames: of each clip, at least 1.
-      qps: coded QPs above the reference's 0, two or more, strictly ascending, up to 51.
-      seed: of takes, viewers and their trials, at least 0; stands in place of the panel's own.
-      panel: the simulated viewers.
-      masking: what hides errors from them.
-
-    Raises:
-      UserError: a value outside its range.
+      qps: QPs to encode in addition to the reference's 0, two or more, strictly ascending, up to
+        51.
     """
 
+    MAX_SOURCES: ClassVar[int] = 999  # file names have three digits
+
     num_sources: int = 600
-    width: int = 256
-    height: int = 144
     num_frames: int = 4
     qps: tuple[int, ...] = ALL_QPS
-    seed: int = 0
-    panel: Panel = field(default_factory=Panel)
-    masking: MaskingModel = field(default_factory=MaskingModel)
 
     def __post_init__(self) -> None:
-        check_sources_and_size(self, MAX_SOURCES)
+        super().__post_init__()
         ascends = tuple(sorted(set(self.qps))) == self.qps and len(self.qps) >= 2
         in_range = ascends and set(self.qps) <= set(ALL_QPS)
         expect(in_range, "qps", f"two or more, ascending within 1..{MAX_QP}", self.qps)
 
     @property
     def resolution(self) -> str:
-        """Such as `256x144`."""
+        """Resolution, such as `256x144`."""
         return f"{self.width}x{self.height}"
 
     @property
     def viewers(self) -> str:
-        """Who judged, for people to read."""
+        """Description of the viewers."""
         return (
             f"{self.panel.num_viewers} simulated viewers: log-normal thresholds on a masked "
-            "luma error, VideoSet's protocol with group anchors; no person has judged these clips"
+            "luma error, VideoSet's protocol with group anchors; no person has labeled these clips"
         )
 
     @property
-    def coder(self) -> Mapping[str, object]:
-        """x264's options."""
+    def encoder(self) -> Mapping[str, object]:
+        """The settings of x264, which the fingerprint covers."""
         return asdict(VIDEOSET)
 
     @property
     def provenance(self) -> Mapping[str, object]:
-        """Only the kind: each stream names its encoder."""
+        """Kind; each stream names its encoder."""
         return {"kind": "videoset"}
 
+    @property
+    def last_files(self) -> str:
+        """Glob pattern of the files that are written last, one per source."""
+        return "*/*_qp_00.264"
+
     def source_id(self, source_index: int) -> str:
-        """Such as `videoSRC001` for 1."""
+        """Return a source's id, such as `videoSRC001` for 1."""
         return videoset_source_id(source_index)
 
-    def produce(self, take: Take, folder: Path) -> SourceLabels:
-        """`produce` with these settings."""
-        return produce(take, self, folder)
-
     def write_labels(self, labels: Sequence[SourceLabels], folder: Path) -> None:
-        """Writes the three label tables."""
+        """Write the three label tables."""
         ordered = sorted(labels, key=lambda row: row.source_id)
         for level_index in range(NUM_LEVELS):
             name = label_file_name(self.resolution, level_index)
             (folder / name).write_text(format_videoset_labels(ordered, level_index))
 
-    def num_finished(self, folder: Path) -> int:
-        """Number of clips finished so far."""
-        return finished_clips(folder)
+    def produce(self, take: Take, folder: Path) -> SourceLabels:
+        """Make, encode and label one clip, and write its files below `folder`.
+
+        Raises:
+          VideoError: the footage is damaged within the take.
+          OSError: `folder` cannot be written.
+        """
+        encoded = ClipVersions(make_clip(take, self), self.masking)
+        judgments = judge(encoded, take.source_index, self)
+        for qp in (*self.qps, 0):  # the reference is last: it shows that the others exist
+            name = ClipName(
+                source_index=take.source_index,
+                width=self.width,
+                height=self.height,
+                rate=RATE,
+                qp=qp,
+            )
+            path = folder / name.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded.stream(qp))
+        return label_row(take.source_index, judgments)
 
 
 def make_clip(take: Take, settings: VideosetSettings) -> Clip:
-    """Films or cuts one clip.
+    """Film or cut one clip.
 
     Raises:
-      VideoError: the footage is damaged where the take needs it.
+      VideoError: the footage is damaged within the take.
     """
     return Clip.from_rgb(take_frames(take, settings), FRAME_RATES[RATE])
 
 
 @dataclass
-class CodedClip:
-    """A clip and its coded versions, made when first asked for."""
+class ClipVersions:
+    """A clip and its encoded versions, made on first use."""
 
     reference: Clip
     masking: MaskingModel
@@ -121,13 +127,13 @@ class CodedClip:
     _decoded: dict[int, Clip] = field(default_factory=dict)
 
     def stream(self, qp: int) -> bytes:
-        """Annex-B stream at a QP, with VideoSet's settings."""
+        """Return the Annex B stream at a QP, with VideoSet's settings."""
         if qp not in self._streams:
             self._streams[qp] = encode_h264(self.reference, qp=qp, settings=VIDEOSET)
         return self._streams[qp]
 
     def decoded(self, qp: int) -> Clip:
-        """Frames at a QP; at 0 the reference, as QP 0 is lossless."""
+        """Return the frames at a QP; at 0 the reference, as QP 0 is lossless."""
         if qp == 0:
             return self.reference
         if qp not in self._decoded:
@@ -135,23 +141,29 @@ class CodedClip:
         return self._decoded[qp]
 
     def visibilities(self, qps: Sequence[int]) -> np.ndarray:
-        """[Q] how far the errors at each QP stand out from the reference."""
+        """Compute the visibility of the errors at each QP against the reference.
+
+        Returns:
+          [Q] float, 1 being the median viewer's threshold.
+        """
         threshold = visibility_threshold(self.reference, self.masking)
         return np.array(
             [visibility(self.reference, self.decoded(qp), threshold, self.masking) for qp in qps]
         )
 
 
-def judge(coded: CodedClip, source_index: int, settings: VideosetSettings) -> tuple[Judgment, ...]:
-    """Lets the simulated viewers find the three levels of one clip."""
+def judge(
+    encoded: ClipVersions, source_index: int, settings: VideosetSettings
+) -> tuple[Judgment, ...]:
+    """Let the simulated viewers find the three levels of one clip."""
     panel = replace(settings.panel, seed=settings.seed)
-    visibilities = coded.visibilities(settings.qps)
+    visibilities = encoded.visibilities(settings.qps)
     return judge_clip(np.array(settings.qps), visibilities, panel, clip_seed=source_index)
 
 
 def label_row(source_index: int, judgments: Sequence[Judgment]) -> SourceLabels:
-    """A clip's judgment as VideoSet's label tables hold it."""
-    levels = tuple(
+    """Convert a clip's judgments to a row of VideoSet's label tables."""
+    first, second, third = (
         LevelLabel(
             jnd=float(judgment.jnd_qp),
             mean=float(np.mean(judgment.samples)),
@@ -162,36 +174,13 @@ def label_row(source_index: int, judgments: Sequence[Judgment]) -> SourceLabels:
         )
         for judgment in judgments
     )
-    return SourceLabels(videoset_source_id(source_index), (levels[0], levels[1], levels[2]))
+    return SourceLabels(videoset_source_id(source_index), (first, second, third))
 
 
 def _looks_normal(samples: Sequence[int]) -> int:
-    """VideoSet's normality flag: 1 where kurtosis lies between 2 and 4 (its section 4)."""
+    """Compute VideoSet's normality flag: 1 for a kurtosis between 2 and 4 (its section 4)."""
     from scipy.stats import kurtosis
 
     if len(set(samples)) == 1:
         return 0
     return int(2 <= kurtosis(samples, fisher=False) <= 4)
-
-
-def produce(take: Take, settings: VideosetSettings, folder: Path) -> SourceLabels:
-    """Makes, codes and judges one clip, and writes its files below `folder`.
-
-    Raises:
-      VideoError: the footage is damaged where the take needs it.
-      OSError: `folder` cannot be written.
-    """
-    coded = CodedClip(make_clip(take, settings), settings.masking)
-    judgments = judge(coded, take.source_index, settings)
-    for qp in (*settings.qps, 0):  # the reference last: it says that the others are there
-        name = ClipName(
-            source_index=take.source_index,
-            width=settings.width,
-            height=settings.height,
-            rate=RATE,
-            qp=qp,
-        )
-        path = folder / name.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(coded.stream(qp))
-    return label_row(take.source_index, judgments)

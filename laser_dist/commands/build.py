@@ -6,31 +6,24 @@ import argparse
 import contextlib
 import io
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from laser_dist.commands.build_plan import print_plan
+from laser_dist.commands.build_request import BuildOptions, ResolvedBuild, make_builder, resolve
 from laser_dist.commands.datasets import (
     CONFIGS,
     FILE_FORMATS,
     MAX_REJECT_RATE,
     VIDEOSET,
-    choose_config,
     is_built,
     set_aside,
     summary,
 )
 from laser_dist.commands.options import add_workers, positive_number, rate, size
 from laser_dist.commands.terminal import Show, Terminal
-from laser_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from beam_pipelines.inputs.inventory import Inventory
-    from tfds_builders.jnd_dataset import JndBuilder
+from laser_dist.errors import UserError, nearest
 
 HELP = "build a dataset of frame pairs and its quality table"
 EXAMPLE = """\
@@ -42,183 +35,134 @@ examples:
     --config 1080p --runner DataflowRunner --project mine --region europe-west4 \\
     --sdk_container_image europe-docker.pkg.dev/mine/images/laser-jnd
 
-All of Apache Beam's own options may follow: those of the runner, of gs:// and s3://.
+All options of Apache Beam are accepted too, such as those of its runners.
 """
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """A dataset that is asked for.
-
-    Attributes:
-      dataset: one of `CONFIGS`.
-      manual_dir: of clips and labels; path or URL.
-      data_dir: where datasets are kept; path or URL.
-      config: one of the dataset's; None for the one that the files ask for.
-      changes: of the configuration's settings, by name.
-      file_format: of the examples.
-      max_reject_rate: largest share of the sources that may be lost or lose a clip.
-      runner: Beam's; None for this machine.
-      workers: processes on this machine; None for one a core.
-      flags: Beam's own options.
-      overwrite: build anew whatever lies there.
-      replace_other: build anew if what lies there was built from other input.
-    """
-
-    dataset: str
-    manual_dir: str
-    data_dir: str
-    config: str | None = None
-    changes: tuple[tuple[str, Any], ...] = ()
-    file_format: str = FILE_FORMATS[0]
-    max_reject_rate: float = MAX_REJECT_RATE
-    runner: str | None = None
-    workers: int | None = None
-    flags: tuple[str, ...] = ()
-    overwrite: bool = False
-    replace_other: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What an order comes to, once its files have been looked at.
-
-    Attributes:
-      order: with the configuration chosen.
-      builder: of the dataset.
-      folder: of the dataset's version; path or URL.
-      inventory: of clips and labels, with all rejects known by name.
-      options: of Beam.
-    """
-
-    order: Order
-    builder: JndBuilder
-    folder: str
-    inventory: Inventory
-    options: PipelineOptions
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
-    parser.allow_abbrev = False  # Beam's options are theirs, however they begin
+    """Declare the options."""
+    parser.allow_abbrev = False  # an abbreviation could be an option of Beam
     parser.add_argument("dataset", choices=tuple(CONFIGS), help="dataset to build")
     parser.add_argument(
         "--manual-dir",
         required=True,
-        metavar="PLACE",
-        help="clips and labels: a folder or a gs:// or s3:// URL, archives in it included",
+        metavar="PATH_OR_URL",
+        help="folder of clips and labels, including archives: a path, or a gs:// or s3:// URL",
     )
     parser.add_argument(
         "--data-dir",
         default=str(Path("runs") / "data"),
-        metavar="PLACE",
-        help="where datasets are kept (default: %(default)s)",
+        metavar="PATH_OR_URL",
+        help="folder of prepared datasets (default: %(default)s)",
     )
     names = "; ".join(f"{dataset}: {', '.join(found)}" for dataset, found in CONFIGS.items())
     parser.add_argument(
-        "--config", metavar="NAME", help=f"{names} (default: the one that the files ask for)"
+        "--config", metavar="NAME", help=f"configuration, {names} (default: chosen by the files)"
     )
     parser.add_argument(
         "--level-definition",
         choices=("jnd", "mean"),
-        help="what a level of VideoSet is: the tables' column jnd (default), or the samples' mean",
+        help="value of a VideoSet level: column jnd of the label tables (default), or the mean of "
+        "the samples",
     )
     frames = parser.add_mutually_exclusive_group()
     frames.add_argument(
         "--frames-per-second",
         type=positive_number,
         metavar="F",
-        help="frames taken of each clip (default: 1; of the synthetic dataset 15)",
+        help="number of frames per second of a clip (default: 1; 15 for synthetic clips)",
     )
-    frames.add_argument("--all-frames", action="store_true", help="take every frame")
+    frames.add_argument("--all-frames", action="store_true", help="use every frame")
     parser.add_argument(
         "--frame-size",
         type=size,
         metavar="WxH",
-        help="of the frames in the examples (default: 640x352; of synthetic datasets their own)",
+        help="size of the examples' frames (default: 640x352; 256x144 for synthetic datasets)",
     )
     parser.add_argument(
         "--file-format",
         choices=FILE_FORMATS,
         default=FILE_FORMATS[0],
-        help="of the examples (default: %(default)s)",
+        help="file format of the examples (default: %(default)s)",
     )
     parser.add_argument(
         "--max-reject-rate",
         type=rate,
         default=MAX_REJECT_RATE,
-        metavar="SHARE",
-        help="of the sources that may be lost or lose a clip (default: %(default)s)",
+        metavar="R",
+        help="largest share of sources that may be lost or lack a clip (default: %(default)s)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="tell what would be done, and do none of it"
+        "--dry-run", action="store_true", help="print what a build would do and cost, and stop"
     )
     parser.add_argument(
-        "--runner", metavar="NAME", help="Beam's, such as DataflowRunner (default: this machine)"
+        "--runner", metavar="NAME", help="Beam runner, such as DataflowRunner (default: local)"
     )
     add_workers(parser, "one per core")
-    parser.add_argument("--overwrite", action="store_true", help="build anew what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds the dataset, finds it built, or tells what it would take."""
-    order, terminal = order_of(arguments), Terminal()
+    """Build the dataset, reuse it, or print what a build would do."""
+    options, terminal = options_of(arguments), Terminal()
+    with terminal.progress() as show:
+        show("listing the files; each .tar.gz is scanned once")
+        resolved = resolve(options, on_start=partial(logger.info, "  Indexing archives as %s"))
     if arguments.dry_run:
-        from laser_dist.commands.build_plan import tell_plan
-
-        tell_plan(terminal, _look_at(order, terminal))
+        print_plan(terminal, resolved)
         return
-    found = _look_at(order, terminal)
-    from laser_dist.storage import is_url
-
-    folder = build_or_reuse(terminal, found)
-    if not is_url(folder):
+    folder = build_or_reuse(terminal, resolved)
+    if "://" not in folder:
         terminal.say(f"Next: laser-jnd train mj-lat --preset tiny --dataset {folder}")
 
 
-def _look_at(order: Order, terminal: Terminal) -> Found:
-    with terminal.progress() as show:
-        show("looking at the files; archives are read through once")
-        return look_at(order, on_start=partial(logger.info, "  Reading archives as %s"))
-
-
-def order_of(arguments: argparse.Namespace) -> Order:
-    """The command line as an order.
+def options_of(arguments: argparse.Namespace) -> BuildOptions:
+    """Check the command line and return its options.
 
     Raises:
-      UserError: options that do not go with the dataset.
+      UserError: an unknown configuration, or options that do not apply; all problems at once.
     """
-    dataset = arguments.dataset
-    if arguments.config is not None and arguments.config not in CONFIGS[dataset]:
-        raise UserError(
-            f"Configuration of {dataset}",
-            f"one of {', '.join(CONFIGS[dataset])}",
-            arguments.config,
-            "Name one with --config.",
-        )
+    dataset, config = arguments.dataset, arguments.config
+    problems: list[str] = []
+    hints: list[str] = []
+    if config is not None and config not in CONFIGS[dataset]:
+        names = CONFIGS[dataset]
+        problems.append(f"{dataset} has no configuration {config}, only {', '.join(names)}.")
+        hints.append(nearest(config, names))
     changes: dict[str, Any] = {}
+    clip_options = {
+        "--frames-per-second": arguments.frames_per_second is not None,
+        "--all-frames": arguments.all_frames,
+        "--level-definition": arguments.level_definition is not None,
+    }
+    given = [name for name, is_given in clip_options.items() if is_given]
+    if given and dataset != VIDEOSET:
+        problems.append(f"{', '.join(given)} cannot be used with {dataset}: it holds still images.")
+        hints.append("Choose the level definition with --config.")
+    if arguments.runner is not None and arguments.workers is not None:
+        problems.append("--workers cannot be used with --runner.")
+        hints.append("Use the runner's own options.")
     if arguments.all_frames:
         changes["frames_per_second"] = None
     elif arguments.frames_per_second is not None:
         changes["frames_per_second"] = arguments.frames_per_second
     if arguments.level_definition is not None:
         changes["level_definition"] = arguments.level_definition
-    if changes and dataset != VIDEOSET:
-        raise UserError(
-            f"Options for {dataset}",
-            "none of --frames-per-second, --all-frames, --level-definition: it holds still images",
-            ", ".join(changes),
-            "Leave them out; --config chooses what a level is.",
-        )
     if arguments.frame_size is not None:
+        from laser_dist.video.containers import MIN_SIZE
+
         changes["model_width"], changes["model_height"] = arguments.frame_size
-    return Order(
+        if min(arguments.frame_size) < MIN_SIZE:
+            problems.append(f"--frame-size must be at least {MIN_SIZE}x{MIN_SIZE}.")
+    if problems:
+        raise UserError(" ".join(problems), hint=" ".join(filter(None, hints)))
+    return BuildOptions(
         dataset=dataset,
         manual_dir=arguments.manual_dir,
         data_dir=arguments.data_dir,
-        config=arguments.config,
+        config=config,
         changes=tuple(changes.items()),
         file_format=arguments.file_format,
         max_reject_rate=arguments.max_reject_rate,
@@ -229,132 +173,64 @@ def order_of(arguments: argparse.Namespace) -> Order:
     )
 
 
-def look_at(order: Order, on_start: Callable[[str], None] = lambda job: None) -> Found:
-    """What would be built, told by names and labels.
+def build_or_reuse(terminal: Terminal, resolved: ResolvedBuild) -> str:
+    """Build a dataset unless the same one exists, and print a summary.
 
     Args:
-      order: what is asked for.
-      on_start: called with the name of the job that reads archives, where it runs elsewhere.
-
-    Raises:
-      UserError: no such folder, no clips and labels in it, or options that Beam does not know.
-    """
-    from laser_dist.commands.beam_flags import pipeline_options
-
-    options = pipeline_options(
-        order.runner,
-        order.flags,
-        workers=order.workers,
-        manual_dir=order.manual_dir,
-        data_dir=order.data_dir,
-    )
-    from beam_pipelines.dataset.places import archives_folder
-    from beam_pipelines.inputs.archive_index import find_files
-    from laser_dist.storage import join
-
-    files, lost = find_files(order.manual_dir, archives_folder(order.data_dir), options, on_start)
-    order = replace(order, config=order.config or choose_config(order.dataset, files))
-    builder = make_builder(order)
-    config = builder.builder_config
-    assert config is not None
-    version = str(builder.version)
-    return Found(
-        order=order,
-        builder=builder,
-        folder=join(order.data_dir, order.dataset, config.name, version),
-        inventory=builder.inventory_of(files, lost, order.manual_dir),
-        options=options,
-    )
-
-
-def make_builder(order: Order) -> JndBuilder:
-    """The TFDS builder of an order whose configuration is chosen.
-
-    Raises:
-      UserError: as `derived_config`.
-    """
-    import tempfile
-    import uuid
-
-    import tensorflow_datasets as tfds
-
-    import tfds_builders as tfds_builders  # registers the builders
-    from laser_dist.storage import is_url
-    from tfds_builders.jnd_config import derived_config
-
-    data_dir = order.data_dir
-    if is_url(data_dir):
-        # TFDS looks for an earlier build here; what lies in a bucket is for Beam to read.
-        data_dir = str(Path(tempfile.gettempdir()) / f"laser-jnd-{uuid.uuid4().hex}")
-    builder_class: Any = tfds.builder_cls(order.dataset)
-    assert order.config is not None
-    config: Any = builder_class.builder_configs[order.config]
-    changed = derived_config(config, dict(order.changes))
-    # TFDS wants its own configurations by their names.
-    named = config.name if changed.name == config.name else changed
-    return builder_class(data_dir=data_dir, config=named)
-
-
-def build_or_reuse(terminal: Terminal, found: Found) -> str:
-    """Builds a dataset unless the same one lies there, and tells what there is.
-
-    Args:
-      terminal: to speak to.
-      found: as `look_at` gives it.
+      terminal: where to print.
+      resolved: the build.
 
     Returns:
-      The dataset's folder.
+      The dataset's folder, a path or URL.
 
     Raises:
-      UserError: a dataset of other input lies there, or too much of the input cannot be used.
+      UserError: the folder holds a dataset of other input, or too much of the input is unusable.
     """
-    order, folder = found.order, found.folder
-    fingerprint = found.builder.fingerprint(found.inventory)
-    is_there = not order.overwrite and is_built(
+    options, folder = resolved.options, resolved.folder
+    fingerprint = resolved.builder.fingerprint(resolved.inventory)
+    is_there = not options.overwrite and is_built(
         folder,
         fingerprint,
-        order.file_format,
-        order.manual_dir,
-        replace_other=order.replace_other,
+        options.file_format,
+        options.manual_dir,
+        replace_other=options.replace_other,
     )
     if is_there:
-        terminal.say(f"  Reused {folder}: built from files of the same names and sizes.")
+        logger.info("  Reused %s: built from files of the same names and sizes.", folder)
     else:
         with terminal.progress() as show:
             show("starting")
-            _build(found, show)
+            _build(resolved, show)
     terminal.pairs(summary(folder))
     return folder
 
 
-def _build(found: Found, show: Show) -> None:
+def _build(resolved: ResolvedBuild, show: Show) -> None:
     import tensorflow_datasets as tfds
 
-    from beam_pipelines.dataset.places import places_of
-    from beam_pipelines.progress import finished_sources, watch_progress
+    from beam_pipelines.dataset.pipeline import BuildLocations, num_measured
     from laser_dist.storage import is_url
     from tfds_builders.jnd_dataset import BuildRequest
 
-    order = found.order
+    options, folder = resolved.options, resolved.folder
+    total, work = len(resolved.inventory.sources), Path(BuildLocations.of(folder).work)
     request = BuildRequest(
-        manual_dir=order.manual_dir,
-        inventory=found.inventory,
-        options=found.options,
-        max_reject_rate=order.max_reject_rate,
+        manual_dir=options.manual_dir,
+        inventory=resolved.inventory,
+        options=resolved.beam_options,
+        max_reject_rate=options.max_reject_rate,
         on_start=partial(logger.info, "  Running as %s"),
+        on_poll=lambda: show("sources measured and paired", min(num_measured(work), total), total),
     )
-    if is_url(order.data_dir):
-        found.builder.request = request
-        found.builder.prepare_at(found.folder, order.file_format)
+    if is_url(options.data_dir):
+        resolved.builder.request = request
+        resolved.builder.prepare_at(folder, options.file_format)
         return
-    count = partial(finished_sources, Path(places_of(found.folder).work))
-    report = partial(show, "sources measured and paired")
-    total = len(found.inventory.sources)
-    with set_aside(Path(found.folder)), watch_progress(count, total, report):
-        builder = make_builder(order)  # the one that was found holds what is set aside
+    with set_aside(Path(folder)):
+        builder = make_builder(options)  # the resolved one has loaded what is set aside
         builder.request = request
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                file_format=order.file_format,
+                file_format=options.file_format,
             )

@@ -1,4 +1,4 @@
-"""The datasets that can be built: their configurations, and what lies built in a folder."""
+"""The datasets that can be built, their configurations, and prepared datasets in folders."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ RESOLUTIONS = {
 }
 FILE_FORMATS = ("tfrecord", "array_record", "parquet")
 MAX_REJECT_RATE = 0.05
+_REPLACE = "Replace it with --overwrite, or name another --data-dir."
 CONFIGS = {VIDEOSET: tuple(RESOLUTIONS), MCL_JCI: ("viewers", "stairs", "synthetic")}
 
 
 def choose_config(dataset: str, files: list[StoredFile]) -> str:
-    """The configuration that a folder's files ask for.
+    """Choose the configuration for a folder's files.
 
     Args:
       dataset: one of `CONFIGS`.
-      files: that lie in the folder.
+      files: files in the folder.
 
     Returns:
-      Of VideoSet, the one whose clips are there, 360p where that leaves a choice; of
-      MCL-JCI, `viewers`, or the synthetic dataset's where a synthetic dataset is there.
+      For VideoSet, the resolution that has clips, or 360p if several have; for MCL-JCI, `synthetic`
+      if the folder has a marker, else `viewers`.
     """
     from beam_pipelines.inputs.videoset_files import resolutions_among
     from laser_dist.simulation import MARKER_NAME
@@ -53,9 +54,9 @@ def choose_config(dataset: str, files: list[StoredFile]) -> str:
 
 @contextmanager
 def set_aside(folder: Path) -> Iterator[None]:
-    """Moves what is at a place out of the way; back if the block fails, else it is removed."""
+    """Move a folder aside while the block runs; restore it if the block fails, else remove it."""
     aside = folder.parent / f".{folder.name}.replaced"
-    if aside.exists() and not folder.exists():  # an earlier block was killed
+    if aside.exists() and not folder.exists():  # an earlier process was killed
         aside.rename(folder)
     if not folder.exists():
         yield
@@ -74,17 +75,17 @@ def set_aside(folder: Path) -> Iterator[None]:
 def is_built(
     folder: str, fingerprint: str, file_format: str, manual_dir: str, *, replace_other: bool
 ) -> bool:
-    """Whether the dataset that is asked for lies in a folder.
+    """Return whether a folder holds the requested dataset.
 
     Args:
-      folder: of a dataset's version; path or URL.
-      fingerprint: of the one that is asked for.
-      file_format: of the one that is asked for.
-      manual_dir: it would be built from, for messages.
-      replace_other: another one that lies there is none.
+      folder: folder of a dataset's version, a path or URL.
+      fingerprint: fingerprint of the requested dataset.
+      file_format: file format of the requested dataset.
+      manual_dir: folder of its input, for messages.
+      replace_other: whether another dataset may be replaced.
 
     Raises:
-      UserError: another one lies there.
+      UserError: the folder holds another dataset.
     """
     from laser_dist import storage
 
@@ -107,18 +108,15 @@ def _check_format(folder: str, file_format: str) -> None:
     found = info.get("fileFormat", "tfrecord")
     if found != file_format:
         raise UserError(
-            f"Dataset {folder}",
-            f"files of {file_format}",
-            f"{found}",
-            "Replace it with --overwrite, or name another --data-dir.",
+            f"{folder} holds this dataset as {found}, not {file_format}.", hint=_REPLACE
         )
 
 
 def read_metadata(folder: str | Path) -> dict[str, Any]:
-    """What a prepared dataset says of itself.
+    """Load the metadata of a prepared dataset.
 
     Raises:
-      UserError: it says nothing that can be read.
+      UserError: the metadata cannot be read.
     """
     from laser_dist import storage
 
@@ -127,33 +125,30 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
         return {**metadata, "fingerprint": str(metadata["fingerprint"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"Dataset {folder}",
-            "metadata.json with a fingerprint",
-            f"{type(error).__name__}: {error}",
-            "Build it anew with --overwrite.",
+            f"{folder} has no valid metadata.json ({type(error).__name__}: {error}).",
+            hint="Build it again with --overwrite.",
         ) from error
 
 
 def check_same(
     folder: str | Path, metadata: dict[str, Any], fingerprint: str, manual_dir: str | Path
 ) -> None:
-    """Refuses to take a dataset of other input for the one that is asked for.
+    """Check that a prepared dataset was built from the requested input.
 
     Raises:
       UserError: the fingerprints differ.
     """
     if metadata["fingerprint"] != fingerprint:
         raise UserError(
-            f"Dataset {folder}",
-            f"the one of {manual_dir} (fingerprint {fingerprint})",
-            f"one of other clips or labels ({metadata['fingerprint']})",
-            "Replace it with --overwrite, or name another --data-dir.",
+            f"{folder} was built from other clips, labels or settings (fingerprint "
+            f"{metadata['fingerprint']}) than {manual_dir} holds ({fingerprint}).",
+            hint=_REPLACE,
         )
 
 
 def summary(folder: str) -> list[tuple[str, str]]:
-    """What a prepared dataset holds: (name, value) for people."""
-    from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
+    """Summarize the content of a prepared dataset: (name, value) of each line."""
+    from beam_pipelines.rejects import REJECTS_FILE, read_rejects
     from laser_dist import storage
 
     info = json.loads(storage.read_bytes(storage.join(folder, "dataset_info.json")))
@@ -168,7 +163,7 @@ def summary(folder: str) -> list[tuple[str, str]]:
         ("repairs", notes(metadata["repairs"])),
         ("viewers", "SIMULATED" if metadata["simulated"] else "people"),
         ("size", size_text(size)),
-        ("where", folder),
+        ("folder", folder),
     ]
 
 

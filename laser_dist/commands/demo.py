@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     output, seed = arguments.output, arguments.seed
     videoset, run_dir = output / "videoset", output / "run"
     started = time.monotonic()
-    synthesize.check_output(videoset)
+    from beam_pipelines.synthetic.pipeline import check_output
+
+    check_output(videoset)
     check_free(run_dir)
     terminal = Terminal()
     terminal.say(f"All files are written to {output}.")
@@ -83,7 +85,7 @@ def _synthesize(terminal: Terminal, folder: Path, seed: int) -> None:
 
 
 def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
-    order = build.Order(
+    options = build.BuildOptions(
         dataset=VIDEOSET,
         manual_dir=str(manual_dir),
         data_dir=str(data_dir),
@@ -92,8 +94,8 @@ def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
     )
     with terminal.progress() as show:
         show("loading the libraries")
-        found = build.look_at(order)
-    return Path(build.build_or_reuse(terminal, found))
+        resolved = build.resolve(options)
+    return Path(build.build_or_reuse(terminal, resolved))
 
 
 def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> dict[str, Any]:

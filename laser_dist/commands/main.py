@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; what `build` does not know is left to Beam (`beam_flags`)."""
+    """Parse the command line; what `build` does not know is left to Beam (`build_request`)."""
     parser = make_parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown and parsed.command != "build":

@@ -114,6 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
     kind = KINDS[arguments.kind]
     check_options(arguments)
     output = arguments.output or kind.output
+    from beam_pipelines.synthetic.pipeline import check_output
+
     check_output(output)
     footage, rejects = find_footage(arguments.photos, arguments.videos, num_frames=kind.num_frames)
     make_or_reuse(
@@ -201,25 +203,6 @@ def find_footage(
     return footage, rejects
 
 
-def check_output(folder: Path) -> None:
-    """Check that the output folder does not hold anything else.
-
-    Raises:
-      UserError: it is a file, or a folder with other content than a synthetic dataset.
-    """
-    from laser_dist.simulation import MARKER_NAME
-
-    if not folder.exists() or (folder / MARKER_NAME).is_file():
-        return
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file.", hint="Name another folder with --output.")
-    if any(folder.iterdir()):
-        raise UserError(
-            f"{folder} holds files that do not belong to a synthetic dataset.",
-            hint="Name a new folder with --output.",
-        )
-
-
 def make_or_reuse(
     terminal: Terminal,
     footage: Sequence[Footage],
@@ -244,9 +227,9 @@ def make_or_reuse(
     Raises:
       UserError: `folder` holds another synthetic dataset, or cannot be written.
     """
-    from beam_pipelines.progress import watch_progress
     from beam_pipelines.runner import local_options
-    from beam_pipelines.synthetic.pipeline import draw_takes, marker_of, synthesize
+    from beam_pipelines.synthetic.footage import draw_takes
+    from beam_pipelines.synthetic.pipeline import marker_of, synthesize
 
     with terminal.progress() as show:
         show("looking at the footage")
@@ -255,11 +238,16 @@ def make_or_reuse(
             logger.info("  Reused %s: same footage and settings.", folder)
         else:
             show(f"encoding {count_text(settings.num_sources, 'source')}")
-            report = partial(show, "sources filmed, encoded and labeled")
-            with watch_progress(
-                lambda: settings.num_finished(folder), settings.num_sources, report
-            ):
-                synthesize(footage, settings, folder, local_options(workers), left_out=left_out)
+            synthesize(
+                footage,
+                settings,
+                folder,
+                local_options(workers),
+                left_out=left_out,
+                on_progress=lambda num_finished: show(
+                    "sources filmed, encoded and labeled", num_finished, settings.num_sources
+                ),
+            )
     terminal.pairs(summary(folder))
 
 
@@ -317,7 +305,7 @@ def check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> N
 
 def summary(folder: Path) -> list[Row]:
     """Summarize the content of a synthetic dataset."""
-    from beam_pipelines.rejects_table import REJECTS_FILE, read_rejects
+    from beam_pipelines.rejects import REJECTS_FILE, read_rejects
 
     marker = read_marker(folder)
     settings, groups = marker["settings"], marker["groups"]

@@ -1,17 +1,17 @@
-"""`measure_and_write` with codecs that fail at one quantizer, as a damaged file can have them do.
+"""`measure_and_write` with codecs that fail at one quantizer, as damaged files make them fail.
 
-Which one it is and how is told in the name of the source: `videoSRC001-SIGSEGV-28`.
+The name of the source states how and where: `videoSRC001-SIGSEGV-28`.
 """
 
 import os
 import signal
 import time
 
-from beam_pipelines.dataset.measured_source import measure_and_write
+from beam_pipelines.dataset.frame_pairs import measure_and_write
 
 
 def measure(source, settings, folder, unusable, report):
-    """As `measure_and_write`, but for the fault that the source's name asks for."""
+    """Call `measure_and_write`, and fail as the source's name asks."""
     _, kind, quantizer = source.source_id.split("-")
 
     def report_and_fail(step):
@@ -22,13 +22,17 @@ def measure(source, settings, folder, unusable, report):
     measure_and_write(source, settings, folder, unusable, report_and_fail)
 
 
+def load(report):
+    """Do nothing: the process has imported this module, and with it the codecs."""
+
+
 def fail(kind):
     if kind == "hang":
         time.sleep(60)
     elif kind == "full":
         raise OSError(28, "No space left on device")
     elif kind == "bug":
-        raise ZeroDivisionError("of our own")
+        raise ZeroDivisionError("a bug")
     else:
         os.kill(os.getpid(), getattr(signal, kind))
         time.sleep(60)

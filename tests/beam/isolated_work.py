@@ -1,6 +1,7 @@
-"""Functions that a codec's process calls in the tests: each fails in another way."""
+"""Functions that a codec process calls in the tests, and whether such a process runs."""
 
 import os
+import signal
 import threading
 import time
 
@@ -28,10 +29,10 @@ def process_id(report):
 def complain(kind, report):
     report("complaining")
     raise {
-        "user": UserError("a", "b", "c", "d"),
-        "video": VideoError("a", "b", "c", "d"),
-        "system": OSError(5, "as the system puts it", "clip.264"),
-        "stubborn": Stubborn("of no use"),
+        "user": UserError("It failed.", hint="Fix it."),
+        "video": VideoError("It failed.", hint="Fix it."),
+        "system": OSError(5, "reason", "clip.264"),
+        "stubborn": Stubborn("cannot be pickled"),
     }[kind]
 
 
@@ -60,6 +61,12 @@ def slow_but_steady(steps, seconds, report):
     return steps
 
 
+def interrupt_parent(report):
+    report("interrupting")
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+
+
 def close_the_pipe_and_stay(report):
     report("closing")
     os.closerange(3, 64)
@@ -69,3 +76,20 @@ def close_the_pipe_and_stay(report):
 def answer_what_cannot_be_pickled(report):
     report("answering")
     return threading.Lock()
+
+
+def is_running(number):
+    """Return whether a process exists and is not a zombie."""
+    try:
+        with open(f"/proc/{number}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def exits(number, seconds=20.0):
+    """Wait for a process to exit; return whether it did."""
+    end = time.monotonic() + seconds
+    while is_running(number) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not is_running(number)

@@ -1,11 +1,10 @@
-"""One tiny judged source on a disk, without any dataset around it."""
+"""One tiny labeled source on a disk, without a dataset around it."""
 
 from fractions import Fraction
 
 import numpy as np
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
-from beam_pipelines.elements import JndLevel, LabeledSource
+from beam_pipelines.elements import JndLevel, LabeledSource, PairSettings
 from laser_dist.jnd.scale import QP
 from laser_dist.storage import StoredFile
 from laser_dist.video.codec import encode_h264
@@ -17,7 +16,7 @@ QPS = (20, 28, 36)
 
 
 def waves(num_frames=3, *, seed=0):
-    """Smooth waves that move, with a little texture."""
+    """Return a clip of smooth moving waves with a little texture."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     texture = rng.normal(0, 4, (HEIGHT, WIDTH, 3))
@@ -29,13 +28,13 @@ def waves(num_frames=3, *, seed=0):
 
 
 def yuv_bytes(clip):
-    """The clip as a raw 4:2:0 file."""
+    """Return the content of a raw 4:2:0 file."""
     planes = zip(clip.y, clip.u, clip.v, strict=True)
     return b"".join(plane.tobytes() for frame in planes for plane in frame)
 
 
 def stored(path, content):
-    """The file, written."""
+    """Write a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     status = path.stat()
@@ -47,8 +46,8 @@ def levels_at(*values):
     return first, second, third
 
 
-def judged(folder, streams, *, levels=QPS, source_id="videoSRC001", suffix="264"):
-    """A source whose files hold the streams, by QP."""
+def labeled(folder, streams, *, levels=QPS, source_id="videoSRC001", suffix="264"):
+    """Write a source whose files hold the streams, by QP."""
     name = f"{source_id}_{WIDTH}x{HEIGHT}_30"
     return LabeledSource(
         source_id=source_id,
@@ -64,6 +63,6 @@ def judged(folder, streams, *, levels=QPS, source_id="videoSRC001", suffix="264"
     )
 
 
-def coded(clip, qps=(0, *QPS)):
-    """The clip coded at each QP."""
+def encoded(clip, qps=(0, *QPS)):
+    """Encode a clip at each QP."""
     return {qp: encode_h264(clip, qp=qp) for qp in qps}

@@ -1,4 +1,4 @@
-"""Tiny footage and settings for the tests of the synthetic dataset's pipeline."""
+"""Tiny settings for the tests of the synthetic datasets."""
 
 from beam_pipelines.synthetic.videoset import VideosetSettings
 
@@ -6,7 +6,7 @@ TINY = VideosetSettings(num_sources=4, width=64, height=48, num_frames=3, qps=(2
 
 
 def contents(folder):
-    """Bytes of every file below a folder, by relative path."""
+    """Return the content of every file below a folder, by relative path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -2,20 +2,21 @@ import json
 from functools import partial
 
 import faulty_codec
+import isolated_work
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.pvalue import TaggedOutput
-from labeled_fakes import QPS, SETTINGS, coded, judged, waves
+from labeled_fakes import QPS, SETTINGS, encoded, labeled, waves
 
+from beam_pipelines.dataset.frame_pairs import measure_and_write
 from beam_pipelines.dataset.isolation import Isolated
 from beam_pipelines.dataset.measured_files import (
     PAIRS_SUFFIX,
     QUALITY_SUFFIX,
     find_measured,
-    place_of,
+    location_of,
     read_pairs,
 )
-from beam_pipelines.dataset.measured_source import measure_and_write
 from beam_pipelines.dataset.measuring import MeasureSources
 
 pytestmark = pytest.mark.slow  # most tests start and crash a process that loads the codecs
@@ -23,12 +24,12 @@ pytestmark = pytest.mark.slow  # most tests start and crash a process that loads
 
 @pytest.fixture(scope="module")
 def streams():
-    return coded(waves())
+    return encoded(waves())
 
 
 @pytest.fixture(scope="module")
 def isolated():
-    """A codec's process for all tests: it takes seconds to load its libraries."""
+    """A codec process for all tests: it takes seconds to load its libraries."""
     isolated = Isolated(60.0)
     yield isolated
     isolated.close()
@@ -40,11 +41,9 @@ def run(isolated):
 
 
 def _run(isolated, source, folder, *, work=measure_and_write):
-    """What the step yields for one source: measured ones and rejects."""
-    step = MeasureSources(SETTINGS, str(folder), work=work)
+    """Return what the step yields for one source: measured files and rejects."""
+    step = MeasureSources(SETTINGS, str(folder), work=work, isolate=lambda seconds: isolated)
     step.setup()
-    step._free.get()  # not started yet
-    step._free.put(isolated)
     outputs = list(step.process(source))
     rejects = [output.value for output in outputs if isinstance(output, TaggedOutput)]
     return [output for output in outputs if not isinstance(output, TaggedOutput)], rejects
@@ -58,14 +57,14 @@ def times_in(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_a_source_is_measured_once_and_then_taken_over(run, streams, tmp_path):
-    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+def test_a_source_is_measured_once_and_then_reused(run, streams, tmp_path):
+    source, work = labeled(tmp_path / "in", streams), tmp_path / "work"
     (measured,), rejects = run(source, work)
     assert rejects == []
     assert sorted(rows_of(measured)) == [0, *QPS]
     assert (measured.frame_indices, measured.is_final) == ((0, 1, 2), True)
-    facts, pairs = read_pairs(measured.pairs, [2, 0])
-    assert facts.source_id == "videoSRC001"
+    metadata, pairs = read_pairs(measured.pairs, [2, 0])
+    assert metadata.source_id == "videoSRC001"
     assert [pair.frame_index for pair in pairs] == [2, 0]
     before = times_in(work)
     assert run(source, work) == ([measured], [])
@@ -73,21 +72,21 @@ def test_a_source_is_measured_once_and_then_taken_over(run, streams, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["SIGSEGV", "SIGKILL"])
-def test_a_clip_that_brings_the_codec_down_costs_that_clip_alone(run, streams, tmp_path, kind):
-    source = judged(tmp_path / "in", streams, levels=(20, 30, 36), source_id=f"x-{kind}-28")
-    # With a file of its own at 28, which is no level: its row is left out.
+def test_a_clip_that_crashes_the_codec_costs_only_that_clip(run, streams, tmp_path, kind):
+    source = labeled(tmp_path / "in", streams, levels=(20, 30, 36), source_id=f"x-{kind}-28")
+    # QP 28 is not a level: its row is left out.
     (measured,), (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert (reject.what, reject.stage, reject.source_id) == ("clip", "measure", f"x-{kind}-28")
     assert reject.where.endswith("_qp_28.264")
     assert f"killed by {kind}" in reject.why
-    whole, _ = run(judged(tmp_path / "in", streams, levels=(20, 30, 36)), tmp_path / "whole")
+    whole, _ = run(labeled(tmp_path / "in", streams, levels=(20, 30, 36)), tmp_path / "whole")
     expected = {qp: row | {"source_id": f"x-{kind}-28"} for qp, row in rows_of(whole[0]).items()}
     del expected[28]
     assert rows_of(measured) == expected
 
 
-def test_a_level_whose_clip_brings_the_codec_down_is_coded_anew(run, streams, tmp_path):
-    source = judged(tmp_path / "in", streams, source_id="x-SIGSEGV-28")
+def test_a_level_whose_clip_crashes_the_codec_is_encoded(run, streams, tmp_path):
+    source = labeled(tmp_path / "in", streams, source_id="x-SIGSEGV-28")
     (measured,), (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert reject.where.endswith("_qp_28.264")
     assert {qp: row["origin"] for qp, row in rows_of(measured).items()} == {
@@ -96,69 +95,80 @@ def test_a_level_whose_clip_brings_the_codec_down_is_coded_anew(run, streams, tm
         28: "encoded",
         36: "file",
     }
-    facts, _ = read_pairs(measured.pairs, [0])
-    assert facts.level_origins == ("file", "encoded", "file")
+    metadata, _ = read_pairs(measured.pairs, [0])
+    assert metadata.level_origins == ("file", "encoded", "file")
 
 
-def test_a_clip_that_takes_too_long_costs_that_clip_alone(streams, tmp_path):
-    source = judged(tmp_path / "in", streams, levels=(20, 20, 36), source_id="x-hang-28")
-    # Long enough for the libraries to load on a busy machine.
-    seconds = 15.0
+class Warm(Isolated):
+    """Applies the time limit only once the process has loaded its libraries."""
+
+    def call(self, function, *arguments):
+        limit, self.step_seconds = self.step_seconds, 60.0
+        super().call(faulty_codec.load)
+        self.step_seconds = limit
+        return super().call(function, *arguments)
+
+
+def test_a_clip_that_times_out_costs_only_that_clip(streams, tmp_path):
+    source = labeled(tmp_path / "in", streams, levels=(20, 20, 36), source_id="x-hang-28")
     step = MeasureSources(
-        SETTINGS, str(tmp_path / "work"), clip_seconds=seconds, work=faulty_codec.measure
+        SETTINGS,
+        str(tmp_path / "work"),
+        clip_seconds=3.0,
+        work=faulty_codec.measure,
+        isolate=Warm,
     )
     step.setup()
     measured, reject = step.process(source)
     step.teardown()
     assert reject.value.where.endswith("_qp_28.264")
-    assert "got not done after 15 s" in reject.value.why
+    assert "timed out after 3 s" in reject.value.why
     assert sorted(rows_of(measured)) == [0, 20, 36]
 
 
-def test_a_reference_that_brings_the_codec_down_costs_the_source(run, streams, tmp_path):
-    source = judged(tmp_path / "in", streams, source_id="x-SIGSEGV-0")
+def test_a_reference_that_crashes_the_codec_costs_the_source(run, streams, tmp_path):
+    source = labeled(tmp_path / "in", streams, source_id="x-SIGSEGV-0")
     measured, (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert measured == []
     assert (reject.what, reject.where) == ("source", "x-SIGSEGV-0")
-    assert "got the codec's process was killed by SIGSEGV" in reject.why
+    assert "cannot be decoded: the codec process was killed by SIGSEGV" in reject.why
     assert not (tmp_path / "work").exists()
 
 
-def test_a_codec_that_fails_at_a_level_without_a_file_costs_the_source(run, streams, tmp_path):
-    source = judged(tmp_path / "in", streams, levels=(20, 30, 36), source_id="x-SIGSEGV-30")
+def test_a_codec_that_crashes_at_a_level_without_a_file_costs_the_source(run, streams, tmp_path):
+    source = labeled(tmp_path / "in", streams, levels=(20, 30, 36), source_id="x-SIGSEGV-30")
     measured, (reject,) = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert (measured, reject.what) == ([], "source")
-    assert reject.why == "the codec's process was killed by SIGSEGV, at QP 30"
+    assert reject.why == "the codec process was killed by SIGSEGV, at QP 30"
 
 
 def test_after_a_crash_the_next_source_is_measured(run, streams, tmp_path):
     for source_id in ("x-SIGSEGV-0", "x-none-99"):
-        source = judged(tmp_path / "in", streams, source_id=source_id)
+        source = labeled(tmp_path / "in", streams, source_id=source_id)
         measured, _ = run(source, tmp_path / "work", work=faulty_codec.measure)
     assert [each.source_id for each in measured] == ["x-none-99"]
 
 
-def test_the_codecs_process_ends_with_the_step(streams, tmp_path):
-    step = MeasureSources(SETTINGS, str(tmp_path / "work"))
+def test_the_codec_process_stops_with_the_step(streams, tmp_path):
+    isolated = Isolated(60.0)
+    step = MeasureSources(SETTINGS, str(tmp_path / "work"), isolate=lambda seconds: isolated)
     step.setup()
-    list(step.process(judged(tmp_path / "in", streams)))
-    isolated = step._free.get()
-    step._free.put(isolated)
-    process = isolated._process
+    list(step.process(labeled(tmp_path / "in", streams)))
+    number = isolated.call(isolated_work.process_id)
     step.teardown()
-    assert process.poll() is not None
+    assert isolated_work.exits(number)
     step.teardown()
 
 
-def test_with_two_processes_every_source_comes_out_once_by_the_end_of_the_bundle(streams, tmp_path):
+def test_two_processes_yield_every_source_once_by_the_end_of_the_bundle(streams, tmp_path):
     ids = ["x-none-1", "x-SIGSEGV-0", "x-none-2", "x-none-3"]
-    sources = [judged(tmp_path / "in", streams, source_id=name) for name in ids]
+    sources = [labeled(tmp_path / "in", streams, source_id=name) for name in ids]
     step = MeasureSources(
         SETTINGS, str(tmp_path / "work"), num_processes=2, work=faulty_codec.measure
     )
     step.setup()
     outputs = [output for source in sources for output in step.process(source)]
-    assert len(outputs) < len(ids)  # as many are under way as there are processes
+    assert len(outputs) < len(ids)  # one per process is still running
     rest = list(step.finish_bundle())
     step.teardown()
     found = [each.value if isinstance(each, TaggedOutput) else each for each in outputs]
@@ -170,20 +180,20 @@ def test_with_two_processes_every_source_comes_out_once_by_the_end_of_the_bundle
 
 
 @pytest.mark.parametrize(("kind", "error"), [("full", OSError), ("bug", ZeroDivisionError)])
-def test_what_is_no_fault_of_a_clip_stops_the_work(run, streams, tmp_path, kind, error):
-    source = judged(tmp_path / "in", streams, source_id=f"x-{kind}-28")
+def test_an_error_that_is_no_fault_of_a_clip_stops_the_work(run, streams, tmp_path, kind, error):
+    source = labeled(tmp_path / "in", streams, source_id=f"x-{kind}-28")
     with pytest.raises(error):
         run(source, tmp_path / "work", work=faulty_codec.measure)
 
 
-def test_a_place_that_cannot_be_written_is_no_fault_of_the_source(run, streams, tmp_path):
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_source(run, streams, tmp_path):
     (tmp_path / "work").touch()  # a file where the folder should be
     with pytest.raises((OSError, RuntimeError), match=r"\[Errno"):
-        run(judged(tmp_path / "in", streams), tmp_path / "work")
+        run(labeled(tmp_path / "in", streams), tmp_path / "work")
 
 
-def test_a_clip_that_is_damaged_is_not_read_again(run, streams, tmp_path):
-    source = judged(tmp_path / "in", streams | {20: streams[20][:-40]})
+def test_a_damaged_clip_is_not_read_again(run, streams, tmp_path):
+    source = labeled(tmp_path / "in", streams | {20: streams[20][:-40]})
     (measured,), (reject,) = run(source, tmp_path / "work")
     assert (reject.what, measured.is_final) == ("clip", True)
     before = times_in(tmp_path / "work")
@@ -192,57 +202,57 @@ def test_a_clip_that_is_damaged_is_not_read_again(run, streams, tmp_path):
 
 
 def test_a_clip_that_could_not_be_read_is_tried_again(run, streams, tmp_path):
-    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+    source, work = labeled(tmp_path / "in", streams), tmp_path / "work"
     (clip,) = (tmp_path / "in").glob("*/*_qp_28.264")
     clip.rename(clip.with_suffix(".away"))
     (measured,), (reject,) = run(source, work)
     assert not measured.is_final
-    assert "a file that can be read, got [Errno 2]" in reject.why
+    assert "Cannot read it: [Errno 2]" in reject.why
     clip.with_suffix(".away").rename(clip)
     (measured,), rejects = run(source, work)
     assert (rejects, measured.is_final) == ([], True)
     assert rows_of(measured)[28]["origin"] == "file"
 
 
-def test_a_clip_that_brought_the_codec_down_is_tried_again(run, streams, tmp_path):
-    source, work = judged(tmp_path / "in", streams, source_id="x-SIGKILL-28"), tmp_path / "work"
-    _, (_,) = run(source, work, work=faulty_codec.measure)  # as by a machine without memory left
+def test_a_clip_that_crashed_the_codec_is_tried_again(run, streams, tmp_path):
+    source, work = labeled(tmp_path / "in", streams, source_id="x-SIGKILL-28"), tmp_path / "work"
+    _, (_,) = run(source, work, work=faulty_codec.measure)  # as a machine without free memory does
     (measured,), rejects = run(source, work)
     assert (rejects, measured.is_final) == ([], True)
 
 
 def test_a_reference_that_could_not_be_read_costs_the_source(run, streams, tmp_path):
-    source = judged(tmp_path / "in", streams)
+    source = labeled(tmp_path / "in", streams)
     next((tmp_path / "in").glob("*/*_qp_00.264")).unlink()
     measured, (reject,) = run(source, tmp_path / "work")
     assert (measured, reject.what, reject.where) == ([], "source", "videoSRC001")
-    assert "a file that can be read, got [Errno 2]" in reject.why
+    assert "_qp_00.264: [Errno 2]" in reject.why
 
 
 @pytest.mark.parametrize("suffix", [PAIRS_SUFFIX, QUALITY_SUFFIX])
 @pytest.mark.parametrize("left", [0, 4, 200])
-def test_a_measured_file_that_is_not_whole_is_made_anew(run, streams, tmp_path, suffix, left):
-    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+def test_a_truncated_measured_file_is_written_again(run, streams, tmp_path, suffix, left):
+    source, work = labeled(tmp_path / "in", streams), tmp_path / "work"
     (measured,), _ = run(source, work)
-    place = place_of(str(work), source, SETTINGS, suffix)
-    with open(place, "r+b") as file:
+    path = location_of(str(work), source, SETTINGS, suffix)
+    with open(path, "r+b") as file:
         whole = file.read()
         file.truncate(left)
     assert find_measured(source, SETTINGS, str(work)) is None
     assert run(source, work) == ([measured], [])
-    with open(place, "rb") as file:
+    with open(path, "rb") as file:
         assert file.read() == whole
 
 
-def test_pairs_without_quality_rows_are_not_taken_for_measured(run, streams, tmp_path):
-    source, work = judged(tmp_path / "in", streams), tmp_path / "work"
+def test_pairs_without_quality_rows_are_not_reused(run, streams, tmp_path):
+    source, work = labeled(tmp_path / "in", streams), tmp_path / "work"
     run(source, work)
     next(work.glob(f"*{QUALITY_SUFFIX}")).unlink()
     assert find_measured(source, SETTINGS, str(work)) is None
 
 
-def test_measured_files_of_two_runs_are_equal_byte_for_byte(run, streams, tmp_path):
-    source = judged(tmp_path / "in", streams)
+def test_two_runs_write_the_same_bytes(run, streams, tmp_path):
+    source = labeled(tmp_path / "in", streams)
     for name in ("a", "b"):
         run(source, tmp_path / name)
     one, other = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("a", "b"))
@@ -251,6 +261,6 @@ def test_measured_files_of_two_runs_are_equal_byte_for_byte(run, streams, tmp_pa
 
 
 def test_facts_in_a_file_are_json(run, streams, tmp_path):
-    (measured,), _ = run(judged(tmp_path / "in", streams), tmp_path / "work")
-    about = json.loads(pq.read_schema(measured.pairs).metadata[b"facts"])
+    (measured,), _ = run(labeled(tmp_path / "in", streams), tmp_path / "work")
+    about = json.loads(pq.read_schema(measured.pairs).metadata[b"metadata"])
     assert about["num_bytes"] == measured.num_bytes > 0

@@ -4,23 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipelines.rejects import Reject, check_share, impaired_sources, lost_sources
-from beam_pipelines.rejects_table import (
-    WriteRejects,
-    clear_failures,
+from beam_pipelines.rejects import (
+    Reject,
+    check_reject_rate,
+    impaired_sources,
+    lost_sources,
     read_rejects,
     write_rejects,
 )
+from beam_pipelines.runner import WriteRejects, translate_failures
 from laser_dist.errors import UserError
 
 
 def lost(index, what="source"):
-    return Reject(what=what, where=f"videoSRC{index:03d}", stage="measure", why="cut short")
+    return Reject(what=what, where=f"videoSRC{index:03d}", stage="measure", why="truncated")
 
 
 def damaged_clip(index, qp):
     where, source_id = f"videoSRC{index:03d}_qp_{qp:02d}.264", f"videoSRC{index:03d}"
-    return Reject(what="clip", where=where, stage="measure", why="cut", source_id=source_id)
+    return Reject(what="clip", where=where, stage="measure", why="truncated", source_id=source_id)
 
 
 @given(
@@ -29,52 +31,52 @@ def damaged_clip(index, qp):
     harmless=st.integers(0, 50),
     total=st.integers(31, 900),
 )
-def test_the_share_is_of_distinct_sources_lost_or_impaired(gone, damaged, harmless, total):
+def test_the_rate_counts_each_affected_source_once(gone, damaged, harmless, total):
     rejects = [
         *(lost(index) for index in gone),
         *(damaged_clip(*clip) for clip in damaged),
         *(lost(index, what) for index in range(harmless) for what in ("copy", "archive", "file")),
     ]
-    concerned = gone | {index for index, _ in damaged}
+    affected = gone | {index for index, _ in damaged}
     assert lost_sources(rejects) == {f"videoSRC{index:03d}" for index in gone}
-    assert impaired_sources(rejects) == {f"videoSRC{index:03d}" for index in concerned}
-    if 20 * len(concerned) <= total:
-        check_share(rejects, total)
+    assert impaired_sources(rejects) == {f"videoSRC{index:03d}" for index in affected}
+    if 20 * len(affected) <= total:
+        check_reject_rate(rejects, total)
     else:
-        expected = rf"at most 5% of them with rejects, got {len(concerned)} \({{}} in all\)"
-        with pytest.raises(UserError, match=expected.format(len(gone) + len(damaged))):
-            check_share(rejects, total)
+        text = f"{len(affected)} of {total} sources have rejected inputs, more than the accepted 5%"
+        with pytest.raises(UserError, match=text):
+            check_reject_rate(rejects, total)
 
 
 @pytest.mark.parametrize(("share", "is_refused"), [(0.0, True), (0.24, True), (0.25, False)])
-def test_the_largest_share_itself_is_allowed(share, is_refused):
+def test_the_largest_rate_itself_is_accepted(share, is_refused):
     rejects = [damaged_clip(1, qp) for qp in range(1, 52)]  # one source of four
     if is_refused:
-        with pytest.raises(UserError, match=f"at most {100 * share:g}% of them"):
-            check_share(rejects, 4, max_share=share)
+        with pytest.raises(UserError, match=f"more than the accepted {100 * share:g}%"):
+            check_reject_rate(rejects, 4, max_rate=share)
     else:
-        check_share(rejects, 4, max_share=share)
+        check_reject_rate(rejects, 4, max_rate=share)
 
 
-def test_the_message_names_the_first_three():
+def test_the_message_names_the_first_three_rejects():
     with pytest.raises(UserError) as error:
-        check_share([lost(0, "copy"), *(lost(i) for i in range(1, 6))], 10)
+        check_reject_rate([lost(0, "copy"), *(lost(i) for i in range(1, 6))], 10)
     assert str(error.value) == (
-        "Work on 10 sources: expected at most 5% of them with rejects, got 5 (5 in all): "
-        "source videoSRC001 (measure): cut short; source videoSRC002 (measure): cut short; "
-        "source videoSRC003 (measure): cut short; …. "
-        "Mend or remove these inputs, then start again."
+        "5 of 10 sources have rejected inputs, more than the accepted 5%: "
+        "source videoSRC001 (measure): truncated; source videoSRC002 (measure): truncated; "
+        "source videoSRC003 (measure): truncated; and 2 more.\n"
+        "hint: Fix or remove these inputs, then run the command again."
     )
 
 
-def test_names_that_are_no_text_are_written_as_numbers(tmp_path):
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
     name = b"videoSRC\xff.264".decode("utf-8", "surrogateescape")  # as Python lists such a file
     write_rejects([Reject(what="file", where=name, stage="find", why=name)], 1, tmp_path / "r")
     ((reject,), _) = read_rejects(tmp_path / "r")
     assert reject.where == reject.why == "videoSRC\\udcff.264"
 
 
-def test_a_table_reads_back(tmp_path):
+def test_a_table_is_read_as_written(tmp_path):
     path = tmp_path / "rejects.parquet"
     write_rejects([lost(1), lost(2, "clip")], 7, path)
     assert read_rejects(path) == ((lost(1), lost(2, "clip")), 7)
@@ -83,7 +85,7 @@ def test_a_table_reads_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["rejects.parquet"]
 
 
-def test_few_rejects_are_written_with_those_found_before_in_order(tmp_path):
+def test_few_rejects_are_written_in_order_with_those_found_before(tmp_path):
     step = WriteRejects(tmp_path / "r.parquet", tmp_path / "refusal", [lost(3)], total=60)
     assert list(step.process([lost(9), lost(1)])) == [3]
     assert read_rejects(tmp_path / "r.parquet") == ((lost(1), lost(3), lost(9)), 60)
@@ -91,7 +93,7 @@ def test_few_rejects_are_written_with_those_found_before_in_order(tmp_path):
 
 
 def refused_in_a_worker(folder, refusal):
-    with clear_failures(refusal, folder):
+    with translate_failures(refusal, folder):
         assert not refusal.exists()
         try:
             list(WriteRejects(folder / "r", refusal, (), total=4).process([lost(1)]))
@@ -99,28 +101,26 @@ def refused_in_a_worker(folder, refusal):
             raise RuntimeError(f"Error received from SDK harness: {error}") from None
 
 
-def test_a_refusal_outlives_the_text_that_beam_makes_of_it(tmp_path):
+def test_a_refusal_survives_the_text_that_beam_makes_of_it(tmp_path):
     refusal = tmp_path / "refusal.parquet"
-    write_rejects([], 1, refusal)  # of an earlier run: must not be taken for this one's
-    with pytest.raises(
-        UserError, match=r"got 1 \(1 in all\): source videoSRC001.*All of them: .*refusal"
-    ):
+    write_rejects([], 1, refusal)  # from an earlier run: must not count
+    with pytest.raises(UserError, match=r"(?s)1 of 4 sources.*videoSRC001.*listed in .*refusal"):
         refused_in_a_worker(tmp_path, refusal)
     assert read_rejects(refusal) == ((lost(1),), 4)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_place_that_cannot_be_written_is_the_users_to_mend(tmp_path, code):
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path, code):
     text = f"Traceback ...\nOSError: {OSError(code, 'as the system puts it')} [while running]"
     with (
-        pytest.raises(UserError, match=f"Output folder {tmp_path}: expected a place"),
-        clear_failures(tmp_path / "refusal", tmp_path),
+        pytest.raises(UserError, match=f"Output folder {tmp_path} cannot be written"),
+        translate_failures(tmp_path / "refusal", tmp_path),
     ):
         raise RuntimeError(text)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), UserError("a", "b", "c", "d")])
-def test_any_other_failure_stays_what_it_is(tmp_path, error):
-    with pytest.raises(type(error)) as raised, clear_failures(tmp_path / "refusal", tmp_path):
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), UserError("It failed.")])
+def test_any_other_failure_is_not_translated(tmp_path, error):
+    with pytest.raises(type(error)) as raised, translate_failures(tmp_path / "refusal", tmp_path):
         raise error
     assert raised.value is error

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import apache_beam as beam
 import pytest
@@ -16,7 +18,7 @@ from beam_pipelines.runner import (
 from laser_dist.errors import UserError
 
 
-def test_one_worker_runs_in_this_process_and_several_in_their_own(monkeypatch):
+def test_one_worker_runs_in_this_process_and_several_in_processes(monkeypatch):
     def mode(count):
         options = local_options(count).view_as(DirectOptions)
         return options.direct_running_mode, options.direct_num_workers
@@ -33,7 +35,7 @@ def test_one_worker_runs_in_this_process_and_several_in_their_own(monkeypatch):
 BUCKETS = {"manual_dir": "gs://mine/in", "data_dir": "gs://mine/data"}
 
 
-def test_what_dataflow_needs_is_added_unless_it_is_said():
+def test_dataflow_options_are_completed_unless_given():
     flags = dataflow_flags(["--sdk_container_image=image"], **BUCKETS)
     assert flags[1:] == [
         "--temp_location=gs://mine/data/.dataflow/tmp",
@@ -42,32 +44,32 @@ def test_what_dataflow_needs_is_added_unless_it_is_said():
         "--resource_hints=min_ram=4GB",
         "--number_of_worker_harness_threads=1",
     ]
-    said = [
+    given = [
         "--sdk_container_image=image",
         "--temp_location=gs://mine/tmp",
         "--staging_location=gs://mine/tmp",
         "--resource_hints=min_ram=9GB",
         "--number_of_worker_harness_threads=2",
     ]
-    assert dataflow_flags(said, **BUCKETS) == [*said, "--sdk_location=container"]
+    assert dataflow_flags(given, **BUCKETS) == [*given, "--sdk_location=container"]
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"flags": []}, "no --sdk_container_image. Build one from cluster/dataflow/Dockerfile"),
-        ({"manual_dir": "/data"}, "Option --manual-dir: expected a URL that Dataflow can read"),
-        ({"data_dir": "s3://mine"}, "Option --data-dir: expected a gs:// URL with Dataflow"),
+        ({"flags": []}, "--sdk_container_image with an image built from cluster/dataflow"),
+        ({"manual_dir": "/data"}, "a URL as --manual-dir, not /data"),
+        ({"data_dir": "s3://mine"}, "a gs:// URL as --data-dir, not s3://mine"),
     ],
 )
-def test_what_dataflow_cannot_do_without(changes, text):
+def test_missing_dataflow_options_are_reported(changes, text):
     arguments = {"flags": ["--sdk_container_image=image"], **BUCKETS, **changes}
     with pytest.raises(UserError, match=text):
         dataflow_flags(**arguments)
 
 
 class Job:
-    """As Dataflow's."""
+    """Stands in for a Dataflow job."""
 
     state = "FAILED"
     canceled = False
@@ -93,20 +95,19 @@ def run_on_dataflow(job, on_start=lambda job: None):
     run_to_end(pipeline, on_start)
 
 
-def test_a_job_that_fails_is_told_with_its_page():
+def test_a_failed_job_is_reported_with_its_page():
     error = DataflowRuntimeException("Dataflow failed\n  File ...\nMemoryError: no more\n", None)
-    told = []
+    started = []
     with pytest.raises(UserError) as raised:
-        run_on_dataflow(Job(error), told.append)
+        run_on_dataflow(Job(error), started.append)
     page = "https://console.cloud.google.com/dataflow/jobs/r/7?project=p"
-    assert told == [f"Dataflow job 7, {page}"]
+    assert started == [f"Dataflow job 7, {page}"]
     assert str(raised.value) == (
-        "Dataflow job 7: expected its success, got FAILED: MemoryError: no more. "
-        f"See its log: {page}"
+        f"Dataflow job 7 ended as FAILED: MemoryError: no more\nhint: See its log: {page}"
     )
 
 
-def test_a_job_ends_with_whoever_waits_for_it():
+def test_a_job_is_canceled_if_this_process_is_interrupted():
     job = Job(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run_on_dataflow(job)
@@ -115,7 +116,7 @@ def test_a_job_ends_with_whoever_waits_for_it():
 
 def test_dataflow_without_a_project_is_an_error():
     options = PipelineOptions(["--runner=DataflowRunner", "--region=r"])
-    with pytest.raises(UserError, match="Beam's options: .* Missing required option: project"):
+    with pytest.raises(UserError, match="rejects its options: .* required option: project"):
         new_pipeline(options)
 
 
@@ -124,11 +125,11 @@ def test_a_runner_that_is_not_installed(monkeypatch):
         raise ImportError("Dataflow runner not available")
 
     monkeypatch.setattr("apache_beam.pipeline.create_runner", none)
-    with pytest.raises(UserError, match=r"got Dataflow runner not available\. Dataflow's: .*gcp"):
+    with pytest.raises(UserError, match=r"runner not available\.\n.*laser-jnd\[gcp\]"):
         new_pipeline(PipelineOptions(["--runner=DataflowRunner"]))
 
 
-# In a process of its own: Beam's threads go on raising after the run has ended.
+# In a separate process: Beam's threads keep raising after the run has ended.
 DYING = """
 import os, signal
 import apache_beam as beam
@@ -147,6 +148,15 @@ os._exit(0)
 
 
 @pytest.mark.slow
-def test_a_worker_process_that_dies_ends_the_run_with_a_clear_error():
+def test_a_worker_process_that_dies_is_a_user_error():
     done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, timeout=90)
-    assert done.stdout.startswith("A worker process of Beam's: expected to live until the work")
+    assert done.stdout.startswith("A Beam worker process died")
+
+
+def test_a_local_run_polls_until_it_ends(monkeypatch):
+    monkeypatch.setattr("beam_pipelines.runner.POLL_S", 0.001)
+    polled = threading.Event()
+    pipeline = beam.Pipeline(options=local_options(1))
+    _ = pipeline | beam.Create([1]) | beam.Map(lambda _: time.sleep(0.2))
+    run_to_end(pipeline, on_poll=polled.set)
+    assert polled.is_set()

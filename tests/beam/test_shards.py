@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipelines.dataset.measured_files import Measured
+from beam_pipelines.dataset.measured_files import MeasuredFiles
 from beam_pipelines.dataset.shards import (
     MAX_SHARD_BYTES,
     NUM_READERS,
@@ -16,7 +16,7 @@ from beam_pipelines.dataset.shards import (
 
 def measured(number, num_frames, num_bytes=1000):
     source_id = f"videoSRC{number:03d}"
-    return Measured(
+    return MeasuredFiles(
         source_id=source_id,
         pairs=f"made/{source_id}.pairs.parquet",
         quality=f"made/{source_id}.quality.parquet",
@@ -66,7 +66,7 @@ def test_every_example_is_in_one_shard_and_shards_are_even(drawn, seed):
 
 
 @given(num_examples=st.integers(1, 10**6), num_bytes=st.integers(1, 10**14))
-def test_shards_are_a_multiple_of_the_readers_and_none_is_larger_than_need_be(
+def test_the_number_of_shards_is_a_multiple_of_the_readers_and_no_larger_than_needed(
     num_examples, num_bytes
 ):
     count = num_shards(num_examples, num_bytes)
@@ -75,18 +75,18 @@ def test_shards_are_a_multiple_of_the_readers_and_none_is_larger_than_need_be(
         return
     assert count % 64 == 0
     assert count <= num_examples
-    # As small as is asked for, or as there are examples to spread.
+    # As small as requested, or as many as there are examples.
     assert num_bytes / count <= 2**28 or count + 64 > num_examples
-    # And not more of them than that takes.
+    # Not more of them than that takes.
     assert count == 64 or num_bytes / (count - 64) > 2**28
 
 
-def test_neighbors_in_a_source_do_not_stay_neighbors():
+def test_neighboring_frames_are_spread_over_shards():
     sources = [measured(number, 64) for number in range(4)]
     (first, *_) = plan_shards(sources, {each.source_id: "train" for each in sources})
     # 256 examples in 64 shards: four each; in the order of input they would be of one source.
-    assert len({place for place, _ in first.examples}) > 1
+    assert len({location for location, _ in first.examples}) > 1
 
 
-def test_an_example_is_named_by_source_and_frame():
+def test_an_example_key_holds_source_and_frame():
     assert example_key("videoSRC007", 15) == "videoSRC007_00015"

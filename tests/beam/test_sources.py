@@ -26,13 +26,13 @@ def save(path, *, width=160, height=130, **options):
     return path
 
 
-def test_the_shipped_photographs_are_there_and_large_enough():
+def test_bundled_photographs_exist_and_are_large_enough():
     shipped = shipped_photographs()
     assert len({footage.group_id for footage in shipped}) == len(shipped) >= 15
     assert all(min(photo_size(footage.path)) >= 128 for footage in shipped)
 
 
-def test_photographs_are_found_by_name_and_the_rest_told(tmp_path):
+def test_photographs_are_found_by_name_and_other_files_rejected(tmp_path):
     save(tmp_path / "b" / "sea.jpg")
     save(tmp_path / "a.png")
     save(tmp_path / "icon.png", width=32, height=32)
@@ -43,14 +43,14 @@ def test_photographs_are_found_by_name_and_the_rest_told(tmp_path):
     assert [footage.group_id for footage in found] == ["a", "b/sea"]
     assert [(r.where.rpartition("/")[2], r.why[:16]) for r in rejects] == [
         ("icon.png", "32x32 pixels, sm"),
-        ("notes.txt", "not a whole imag"),
-        ("z.png", "not a whole imag"),
+        ("notes.txt", "not a complete i"),
+        ("z.png", "not a complete i"),
     ]
 
 
-def test_a_turned_photograph_is_set_upright(tmp_path):
+def test_a_rotated_photograph_is_turned_upright(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter
+    exif[0x0112] = 6  # shown turned by 90 degrees
     path = save(tmp_path / "phone.jpg", exif=exif)
     assert photo_size(path) == (130, 160)
     assert load_photo(path).shape == (160, 130, 3)
@@ -61,7 +61,7 @@ def test_gray_and_transparent_images_become_rgb(tmp_path):
     assert load_photo(tmp_path / "gray.png").shape == (4, 8, 3)
 
 
-def test_short_cut_and_still_videos_are_told_before_the_work_begins(tmp_path):
+def test_short_truncated_and_still_videos_are_rejected(tmp_path):
     rate = FRAME_RATES[30]
     noise = np.random.default_rng(0).integers(0, 256, (6, 128, 128, 3), np.uint8)
     whole = encode_h264(Clip.from_rgb(noise, rate), qp=30)
@@ -78,17 +78,17 @@ def test_short_cut_and_still_videos_are_told_before_the_work_begins(tmp_path):
 
 
 @pytest.mark.parametrize("find", [photographs_in, partial(videos_in, min_frames=4)])
-def test_a_folder_without_anything_to_use_is_an_error(tmp_path, find):
+def test_a_folder_without_usable_files_is_an_error(tmp_path, find):
     (tmp_path / "notes.txt").write_text("neither")
-    with pytest.raises(UserError, match="expected at least one .* of 128 pixels or more"):
+    with pytest.raises(UserError, match="holds no .* of 128x128 pixels or more, but 1 other file"):
         find(tmp_path)
-    with pytest.raises(UserError, match="expected a folder, got none there"):
+    with pytest.raises(UserError, match="none does not exist"):
         find(tmp_path / "none")
 
 
 @pytest.mark.parametrize("read", [load_photo, photo_size])
-def test_a_photograph_that_was_damaged_since_is_one_clear_error(read, tmp_path):
+def test_a_photograph_damaged_later_is_a_video_error(read, tmp_path):
     path = save(tmp_path / "photo.png")
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(VideoError, match=r"photo\.png: expected a whole image, got "):
+    with pytest.raises(VideoError, match=r"Cannot decode photograph .*photo\.png"):
         read(path)

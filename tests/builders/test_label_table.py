@@ -1,4 +1,4 @@
-"""The table beside the examples: the same labels without the frames."""
+"""The label table holds the labels of the examples, without their frames."""
 
 import shutil
 
@@ -23,7 +23,7 @@ FRAMES = {"raw", "jnd1", "jnd2", "jnd3"}
 
 
 class Counted:
-    """Records of which only the number may be asked for."""
+    """Records of which only the number may be read."""
 
     def __init__(self, records):
         self.records = records
@@ -36,7 +36,7 @@ class Counted:
 
 
 def plain(value):
-    """As it stands in a table."""
+    """Convert a value to what a table holds."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, tf.RaggedTensor):
@@ -60,7 +60,7 @@ def test_a_row_is_an_example_without_its_frames(dataset, split):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_rows_stand_in_the_order_of_the_examples(dataset, split):
+def test_rows_are_in_the_order_of_the_examples(dataset, split):
     records = open_records(dataset, split)
     stored = []
     for record in records.read(range(len(records))):
@@ -71,7 +71,7 @@ def test_rows_stand_in_the_order_of_the_examples(dataset, split):
     assert [(row["source_id"], row["frame_index"]) for row in rows] == stored
 
 
-def test_training_reads_the_same_labels_from_it_and_no_example(dataset, tmp_path):
+def test_training_reads_the_same_labels_from_the_table_without_reading_examples(dataset, tmp_path):
     without = tmp_path / "without"
     shutil.copytree(dataset, without)
     shutil.rmtree(without / "labels")
@@ -84,7 +84,7 @@ def test_training_reads_the_same_labels_from_it_and_no_example(dataset, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])
-def test_a_table_that_is_not_the_examples_is_refused(dataset, tmp_path, damage):
+def test_a_table_that_does_not_match_the_examples_is_an_error(dataset, tmp_path, damage):
     folder = tmp_path / "damaged"
     shutil.copytree(dataset, folder)
     path = folder / "labels" / "train.parquet"

@@ -1,4 +1,4 @@
-"""Builds of input that is damaged or incomplete: what is lost, and what is told."""
+"""Builds from damaged or incomplete input: what is lost, and how it is reported."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from videoset_builds import TINY, build, damage, examples
 
-from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.rejects import read_rejects
 from beam_pipelines.runner import local_options
 from laser_dist.errors import UserError
 from tfds_builders.jnd_dataset import BuildRequest
@@ -16,36 +16,36 @@ from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 pytestmark = [
     pytest.mark.beam,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
-    # TFDS asks protobuf in the older of two ways, the newer protobuf warns of it.
+    # TFDS calls protobuf in a way that newer versions deprecate.
     pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
 ]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_build_that_loses_too_much_ends_in_one_clear_error(synthetic, tmp_path, num_workers):
+def test_a_build_with_too_many_rejects_is_a_user_error(synthetic, tmp_path, num_workers):
     damage(synthetic, tmp_path / "mini", (2, 0))
     with pytest.raises(UserError) as error:
         build(tmp_path / "mini", tmp_path / "data", num_workers)
     text = str(error.value)
-    assert "Work on 6 sources: expected at most 5% of them with rejects, got 1 (1 in all)" in text
+    assert "1 of 6 sources have rejected inputs, more than the accepted 5%" in text
     assert "videoSRC002_64x48_30_qp_00.264" in text
     assert "while running" not in text
     (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
     assert str(refusal) in text
     assert [reject.where for reject in read_rejects(refusal)[0]] == ["videoSRC002"]
-    # Nothing is left that TFDS would take for a dataset.
+    # Nothing is left that TFDS would load.
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
     assert not list((tmp_path / "data").rglob("dataset_info.json"))
 
 
-def test_a_build_goes_on_with_what_an_earlier_one_has_measured(synthetic, dataset, tmp_path):
+def test_a_build_reuses_what_an_earlier_one_has_measured(synthetic, dataset, tmp_path):
     damage(synthetic, tmp_path / "mini", (2, 0))
     with pytest.raises(UserError):
         build(tmp_path / "mini", tmp_path / "data")
     (work,) = (tmp_path / "data").rglob(".unfinished-1.0.0")
     before = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pairs.parquet")}
     assert len(before) == 5
-    # A clip that has changed is measured anew, the others are not.
+    # A changed clip is measured again, the others are not.
     changed = next((tmp_path / "mini").glob("videoSRC004_*/*_qp_28.264"))
     changed.touch()
     with pytest.raises(UserError):
@@ -61,17 +61,17 @@ def test_a_build_goes_on_with_what_an_earlier_one_has_measured(synthetic, datase
     assert not work.exists()
 
 
-def test_sources_lost_by_name_are_all_in_the_table_of_a_refused_build(synthetic, tmp_path):
+def test_the_table_of_a_refused_build_lists_all_sources_lost_by_name(synthetic, tmp_path):
     shutil.copytree(synthetic, tmp_path / "mini")
     for path in (tmp_path / "mini").glob("*/*_qp_00.264"):
         path.unlink()
-    with pytest.raises(UserError, match="6 .6 in all.: .*All of them: "):
+    with pytest.raises(UserError, match="(?s)6 of 6 sources.*All rejects are listed in "):
         build(tmp_path / "mini", tmp_path / "data")
     (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
     assert len(read_rejects(refusal)[0]) == 6
 
 
-def test_a_few_rejects_are_left_out_and_counted(synthetic, dataset, tmp_path):
+def test_a_few_rejects_are_left_out_and_listed(synthetic, dataset, tmp_path):
     damage(synthetic, tmp_path / "mini", (1, 34), (2, 0))
     (clip,) = (tmp_path / "mini").glob("videoSRC006_*/*_qp_00.264")
     clip.unlink()
@@ -96,7 +96,7 @@ def test_a_few_rejects_are_left_out_and_counted(synthetic, dataset, tmp_path):
     metadata = tfds.builder_from_directory(folder).info.metadata
     for parts in (metadata["splits"].values(), metadata["folds"]):
         assert sorted(source_id for part in parts for source_id in part) == sorted(left)
-    # The source that lost a clip has no row for it; a level there is coded anew instead.
+    # The source without a clip has no row for it, unless a level is encoded there.
     rows = pq.read_table(folder / "quality" / "videoSRC001.parquet").to_pylist()
     levels = left["videoSRC001"]["jnd_levels"].astype(int)
     assert {row["qp"]: row["origin"] for row in rows if row["qp"] == 34} == (
@@ -112,7 +112,10 @@ def test_a_split_that_loses_all_of_its_sources_is_an_error(synthetic, dataset, t
     builder.request = BuildRequest(
         manual_dir=str(tmp_path / "mini"), options=local_options(1), max_reject_rate=1.0
     )
-    with pytest.raises(UserError, match=r"none left for test, as 2 were lost.*All of them: "):
+    with pytest.raises(
+        UserError,
+        match="(?s)2 sources .* leaves none for test.*All rejects",
+    ):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )

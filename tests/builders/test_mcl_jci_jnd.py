@@ -13,10 +13,11 @@ import pytest
 import tensorflow_datasets as tfds
 from photographs import photographs
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 
 from beam_pipelines.inputs.inventory import take_inventory
 from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
-from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.rejects import read_rejects
 from beam_pipelines.runner import local_options
 from beam_pipelines.synthetic.mcl_jci import MclJciSettings
 from beam_pipelines.synthetic.pipeline import synthesize
@@ -25,7 +26,6 @@ from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 from laser_dist.storage import list_files
 from laser_dist.video.codec import decode
 from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
-from laser_dist.video.quality import psnr_rgb_db
 from tfds_builders.jnd_dataset import BuildRequest
 from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder, MclJciJndConfig
 
@@ -43,10 +43,10 @@ TINY = MclJciJndConfig(name="tiny", model_width=32, model_height=32)
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
-    """Six images of three photographs; one whole viewer lacks levels in one of the texts."""
+    """Six images of three photographs; of the second, only one viewer has a third level."""
     root = tmp_path_factory.mktemp("synthetic")
     synthesize(photographs(root), SETTINGS, root / "mini", local_options(1))
-    # Of the second image only one viewer has a third level: that is no group's level.
+    # A level of a single viewer is not a level of the group.
     path = root / "mini" / "MCL-JCI" / "JND_samples" / "JND_image_02.txt"
     lines = [" ".join(line.split()[:3]) for line in path.read_text().splitlines()]
     first = lines[0].split()
@@ -80,7 +80,7 @@ def examples(folder):
 
 
 def jpeg_of(synthetic, source_id, quality):
-    """The JPEG as it lies there, or made anew from the BMP, and whether it lies there."""
+    """Return the JPEG, encoded from the BMP if its file is missing, and whether it exists."""
     root = synthetic / "MCL-JCI"
     path = root / "distorted_image" / source_id / f"{source_id}_{quality:03d}.jpg"
     if path.exists():
@@ -89,12 +89,10 @@ def jpeg_of(synthetic, source_id, quality):
     return encode_jpeg(source, quality=quality), False
 
 
-def test_the_frames_are_the_jpegs_at_the_levels_and_the_reference_is_quality_100(
-    dataset, synthetic
-):
+def test_frames_are_the_jpegs_at_the_levels_and_of_quality_100(dataset, synthetic):
     found = examples(dataset)
     assert sorted(found) == [f"ImageJND_SRC0{i}" for i in range(1, 7)]
-    anew = 0
+    num_encoded = 0
     for source_id, example in found.items():
         reference, _ = jpeg_of(synthetic, source_id, 100)
         raw = decode(reference).rgb(0, width=32, height=32)
@@ -106,13 +104,14 @@ def test_the_frames_are_the_jpegs_at_the_levels_and_the_reference_is_quality_100
             coded = decode(content).rgb(0, width=32, height=32)
             stored = example[f"jnd{level + 1}"]
             np.testing.assert_array_equal(stored, coded)
-            assert example["psnr_db"][level] == np.float32(psnr_rgb_db(raw, stored))
+            psnr_db = peak_signal_noise_ratio(raw, stored)  # scikit-image's
+            assert example["psnr_db"][level] == pytest.approx(psnr_db)
             assert example["level_origins"][level] == (b"file" if is_there else b"encoded")
-            anew += not is_there
-    assert anew
+            num_encoded += not is_there
+    assert num_encoded
 
 
-def test_levels_and_samples_are_the_viewers(dataset, synthetic):
+def test_levels_and_samples_are_those_of_the_labels(dataset, synthetic):
     labels = {source.source_id: source for source in read_mcl_jci_labels(synthetic).sources}
     for source_id, example in examples(dataset).items():
         source = labels[source_id]
@@ -125,7 +124,7 @@ def test_levels_and_samples_are_the_viewers(dataset, synthetic):
             assert mean == pytest.approx(np.nan if np.isnan(level) else np.mean(row), nan_ok=True)
 
 
-def test_a_missing_level_stays_missing(dataset):
+def test_a_missing_level_is_nan_and_black(dataset):
     example = examples(dataset)["ImageJND_SRC02"]
     assert np.isnan(example["jnd_levels"]).tolist() == [False, False, True]
     assert np.isnan(example["psnr_db"]).tolist() == [False, False, True]
@@ -134,7 +133,7 @@ def test_a_missing_level_stays_missing(dataset):
     assert [len(row) for row in example["viewer_samples"]] == [30, 30, 1]
 
 
-def test_the_metadata_say_which_way_is_worse(dataset, synthetic):
+def test_metadata_state_the_scale_and_its_direction(dataset, synthetic):
     metadata = tfds.builder_from_directory(dataset).info.metadata
     assert (metadata["scale"], metadata["higher_is_worse"]) == ("QF", False)
     assert "75% of the viewers" in metadata["level_definition"]
@@ -148,7 +147,7 @@ def test_the_metadata_say_which_way_is_worse(dataset, synthetic):
         assert {groups[marker["groups"][key]] for key in keys} == {split}
 
 
-def test_the_quality_table_counts_in_quality_factors(dataset, synthetic):
+def test_the_quality_table_is_indexed_by_quality_factor(dataset, synthetic):
     rows = pq.read_table(dataset / "quality" / "ImageJND_SRC01.parquet").to_pylist()
     levels = examples(dataset)["ImageJND_SRC01"]["jnd_levels"].astype(int)
     assert [row["qf"] for row in rows] == sorted({*SETTINGS.qfs, *levels.tolist()})
@@ -157,7 +156,7 @@ def test_the_quality_table_counts_in_quality_factors(dataset, synthetic):
         assert row["origin"] == ("file" if is_there else "encoded")
         if is_there:
             assert row["num_bits"] == 8 * len(content)
-            assert row["encoder"] == ""  # a JPEG does not say
+            assert row["encoder"] == ""  # a JPEG does not name it
         else:
             assert (row["encoder"], row["encoder_version"]) == jpeg_encoder()
         assert row["bitrate_kbps"] is None
@@ -178,13 +177,13 @@ def test_the_downloaded_archive_gives_the_same_examples(dataset, synthetic, tmp_
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_dataset_without_stair_files_has_no_levels_by_them(synthetic, tmp_path):
+def test_stair_levels_need_stair_files(synthetic, tmp_path):
     config = replace(TINY, name="steps", convention="stairs")
     with pytest.raises(UserError, match="no level: stairs needs a stair file"):
         build(synthetic, tmp_path, config=config)
 
 
-def test_levels_by_the_stairs(synthetic, tmp_path):
+def test_stair_levels_are_the_first_three_below_100(synthetic, tmp_path):
     shutil.copytree(synthetic, tmp_path / "mini")
     folder = tmp_path / "mini" / "MCL-JCI" / "SQF_data"
     folder.mkdir()
@@ -197,7 +196,7 @@ def test_levels_by_the_stairs(synthetic, tmp_path):
         assert source.level_quantizers == (50, 30, 20)
 
 
-def test_without_quality_100_the_reference_is_made_from_the_bmp(synthetic, tmp_path):
+def test_without_quality_100_the_reference_is_encoded_from_the_bmp(synthetic, tmp_path):
     shutil.copytree(synthetic, tmp_path / "mini")
     root = tmp_path / "mini" / "MCL-JCI"
     for path in root.glob("distorted_image/*/*_100.jpg"):

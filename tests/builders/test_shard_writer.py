@@ -1,22 +1,21 @@
-"""What a worker loads to write a dataset's files."""
+"""Workers write a dataset without TensorFlow."""
 
 import subprocess
 import sys
 
 from tfds_builders.shard_writer import FILE_FORMATS
 
-# In a process of its own: others of these tests load TensorFlow.
+# In a separate process: other tests load TensorFlow.
 WRITE = """
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from beam_pipelines.dataset.frame_pairs import PairSettings
 from beam_pipelines.dataset.measured_files import find_measured, write_measured
 from beam_pipelines.dataset.shards import Shard
 from beam_pipelines.elements import (
-    FramePair, JndLevel, LabeledSource, MeasuredSource, SourceMetadata,
+    JndLevel, LabeledSource, MeasuredPair, MeasuredSource, PairSettings, SourceMetadata,
 )
 from fractions import Fraction
 from laser_dist.jnd.scale import QP
@@ -27,17 +26,17 @@ settings = PairSettings(model_width=16, model_height=16, frames_per_second=None)
 level = JndLevel(value=30.0, mean=31.0, samples=(30, 32))
 common = dict(source_id="videoSRC001", group_id="g", levels=(level,) * 3)
 source = LabeledSource(**common, scale=QP, fps=Fraction(30), size=(16, 16), clips=())
-facts = SourceMetadata(
+metadata = SourceMetadata(
     **common, level_origins=("file",) * 3, spatial_information=1.0, temporal_information=2.0
 )
-pair = FramePair(
+pair = MeasuredPair(
     frame_index=0,
     timestamp_s=0.0,
     raw=np.zeros((16, 16, 3), np.uint8),
     levels=np.zeros((3, 16, 16, 3), np.uint8),
     psnr_db=(40.0, 38.0, 36.0),
 )
-measured = MeasuredSource(facts=facts, rows=(), pairs=(pair,), rejects=(), is_final=True)
+measured = MeasuredSource(metadata=metadata, rows=(), pairs=(pair,), rejects=(), is_final=True)
 write_measured(measured, source, settings, folder)
 found = find_measured(source, settings, folder)
 shard = Shard(split="train", index=0, num_shards=1, examples=((found.pairs, 0),))

@@ -1,4 +1,4 @@
-"""The same examples from every form of the clips, in every format, by any number of workers."""
+"""Examples do not depend on container, file format or number of workers."""
 
 import io
 import shutil
@@ -17,7 +17,7 @@ from videoset_builds import (
     examples,
 )
 
-from beam_pipelines.rejects_table import read_rejects
+from beam_pipelines.rejects import read_rejects
 from beam_pipelines.runner import local_options
 from laser_dist.video.codec import decode
 from tfds_builders.jnd_dataset import BuildRequest
@@ -26,7 +26,7 @@ from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 pytestmark = [
     pytest.mark.beam,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam"),
-    # TFDS asks protobuf in the older of two ways, the newer protobuf warns of it.
+    # TFDS calls protobuf in a way that newer versions deprecate.
     pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
 ]
 
@@ -63,7 +63,7 @@ def test_every_format_holds_the_same_examples(file_format, dataset, synthetic, t
 
 
 def transcoded(synthetic, folder, suffix):
-    """A copy of the synthetic dataset whose clips lie in other containers, or decoded."""
+    """Copy the synthetic dataset, with its clips in another container or decoded."""
     shutil.copytree(synthetic, folder)
     for path in sorted(folder.rglob("*.264")):
         target = path.with_suffix(suffix)
@@ -79,7 +79,7 @@ def transcoded(synthetic, folder, suffix):
 
 
 def losslessly_in_avi(clip):
-    """The same pictures coded without loss by FFV1."""
+    """Encode the same pictures losslessly with FFV1."""
     target = io.BytesIO()
     with av.open(target, "w", format="avi") as output:
         stream = output.add_stream("ffv1", rate=clip.fps)
@@ -93,7 +93,7 @@ def losslessly_in_avi(clip):
 
 
 def remuxed(stream, container):
-    """The same coded pictures in a container of FFmpeg's."""
+    """Copy the encoded pictures into another container."""
     target = io.BytesIO()
     with av.open(io.BytesIO(stream), "r", options={"framerate": "30000/1001"}) as source:
         with av.open(target, "w", format=container) as output:
@@ -135,8 +135,8 @@ def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, syntheti
         transcoded(synthetic, tmp_path / "mini", form)
     folder = build(tmp_path / "mini", tmp_path / "data")
     rejects, _ = read_rejects(folder / "rejects.parquet")
-    replaced = [reject.where for reject in rejects if "replaced by" in reject.why]
-    assert len(replaced) == len(rejects) == (form == ".tar.gz")
+    superseded = [reject.where for reject in rejects if "superseded by" in reject.why]
+    assert len(superseded) == len(rejects) == (form == ".tar.gz")
     shards = sorted(path.name for path in dataset.glob("*.tfrecord*"))
     assert len(shards) == 3
     for name in shards:
@@ -148,7 +148,7 @@ def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, syntheti
         elif form in {".yuv", ".avi"}:
             assert (row["num_bits"], row["bitrate_kbps"], row["encoder"]) == (None, None, "")
         else:
-            # Parameter sets lie outside the pictures there.
+            # Parameter sets are outside of the pictures there.
             assert row["num_bits"] == pytest.approx(other["num_bits"], rel=0.2)
             assert row["encoder_version"] == other["encoder_version"]
         for name in ("psnr_y_db", "psnr_rgb_db", "ssim", "xpsnr_db"):

@@ -1,4 +1,4 @@
-"""A tiny synthetic dataset, and builds of it."""
+"""A tiny synthetic VideoSet, and builds of it."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ def examples(folder, split="train+validation+test"):
 
 
 def reference_and(synthetic, source_id, qp):
-    """The decoded reference, and the clip at a QP as it lies there or is encoded anew."""
+    """Return the decoded reference, a QP's stream (encoded if missing), and whether it exists."""
     (folder,) = synthetic.glob(f"{source_id}_*")
     reference = decode(folder / f"{folder.name}_qp_00.264", fps=FPS)
     path = folder / f"{folder.name}_qp_{qp:02d}.264"
@@ -48,7 +48,7 @@ def reference_and(synthetic, source_id, qp):
 
 
 def damage(synthetic, folder, *clips):
-    """A copy of the synthetic dataset in which some clips, (source number, QP), are cut short."""
+    """Copy the synthetic dataset and truncate some clips, given as (source number, QP)."""
     shutil.copytree(synthetic, folder)
     for number, qp in clips:
         (path,) = folder.glob(f"videoSRC{number:03d}_*/*_qp_{qp:02d}.264")

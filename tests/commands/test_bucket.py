@@ -85,7 +85,7 @@ def test_in_a_bucket_lie_the_files_that_lie_on_a_disk(cloud, archived, expected,
     assert {name.split("/")[0] for name in files} == {"videoset_jnd", ".archives"}
     assert sum(not name.startswith((VERSION, ".archives")) for name in files) == 0
     reused = build(*command, cwd=tmp_path, environment=cloud.environment)
-    assert reused.stdout.startswith(f"  Reused gs://bucket/data/{VERSION}: built from")
+    assert reused.stderr.startswith(f"  Reused gs://bucket/data/{VERSION}: built from")
     assert cloud.files("data") == files
 
 
@@ -97,7 +97,7 @@ def test_in_s3_lie_the_same_files(manual, expected, tmp_path):
         files = s3.files("data")
         assert files == {f"{VERSION}/{name}": content for name, content in expected.items()}
         reused = build(*command, cwd=tmp_path, environment=s3.environment)
-        assert reused.stdout.startswith(f"  Reused s3://bucket/data/{VERSION}: built from")
+        assert reused.stderr.startswith(f"  Reused s3://bucket/data/{VERSION}: built from")
 
 
 def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd):

@@ -40,12 +40,12 @@ def build(manual_dir, data_dir, *options, dataset="videoset_jnd"):
     return laser_jnd_here("build", dataset, *where, *options)
 
 
-def facts(text):
-    """A name and what stands behind it, from each line of a summary."""
+def pairs(text):
+    """Return the name and value in each line of a summary."""
     return dict(re.findall(r"^  (\S+)  +(.*)$", text, re.MULTILINE))
 
 
-def test_the_plan_counts_what_is_there_and_does_nothing(synthetic, tmp_path):
+def test_a_dry_run_prints_the_plan_and_builds_nothing(synthetic, tmp_path):
     shutil.copytree(synthetic, tmp_path / "mini")
     (lost,) = (tmp_path / "mini").glob("videoSRC003_*/*_qp_00.264")
     (missing,) = (tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264")
@@ -53,7 +53,7 @@ def test_the_plan_counts_what_is_there_and_does_nothing(synthetic, tmp_path):
     missing.unlink()
     done = build(tmp_path / "mini", tmp_path / "data", "--dry-run")
     assert done.returncode == 0, done.stderr
-    told = facts(done.stdout)
+    shown = pairs(done.stdout)
     assert not (tmp_path / "data").exists()
     labels = read_videoset_labels(synthetic, "256x144").sources
     wanted = {
@@ -64,66 +64,68 @@ def test_the_plan_counts_what_is_there_and_does_nothing(synthetic, tmp_path):
         if (source.source_id, qp) != ("videoSRC001", 22)
     }
     there = {(id_, qp) for id_, qp in wanted if qp in SETTINGS.qps}
-    assert told["sources"] == "5 sources, 1 more lost by name"
-    assert told["clips"].startswith(f"{len(there) + 5} coded files")
-    assert told["measure"] == f"{len(wanted)} clips"
-    assert told["encode"].startswith(f"{len(wanted - there)} clips")
-    assert told["rejects"] == "2"
+    assert shown["sources"] == "5 sources, 1 more are lost"
+    assert shown["clips"].startswith(f"{len(there) + 5} encoded files")
+    assert shown["measure"] == f"{len(wanted)} clips"
+    assert shown["encode"].startswith(f"{len(wanted - there)} clips")
+    assert shown["rejects"] == "2"
     assert "source videoSRC003 (find): no reference" in done.stdout
-    assert f"clip {missing.name} (find): no such clip" in done.stdout
-    assert re.fullmatch(r"[\d.e-]+ vCPU-hours at that rate", told["work"])
+    assert f"clip {missing.name} (find): missing" in done.stdout
+    assert re.fullmatch(r"[\d.e-]+ vCPU-hours at that rate", shown["work"])
 
 
-def test_the_summary_tells_what_was_built(built):
-    told = facts(built[1])
-    splits = [told[split] for split in ("train", "validation", "test")]
-    # Three groups of two sources, one for each split; 15 frames a second of 2 frames is one.
+def test_the_summary_describes_the_dataset(built):
+    shown = pairs(built[1])
+    splits = [shown[split] for split in ("train", "validation", "test")]
+    # Three groups of two sources, one for each split; 15 frames per second of 2 frames are one.
     assert splits == ["2 frames of 256x144, from 2 sources, in 1 file"] * 3
-    assert told["levels"] == "QP: column jnd of the label tables, about the 25th percentile"
-    assert (told["rejects"], told["repairs"], told["viewers"]) == ("none", "none", "SIMULATED")
+    assert shown["levels"] == "QP: column jnd of the label tables, about the 25th percentile"
+    assert (shown["rejects"], shown["repairs"], shown["viewers"]) == ("none", "none", "SIMULATED")
 
 
-def test_the_same_again_is_reused_and_another_refused_unless_asked_for(built, synthetic, tmp_path):
+def test_the_same_dataset_is_reused_and_another_replaced_on_request(built, synthetic, tmp_path):
     folder, _ = built
     again = build(synthetic, folder)
-    assert "Reused " in again.stdout
+    assert "Reused " in again.stderr
     line = refusal(build(synthetic, folder, "--file-format", "parquet"))
-    assert "expected files of parquet, got tfrecord. Replace it with --overwrite" in line
+    assert "holds this dataset as tfrecord, not parquet. Replace it with --overwrite" in line
     shutil.copytree(synthetic, tmp_path / "mini")
     path = next((tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264"))
     path.write_bytes(path.read_bytes() + bytes(8))
     line = refusal(build(tmp_path / "mini", folder))
-    assert "got one of other clips or labels" in line
+    assert "was built from other clips, labels or settings" in line
     assert "--overwrite" in line
     replaced = build(tmp_path / "mini", folder, "--overwrite")
     assert replaced.returncode == 0, replaced.stderr
-    assert "Reused" not in replaced.stdout
+    assert "Reused" not in replaced.stderr
 
 
-def test_other_settings_lie_beside_it_under_a_name_that_says_so(synthetic, tmp_path):
+def test_other_settings_give_another_dataset_name(synthetic, tmp_path):
     options = ("--all-frames", "--frame-size", "64x48", "--level-definition", "mean")
     done = build(synthetic, tmp_path, *options, "--file-format", "parquet")
     assert done.returncode == 0, done.stderr
-    told = facts(done.stdout)
-    assert "synthetic-all-frames-64x48-mean" in told["where"]
-    assert told["levels"] == "QP: mean of the viewers' samples"
+    shown = pairs(done.stdout)
+    assert "synthetic-all-frames-64x48-mean" in shown["folder"]
+    assert shown["levels"] == "QP: mean of the viewers' samples"
     assert list(tmp_path.rglob("*-train*.parquet*"))
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--nonsense", "3"), "Command line: expected options of laser-jnd build, or of Apache"),
-        (("--config", "4320p"), "Configuration of videoset_jnd: expected one of synthetic, 360p"),
-        (("--frame-size", "8x8"), "Frames of the examples: expected 16x16 pixels or more, got 8x8"),
-        (("--runner", "DataflowRunner"), "Option --workers: expected none with --runner"),
+        (("--nonsense", "3"), "Neither laser-jnd build nor Apache Beam accepts: --nonsense"),
+        (("--config", "1020p"), "videoset_jnd has no configuration 1020p, only synthetic, 360p"),
+        (("--frame-size", "8x8"), "--frame-size must be at least 16x16."),
+        (("--runner", "DataflowRunner"), "--workers cannot be used with --runner."),
     ],
 )
-def test_options_that_cannot_be(options, text, synthetic, tmp_path):
+def test_invalid_options_are_rejected_before_anything_is_written(
+    options, text, synthetic, tmp_path
+):
     assert refusal(build(synthetic, tmp_path / "data", *options)).startswith(text)
     assert not (tmp_path / "data").exists()
 
 
-def test_options_of_clips_are_refused_for_images(synthetic, tmp_path):
+def test_options_of_clips_are_rejected_for_images(synthetic, tmp_path):
     done = build(synthetic, tmp_path / "data", "--all-frames", dataset="mcl_jci_jnd")
     assert "it holds still images" in refusal(done)

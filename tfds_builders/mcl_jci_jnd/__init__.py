@@ -1,1 +1,1 @@
-"""MCL-JCI (Jin et al. 2016) as frame pairs, and anything laid out like it."""
+"""MCL-JCI (Jin et al. 2016) as frame pairs, and any dataset with its layout."""

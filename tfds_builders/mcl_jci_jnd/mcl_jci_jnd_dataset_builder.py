@@ -13,7 +13,7 @@ from tfds_builders.jnd_dataset import JndBuilder
 
 @dataclasses.dataclass(kw_only=True)
 class MclJciJndConfig(JndConfig):
-    """What a level is.
+    """Which labels the levels are taken from.
 
     Attributes:
       convention: "viewers" or "stairs"; see `laser_dist.jnd.mcl_jci_labels`.
@@ -21,35 +21,38 @@ class MclJciJndConfig(JndConfig):
 
     convention: Convention = "viewers"
     frames_per_second: float | None = None  # a still image is one frame
-    num_folds: int = 10  # the published practice
+    num_folds: int = 10  # as in publications
 
 
 class Builder(JndBuilder):
-    """Frame pairs raw/JND1..3 and the quality table of MCL-JCI or of its synthetic dataset."""
+    """Frame pairs raw/JND1..3 and the quality table of MCL-JCI or a synthetic dataset."""
 
     SCALE = QF
+    HOMEPAGE = "https://mcl.usc.edu/mcl-jci-dataset/"
+    LICENSE = "Set by the publishers of MCL-JCI; read their terms before use."
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Frame pairs, viewers' samples and the quality table."}
     BUILDER_CONFIGS = [
         MclJciJndConfig(
             name="viewers",
-            description="Levels at which three of four viewers are satisfied; the default.",
+            description="Levels at which 75% of the viewers are satisfied; the default.",
         ),
         MclJciJndConfig(
             name="stairs",
-            description="Levels of the stair-step model, where its files are there.",
+            description="Levels of the stair-step model, from its files.",
             convention="stairs",
         ),
         MclJciJndConfig(
             name="synthetic",
-            description="The synthetic dataset: 256x144 images, judged by simulated viewers.",
+            description="Synthetic 256x144 images, labeled by simulated viewers.",
             model_width=256,
             model_height=144,
         ),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Download MCL-JCI (Jin et al. 2016) from mcl.usc.edu, or run `laser-jnd synthesize --kind
-    mcl-jci`. Put the archive, or its images and texts, anywhere below the manual folder.
+    Download MCL-JCI (Jin et al. 2016) from https://mcl.usc.edu/mcl-jci-dataset/, or run
+    `laser-jnd synthesize --kind mcl-jci`. Put the archive, or its images and text files, anywhere
+    below the manual folder.
     """
 
     @property

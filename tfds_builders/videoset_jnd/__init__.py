@@ -1,1 +1,1 @@
-"""VideoSet (Wang et al. 2017) as frame pairs, and anything laid out like it."""
+"""VideoSet (Wang et al. 2017) as frame pairs, and any dataset with its layout."""

@@ -13,11 +13,11 @@ from tfds_builders.jnd_dataset import JndBuilder
 
 @dataclasses.dataclass(kw_only=True)
 class VideosetJndConfig(JndConfig):
-    """One resolution of the clips, how frames are taken from them, and what a level is.
+    """One resolution of the clips, and what a level is.
 
     Attributes:
-      resolution: of the coded clips, such as "1280x720".
-      level_definition: "jnd" for the label tables' column, "mean" for the mean of the samples.
+      resolution: resolution of the encoded clips, such as "1280x720".
+      level_definition: "jnd" for column jnd of the label tables, "mean" for the samples' mean.
     """
 
     resolution: str = "640x360"
@@ -25,9 +25,11 @@ class VideosetJndConfig(JndConfig):
 
 
 class Builder(JndBuilder):
-    """Frame pairs raw/JND1..3 and the quality table of VideoSet or of its synthetic dataset."""
+    """Frame pairs raw/JND1..3 and the quality table of VideoSet or a synthetic dataset."""
 
     SCALE = QP
+    HOMEPAGE = "https://ieee-dataport.org/documents/videoset"
+    LICENSE = "Set by the publishers of VideoSet on IEEE DataPort; read their terms before use."
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Frame pairs, viewers' samples and the quality table."}
     BUILDER_CONFIGS = [
@@ -37,7 +39,7 @@ class Builder(JndBuilder):
             resolution="256x144",
             model_width=256,
             model_height=144,
-            frames_per_second=15.0,  # two frames of each four
+            frames_per_second=15.0,  # two of four frames
         ),
         *(
             VideosetJndConfig(
@@ -49,10 +51,10 @@ class Builder(JndBuilder):
         ),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Register and download VideoSet (Wang et al. 2017) from IEEE DataPort, or run
-    `laser-jnd synthesize`. Put the coded clips (videoSRC001_640x360_30_qp_22.264, ..., in folders
-    or in the archives they come in) and the label tables (640x360_1st.csv, ...) anywhere below
-    the manual folder.
+    Register and download VideoSet (Wang et al. 2017) from
+    https://ieee-dataport.org/documents/videoset, or run `laser-jnd synthesize`. Put the encoded
+    clips (videoSRC001_640x360_30_qp_22.264, ..., in folders or in their archives) and the label
+    tables (640x360_1st.csv, ...) anywhere below the manual folder.
     """
 
     @property
@@ -61,7 +63,7 @@ class Builder(JndBuilder):
         config = self._videoset_config
         return VideosetFiles(config.resolution, config.level_definition)
 
-    def _config_facts(self) -> dict[str, Any]:
+    def _config_metadata(self) -> dict[str, Any]:
         return {"resolution": self._videoset_config.resolution}
 
     @property

@@ -1,0 +1,66 @@
+import pytest
+
+from beam_pipelines.synthetic.pipeline import complete_folder
+from laser_dist.errors import UserError
+from laser_dist.simulation import MARKER_NAME
+
+
+def test_the_folder_appears_when_the_work_has_ended(tmp_path):
+    folder = tmp_path / "deep" / "made"
+    with complete_folder(folder) as work:
+        (work / MARKER_NAME).write_text("1")
+        assert not folder.exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["made"]
+    assert (folder / MARKER_NAME).read_text() == "1"
+
+
+def interrupted_work(folder):
+    with complete_folder(folder) as work:
+        (work / MARKER_NAME).touch()
+        raise KeyboardInterrupt
+
+
+def test_failed_work_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_work(tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_synthetic_dataset_is_replaced_unless_the_work_fails(tmp_path):
+    folder = tmp_path / "made"
+    for content in ("old", "new"):
+        with complete_folder(folder) as work:
+            (work / MARKER_NAME).write_text(content)
+    assert (folder / MARKER_NAME).read_text() == "new"
+    with pytest.raises(RuntimeError), complete_folder(folder):
+        raise RuntimeError
+    assert (folder / MARKER_NAME).read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_remains_of_a_killed_run_are_removed(tmp_path):
+    left = tmp_path / ".made.unfinished"
+    left.mkdir()
+    (left / "half").touch()
+    with complete_folder(tmp_path / "made") as work:
+        assert list(work.iterdir()) == []
+
+
+def test_other_files_are_never_removed(tmp_path):
+    (tmp_path / "holiday.mp4").touch()
+    with (
+        pytest.raises(UserError, match="do not belong to a synthetic dataset"),
+        complete_folder(tmp_path),
+    ):
+        pytest.fail("the work must not start")
+    assert (tmp_path / "holiday.mp4").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "made"):
+        with (
+            pytest.raises(UserError, match="cannot be written: (Not a dir|File exists)"),
+            complete_folder(folder),
+        ):
+            pytest.fail("the work must not start")
