@@ -1,4 +1,4 @@
-"""The commands without what only the extras install, which the tests' own environment holds."""
+"""Commands in an installation without extras, which the environment of the tests has."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from command_line import refusal
 
 pytestmark = [pytest.mark.beam, pytest.mark.slow]
 
-# Modules of packages that no chain of plain requirements leads to are not found.
+# Hides the modules of packages that laser-jnd requires only through an extra, or not at all.
 BLOCKED = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def asked_for(name, extras, found):
+def required_by(name, extras, found):
     try:
         requirements = distribution(name).requires or []
     except PackageNotFoundError:  # for another system
@@ -32,7 +32,7 @@ def asked_for(name, extras, found):
         key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
         if key not in found:
             found.add(key)
-            asked_for(requirement.name, requirement.extras, found)
+            required_by(requirement.name, requirement.extras, found)
 
 
 def modules_of(package):
@@ -45,9 +45,9 @@ def modules_of(package):
     return roots
 
 
-asked = set()
-asked_for("laser-jnd", (), asked)
-names = {name for name, _ in asked} | {"laser-jnd"}
+required = set()
+required_by("laser-jnd", (), required)
+names = {name for name, _ in required} | {"laser-jnd"}
 ours = {m for d in distributions() if canonicalize_name(d.name) in names for m in modules_of(d)}
 others = {m for d in distributions() if canonicalize_name(d.name) not in names
           for m in modules_of(d)} - ours
@@ -90,7 +90,7 @@ def test_synthesize_and_build_need_no_extra(tmp_path):
     assert len(list(tmp_path.glob("data/*/*/*/*.tfrecord*"))) == 3
 
 
-def test_a_bucket_without_its_extra_is_one_line_that_names_it(tmp_path):
+def test_a_bucket_without_its_extra_is_refused_with_a_hint_that_names_it(tmp_path):
     done = laser_jnd(
         "build", "videoset_jnd", "--manual-dir", "gs://mine/in", "--data-dir", "data", cwd=tmp_path
     )

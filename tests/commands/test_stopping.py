@@ -7,7 +7,7 @@ import time
 import pytest
 from command_line import Started, marked_processes
 
-# `laser-jnd train` with a training that only starts Ray and has a worker sleep.
+# `laser-jnd train` with a training that starts Ray and a worker that sleeps.
 ENDLESS_TRAINING = """
 import pathlib, sys, time
 from laser_dist.commands import main, train
@@ -16,7 +16,9 @@ from laser_dist.training import ray_entry, runs
 def endless(config, groups, watch):
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
 
     @ray.remote
     def work(path):
@@ -43,11 +45,11 @@ pytestmark = [
 @pytest.mark.beam
 def test_a_stopped_synthesize_leaves_no_process_and_no_folder(tmp_path):
     command = Started("synthesize", "--output", "out", "--workers", "2", cwd=tmp_path)
-    command.wait_for(lambda: any(tmp_path.glob(".out.unfinished/*/*.264")), seconds=120)
+    command.wait_for(lambda: any(tmp_path.glob(".out.unfinished/*/*.264")), seconds=400)
     assert len(command.processes()) > 1
     _, errors = command.stop(signal.SIGINT)
     assert command.process.returncode == 130
-    assert errors == "stopped\n"
+    assert errors.endswith("stopped\n")
     assert command.processes() == set()
     assert list(tmp_path.iterdir()) == []
 
@@ -63,7 +65,7 @@ def test_a_stopped_training_leaves_no_process_of_ray(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as command:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not (tmp_path / "working").exists():
             assert command.poll() is None, command.communicate()
             assert time.monotonic() < deadline
@@ -71,5 +73,6 @@ def test_a_stopped_training_leaves_no_process_of_ray(tmp_path):
         assert len(marked_processes(mark)) > 3
         command.send_signal(signal.SIGTERM)
         _, errors = command.communicate(timeout=30)
-    assert (command.returncode, errors) == (143, "stopped\n")
+    assert command.returncode == 143
+    assert errors.endswith("stopped\n")
     assert marked_processes(mark) == set()
