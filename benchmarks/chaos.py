@@ -34,7 +34,7 @@ import numpy as np
 import psutil
 from results import laser_jnd, table, write_result
 
-from laser_dist.training.storage.logs import events_in
+from laser_dist.training.storage.logs import parse_events
 
 # Tiny models, and enough epochs that training takes as long as the startup of Ray and TensorFlow.
 SETTINGS = (
@@ -216,7 +216,7 @@ def exit_status(process: subprocess.Popen[bytes]) -> int:
 def events(run: Path) -> list[dict[str, Any]]:
     """Return the events in a training's log."""
     paths = (run / "logs" / "events").glob("*.jsonl")
-    return [event for path in paths for event in events_in(path.read_bytes())]
+    return [event for path in paths for event in parse_events(path.read_bytes())]
 
 
 def resumed(run: Path) -> str:

@@ -23,16 +23,16 @@ def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[st
 
     from laser_dist.training.config import StageConfig
     from laser_dist.training.examples.read_ahead import ReadAhead
+    from laser_dist.training.learning.collectives import synchronize_batch_norms
     from laser_dist.training.learning.loop import make_optimizer
     from laser_dist.training.learning.step import Stepper
-    from laser_dist.training.learning.together import synchronize_norms
 
     strategy = _strategy(shard[1])
     with strategy.scope():
         model, objective, spec = _model(kind, size)
         optimizer = make_optimizer(StageConfig(epochs=1), STEPS)
         optimizer.build(model.trainable_variables)
-    synchronize_norms(strategy, model)
+    synchronize_batch_norms(strategy, model)
     stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)
     with tempfile.TemporaryDirectory() as scratch:
         source = _batches(kind, spec, Path(scratch), shard, batch)
@@ -140,12 +140,12 @@ def _batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, int], batch:
     """Return a function that makes this worker's batches of noise as training makes them."""
     import numpy as np
 
-    from laser_dist.training.examples.data import FramePairs
     from laser_dist.training.examples.feature_files import FeatureFiles
-    from laser_dist.training.examples.features import FeatureBatches, KeptFeatures
-    from laser_dist.training.examples.order import Share
+    from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
+    from laser_dist.training.examples.frame_pairs import FramePairs
+    from laser_dist.training.examples.order import WorkerShard
 
-    rng, own, total = np.random.default_rng(0), Share(*shard), batch * STEPS
+    rng, own, total = np.random.default_rng(0), WorkerShard(*shard), batch * STEPS
     levels = rng.normal(LEVELS, 3, (total, 3)).astype(np.float32)
     if kind == "mj-lat":
         branches = []
@@ -155,9 +155,9 @@ def _batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, int], batch:
             values = rng.normal(size=(total, *spec.latent_shape)).astype(np.float16)
             np.save(files.part_path(0), values)
             branches.append([files])
-        kept = KeptFeatures(branches)
+        kept = CachedFeatures(branches)
         return lambda: FeatureBatches(
-            features=kept, targets=levels, batch_size=batch, share=own, seed=0
+            features=kept, targets=levels, batch_size=batch, shard=own, seed=0
         ).epoch(1)
     pairs = FramePairs(
         records=_Noise(spec, rng, total),
@@ -166,7 +166,7 @@ def _batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, int], batch:
         height=spec.height,
         width=spec.width,
         batch_size=batch,
-        share=own,
+        shard=own,
         seed=0,
         labels=levels[:, :1],
     )

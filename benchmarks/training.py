@@ -189,7 +189,7 @@ def joint_batches(frames: Any, levels: Any) -> Iterator[Any]:
     """Yield frames and the first level, as an end-to-end stage takes them."""
     import numpy as np
 
-    from laser_dist.training.examples.batch import Batch
+    from laser_dist.training.examples.order import Batch
 
     for start in range(0, NUM_EXAMPLES, BATCH_SIZE):
         part = slice(start, start + BATCH_SIZE)
@@ -202,7 +202,7 @@ def cached_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
     import numpy as np
 
     from laser_dist.training.examples.feature_files import FeatureFiles
-    from laser_dist.training.examples.features import KeptFeatures
+    from laser_dist.training.examples.features import CachedFeatures
 
     branches = []
     for index, array in enumerate(arrays_of_branches):
@@ -210,7 +210,7 @@ def cached_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
         files.folder.mkdir(parents=True, exist_ok=True)
         np.save(files.part_path(0), np.asarray(array, np.float16))
         branches.append([files])
-    return KeptFeatures(branches)
+    return CachedFeatures(branches)
 
 
 def feature_batches(kept: Any, levels: Any) -> Any:

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -34,9 +33,11 @@ COMMANDS = (
     ("train", "mj-lat", *TRAIN, "--output", "run", "--workers", "2"),
     ("evaluate", "--model", "run", "--dataset", "data"),
 )
-# Takes over the first run's backbones; its two heads are trained side by side, a worker each, which
-# takes two cores.
-SECOND = ("train", "rec", *TRAIN, "--output", "second", "--workers", "1", "--set", "levels=1,3")
+# Its two heads are trained at the same time, by a worker each, which takes two cores.
+SECOND = (
+    "train", "rec", *TRAIN, "--output", "second", "--workers", "1", "--levels", "1,3",
+    "--init-from", "run",
+)  # fmt: skip
 LOAD = """
 import tensorflow_datasets as tfds
 import tfds_builders
@@ -68,12 +69,17 @@ def laser_jnd(folder, *arguments):
     return python(folder, "-m", "laser_dist.commands.main", *arguments)
 
 
-def python(folder, *arguments):
+def notices(folder, *arguments):
+    """Run a command and return what it logs."""
+    return python(folder, "-m", "laser_dist.commands.main", *arguments, stream="stderr")
+
+
+def python(folder, *arguments, stream="stdout"):
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return getattr(done, stream)
 
 
 def test_the_results_are_of_test_sources_with_all_predictors_and_simulated(folder):
@@ -136,15 +142,14 @@ def test_a_clip_is_predicted_and_a_run_goes_on_from_where_it_is(folder):
     assert all(1 <= quantizer <= 51 for quantizer in told["quantizers"].values())
     assert all(math.isfinite(level) for level in told["levels"].values())
     assert told["simulated"] is True
-    for command in COMMANDS[:3]:
-        assert "Reused" in laser_jnd(folder, *command)
+    assert "run is finished, with the same settings" in notices(folder, *COMMANDS[2])
 
 
-def test_another_variant_takes_over_the_backbones_and_trains_its_heads_side_by_side(folder):
-    said = laser_jnd(folder, *SECOND)
-    assert "rec in 4 stages, 1 worker" in said  # the image backbone is of no use any more
+def test_another_variant_reuses_the_backbones_and_trains_its_heads_at_the_same_time(folder):
+    text = notices(folder, *SECOND)
+    assert "rec in 4 stages, 1 worker" in text  # the image backbone is not needed any more
     for name in ("jnd1", "jnd3"):
-        assert f"{name}: reused, of run, same settings and data" in said
+        assert f"{name}: reused from --init-from" in text
         first, second = (
             (folder / run / "models" / f"{name}.keras").read_bytes() for run in ("run", "second")
         )
@@ -153,37 +158,28 @@ def test_another_variant_takes_over_the_backbones_and_trains_its_heads_side_by_s
     if (os.cpu_count() or 1) > 1:
         assert events.keys() == {"rec-jnd1", "rec-jnd3"}
     assert (folder / "second" / "models" / "predictor.keras").exists()
-    assert "Reused: second" in laser_jnd(folder, "train", "--resume", "second")
-
-
-def test_the_same_training_in_another_folder_takes_everything_over(folder):
-    said = laser_jnd(folder, *COMMANDS[2][:-3], "twin")
-    assert len(re.findall(r"(?:jnd\d|mj-lat): reused, of run, same settings and data", said)) == 4
-    assert not re.search("epoch", said)
-    twin, run = (weights(folder / name / "models" / "predictor.keras") for name in ("twin", "run"))
-    assert twin == run
+    assert "second is finished" in notices(folder, "train", "--resume", "second")
 
 
 def test_from_a_bucket_into_a_bucket_the_same_is_trained_evaluated_and_predicted(folder):
     with local_s3() as s3:
         s3.upload(folder / "data", "data")
-        places = ("--data-dir", s3.url("data"), "--storage", s3.url("runs/third"))
+        places = ("--data-dir", s3.url("data"), "--output", s3.url("runs/third"))
         command = (
             "train", "mj-lat", "--preset", "tiny", "--dataset", "videoset_jnd/synthetic", *places,
             "--workers", "2", *SETTINGS,
         )  # fmt: skip
-        said = laser_jnd(folder, *command)
-        assert "mj-lat in 5 stages, 2 workers" in said
-        assert "Reused: s3://bucket/runs/third" in laser_jnd(folder, *command)
+        assert "mj-lat in 5 stages, 2 workers" in notices(folder, *command)
+        assert "is finished, with the same settings" in notices(folder, *command)
         model = ("--model", s3.url("runs/third"))
         told = laser_jnd(folder, "evaluate", *model, *command[4:6], *places[:2])
         assert "s3://bucket/runs/third/report/index.html" in told
         clip = str(next((folder / "videoset").rglob("*_qp_00.264")))
         theirs = laser_jnd(folder, "predict", clip, "--model", "run")
         assert laser_jnd(folder, "predict", clip, *model) == theirs
-        fourth = ("train", "rec", *command[2:8], "--storage", s3.url("runs/fourth"), *SETTINGS)
-        given = ("--from", s3.url("runs/third"), "--stages-only", "jnd1")
-        assert "jnd1: reused, as given" in laser_jnd(folder, *fourth, *given)
+        fourth = ("train", "rec", *command[2:8], "--output", s3.url("runs/fourth"), *SETTINGS)
+        given = ("--init-from", s3.url("runs/third"), "--stages", "jnd1")
+        assert "jnd1: reused from --init-from" in notices(folder, *fourth, *given)
         assert "models/jnd1.keras" in s3.files("runs/fourth")
         files = s3.files("runs/third")
         copies = RunFiles(find_dataset("videoset_jnd/synthetic", s3.url("data"))).local

@@ -108,7 +108,7 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     training = override(tiny(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
     store = train.run_store(str(run_dir))
     config = start_run(store, to_dict(training), dataset_dir)
-    training_run.train_or_reuse(terminal, config, store)
+    training_run.train_run(terminal, config, store)
     return config
 
 

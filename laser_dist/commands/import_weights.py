@@ -80,10 +80,10 @@ def run(arguments: argparse.Namespace) -> None:
         show("reading the weights")
         files = [read_file(path) for path in paths]  # before Keras is imported
         show("building the model")
-        from laser_dist.training.saving import save_whole
+        from laser_dist.training.saving import save_model
 
         model = build(arguments.variant, files, levels, arguments.frame_size)
-        save_whole(model, arguments.output)
+        save_model(model, arguments.output)
     pairs = [("model", str(arguments.output)), ("variant", arguments.variant)]
     if levels:
         pairs.append(("levels", ", ".join(f"JND{level}" for level in levels)))

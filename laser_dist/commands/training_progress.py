@@ -1,4 +1,4 @@
-"""What a training tells while it runs, as lines for people."""
+"""Progress of a training, as lines of text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,76 +6,74 @@ from typing import Any
 
 from laser_dist.commands.wording import count_text, figure_text, time_text
 
-_SHARES = {
-    "input_wait": "input",
-    "compute": "compute",
-    "all_reduce": "all-reduce",
-    "checkpoint": "checkpoints",
-}
+_SHARES = {"input_wait": "input", "compute": "compute", "checkpoint": "checkpoints"}
 
 
 @dataclass
 class _Running:
-    """A stage that is being trained: its first events, and its best epoch so far."""
+    """A stage that is being trained.
 
-    began: Mapping[str, Any]
+    Attributes:
+      start: first event of the stage.
+      first_step: event of its first step.
+      best: lowest validation loss, and its epoch.
+      rate: examples per second and worker in the last epoch.
+    """
+
+    start: Mapping[str, Any]
     first_step: Mapping[str, Any] = field(default_factory=dict)
     best: tuple[float, int] | None = None
-    rate: float = 0.0  # examples a second of each worker, in the last epoch
+    rate: float = 0.0
 
 
 class TrainingProgress:
     """Turns a run's events into lines: one that changes, and some that stay.
 
-    Stages may be trained side by side, so each is followed by itself.
+    Stages can be trained at the same time, so each is followed on its own.
     """
 
     def __init__(self, stages: Sequence[str], *, each_epoch: bool) -> None:
-        """Begins before the first event.
+        """Start before the first event.
 
         Args:
-          stages: their names, in order.
+          stages: names of the stages, in order.
           each_epoch: whether every epoch leaves a line, or only every stage.
         """
         self._stages = tuple(stages)
         self._each_epoch = each_epoch
         self._running: dict[str, _Running] = {}
-        self._epochs: list[Mapping[str, float]] = []  # figures of each
-        self._last_saves_s = 0.0  # checkpoints after stages' last epochs, in none of their figures
-        self._now = "starting the workers"
+        self._epochs: list[Mapping[str, float]] = []  # metrics of each
+        self._last_saves_s = 0.0  # of the stages' last checkpoints, which no metrics contain
+        self._line = "starting the workers"
 
     @property
     def line(self) -> str:
-        """What is going on."""
-        return self._now
+        """The line that changes."""
+        return self._line
 
     def take(self, event: Mapping[str, Any]) -> list[str]:
-        """Takes an event of the run's log.
-
-        Returns:
-          Lines to leave on the terminal.
-        """
+        """Process an event of the run's log; return the lines that stay."""
         kind = event["kind"]
         if kind == "note":
-            self._now = event["text"]
+            self._line = event["text"]
             return [f"  {event['text']}"] if self._each_epoch else []
         stage = event["stage"]
         if kind == "stage":
             self._running[stage] = _Running(event)
-            self._now = f"{self._name(stage)}  starting"
+            self._line = f"{self._name(stage)}  starting"
             return []
         running = self._running.setdefault(stage, _Running(event))
         if kind == "step":
             running.first_step = running.first_step or event
-            self._now = self._step_line(event, running)
+            self._line = self._step_line(event, running)
         elif kind == "epoch":
             return self._epoch(event, running)
         elif kind == "done":
             return self._done(event)
         return []
 
-    def pace(self) -> list[tuple[str, str]]:
-        """How fast all epochs taken went, and what their time was spent on, by name."""
+    def throughput(self) -> list[tuple[str, str]]:
+        """Return the throughput over all epochs, and what their time was spent on, by name."""
         if not self._epochs:
             return []
         seconds = {
@@ -87,41 +85,40 @@ class TrainingProgress:
         shares = (f"{text} {seconds[name] / total:.0%}" for name, text in _SHARES.items())
         examples = sum(e["samples_per_second"] * e["training_seconds"] for e in self._epochs)
         rate = figure_text(examples / sum(e["training_seconds"] for e in self._epochs))
-        return [("pace", f"{rate} samples/s a worker"), ("spent on", ", ".join(shares))]
+        return [("throughput", f"{rate} samples/s per worker"), ("spent on", ", ".join(shares))]
 
     def _done(self, event: Mapping[str, Any]) -> list[str]:
-        """The line of a stage that has ended."""
         running = self._running.pop(event["stage"])
         self._last_saves_s += event["checkpoint_seconds"]
         if self._each_epoch or running.best is None:
             return []
         loss, epoch = figure_text(running.best[0]), running.best[1]
-        took = time_text(event["time"] - running.began["time"])
-        epochs = running.began.get("epochs", epoch)
+        took = time_text(event["time"] - running.start["time"])
+        epochs = running.start.get("epochs", epoch)
         return [
             f"  {self._name(event['stage'])}  {count_text(epochs, 'epoch')}"
             f"  best validation {loss} (epoch {epoch})  {took}"
-            f"  {figure_text(running.rate)}/s a worker"
+            f"  {figure_text(running.rate)}/s per worker"
         ]
 
     def _epoch(self, event: Mapping[str, Any], running: _Running) -> list[str]:
-        figures, epoch = event["figures"], event["epoch"]
-        self._epochs.append(figures)
-        if running.best is None or figures["val_loss"] < running.best[0]:
-            running.best = (figures["val_loss"], epoch)
-        running.rate = figures["samples_per_second"]
+        metrics, epoch = event["metrics"], event["epoch"]
+        self._epochs.append(metrics)
+        if running.best is None or metrics["val_loss"] < running.best[0]:
+            running.best = (metrics["val_loss"], epoch)
+        running.rate = metrics["samples_per_second"]
         if not self._each_epoch:
             return []
         each = " ".join(
             f"{name.removeprefix('val_')} {figure_text(value)}"
-            for name, value in figures.items()
+            for name, value in metrics.items()
             if name.startswith("val_") and name != "val_loss"
         )
         return [
-            f"  {self._name(event['stage'])}  epoch {epoch}/{running.began.get('epochs', '?')}"
-            f"  loss {figure_text(figures['loss'])}  validation {figure_text(figures['val_loss'])}"
+            f"  {self._name(event['stage'])}  epoch {epoch}/{running.start.get('epochs', '?')}"
+            f"  loss {figure_text(metrics['loss'])}  validation {figure_text(metrics['val_loss'])}"
             + (f" ({each})" if each else "")
-            + f"  {time_text(figures['seconds'])}"
+            + f"  {time_text(metrics['seconds'])}"
         ]
 
     def _step_line(self, event: Mapping[str, Any], running: _Running) -> str:
@@ -137,7 +134,7 @@ class TrainingProgress:
 
 
 def _time_left(event: Mapping[str, Any], first_step: Mapping[str, Any]) -> str:
-    """Of the stage, by the pace since its first step; the step before it built the graph."""
+    """Estimate the rest of the stage from its steps after the first, which traces the graph."""
     done = _steps(event) - _steps(first_step)
     if done <= 0:
         return ""
@@ -146,5 +143,5 @@ def _time_left(event: Mapping[str, Any], first_step: Mapping[str, Any]) -> str:
 
 
 def _steps(event: Mapping[str, Any]) -> int:
-    """Steps since the stage began."""
+    """Return the number of steps since the start of the stage."""
     return (event["epoch"] - 1) * event["steps"] + event["step"]

@@ -1,4 +1,4 @@
-"""The stages of a training, what each needs, and what each follows from.
+"""Stages of a training, their order, and the inputs that determine each.
 
 image ──▶ jnd1, jnd2, jnd3 ──▶ heads of frozen backbones     lat, rec, mj-lat, mj-rec
   └──▶ backbone and head together                            e2e-lat, e2e-rec
@@ -17,12 +17,12 @@ IMAGE = "image"
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """One stage.
+    """One stage of a plan.
 
     Attributes:
-      name: of the stage and of its model.
+      name: name of the stage and of its model.
       kind: "image" and "jnd" train a backbone, "head" a head on frozen ones, "joint" both.
-      levels: that it learns, from 1.
+      levels: JND levels that it learns, from 1.
       needs: names of the stages whose models it starts from.
     """
 
@@ -33,11 +33,11 @@ class StagePlan:
 
 
 def plan_stages(variant: Variant, levels: Sequence[int]) -> tuple[StagePlan, ...]:
-    """A variant's stages, each after those that it needs.
+    """Return a variant's stages, each after those that it needs.
 
     Args:
-      variant: to train.
-      levels: that a single-level variant is trained for; a multi-level one learns all three.
+      variant: predictor to train.
+      levels: JND levels for a single-level variant; a multi-level one learns all three.
     """
     image = StagePlan(name=IMAGE, kind="image")
     if variant.num_levels > 1:
@@ -61,12 +61,12 @@ def plan_stages(variant: Variant, levels: Sequence[int]) -> tuple[StagePlan, ...
 
 
 def head_name(variant: Variant, level: int) -> str:
-    """The stage of a single-level variant that learns a level."""
+    """Return the name of a single-level variant's stage for a level."""
     return f"{variant.name}-jnd{level}"
 
 
 def with_needs(stages: Sequence[StagePlan], names: Collection[str]) -> tuple[StagePlan, ...]:
-    """Those of the stages that are named or needed by one that is, in order."""
+    """Return the named stages and those that they need, in order."""
     wanted = set(names)
     for stage in reversed(stages):
         if stage.name in wanted:
@@ -75,7 +75,7 @@ def with_needs(stages: Sequence[StagePlan], names: Collection[str]) -> tuple[Sta
 
 
 def waves(stages: Sequence[StagePlan], done: Collection[str]) -> list[tuple[str, ...]]:
-    """Names of the stages that are left, in groups whose members do not need each other."""
+    """Return the names of the remaining stages, in groups whose members do not need each other."""
     left = [stage for stage in stages if stage.name not in done]
     finished, groups = set(done), []
     while left:
@@ -89,17 +89,16 @@ def waves(stages: Sequence[StagePlan], done: Collection[str]) -> list[tuple[str,
 def inputs_of(
     stage: StagePlan, training: Mapping[str, Any], fingerprint: str, keys: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that a stage's model follows from by intention.
+    """Return the inputs that determine a stage's model.
 
-    Not among it are the packages' versions, who does the work, and whether features are kept. Nor
-    whether norms are synchronized: with one device that makes no difference, and with norms that
-    are not, the model follows from the number of devices, which is who does the work.
+    Package versions, the cluster settings and the feature cache are not inputs. That includes
+    `cluster.synchronized_batch_norm`.
 
     Args:
-      stage: of `plan_stages`.
+      stage: stage of `plan_stages`.
       training: `TrainingConfig` as plain values.
-      fingerprint: of the dataset.
-      keys: of the stages that it needs.
+      fingerprint: fingerprint of the dataset.
+      keys: keys of the stages that it needs.
     """
     settings = {"image": "image", "jnd": "jnd", "head": "heads", "joint": "joint"}[stage.kind]
     inputs: dict[str, Any] = {
@@ -117,9 +116,8 @@ def inputs_of(
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
-    """A short hash of a stage's inputs.
+    """Return a short hash of a stage's inputs.
 
-    Equal ones give models that are alike, but equal files only where the same machines and packages
-    have made them.
+    Equal inputs give equal model files only on the same kind of machine with the same packages.
     """
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Runs a training on Ray: the only place that imports Ray for it."""
+"""Runs a training on Ray. No other module of the training imports Ray to run it."""
 
 import contextlib
 import json
@@ -8,72 +8,88 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from laser_dist.training.storage.logs import SECONDS_BETWEEN_PUSHES, events_path
+from laser_dist.training.failure_policy import (
+    FailurePolicy,
+    is_out_of_memory,
+    out_of_memory_error,
+)
+from laser_dist.training.storage.logs import events_path
 from laser_dist.training.storage.run_store import RunStore
-from laser_dist.training.worker_errors import Judge
 
 SECONDS_BETWEEN_LOOKS = 0.3
-# On a Ray of our own nobody takes the node away, and no process is needed beside the workers: each
-# costs seconds of both cores to start.
+# A Ray on this machine needs no watch for lost nodes and no process next to the workers: each costs
+# seconds of both cores to start.
 _ON_ONE_MACHINE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
 }
 
+logger = logging.getLogger(__name__)
+
 
 def train(
     run_config: dict[str, Any],
     groups: Sequence[Sequence[str]],
-    watch: Callable[[dict[str, Any]], None],
+    on_event: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Trains stages of a run to their end.
+    """Train stages of a run to their end.
 
-    Where the cluster has room for the run's workers more than once, stages that do not need each
-    other are trained side by side; else the same workers train all of them, one after the other.
+    If the cluster has room for the run's workers more than once, stages that do not need each other
+    are trained at the same time. Otherwise the same workers train all of them in turn.
 
-    Uses the cluster that `RAY_ADDRESS` or the surrounding Ray job names; else starts Ray on this
-    machine and ends it again.
+    The training runs on the cluster that `RAY_ADDRESS` or the surrounding Ray job names; if there
+    is none, on a Ray that is started on this machine and stopped again.
 
     Args:
-      run_config: of `runs.start_run`, and `work`, what `run_stages` takes: plain values.
-      groups: names of the stages to train: each group needs those before it.
-      watch: given every event of the run's log as it comes.
+      run_config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values.
+      groups: names of the stages to train; each group needs those before it.
+      on_event: called with every event of the run's log. There is none if the run is in a bucket
+        and trained on a cluster: then the workers print their progress, and Ray forwards it.
 
     Raises:
-      TrainingFailedError: of Ray, when workers failed more often than the run allows.
-      UserError: a machine's memory was full.
+      TrainingFailedError: of Ray: workers failed more often than the run allows.
+      UserError: a machine ran out of memory.
     """
     # Read when ray is imported: no usage report leaves this machine.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.update(_ON_ONE_MACHINE)
     cluster = run_config["training"]["cluster"]
-    # A stopped process does not notice that it hangs: Ray's look at each worker does.
+    # A stopped process cannot notice that it hangs, but Ray's health check does.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster["hang_timeout_s"])
     import ray
 
-    with _ray(ray, cluster):
+    is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunStore(run_config["run_dir"]).is_remote
+    with _ray(ray, cluster, log_to_driver=is_remote):
         resources = ray.cluster_resources()
-        room = how_often(cluster, resources)
+        room = num_fits(cluster, resources)
         if not room:
-            watch({"kind": "note", "text": _too_small(cluster, resources)})
-        for side_by_side in sessions(groups, room):
-            _run_sessions(run_config, side_by_side, watch)
+            logger.info(_too_small_text(cluster, resources))
+        for concurrent in sessions(groups, room):
+            # If one fails, the others still run to their end: their work is kept.
+            with ThreadPoolExecutor(len(concurrent)) as pool:
+                futures = [
+                    pool.submit(_fit, run_config, stages, None if is_remote else on_event)
+                    for stages in concurrent
+                ]
+            for future in futures:
+                future.result()
 
 
 def sessions(groups: Sequence[Sequence[str]], room: int) -> list[list[tuple[str, ...]]]:
-    """Which stages the same workers train one after the other.
+    """Divide stages among groups of workers.
 
     Args:
-      groups: as `train` takes them.
-      room: how often the run's workers fit into the cluster.
+      groups: stages, as for `train`.
+      room: number of times that the run's workers fit into the cluster.
 
     Returns:
-      Steps one after the other; each a list of sessions that run side by side, each of which is
-      the stages of some workers.
+      Steps, one after the other. Each is a list of sessions that run at the same time. A session is
+      the stages that the same workers train in turn.
     """
     at_once = min(room, max(map(len, groups), default=1))
     if at_once < 2:
@@ -81,8 +97,8 @@ def sessions(groups: Sequence[Sequence[str]], room: int) -> list[list[tuple[str,
     return [[tuple(group[i::at_once]) for i in range(min(at_once, len(group)))] for group in groups]
 
 
-def how_often(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> int:
-    """How often a run's workers fit into what a Ray cluster has."""
+def num_fits(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> int:
+    """Return how many times a run's workers fit into the resources of a Ray cluster."""
     needed = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
     fits = [
         int(resources.get(name, 0) // (count * cluster["num_workers"]))
@@ -92,29 +108,18 @@ def how_often(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> int
     return min(fits, default=1)
 
 
-def _too_small(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> str:
-    """What is told where a run's workers do not fit."""
+def _too_small_text(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> str:
     asked = f"{cluster['cpus_per_worker']} CPUs and {cluster['gpus_per_worker']} GPUs each"
     there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
     least = cluster["min_workers"]
-    waits = "waiting for more" if least is None else f"starting with {least} or more"
-    return f"{cluster['num_workers']} workers of {asked}: the cluster has {there}, {waits}"
-
-
-def _run_sessions(
-    run_config: dict[str, Any],
-    side_by_side: Sequence[Sequence[str]],
-    watch: Callable[[dict[str, Any]], None],
-) -> None:
-    """Runs sessions to their end; if one fails the others end first, as their work is kept."""
-    with ThreadPoolExecutor(len(side_by_side)) as pool:
-        futures = [pool.submit(_fit, run_config, stages, watch) for stages in side_by_side]
-    for future in futures:
-        future.result()
+    waits = "waiting for more" if least is None else f"starting with {least} or more workers"
+    return f"The cluster has {there} for {cluster['num_workers']} workers of {asked}: {waits}."
 
 
 def _fit(
-    run_config: dict[str, Any], stages: Sequence[str], watch: Callable[[dict[str, Any]], None]
+    run_config: dict[str, Any],
+    stages: Sequence[str],
+    on_event: Callable[[dict[str, Any]], None] | None,
 ) -> None:
     from ray.exceptions import OutOfMemoryError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -124,34 +129,39 @@ def _fit(
     store = RunStore(run_config["run_dir"])
     least, most = cluster["min_workers"], cluster["num_workers"]
     resources = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
-    judge = Judge(store.place, stages)
-    with _following(store, stages[0], watch):
-        trainer = TensorflowTrainer(
-            _on_worker,
-            train_loop_config={"run": run_config, "stages": list(stages)},
-            scaling_config=ScalingConfig(
-                num_workers=most if least is None else (least, most),
-                use_gpu=cluster["gpus_per_worker"] > 0,
-                resources_per_worker={name: count for name, count in resources.items() if count},
-            ),
-            run_config=RunConfig(
-                name=f"ray-{stages[0]}",
-                storage_path=store.place,
-                failure_config=FailureConfig(max_failures=cluster["max_failures"]),
-                callbacks=[_end_at_faults(judge)],
-            ),
-        )
+    trainer = TensorflowTrainer(
+        _on_worker,
+        train_loop_config={
+            "run": run_config,
+            "stages": list(stages),
+            "prints_progress": on_event is None,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=most if least is None else (least, most),
+            use_gpu=cluster["gpus_per_worker"] > 0,
+            resources_per_worker={name: count for name, count in resources.items() if count},
+        ),
+        run_config=RunConfig(
+            name=f"ray-{stages[0]}",
+            storage_path=store.place,
+            failure_config=FailureConfig(max_failures=cluster["max_failures"]),
+            callbacks=[_end_at_fatal_errors(FailurePolicy(store, stages))],
+        ),
+    )
+    follows = contextlib.nullcontext() if on_event is None else _following(store, stages, on_event)
+    with follows:
         try:
             trainer.fit()
         except (OutOfMemoryError, TrainingFailedError) as error:
-            told = judge.told(error)
-            if told is None:
-                raise
-            raise told from error
+            failures = [error, getattr(error, "controller_failure", None)]
+            failures += getattr(error, "worker_failures", {}).values()
+            if any(map(is_out_of_memory, failures)):
+                raise out_of_memory_error() from error
+            raise
 
 
 def _on_worker(config: dict[str, Any]) -> None:
-    """The training function that Ray runs in every worker."""
+    """Run the stages; Ray calls this in every worker."""
     import ray.train
 
     from laser_dist.training.worker import work
@@ -162,36 +172,37 @@ def _on_worker(config: dict[str, Any]) -> None:
         config["stages"],
         worker_index=context.get_world_rank(),
         num_workers=context.get_world_size(),
+        prints_progress=config["prints_progress"],
     )
 
 
-def _end_at_faults(judge: Judge) -> Any:
-    """A callback of Ray's that ends the run at an error that would only come again."""
+def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
+    """Return a callback of Ray that ends the run at an error that would only come again."""
     from ray.train import UserCallback
 
-    class EndAtFaults(UserCallback):
+    class EndAtFatalErrors(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
-            error = judge.fault(worker_exceptions.values())
+            error = policy.fatal_error(worker_exceptions.values())
             if error is not None:
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
-    return EndAtFaults()
+    return EndAtFatalErrors()
 
 
 @contextmanager
-def _ray(ray: Any, cluster: dict[str, Any]) -> Iterator[None]:
-    """Ray, started here if there is none yet, and ended if it was started here."""
+def _ray(ray: Any, cluster: dict[str, Any], *, log_to_driver: bool) -> Iterator[None]:
+    """Connect to Ray, or start it if there is none and stop it after the block."""
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        ray.init(**options)
     else:
         affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         needed = cluster["num_workers"] * cluster["cpus_per_worker"]
-        ray.init(num_cpus=max(cores, needed), include_dashboard=False, **quiet)
+        ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
     try:
         yield
     finally:
@@ -200,36 +211,23 @@ def _ray(ray: Any, cluster: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _following(
-    store: RunStore, first_stage: str, watch: Callable[[dict[str, Any]], None]
+    store: RunStore, stages: Sequence[str], on_event: Callable[[dict[str, Any]], None]
 ) -> Iterator[None]:
-    """Hands on what is appended to an event file while the block runs."""
+    """Call `on_event` with what is appended to the file of events while the block runs."""
     ended = threading.Event()
-    path = events_path(store.local, first_stage)
-    start = len(store.content(path) or b"")
-    pause = SECONDS_BETWEEN_PUSHES if store.is_remote else SECONDS_BETWEEN_LOOKS
-
-    def appended(position: int) -> bytes:
-        if store.is_remote:
-            return (store.content(path) or b"")[position:]
-        if not path.exists():
-            return b""
-        with path.open("rb") as file:
-            file.seek(position)
-            return file.read()
+    path = events_path(store.local, stages[0])
+    start = path.stat().st_size if path.exists() else 0
 
     def follow() -> None:
         position = start
         while True:
-            last_look = ended.wait(pause)
-            lines = b""
-            with contextlib.suppress(OSError):  # the next look sees it all
-                lines = appended(position)
-            whole = lines[: lines.rfind(b"\n") + 1]
-            position += len(whole)
-            for line in whole.splitlines():
+            is_last = ended.wait(SECONDS_BETWEEN_LOOKS)
+            lines = _appended(path, position)
+            position += len(lines)
+            for line in lines.splitlines():
                 with contextlib.suppress(ValueError):
-                    watch(json.loads(line))
-            if last_look:
+                    on_event(json.loads(line))
+            if is_last:
                 return
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -239,3 +237,14 @@ def _following(
     finally:
         ended.set()
         thread.join()
+
+
+def _appended(path: Path, position: int) -> bytes:
+    """Return the complete lines of a file from a position on; none if it cannot be read now."""
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            lines = file.read()
+    except OSError:
+        return b""
+    return lines[: lines.rfind(b"\n") + 1]

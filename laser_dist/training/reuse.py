@@ -1,4 +1,8 @@
-"""Which stages of a training are done already: here, or in another run of the same inputs."""
+"""Decides which stages of a run to train and which models to reuse, and records what was trained.
+
+A stage is reused if this run has trained it before with the same inputs, or if a pretrained
+backbone is given for it.
+"""
 
 import hashlib
 import json
@@ -7,48 +11,57 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from laser_dist.errors import UserError
 from laser_dist.training.plan import StagePlan, inputs_of, key_of
 
 MODELS = "models"
-AS_GIVEN = "as given"
 _RECORD = {"key", "inputs", "needs"}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done about a stage, and why.
+    """What to do about a stage.
 
     Attributes:
-      stage: its name.
-      key: of its inputs.
-      trains: whether it is trained now.
-      why: for people.
+      stage: name of the stage.
+      key: key of its inputs.
+      inputs: what its models follow from, as for `write_record`.
+      source: "training" if it has to be trained; "this run" or "init-from" if it is reused.
     """
 
     stage: str
     key: str
-    trains: bool
-    why: str
+    inputs: Mapping[str, Any]
+    source: Literal["training", "this run", "init-from"]
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage has to be trained."""
+        return self.source == "training"
 
 
 def model_path(run_dir: Path, name: str) -> Path:
-    """Where a finished model of a run lies."""
+    """Return the file of a finished model of a run."""
     return run_dir / MODELS / f"{name}.keras"
 
 
+def record_path(run_dir: Path, stage: str) -> Path:
+    """Return the file of a stage's record."""
+    return run_dir / MODELS / f"{stage}.json"
+
+
 def model_names(stage: StagePlan) -> tuple[str, ...]:
-    """Of a stage's models: of an end-to-end one, first the backbone, then the head."""
+    """Return the names of a stage's models; an end-to-end stage has the backbone, then the head."""
     return (stage.name, f"{stage.name}-head") if stage.kind == "joint" else (stage.name,)
 
 
 def write_record(run_dir: Path, stage: StagePlan, key: str, inputs: Mapping[str, Any]) -> Path:
-    """Says that a stage's models are there; written last, so where it stands they are whole.
+    """Record that a stage is trained; written last, so its models are complete.
 
-    With the key stand the hashes of the models that it started from: two trainings of one key may
-    differ, and a head fits only the backbone that it was trained on.
+    The record also holds the hashes of the models that the stage started from: two trainings with
+    one key may differ, and a head fits only the backbone that it was trained on.
 
     Returns:
       The record's file.
@@ -61,120 +74,90 @@ def write_record(run_dir: Path, stage: StagePlan, key: str, inputs: Mapping[str,
     return path
 
 
-def file_hash(path: Path) -> str:
-    """A hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_record(run_dir: Path, stage: StagePlan) -> dict[str, Any] | None:
-    """What `write_record` wrote, if the stage's models are there too."""
+    """Return what `write_record` wrote; None if it or one of the stage's models is missing."""
     try:
         record = json.loads(record_path(run_dir, stage.name).read_text())
     except (OSError, ValueError):
         return None
-    there = all(model_path(run_dir, name).exists() for name in model_names(stage))
-    return record if there and isinstance(record, dict) and _RECORD <= record.keys() else None
+    complete = all(model_path(run_dir, name).exists() for name in model_names(stage))
+    return record if complete and isinstance(record, dict) and _RECORD <= record.keys() else None
 
 
-def take_over(
+def file_hash(path: Path) -> str:
+    """Return a hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def decide(
     stages: Sequence[StagePlan],
     training: Mapping[str, Any],
     fingerprint: str,
     run_dir: Path,
-    *,
-    beside: Iterable[Path] = (),
-    given: Path | None = None,
+    pretrained: Path | None = None,
 ) -> list[Decision]:
-    """Decides for each stage, and copies models that other runs have.
+    """Decide for each stage, and copy the pretrained backbones into the run.
 
     Args:
-      stages: of `plan_stages`, or some of them with all that they need.
+      stages: stages of `plan_stages`, or some of them with all that they need.
       training: `TrainingConfig` as plain values.
-      fingerprint: of the dataset.
-      run_dir: of this run.
-      beside: other runs; a stage of one is taken where its inputs are the same.
-      given: a run, or a folder of models, whose backbones are taken however they were trained.
-
-    Raises:
-      UserError: `given` has none of the backbones.
+      fingerprint: fingerprint of the dataset.
+      run_dir: folder of the run.
+      pretrained: folder of another run, or of models, whose backbones are used as they are.
     """
-    others = [folder for folder in sorted(beside) if folder != run_dir]
     keys: dict[str, str] = {}
     decisions: list[Decision] = []
     for stage in stages:
-        file = (
-            None if given is None or stage.kind not in ("image", "jnd") else _model_in(given, stage)
-        )
+        file = None if pretrained is None else backbone_in(pretrained, stage)
         inputs = inputs_of(stage, training, fingerprint, keys)
         own = read_record(run_dir, stage)
-        if given is None and own is not None and "file" in own["inputs"]:
-            inputs = own["inputs"]  # given when the run was started
         if file is not None:
             inputs = {"file": file_hash(file)}
+        elif own is not None and "file" in own["inputs"] and pretrained is None:
+            inputs = own["inputs"]  # given when the run was started
         key = keys[stage.name] = key_of(inputs)
-        trained = {each.stage for each in decisions if each.trains}
-        decisions.append(_decide(stage, key, inputs, run_dir, others, file, trained))
-    if given is not None and not any(each.why == AS_GIVEN for each in decisions):
-        names = ", ".join(f"{s.name}.keras" for s in stages if s.kind in ("image", "jnd"))
-        raise UserError(
-            f"Models of {given}", f"one of {names}", "none", "Name a run, or a folder of models."
-        )
+        is_given = "file" in inputs
+        if file is not None and (own is None or own["key"] != key):
+            _copy(file, model_path(run_dir, stage.name))
+            write_record(run_dir, stage, key, inputs)
+        elif not is_given and not _is_current(own, key, stage, run_dir, decisions):
+            decisions.append(Decision(stage.name, key, inputs, "training"))
+            continue
+        source = "this run" if file is None else "init-from"
+        decisions.append(Decision(stage.name, key, inputs, source))
     return decisions
 
 
-def _decide(
-    stage: StagePlan,
+def _is_current(
+    record: Mapping[str, Any] | None,
     key: str,
-    inputs: Mapping[str, Any],
+    stage: StagePlan,
     run_dir: Path,
-    others: Sequence[Path],
-    file: Path | None,
-    trained: Collection[str],
-) -> Decision:
-    """What is done about one stage; copies its models where another run has them.
-
-    `trained` are the stages that will be trained now: what starts from one of them is as well.
-    """
-
-    def fits(record: Mapping[str, Any]) -> bool:
-        return not trained.intersection(stage.needs) and record["needs"] == _hashes(
-            run_dir, stage.needs
-        )
-
-    own = read_record(run_dir, stage)
-    if own is not None and own["key"] == key and ("file" in inputs or fits(own)):
-        return Decision(stage.name, key, False, AS_GIVEN if file else "trained here before")
-    if file is not None:
-        _copy(file, model_path(run_dir, stage.name))
-        write_record(run_dir, stage, key, inputs)
-        return Decision(stage.name, key, False, AS_GIVEN)
-    why = "none of its kind beside it" if others else "nothing to take over"
-    for other in others:
-        record = read_record(other, stage)
-        if record is None:
-            continue
-        if record["key"] == key and fits(record):
-            for name in model_names(stage):
-                _copy(model_path(other, name), model_path(run_dir, name))
-            write_record(run_dir, stage, key, inputs)
-            return Decision(stage.name, key, False, f"of {other}, same settings and data")
-        why = f"the one of {other} {_difference(record['inputs'], inputs)}"
-    return Decision(stage.name, key, True, why)
+    decisions: Sequence[Decision],
+) -> bool:
+    """Return whether a stage was trained from these inputs and from the models that are here."""
+    trained_now = {each.stage for each in decisions if each.trains}
+    return (
+        record is not None
+        and record["key"] == key
+        and not trained_now.intersection(stage.needs)
+        and record["needs"] == _hashes(run_dir, stage.needs)
+    )
 
 
 def needed(
     stages: Sequence[StagePlan], decisions: Sequence[Decision], goals: Collection[str]
 ) -> list[Decision]:
-    """The decisions about stages that anything is made of.
+    """Return the decisions about stages that the goals depend on.
 
-    A stage that others start from is of no use where they are there already: but for backbones,
-    which a predictor holds.
+    A stage is not needed if the stages that start from it are reused, except for backbones, which
+    are part of the predictor.
 
     Args:
-      stages: as decided about.
-      decisions: one for each.
-      goals: names of the stages that are wanted.
+      stages: stages, as for `decide`.
+      decisions: one for each stage.
+      goals: names of the wanted stages.
     """
     wanted = set(goals)
     for stage, decision in zip(reversed(stages), reversed(decisions), strict=True):
@@ -183,34 +166,38 @@ def needed(
     return [each for each in decisions if each.stage in wanted]
 
 
-def given_files(folder: Path, stages: Iterable[StagePlan]) -> list[Path]:
-    """The files of a run, or of a folder of models, that are backbones of these stages."""
+def pretrained_backbones(folder: Path, location: str, stages: Iterable[StagePlan]) -> list[Path]:
+    """Return the files of a run, or of a folder of models, that are backbones of these stages.
+
+    Args:
+      folder: the folder, or its local copy.
+      location: path or URL that the user gave.
+      stages: stages of `plan_stages`.
+
+    Raises:
+      UserError: there is none.
+    """
     backbones = [stage for stage in stages if stage.kind in ("image", "jnd")]
-    return [file for stage in backbones if (file := _model_in(folder, stage)) is not None]
+    found = [file for stage in backbones if (file := backbone_in(folder, stage)) is not None]
+    if not found:
+        names = ", ".join(f"{stage.name}.keras" for stage in backbones)
+        raise UserError(
+            f"{location} has none of the backbones {names}.",
+            hint="Give --init-from a run, or a folder of models.",
+        )
+    return found
 
 
-def _model_in(folder: Path, stage: StagePlan) -> Path | None:
-    places = (model_path(folder, stage.name), folder / f"{stage.name}.keras")
-    return next((place for place in places if place.exists()), None)
-
-
-def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """The first setting in which two stages' inputs differ: "has another image.epochs"."""
-    if "file" in theirs:
-        return "was given, not trained"
-    for name in ours:
-        one, other = ours[name], theirs.get(name)
-        if one == other:
-            continue
-        if isinstance(one, dict) and isinstance(other, dict):
-            inner = next(k for k in {**other, **one} if one.get(k) != other.get(k))
-            return f"has another {name}.{inner}"
-        return f"has another {name}"
-    return "starts from other models"
+def backbone_in(folder: Path, stage: StagePlan) -> Path | None:
+    """Return the file of a stage's backbone in a run or a folder of models, if there is one."""
+    if stage.kind not in ("image", "jnd"):
+        return None
+    paths = (model_path(folder, stage.name), folder / f"{stage.name}.keras")
+    return next((path for path in paths if path.exists()), None)
 
 
 def _hashes(run_dir: Path, stages: Iterable[str]) -> dict[str, str | None]:
-    """Of the stages' models, where they are there."""
+    """Return the hashes of stages' models, None for missing ones."""
     paths = {name: model_path(run_dir, name) for name in stages}
     return {name: file_hash(path) if path.exists() else None for name, path in paths.items()}
 
@@ -220,8 +207,3 @@ def _copy(source: Path, target: Path) -> None:
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.copyfile(source, unfinished)
     os.replace(unfinished, target)
-
-
-def record_path(run_dir: Path, stage: str) -> Path:
-    """Where the record of a stage lies."""
-    return run_dir / MODELS / f"{stage}.json"

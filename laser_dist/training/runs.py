@@ -1,4 +1,4 @@
-"""A run's folder: started with its resolved configuration, read back when it is finished."""
+"""A run's folder: its resolved configuration, and loading a finished run."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from typing import Any
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
-from laser_dist.training.config import from_dict, override, to_dict
+from laser_dist.training.config import STAGE_SETTINGS, from_dict, override, to_dict
 from laser_dist.training.storage.run_store import RunStore
 from laser_dist.training.storage.store import Folder, is_url
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
-# Where the data lie and who does the work may change while a run goes on.
-NOT_OF_THE_RUN = {"dir", "cluster", "checkpoint_every_steps", "feature_cache"}
+# Location of the dataset and settings that may change when a run is resumed.
+MAY_CHANGE = {"dir", "cluster", "checkpoint_every_steps", "feature_cache"}
 PACKAGES = ("laser-jnd", "tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 
@@ -26,9 +26,9 @@ class Run:
     """A finished run.
 
     Attributes:
-      dir: its folder.
-      config: as `start_run` wrote it.
-      predictor_path: model from raw frames [B, H, W, 3] to levels [B, L].
+      dir: folder of the run.
+      config: configuration that `start_run` wrote.
+      predictor_path: file of the model from raw frames [B, H, W, 3] to levels [B, L].
     """
 
     dir: Path
@@ -37,19 +37,19 @@ class Run:
 
     @property
     def scale(self) -> Scale:
-        """What its levels count in.
+        """Scale of the predicted levels.
 
         Raises:
-          UserError: its configuration does not say so.
+          UserError: the configuration does not name it.
         """
         return scale_named(self.config["dataset"].get("scale"), of=f"run {self.dir}")
 
 
 def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) -> dict[str, Any]:
-    """Writes a run's resolved configuration, or checks that it is the one already there.
+    """Write a run's resolved configuration, or check that it equals the one that is there.
 
     Args:
-      store: of the run; made if it is not there.
+      store: storage of the run; created if it does not exist.
       training: `TrainingConfig` as plain values.
       dataset: location of the prepared dataset, path or URL.
 
@@ -57,25 +57,24 @@ def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) ->
       The configuration: `run_dir`, `variant`, `training`, `parallel`, `dataset`, `packages`.
 
     Raises:
-      UserError: no dataset there, the folder cannot be written, or it holds another run or one
-        whose configuration cannot be read.
+      UserError: there is no such dataset, the folder cannot be written, or it holds another run or
+        a damaged configuration.
     """
-    place = store.place if store.is_remote else str(store.local.resolve())
     config = {
-        "run_dir": place,
+        "run_dir": store.place if store.is_remote else str(store.local.resolve()),
         "variant": training["variant"],
         "training": training,
-        "parallel": parallel_facts(training),
+        "parallel": describe_parallelism(training),
         "dataset": read_dataset_card(dataset),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
     path = store.local / CONFIG_FILE
     if store.is_remote:
-        store.check_writable()  # before anything is asked again and again
+        store.check_writable()  # before operations that would be retried
     if store.fetch(path):
         before = _read_config(path)
         _check_same(store.place, before, config)
-        if store.fetch(_predictor_path(store.local)):  # finished, and not by today's packages
+        if store.fetch(_predictor_path(store.local)):  # finished, maybe with other packages
             return {**before, "run_dir": config["run_dir"]}
     store.check_writable()
     unfinished = path.with_suffix(".unfinished")
@@ -85,8 +84,8 @@ def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) ->
     return config
 
 
-def parallel_facts(training: Mapping[str, Any]) -> dict[str, Any]:
-    """What each device does of a stage's global batch, and what that changes of the rate: nothing.
+def describe_parallelism(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe how each stage's global batch is divided among devices.
 
     Args:
       training: `TrainingConfig` as plain values.
@@ -94,58 +93,53 @@ def parallel_facts(training: Mapping[str, Any]) -> dict[str, Any]:
     cluster = training["cluster"]
     devices = max(cluster["gpus_per_worker"], 1)
     replicas = cluster["num_workers"] * devices
-    batches = {name: training[name]["batch_size"] for name in ("image", "jnd", "heads", "joint")}
+    batches = {name: training[name]["batch_size"] for name in STAGE_SETTINGS}
     return {
         "workers": cluster["num_workers"],
         "devices_per_worker": devices,
         "global_batch": batches,
         "per_replica_batch": {name: -(-size // replicas) for name, size in batches.items()},
-        "learning_rate_scaling": "none: the rate belongs to the global batch, which stays the same",
+        "learning_rate_scaling": "none: the rate applies to the global batch, which stays the same",
     }
 
 
-def resume_run(store: RunStore, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration of a run that was started, to go on with it.
+def read_run(store: RunStore, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """Return the settings of an existing run as plain values, and the location of its dataset.
 
     Args:
-      store: of the run.
-      changes: `path=value` each, of who does the work.
+      store: storage of the run.
+      changes: `PATH=VALUE` each, of settings that may change.
 
     Raises:
-      UserError: no run there, or its dataset is gone or another one now.
+      UserError: there is no such run, or its configuration is damaged or of another version.
     """
     path = store.local / CONFIG_FILE
     if store.is_remote:
         store.check_writable()
     if not store.fetch(path):
         raise UserError(
-            f"Run {store.place}",
-            "one that was started",
-            "none",
-            "Start it: laser-jnd train --help.",
+            f"There is no run in {store.place}.",
+            hint="Start one with `laser-jnd train VARIANT --dataset PATH_OR_URL`.",
         )
     config = _read_config(path)
     try:
         before = from_dict(config["training"])
     except (UserError, TypeError) as error:
         raise UserError(
-            f"Settings of a run {path}",
-            "those of this version",
-            str(error),
-            "Start it anew in another folder; it takes over what fits.",
+            f"{path} has settings of another version of laser-jnd. {error}",
+            hint="Start a new run. It can reuse the backbones: --init-from RUN.",
         ) from error
-    return start_run(store, to_dict(override(before, changes)), config["dataset"]["dir"])
+    return to_dict(override(before, changes)), config["dataset"]["dir"]
 
 
 def read_dataset_card(dataset: str | Path) -> dict[str, Any]:
-    """What a run keeps of the dataset it learnt from: its place, and what it says of itself.
+    """Return the location and the metadata of a dataset, as a run records them.
 
     Args:
       dataset: location of the prepared dataset, path or URL.
 
     Raises:
-      UserError: the bucket cannot be read, or the folder holds no prepared dataset of ours, or one
-        of an unknown scale.
+      UserError: there is no prepared dataset, it cannot be read, or its scale is unknown.
     """
     try:
         folder = Folder(dataset)
@@ -162,31 +156,31 @@ def read_dataset_card(dataset: str | Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"Dataset {dataset}",
-            "a prepared dataset (dataset_info.json, metadata.json)",
-            f"{type(error).__name__}: {error}",
-            "Build one: laser-jnd build --help tells how.",
+            f"{dataset} is not a prepared dataset: dataset_info.json or metadata.json is missing "
+            "or damaged.",
+            hint="Build one with `laser-jnd build`.",
         ) from error
     scale_named(card["scale"], of=f"dataset {dataset}")
     return card
 
 
 def load_run(run_dir: Path) -> Run:
-    """Reads a finished run.
+    """Load a finished run.
 
     Raises:
-      UserError: no such folder, no finished predictor in it, or a configuration that cannot be
-        read.
+      UserError: there is no run or no predictor in the folder, or its configuration is damaged.
     """
     path = _predictor_path(run_dir)
     config_path = run_dir / CONFIG_FILE
-    if not config_path.exists() or not path.exists():
-        missing = config_path if not config_path.exists() else path
+    if not config_path.exists():
         raise UserError(
-            f"Run {run_dir}",
-            "a finished training",
-            f"no {missing.relative_to(run_dir)}" if run_dir.is_dir() else "no such folder",
-            "Train one with: laser-jnd train mj-lat --preset tiny --dataset FOLDER",
+            f"There is no run in {run_dir}.",
+            hint="Train one with `laser-jnd train mj-lat --dataset PATH_OR_URL`.",
+        )
+    if not path.exists():
+        raise UserError(
+            f"{run_dir} has no finished model.",
+            hint=f"Resume it with `laser-jnd train --resume {run_dir}`.",
         )
     return Run(run_dir, _read_config(config_path), path)
 
@@ -199,27 +193,26 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or not CONFIG_PARTS <= config.keys():
-            raise ValueError(f"no object with {', '.join(sorted(CONFIG_PARTS))}")
+            raise ValueError(f"it has no {', '.join(sorted(CONFIG_PARTS))}")
         return config
-    except (OSError, ValueError) as error:  # what is no JSON, or no UTF-8, is a ValueError too
+    except (OSError, ValueError) as error:  # also for text that is not JSON or UTF-8
         raise UserError(
-            f"Settings of a run {path}",
-            "the JSON that training wrote",
-            f"{type(error).__name__}: {error}",
-            "Put the file back, or train into another folder.",
+            f"{path} is not the configuration of a run: {error}.",
+            hint="Restore the file, or train into another folder.",
         ) from error
 
 
-def _check_same(place: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A folder holds one run: going on needs the same settings and the same data."""
-    for part, name in (("training", "settings"), ("dataset", "dataset")):
-        ours = {key: value for key, value in new[part].items() if key not in NOT_OF_THE_RUN}
-        theirs = {key: value for key, value in old[part].items() if key not in NOT_OF_THE_RUN}
-        differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+def _check_same(location: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Check that a run keeps the settings and the data that it was started with."""
+    for part, name in (("training", "different settings"), ("dataset", "a different dataset")):
+        before, now = (
+            {key: value for key, value in each[part].items() if key not in MAY_CHANGE}
+            for each in (old, new)
+        )
+        names = before.keys() | now.keys()
+        differing = sorted(key for key in names if before.get(key) != now.get(key))
         if differing:
             raise UserError(
-                f"Run folder {place}",
-                f"a run of the same {name}",
-                f"another {', '.join(differing)}",
-                "Name another folder with --output, or remove this one.",
+                f"{location} holds a run with {name}: {', '.join(differing)}.",
+                hint="Choose another folder with --output, or remove this one.",
             )

@@ -1,4 +1,4 @@
-"""Finished models as files: complete or absent, and in float32 whatever they were trained in."""
+"""Finished model files: complete or absent, in float32 at any training precision."""
 
 import hashlib
 import os
@@ -27,51 +27,56 @@ PREDICTOR = "predictor"
 def save_in_float32(
     build: Callable[[], keras.Model], weights: Sequence[np.ndarray], path: Path
 ) -> None:
-    """Saves a model of these weights that computes in float32.
+    """Save a model of these weights that computes in float32.
 
     Args:
-      build: makes it, with any weights.
-      weights: as `get_weights` gives them.
-      path: ending in `.keras`.
+      build: makes the model, with any weights.
+      weights: weights, as from `get_weights`.
+      path: file to write, ending in `.keras`.
     """
     with _in_float32():
         model = build()
     model.set_weights(weights)
-    save_whole(model, path)
+    save_model(model, path)
 
 
-def save_whole(model: keras.Model, path: Path) -> None:
-    """Saves a model, complete or absent."""
+def save_model(model: keras.Model, path: Path) -> None:
+    """Save a model, complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: stages that end side by side may both join the predictor.
+    # A unique name: stages that end at the same time may both write the predictor.
     unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.unfinished.keras")
     model.save(unfinished)
     os.replace(unfinished, path)
 
 
 def check_fits(file: Path, spec: BackboneSpec) -> None:
-    """Refuses a file that holds no backbone of a size; frames of any size fit.
+    """Check that a file holds a backbone with the filters of `spec`; its frame size may differ.
 
     Raises:
-      UserError: it is none, or has other filters.
+      UserError: it is no model file, or has other filters.
     """
-    what, step = f"Backbone {file}", "Name another, or train with its sizes (--set backbone.…)."
     expected = [weight.shape for weight in build_autoencoder(spec, "expected").weights]
     model = load_saved_model(file)
     found = [weight.shape for weight in model.weights]
     if found != expected:
         pairs = zip(expected, found, strict=False)
-        one = next(((a, b) for a, b in pairs if a != b), (f"{len(expected)} weights", len(found)))
-        raise UserError(what, f"weights of shape {one[0]}", str(one[1]), step)
+        wrong = next(
+            (f"a weight of shape {b}, not {a}" for a, b in pairs if a != b),
+            f"{len(found)} weights, not {len(expected)}",
+        )
+        raise UserError(
+            f"{file} does not fit the run's backbone: it has {wrong}.",
+            hint="Train with its size (--set backbone.filters=…, backbone.latent_filters=…).",
+        )
 
 
 def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str, Any]) -> None:
-    """Joins a run's backbones and heads to the model that answers, once all are there.
+    """Join a run's backbones and heads to the predictor, if all are trained.
 
     Args:
-      config: of the run.
-      run_dir: its folder.
-      dataset: what the run keeps of it: `scale` and `simulated`.
+      config: configuration of the run.
+      run_dir: folder of the run.
+      dataset: the dataset's card, with `scale` and `simulated`.
     """
     variant = variant_named(config.variant)
     plans = plan_stages(variant, config.levels)
@@ -92,11 +97,11 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
         heads = [load_saved_model(model_path(run_dir, model_names(plan)[-1])) for plan in last]
         backbones = [load_saved_model(model_path(run_dir, name)) for name in names]
         predictor = build_predictor(backbones, heads, answer)
-    save_whole(predictor, model_path(run_dir, PREDICTOR))
+    save_model(predictor, model_path(run_dir, PREDICTOR))
 
 
 def seed_of(seed: int, stage: str) -> int:
-    """A stage's own seed, below 2**31."""
+    """Return the seed of a stage, below 2**31."""
     digest = hashlib.sha256(f"{seed} {stage}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 

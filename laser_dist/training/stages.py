@@ -1,8 +1,6 @@
-"""Trains the stages of a run that are left, each from the models of those that it needs.
+"""Trains the stages of a run, each from the models of the stages that it needs."""
 
-A stage whose models lie in the run's folder already is not trained again (`reuse`).
-"""
-
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,21 +18,21 @@ from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import StageConfig, TrainingConfig
-from laser_dist.training.examples.data import FramePairs
-from laser_dist.training.examples.features import FeatureBatches, FreshFeatures
-from laser_dist.training.examples.labels import Labeled, has_level, present_means, read_labels
-from laser_dist.training.examples.order import Share, num_steps
+from laser_dist.training.examples.example_codec import RAW, num_with, rows_with, sample_frames
+from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
+from laser_dist.training.examples.frame_pairs import FramePairs
+from laser_dist.training.examples.labels import Labeled, present_means, read_labels
+from laser_dist.training.examples.order import WorkerShard, has_level, num_steps
 from laser_dist.training.examples.records import Records, open_records
-from laser_dist.training.examples.stored import RAW, num_with, rows_with, sample_frames
 from laser_dist.training.feature_cache import FeatureCache
-from laser_dist.training.learning.loop import Place, Stage, train_stage
-from laser_dist.training.learning.objectives import JointObjective, LevelObjective, frame_objective
-from laser_dist.training.learning.together import (
+from laser_dist.training.learning.collectives import (
     all_agree,
-    chiefs_values,
-    synchronize_norms,
+    broadcast_from_chief,
+    synchronize_batch_norms,
     wait_for_all,
 )
+from laser_dist.training.learning.loop import Stage, TrainingContext, train_stage
+from laser_dist.training.learning.objectives import JointObjective, LevelObjective, frame_objective
 from laser_dist.training.plan import StagePlan, plan_stages
 from laser_dist.training.reuse import (
     MODELS,
@@ -50,39 +48,41 @@ from laser_dist.training.storage.checkpoints import claim_folder
 TRAIN, VALIDATION = "train", "validation"
 NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
 
+logger = logging.getLogger(__name__)
+
 
 def run_stages(
     config: TrainingConfig,
     dataset: str | Path,
-    share: Share,
-    place: Place,
+    shard: WorkerShard,
+    context: TrainingContext,
     work: Mapping[str, Mapping[str, Any]],
     stages: Collection[str],
 ) -> None:
-    """Trains stages of a run; every worker calls this.
+    """Train stages of a run; every worker calls this.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       dataset: location of the prepared dataset, path or URL.
-      share: this worker's.
-      place: where the run runs and writes.
+      shard: this worker's part of the batches.
+      context: devices and storage of the run.
       work: for each stage that the run has to train, in order, `key` and `inputs` to record with
-        its model. Those that they need and are not among them lie in the run's folder.
-      stages: names of those to train here.
+        its models. Other stages that they need are in the run's folder.
+      stages: names of the stages to train here.
 
     Raises:
-      UserError: a level that no example of the training or the validation split has, or viewers'
-        samples that a head with spreads needs and the dataset does not have.
+      UserError: no example of the training or validation split has a level, or the dataset lacks
+        the viewers' samples that a head with spreads needs.
     """
     plans = plan_stages(variant_named(config.variant), config.levels)
-    models = place.run_dir / MODELS
-    with place.paused():  # of a large dataset in a bucket it takes minutes
-        place.store.fetch_all(models)
+    models = context.run_dir / MODELS
+    with context.suspended():  # takes minutes for a large dataset in a bucket
+        context.store.fetch_all(models)
         records = {split: open_records(dataset, split) for split in (TRAIN, VALIDATION)}
         labels = {
             split: read_labels(dataset, split, of_split) for split, of_split in records.items()
         }
-    trainer = _Trainer(config, records, share, place, labels)
+    trainer = _Trainer(config, records, shard, context, labels)
     for plan in plans:
         if plan.name in work:
             _check_present(plan, config, labels, dataset)
@@ -90,68 +90,65 @@ def run_stages(
         if plan.name not in stages:
             continue
         key = str(work[plan.name]["key"])
-        is_kept = place.store.fetch(record_path(place.run_dir, plan.name))
-        record = read_record(place.run_dir, plan) if is_kept else None
-        if all_agree(place.strategy, record is not None and record["key"] == key):
-            place.log.event("note", text=f"{plan.name}: trained before, reused")
+        is_kept = context.store.fetch(record_path(context.run_dir, plan.name))
+        record = read_record(context.run_dir, plan) if is_kept else None
+        if all_agree(context.strategy, record is not None and record["key"] == key):
+            logger.info("%s: reused, trained before", plan.name)
             continue
-        # Its start does not depend on which stages were trained before it in this process.
+        # The start must not depend on which stages this process has trained before.
         keras.utils.set_random_seed(seed_of(config.seed, plan.name))
         trainer.train(plan, key)
-        if place.is_chief:
-            written = write_record(place.run_dir, plan, key, work[plan.name]["inputs"])
-            place.store.push(written)
-        with place.paused():
-            wait_for_all(place.strategy)  # the next stage reads the chief's files
-    if place.is_chief:
-        place.store.fetch_all(models)  # others may have trained stages beside these
-        finish_predictor(config, place.run_dir, place.config["dataset"])
-        place.store.push(*models.glob(f"{PREDICTOR}.keras"))
-    with place.paused():
-        wait_for_all(place.strategy)
-    place.log.close()
+        if context.is_chief:
+            written = write_record(context.run_dir, plan, key, work[plan.name]["inputs"])
+            context.store.push(written)
+        with context.suspended():
+            wait_for_all(context.strategy)  # the next stage reads the chief's files
+    if context.is_chief:
+        context.store.fetch_all(models)  # other workers may have trained stages too
+        finish_predictor(config, context.run_dir, context.config["dataset"])
+        context.store.push(*models.glob(f"{PREDICTOR}.keras"))
+    with context.suspended():
+        wait_for_all(context.strategy)
 
 
 def _check_present(
     plan: StagePlan, config: TrainingConfig, labels: Mapping[str, Labeled], dataset: str | Path
 ) -> None:
-    """Refuses, before anything is learnt, a dataset of which a stage could not learn."""
+    """Check, before any training, that the dataset has what a stage learns from."""
     for split, of_split in labels.items():
         for level in plan.levels:
             if num_with(f"jnd{level}", of_split.levels) == 0:
                 raise UserError(
-                    f"Dataset {dataset}",
-                    f"an example of split {split} that has jnd{level}",
-                    f"none of {len(of_split.levels)}",
-                    "Build a larger dataset.",
+                    f"None of the {len(of_split.levels)} examples in split {split} of {dataset} "
+                    f"has the level JND{level}.",
+                    hint="Build a larger dataset.",
                 )
-            told = np.isfinite(of_split.sample_means[:, level - 1]).any()
-            if plan.kind in ("head", "joint") and config.head.spread and not told:
+            has_samples = np.isfinite(of_split.sample_means[:, level - 1]).any()
+            if plan.kind in ("head", "joint") and config.head.spread and not has_samples:
                 raise UserError(
-                    f"Dataset {dataset}",
-                    f"viewers' samples of jnd{level} in split {split}, for --set head.spread=true",
-                    "none",
-                    "Train without spreads.",
+                    f"head.spread=true needs viewers' samples of JND{level}, but split {split} of "
+                    f"{dataset} has none.",
+                    hint="Train with head.spread=false.",
                 )
 
 
 @dataclass(frozen=True, eq=False)
 class _Trainer:
-    """What all stages of a run share."""
+    """Trains single stages with what all of them share."""
 
     config: TrainingConfig
     records: Mapping[str, Records]
-    share: Share
-    place: Place
+    shard: WorkerShard
+    context: TrainingContext
     labels: Mapping[str, Labeled]
 
     def train(self, plan: StagePlan, key: str) -> None:
-        """Trains a stage and saves its models; goes on from checkpoints of the same key alone."""
-        if self.place.is_chief:
-            folder = self.place.run_dir / "checkpoints" / plan.name
-            claim_folder(self.place.store, folder, key)
-        with self.place.paused():
-            wait_for_all(self.place.strategy)
+        """Train a stage and save its models; resume only from checkpoints of the same key."""
+        if self.context.is_chief:
+            folder = self.context.run_dir / "checkpoints" / plan.name
+            claim_folder(self.context.store, folder, key)
+        with self.context.suspended():
+            wait_for_all(self.context.strategy)
         if plan.kind == "head":
             self.head(plan)
         elif plan.kind == "joint":
@@ -160,7 +157,7 @@ class _Trainer:
             self.backbone(plan)
 
     def backbone(self, plan: StagePlan) -> None:
-        """Trains one autoencoder, from principal components or from the image one's weights."""
+        """Train an autoencoder, from principal components or from the image backbone."""
         config, is_image = self.config, plan.kind == "image"
         settings = config.image if is_image else config.jnd
         side = settings.crop
@@ -168,8 +165,8 @@ class _Trainer:
             config.backbone if side is None else replace(config.backbone, height=side, width=side)
         )
         start = self._principal_start(spec) if is_image else self._loaded("image").get_weights()
-        # Convolutions fit any size: what is learnt on squares is used on whole frames.
-        with self.place.strategy.scope():
+        # Convolutions fit any size: weights learnt on squares are used on full frames.
+        with self.context.strategy.scope():
             model = build_autoencoder(spec, plan.name)
             model.set_weights(start)
         target = RAW if is_image else plan.name
@@ -188,24 +185,24 @@ class _Trainer:
         self._save(lambda: build_autoencoder(config.backbone, plan.name), model, plan.name)
 
     def head(self, plan: StagePlan) -> None:
-        """Trains a head on features of its frozen backbones."""
+        """Train a head on features of its frozen backbones."""
         config, variant = self.config, variant_named(self.config.variant)
         settings = config.heads
         extractors = {name: feature_extractor(variant, self._loaded(name)) for name in plan.needs}
         versions = 2 if settings.flips else 1
         if config.feature_cache:
-            cache = FeatureCache(self.records, self.share, self.place, variant.space)
+            cache = FeatureCache(self.records, self.shard, self.context, variant.space)
             features = {
                 split: cache.features(split, extractors, number)
                 for split, number in ((TRAIN, versions), (VALIDATION, 1))
             }
         else:
             features = {
-                split: FreshFeatures(self.records[split], [*extractors.values()])
+                split: ComputedFeatures(self.records[split], [*extractors.values()])
                 for split in (TRAIN, VALIDATION)
             }
         targets = self._targets(plan)
-        with self.place.strategy.scope():
+        with self.context.strategy.scope():
             head = self._new_head(plan)
 
         def batches(split: str, seed: int | None) -> FeatureBatches:
@@ -213,7 +210,7 @@ class _Trainer:
                 features=features[split],
                 targets=targets[split],
                 batch_size=settings.batch_size,
-                share=self.share,
+                shard=self.shard,
                 seed=seed,
                 num_versions=versions,
                 mixup=settings.mixup,
@@ -236,7 +233,7 @@ class _Trainer:
         self._save(lambda: self._new_head(plan), head, plan.name)
 
     def joint(self, plan: StagePlan) -> None:
-        """Trains backbone and head together, from the image backbone."""
+        """Train backbone and head together, from the image backbone."""
         config, variant = self.config, variant_named(self.config.variant)
         settings, target = config.joint, f"jnd{plan.levels[0]}"
         image = self._loaded("image")
@@ -244,7 +241,7 @@ class _Trainer:
         def new_autoencoder() -> keras.Model:
             return build_end_to_end_autoencoder(config.backbone, image, plan.name)
 
-        with self.place.strategy.scope():
+        with self.context.strategy.scope():
             autoencoder, head = new_autoencoder(), self._new_head(plan)
             model = build_joint_model(variant, autoencoder, head)
         targets = self._targets(plan)
@@ -265,35 +262,34 @@ class _Trainer:
 
     def _train(self, stage: Stage) -> None:
         if self.config.cluster.synchronized_batch_norm:
-            synchronize_norms(self.place.strategy, stage.model)
-        train_stage(stage, self.place)
+            synchronize_batch_norms(self.context.strategy, stage.model)
+        train_stage(stage, self.context)
 
     def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:
-        if self.place.is_chief:
-            path = model_path(self.place.run_dir, name)
+        if self.context.is_chief:
+            path = model_path(self.context.run_dir, name)
             save_in_float32(build, model.get_weights(), path)
-            self.place.store.push(path)
+            self.context.store.push(path)
 
     def _loaded(self, name: str) -> keras.Model:
-        """A finished backbone, computing at the run's precision."""
-        path = model_path(self.place.run_dir, name)
-        if not self.place.is_chief:
-            with self.place.paused():
-                self.place.store.await_file(path)
+        """Load a finished backbone that computes at the run's precision."""
+        path = model_path(self.context.run_dir, name)
+        if not self.context.is_chief:
+            with self.context.suspended():
+                self.context.store.await_file(path)
         model = build_autoencoder(self.config.backbone, name)
         model.load_weights(path)
         return model
 
     def _principal_start(self, spec: BackboneSpec) -> list[np.ndarray]:
-        """Weights from which a first autoencoder starts, the same on every worker."""
+        """Return the start weights of the image backbone, the same on every worker."""
         size = {"height": self.config.backbone.height, "width": self.config.backbone.width}
         frames = sample_frames(self.records[TRAIN], NUM_SAMPLE, **size)
-        # Outside the strategy's scope: as plain variables, which each worker computes for itself.
+        # Outside the strategy's scope: plain variables, which each worker computes on its own.
         model = build_autoencoder(spec, "start")
         start_from_principal_components(model, frames)
-        text = f"image starts from the principal components of {len(frames)} frames"
-        self.place.log.event("note", text=text)
-        return chiefs_values(self.place.strategy, model.get_weights())
+        logger.info("image: starting from the principal components of %d frames", len(frames))
+        return broadcast_from_chief(self.context.strategy, model.get_weights())
 
     def _new_head(self, plan: StagePlan) -> keras.Model:
         variant, labels = variant_named(self.config.variant), self.labels[TRAIN]
@@ -317,7 +313,7 @@ class _Trainer:
 
     @property
     def _higher_is_worse(self) -> bool:
-        name = self.place.config["dataset"]["scale"]
+        name = self.context.config["dataset"]["scale"]
         return scale_named(name, of="the dataset").higher_is_worse
 
     def _targets(self, plan: StagePlan) -> dict[str, np.ndarray]:
@@ -345,7 +341,7 @@ class _Trainer:
             height=self.config.backbone.height,
             width=self.config.backbone.width,
             batch_size=settings.batch_size,
-            share=self.share,
+            shard=self.shard,
             seed=seed,
             flips=settings.flips and seed is not None,
             crop=settings.crop,

@@ -1,12 +1,19 @@
-"""What one worker process does: sets up TensorFlow, then runs the stages."""
+"""One worker process: sets up TensorFlow, then runs the stages."""
 
+import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from laser_dist.training.config import TrainingConfig, from_dict
 
-PACK_BYTES = 8 << 20  # of a gradient, summed between workers at a time
+if TYPE_CHECKING:
+    from laser_dist.training.learning.watchdog import Watchdog
+    from laser_dist.training.storage.logs import RunLog
+
+PACK_BYTES = 8 << 20  # of a gradient, all-reduced between workers at a time
+
+logger = logging.getLogger(__name__)
 
 
 def work(
@@ -15,53 +22,38 @@ def work(
     *,
     worker_index: int = 0,
     num_workers: int = 1,
+    prints_progress: bool = False,
 ) -> None:
-    """Runs stages on this worker.
+    """Run stages on this worker.
 
     Args:
-      run_config: what `runs.start_run` wrote, and `work`, what `run_stages` takes: plain values, so
-        that it travels anywhere.
-      stages: names of those to train, in order.
-      worker_index: from 0, the chief.
-      num_workers: in the run; above 1, `TF_CONFIG` names them all.
+      run_config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values
+        that can be sent to another process.
+      stages: names of the stages to train, in order.
+      worker_index: number of this worker, from 0, the chief.
+      num_workers: number of workers; above 1, `TF_CONFIG` names them all.
+      prints_progress: whether the chief prints progress to stderr.
 
     Raises:
       RuntimeError: `keras` is not Keras 3 on TensorFlow.
     """
     config: TrainingConfig = from_dict(run_config["training"])
-    import keras
-    import tensorflow as tf
+    strategy = _set_up_tensorflow(config, num_workers)
 
-    _check_keras(keras)
-    threads = config.cluster.cpus_per_worker
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    strategy = make_strategy(num_workers)
-    if config.precision == "bfloat16":
-        keras.config.set_dtype_policy("mixed_bfloat16")
-
-    from laser_dist.training.examples.order import Share
-    from laser_dist.training.learning.loop import Place
-    from laser_dist.training.learning.together import check_shared
+    from laser_dist.training.examples.order import WorkerShard
+    from laser_dist.training.learning.collectives import check_shared
+    from laser_dist.training.learning.loop import TrainingContext
     from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.stages import run_stages
     from laser_dist.training.storage.logs import RunLog
     from laser_dist.training.storage.run_store import RunStore
 
     is_chief = worker_index == 0
-    log = RunLog(RunStore(run_config["run_dir"]), is_chief=is_chief, name=stages[0])
-
-    def tell(text: str) -> None:
-        log.event("note", text=text)
-
-    watchdog = Watchdog(config.cluster.hang_timeout_s, tell)
-
-    def tell_of_store(text: str) -> None:
-        watchdog.beat(text)
-        tell(text)
-
-    store = RunStore(run_config["run_dir"], tell_of_store)
-    place = Place(
+    store = RunStore(run_config["run_dir"])
+    log = RunLog(store, is_chief=is_chief, name=stages[0], prints=prints_progress)
+    watchdog = Watchdog(config.cluster.hang_timeout_s)
+    _set_up_logging(log, watchdog, prints_progress=prints_progress)
+    context = TrainingContext(
         strategy=strategy,
         local_replicas=strategy.num_replicas_in_sync // num_workers,
         is_chief=is_chief,
@@ -70,34 +62,68 @@ def work(
         config={name: value for name, value in run_config.items() if name != "work"},
         jit_compile=config.jit_compile,
         checkpoint_every_steps=config.checkpoint_every_steps,
-        beat=watchdog.beat,
-        paused=watchdog.paused,
+        heartbeat=watchdog.heartbeat,
+        suspended=watchdog.suspended,
     )
-    share = Share(worker_index, num_workers, place.local_replicas)
-    dataset = run_config["dataset"]["dir"]
+    shard = WorkerShard(worker_index, num_workers, context.local_replicas)
     with watchdog.watching():
         if num_workers > 1:
             check_shared(strategy, store, is_chief=is_chief)
         if num_workers != config.cluster.num_workers:
-            tell(f"{num_workers} workers: as many as there is room for now")
-        run_stages(config, dataset, share, place, run_config["work"], stages)
+            logger.info("%d workers: the cluster has no room for more now", num_workers)
+        run_stages(config, run_config["dataset"]["dir"], shard, context, run_config["work"], stages)
 
 
-def _check_keras(keras: Any) -> None:
-    """Refuses another Keras than 3 on TensorFlow: Ray's workers ask TensorFlow for the old one."""
+class _EventHandler(logging.Handler):
+    """Adds log records to the run's events; each also counts as a heartbeat."""
+
+    def __init__(self, log: "RunLog", watchdog: "Watchdog") -> None:
+        super().__init__()
+        self._log, self._watchdog = log, watchdog
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        self._watchdog.heartbeat(text)
+        self._log.event("note", text=text)
+
+
+def _set_up_logging(log: "RunLog", watchdog: "Watchdog", *, prints_progress: bool) -> None:
+    from laser_dist.training.storage.logs import progress_logger
+
+    ours = logging.getLogger("laser_dist")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(_EventHandler(log, watchdog))
+    if prints_progress:
+        progress_logger.setLevel(logging.INFO)
+        progress_logger.addHandler(logging.StreamHandler())
+
+
+def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> Any:
+    """Set threads and precision; return the strategy."""
+    import keras
+    import tensorflow as tf
+
+    # Ray's workers ask TensorFlow for the old Keras.
     if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            f"Keras: expected version 3 on TensorFlow, got {keras.__version__} on "
-            f"{keras.backend.backend()} ({sys.modules['keras'].__file__})."
+            f"Keras 3 on TensorFlow is required, but {sys.modules['keras'].__file__} is Keras "
+            f"{keras.__version__} on {keras.backend.backend()}."
         )
+    threads = config.cluster.cpus_per_worker
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    strategy = make_strategy(num_workers)
+    if config.precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    return strategy
 
 
 def make_strategy(num_workers: int) -> Any:
-    """One device, several mirrored, or several workers: each worker's own devices either way."""
+    """Return the strategy for one device, several mirrored devices, or several workers."""
     import tensorflow as tf
 
     if num_workers > 1:
-        # Else all of a gradient is copied into one piece before any of it is summed.
+        # Otherwise the complete gradient is copied into one piece before any of it is all-reduced.
         packs = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK_BYTES)
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=packs)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

@@ -9,9 +9,9 @@ import tensorflow as tf
 from videoset_builds import examples
 
 from laser_dist.errors import UserError
+from laser_dist.training.examples.example_codec import features_of
 from laser_dist.training.examples.labels import read_labels
 from laser_dist.training.examples.records import open_records
-from laser_dist.training.examples.stored import features_of
 
 pytestmark = [
     pytest.mark.beam,

@@ -53,7 +53,7 @@ def dataset(tmp_path_factory):
 def train(dataset, run, *settings, workers="1"):
     assignments = [part for each in (*SETTINGS, *settings) for part in ("--set", each)]
     return [
-        "laser-jnd", "train", "lat", "--level", "1", "--preset", "tiny", "--workers", workers,
+        "laser-jnd", "train", "lat", "--levels", "1", "--preset", "tiny", "--workers", workers,
         "--dataset", str(dataset), "--output", str(run), *assignments,
     ]  # fmt: skip
 

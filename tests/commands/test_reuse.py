@@ -1,6 +1,6 @@
 import pytest
 
-from laser_dist.commands import datasets, demo, synthesize, train
+from laser_dist.commands import datasets, demo, synthesize
 from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
 from laser_dist.storage import list_files
@@ -122,8 +122,6 @@ def test_the_constants_of_commands_equal_those_of_the_libraries():
     from beam_pipelines.rejects import MAX_REJECT_RATE
     from beam_pipelines.synthetic import mcl_jci as synthetic_mcl_jci
     from beam_pipelines.synthetic import videoset as synthetic_videoset
-    from laser_dist.models.variants import VARIANTS
-    from laser_dist.training.config import PRESETS
     from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci
     from tfds_builders.shard_writer import FILE_FORMATS
     from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
@@ -132,7 +130,6 @@ def test_the_constants_of_commands_equal_those_of_the_libraries():
     assert {c.name for c in MclJci.BUILDER_CONFIGS} == set(datasets.CONFIGS[datasets.MCL_JCI])
     assert datasets.FILE_FORMATS == FILE_FORMATS
     assert datasets.MAX_REJECT_RATE == MAX_REJECT_RATE
-    assert set(train.PRESETS) == set(PRESETS)
     kinds = {
         "videoset": (synthetic_videoset.VideosetSettings(), synthetic_videoset.MAX_SOURCES),
         "mcl-jci": (synthetic_mcl_jci.MclJciSettings(), synthetic_mcl_jci.MAX_SOURCES),
@@ -143,4 +140,3 @@ def test_the_constants_of_commands_equal_those_of_the_libraries():
         known = (kind.num_sources, kind.num_frames, kind.max_sources)
         assert known == (settings.num_sources, settings.num_frames, max_sources)
         assert f"{settings.width}x{settings.height}" == datasets.RESOLUTIONS["synthetic"]
-    assert train.VARIANTS == tuple(variant.name for variant in VARIANTS)

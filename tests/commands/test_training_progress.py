@@ -21,11 +21,11 @@ def step(name, time, epoch, number, epochs=2, steps=10):
 
 
 def epoch(name, time, number, validation):
-    times = {"input_wait": 0.25, "all_reduce": 0.1, "checkpoint": 0.05, "compute": 0.6}
+    times = {"input_wait": 0.25, "checkpoint": 0.05, "compute": 0.7}
     losses = {"loss": 3.25, "val_loss": validation, "val_jnd1": 1.5}
-    pace = {"seconds": 2.0, "training_seconds": 2.0, "samples_per_second": 12.0}
-    figures = {**losses, **pace, **times}
-    return {"kind": "epoch", "time": time, "stage": name, "epoch": number, "figures": figures}
+    speed = {"seconds": 2.0, "training_seconds": 2.0, "samples_per_second": 12.0}
+    metrics = {**losses, **speed, **times}
+    return {"kind": "epoch", "time": time, "stage": name, "epoch": number, "metrics": metrics}
 
 
 def done(name, time, saving=0.0):
@@ -36,7 +36,7 @@ def taken(progress, *events):
     return [line for event in events for line in progress.take(event)]
 
 
-def test_the_line_says_where_the_training_is_and_how_long_the_stage_will_take():
+def test_the_line_shows_the_step_and_the_time_left():
     progress = TrainingProgress(STAGES, each_epoch=False)
     assert progress.line == "starting the workers"
     # From step 1 on, 4 steps took 8 s: the other 15 of 20 will take 30 s. The 90 s before the
@@ -58,7 +58,7 @@ def test_the_line_fits_a_narrow_terminal():
     assert len(progress.line) <= 60
 
 
-def test_on_a_terminal_every_stage_leaves_one_line():
+def test_on_a_terminal_every_stage_leaves_a_line():
     progress = TrainingProgress(STAGES, each_epoch=False)
     lines = taken(
         progress,
@@ -68,10 +68,10 @@ def test_on_a_terminal_every_stage_leaves_one_line():
         done("image", 30),
         stage("jnd1", 30),
     )
-    assert lines == ["  1/3 image   2 epochs  best validation 5 (epoch 1)  30 s  12/s a worker"]
+    assert lines == ["  1/3 image   2 epochs  best validation 5 (epoch 1)  30 s  12/s per worker"]
 
 
-def test_stages_that_are_trained_side_by_side_are_not_mixed_up():
+def test_stages_trained_at_the_same_time_are_told_apart():
     progress = TrainingProgress(STAGES, each_epoch=False)
     lines = taken(
         progress,
@@ -87,12 +87,12 @@ def test_stages_that_are_trained_side_by_side_are_not_mixed_up():
     assert progress.line.startswith("1/3 image   epoch 1/2  step 3/10")
     assert progress.line.endswith("1 min 25 s left")  # 2 steps took 10 s: the other 17 take 85
     assert taken(progress, done("image", 30), done("jnd1", 45)) == [
-        "  1/3 image   2 epochs  best validation 6 (epoch 1)  30 s  12/s a worker",
-        "  2/3 jnd1    3 epochs  best validation 4 (epoch 1)  40 s  12/s a worker",
+        "  1/3 image   2 epochs  best validation 6 (epoch 1)  30 s  12/s per worker",
+        "  2/3 jnd1    3 epochs  best validation 4 (epoch 1)  40 s  12/s per worker",
     ]
 
 
-def test_in_a_file_every_epoch_leaves_one_line_with_its_validation():
+def test_off_a_terminal_every_epoch_leaves_a_line():
     progress = TrainingProgress(STAGES, each_epoch=True)
     lines = taken(
         progress,
@@ -107,29 +107,29 @@ def test_in_a_file_every_epoch_leaves_one_line_with_its_validation():
     ]
 
 
-def test_in_the_end_there_are_shares_of_what_the_time_was_spent_on():
+def test_the_throughput_is_a_mean_over_the_training_time():
     progress = TrainingProgress(STAGES, each_epoch=False)
-    assert progress.pace() == []
+    assert progress.throughput() == []
     taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0))
     busy = epoch("image", 10, 1, 5.0)
-    busy["figures"] |= {"training_seconds": 6.0, "input_wait": 0.05, "compute": 0.8}
-    busy["figures"]["samples_per_second"] = 20.0
+    busy["metrics"] |= {"training_seconds": 6.0, "input_wait": 0.05, "compute": 0.9}
+    busy["metrics"]["samples_per_second"] = 20.0
     taken(progress, busy)
-    (pace, (name, told)) = progress.pace()
-    assert pace == ("pace", "18 samples/s a worker")  # 2 s at 12 a second, 6 s at 20
-    assert name == "spent on"
-    assert told == "input 10%, compute 75%, all-reduce 10%, checkpoints 5%"
-    assert len(told) < 60
+    # 2 s at 12 samples/s and 6 s at 20; the input took 0.5 + 0.3 s, the compute 1.4 + 5.4 s.
+    assert progress.throughput() == [
+        ("throughput", "18 samples/s per worker"),
+        ("spent on", "input 10%, compute 85%, checkpoints 5%"),
+    ]
 
 
 def test_the_checkpoint_after_the_last_epoch_counts():
     progress = TrainingProgress(STAGES, each_epoch=False)
-    # Of 2 s of training 0.1 s went into checkpoints; the last one took as long as all of it.
+    # Of 2 s of training, checkpoints took 0.1 s; the last one took 2 s more.
     taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0), done("image", 12, saving=2.0))
-    (_, (_, told)) = progress.pace()
-    assert told == "input 12%, compute 30%, all-reduce 5%, checkpoints 52%"
+    (_, (_, shares)) = progress.throughput()
+    assert shares == "input 12%, compute 35%, checkpoints 52%"
 
 
-def test_an_unknown_stage_does_not_break_it():
+def test_an_unknown_stage_is_shown_without_a_number():
     progress = TrainingProgress(STAGES, each_epoch=True)
     assert "?/3 extra" in taken(progress, stage("extra", 0), epoch("extra", 1, 1, 2.0))[0]

@@ -21,13 +21,13 @@ def shared_mean(strategy, index):
     import keras
     import tensorflow as tf
 
-    from laser_dist.training.learning.together import share_statistics
+    from laser_dist.training.learning.collectives import average_statistics
 
     with strategy.scope():
         norm = keras.layers.BatchNormalization(momentum=0.0)
         norm.build((None, 1))
     strategy.run(lambda: norm(tf.fill([2, 1], float(index)), training=True))
-    share_statistics(strategy, norm.non_trainable_variables)
+    average_statistics(strategy, norm.non_trainable_variables)
     return norm.moving_mean.numpy()
 
 
@@ -38,10 +38,10 @@ def main(index, ports, path):
     )
     import tensorflow as tf
 
-    from laser_dist.training.learning.together import chiefs_values, wait_for_all
+    from laser_dist.training.learning.collectives import broadcast_from_chief, wait_for_all
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    agreed = chiefs_values(strategy, arrays_of(index))
+    agreed = broadcast_from_chief(strategy, arrays_of(index))
     wait_for_all(strategy)
     np.savez(path, *agreed, mean=shared_mean(strategy, index))
 

@@ -19,12 +19,11 @@ from laser_dist.models.predictors import build_joint_model
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import E2E_LAT, MJ_LAT
 from laser_dist.training.config import StageConfig
-from laser_dist.training.examples.batch import Batch
-from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.order import Batch, WorkerShard
+from laser_dist.training.learning.collectives import average_statistics, synchronize_batch_norms
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective
 from laser_dist.training.learning.step import Stepper
-from laser_dist.training.learning.together import share_statistics, synchronize_norms
 
 NUM_STEPS, BATCH_SIZE, NUM_PERMUTATIONS = 20, 8, 4
 BACKBONE = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)
@@ -45,7 +44,7 @@ def build(name):
     return build_joint_model(E2E_LAT, autoencoder, head), JointObjective(LevelObjective((1,)))
 
 
-def batches(name, order=range(BATCH_SIZE), share=None):
+def batches(name, order=range(BATCH_SIZE), shard=None):
     """The same global batches, their examples in an order, or a share of them.
 
     The last one has 5 examples, of which 3 are there twice, to fill it up.
@@ -61,8 +60,8 @@ def batches(name, order=range(BATCH_SIZE), share=None):
         levels = rng.normal((26, 30, 35), 3, (BATCH_SIZE, 3))
         weights = np.arange(BATCH_SIZE) < count
         chosen, own = place[order], weights[order]
-        if share is not None:
-            part = share.part_of(count, BATCH_SIZE)
+        if shard is not None:
+            part = shard.slice_of(count, BATCH_SIZE)
             chosen, own = part.places, part.weights
         take = lambda array, chosen=chosen: array[chosen].astype(np.float32)  # noqa: E731
         if name == "head":
@@ -83,7 +82,7 @@ class Learner:
             optimizer.build(self.model.trainable_variables)
         config = json.dumps(self.model.get_config(), default=str)
         if synchronized:
-            synchronize_norms(strategy, self.model)
+            synchronize_batch_norms(strategy, self.model)
         assert json.dumps(self.model.get_config(), default=str) == config, "saved as it was"
         self.stepper = Stepper(strategy, self.model, objective, optimizer, local_replicas)
         self.state = [*self.model.variables, *optimizer.variables]
@@ -95,7 +94,7 @@ class Learner:
             variable.assign(value)
         for batch in batches:
             self.stepper.train(batch)
-        share_statistics(self.strategy, self.model.non_trainable_variables)
+        average_statistics(self.strategy, self.model.non_trainable_variables)
         return self.weights()
 
     def weights(self):
@@ -128,7 +127,7 @@ def one_of_two_workers(index):
         for synchronized in (True, False):
             learner = Learner(name, strategy, synchronized=synchronized)
             run = "synchronized" if synchronized else "apart"
-            yield f"{name}/{run}", learner.train(batches(name, share=Share(index, 2)))
+            yield f"{name}/{run}", learner.train(batches(name, shard=WorkerShard(index, 2)))
 
 
 def main(path, index=None, *ports):

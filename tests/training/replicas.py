@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.training.config import StageConfig
-from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.order import Batch
+from laser_dist.training.learning.collectives import average_statistics
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.learning.step import Stepper
-from laser_dist.training.learning.together import share_statistics
 
 NUM_STEPS = 5
 
@@ -71,7 +71,7 @@ def shared_mean(strategy):
 
     see()
     before = means()
-    share_statistics(strategy, norm.non_trainable_variables)
+    average_statistics(strategy, norm.non_trainable_variables)
     return before, means()
 
 

@@ -2,7 +2,7 @@
 
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import to_dict
-from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.plan import inputs_of, key_of, plan_stages
 from laser_dist.training.stages import run_stages
 
@@ -19,4 +19,4 @@ def work_of(config, fingerprint="abc"):
 
 def run_all(config, dataset_dir, where):
     work = work_of(config)
-    run_stages(config, dataset_dir, Share(), where, work, list(work))
+    run_stages(config, dataset_dir, WorkerShard(), where, work, list(work))

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from training_fakes import ArrayFeatures, assert_same_steps, batches, joined, shares
 
 from laser_dist.training.examples.features import FeatureBatches
-from laser_dist.training.examples.labels import has_level
-from laser_dist.training.examples.order import num_steps
+from laser_dist.training.examples.order import has_level, num_steps
 
 
 @st.composite

@@ -17,7 +17,7 @@ from laser_dist.training.examples.feature_files import (
     num_parts_of,
     write_parts,
 )
-from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.order import WorkerShard
 
 PATCH = 16
 COUNTS = {"train": NUM_TRAIN, "validation": NUM_VALIDATION}
@@ -54,7 +54,7 @@ def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
             "raw",
             split=split,
             batch_size=BATCH_SIZE * num_workers,
-            share=Share(index, num_workers),
+            shard=WorkerShard(index, num_workers),
         )
         write_parts({folder: extractor}, frames, split, versions=2)
     if finish:

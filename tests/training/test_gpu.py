@@ -43,11 +43,13 @@ def test_a_variant_is_trained_on_all_devices_of_a_worker(tmp_path, variant, gpus
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "models" / "predictor.keras").exists()
-    losses = [
-        json.loads(line)["figures"]["loss"]
+    events = [
+        json.loads(line)
         for path in (tmp_path / "run" / "logs" / "events").glob("*.jsonl")
         for line in path.read_text().splitlines()
-        if json.loads(line)["kind"] == "epoch"
     ]
+    # A training that falls back to the CPU has one replica too, so that `gpus` of 1 proves nothing.
+    assert {event["replicas"] for event in events if event["kind"] == "stage"} == {gpus}
+    losses = [event["metrics"]["loss"] for event in events if event["kind"] == "epoch"]
     assert losses
     assert np.isfinite(losses).all()

@@ -82,6 +82,24 @@ def test_only_the_chief_writes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_progress_can_be_printed_too(tmp_path, caplog):
+    caplog.set_level("INFO", logger="laser_jnd_progress")
+    log = RunLog(RunStore(str(tmp_path)), is_chief=True, prints=True)
+    log.event("stage", stage="image", epochs=2, steps=5)
+    log.event("step", stage="image", epoch=1, step=1)
+    metrics = {"loss": 12.34567, "val_loss": 9.0, "seconds": 61.7}
+    log.event("epoch", stage="image", epoch=1, metrics=metrics)
+    log.event("note", text="features of train")
+    log.event("done", stage="image", checkpoint_seconds=0.5)
+    assert caplog.messages == [
+        "image: 2 epochs of 5 steps",
+        "image: epoch 1, loss 12.35, validation 9, 62 s",
+        "features of train",
+        "image: done",
+    ]
+    assert len(events(tmp_path)) == 5
+
+
 def test_half_a_line_of_a_killed_worker_spoils_no_other(tmp_path):
     RunLog(RunStore(str(tmp_path)), is_chief=True).event("note", text="one")
     path = events_path(tmp_path, "events")

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.training.examples.order import Share, epoch_order, num_steps, shuffled, step_rng
+from laser_dist.training.examples.order import (
+    WorkerShard,
+    epoch_order,
+    num_steps,
+    shuffled,
+    step_rng,
+)
 
 counts = st.integers(1, 120)
 
@@ -22,7 +28,7 @@ def cuts(draw):
 
 def parts(num_workers, devices, count, batch_size):
     return [
-        Share(index, num_workers, devices).part_of(count, batch_size)
+        WorkerShard(index, num_workers, devices).slice_of(count, batch_size)
         for index in range(num_workers)
     ]
 
@@ -47,7 +53,7 @@ def test_parts_are_of_one_size_and_fair_to_one_example(cut, data):
     found = parts(num_workers, devices, count, batch_size)
     for index, part in enumerate(found):
         assert len(part.places) == len(part.weights) == devices * longest
-        assert len(part.places) == Share(index, num_workers, devices).size_of(batch_size)
+        assert len(part.places) == WorkerShard(index, num_workers, devices).size_of(batch_size)
         assert part.weights.dtype == np.float32
         assert set(part.weights) <= {0, 1}
         assert (part.places >= 0).all()
@@ -65,17 +71,17 @@ def test_a_batch_that_fits_is_cut_into_equal_slices_and_filled_up_by_itself(repl
     batch_size = replicas * size
     count = data.draw(st.integers(1, batch_size))
     for index in range(replicas):
-        part = Share(index, replicas).part_of(count, batch_size)
+        part = WorkerShard(index, replicas).slice_of(count, batch_size)
         positions = np.arange(index * size, (index + 1) * size)
         np.testing.assert_array_equal(part.places, positions % count)
         np.testing.assert_array_equal(part.weights, positions < count)
 
 
 def test_three_devices_share_eight_examples():
-    # Runs [0, 2), [2, 5), [5, 8), the first filled up by the example that comes next.
-    part = Share(0, 1, 3).part_of(8, 8)
-    assert part.places.tolist() == [0, 1, 2, 2, 3, 4, 5, 6, 7]
+    # Runs [0, 2), [2, 5), [5, 8), the first padded to three.
+    part = WorkerShard(0, 1, 3).slice_of(8, 8)
     assert part.weights.tolist() == [1, 1, 0, 1, 1, 1, 1, 1, 1]
+    assert part.places[part.weights > 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 @given(total=counts, epoch=st.integers(0, 99), seed=st.integers(0, 2**31 - 1))

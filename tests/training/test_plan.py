@@ -1,7 +1,7 @@
 from laser_dist.models.variants import E2E_LAT, LAT, MJ_LAT, MJ_REC, VARIANTS, variant_named
 from laser_dist.training.config import override, tiny, to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages, waves, with_needs
-from laser_dist.training.ray_entry import how_often, sessions
+from laser_dist.training.ray_entry import num_fits, sessions
 
 
 def stages_of(variant, levels=(1, 2, 3)):
@@ -46,9 +46,9 @@ def test_a_cluster_with_room_trains_side_by_side():
 
 def test_room_is_counted_in_whole_trainings():
     cluster = {"num_workers": 2, "cpus_per_worker": 4, "gpus_per_worker": 0}
-    assert how_often(cluster, {"CPU": 31.0}) == 3
-    assert how_often(cluster, {"CPU": 4.0}) == 0
-    assert how_often({**cluster, "gpus_per_worker": 2}, {"CPU": 99.0, "GPU": 8.0}) == 2
+    assert num_fits(cluster, {"CPU": 31.0}) == 3
+    assert num_fits(cluster, {"CPU": 4.0}) == 0
+    assert num_fits({**cluster, "gpus_per_worker": 2}, {"CPU": 99.0, "GPU": 8.0}) == 2
 
 
 def keys_of(config, fingerprint="data"):

@@ -15,9 +15,9 @@ from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined,
 
 from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
+from laser_dist.training.examples.example_codec import features_of, sample_frames
 from laser_dist.training.examples.records import open_records
 from laser_dist.training.examples.shards import by_shard
-from laser_dist.training.examples.stored import features_of, sample_frames
 from laser_dist.training.runs import read_dataset_card
 
 FORMATS = ("tfrecord", "array_record", "parquet")

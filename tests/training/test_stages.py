@@ -14,8 +14,8 @@ from training_fakes import (
     NUM_VALIDATION,
     WIDTH,
     GappyPairs,
+    context,
     levels_of,
-    place,
 )
 
 from laser_dist.errors import UserError
@@ -45,14 +45,14 @@ class ThirdLevelUnseen(GappyPairs):
 def test_a_level_that_a_split_lacks_is_refused_before_anything_is_learnt(tmp_path):
     builder = ThirdLevelUnseen(data_dir=tmp_path / "data")
     builder.download_and_prepare()
-    with pytest.raises(UserError, match="of split validation that has jnd3, got none of 2"):
-        run_all(CONFIG, builder.data_path, place(tmp_path / "run"))
+    with pytest.raises(UserError, match="None of the 2 examples in split validation"):
+        run_all(CONFIG, builder.data_path, context(tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def trained(config, dataset_dir, run_dir):
     """Runs all stages; gives the predictor and every figure that was logged."""
-    run_all(config, dataset_dir, place(run_dir))
+    run_all(config, dataset_dir, context(run_dir))
     predictor = keras.saving.load_model(run_dir / "models" / "predictor.keras", compile=False)
     assert isinstance(predictor, keras.Model)
     figures = []

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import linear_model
 
-from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.order import Batch
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.learning.step import Mean, Stepper
 

@@ -1,35 +1,53 @@
+import logging
 import threading
-import time
+
+import pytest
 
 from laser_dist.training.learning.watchdog import EXIT_STATUS, Watchdog
 
 
-def test_a_worker_that_gets_nowhere_is_ended_and_says_what_it_was_at():
-    told, ended = [], threading.Event()
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_a_worker_without_heartbeats_stops_and_logs_its_activity(clock, caplog):
     statuses = []
-
-    def end(status):
-        statuses.append(status)
-        ended.set()
-
-    dog = Watchdog(0.4, told.append, end)
-    with dog.watching():
-        for step in range(10):  # longer than the limit in all
-            dog.beat(f"step {step}")
-            time.sleep(0.08)
-        assert not ended.is_set()
-        started = time.monotonic()
-        assert ended.wait(10)
-        assert time.monotonic() - started > 0.2
+    dog = Watchdog(60, statuses.append, clock)
+    for step in range(10):  # longer than the timeout in total
+        dog.heartbeat(f"step {step}")
+        clock.now += 59
+        assert not dog.check()
+    clock.now += 2
+    with caplog.at_level(logging.ERROR):
+        assert dog.check()
     assert statuses == [EXIT_STATUS]
-    assert len(told) == 1
-    assert "step 9" in told[0]
+    assert caplog.messages == ["A worker made no progress for 61 s (step 9); all restart."]
 
 
-def test_what_has_ended_is_not_watched():
-    ended = []
-    dog = Watchdog(0.2, ended.append, ended.append)
+def test_suspended_time_does_not_count(clock):
+    statuses = []
+    dog = Watchdog(60, statuses.append, clock)
+    with dog.suspended(), dog.suspended():
+        clock.now += 1000
+        assert not dog.check()
+    clock.now += 59
+    assert not dog.check()
+    clock.now += 2
+    assert dog.check()
+
+
+def test_the_process_is_watched_within_the_block_only(clock):
+    stopped = threading.Event()
+    dog = Watchdog(0.1, lambda _: stopped.set(), clock)
     with dog.watching():
-        pass
-    time.sleep(0.5)
-    assert ended == []
+        clock.now += 1
+        assert stopped.wait(60)
+    assert not any(thread.name == "watchdog" for thread in threading.enumerate())

@@ -12,13 +12,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from laser_dist.training.config import StageConfig
-from laser_dist.training.examples.data import FramePairs
-from laser_dist.training.examples.features import FeatureBatches, KeptFeatures
+from laser_dist.training.examples.example_codec import rows_with
+from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
+from laser_dist.training.examples.frame_pairs import FramePairs
 from laser_dist.training.examples.labels import read_labels
-from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.examples.records import open_records
-from laser_dist.training.examples.stored import rows_with
-from laser_dist.training.learning.loop import Place, Stage
+from laser_dist.training.learning.loop import Stage, TrainingContext
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.storage.logs import RunLog
 from laser_dist.training.storage.run_store import RunStore
@@ -169,7 +169,7 @@ class ArrayRows:
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayFeatures(KeptFeatures):
+class ArrayFeatures(CachedFeatures):
     """Kept features of an array [V, N, branches, ...] in place of files."""
 
     array: np.ndarray
@@ -192,7 +192,8 @@ def batches(features, levels, **settings):
 def shares(source, num_workers, devices=1):
     """The source as each of the workers has it."""
     return [
-        replace(source, share=Share(index, num_workers, devices)) for index in range(num_workers)
+        replace(source, shard=WorkerShard(index, num_workers, devices))
+        for index in range(num_workers)
     ]
 
 
@@ -229,13 +230,13 @@ class TellingLog(RunLog):
     def event(self, kind, **values):
         super().event(kind, **values)
         if kind == "epoch":
-            self.after_epoch(values["figures"])
+            self.after_epoch(values["metrics"])
 
 
-def place(run_dir, after_epoch=lambda _: None):
+def context(run_dir, after_epoch=lambda _: None):
     """This process and its first device."""
     store = RunStore(str(run_dir))
-    return Place(
+    return TrainingContext(
         strategy=tf.distribute.get_strategy(),
         local_replicas=1,
         is_chief=True,

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.examples.data import FramePairs
+from laser_dist.training.examples.frame_pairs import FramePairs
 
 BATCH_SIZE = 8  # frames of one worker's step
 STORED, MIRRORED = 0, 1
@@ -113,7 +113,7 @@ def write_parts(
     split: str,
     *,
     versions: int,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Computes this worker's part of a split's features; memory holds a batch of them.
 
@@ -124,7 +124,7 @@ def write_parts(
         the number of its devices.
       split: its name.
       versions: 1 for the frames as stored, 2 to add the mirrored ones.
-      beat: called after each batch.
+      heartbeat: called after each batch.
 
     Returns:
       The files.
@@ -138,7 +138,7 @@ def write_parts(
         if len(present):
             for writer in writers:
                 writer.add([present, present[:, :, ::-1]][:versions])
-        beat()
+        heartbeat()
     return [path for writer in writers for path in writer.finish()]
 
 
@@ -149,11 +149,11 @@ class _Writer:
         self, folder: Path, extractor: keras.Model, frames: FramePairs, split: str, versions: int
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        share = frames.share
+        shard = frames.shard
         # An empty file cannot be mapped.
         shape = (max(_num_own(frames), 1), *extractor.output_shape[1:])
-        files = [FeatureFiles(folder, split, v, share.num_workers) for v in range(versions)]
-        self._finals = [each.part_path(share.index) for each in files]
+        files = [FeatureFiles(folder, split, v, shard.num_workers) for v in range(versions)]
+        self._finals = [each.part_path(shard.index) for each in files]
         self._unfinished = [path.with_suffix(".unfinished") for path in self._finals]
         self._parts = [_new_file(path, shape) for path in self._unfinished]
         self._extract = tf.function(lambda raw: extractor(raw, training=False))
@@ -213,4 +213,4 @@ def _num_own(frames: FramePairs) -> int:
     """How many of the split's examples are this worker's."""
     size = frames.batch_size
     counts = [min(size, len(frames.rows) - start) for start in range(0, len(frames.rows), size)]
-    return sum(int(frames.share.part_of(count, size).weights.sum()) for count in counts)
+    return sum(int(frames.shard.slice_of(count, size).weights.sum()) for count in counts)

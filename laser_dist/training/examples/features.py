@@ -12,13 +12,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.example_codec import RAW
 from laser_dist.training.examples.feature_files import FeatureFiles
 from laser_dist.training.examples.frame_reader import frame_reader
-from laser_dist.training.examples.labels import has_level
-from laser_dist.training.examples.order import EpochOrder, Share, epoch_order
+from laser_dist.training.examples.order import (
+    Batch,
+    EpochOrder,
+    WorkerShard,
+    epoch_order,
+    has_level,
+)
 from laser_dist.training.examples.records import Records
-from laser_dist.training.examples.stored import RAW
 
 
 class Features(Protocol):
@@ -38,7 +42,7 @@ class Features(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class KeptFeatures:
+class CachedFeatures:
     """Features read from files, of which memory holds what a batch needs.
 
     Attributes:
@@ -60,7 +64,7 @@ class KeptFeatures:
 
 
 @dataclass(frozen=True, eq=False)
-class FreshFeatures:
+class ComputedFeatures:
     """Features computed as they are asked for.
 
     Attributes:
@@ -106,7 +110,7 @@ class FeatureBatches:
     features: Features
     targets: np.ndarray
     batch_size: int
-    share: Share = Share()
+    shard: WorkerShard = WorkerShard()
     seed: int | None = None
     num_versions: int = 1
     mixup: float = 0.0
@@ -130,7 +134,7 @@ class FeatureBatches:
         rows, total = usable[order.rows], len(usable)
         for first in range(start * self.batch_size, total, self.batch_size):
             count = min(self.batch_size, total - first)
-            part = self.share.part_of(count, self.batch_size)
+            part = self.shard.slice_of(count, self.batch_size)
             yield self._batch(order, rows, first + part.places, part.weights, count)
 
     def _batch(

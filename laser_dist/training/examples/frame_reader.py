@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from laser_dist.training.examples.example_codec import decode_frame, encoded_images
 from laser_dist.training.examples.records import Records
-from laser_dist.training.examples.stored import decode_frame, encoded_images
 
 _DECODERS = 2  # threads: beside the step, which takes the processor's other cores
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from laser_dist.training.examples.example_codec import IMAGES, LEVELS, features_of
 from laser_dist.training.examples.records import Records
-from laser_dist.training.examples.stored import IMAGES, LEVELS, features_of
 from laser_dist.training.storage.label_table import read_label_table
 
 _SAMPLES_COLUMN = "viewer_samples"
@@ -66,12 +66,6 @@ def read_labels(dataset: str | Path, split: str, records: Records) -> Labeled:
     if table is None:
         return _labeled(map(_row_of, _one_by_one(records)))
     return _labeled(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-
-def has_level(targets: np.ndarray) -> np.ndarray:
-    """[N] bool: whether an example has any of its levels, of targets [N, L] or [N, L, 3]."""
-    levels = targets if targets.ndim == 2 else targets[..., 0]
-    return np.asarray(np.isfinite(levels).any(axis=-1))
 
 
 def present_means(values: np.ndarray) -> np.ndarray:

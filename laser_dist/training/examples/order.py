@@ -1,23 +1,38 @@
-"""In which order examples are seen, in which version, and blended with which others.
+"""Order, versions, blending and distribution of examples; pure index arithmetic.
 
-All of it follows from the seed, the epoch's number and the number of examples: not from how many
-workers there are, nor from whether features are kept or computed anew.
+All of it follows from the seed, the number of the epoch and the number of examples. It depends
+neither on the number of workers nor on whether features are cached.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from laser_dist.training.examples.labels import has_level
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A worker's part of one global batch.
+
+    Attributes:
+      inputs: model inputs: [b, ...] array, or a list of such.
+      targets: targets of the objective: [b, ...] array, or a list of such.
+      weights: [b] float32, 1 for an example, 0 for padding.
+      global_count: number of examples of the global batch, over all workers, without padding.
+    """
+
+    inputs: Any
+    targets: Any
+    weights: Any
+    global_count: int
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One worker's part of a global batch, padded to the size that all its parts have.
+class BatchSlice:
+    """Positions of a worker's part of a global batch, padded to the size that all parts have.
 
     Attributes:
-      places: [b] in the batch, from 0; padding is examples of the same batch over again, so that
-        batch norms see no other.
+      places: [b] positions in the batch, from 0. Padding repeats examples of the same batch.
       weights: [b] float32, 1 for an example, 0 for padding.
     """
 
@@ -26,16 +41,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which part of every global batch is this worker's.
+class WorkerShard:
+    """A worker's part of every global batch.
 
-    A batch is cut into runs, one for each device of all workers, whose lengths differ by 1 at most
-    and are filled up to the longest: so any number of devices fits any batch.
+    A batch is divided into runs, one for each device of all workers. Their lengths differ by at
+    most 1, and each is padded to the longest: so any number of devices fits any batch.
 
     Attributes:
-      index: of the worker, from 0.
-      num_workers: how many there are.
-      devices: of each worker.
+      index: number of the worker, from 0.
+      num_workers: number of workers.
+      devices: number of devices per worker.
     """
 
     index: int = 0
@@ -43,37 +58,38 @@ class Share:
     devices: int = 1
 
     def size_of(self, batch_size: int) -> int:
-        """Examples and padding of this worker's part, `devices` times the longest run."""
+        """Return the size of this worker's part, `devices` times the longest run."""
         return self.devices * -(-batch_size // (self.num_workers * self.devices))
 
-    def part_of(self, count: int, batch_size: int) -> Part:
-        """This worker's part, the runs of its devices one after the other.
+    def slice_of(self, count: int, batch_size: int) -> BatchSlice:
+        """Return this worker's part, the runs of its devices in order.
 
         Args:
-          count: examples of the batch, at least 1; fewer than `batch_size` in an epoch's last.
-          batch_size: of full batches.
+          count: number of examples in the batch, at least 1; the last of an epoch may have fewer
+            than `batch_size`.
+          batch_size: size of full batches.
 
         Returns:
-          `size_of(batch_size)` places.
+          `size_of(batch_size)` positions.
         """
         replicas = self.num_workers * self.devices
         mine = self.index * self.devices + np.arange(self.devices)[:, None]
         starts, stops = mine * batch_size // replicas, (mine + 1) * batch_size // replicas
         positions = starts + np.arange(self.size_of(batch_size) // self.devices)
         present = positions < np.minimum(stops, count)
-        return Part(positions.ravel() % count, present.ravel().astype(np.float32))
+        return BatchSlice(positions.ravel() % count, present.ravel().astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class EpochOrder:
-    """One epoch of a head, example by example in the order of training.
+    """Examples of one epoch of a head, in the order of training.
 
     Attributes:
-      rows: [N] which example, counted among those that have a level.
-      versions: [N] 0 for it as stored, 1 for mirrored.
-      mates: [N] place, in this order, of the example that it is blended with, in the same global
-        batch; its own where it is blended with none.
-      kept: [N] float32, the example's own share of the blend.
+      rows: [N] index of the example, among those that have a level.
+      versions: [N] 0 for the frame as stored, 1 for mirrored.
+      mates: [N] position, in this order and in the same global batch, of the example that it is
+        blended with; its own position if it is not blended.
+      kept: [N] float32, weight of the example itself in the blend.
     """
 
     rows: np.ndarray
@@ -91,15 +107,15 @@ def epoch_order(
     num_versions: int = 1,
     mixup: float = 0.0,
 ) -> EpochOrder:
-    """The order of one epoch.
+    """Draw the order of one epoch.
 
     Args:
-      targets: [N, L] or [N, L, 3] of the examples that have a level; a blend lacks every level
-        that one of its two lacks, and two that have none in common are not blended.
-      epoch: its number.
-      seed: None keeps the stored order, version 0, and blends nothing.
-      batch_size: global.
-      num_versions: 1, or 2 with mirrored ones.
+      targets: [N, L] or [N, L, 3] of the examples that have a level. A blend lacks every level that
+        one of its two examples lacks; two without a common level are not blended.
+      epoch: number of the epoch.
+      seed: random seed; None keeps the stored order and version 0, and blends nothing.
+      batch_size: size of global batches.
+      num_versions: 1, or 2 with mirrored frames.
       mixup: as `StageConfig.mixup`.
     """
     total = len(targets)
@@ -114,21 +130,21 @@ def epoch_order(
     starts = range(0, total, batch_size)
     batches = [rng.permutation(places[start : start + batch_size]) for start in starts]
     mates = np.concatenate([places[:0], *batches])
-    # A sum is NaN where either is: without a level in common an example is its own mate.
+    # A sum is NaN if either is: without a common level an example is its own mate.
     mates = np.where(has_level(targets[rows] + targets[rows[mates]]), mates, places)
     kept = rng.beta(mixup, mixup, size=total).astype(np.float32)
-    # Exactly itself: a worker that has nothing to blend does not compute it.
+    # Exactly 1: a worker that has nothing to blend skips the computation.
     kept = np.where(mates == places, np.float32(1), kept)
     return EpochOrder(rows, versions, mates, kept)
 
 
 def shuffled(total: int, epoch: int, seed: int | None) -> np.ndarray:
-    """[total]: which example comes at each place of an epoch.
+    """Return [total]: the index of the example at each position of an epoch.
 
     Args:
       total: number of examples.
-      epoch: its number.
-      seed: None keeps the stored order.
+      epoch: number of the epoch.
+      seed: random seed; None keeps the stored order.
     """
     return (
         np.arange(total)
@@ -138,17 +154,23 @@ def shuffled(total: int, epoch: int, seed: int | None) -> np.ndarray:
 
 
 def num_steps(num_examples: int, batch_size: int) -> int:
-    """Steps of an epoch, the last, smaller one included."""
+    """Return the number of steps of an epoch, including a last, smaller one."""
     return -(-num_examples // batch_size)
 
 
 def step_rng(seed: int | None, epoch: int, step: int) -> np.random.Generator:
-    """What one step draws for its batch.
+    """Return the random generator of one step.
 
     Args:
-      seed: of the run; None is 0.
-      epoch: its number.
-      step: of the epoch, from 0.
+      seed: random seed of the run; None counts as 0.
+      epoch: number of the epoch.
+      step: number of the step in the epoch, from 0.
     """
-    # A seed that ends in 0 is the same as without it: the order of the epoch has that one.
+    # NumPy ignores a 0 at the end of a seed, and without it this is the seed of the epoch's order.
     return np.random.default_rng([seed or 0, epoch, 1 + step])
+
+
+def has_level(targets: np.ndarray) -> np.ndarray:
+    """Return [N] bool: whether each example has any level, for targets [N, L] or [N, L, 3]."""
+    levels = targets if targets.ndim == 2 else targets[..., 0]
+    return np.asarray(np.isfinite(levels).any(axis=-1))

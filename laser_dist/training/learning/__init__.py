@@ -1,1 +1,1 @@
-"""One step and one loop, for any number of devices and workers."""
+"""The step and the loop, for any number of devices and workers."""

@@ -1,5 +1,6 @@
-"""Trains one stage: epochs of steps, validation, checkpoints, best weights at the end."""
+"""The training loop of one stage: epochs of steps, validation, checkpoints, best weights."""
 
+import logging
 import math
 import platform
 import re
@@ -16,17 +17,15 @@ import tensorflow as tf
 
 from laser_dist.errors import UserError
 from laser_dist.training.config import StageConfig
-from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.order import Batch
 from laser_dist.training.examples.read_ahead import ReadAhead
-from laser_dist.training.learning.memory import too_little_memory
-from laser_dist.training.learning.pace import Pace
-from laser_dist.training.learning.step import Mean, Objective, Stepper
-from laser_dist.training.learning.together import (
-    chiefs_values,
-    seconds_to_sum,
-    share_statistics,
+from laser_dist.training.learning.collectives import (
+    average_statistics,
+    broadcast_from_chief,
     wait_for_all,
 )
+from laser_dist.training.learning.step import Mean, Objective, Stepper
+from laser_dist.training.learning.throughput import EpochTimer
 from laser_dist.training.storage.checkpoints import (
     Progress,
     checkpoint_path,
@@ -37,23 +36,24 @@ from laser_dist.training.storage.checkpoints import (
     save_checkpoint,
 )
 from laser_dist.training.storage.logs import RunLog
-from laser_dist.training.storage.retrying import first_line
 from laser_dist.training.storage.run_store import RunStore
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
-NOT_DECAYED = ["bias", "gamma", "beta"]  # of Keras's names: biases, and what norms learn
+NOT_DECAYED = ["bias", "gamma", "beta"]  # Keras's names of biases and norm parameters
+
+logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
-    """Anything that gives the batches of an epoch."""
+    """A source of the batches of each epoch."""
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch; the same `index` gives the same ones.
+        """Yield the batches of one epoch; the same `index` gives the same ones.
 
         Args:
-          index: of the epoch.
-          start: global batches that are left out at its beginning; none of them is read.
+          index: number of the epoch.
+          start: number of global batches to skip, without reading them.
         """
         ...
 
@@ -63,14 +63,14 @@ class Stage:
     """One training, ready to run.
 
     Attributes:
-      name: such as "jnd1".
-      model: to train, made under the strategy's scope.
+      name: name of the stage, such as "jnd1".
+      model: model to train, made under the strategy's scope.
       objective: per-example losses and metrics.
-      settings: how.
+      settings: settings of the stage.
       training: batches to learn from.
-      validation: batches to choose the best epoch by.
+      validation: batches that decide which epoch is the best.
       steps_per_epoch: number of training batches.
-      settings_name: of `settings` in a run's configuration, such as "jnd".
+      settings_name: name of `settings` in the run's configuration, such as "jnd".
     """
 
     name: str
@@ -84,20 +84,21 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Place:
-    """Where a stage runs and what it writes.
+class TrainingContext:
+    """What a stage runs on and writes to.
 
     Attributes:
-      strategy: spreads steps over devices and workers.
-      local_replicas: devices of this worker.
-      is_chief: whether this worker writes.
-      store: where the run is kept.
-      log: of the run.
+      strategy: distributes steps over devices and workers.
+      local_replicas: number of this worker's devices.
+      is_chief: whether this worker writes files.
+      store: storage of the run.
+      log: log of the run.
       config: the run's resolved configuration, as plain values.
-      jit_compile: whether TensorFlow's compiler makes the steps.
-      checkpoint_every_steps: of a stage; None for a checkpoint after each epoch and no more.
-      beat: called as a sign of life whenever something has ended, with what begins.
-      paused: a block in which there is no such sign: others have theirs while this one waits.
+      jit_compile: whether XLA compiles the steps.
+      checkpoint_every_steps: steps between checkpoints within an epoch; None saves only after each
+        epoch.
+      heartbeat: called after each unit of work, with a label for the next.
+      suspended: context in which the watchdog is off, such as while waiting for other workers.
     """
 
     strategy: tf.distribute.Strategy
@@ -108,137 +109,135 @@ class Place:
     config: dict[str, Any]
     jit_compile: bool = False
     checkpoint_every_steps: int | None = None
-    beat: Callable[[str], None] = lambda _: None
-    paused: Callable[[], AbstractContextManager[None]] = nullcontext
+    heartbeat: Callable[[str], None] = lambda _: None
+    suspended: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def run_dir(self) -> Path:
-        """Where the run's files are read and written."""
+        """Folder where the run's files are read and written."""
         return self.store.local
 
     @property
     def num_workers(self) -> int:
-        """Processes that train together."""
+        """Number of processes that train together."""
         return self.strategy.num_replicas_in_sync // self.local_replicas
 
 
-def train_stage(stage: Stage, place: Place) -> Progress:
-    """Trains a stage from its last checkpoint on; ends with the best epoch's weights in the model.
+def train_stage(stage: Stage, context: TrainingContext) -> Progress:
+    """Train a stage, from its last checkpoint on, and load the weights of its best epoch.
 
-    The best epoch is that of the lowest validation loss.
+    The best epoch is the one with the lowest validation loss.
 
     Args:
-      stage: what to train.
-      place: where; all workers call this with the same stage.
+      stage: stage to train; its model ends with the best weights.
+      context: devices and storage; all workers call this with the same stage.
 
     Returns:
-      How it went.
+      The stage's final progress.
 
     Raises:
-      FloatingPointError: the loss is no longer a number; the message names stage and step, or
-        stage and epoch if it is the validation's, and the last checkpoint before.
-      UserError: a device has too little memory, or the store no longer takes checkpoints.
+      FloatingPointError: the loss is not finite; the message names the stage, the epoch, the step
+        and the last checkpoint before.
+      UserError: a device has too little memory, or a checkpoint cannot be saved.
     """
-    return _StageRun(stage, place).run()
+    return _StageRun(stage, context).run()
 
 
 class _StageRun:
     """One worker's training of a stage."""
 
-    def __init__(self, stage: Stage, place: Place) -> None:
+    def __init__(self, stage: Stage, context: TrainingContext) -> None:
         self._stage = stage
-        self._place = place
-        self._folder = checkpoints_folder(place.run_dir, stage.name)
-        self._saving_s = 0.0  # of the epoch before
-        with place.strategy.scope():
+        self._context = context
+        self._folder = checkpoints_folder(context.run_dir, stage.name)
+        self._saving_s = 0.0  # seconds that the last checkpoint took
+        with context.strategy.scope():
             self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
             self._optimizer.build(stage.model.trainable_variables)
         self._state = [*stage.model.variables, *self._optimizer.variables]
         self._stepper = Stepper(
-            place.strategy,
+            context.strategy,
             stage.model,
             stage.objective,
             self._optimizer,
-            place.local_replicas,
-            jit_compile=place.jit_compile,
+            context.local_replicas,
+            jit_compile=context.jit_compile,
         )
 
     def run(self) -> Progress:
-        """From the last checkpoint to the end."""
-        stage, place = self._stage, self._place
-        place.log.event(
+        """Train from the last checkpoint to the end."""
+        stage, context = self._stage, self._context
+        context.log.event(
             "stage",
             stage=stage.name,
             epochs=stage.settings.epochs,
             steps=stage.steps_per_epoch,
-            settings=stage.settings_name,
             batch_size=stage.settings.batch_size,
-            replicas=place.strategy.num_replicas_in_sync,
+            replicas=context.strategy.num_replicas_in_sync,
             parameters=stage.model.count_params(),
         )
         progress = self._resume()
-        place.beat(f"{stage.name}, its first step")
-        gradients = sum(math.prod(each.shape) for each in stage.model.trainable_variables)
-        self._sum_s = seconds_to_sum(place.strategy, gradients)
+        context.heartbeat(f"{stage.name}, first step")
         while not _is_done(progress, stage.settings):
             try:
-                figures, progress = self._epoch(progress)
+                metrics, progress = self._epoch(progress)
             except FloatingPointError as error:
-                left = latest_checkpoint(place.store, self._folder)
-                kept = "none" if left is None else str(left)
-                raise FloatingPointError(f"{error} Last good checkpoint: {kept}.") from error
+                last = latest_checkpoint(context.store, self._folder) or "none"
+                raise FloatingPointError(f"{error} Last good checkpoint: {last}.") from error
             except tf.errors.ResourceExhaustedError as error:
-                raise self._too_little_memory(error) from error
-            place.log.event("epoch", stage=stage.name, epoch=progress.epochs_done, figures=figures)
-        with place.paused():
-            wait_for_all(place.strategy)  # until the chief has saved the last one
-            best = place.store.await_file(checkpoint_path(self._folder, progress.best_epoch))
+                raise self._out_of_memory(error) from error
+            context.log.event(
+                "epoch", stage=stage.name, epoch=progress.epochs_done, metrics=metrics
+            )
+        with context.suspended():
+            wait_for_all(context.strategy)  # until the chief has saved the last one
+            best = context.store.await_file(checkpoint_path(self._folder, progress.best_epoch))
         self._restore(best)
-        # The last checkpoint is in no epoch's figures: they are logged before it.
-        place.log.event("done", stage=stage.name, checkpoint_seconds=self._saving_s)
+        # No epoch's metrics contain the time of the last checkpoint: they are logged before it.
+        context.log.event("done", stage=stage.name, checkpoint_seconds=self._saving_s)
         return progress
 
     def _epoch(self, progress: Progress) -> tuple[dict[str, float], Progress]:
-        """Trains an epoch or what is left of it, measures after it, and saves."""
-        stage, place = self._stage, self._place
+        """Train the rest of an epoch, validate, and save."""
+        stage, context = self._stage, self._context
         epoch = progress.epochs_done + 1
-        pace = Pace(checkpoint_s=self._saving_s)
+        timer = EpochTimer(checkpoint_s=self._saving_s)
         batches = ReadAhead(stage.training.epoch(epoch, start=progress.steps_done))
-        progress = self._train(batches, progress, pace)
-        pace.wait("input", batches.waited_s)
-        pace.stop()
-        place.beat(f"{stage.name}, validation")
-        share_statistics(place.strategy, stage.model.non_trainable_variables)
+        progress = self._train(batches, progress, timer)
+        timer.add_input_wait(batches.waited_s)
+        timer.stop_training()
+        context.heartbeat(f"{stage.name}, validation")
+        average_statistics(context.strategy, stage.model.non_trainable_variables)
         measured: dict[str, Mean] = {}
         for batch in ReadAhead(stage.validation.epoch(0)):
             measured = _merged(measured, self._stepper.measure(batch))
-            place.beat(f"{stage.name}, validation")
+            context.heartbeat(f"{stage.name}, validation")
         losses = _computed(measured)
         _check_finite(losses["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
         trained = {name: Mean(*pair) for name, pair in progress.sums.items()}
-        figures = {**_computed(trained), **{f"val_{k}": value for k, value in losses.items()}}
+        metrics = {**_computed(trained), **{f"val_{k}": value for k, value in losses.items()}}
         progress = _next(progress, losses["loss"])
         if stage.settings.schedule == "plateau" and _is_on_plateau(progress):
-            # Of the optimizer's state, so a checkpoint holds it.
+            # BatchSlice of the optimizer's state, so a checkpoint contains it.
             self._optimizer.learning_rate = 0.5 * float(self._optimizer.learning_rate.numpy())
-        figures |= pace.figures(place.num_workers, self._sum_s)
-        # Before the checkpoint: an epoch that is trained again replaces its figures, but one whose
-        # checkpoint stands is not trained again.
-        place.log.epoch(stage.name, epoch, figures)
+        metrics |= timer.metrics(context.num_workers)
+        # Before the checkpoint: an epoch that is trained again replaces its metrics, but one that
+        # has a checkpoint is not trained again.
+        context.log.epoch(stage.name, epoch, metrics)
         started = time.monotonic()
         self._save(progress)
         self._saving_s = time.monotonic() - started
-        return figures, progress
+        return metrics, progress
 
-    def _train(self, batches: Iterable[Batch], progress: Progress, pace: Pace) -> Progress:
-        """The steps of an epoch; gives the progress with what they came to."""
-        stage, place = self._stage, self._place
-        epoch, every = progress.epochs_done + 1, place.checkpoint_every_steps
+    def _train(self, batches: Iterable[Batch], progress: Progress, timer: EpochTimer) -> Progress:
+        """Run the steps of an epoch; return the progress after them."""
+        stage, context = self._stage, self._context
+        epoch, every = progress.epochs_done + 1, context.checkpoint_every_steps
         sums = {name: Mean(*pair) for name, pair in progress.sums.items()}
         for step, batch in enumerate(batches, start=progress.steps_done + 1):
             means = self._stepper.train(batch)
             _check_finite(means["loss"].total, f"Stage {stage.name}, epoch {epoch}, step {step}")
-            place.log.step(
+            context.log.step(
                 stage=stage.name,
                 epoch=epoch,
                 epochs=stage.settings.epochs,
@@ -246,49 +245,46 @@ class _StageRun:
                 steps=stage.steps_per_epoch,
                 loss=means["loss"].compute(),
             )
-            place.beat(f"{stage.name}, epoch {epoch}, step {step + 1}")
+            context.heartbeat(f"{stage.name}, epoch {epoch}, step {step + 1}")
             sums = _merged(sums, means)
-            pace.step(batch.global_count)
+            timer.add_examples(batch.global_count)
             progress = replace(
                 progress,
                 steps_done=step,
                 sums={name: (mean.total, mean.count) for name, mean in sums.items()},
             )
             done = (epoch - 1) * stage.steps_per_epoch + step
-            # After the last step comes the epoch's own, with its validation.
+            # After the last step the epoch itself is saved, with its validation.
             if every and done % every == 0 and step < stage.steps_per_epoch:
-                with pace.timing("checkpoint"):
-                    share_statistics(place.strategy, stage.model.non_trainable_variables)
+                with timer.checkpoint():
+                    average_statistics(context.strategy, stage.model.non_trainable_variables)
                     self._save(progress)
         return progress
 
     def _save(self, progress: Progress) -> None:
-        place = self._place
-        if place.is_chief:
+        context = self._context
+        if context.is_chief:
             values = [variable.numpy() for variable in self._state]
-            save_checkpoint(place.store, self._folder, values, progress, place.config)
-            prune(place.store, self._folder, progress)
-        place.beat(f"{self._stage.name}, after a checkpoint")
+            save_checkpoint(context.store, self._folder, values, progress, context.config)
+            prune(context.store, self._folder, progress)
+        context.heartbeat(f"{self._stage.name}, after a checkpoint")
 
     def _resume(self) -> Progress:
-        """Loads the last checkpoint, the chief's choice: of a shared folder others may see less."""
-        place, none = self._place, Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
-        path = latest_checkpoint(place.store, self._folder) if place.is_chief else None
-        if path is not None and place.store.fetch(path):
+        """Load the last checkpoint that the chief sees: others may see fewer in a shared folder."""
+        context, none = self._context, Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
+        path = latest_checkpoint(context.store, self._folder) if context.is_chief else None
+        if path is not None and context.store.fetch(path):
             chosen = load_checkpoint(path)[1]
             own = [chosen.epochs_done, chosen.steps_done]
         else:
             own = [0, 0]
-        (choice,) = chiefs_values(place.strategy, [np.array(own, np.float32)])
+        (choice,) = broadcast_from_chief(context.strategy, [np.array(own, np.float32)])
         if not choice.any():
             return none
         path = checkpoint_path(self._folder, *map(int, choice))
-        progress = self._restore(place.store.await_file(path))
+        progress = self._restore(context.store.await_file(path))
         within = f", step {progress.steps_done}" if progress.steps_done else ""
-        place.log.event(
-            "note",
-            text=f"{self._stage.name}: goes on after epoch {progress.epochs_done}{within}",
-        )
+        logger.info("%s: resumed after epoch %d%s", self._stage.name, progress.epochs_done, within)
         return progress
 
     def _restore(self, path: Path) -> Progress:
@@ -297,21 +293,23 @@ class _StageRun:
             variable.assign(value)
         return progress
 
-    def _too_little_memory(self, error: Exception) -> UserError:
-        """What to lower, where a device cannot hold a step."""
+    def _out_of_memory(self, error: Exception) -> UserError:
+        """Return the error for a device that cannot hold a step."""
         stage, device = self._stage, re.search(r"device:([GC]PU:\d+)", str(error))
-        return too_little_memory(
-            f"{device[1] if device else 'a device'} on {platform.node()}",
-            stage.name,
-            settings_name=stage.settings_name,
-            batch_size=stage.settings.batch_size,
-            replicas=self._place.strategy.num_replicas_in_sync,
-            got=first_line(error),
+        batch_size, replicas = (
+            stage.settings.batch_size,
+            self._context.strategy.num_replicas_in_sync,
+        )
+        return UserError(
+            f"{device[1] if device else 'A device'} on {platform.node()} has too little memory for "
+            f"stage {stage.name}: {-(-batch_size // replicas)} of {batch_size} examples per step.",
+            hint=f"Lower {stage.settings_name}.batch_size, use more devices or machines, or set "
+            "precision=bfloat16.",
         )
 
 
 def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Adam with the stage's schedule, and weight decay where it is asked for."""
+    """Make Adam with the stage's schedule and weight decay."""
     steps = settings.epochs * steps_per_epoch
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -333,8 +331,8 @@ def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimiz
 class ReplicatedAdam(keras.optimizers.Adam):
     """Adam that clips the gradient of the global batch.
 
-    Keras 3.15 clips what each replica has and sums it then, so what is learnt would depend on how
-    a batch is cut up. Here the sum comes first.
+    Keras 3.15 clips each replica's gradient and then sums, so the result would depend on how a
+    batch is divided. Here the sum comes first.
     """
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
@@ -348,8 +346,7 @@ class ReplicatedAdam(keras.optimizers.Adam):
 def _check_finite(loss: float, where: str) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"{where}: expected a finite loss, got {loss}. "
-            "Lower the learning rate or the clip norm."
+            f"{where}: the loss is {loss}. Lower the learning rate or the clip norm."
         )
 
 
@@ -358,7 +355,7 @@ def _merged(sums: Mapping[str, Mean], more: Mapping[str, Mean]) -> dict[str, Mea
 
 
 def _computed(sums: Mapping[str, Mean]) -> dict[str, float]:
-    """Means over the examples of all batches; what no example has is left out."""
+    """Return means over the examples of all batches, without values that no example has."""
     return {name: mean.compute() for name, mean in sums.items() if mean.count}
 
 

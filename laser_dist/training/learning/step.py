@@ -1,7 +1,8 @@
-"""One step of training or measuring: the same code on one device, several, and several workers.
+"""One step of training or measuring, on one device, on several, and on several workers.
 
-Keras's own `fit` does not run under the multi-worker strategy, so the step is ours: gradients of
-the examples at hand, summed over all replicas by the optimizer, then applied everywhere alike.
+Keras's own `fit` does not run under the multi-worker strategy (keras-team/keras#20585), so the
+project has its own step: each replica computes the gradients of its examples, and the optimizer
+sums them over all replicas before it applies them.
 """
 
 import math
@@ -13,39 +14,39 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.order import Batch
 
-# Per example: model outputs and targets to {name: [B] values}; "loss" is what is minimized. NaN in
-# another value says that the example has none; in the loss it is a fault.
+# Maps model outputs and targets to {name: [B] values}; "loss" is minimized. NaN means that an
+# example has no such value, except in the loss, where it is an error.
 Objective = Callable[[Any, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean in the making: replicas, workers, batches and epochs combine exactly.
+    """A running mean, which combines exactly over replicas, workers and batches.
 
     Attributes:
-      total: of the values.
-      count: how many values there were.
+      total: sum of the values.
+      count: number of the values.
     """
 
     total: float = 0.0
     count: float = 0.0
 
     def merge(self, other: "Mean") -> "Mean":
-        """Of the values of both."""
+        """Return the mean over the values of both."""
         return Mean(self.total + other.total, self.count + other.count)
 
     def compute(self) -> float:
-        """The mean; of no value at all it is NaN."""
+        """Return the mean, NaN if there is no value."""
         return self.total / self.count if self.count else math.nan
 
 
 class Stepper:
     """Runs steps of one model under a strategy.
 
-    A batch's loss is the sum over its examples divided by their number in the global batch, so the
-    gradient, summed over replicas, is that of the global batch's mean however it is cut up.
+    A replica's loss is the sum over its examples, divided by their number in the global batch. So
+    the gradient, summed over replicas, is that of the global batch's mean, however it is divided.
     """
 
     def __init__(
@@ -58,15 +59,15 @@ class Stepper:
         *,
         jit_compile: bool = False,
     ) -> None:
-        """Makes the compiled steps.
+        """Compile the steps.
 
         Args:
-          strategy: under whose scope `model` and `optimizer` were made.
-          model: to train.
+          strategy: strategy under whose scope `model` and `optimizer` were made.
+          model: model to train.
           objective: per-example losses and metrics, "loss" among them.
-          optimizer: built on the model's trainable variables.
-          local_replicas: devices of this worker.
-          jit_compile: whether TensorFlow's compiler makes what a replica computes.
+          optimizer: optimizer, built on the model's trainable variables.
+          local_replicas: number of this worker's devices.
+          jit_compile: whether XLA compiles each replica's computation.
         """
         self._strategy = strategy
         self._local_replicas = local_replicas
@@ -81,7 +82,7 @@ class Stepper:
         def look(inputs: Any, targets: Any, weights: Any) -> Any:
             return _sums_and_counts(objective(model(inputs, training=False), targets), weights)
 
-        if jit_compile:  # not the optimizer, which talks to other replicas
+        if jit_compile:  # not the optimizer, which all-reduces
             learn = tf.function(learn, jit_compile=True)
             look = tf.function(look, jit_compile=True)
 
@@ -97,11 +98,11 @@ class Stepper:
         self._measure = self._compiled(measure_replica)
 
     def train(self, batch: Batch) -> dict[str, Mean]:
-        """Changes the weights by one step; gives means over the global batch, before the change."""
+        """Update the weights by one step; return means over the global batch before the update."""
         return self._run(self._train, batch)
 
     def measure(self, batch: Batch) -> dict[str, Mean]:
-        """Means over the global batch; the weights stay."""
+        """Return means over the global batch, without an update."""
         return self._run(self._measure, batch)
 
     def _compiled(self, replica_fn: Callable[..., Any]) -> Callable[..., dict[str, Mean]]:
@@ -110,7 +111,7 @@ class Stepper:
         def replica(*args: Any) -> Any:
             parts = replica_fn(*args)
             names[:] = parts
-            # One tensor: between workers each reduction costs a round trip, whatever its size.
+            # One tensor: between workers each all-reduce costs a round trip, whatever its size.
             return tf.stack(list(parts.values()))
 
         @tf.function
@@ -130,7 +131,7 @@ class Stepper:
         return step(*parts, count)
 
     def _spread(self, array: Any) -> Any:
-        """Cuts this worker's part evenly over its devices."""
+        """Divide this worker's part evenly over its devices."""
         if self._local_replicas == 1:
             return tf.nest.map_structure(tf.convert_to_tensor, array)
 
@@ -147,7 +148,7 @@ class Stepper:
 
 
 def _sums_and_counts(values: Mapping[str, Any], weights: Any) -> dict[str, Any]:
-    """Of each name [2]: the sum of its values, and the number of examples that have one."""
+    """Return [2] by name: the sum of the values, and the number of examples that have one."""
     parts: dict[str, Any] = {}
     for name, value in values.items():
         present = tf.ones_like(value, tf.bool) if name == "loss" else ~tf.math.is_nan(value)

@@ -1,80 +1,88 @@
-"""Ends a worker that no longer gets anywhere, so that it is replaced.
+"""Stops a worker that hangs, so that it is replaced.
 
 Workers wait for each other in every step. One that hangs, in a dead file system or a stuck GPU,
-so holds all of them up, alive and silent, and nothing would ever fail. Each worker therefore ends
-itself when none of its steps has ended for too long; Ray then starts all of them anew, from the
-last checkpoint.
+would block all of them without an error. So each worker exits if it completes no step within a
+timeout; Ray then restarts all workers from the last checkpoint.
 """
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-EXIT_STATUS = 75  # "temporary failure", of sysexits.h
+logger = logging.getLogger(__name__)
+
+EXIT_STATUS = 75  # "temporary failure" in sysexits.h
 
 
 class Watchdog:
-    """Waits for signs of life.
+    """Exits the process when heartbeats stop.
 
     Attributes:
-      doing: what the worker is at, for the line that is told in the end.
+      activity: what the worker is doing, for the log.
     """
 
     def __init__(
         self,
         timeout_s: float,
-        told: Callable[[str], None],
-        end: Callable[[int], None] = os._exit,
+        stop: Callable[[int], None] = os._exit,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Waits for nothing yet.
+        """Create a watchdog that does not watch yet.
 
         Args:
-          timeout_s: how long no sign of life is borne; what is under way when the first step of
-            anything is prepared (a graph is built, a file fetched) counts as well.
-          told: given a line for people before the end.
-          end: of the process, given its exit status.
+          timeout_s: longest time in seconds without a heartbeat. Work between two heartbeats, such
+            as building a graph or fetching a file, must be shorter.
+          stop: exits the process with a status.
+          clock: returns the time in seconds.
         """
         self._timeout_s = timeout_s
-        self._told = told
-        self._end = end
-        self._last = time.monotonic()
-        self._pauses = 0
-        self.doing = "starting"
+        self._stop = stop
+        self._clock = clock
+        self._last = clock()
+        self._suspensions = 0
+        self.activity = "starting"
 
-    def beat(self, doing: str) -> None:
-        """A sign of life: something has ended, and `doing` begins."""
-        self.doing = doing
-        self._last = time.monotonic()
+    def heartbeat(self, activity: str) -> None:
+        """Record that a unit of work is complete and that `activity` starts."""
+        self.activity = activity
+        self._last = self._clock()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A block whose length says nothing: who is waited for is watched where it runs."""
-        self._pauses += 1
+    def suspended(self) -> Iterator[None]:
+        """Ignore the time in the block, such as while waiting for other, watched workers."""
+        self._suspensions += 1
         try:
             yield
         finally:
-            self._pauses -= 1
-            self.beat(self.doing)
+            self._suspensions -= 1
+            self.heartbeat(self.activity)
+
+    def check(self) -> bool:
+        """Stop the process if the last heartbeat is too old; return whether it did."""
+        silent_s = self._clock() - self._last
+        if silent_s <= self._timeout_s or self._suspensions:
+            return False
+        text = f"A worker made no progress for {silent_s:.0f} s ({self.activity}); all restart."
+        # In a thread: the log may be on the very disk that hangs.
+        thread = threading.Thread(target=logger.error, args=(text,), daemon=True)
+        thread.start()
+        thread.join(5)
+        self._stop(EXIT_STATUS)
+        return True
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watches while the block runs."""
+        """Watch while the block runs."""
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(min(1.0, self._timeout_s / 4)):
-                silent_s = time.monotonic() - self._last
-                if silent_s > self._timeout_s and not self._pauses:
-                    self._tell(
-                        f"a worker has got nowhere for {silent_s:.0f} s ({self.doing}), "
-                        "all are started anew"
-                    )
-                    self._end(EXIT_STATUS)
-                    return
+            while not over.wait(min(1.0, self._timeout_s / 4)) and not self.check():
+                pass
 
-        self.beat(self.doing)
+        self.heartbeat(self.activity)
         thread = threading.Thread(target=watch, name="watchdog", daemon=True)
         thread.start()
         try:
@@ -82,9 +90,3 @@ class Watchdog:
         finally:
             over.set()
             thread.join()
-
-    def _tell(self, line: str) -> None:
-        # Where it is told may be the very disk that hangs.
-        thread = threading.Thread(target=self._told, args=(line,), daemon=True)
-        thread.start()
-        thread.join(5)

@@ -1,16 +1,17 @@
-"""What a run tells while it trains: events for whoever watches, figures for later.
+"""Logs of a run: events for live progress, metrics for later.
 
-`RUN/logs/events/FIRST-STAGE.jsonl` holds one event a line, the newest last, of the stages that some
-workers train one after the other; `RUN/logs/metrics/STAGE.csv` one figure a row (stage, epoch,
-metric, value); `RUN/logs/tensorboard/` the same for TensorBoard. Stages may be trained side by
-side, so no two of them write to one file.
+`RUN/logs/events/FIRST-STAGE.jsonl` holds one event per line, oldest first, of the stages that some
+workers train one after the other. It stays on the chief's machine if the run is in a bucket.
+`RUN/logs/metrics/STAGE.csv` holds one metric per row (stage, epoch, metric, value), and
+`RUN/logs/tensorboard/` the same for TensorBoard. Stages can be trained at the same time, so no two
+of them write to one file.
 """
 
 import contextlib
 import csv
 import json
+import logging
 import os
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,114 +24,112 @@ EVENTS_FOLDER = Path("logs") / "events"
 TENSORBOARD_FOLDER = Path("logs") / "tensorboard"
 COLUMNS = ("stage", "epoch", "metric", "value")
 SECONDS_BETWEEN_STEPS = 0.5
-SECONDS_BETWEEN_PUSHES = 5.0
+
+# Not below `laser_dist`, whose records become events themselves.
+progress_logger = logging.getLogger("laser_jnd_progress")
 
 
 class RunLog:
-    """Writes a run's logs; only the chief worker has one that writes."""
+    """Writes a run's logs, on the chief worker only."""
 
-    def __init__(self, store: RunStore, *, is_chief: bool, name: str = "events") -> None:
-        """Opens the logs; those of an earlier attempt go on.
+    def __init__(
+        self, store: RunStore, *, is_chief: bool, name: str = "events", prints: bool = False
+    ) -> None:
+        """Open the logs; an earlier attempt's are continued.
 
         Args:
-          store: of the run.
+          store: storage of the run.
           is_chief: whether this worker writes.
-          name: of the file of events.
+          name: name of the file of events.
+          prints: whether progress also goes to `progress_logger`.
         """
         self._store = store
         self._events = events_path(store.local, name)
         self._writes = is_chief
+        self._prints = prints
         self._last_step = 0.0
-        self._last_push = 0.0
-        self._push = threading.Thread()
         self._writers: dict[str, Any] = {}
         if is_chief:
             self._events.parent.mkdir(parents=True, exist_ok=True)
             (store.local / METRICS_FOLDER).mkdir(parents=True, exist_ok=True)
-            if not store.fetch(self._events):
-                self._events.unlink(missing_ok=True)  # of a run that is no more
             with contextlib.suppress(OSError), self._events.open("ab+") as file:
                 file.seek(-min(1, file.tell()), os.SEEK_END)
                 if file.read() not in (b"", b"\n"):  # half a line of a worker that was killed
                     file.write(b"\n")
 
     def event(self, kind: str, **values: Any) -> None:
-        """Appends an event: `stage`, `step`, `epoch`, `done` or `note`."""
+        """Append an event: `stage`, `step`, `epoch`, `done` or `note`."""
         if not self._writes:
             return
         line = json.dumps({"kind": kind, "time": time.time(), **values}) + "\n"
-        # A line for who watches: a disk that fails for a while must not end the run with it.
+        # Only for live progress: a disk that fails for a while must not end the run.
         with contextlib.suppress(OSError), self._events.open("a") as file:
             file.write(line)
-        now = time.monotonic()
-        # Beside the training: a store takes its time, and these lines are for who watches.
-        if (
-            self._store.is_remote
-            and now - self._last_push >= SECONDS_BETWEEN_PUSHES
-            and not self._push.is_alive()
-        ):
-            self._last_push = now
-            self._push = threading.Thread(target=self._push_events, daemon=True)
-            self._push.start()
-
-    def close(self) -> None:
-        """Brings what was told last into the store."""
-        if self._writes and self._store.is_remote:
-            if self._push.is_alive():
-                self._push.join()
-            self._store.push(self._events)
-
-    def _push_events(self) -> None:
-        with contextlib.suppress(OSError):  # the next one brings it all
-            self._store.push(self._events)
+        if self._prints and (text := _progress_text(kind, values)):
+            progress_logger.info(text)
 
     def step(self, **values: Any) -> None:
-        """An event for a step, at most two a second."""
+        """Append an event for a step, at most two per second."""
         now = time.monotonic()
         if now - self._last_step >= SECONDS_BETWEEN_STEPS:
             self._last_step = now
             self.event("step", **values)
 
-    def epoch(self, stage: str, epoch: int, figures: Mapping[str, float]) -> None:
-        """Writes an epoch's figures everywhere; what an earlier attempt said of it is replaced."""
+    def epoch(self, stage: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write an epoch's metrics everywhere, in place of those of an earlier attempt."""
         if not self._writes:
             return
         path = self._store.local / METRICS_FOLDER / f"{stage}.csv"
         if not self._store.fetch(path):
             path.unlink(missing_ok=True)
         rows = [row for row in _rows(path) if int(row[1]) < epoch]
-        rows += [(stage, str(epoch), name, f"{value:.6g}") for name, value in figures.items()]
+        rows += [(stage, str(epoch), name, f"{value:.6g}") for name, value in metrics.items()]
         unfinished = path.with_suffix(".unfinished")
         with unfinished.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         os.replace(unfinished, path)
-        self._to_tensorboard(stage, epoch, figures)
+        self._write_summary(stage, epoch, metrics)
         self._store.push(path, self._store.local / TENSORBOARD_FOLDER / stage)
 
-    def _to_tensorboard(self, stage: str, epoch: int, figures: Mapping[str, float]) -> None:
+    def _write_summary(self, stage: str, epoch: int, metrics: Mapping[str, float]) -> None:
         import tensorflow as tf
 
         if stage not in self._writers:
             folder = self._store.local / TENSORBOARD_FOLDER / stage
             self._writers[stage] = tf.summary.create_file_writer(str(folder))
         with self._writers[stage].as_default(step=epoch):
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 tf.summary.scalar(name, value)
         self._writers[stage].flush()
 
 
 def events_path(run_dir: Path, name: str) -> Path:
-    """The file of events of the stages of which `name` is the first."""
+    """Return the file of events of the stages of which `name` is the first."""
     return run_dir / EVENTS_FOLDER / f"{name}.jsonl"
 
 
-def events_in(content: bytes) -> list[dict[str, Any]]:
-    """The events of such a file; a worker that is killed may leave half a line, which is none."""
+def parse_events(content: bytes) -> list[dict[str, Any]]:
+    """Return the events of such a file, without half a line that a killed worker may leave."""
     events = []
     for line in content.splitlines():
         with contextlib.suppress(ValueError):
             events.append(json.loads(line))
     return events
+
+
+def _progress_text(kind: str, values: Mapping[str, Any]) -> str:
+    """Return an event as a line for a job's log; empty for steps."""
+    if kind == "note":
+        return values["text"]
+    if kind == "stage":
+        return f"{values['stage']}: {values['epochs']} epochs of {values['steps']} steps"
+    if kind == "epoch":
+        metrics = values["metrics"]
+        return (
+            f"{values['stage']}: epoch {values['epoch']}, loss {metrics['loss']:.4g}, "
+            f"validation {metrics['val_loss']:.4g}, {metrics['seconds']:.0f} s"
+        )
+    return f"{values['stage']}: done" if kind == "done" else ""
 
 
 def _rows(path: Path) -> list[tuple[str, ...]]:

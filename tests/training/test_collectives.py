@@ -10,7 +10,7 @@ import tensorflow as tf
 from chief_of_two import arrays_of
 from ports import free_ports
 
-from laser_dist.training.learning.together import chiefs_values, wait_for_all
+from laser_dist.training.learning.collectives import broadcast_from_chief, wait_for_all
 
 SCRIPT = Path(__file__).with_name("chief_of_two.py")
 
@@ -45,5 +45,7 @@ def test_both_workers_end_with_the_arrays_of_the_chief_bit_for_bit(tmp_path):
 def test_alone_a_worker_keeps_its_arrays():
     strategy = tf.distribute.get_strategy()
     wait_for_all(strategy)
-    for kept, brought in zip(chiefs_values(strategy, arrays_of(1)), arrays_of(1), strict=True):
+    for kept, brought in zip(
+        broadcast_from_chief(strategy, arrays_of(1)), arrays_of(1), strict=True
+    ):
         np.testing.assert_array_equal(kept, brought)

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from training_fakes import HEIGHT, WIDTH, Recording, labels_of, place
+from training_fakes import HEIGHT, WIDTH, Recording, context, labels_of
 
 from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.specs import BackboneSpec
-from laser_dist.training.examples.features import FeatureBatches, FreshFeatures
-from laser_dist.training.examples.order import Share
+from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
+from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.examples.records import open_records
 from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.reuse import model_path
@@ -29,7 +29,7 @@ def kept(gappy_dir, tmp_path, extractors):
     for name in NAMES:
         model_path(tmp_path, name).write_text(f"weights of {name}")
     records = {"train": open_records(gappy_dir, "train")}
-    cache = FeatureCache(records, Share(), place(tmp_path), "latent")
+    cache = FeatureCache(records, WorkerShard(), context(tmp_path), "latent")
     return cache.features("train", extractors, 2)
 
 
@@ -40,13 +40,16 @@ def batches(features, dataset_dir, **changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"mixup": 0.0}, {"seed": None}])
-@pytest.mark.parametrize("share", [Share(), Share(0, 2), Share(1, 2), Share(1, 3), Share(0, 1, 3)])
+@pytest.mark.parametrize(
+    "share",
+    [WorkerShard(), WorkerShard(0, 2), WorkerShard(1, 2), WorkerShard(1, 3), WorkerShard(0, 1, 3)],
+)
 def test_fresh_features_make_the_same_batches_as_kept_ones(
     gappy_dir, kept, extractors, changes, share
 ):
-    fresh = FreshFeatures(open_records(gappy_dir, "train"), [*extractors.values()])
-    ours = list(batches(kept, gappy_dir, share=share, **changes).epoch(2))
-    theirs = list(batches(fresh, gappy_dir, share=share, **changes).epoch(2))
+    fresh = ComputedFeatures(open_records(gappy_dir, "train"), [*extractors.values()])
+    ours = list(batches(kept, gappy_dir, shard=share, **changes).epoch(2))
+    theirs = list(batches(fresh, gappy_dir, shard=share, **changes).epoch(2))
     assert len(ours) == len(theirs) == 2
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one.targets, other.targets)
@@ -63,7 +66,7 @@ def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept
     before = times()
     assert len(before) == 4
     records = {"train": open_records(gappy_dir, "train")}
-    cache = FeatureCache(records, Share(), place(tmp_path), "latent")
+    cache = FeatureCache(records, WorkerShard(), context(tmp_path), "latent")
     cache.features("train", extractors, 2)
     assert times() == before
     model_path(tmp_path, "jnd2").write_text("other weights")
@@ -80,8 +83,8 @@ def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept
 
 def test_without_blends_only_a_workers_own_examples_are_read(gappy_dir, extractors):
     recording = Recording(open_records(gappy_dir, "train"))
-    fresh = FreshFeatures(recording, [*extractors.values()])
-    source = batches(fresh, gappy_dir, mixup=0.0, share=Share(1, 2))
+    fresh = ComputedFeatures(recording, [*extractors.values()])
+    source = batches(fresh, gappy_dir, mixup=0.0, shard=WorkerShard(1, 2))
     seen = []
     for batch in source.epoch(0):
         rows, recording.seen = recording.seen, []

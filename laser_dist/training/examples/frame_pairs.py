@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laser_dist.training.examples.batch import Batch
+from laser_dist.training.examples.example_codec import RAW
 from laser_dist.training.examples.frame_reader import FrameReader, frame_reader
-from laser_dist.training.examples.order import Share, num_steps, shuffled, step_rng
+from laser_dist.training.examples.order import Batch, WorkerShard, num_steps, shuffled, step_rng
 from laser_dist.training.examples.records import Records
-from laser_dist.training.examples.stored import RAW
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +42,7 @@ class FramePairs:
     height: int
     width: int
     batch_size: int
-    share: Share = Share()
+    shard: WorkerShard = WorkerShard()
     seed: int | None = None
     flips: bool = False
     crop: int | None = None
@@ -66,7 +65,7 @@ class FramePairs:
 
     def _batch(self, reader: FrameReader, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         """This worker's part of the global batch of some stored examples."""
-        part = self.share.part_of(len(rows), self.batch_size)
+        part = self.shard.slice_of(len(rows), self.batch_size)
         own = rows[part.places]
         frames = reader.frames(own)
         # Drawn for all places of the batch: what one has does not depend on the worker.

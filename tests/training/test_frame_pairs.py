@@ -24,10 +24,10 @@ from training_fakes import (
     shares,
 )
 
+from laser_dist.training.examples.example_codec import features_of, num_with, sample_frames
 from laser_dist.training.examples.labels import present_means
-from laser_dist.training.examples.order import Share, num_steps
+from laser_dist.training.examples.order import WorkerShard, num_steps
 from laser_dist.training.examples.records import open_records
-from laser_dist.training.examples.stored import features_of, num_with, sample_frames
 from laser_dist.video.frames import resize_rgb
 
 # Six examples fit 1, 2 and 3 workers; of the seven the last step has one, and five places of it
@@ -107,11 +107,11 @@ def test_a_worker_reads_no_example_that_is_not_in_its_own_part(pairs, target, nu
             recording.seen.clear()
 
 
-@pytest.mark.parametrize("share", [Share(), Share(1, 4), Share(0, 1, 4)])
+@pytest.mark.parametrize("share", [WorkerShard(), WorkerShard(1, 4), WorkerShard(0, 1, 4)])
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
 def test_an_epoch_that_starts_later_is_the_rest_of_a_whole_one(pairs, start, share):
     recording = Recording(pairs.records)
-    source = replace(pairs, records=recording, share=share, batch_size=4, flips=True, **SQUARES)
+    source = replace(pairs, records=recording, shard=share, batch_size=4, flips=True, **SQUARES)
     whole = list(source.epoch(2))
     recording.seen.clear()
     rest = list(source.epoch(2, start))

@@ -1,0 +1,100 @@
+"""What `laser-jnd train` checks before it creates anything."""
+
+import json
+
+import pytest
+from command_line import laser_jnd_here, refusal
+
+from laser_dist.commands import main, train
+from laser_dist.models.variants import VARIANTS
+from laser_dist.training.config import PRESETS, override, to_dict
+
+NEW_RUN = ("lat", "--preset", "tiny", "--dataset", "data", "--output", "run")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a dataset's metadata, without its examples."""
+    data = tmp_path / "data"
+    data.mkdir()
+    info = {"name": "d", "configName": "c", "version": "1.0.0"}
+    about = {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}}
+    (data / "dataset_info.json").write_text(json.dumps(info))
+    (data / "metadata.json").write_text(json.dumps(about))
+    return tmp_path
+
+
+def refused(folder, *arguments):
+    """Return what the command reports, after a check that it has created nothing."""
+    text = refusal(laser_jnd_here("train", *arguments, cwd=folder))
+    assert [path.name for path in folder.iterdir()] == ["data"]
+    return text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ("--stages", "image,jnd4"),
+            'lat has no stage "jnd4"; its stages are image, jnd1, jnd2, jnd3, lat-jnd1, lat-jnd2, '
+            'lat-jnd3. Did you mean "jnd3"?',
+        ),
+        (("--levels", "2", "--stages", "jnd1"), 'lat has no stage "jnd1"'),
+        (("--set", "heads.epoch=3"), "There is no setting `heads.epoch`."),
+        (("--set", "heads.epochs=many"), "`heads.epochs` must be an integer, but is 'many'."),
+        (("--set", "heads.epochs=0"), "`heads.epochs` must be 1 or more, but is 0."),
+        (("--workers", "9"), "`image.batch_size` must be at least 9, one example per device"),
+        (("--init-from", "data"), "data has none of the backbones image.keras, jnd1.keras, "),
+        (("--dataset", "none"), "Dataset folder none does not exist."),
+    ],
+)
+def test_a_wrong_command_line_creates_nothing(folder, changes, message):
+    assert refused(folder, *NEW_RUN, *changes).startswith(message)
+
+
+def test_levels_are_refused_for_a_multi_level_variant(folder):
+    text = refused(folder, "mj-lat", *NEW_RUN[1:], "--levels", "2")
+    assert text.startswith("--levels does not apply to mj-lat, which always learns all three")
+
+
+def test_a_damaged_dataset_creates_nothing(folder):
+    (folder / "data" / "metadata.json").unlink()
+    assert refused(folder, *NEW_RUN).startswith("data is not a prepared dataset")
+
+
+def test_a_resumed_run_keeps_its_settings(folder):
+    options = ("--seed", "3", "--set", "heads.epochs=1", "--no-feature-cache")
+    assert refused(folder, "lat", "--resume", "run", *options) == (
+        "--resume cannot be combined with VARIANT, --no-feature-cache, --set, --seed: "
+        "the run has its own settings."
+    )
+    assert refused(folder, "--resume", "run").startswith("There is no run in run.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ((), "VARIANT, --dataset"),
+        (("lat",), "--dataset"),
+        (("--dataset", "data"), "VARIANT"),
+    ],
+)
+def test_all_missing_arguments_are_reported_with_the_usage(folder, arguments, missing):
+    done = laser_jnd_here("train", *arguments, cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: laser-jnd train ")
+    assert f"required (or --resume RUN): {missing}." in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("preset", [None, *PRESETS])
+def test_options_become_settings(preset):
+    words = ["--preset", preset] if preset else []
+    words += ["--levels", "3,1", "--seed", "5", "--workers", "2:4", "--no-feature-cache"]
+    parsed = main.parse(["train", "rec", "--dataset", "data", *words])
+    settings = [
+        "levels=1,3", "seed=5", "cluster.num_workers=4", "cluster.min_workers=2",
+        "feature_cache=false",
+    ]  # fmt: skip
+    (rec,) = (variant for variant in VARIANTS if variant.name == "rec")
+    assert train.resolve(parsed) == to_dict(override(PRESETS[preset or "paper"](rec), settings))
