@@ -1,6 +1,6 @@
-"""A virtual camera: short moving clips filmed off a still photograph."""
+"""A virtual camera: short moving clips of a still photograph."""
 
-# NumPy leaves the result of its mathematics on a single number open.
+# NumPy's stubs leave the type of functions of one number open.
 # pyright: reportUnknownArgumentType=false
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from PIL import Image, ImageFilter
 
 from laser_dist.video.frames import UInt8Array
 
-# 180 degree shutter, the cinematographer's usual choice: light is gathered half of the frame time.
+# 180 degree shutter, as usual in cinematography: light is gathered for half of the frame time.
 SHUTTER = 0.5
-# Sub-exposures follow the camera in steps of at most this many output pixels.
+# Largest step between sub-exposures, in output pixels.
 EXPOSURE_STEP_PX = 1.0
 MAX_EXPOSURES = 8
-MID_GRAY = 118.0  # code value of an 18 % gray card in sRGB
+MID_GRAY = 118.0  # code value of an 18% gray card in sRGB
 METER_RANGE = (0.4, 2.5)  # factors on code values; a night sky stays dark
 
 Box = tuple[float, float, float, float]
@@ -25,24 +25,24 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """One take of the virtual camera. Lengths are in photograph pixels, times in frames.
+    """One take of the virtual camera; lengths in photograph pixels, times in frames.
 
     Attributes:
-      center_x: center of the window in mid-clip.
+      center_x: center of the window at mid-clip.
       center_y: the same, vertical.
-      window_width: width of the window in mid-clip; its height follows the clip's aspect.
+      window_width: width of the window at mid-clip; its height follows the clip's aspect.
       pan_x: horizontal movement per frame.
       pan_y: vertical movement per frame.
-      zoom: factor on the window's size per frame (1 = none, below 1 = zooming in).
-      shake: standard deviation of the hand's random movement per frame.
+      zoom: factor on the window size per frame (1 = none, below 1 = zooming in).
+      shake: standard deviation of random hand movement per frame.
       exposure: factor on code values.
-      metered: whether the camera's meter first brings the window in mid-clip to mid gray.
+      metered: whether auto exposure first brings the window at mid-clip to mid gray.
       contrast: factor on the distance from mid gray; low in haze and in a flat camera profile.
-      tint: white balance, a factor on each of red, green and blue.
-      defocus: Gaussian blur's standard deviation, in output pixels.
-      grain: standard deviation of sensor noise, in code values, anew in each frame.
-      mirrored: left and right exchanged.
-      seed: of the shake and the grain.
+      tint: white balance, factors on red, green and blue.
+      defocus: standard deviation of the Gaussian blur, in output pixels.
+      grain: standard deviation of sensor noise in code values, independent per frame.
+      mirrored: whether left and right are exchanged.
+      seed: random seed for shake and grain.
     """
 
     center_x: float
@@ -63,17 +63,17 @@ class Shot:
 
 
 def draw_shot(rng: np.random.Generator, photo_width: int, photo_height: int, aspect: float) -> Shot:
-    """Draws a take: where the camera stands, how it moves, focuses and exposes.
+    """Draw a random take: position, movement, focus and exposure of the camera.
 
-    The spread is that of everyday footage: tripod, slow and fast pans, zooms, hand-held; takes in
-    focus and soft, bright and dark, clear and hazy, clean and grainy, warm and cold. Windows span
-    from a detail to the whole photograph. So one photograph gives very different clips, and what
-    it shows does not tell how its clips are judged.
+    Takes vary like everyday footage: tripod, slow and fast pans, zooms, hand-held; sharp and soft,
+    bright and dark, clear and hazy, clean and grainy, warm and cold. Windows range from a detail to
+    the complete photograph. So one photograph gives very different clips, and its content does not
+    determine their labels.
 
     Args:
-      rng: source of chance.
-      photo_width: of the photograph, in pixels.
-      photo_height: of the photograph, in pixels.
+      rng: random generator.
+      photo_width: width of the photograph in pixels.
+      photo_height: height of the photograph in pixels.
       aspect: width over height of the clip.
 
     Returns:
@@ -104,43 +104,43 @@ def draw_shot(rng: np.random.Generator, photo_width: int, photo_height: int, asp
 
 
 def _one_of(rng: np.random.Generator, usual_and_rare: tuple[float, float]) -> float:
-    """The usual value in three takes of five, the rare one in two."""
+    """Return the usual value with probability 0.6, the rare one with 0.4."""
     return usual_and_rare[int(rng.choice(2, p=[0.6, 0.4]))]
 
 
 def film(photo: UInt8Array, shot: Shot, *, num_frames: int, width: int, height: int) -> UInt8Array:
-    """Films a photograph.
+    """Film a photograph.
 
     Args:
       photo: [H, W, 3] uint8 RGB.
       shot: the take.
       num_frames: T.
-      width: of the clip, in pixels.
-      height: of the clip, in pixels.
+      width: width of the clip in pixels.
+      height: height of the clip in pixels.
 
     Returns:
       [T, height, width, 3] uint8 RGB.
     """
     image = Image.fromarray(photo)
     rng = np.random.default_rng(shot.seed)
-    # The hand's path is a random walk, known at whole frames and straight between them.
+    # Hand movement is a random walk, sampled at each frame and linear in between.
     walk = np.cumsum(rng.normal(0.0, shot.shake, size=(num_frames + 1, 2)), axis=0)
     middle = _window(shot, num_frames / 2, walk, num_frames, image.size, width / height)
     gains = shot.exposure * np.array(shot.tint)
     if shot.metered:
-        gains *= _metered(_look(image, middle, width, height, 0.0))
+        gains *= _auto_exposure(_view(image, middle, width, height, 0.0))
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for index in range(num_frames):
         boxes = _exposure_boxes(shot, index, walk, num_frames, image.size, width, height)
-        light = sum(_look(image, box, width, height, shot.defocus) for box in boxes) / len(boxes)
+        light = sum(_view(image, box, width, height, shot.defocus) for box in boxes) / len(boxes)
         noise = rng.normal(0.0, shot.grain, size=(height, width, 1))
         seen = MID_GRAY + shot.contrast * (light * gains - MID_GRAY)
         frames[index] = np.clip(np.rint(seen + noise), 0, 255)
     return frames[:, :, ::-1] if shot.mirrored else frames
 
 
-def _metered(view: NDArray[np.float32]) -> float:
-    """Factor that the camera's meter chooses, within its range, to bring a view to mid gray."""
+def _auto_exposure(view: NDArray[np.float32]) -> float:
+    """Return the factor, within the meter's range, that brings a view to mid gray."""
     low, high = METER_RANGE
     return float(np.clip(MID_GRAY / max(float(view.mean()), 1.0), low, high))
 
@@ -154,7 +154,7 @@ def _exposure_boxes(
     width: int,
     height: int,
 ) -> list[Box]:
-    """Windows of the sub-exposures that make frame `index`, in photograph pixels."""
+    """Return the windows of the sub-exposures of frame `index`, in photograph pixels."""
     opened, closed = (
         _window(shot, index + part, walk, num_frames, photo_size, width / height)
         for part in (0.0, SHUTTER)
@@ -176,12 +176,12 @@ def _window(
     photo_size: tuple[int, int],
     aspect: float,
 ) -> Box:
-    """The camera's window at `time` (frames), pushed back where it would leave the photograph."""
+    """Return the window at `time` (frames), moved to stay within the photograph."""
     since_middle = time - num_frames / 2
     width = min(shot.window_width * shot.zoom**since_middle, photo_size[0], photo_size[1] * aspect)
     size = np.array([width, width / aspect])
-    whole = min(int(time), num_frames - 1)
-    hand = walk[whole] + (time - whole) * (walk[whole + 1] - walk[whole])
+    index = min(int(time), num_frames - 1)
+    hand = walk[index] + (time - index) * (walk[index + 1] - walk[index])
     center = np.array([shot.center_x, shot.center_y]) + hand
     center += since_middle * np.array([shot.pan_x, shot.pan_y])
     center = np.clip(center, size / 2, np.maximum(np.array(photo_size) - size / 2, size / 2))
@@ -190,10 +190,10 @@ def _window(
     return (float(left), float(top), float(right), float(bottom))
 
 
-def _look(
+def _view(
     image: Image.Image, box: Box, width: int, height: int, defocus: float
 ) -> NDArray[np.float32]:
-    """What the sensor sees through one window: float32 [height, width, 3]."""
+    """Return the image of one window: float32 [height, width, 3]."""
     view = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     if defocus > 0:
         view = view.filter(ImageFilter.GaussianBlur(defocus))

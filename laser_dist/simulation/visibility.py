@@ -1,4 +1,4 @@
-"""How visible coding errors are: error over the threshold that the content around it sets."""
+"""Visibility of coding errors: error relative to the threshold set by the content around it."""
 
 # SciPy ships no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -18,23 +18,24 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingModel:
-    """Threshold of visibility of an error, in luma code values, as a function of what surrounds it.
+    """Threshold of visibility of an error, in luma code values, given its surroundings.
 
     `threshold = base * luminance * (1 + texture * S ** exponent + motion * M)` with S the local
-    standard deviation of the reference and M the local mean absolute difference to the frame
-    before. `luminance` is 1 at mid gray and rises toward dark and bright (Chou and Li 1995).
+    standard deviation of the reference and M the local mean absolute difference to the previous
+    frame. `luminance` is 1 at mid gray and rises toward dark and bright (Chou and Li 1995).
 
-    The defaults are set so that a panel of `simulation.observers` gives the miniature levels
+    The defaults are set so that a panel of `simulation.observers` gives synthetic clips levels
     spread like VideoSet's at 640x360.
 
     Attributes:
-      base: threshold on a flat, resting, mid-gray ground, in code values.
-      texture: how much texture hides, per code value of S raised to `exponent`.
-      exponent: of S, at most 1: masking grows slower than contrast does.
-      motion: how much motion hides, per code value of M.
+      base: threshold on a flat, static, mid-gray background, in code values.
+      texture: masking by texture, per code value of S raised to `exponent`.
+      exponent: exponent of S, at most 1: masking grows slower than contrast.
+      motion: masking by motion, per code value of M.
       acuity_px: standard deviation of the eye's blur, in pixels.
       neighborhood_px: standard deviation of the Gaussian window of S, M and the error.
-      pooling: Minkowski exponent over space and time; the higher, the more the worst place decides.
+      pooling: Minkowski exponent over space and time; the higher, the more the worst position
+        counts.
     """
 
     base: float = 0.43
@@ -47,11 +48,11 @@ class MaskingModel:
 
 
 def visibility_threshold(reference: Clip, model: MaskingModel) -> Array:
-    """Threshold of visibility at every pixel.
+    """Compute the threshold of visibility at every pixel.
 
     Args:
-      reference: the clip that is compared against.
-      model: of masking.
+      reference: the clip to compare with.
+      model: masking model.
 
     Returns:
       [T, H, W] float32, in luma code values, above zero.
@@ -62,20 +63,20 @@ def visibility_threshold(reference: Clip, model: MaskingModel) -> Array:
     texture = np.sqrt(np.maximum(variance, 0.0))
     change = np.abs(np.diff(luma, axis=0, prepend=luma[:1]))
     if len(luma) > 1:
-        change[0] = change[1]  # the first frame has none before it: it moves as the next does
+        change[0] = change[1]  # the first frame has no previous one
     motion = _blur(change, model.neighborhood_px)
     masking = 1.0 + model.texture * texture**model.exponent + model.motion * motion
     return (model.base * _luminance_adaptation(mean) * masking).astype(np.float32)
 
 
 def visibility(reference: Clip, distorted: Clip, threshold: Array, model: MaskingModel) -> float:
-    """Visibility of the difference between two clips; 1 is about the threshold.
+    """Compute the visibility of the difference between two clips; 1 is about the threshold.
 
     Args:
-      reference: the clip that is compared against.
-      distorted: of the same size and length.
+      reference: the clip to compare with.
+      distorted: a clip of the same size and length.
       threshold: [T, H, W], `visibility_threshold` of the reference.
-      model: of masking.
+      model: masking model.
 
     Returns:
       Minkowski mean over space and time of local error over local threshold; 0 for equal clips.
@@ -92,13 +93,13 @@ def visibility(reference: Clip, distorted: Clip, threshold: Array, model: Maskin
 
 
 def _blur(frames: Array, sigma: float) -> Array:
-    """Gaussian blur within each frame, none over time."""
+    """Apply a Gaussian blur within each frame, none over time."""
     blurred = ndimage.gaussian_filter(frames, (0.0, sigma, sigma), mode="nearest", truncate=2.5)
     return cast(Array, blurred)
 
 
 def _luminance_adaptation(mean: Array) -> Array:
-    """Threshold factor of the background's brightness: 1 at mid gray, higher in dark and bright.
+    """Return the threshold factor of the background: 1 at mid gray, higher in dark and bright.
 
     Source: Chou and Li 1995, "A perceptually tuned subband image coder", the visibility threshold
     due to background luminance: 17 (1 - sqrt(L / 127)) + 3 up to 127 and 3 / 128 (L - 127) + 3

@@ -28,13 +28,13 @@ def test_files_of_single_levels_are_problem_apart_by_their_names_in_any_order():
     assert level_in(Path("JND2/recjnd2-v2.h5")) == 2  # a folder's name does not count
 
 
-def test_levels_that_are_given_come_before_names():
+def test_given_levels_replace_those_in_file_names():
     named = paths("LATJND1.h5", "b.h5", "c.h5")
     assert in_order("lat", named, [3, 1, 2]) == (paths("b.h5", "c.h5", "LATJND1.h5"), (1, 2, 3))
 
 
 @pytest.mark.parametrize("name", ["MJLAT.h5", "JND1and2.h5", "JND1JND2.h5", "JND4.h5", "JND12.h5"])
-def test_a_name_that_does_not_say_one_level_is_refused_or_says_it(name):
+def test_a_file_name_without_exactly_one_level_is_refused(name):
     if name == "JND1and2.h5":
         assert level_in(Path(name)) == 1
         return
@@ -52,7 +52,7 @@ def test_a_name_that_does_not_say_one_level_is_refused_or_says_it(name):
         ("jnd1", ("a.h5",), [1], "and jnd1 is not one"),
     ],
 )
-def test_files_and_levels_that_do_not_fit_are_refused(variant, names, levels, problem):
+def test_mismatching_files_and_levels_are_refused(variant, names, levels, problem):
     with pytest.raises(UserError, match=problem):
         in_order(variant, paths(*names), levels)
 
@@ -79,7 +79,7 @@ def whole(path):
     ],
     ids=["missing", "empty", "a web page", "cut", "another HDF5"],
 )
-def test_what_is_no_weight_file_is_one_line_that_names_it(write, problem, tmp_path):
+def test_other_files_are_a_one_line_error(write, problem, tmp_path):
     path = tmp_path / "weights.h5"
     write(path)
     with pytest.raises(UserError, match="weights.h5 (is not a complete|does not exist)") as caught:
@@ -103,7 +103,7 @@ def test_a_refusal_is_one_line_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_imported_weights_predict_a_picture(tmp_path, monkeypatch, capfd):
+def test_imported_weights_predict_an_image(tmp_path, monkeypatch, capfd):
     command = [sys.executable, WRITE_MODELS, tmp_path, "small", "mj-lat"]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     picture = np.load(tmp_path / "mj-lat.npz")["frames"][0].astype(np.uint8)

@@ -6,7 +6,7 @@ import pytest
 from laser_dist.commands import models
 from laser_dist.commands.terminal import Terminal
 
-# As published, but for the multi-level model on frames, whose 13.89 M tests/models derives.
+# Published values, except for the multi-level model on frames, which tests/models derives.
 PUBLISHED = {
     "lat": ("9,783,225", 8.8),
     "rec": ("8,078,384", 90.6),
@@ -17,8 +17,8 @@ PUBLISHED = {
 }
 
 
-def said(preset, columns, monkeypatch):
-    """The lines that the command prints."""
+def printed(preset, columns, monkeypatch):
+    """Return the lines that the command prints."""
     file = io.StringIO()
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(models, "Terminal", lambda: Terminal(file))
@@ -31,7 +31,7 @@ def rows_of(lines):
 
 
 def test_the_published_models_have_the_published_sizes(monkeypatch):
-    lines = said("paper", 80, monkeypatch)
+    lines = printed("paper", 80, monkeypatch)
     assert max(map(len, lines)) <= 80
     assert "Frames of 640x352, latents of 40x22 with 192 channels." in lines
     rows = rows_of(lines)
@@ -49,8 +49,8 @@ def test_the_published_models_have_the_published_sizes(monkeypatch):
     assert rows["mj-rec"][3:] == ["head", "image", "jnd1", "jnd2", "jnd3"]
 
 
-def test_the_demos_models_are_small_and_fit_a_narrow_terminal(monkeypatch):
-    lines = said("tiny", 60, monkeypatch)
+def test_the_tiny_models_are_small_and_fit_a_narrow_terminal(monkeypatch):
+    lines = printed("tiny", 60, monkeypatch)
     assert max(map(len, lines)) <= 60
     rows = rows_of(lines)
     assert rows.keys() >= {"backbone", *PUBLISHED}

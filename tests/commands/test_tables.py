@@ -47,7 +47,7 @@ def make_prediction(
         ("QF", "QF (as predicted, before rounding); a lower QF is coarser."),
     ],
 )
-def test_predictions_say_what_they_count_in_and_which_way_is_coarser(scale, sentence):
+def test_predictions_name_the_scale_and_its_direction(scale, sentence):
     prediction = make_prediction([34.2, 23.7, 18.4], scale=scale)
     config = {"variant": "mj-lat", "dataset": {"simulated": False, "scale": scale}}
     file = io.StringIO()
@@ -80,7 +80,7 @@ def test_predictions_as_json():
     assert document["simulated"] is True
 
 
-def test_spreads_and_the_share_are_told_where_there_are_any():
+def test_spreads_and_the_sur_are_printed():
     prediction = make_prediction([26.6, 35.2], levels=(1, 3), spreads=[2.0, 4.0], sur=0.9)
     config = {"variant": "lat", "dataset": {"simulated": True, "scale": "QP"}}
     (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))

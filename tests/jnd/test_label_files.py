@@ -12,14 +12,14 @@ from laser_dist.jnd.videoset_labels import (
 )
 
 
-def test_a_file_that_is_no_text(tmp_path):
+def test_a_file_that_is_not_text_is_an_error(tmp_path):
     write(tmp_path, table(FIRST), table(SECOND), table(THIRD))
     (tmp_path / "640x360_1st.csv").write_bytes("ä".encode("latin-1"))
     with pytest.raises(LabelFileError, match="not UTF-8 text \\('utf-8' codec can't"):
         read_videoset_labels(tmp_path)
 
 
-def test_the_error_reads_as_one_sentence_and_survives_pickling(tmp_path):
+def test_the_error_is_one_sentence_and_survives_pickling(tmp_path):
     error = error_of_first(tmp_path, table(FIRST.replace(",30,", ",?,")))
     assert str(error) == (
         "640x360_1st.csv, line 2, column 'jnd': '?' is not a decimal number.\n"
@@ -32,7 +32,7 @@ def test_the_error_reads_as_one_sentence_and_survives_pickling(tmp_path):
         assert str(copy) == str(error)
 
 
-def test_files_are_found_anywhere_below_and_other_resolutions_left_alone(tmp_path):
+def test_files_are_found_recursively_and_other_resolutions_ignored(tmp_path):
     write(tmp_path / "labels" / "360p [small]", table(FIRST), table(SECOND), table(THIRD))
     write(tmp_path, "nothing", "of", "ours", resolution="1640x360")
     assert read_videoset_labels(tmp_path).sources == (PLAIN,)
@@ -50,7 +50,7 @@ def test_a_second_copy_is_ignored_if_the_same_and_refused_if_not(tmp_path):
         read_videoset_labels(tmp_path)
 
 
-def test_labels_are_parsed_from_any_store():
+def test_labels_are_parsed_from_any_storage():
     # As listed in a bucket: with other files and a second copy.
     folders = ["gs://bucket/a", "gs://bucket/b"]
     texts = table(FIRST), table(SECOND), table(THIRD)
@@ -72,7 +72,7 @@ def test_labels_are_parsed_from_any_store():
         parse_videoset_labels(files[:3], "640x360", location="gs://bucket")
 
 
-def test_missing_files_are_one_clear_error(tmp_path):
+def test_missing_files_are_a_user_error(tmp_path):
     write(tmp_path, table(FIRST))
     with pytest.raises(UserError) as caught:
         read_videoset_labels(tmp_path)
@@ -82,12 +82,12 @@ def test_missing_files_are_one_clear_error(tmp_path):
     )
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a folder"):
         read_videoset_labels(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("resolution", ["360p", "*", "640x360/..", ""])
-def test_a_resolution_that_is_none(tmp_path, resolution):
+def test_an_invalid_resolution_is_a_user_error(tmp_path, resolution):
     with pytest.raises(UserError, match="is not a resolution"):
         read_videoset_labels(tmp_path, resolution)

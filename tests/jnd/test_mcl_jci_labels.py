@@ -46,7 +46,7 @@ def only_source(text):
 
 
 @given(panels)
-def test_parsing_gives_back_what_was_written_or_says_why_not(panel):
+def test_written_viewers_parse_unchanged_or_are_a_fault(panel):
     table = parse(file(format_mcl_jci_viewers(panel)))
     assert table.repairs == ()
     if table.faults:
@@ -57,7 +57,7 @@ def test_parsing_gives_back_what_was_written_or_says_why_not(panel):
 
 
 @given(panels)
-def test_levels_by_viewers_are_samples_that_a_quarter_has_noticed(panel):
+def test_a_level_by_viewers_is_the_sample_that_a_quarter_has_noticed(panel):
     source = MclJciSource("ImageJND_SRC01", tuple(panel), None)
     assert len(source.chains) == len(panel)
     for level, samples in zip(source.levels("viewers"), source.samples, strict=True):
@@ -70,7 +70,7 @@ def test_levels_by_viewers_are_samples_that_a_quarter_has_noticed(panel):
             assert 4 * sum(sample > level for sample in samples) < len(samples)
 
 
-def test_the_missing_are_absent_from_the_samples():
+def test_missing_levels_are_absent_from_the_samples():
     source = only_source(TEXT)
     assert source == PLAIN
     assert source.samples == ((50, 60, 40), (30, 40, 20), (20, 12))
@@ -79,7 +79,7 @@ def test_the_missing_are_absent_from_the_samples():
     assert source.levels("viewers") == (60, 40, 20)
 
 
-def test_levels_that_too_few_have_are_missing():
+def test_a_level_of_one_viewer_is_missing():
     levels = only_source("S01 50 30 20\nS02 60 40\n").levels("viewers")
     assert levels[:2] == (60, 40)
     assert math.isnan(levels[2])
@@ -119,7 +119,7 @@ def test_without_stairs_all_levels_by_stairs_are_missing():
         ("", None, "no quality factors; these stairs are ignored"),
     ],
 )
-def test_stairs_are_mended_or_left_out_and_listed(text, stairs, repair):
+def test_stairs_are_repaired_or_ignored_and_listed(text, stairs, repair):
     table = parse(file(TEXT), file(text, "Image_1_l_h.txt"))
     assert table.sources[0].stairs == stairs
     assert any(f"Image_1_l_h.txt, line 1: {repair}" in line for line in table.repairs)
@@ -140,7 +140,7 @@ def test_stairs_are_mended_or_left_out_and_listed(text, stairs, repair):
         TEXT.removesuffix("\n"),
     ],
 )
-def test_forms_that_copies_may_have_are_read_without_complaint(text):
+def test_known_text_forms_are_accepted(text):
     table = parse(file(text))
     assert table.sources == (PLAIN,)
     assert table.repairs == ()
@@ -155,13 +155,13 @@ def test_forms_that_copies_may_have_are_read_without_complaint(text):
         ("S04", "S02 60 40\nS04", "line 4: viewer S02 again, with equal levels; ignored"),
     ],
 )
-def test_what_is_mended_is_listed(old, new, repair):
+def test_repairs_are_listed(old, new, repair):
     table = parse(file(TEXT.replace(old, new)))
     assert table.sources == (PLAIN,)
     assert table.repairs == (f"JND_image_01.txt, {repair}",)
 
 
-def test_a_viewer_twice_with_other_answers_is_kept_and_listed():
+def test_a_repeated_viewer_with_other_levels_is_kept_and_listed():
     table = parse(file(TEXT.replace("S03", "S02")))
     assert [chain.quality_factors for chain in table.sources[0].chains] == [
         chain.quality_factors for chain in CHAINS
@@ -186,7 +186,7 @@ def test_a_viewer_twice_with_other_answers_is_kept_and_listed():
         ),
     ],
 )
-def test_impossible_answers_are_a_fault_of_their_source(old, new, line, reason):
+def test_impossible_levels_are_a_fault(old, new, line, reason):
     other = file(TEXT, "JND_image_02.txt")
     table = parse(file(TEXT.replace(old, new)), other)
     assert [source.source_id for source in table.sources] == ["ImageJND_SRC02"]
@@ -194,7 +194,7 @@ def test_impossible_answers_are_a_fault_of_their_source(old, new, line, reason):
     assert table.faults == (LabelFault("ImageJND_SRC01", location, reason),)
 
 
-def test_levels_may_rise_where_viewers_lack_one():
+def test_levels_may_rise_if_viewers_lack_one():
     # JND1: the second highest of seven answers, 20. JND2: the higher of two, 80. Whether such a
     # source is usable depends on the convention, so the caller decides.
     text = "".join(f"S{i} 20\n" for i in range(5)) + "S5 20 10\nS6 90 80\n"
@@ -203,14 +203,14 @@ def test_levels_may_rise_where_viewers_lack_one():
 
 
 @pytest.mark.parametrize("text", ["", "\n \r\n", " ;, \n"])
-def test_a_text_without_viewers_is_a_fault_of_its_source(text):
+def test_a_text_without_viewers_is_a_fault(text):
     table = parse(file(text), file(TEXT, "JND_image_02.txt"))
     assert table.faults == (
         LabelFault("ImageJND_SRC01", "JND_image_01.txt", "no viewer in JND_image_01.txt"),
     )
 
 
-def test_stairs_without_viewers_are_a_fault_of_their_source():
+def test_stairs_without_viewers_are_a_fault():
     table = parse(file(TEXT), file("45 30\n1 2\n", "Image_7_l_h.txt"))
     assert table.sources == (PLAIN,)
     assert table.faults == (
@@ -229,19 +229,19 @@ def test_stairs_without_viewers_are_a_fault_of_their_source():
         (TEXT.encode() + "S05 \xe4".encode("latin-1"), 5, "can't decode byte 0xe4"),
     ],
 )
-def test_what_is_no_number_or_no_text_is_an_error_that_names_the_line(text, line, got):
+def test_unreadable_cells_are_an_error_with_the_line(text, line, got):
     with pytest.raises(LabelFileError) as caught:
         parse(file(text))
     assert (caught.value.file, caught.value.line) == ("JND_image_01.txt", line)
     assert got in caught.value.problem
 
 
-def test_stairs_that_are_no_numbers_are_an_error():
+def test_unreadable_stairs_are_an_error():
     with pytest.raises(LabelFileError, match="Image_1_l_h.txt, line 1: 'x' is not an integer"):
         parse(file(TEXT), file("45 x\n1 2", "Image_1_l_h.txt"))
 
 
-def test_copies_are_one_or_refused():
+def test_equal_copies_count_once_and_different_ones_are_an_error():
     copy = LabelFile("JND_image_1.txt", "gs://bucket/copy/JND_image_1.txt", TEXT.encode())
     table = parse(file(TEXT), copy)
     assert table.sources == (PLAIN,)
@@ -252,7 +252,7 @@ def test_copies_are_one_or_refused():
         parse(file(TEXT + "S05 1"), copy)
 
 
-def test_without_any_viewers_text_there_is_one_clear_error():
+def test_missing_viewers_texts_are_a_user_error():
     with pytest.raises(UserError, match=r"gs://bucket has no label file of MCL-JCI"):
         parse(file("45 30\n1 2", "Image_1_l_h.txt"), file(TEXT, "notes.txt"))
 
@@ -288,12 +288,12 @@ def test_texts_are_found_anywhere_below_a_folder(tmp_path):
         ("S1", (50, 50), "quality factor 50 after 50"),
     ],
 )
-def test_a_viewer_refuses_what_no_text_could_hold(subject, values, text):
+def test_an_invalid_viewer_is_refused(subject, values, text):
     with pytest.raises(ValueError, match=text):
         ViewerChain(subject, values)
 
 
-def test_a_source_refuses_what_no_text_could_hold():
+def test_an_invalid_source_is_refused():
     with pytest.raises(ValueError, match="stairs: quality factor 45 after 30"):
         MclJciSource("ImageJND_SRC01", CHAINS, (30, 45))
     with pytest.raises(ValueError, match="ImageJND_SRC01..ImageJND_SRC99"):

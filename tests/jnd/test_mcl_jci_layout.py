@@ -18,14 +18,14 @@ TEXTS = st.builds(TextName, source_index=INDICES, kind=st.sampled_from(TEXT_KIND
 
 
 @given(IMAGES)
-def test_an_images_name_reads_back_as_what_it_was_made_of(name):
+def test_an_image_name_parses_to_its_parts(name):
     assert parse_image_name(name.path.name) == name
     assert parse_text_name(name.path.name) is None
     assert mcl_jci_source_index(name.source_id) == name.source_index
 
 
 @given(TEXTS)
-def test_a_texts_name_reads_back_as_what_it_was_made_of(name):
+def test_a_text_name_parses_to_its_parts(name):
     assert parse_text_name(name.path.name) == name
     assert parse_image_name(name.path.name) is None
 
@@ -65,12 +65,12 @@ def test_numbers_of_texts_are_padded_or_not():
         "Image_1_l_h.txt~",
     ],
 )
-def test_other_files_are_none_of_these(name):
+def test_other_file_names_are_not_parsed(name):
     assert parse_image_name(name) is None
     assert parse_text_name(name) is None
 
 
 @pytest.mark.parametrize("identifier", ["ImageJND_SRC00", "ImageJND_SRC1", "videoSRC001"])
-def test_a_source_id_that_names_no_source_is_refused(identifier):
+def test_an_invalid_mcl_jci_source_id_is_refused(identifier):
     with pytest.raises(ValueError, match="ImageJND_SRC01..ImageJND_SRC99, got"):
         mcl_jci_source_index(identifier)

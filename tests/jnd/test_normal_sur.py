@@ -114,14 +114,14 @@ def test_without_spread_whole_quantizers_are_those_of_viewers_who_agree(scale):
         np.testing.assert_array_equal(found, agreed)
 
 
-def test_many_at_once_are_each_on_their_own_and_a_missing_level_has_no_curve():
+def test_levels_broadcast_and_a_missing_level_has_no_curve():
     many = normal_sur_curve(np.array([[24.0, np.nan]]), np.array([[2.0, 3.0]]), grid_of(QP))
     assert many.shape == (1, 2, 51)
     np.testing.assert_array_equal(many[0, 0], normal_sur_curve(24.0, 2.0, grid_of(QP)))
     assert np.isnan(many[0, 1]).all()
 
 
-def test_what_is_no_spread_or_share_is_refused():
+def test_an_invalid_spread_or_sur_is_refused():
     with pytest.raises(ValueError, match=r"0 or more, got -0\.5"):
         normal_sur(24.0, [1.0, -0.5], 20.0)
     for share in (0.0, 1.0, math.nan):

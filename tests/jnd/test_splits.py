@@ -90,7 +90,7 @@ def test_few_groups(number, expected):
     assert sorted(assign_splits(one_group_each(number)).values()) == expected
 
 
-def test_ids_that_are_no_utf8_are_ranked_too():
+def test_ids_that_are_not_utf8_are_ranked_too():
     # What `os.listdir` makes of a file name in Latin-1.
     assert assign_splits({"videoSRC001": "f\udcfcr"}) == {"videoSRC001": "train"}
 
@@ -98,7 +98,7 @@ def test_ids_that_are_no_utf8_are_ranked_too():
 @pytest.mark.parametrize(
     "shares", [(0.5, 0.5), (0.6, 0.0, 0.4), (0.6, -0.1, 0.5), (1.0, float("inf"), 1.0)]
 )
-def test_shares_that_mean_nothing_are_refused(shares):
+def test_invalid_shares_are_refused(shares):
     with pytest.raises(ValueError, match="three finite numbers above 0, got"):
         assign_splits(one_group_each(5), shares)
 
@@ -124,6 +124,6 @@ def test_folds_do_not_depend_on_the_order_of_input(groups, random):
 
 
 @pytest.mark.parametrize("k", [0, 1, 6])
-def test_a_number_of_folds_that_cannot_be_is_refused(k):
+def test_an_invalid_number_of_folds_is_refused(k):
     with pytest.raises(ValueError, match=rf"2..5 .*, got {k}"):
         folds(one_group_each(5), k)

@@ -116,7 +116,7 @@ def test_level_of_thirty_viewers_is_the_eighth_highest_quality_factor():
         ([[30]], [1, 2], r"must have one axis, got shape \(1, 1\)"),
     ],
 )
-def test_sur_refuses_what_it_cannot_count(samples, grid, text):
+def test_sur_curve_refuses_invalid_arrays(samples, grid, text):
     with pytest.raises(ValueError, match=text):
         sur_curve(np.array(samples), np.array(grid))
 
@@ -131,6 +131,6 @@ def test_sur_refuses_what_it_cannot_count(samples, grid, text):
         ([30.5], 0.75, "integers"),
     ],
 )
-def test_level_refuses_what_has_no_answer(samples, satisfied, text):
+def test_level_at_sur_refuses_invalid_arguments(samples, satisfied, text):
     with pytest.raises(ValueError, match=text):
         level_at_sur(samples, satisfied)

@@ -41,7 +41,7 @@ tables = st.dictionaries(st.integers(1, 999), ascending, min_size=1, max_size=4)
 
 
 @given(tables, st.randoms())
-def test_read_gives_back_what_was_written(tmp_path_factory, sources, random):
+def test_written_labels_read_back_unchanged(tmp_path_factory, sources, random):
     shuffled = random.sample(sources, len(sources))
     texts = [format_videoset_labels(shuffled, level_index) for level_index in range(3)]
     result = read_videoset_labels(write(tmp_path_factory.mktemp("labels"), *texts))
@@ -56,7 +56,7 @@ def test_the_three_files_become_levels_in_order(tmp_path):
     assert result.repairs == ()
 
 
-def test_written_text_is_videosets_layout():
+def test_written_text_has_videosets_columns():
     assert format_videoset_labels([PLAIN], 0) == table(FIRST)
     assert format_videoset_labels([PLAIN], 1) == table(SECOND)
     assert ",".join(COLUMNS) == HEADER
@@ -70,7 +70,7 @@ def test_numbers_are_written_as_the_shortest_plain_decimals():
     )
 
 
-def test_writing_refuses_a_source_twice_and_a_level_that_is_not():
+def test_writing_refuses_repeated_sources_and_unknown_levels():
     with pytest.raises(ValueError, match="sources must be distinct"):
         format_videoset_labels([PLAIN, PLAIN], 0)
     with pytest.raises(ValueError, match="must be 0, 1 or 2, got 3"):
@@ -81,7 +81,7 @@ def test_writing_refuses_a_source_twice_and_a_level_that_is_not():
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_line_ends_and_a_byte_order_mark_are_no_matter(tmp_path, end, start):
+def test_line_ends_and_a_byte_order_mark_are_accepted(tmp_path, end, start):
     result = read_with_first(tmp_path, start + table(FIRST, end=end))
     assert result.sources == (PLAIN,)
     assert result.repairs == ()
@@ -98,12 +98,12 @@ def test_columns_are_read_by_name(tmp_path_factory, order):
     "samples",
     ["[30,32,34]", "30; 32; 34", "[30 32\n 34]", "[30.0, 32.0, 34.]", " [ 30 , 32 ,34 ] "],
 )
-def test_lists_of_samples_as_other_programs_write_them(tmp_path, samples):
+def test_sample_lists_of_other_programs_are_accepted(tmp_path, samples):
     row = FIRST.replace("[30, 32, 34]", samples)
     assert read_with_first(tmp_path, table(row)).sources == (PLAIN,)
 
 
-def test_values_rounded_when_written_are_kept_as_they_stand(tmp_path):
+def test_values_that_agree_to_their_written_precision_are_kept(tmp_path):
     # Of 30, 31, 33: the mean is 31.333..., the standard deviation sqrt(7 / 3) = 1.5275...
     row = '0,30,31.33333333,1,"[30, 31, 33]",3,1,1.53'
     result = read_with_first(tmp_path, table(row))
@@ -112,7 +112,7 @@ def test_values_rounded_when_written_are_kept_as_they_stand(tmp_path):
     assert result.repairs == ()
 
 
-def test_mean_deviation_and_number_that_contradict_the_samples_are_mended(tmp_path):
+def test_values_that_contradict_the_samples_are_repaired(tmp_path):
     result = read_with_first(tmp_path, table('0,30,32.1,1,"[30, 32, 34]",4,1,2.01'))
     assert result.sources == (PLAIN,)
     assert result.repairs == (
@@ -152,7 +152,7 @@ def test_empty_columns_and_a_stray_equals_sign(tmp_path):
         (f"note,{HEADER}", f"a=b,{FIRST}", "line 1: other columns ['note']; ignored"),
     ],
 )
-def test_what_does_not_belong_there_is_left_out_and_listed(tmp_path, header, row, repair):
+def test_surplus_cells_are_dropped_and_listed(tmp_path, header, row, repair):
     result = read_with_first(tmp_path, table(row, header=header))
     assert result.sources == (PLAIN,)
     assert f"640x360_1st.csv, {repair}" in result.repairs
@@ -173,7 +173,7 @@ def test_of_two_columns_called_anchor_the_higher_is_the_level(tmp_path, text):
     assert result.repairs == ("640x360_1st.csv, line 1: two columns 'anchor'; the higher is 'jnd'",)
 
 
-def test_two_columns_called_anchor_that_nothing_tells_apart(tmp_path):
+def test_two_columns_called_anchor_without_a_higher_one_are_an_error(tmp_path):
     rows = FIRST, FIRST.replace("0,30,", "30,0,", 1).replace(",1,2", ",2,2")
     error = error_of_first(tmp_path, table(*rows, header=HEADER.replace("jnd", "anchor")))
     assert (error.line, error.column) == (1, "anchor")
@@ -189,7 +189,7 @@ def test_samples_at_or_below_the_anchor_are_kept_and_listed(tmp_path):
     )
 
 
-def test_an_anchor_that_is_not_the_level_before_is_kept_and_listed(tmp_path):
+def test_an_anchor_other_than_the_previous_level_is_kept_and_listed(tmp_path):
     second = table(SECOND.replace("30,33", "29,33", 1))
     result = read_videoset_labels(write(tmp_path, table(FIRST), second, table(THIRD)))
     assert result.sources[0].levels[1].anchor == 29.0
@@ -229,7 +229,7 @@ def test_a_cell_that_cannot_be_read_is_named(tmp_path, old, new, column, wanted,
     assert "\n" not in error.message
 
 
-def test_lines_are_counted_through_cells_of_several_lines(tmp_path):
+def test_multi_line_cells_count_as_several_lines(tmp_path):
     tall = FIRST.replace("[30, 32, 34]", "[30,\n32,\n34]")
     bad = FIRST.replace(",30,", ",?,").replace(",1,2", ",2,2")
     # The header is line 1, the tall row lines 2 to 4, the blank line 5.
@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, text, line, column, probl
     assert problem in error.problem
 
 
-def test_a_source_that_a_file_has_twice_is_a_fault_of_that_source(tmp_path):
+def test_a_repeated_source_is_a_fault(tmp_path):
     other = FIRST.replace(",1,2", ",2,2")
     texts = [table(row, row.replace(",1,2", ",2,2")) for row in (SECOND, THIRD)]
     result = read_videoset_labels(write(tmp_path, table(FIRST, other, FIRST), *texts))
@@ -264,7 +264,7 @@ def test_a_source_that_a_file_has_twice_is_a_fault_of_that_source(tmp_path):
     assert (fault.source_id, fault.reason) == ("videoSRC001", "a second row of this source")
 
 
-def test_a_source_that_a_file_lacks_is_a_fault_of_that_source(tmp_path):
+def test_a_missing_source_is_a_fault(tmp_path):
     second = table(SECOND, SECOND.replace(",1,2", ",2,2"))
     third = table(THIRD, THIRD.replace(",1,2", ",3,2"))
     result = read_videoset_labels(write(tmp_path, table(FIRST), second, third))
@@ -295,7 +295,7 @@ def test_a_source_that_a_file_lacks_is_a_fault_of_that_source(tmp_path):
         ("30,33,", "51.5,33,", "anchor 51.5 outside 0 to 51"),
     ],
 )
-def test_a_level_or_anchor_out_of_range_is_a_fault_of_its_source(tmp_path, old, new, reason):
+def test_a_level_or_anchor_out_of_range_is_a_fault(tmp_path, old, new, reason):
     bad = SECOND.replace(",1,2", ",2,2").replace(old, new)
     files = [table(row, row.replace(",1,2", ",2,2")) for row in (FIRST, THIRD)]
     result = read_videoset_labels(write(tmp_path, files[0], table(SECOND, bad), files[1]))
@@ -311,7 +311,7 @@ def test_a_level_or_anchor_out_of_range_is_a_fault_of_its_source(tmp_path, old, 
         ((30, 24, 23), "JND2 24 below JND1 30; JND3 23 below JND2 24", "640x360_2nd.csv"),
     ],
 )
-def test_levels_that_fall_are_a_fault_of_their_source(tmp_path, levels, reason, location):
+def test_falling_levels_are_a_fault(tmp_path, levels, reason, location):
     rows = [FIRST.replace(",30,", f",{levels[0]},")]
     rows.append(SECOND.replace(",33,", f",{levels[1]},"))
     rows.append(THIRD.replace(",37,", f",{levels[2]},"))
@@ -321,7 +321,7 @@ def test_levels_that_fall_are_a_fault_of_their_source(tmp_path, levels, reason, 
 
 
 @pytest.mark.parametrize("level", [1, 51])
-def test_equal_levels_and_the_ends_of_the_scale_are_possible(tmp_path, level):
+def test_equal_levels_and_the_ends_of_the_scale_are_accepted(tmp_path, level):
     row = f'0,{level},{level},1,"[{level}, {level}]",2,1,0'
     result = read_videoset_labels(write(tmp_path, *[table(row)] * 3))
     assert [label.jnd for label in result.sources[0].levels] == [level] * 3
@@ -348,13 +348,13 @@ def test_a_mean_or_deviation_out_of_range_is_taken_from_the_samples(tmp_path, wr
         ({"standard_deviation": float("inf")}, "standard_deviation must be in 0..51, got inf"),
     ],
 )
-def test_a_label_refuses_what_no_file_could_hold(change, text):
+def test_a_label_refuses_values_out_of_range(change, text):
     values = vars(PLAIN.levels[0]) | change
     with pytest.raises(ValueError, match=text):
         LevelLabel(**values)
 
 
 @pytest.mark.parametrize("source_id", ["videoSRC000", "videoSRC1", "videoSRC1000", "SRC001"])
-def test_a_source_id_that_names_no_row_is_refused(source_id):
+def test_an_invalid_source_id_is_refused(source_id):
     with pytest.raises(ValueError, match="videoSRC001..videoSRC999, got"):
         SourceLabels(source_id, PLAIN.levels)

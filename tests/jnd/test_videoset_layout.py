@@ -18,7 +18,7 @@ NAMES = st.builds(
 
 
 @given(NAMES)
-def test_a_name_reads_back_as_what_it_was_made_of(name):
+def test_a_clip_name_parses_to_its_parts(name):
     assert parse_clip_name(name.path.name) == name
 
 
@@ -43,7 +43,7 @@ def test_a_clip_of_videoset():
         "640x360_1st.csv",
     ],
 )
-def test_other_files_are_no_clips(name):
+def test_other_file_names_are_not_clips(name):
     assert parse_clip_name(name) is None
 
 

@@ -114,7 +114,7 @@ def test_frames_come_out_in_float32_under_mixed_precision():
     ("size", "usable"), [(350, "336 or 352"), (17, "16 or 32"), (15, "16"), (0, "16"), (-20, "16")]
 )
 @pytest.mark.parametrize("field", ["height", "width"])
-def test_a_size_that_does_not_work_is_refused_with_those_that_do(field, size, usable):
+def test_an_invalid_frame_size_is_refused_with_usable_ones(field, size, usable):
     with pytest.raises(UserError) as caught:
         BackboneSpec(**{field: size})
     assert str(caught.value) == (

@@ -72,7 +72,7 @@ def predictor(variant, head_spec, says, frames):
 
 
 @pytest.mark.slow
-def test_predictors_made_with_tensorflow_answer_alike_under_jax(tmp_path):
+def test_tensorflow_predictors_give_the_same_output_under_jax(tmp_path):
     pytest.importorskip("jax", reason="the second backend is not installed")
     keras.utils.set_random_seed(6)  # some starts are dead, and would compare nothing
     rng = np.random.default_rng(1)

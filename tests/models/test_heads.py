@@ -245,7 +245,7 @@ def test_levels_come_out_in_float32_under_mixed_precision():
         ({"output": "softplus"}, "output must be linear or relu, got softplus"),
     ],
 )
-def test_settings_that_make_no_head_are_refused(settings_given, message):
+def test_invalid_head_settings_are_refused(settings_given, message):
     with pytest.raises(UserError, match=message):
         HeadSpec(**settings_given)
 
@@ -272,7 +272,7 @@ def test_a_knee_compresses_each_branch_after_its_norm_and_survives_saving(levels
 
 
 @pytest.mark.parametrize("knee", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_knee_that_cannot_be_is_refused(knee):
+def test_an_invalid_knee_is_refused(knee):
     with pytest.raises(UserError, match="head.knee must be above 0 or none"):
         dataclasses.replace(TINY, knee=knee)
 

@@ -75,7 +75,7 @@ def test_parts_of_channel_attention_follow_its_dtype():
     assert {weight.dtype for weight in layer.weights} == {"float32"}
 
 
-def test_channel_attention_refuses_what_it_cannot_weigh():
+def test_channel_attention_refuses_invalid_arguments():
     with pytest.raises(ValueError, match="ratio must be at least 1, got 0"):
         ChannelAttention(0)
     with pytest.raises(ValueError, match=r"must be \[B, H, W, n\] with n known"):

@@ -60,7 +60,7 @@ def test_the_error_falls_with_the_number_of_latents():
     assert errors[0] < np.var(frames, axis=(0, 1, 2)).mean()
 
 
-def test_latents_are_centerd_and_uncorrelated():
+def test_latents_are_centered_and_uncorrelated():
     frames = textured(number=16)
     model = started(frames, filters=24, latent_filters=12)
     latents = encoder_of(model).predict(frames, verbose=0).reshape(-1, 12)
@@ -90,7 +90,7 @@ def test_the_same_frames_give_the_same_weights():
 
 
 @pytest.mark.parametrize("number", [1, 64])
-def test_few_frames_do(number):
+def test_few_frames_are_enough(number):
     frames = textured(number=number)
     assert np.isfinite(reconstruction_error(started(frames, filters=8, latent_filters=64), frames))
 

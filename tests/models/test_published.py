@@ -73,7 +73,7 @@ def first_layer(file, kind):
 
 
 @EACH
-def test_a_published_predictor_answers_alike_for_rgb(variant, published, tmp_path):
+def test_a_converted_predictor_gives_the_published_output_for_rgb(variant, published, tmp_path):
     expected = np.load(published / f"{variant.name}.npz")
     # Not vacuous: each frame has levels of its own, and colors in another order have others.
     assert np.ptp(expected["levels"], axis=0).min() > 0.5
@@ -92,7 +92,7 @@ def test_a_published_predictor_answers_alike_for_rgb(variant, published, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["image", "jnd2"])
-def test_a_published_reconstruction_is_alike_in_rgb(name, published):
+def test_a_converted_reconstruction_gives_the_published_frames_in_rgb(name, published):
     expected = np.load(published / "image.npz")
     autoencoder = published_autoencoder(read(published / "image.h5"), name, **SIZE)
     assert autoencoder.name == name
@@ -103,7 +103,7 @@ def test_a_published_reconstruction_is_alike_in_rgb(name, published):
 
 
 @pytest.mark.parametrize("name", ["rec", "mj-rec", "e2e-rec"])
-def test_backbones_inside_a_reconstruction_predictor_make_frames_alike_in_rgb(name, published):
+def test_backbones_inside_a_converted_predictor_give_the_published_frames_in_rgb(name, published):
     expected = np.load(published / f"{name}.npz")
     predictor = import_all(variant_named(name), read(published / f"{name}.h5"))
     assert predictor.count_params() == expected["parameters"]
@@ -149,14 +149,14 @@ def test_a_file_of_another_variant_is_refused_and_named(name, asked, matching, p
         import_all(variant_named(asked), read(published / f"{name}.h5"))
 
 
-def test_a_predictors_file_is_no_reconstruction(published):
+def test_a_predictor_file_is_not_a_reconstruction(published):
     with pytest.raises(
         UserError, match="rec.h5 is not a file of jnd1: it has 8 layers with 5x5 kernels"
     ):
         published_autoencoder(read(published / "rec.h5"), "jnd1", **SIZE)
 
 
-def test_frames_of_another_size_are_refused_with_the_option_that_mends_it(published):
+def test_another_frame_size_is_refused_with_a_hint(published):
     with pytest.raises(UserError, match=r"Layer dense_\d+ of .*\nhint: Check --frame-size"):
         import_all(LAT, read(published / "lat.h5"), height=64, width=128)
     # Equal after pooling: nothing in the file tells them apart.
@@ -281,7 +281,7 @@ def a_name_of_nothing(file):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_damaged_or_hostile_file_is_one_line(harm, problem, changed):
+def test_a_damaged_or_hostile_file_is_a_one_line_error(harm, problem, changed):
     with pytest.raises(UserError, match=f"^lat.h5 is not .*{re.escape(problem)}") as caught:
         changed("lat", harm)
     assert "\n" not in caught.value.message

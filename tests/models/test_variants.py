@@ -214,7 +214,7 @@ def test_predictor_follows_the_training_of_the_joint_model(variant):
     assert (now != last_kernel).any()
 
 
-def test_training_a_frozen_predictor_moves_the_head_alone():
+def test_training_a_frozen_predictor_changes_only_the_head():
     autoencoders, head = parts(MJ_LAT)
     predictor = predictor_of(MJ_LAT, autoencoders, head)
     backbone_before = [weight for each in autoencoders for weight in each.get_weights()]
@@ -270,7 +270,7 @@ def test_single_level_parts_join_to_a_predictor_of_several_levels(variant):
         build_predictor(autoencoders, heads[:1], spec_of(variant, levels=(1, 3)))
 
 
-def test_a_saved_predictor_says_what_it_answers(tmp_path):
+def test_a_saved_predictor_contains_its_spec(tmp_path):
     spec = spec_of(MJ_LAT, scale="QF", simulated=False)
     predictor = build_predictor(parts(MJ_LAT)[0], [parts(MJ_LAT)[1]], spec)
     predictor.save(tmp_path / "predictor.keras")
@@ -309,7 +309,7 @@ def test_an_unknown_variant_is_refused_with_the_known_ones():
         variant_named("x")
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_mismatching_parts_are_refused():
     autoencoders, head = parts(MJ_LAT)
     with pytest.raises(ValueError, match="needs 3 backbones of distinct names, got .'jnd1'."):
         predictor_of(MJ_LAT, autoencoders[:1], head)

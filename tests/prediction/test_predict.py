@@ -45,19 +45,19 @@ def plain_frames(*colors) -> np.ndarray:
     return np.stack([np.full((HEIGHT, WIDTH, 3), color, np.uint8) for color in colors])
 
 
-def test_the_frame_size_is_read_off_the_model(predictor):
+def test_the_frame_size_comes_from_the_model(predictor):
     assert (predictor.width, predictor.height) == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_batches_change_nothing(predictor, batch_size):
+def test_batch_size_does_not_change_the_result(predictor, batch_size):
     colors = [(20, 30, 40), (22, 32, 42), (24, 30, 40)]
     levels = predict.predict_frames(predictor, plain_frames(*colors), batch_size=batch_size)
     assert levels.dtype == np.float32
     assert levels == pytest.approx(np.array(colors), abs=1e-4)
 
 
-def test_no_frame_no_level(predictor):
+def test_no_frames_give_no_levels(predictor):
     assert predict.predict_frames(predictor, plain_frames(0)[:0]).shape == (0, 3)
 
 
@@ -76,9 +76,7 @@ class Sampled:
     rgb: np.ndarray
 
 
-def test_a_clips_levels_are_the_mean_over_its_frames_as_the_model_says(
-    predictor, monkeypatch, tmp_path
-):
+def test_clip_levels_are_the_mean_over_its_frames(predictor, monkeypatch, tmp_path):
     asked = {}
 
     def sample_frames(path, **size):
@@ -100,7 +98,7 @@ def test_a_clips_levels_are_the_mean_over_its_frames_as_the_model_says(
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 3), (2,), (1, 3)])
-def test_a_model_answers_the_levels_that_it_has(levels, clip_of_two):
+def test_a_model_predicts_the_levels_of_its_spec(levels, clip_of_two):
     found = predict.predict_clip(predict.from_model(mean_color_model(levels)), clip_of_two)
     assert found.spec.levels == levels
     assert found.levels == pytest.approx([30.5, 20.5, 60.5][: len(levels)], abs=1e-4)
@@ -109,7 +107,7 @@ def test_a_model_answers_the_levels_that_it_has(levels, clip_of_two):
     assert found.spreads is None
 
 
-def test_a_spread_is_the_mean_over_the_frames_and_the_level_is_as_without(clip_of_two):
+def test_spreads_are_the_mean_over_the_frames(clip_of_two):
     predictor = predict.from_model(mean_color_model((1, 2), spread=True))
     found = predict.predict_clip(predictor, clip_of_two)
     assert found.levels == pytest.approx([30.5, 20.5], abs=1e-4)
@@ -121,7 +119,7 @@ def test_a_spread_is_the_mean_over_the_frames_and_the_level_is_as_without(clip_o
 
 @pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
 @pytest.mark.parametrize("sur", [0.5, 0.9])
-def test_another_share_is_read_off_the_curve(scale, sur, clip_of_two):
+def test_another_sur_is_read_off_the_curve(scale, sur, clip_of_two):
     model = mean_color_model((1, 2), spread=True, scale=scale.name)
     found = predict.predict_clip(predict.from_model(model), clip_of_two, sur=sur)
     found_sur = normal_sur(found.levels, found.spreads, found.levels_at_sur, scale=scale)
@@ -135,12 +133,12 @@ def test_another_share_is_read_off_the_curve(scale, sur, clip_of_two):
     assert better.all() == (sur > 0.75)
 
 
-def test_another_share_asks_for_spreads(predictor, clip_of_two):
+def test_another_sur_needs_spreads(predictor, clip_of_two):
     with pytest.raises(UserError, match=r"only supports --sur 0\.75(.|\n)*--set head\.spread=true"):
         predict.predict_clip(predictor, clip_of_two, sur=0.9)
 
 
-def test_a_saved_run_answers_like_the_model_it_was_saved_from(tmp_path):
+def test_a_loaded_predictor_gives_the_same_levels(tmp_path):
     predictor = predict.from_model(mean_color_model((1, 3), spread=True, scale="QF"))
     (tmp_path / "models").mkdir()
     predictor.model.save(tmp_path / "models" / "predictor.keras")
@@ -152,31 +150,31 @@ def test_a_saved_run_answers_like_the_model_it_was_saved_from(tmp_path):
     assert (predict.predict_frames(loaded, frames) == expected).all()
 
 
-def test_a_directory_without_a_model_is_the_users_to_mend(tmp_path):
+def test_a_folder_without_a_model_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"has no finished model \(models/predictor\.keras\)"):
         predict.load_predictor(tmp_path)
 
 
-def test_a_file_that_is_no_model_is_the_users_to_mend(tmp_path):
+def test_a_damaged_model_file_is_a_user_error(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "predictor.keras").write_bytes(b"half a file")
     with pytest.raises(UserError, match="predictor.keras is not a .keras model, or is damaged"):
         predict.load_predictor(tmp_path)
 
 
-def test_a_model_of_another_shape_than_it_says_is_no_predictor():
+def test_a_model_with_another_output_shape_is_refused():
     with pytest.raises(UserError, match=r"maps .* not RGB frames to \(3,\)"):
         predict.from_model(mean_color_model(columns=1))
 
 
-def test_a_model_that_does_not_say_what_it_answers_is_no_predictor():
+def test_a_model_without_a_spec_is_refused():
     frames = keras.Input((HEIGHT, WIDTH, 3))
     model = keras.Model(frames, keras.layers.GlobalAveragePooling2D()(frames))
     with pytest.raises(UserError, match="The model is not a predictor"):
         predict.from_model(model)
 
 
-def test_a_model_of_an_unknown_scale_is_no_predictor():
+def test_a_model_with_an_unknown_scale_is_refused():
     with pytest.raises(UserError, match='The scale of The model is "CRF"'):
         predict.from_model(mean_color_model(scale="CRF"))
 
@@ -190,7 +188,7 @@ def test_images_are_rounded_and_clipped():
     assert np.unique(images.reshape(-1, 3), axis=0).tolist() == [[0, 130, 255]]
 
 
-def test_a_models_file_says_its_scale_itself(tmp_path):
+def test_a_model_file_contains_its_scale(tmp_path):
     mean_color_model(scale="QF").save(tmp_path / "any_name.keras")
     loaded = predict.load_predictor(tmp_path / "any_name.keras")
     assert loaded.scale is QF

@@ -74,7 +74,7 @@ def test_defocus_smooths_and_exposure_brightens():
     height=st.integers(20, 200),
     num_frames=st.integers(1, 4),
 )
-def test_any_drawn_shot_can_be_filmed_and_again_alike(seed, width, height, num_frames):
+def test_any_drawn_shot_can_be_filmed_reproducibly(seed, width, height, num_frames):
     still = photo(height, width)
     shots = [draw_shot(np.random.default_rng(seed), width, height, 64 / 48) for _ in range(2)]
     assert shots[0] == shots[1]
@@ -84,7 +84,7 @@ def test_any_drawn_shot_can_be_filmed_and_again_alike(seed, width, height, num_f
 
 
 @given(seed=st.integers(0, 2**31))
-def test_a_drawn_window_lies_within_the_photograph(seed):
+def test_a_drawn_window_is_within_the_photograph(seed):
     shot = draw_shot(np.random.default_rng(seed), 300, 200, 1.5)
     window_height = shot.window_width / 1.5
     assert 0.24 * 300 < shot.window_width <= 300.0001

@@ -41,7 +41,7 @@ def test_the_panel_is_deterministic_and_an_images_trials_are_its_own():
     assert judge_image(GRID, TYPICAL, replace(PANEL, seed=1), image_seed=7) != first
 
 
-def test_each_viewer_goes_on_from_their_own_level():
+def test_each_viewer_continues_from_their_own_level():
     # Visibility 2^((60 - q) / 10), thresholds without any scatter: 1 is reached at 60; then
     # 1 + 1 = 2 at 50; 2 + sqrt(2) = 2^1.77 at 60 - 17.7, so 42 is the first; from
     # v = 2^1.8 = 3.48 on, v + sqrt(v) = 5.35 = 2^2.42, so 35; 5.66 + 2.38 = 8.04 = 2^3.007, so 29;
@@ -52,7 +52,7 @@ def test_each_viewer_goes_on_from_their_own_level():
     assert chains == ((60, 50, 42, 35, 29, 24, 20, 16),) * 2
 
 
-def test_one_who_sees_better_starts_higher_and_has_more_levels():
+def test_a_more_sensitive_viewer_starts_higher_and_has_more_levels():
     scattered = replace(EXACT, num_viewers=30, viewer_spread=0.3)
     chains = judge_image(GRID, TYPICAL, scattered, image_seed=0)
     best, worst = (int(at(scattered.log_thresholds())) for at in (np.argmin, np.argmax))
@@ -60,7 +60,7 @@ def test_one_who_sees_better_starts_higher_and_has_more_levels():
     assert len(chains[best]) > len(chains[worst])
 
 
-def test_a_chain_ends_where_nothing_is_left_to_tell_apart():
+def test_a_chain_ends_when_no_difference_is_visible():
     # Reaches 1.5 at factor 1: the first level is there, and no increment of 1 after it.
     chains = judge_image(np.array([99, 1]), np.array([0.1, 1.5]), EXACT, image_seed=0)
     short = judge_image(
@@ -70,12 +70,12 @@ def test_a_chain_ends_where_nothing_is_left_to_tell_apart():
     assert [chain[0] for chain in chains] == [chain[0] for chain in short]
 
 
-def test_what_nobody_sees_is_answered_with_factor_1():
+def test_invisible_errors_give_factor_1():
     chains = judge_image(GRID, np.zeros(len(GRID)), PANEL, image_seed=0)
     assert set(chains) == {(1,)}
 
 
 @pytest.mark.parametrize("qfs", [[50], [20, 50], [50, 50], [100, 50], [50, 0]])
-def test_a_grid_that_is_none_is_refused(qfs):
-    with pytest.raises(ValueError, match=r"expected two or more, ascending within 1\.\.99"):
+def test_an_invalid_grid_is_refused(qfs):
+    with pytest.raises(ValueError, match=r"must be two or more, ascending within 1\.\.99"):
         judge_image(np.array(qfs), np.ones(len(qfs)), PANEL, image_seed=0)

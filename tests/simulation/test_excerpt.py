@@ -35,7 +35,7 @@ def test_the_excerpt_is_the_same_part_of_the_decoded_clip(video):
     np.testing.assert_array_equal(read_excerpt(video, EXCERPT, **SIZE), np.stack(expected))
 
 
-def test_a_drawn_excerpt_lies_within_the_video_and_reaches_its_last_frame(video):
+def test_a_drawn_excerpt_is_within_the_video_and_reaches_its_last_frame(video):
     lasts = set()
     for seed in range(60):
         excerpt = draw_excerpt(np.random.default_rng(seed), video, 4 / 3, 3)
@@ -85,12 +85,12 @@ def test_a_window_larger_than_the_frame_is_an_error(video):
         read_excerpt(video, wide, **SIZE)
 
 
-def test_no_such_file_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(VideoError, match="does not exist"):
         draw_excerpt(np.random.default_rng(0), tmp_path / "none.mp4", 1.0, 1)
 
 
-def test_a_file_that_was_replaced_is_measured_anew(tmp_path):
+def test_a_replaced_file_is_measured_again(tmp_path):
     path = tmp_path / "clip.264"
     for num_frames in (2, 6):
         path.write_bytes(encode_h264(moving_clip(num_frames, fps=Fraction(25)), qp=30))

@@ -52,7 +52,7 @@ def test_viewers_keep_their_sensitivity_from_clip_to_clip():
     assert correlation > 0.98
 
 
-def test_answers_scatter_as_videosets_do():
+def test_samples_scatter_like_videosets():
     judgments = [judge_clip(GRID, TYPICAL, PANEL, clip_seed=i) for i in range(100)]
     spreads = np.mean([[np.std(j.samples, ddof=1) for j in three] for three in judgments], axis=0)
     # VideoSet's samples have standard deviations of 3 QP and more; a single curve gives its share.
@@ -60,7 +60,7 @@ def test_answers_scatter_as_videosets_do():
     assert np.all(spreads < 4.5)
 
 
-def test_without_any_spread_all_viewers_answer_where_the_curve_reaches_them():
+def test_without_spread_all_samples_are_where_the_curve_reaches_the_threshold():
     exact = Panel(viewer_spread=0.0, trial_spread=0.0, increment_spread=0.0, increment=1.0)
     levels = [j.jnd_qp for j in judge_clip(GRID, np.exp2((GRID - 20) / 6), exact, clip_seed=0)]
     # Visibility 2^((q - 20) / 6): 1 at QP 20. Against visibility v the next is v + sqrt(v): 2 at
@@ -68,7 +68,7 @@ def test_without_any_spread_all_viewers_answer_where_the_curve_reaches_them():
     assert levels == [20, 26, 31]
 
 
-def test_the_curve_is_exact_at_measured_qps_and_goes_on_outside_them():
+def test_the_curve_is_exact_at_measured_qps_and_extrapolated_outside():
     values = np.exp((GRID - 30) / 10.0)
     curve = visibility_curve(GRID, values)
     np.testing.assert_allclose(curve[1:], np.exp((np.arange(1, 52) - 30) / 10.0))
@@ -83,12 +83,12 @@ def test_the_curve_never_falls(visibilities):
     assert np.all(np.diff(curve) >= 0)
 
 
-def test_what_nobody_sees_is_answered_with_the_last_qp():
+def test_invisible_errors_give_the_last_qp():
     judgments = judge_clip(GRID, np.zeros(len(GRID)), PANEL, clip_seed=0)
     assert [set(j.samples) for j in judgments] == [{51}] * 3
 
 
-def test_no_answer_lies_at_or_below_the_anchor():
+def test_no_sample_is_at_or_below_the_anchor():
     curve = np.linspace(0.0, 51.0, 52)
     noticed = first_noticed(curve, np.array([1.0, 9.5, 10.0, 10.5, 90.0]), anchor_qp=10)
     np.testing.assert_array_equal(noticed, [11, 11, 11, 11, 51])
@@ -98,25 +98,25 @@ def test_no_answer_lies_at_or_below_the_anchor():
 @pytest.mark.parametrize(
     ("qps", "count"), [([], 0), ([20], 1), ([20, 20], 2), ([30, 20], 2), ([0, 20], 2), ([1, 52], 2)]
 )
-def test_a_grid_that_is_none_is_refused(qps, count):
-    with pytest.raises(ValueError, match=r"expected two or more, ascending within 1\.\.51"):
+def test_an_invalid_grid_is_refused(qps, count):
+    with pytest.raises(ValueError, match=r"must be two or more, ascending within 1\.\.51"):
         visibility_curve(np.array(qps, np.int64), np.ones(count))
 
 
-def test_a_visibility_too_few_is_refused():
-    with pytest.raises(ValueError, match="expected 2 visibilities, got 1"):
+def test_a_missing_visibility_is_refused():
+    with pytest.raises(ValueError, match="2 quantizers but 1 visibilities"):
         visibility_curve(np.array([20, 30]), np.ones(1))
 
 
 @pytest.mark.parametrize(
     "change", [{"num_viewers": 1}, {"increment": 0.0}, {"increment_spread": -0.1}, {"seed": -1}]
 )
-def test_a_panel_that_cannot_be_is_refused(change):
+def test_an_invalid_panel_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         Panel(**change)
 
 
-def test_the_curve_goes_over_other_axes():
+def test_the_curve_supports_other_axes():
     values = np.exp(np.array([10, 50, 99]) / 30)
     curve = visibility_curve(np.array([10, 50, 99]), values, coarsest=99)
     np.testing.assert_allclose(curve[1:], np.exp(np.arange(1, 100) / 30))

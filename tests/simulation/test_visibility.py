@@ -36,34 +36,34 @@ def seen(ground, model=MODEL):
     return visibility(reference, distorted, visibility_threshold(reference, model), model)
 
 
-def test_equal_clips_show_nothing():
+def test_equal_clips_have_no_visibility():
     clip = moving_clip()
     assert visibility(clip, clip, visibility_threshold(clip, MODEL), MODEL) == 0.0
 
 
-def test_texture_hides_what_a_smooth_ground_shows():
+def test_texture_masks_errors():
     texture = np.random.default_rng(0).normal(0, 20, (48, 64))
     assert seen(flat() + texture) < 0.5 * seen(flat())
 
 
-def test_motion_hides_what_a_resting_ground_shows():
+def test_motion_masks_errors():
     rows, columns = np.mgrid[:48, :64]
     waves = [127 + 40 * np.sin((columns + shift) / 3) for shift in (0, 4, 8)]
     assert seen(np.stack(waves)) < 0.9 * seen(np.stack([waves[0]] * 3))
 
 
 @pytest.mark.parametrize("level", [30, 220])
-def test_dark_and_bright_grounds_hide_more_than_mid_gray(level):
+def test_dark_and_bright_backgrounds_mask_errors(level):
     assert seen(flat(level)) < seen(flat(127))
 
 
-def test_the_threshold_on_a_flat_resting_mid_gray_ground_is_the_base():
+def test_the_threshold_on_a_flat_static_mid_gray_background_is_the_base():
     threshold = visibility_threshold(clip_of(flat(127)), MODEL)
     assert threshold.shape == (3, 48, 64)
     np.testing.assert_allclose(threshold, MODEL.base, rtol=1e-5)
 
 
-def test_a_constant_offset_on_that_ground_is_that_many_thresholds():
+def test_a_constant_offset_there_is_that_many_thresholds():
     reference, distorted = clip_of(flat(127)), clip_of(flat(129))
     ratio = visibility(reference, distorted, visibility_threshold(reference, MODEL), MODEL)
     # No blur changes a constant: an error of 2 code values over a threshold of `base`.
@@ -83,7 +83,7 @@ def test_visibility_grows_with_qp(seed):
     assert np.all(np.diff(values) > 0)
 
 
-def test_a_single_frame_is_taken_as_resting():
+def test_a_single_frame_counts_as_static():
     np.testing.assert_allclose(
         visibility_threshold(clip_of(flat(num_frames=1)), MODEL), MODEL.base, rtol=1e-5
     )
