@@ -22,6 +22,7 @@ settings.load_profile(
 # the others have no work left.
 _LONGEST = (
     "test_end_to_end",
+    "test_examples",
     "test_bucket",
     "test_stages",
     "test_equivalence",
