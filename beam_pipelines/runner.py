@@ -162,7 +162,7 @@ def run_to_end(
       on_poll: called every `POLL_S` seconds while the pipeline runs on this machine.
 
     Raises:
-      UserError: Dataflow rejects the job, the job fails, or a local worker process dies.
+      UserError: Dataflow rejects the job, the job fails, or a local worker process crashes.
     """
     if pipeline.options.view_as(StandardOptions).runner != DATAFLOW:
         state = _run_here(pipeline, on_poll)
@@ -192,7 +192,7 @@ def run_to_end(
 def _run_here(pipeline: beam.Pipeline, on_poll: Callable[[], None]) -> str | None:
     """Run a pipeline in a thread and return its last state.
 
-    When a worker process dies, Beam raises in one of its threads and then waits forever. So this
+    When a worker process crashes, Beam raises in one of its threads and then waits forever. So this
     function waits for either.
     """
     ended = threading.Event()

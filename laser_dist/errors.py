@@ -30,7 +30,7 @@ class UserError(Exception):
         return UserError(*(text.replace(other, place) for text in (self.message, self.hint)))
 
     def __str__(self) -> str:
-        # On a line of its own, the hint can be found again in the text of a worker's traceback.
+        # On a separate line, the hint can be found in the text of a worker's traceback.
         return f"{self.message}\n{HINT}{self.hint}" if self.hint else self.message
 
 

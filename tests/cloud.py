@@ -134,7 +134,7 @@ with (
 def _emulator() -> Iterator[tuple[int, int]]:
     """Run Google Cloud Storage and its token service on loopback; yield their ports.
 
-    They run in a process of their own, which ends with this one: pyarrow opens a file there without
+    They run in a separate process, which exits with this one: pyarrow opens a file there without
     letting other Python threads run.
     """
     with subprocess.Popen(

@@ -1,1 +1,1 @@
-"""What lies in folders, buckets and archives, found by name and matched with its labels."""
+"""Files in folders, buckets and archives, found by name and matched with their labels."""

@@ -1,4 +1,4 @@
-"""Real coded streams, damage to them, and what becomes of it: runs in the codec's process."""
+"""Real encoded streams, damage to them, and its effect: runs in the codec's process."""
 
 import io
 import random
@@ -18,7 +18,7 @@ from laser_dist.video.jpeg import encode_jpeg
 from laser_dist.video.quality import measure_quality
 
 NUM_FRAMES = 8
-QUANTIZER = 50  # in the damaged file's name; what it was coded at does not matter
+QUANTIZER = 50  # in the damaged file's name; the QP that it was encoded at does not matter
 REJECTED, SAME, OTHER = "rejected", "same frames", "other frames"
 
 
@@ -33,7 +33,7 @@ def good_streams() -> dict[str, bytes]:
 
 
 def in_mp4(clip: Clip, qp: int) -> bytes:
-    """The clip coded by x264 at its own settings, in an MP4."""
+    """Return the clip, encoded by x264 with its default settings, in an MP4."""
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as output:
         stream = output.add_stream("libx264", rate=clip.fps)
@@ -84,7 +84,7 @@ def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> LabeledS
     reference = stored(folder / ("reference.jpg" if is_image else "reference.264"), original)
     tested = stored(folder / f"damaged.{suffix}", content)
     # Else, with another number of frames, the damaged clip alone would speak against the reference.
-    beside = stored(folder / f"whole.{suffix}", whole)
+    other = stored(folder / f"whole.{suffix}", whole)
     scale = QF if is_image else QP
     missing = tuple(replace(level, value=float("nan")) for level in levels_at(1, 1, 1))
     return LabeledSource(
@@ -93,7 +93,7 @@ def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> LabeledS
         scale=scale,
         fps=None if is_image else FPS,
         size=(WIDTH, HEIGHT),
-        clips=((scale.reference, reference), (QUANTIZER, tested), (QUANTIZER + 1, beside)),
+        clips=((scale.reference, reference), (QUANTIZER, tested), (QUANTIZER + 1, other)),
         levels=missing,
     )
 

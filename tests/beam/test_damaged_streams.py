@@ -4,12 +4,12 @@ Each becomes a reject, or a row of the frames that a decoder makes of the file. 
 that every damaged file be a reject. H.264 and JPEG hold no checksum: a changed bit is often another
 valid stream, of another picture, and to tell the two apart one would need the picture. What can be
 asked is that a row is never made up: its frames are all decoded without an error and without
-FFmpeg's mending, they are as many and as large as the reference's, and the numbers are those of
+concealment by FFmpeg, they are as many and as large as the reference's, and the numbers are those of
 exactly these frames.
 
 Of this damage (a third of it to headers) 66 % is found. 24 % leaves every frame as it was: it hit
 what is not shown, such as x264's note of its settings, and a damaged note may then stand in a row
-as the encoder's version. 10 % passes as another picture: 7 % of H.264's streams, 17 % of JPEG's,
+as the encoder's version. 10% passes as another picture: 7% of H.264 streams, 17% of JPEG streams,
 whose pixels lean on less. FFmpeg's other flags of `err_detect` (crccheck, bitstream, buffer,
 careful, compliant, aggressive) find none of them; without `explode` it would be twice as many.
 """
@@ -61,7 +61,7 @@ def test_undamaged_streams_give_a_row_each(streams, tmp_path):
 
 
 @pytest.mark.slow
-def test_each_damaged_stream_is_a_reject_or_a_row_of_its_own_frames(streams, tmp_path):
+def test_each_damaged_stream_is_a_reject_or_a_row_of_exactly_its_frames(streams, tmp_path):
     fates = all_fates(streams, str(tmp_path), range(NUM_STREAMS))
     assert sorted(fates) == list(range(NUM_STREAMS))
     counts = Counter(fates.values())

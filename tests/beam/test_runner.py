@@ -148,7 +148,7 @@ os._exit(0)
 
 
 @pytest.mark.slow
-def test_a_worker_process_that_dies_is_a_user_error():
+def test_a_worker_process_that_crashes_is_a_user_error():
     done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, timeout=90)
     assert done.stdout.startswith("A Beam worker process died")
 

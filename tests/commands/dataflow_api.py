@@ -1,4 +1,4 @@
-"""A stand-in of Dataflow's API: it takes a job, has a process run it, and tells its state."""
+"""A fake of the Dataflow API: it accepts a job, runs it in a process, and reports its state."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Dataflow:
         return {"id": JOB_ID, "name": job["name"], "clientRequestId": job["clientRequestId"]}
 
     def get(self) -> dict[str, Any]:
-        """The job's state, at its end: whoever asks waits."""
+        """Wait until the job is done, and return its state."""
         if self._worker is not None:
             _, log = self._worker.communicate(timeout=300)
             self._failure = log if self._worker.returncode else None

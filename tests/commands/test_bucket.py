@@ -1,7 +1,7 @@
 """The real command with its input and output in a bucket: on this machine, and on Dataflow.
 
-There is no cloud here: emulators keep the buckets, of Google's kind and S3's, and a stand-in of
-Dataflow's API runs the very pipeline that was staged for it.
+There is no cloud here: emulators serve the GCS and S3 buckets, and a fake of
+the Dataflow API runs the very pipeline that was staged for it.
 """
 
 import os
@@ -73,7 +73,7 @@ def build(manual_dir, data_dir, *flags, cwd, environment=None):
     return laser_jnd("build", "videoset_jnd", *places, *flags, cwd=cwd, env=environment)
 
 
-def test_in_a_bucket_lie_the_files_that_lie_on_a_disk(cloud, archived, expected, tmp_path):
+def test_a_dataset_in_a_bucket_has_the_files_of_one_on_disk(cloud, archived, expected, tmp_path):
     command = (cloud.upload(archived, "archived"), "gs://bucket/data", "--workers", 2)
     done = build(*command, cwd=tmp_path, environment=cloud.environment)
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_in_a_bucket_lie_the_files_that_lie_on_a_disk(cloud, archived, expected,
     built = cloud.files(f"data/{VERSION}")
     assert built == expected
     assert sum(".tfrecord" in name for name in built) == 3
-    # Beside it there is the archive's index, and nothing else: no work in progress.
+    # Otherwise there is only the index of the archive: no work in progress.
     assert {name.split("/")[0] for name in files} == {"videoset_jnd", ".archives"}
     assert sum(not name.startswith((VERSION, ".archives")) for name in files) == 0
     reused = build(*command, cwd=tmp_path, environment=cloud.environment)
@@ -89,7 +89,7 @@ def test_in_a_bucket_lie_the_files_that_lie_on_a_disk(cloud, archived, expected,
     assert cloud.files("data") == files
 
 
-def test_in_s3_lie_the_same_files(manual, expected, tmp_path):
+def test_a_dataset_in_s3_has_the_same_files(manual, expected, tmp_path):
     with local_s3() as s3:
         command = (s3.upload(manual, "manual"), "s3://bucket/data", "--workers", 2)
         done = build(*command, cwd=tmp_path, environment=s3.environment)

@@ -7,7 +7,7 @@ import pytest
 
 from laser_dist.commands.logs import prepare_environment
 
-# One record of ours and of a library at each level.
+# One record of this project and one of a library at each level.
 SPEAK = """
 import logging, sys, warnings
 from pathlib import Path

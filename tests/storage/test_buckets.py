@@ -142,8 +142,8 @@ def test_a_url_of_another_kind_is_refused(use):
 
 
 def test_an_option_that_pyarrow_does_not_know_is_an_error():
-    with pytest.raises(UserError, match="Cannot access s3://bucket/x[?]colour=red: .*colour"):
-        storage.exists("s3://bucket/x?colour=red")
+    with pytest.raises(UserError, match="Cannot access s3://bucket/x[?]color=red: .*color"):
+        storage.exists("s3://bucket/x?color=red")
 
 
 ERRORS = {
