@@ -221,7 +221,7 @@ def test_no_modules_import_each_other_in_a_cycle():
         module: {
             each.imported
             for each in IMPORTS
-            if each.importer == module and each.is_eager and each.imported in MODULES
+            if each.importer == module and each.imported in MODULES
         }
         for module in MODULES
     }

@@ -1,6 +1,6 @@
 """A child process for work that may crash or hang: codecs on damaged files.
 
-The work reports each step before it starts it. If the process crashes or a step times out, the parent
+The work reports each step before it starts it. If it crashes or a step times out, the parent
 survives, knows the step, and can have the rest done without it.
 """
 

@@ -4,8 +4,8 @@ Each becomes a reject, or a row of the frames that a decoder makes of the file. 
 that every damaged file be a reject. H.264 and JPEG hold no checksum: a changed bit is often another
 valid stream, of another picture, and to tell the two apart one would need the picture. What can be
 asked is that a row is never made up: its frames are all decoded without an error and without
-concealment by FFmpeg, they are as many and as large as the reference's, and the numbers are those of
-exactly these frames.
+concealment by FFmpeg, they are as many and as large as the reference's, and the numbers are those
+of exactly these frames.
 
 Of this damage (a third of it to headers) 66 % is found. 24 % leaves every frame as it was: it hit
 what is not shown, such as x264's note of its settings, and a damaged note may then stand in a row
