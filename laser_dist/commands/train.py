@@ -18,7 +18,7 @@ from laser_dist.models.variants import VARIANTS, variant_named
 from laser_dist.training.config import PRESETS, override, to_dict
 
 if TYPE_CHECKING:
-    from laser_dist.training.storage.run_store import RunStore
+    from laser_dist.storage.run_files import RunFiles
 
 HELP = "train a predictor: backbones first, then heads"
 EXAMPLE = """\
@@ -153,27 +153,27 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.init_from is not None:
         if is_finished(store):
             raise UserError(
-                f"{store.place} is a finished run, so --init-from cannot change its backbones.",
+                f"{store.location} is a finished run, so --init-from cannot change its backbones.",
                 hint="Choose another folder with --output.",
             )
         pretrained = load_pretrained(terminal, arguments.init_from, training)
     config = start_run(store, training, dataset)  # creates the run's folder
-    logger.info("Follow the metrics with: tensorboard --logdir %s/logs/tensorboard", store.place)
+    logger.info("Follow the metrics with: tensorboard --logdir %s/logs/tensorboard", store.location)
     started = time.monotonic()
     throughput = train_run(terminal, config, store, pretrained=pretrained, only=arguments.stages)
     took = time_text(time.monotonic() - started)
-    terminal.pairs([("run", store.place), ("time", took), *throughput])
+    terminal.pairs([("run", store.location), ("time", took), *throughput])
     if is_finished(store):
         dataset = config["dataset"]["dir"]
-        terminal.say(f"Next: laser-jnd evaluate --model {store.place} --dataset {dataset}")
+        terminal.say(f"Next: laser-jnd evaluate --model {store.location} --dataset {dataset}")
 
 
-def run_store(location: str) -> RunStore:
+def run_store(location: str) -> RunFiles:
     """Return the storage of a run, in a folder or a bucket."""
-    from laser_dist.training.storage.run_store import RunStore
-    from laser_dist.training.storage.store import is_url
+    from laser_dist.storage.locations import is_url
+    from laser_dist.storage.run_files import RunFiles
 
-    return RunStore(location if is_url(location) else str(Path(location)))
+    return RunFiles(location if is_url(location) else str(Path(location)))
 
 
 def _check_resume(arguments: argparse.Namespace) -> None:

@@ -16,9 +16,9 @@ from laser_dist.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
+    from laser_dist.storage.run_files import RunFiles
     from laser_dist.training.plan import StagePlan
     from laser_dist.training.reuse import Decision
-    from laser_dist.training.storage.run_store import RunStore
 
 SECONDS_BETWEEN_LOOKS = 0.2
 _SOURCES = {
@@ -30,7 +30,7 @@ _SOURCES = {
 logger = logging.getLogger(__name__)
 
 
-def is_finished(store: RunStore) -> bool:
+def is_finished(store: RunFiles) -> bool:
     """Return whether a run has its predictor."""
     return store.fetch(store.local / "models" / "predictor.keras")
 
@@ -66,12 +66,12 @@ def load_pretrained(terminal: Terminal, location: str, training: Mapping[str, An
     Raises:
       UserError: there is no backbone that the variant needs, or one of another size.
     """
+    from laser_dist.storage.local_copies import local_models, naming_locations
     from laser_dist.training.config import from_dict
     from laser_dist.training.reuse import pretrained_backbones
     from laser_dist.training.saving import check_fits
-    from laser_dist.training.storage.copies import local_models, named_by_place
 
-    with named_by_place(location), terminal.progress() as show:
+    with naming_locations(location), terminal.progress() as show:
         models = local_models(location, show)
         for file in pretrained_backbones(models, location, _plans(training)):
             check_fits(file, from_dict(training).backbone)
@@ -81,7 +81,7 @@ def load_pretrained(terminal: Terminal, location: str, training: Mapping[str, An
 def train_run(
     terminal: Terminal,
     config: dict[str, Any],
-    store: RunStore,
+    store: RunFiles,
     *,
     pretrained: Path | None = None,
     only: Sequence[str] | None = None,
@@ -99,7 +99,7 @@ def train_run(
       The throughput and what the time was spent on, as names and values.
     """
     if is_finished(store):
-        logger.info("%s is finished, with the same settings and data.", store.place)
+        logger.info("%s is finished, with the same settings and data.", store.location)
         return []
     plans, decisions = _decide(config, store, pretrained, only)
     workers = _workers_text(config["training"]["cluster"])
@@ -121,7 +121,7 @@ def train_run(
 
 def _decide(
     config: Mapping[str, Any],
-    store: RunStore,
+    store: RunFiles,
     pretrained: Path | None,
     only: Sequence[str] | None,
 ) -> tuple[list[StagePlan], list[Decision]]:
@@ -150,7 +150,7 @@ def _plans(training: Mapping[str, Any]) -> tuple[StagePlan, ...]:
     return plan_stages(variant_named(training["variant"]), training["levels"])
 
 
-def _finish(config: Mapping[str, Any], store: RunStore) -> None:
+def _finish(config: Mapping[str, Any], store: RunFiles) -> None:
     """Make the predictor of a run of which every stage is trained."""
     from laser_dist.training.config import from_dict
     from laser_dist.training.reuse import model_path

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from laser_dist.errors import UserError
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage.checkpoints import checkpoints_folder
-from laser_dist.training.storage.run_store import RunStore
 
 # TensorFlow's errors in the workers that are left when another one is lost.
 _LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal", "Unknown")
@@ -18,7 +18,7 @@ class FailurePolicy:
     workers restart, but not twice from the same checkpoint.
     """
 
-    def __init__(self, store: RunStore, stages: Sequence[str]) -> None:
+    def __init__(self, store: RunFiles, stages: Sequence[str]) -> None:
         """Create the policy.
 
         Args:
@@ -50,7 +50,7 @@ class FailurePolicy:
 
     def _checkpoints(self) -> list[list[str]]:
         folders = (checkpoints_folder(self._store.local, stage) for stage in self._stages)
-        return [self._store.names(folder, patiently=False) for folder in folders]
+        return [self._store.names(folder) for folder in folders]
 
 
 def may_follow_from_a_lost_worker(error: BaseException) -> bool:

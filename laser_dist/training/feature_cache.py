@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.examples.example_codec import RAW
 from laser_dist.training.examples.feature_files import (
     BATCH_SIZE,
@@ -25,7 +26,6 @@ from laser_dist.training.examples.records import Records
 from laser_dist.training.learning.collectives import all_agree, wait_for_all
 from laser_dist.training.learning.loop import TrainingContext
 from laser_dist.training.reuse import file_hash, model_path
-from laser_dist.training.storage.run_store import RunStore
 
 FOLDER = "features"
 
@@ -118,7 +118,7 @@ class FeatureCache:
             wait_for_all(self.context.strategy)
 
     @property
-    def store(self) -> RunStore:
+    def store(self) -> RunFiles:
         """Storage of the run."""
         return self.context.store
 

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.failure_policy import (
     FailurePolicy,
     is_out_of_memory,
     out_of_memory_error,
 )
 from laser_dist.training.storage.logs import events_path
-from laser_dist.training.storage.run_store import RunStore
 
 SECONDS_BETWEEN_LOOKS = 0.3
 # A Ray on this machine needs no watch for lost nodes and no process next to the workers: each costs
@@ -63,7 +63,7 @@ def train(
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster["hang_timeout_s"])
     import ray
 
-    is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunStore(run_config["run_dir"]).is_remote
+    is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunFiles(run_config["run_dir"]).is_remote
     with _ray(ray, cluster, log_to_driver=is_remote):
         resources = ray.cluster_resources()
         room = num_fits(cluster, resources)
@@ -126,7 +126,7 @@ def _fit(
     from ray.train.tensorflow import TensorflowTrainer
 
     cluster = run_config["training"]["cluster"]
-    store = RunStore(run_config["run_dir"])
+    store = RunFiles(run_config["run_dir"])
     least, most = cluster["min_workers"], cluster["num_workers"]
     resources = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
     trainer = TensorflowTrainer(
@@ -143,7 +143,7 @@ def _fit(
         ),
         run_config=RunConfig(
             name=f"ray-{stages[0]}",
-            storage_path=store.place,
+            storage_path=store.location,
             failure_config=FailureConfig(max_failures=cluster["max_failures"]),
             callbacks=[_end_at_fatal_errors(FailurePolicy(store, stages))],
         ),
@@ -211,7 +211,7 @@ def _ray(ray: Any, cluster: dict[str, Any], *, log_to_driver: bool) -> Iterator[
 
 @contextmanager
 def _following(
-    store: RunStore, stages: Sequence[str], on_event: Callable[[dict[str, Any]], None]
+    store: RunFiles, stages: Sequence[str], on_event: Callable[[dict[str, Any]], None]
 ) -> Iterator[None]:
     """Call `on_event` with what is appended to the file of events while the block runs."""
     ended = threading.Event()

@@ -6,13 +6,12 @@ backbone is given for it.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.training.plan import StagePlan, inputs_of, key_of
 
@@ -68,9 +67,7 @@ def write_record(run_dir: Path, stage: StagePlan, key: str, inputs: Mapping[str,
     """
     path = record_path(run_dir, stage.name)
     record = {"key": key, "inputs": inputs, "needs": _hashes(run_dir, stage.needs)}
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(unfinished, path)
+    storage.write_text(path, json.dumps(record, indent=2) + "\n")
     return path
 
 
@@ -119,7 +116,7 @@ def decide(
         key = keys[stage.name] = key_of(inputs)
         is_given = "file" in inputs
         if file is not None and (own is None or own["key"] != key):
-            _copy(file, model_path(run_dir, stage.name))
+            storage.upload(file, model_path(run_dir, stage.name))
             write_record(run_dir, stage, key, inputs)
         elif not is_given and not _is_current(own, key, stage, run_dir, decisions):
             decisions.append(Decision(stage.name, key, inputs, "training"))
@@ -200,10 +197,3 @@ def _hashes(run_dir: Path, stages: Iterable[str]) -> dict[str, str | None]:
     """Return the hashes of stages' models, None for missing ones."""
     paths = {name: model_path(run_dir, name) for name in stages}
     return {name: file_hash(path) if path.exists() else None for name, path in paths.items()}
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.copyfile(source, unfinished)
-    os.replace(unfinished, target)

@@ -1,18 +1,17 @@
 """A run's folder: its resolved configuration, and loading a finished run."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import STAGE_SETTINGS, from_dict, override, to_dict
-from laser_dist.training.storage.run_store import RunStore
-from laser_dist.training.storage.store import Folder, is_url
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
@@ -45,7 +44,7 @@ class Run:
         return scale_named(self.config["dataset"].get("scale"), of=f"run {self.dir}")
 
 
-def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) -> dict[str, Any]:
+def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) -> dict[str, Any]:
     """Write a run's resolved configuration, or check that it equals the one that is there.
 
     Args:
@@ -61,7 +60,7 @@ def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) ->
         a damaged configuration.
     """
     config = {
-        "run_dir": store.place if store.is_remote else str(store.local.resolve()),
+        "run_dir": store.location if store.is_remote else str(store.local.resolve()),
         "variant": training["variant"],
         "training": training,
         "parallel": describe_parallelism(training),
@@ -69,17 +68,13 @@ def start_run(store: RunStore, training: dict[str, Any], dataset: str | Path) ->
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
     path = store.local / CONFIG_FILE
-    if store.is_remote:
-        store.check_writable()  # before operations that would be retried
     if store.fetch(path):
         before = _read_config(path)
-        _check_same(store.place, before, config)
+        _check_same(store.location, before, config)
         if store.fetch(_predictor_path(store.local)):  # finished, maybe with other packages
             return {**before, "run_dir": config["run_dir"]}
     store.check_writable()
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(unfinished, path)
+    storage.write_text(path, json.dumps(config, indent=2) + "\n")
     store.push(path)
     return config
 
@@ -103,7 +98,7 @@ def describe_parallelism(training: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_run(store: RunStore, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+def read_run(store: RunFiles, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Return the settings of an existing run as plain values, and the location of its dataset.
 
     Args:
@@ -114,11 +109,9 @@ def read_run(store: RunStore, changes: Sequence[str] = ()) -> tuple[dict[str, An
       UserError: there is no such run, or its configuration is damaged or of another version.
     """
     path = store.local / CONFIG_FILE
-    if store.is_remote:
-        store.check_writable()
     if not store.fetch(path):
         raise UserError(
-            f"There is no run in {store.place}.",
+            f"There is no run in {store.location}.",
             hint="Start one with `laser-jnd train VARIANT --dataset PATH_OR_URL`.",
         )
     config = _read_config(path)
@@ -142,11 +135,10 @@ def read_dataset_card(dataset: str | Path) -> dict[str, Any]:
       UserError: there is no prepared dataset, it cannot be read, or its scale is unknown.
     """
     try:
-        folder = Folder(dataset)
-        info = json.loads(folder.read("dataset_info.json"))
-        about = json.loads(folder.read("metadata.json"))
+        info = json.loads(storage.read_bytes(storage.join(dataset, "dataset_info.json")))
+        about = json.loads(storage.read_bytes(storage.join(dataset, "metadata.json")))
         card = {
-            "dir": str(dataset) if is_url(dataset) else str(Path(dataset).resolve()),
+            "dir": str(dataset) if storage.is_url(dataset) else str(Path(dataset).resolve()),
             "name": f"{info['name']}/{info['configName']}",
             "version": info["version"],
             "fingerprint": about["fingerprint"],

@@ -1,8 +1,6 @@
 """Finished model files: complete or absent, in float32 at any training precision."""
 
 import hashlib
-import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import build_predictor, load_saved_model
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
+from laser_dist.storage.files import atomic_path
 from laser_dist.training.config import TrainingConfig
 from laser_dist.training.plan import plan_stages
 from laser_dist.training.reuse import model_names, model_path, read_record
@@ -42,11 +41,8 @@ def save_in_float32(
 
 def save_model(model: keras.Model, path: Path) -> None:
     """Save a model, complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A unique name: stages that end at the same time may both write the predictor.
-    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.unfinished.keras")
-    model.save(unfinished)
-    os.replace(unfinished, path)
+    with atomic_path(path) as unfinished:
+        model.save(unfinished)
 
 
 def check_fits(file: Path, spec: BackboneSpec) -> None:

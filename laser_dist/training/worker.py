@@ -40,16 +40,16 @@ def work(
     config: TrainingConfig = from_dict(run_config["training"])
     strategy = _set_up_tensorflow(config, num_workers)
 
+    from laser_dist.storage.run_files import RunFiles
     from laser_dist.training.examples.order import WorkerShard
     from laser_dist.training.learning.collectives import check_shared
     from laser_dist.training.learning.loop import TrainingContext
     from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.stages import run_stages
     from laser_dist.training.storage.logs import RunLog
-    from laser_dist.training.storage.run_store import RunStore
 
     is_chief = worker_index == 0
-    store = RunStore(run_config["run_dir"])
+    store = RunFiles(run_config["run_dir"])
     log = RunLog(store, is_chief=is_chief, name=stages[0], prints=prints_progress)
     watchdog = Watchdog(config.cluster.hang_timeout_s)
     _set_up_logging(log, watchdog, prints_progress=prints_progress)

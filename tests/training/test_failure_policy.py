@@ -6,12 +6,12 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from laser_dist.errors import UserError
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.failure_policy import (
     FailurePolicy,
     is_out_of_memory,
     may_follow_from_a_lost_worker,
 )
-from laser_dist.training.storage.run_store import RunStore
 
 LEFT_BEHIND = tf.errors.UnavailableError(None, None, "Graph execution error: all_reduce")
 OUT_OF_MEMORY = WorkerHealthCheckFailedError("poll failed", OutOfMemoryError("15 of 16 GB"))
@@ -56,7 +56,7 @@ def test_out_of_memory_is_recognized_by_its_type(error):
 
 @pytest.fixture
 def policy(tmp_path):
-    return FailurePolicy(RunStore(str(tmp_path)), ("image", "jnd1"))
+    return FailurePolicy(RunFiles(str(tmp_path)), ("image", "jnd1"))
 
 
 def test_an_error_that_would_come_again_ends_the_training(policy):
@@ -87,5 +87,5 @@ def test_storage_that_fails_meanwhile_does_not_end_the_training(policy, monkeypa
     def fail(*_, **__):
         raise OSError("not now")
 
-    monkeypatch.setattr(RunStore, "names", fail)
+    monkeypatch.setattr(RunFiles, "names", fail)
     assert [policy.fatal_error([OUT_OF_MEMORY]) for _ in range(3)] == [None] * 3

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage import logs
 from laser_dist.training.storage.logs import METRICS_FOLDER, TENSORBOARD_FOLDER, RunLog, events_path
-from laser_dist.training.storage.run_store import RunStore
 
 
 def rows(run_dir):
@@ -23,7 +23,7 @@ def events(run_dir):
 
 
 def test_every_figure_of_an_epoch_is_a_row(tmp_path):
-    log = RunLog(RunStore(str(tmp_path)), is_chief=True)
+    log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     log.epoch("image", 1, {"loss": 12.5, "val_loss": 1e-9})
     log.epoch("image", 2, {"loss": 11.0})
     assert rows(tmp_path) == [
@@ -34,11 +34,11 @@ def test_every_figure_of_an_epoch_is_a_row(tmp_path):
 
 
 def test_a_later_attempt_replaces_what_was_said_of_its_epochs_and_no_more(tmp_path):
-    first = RunLog(RunStore(str(tmp_path)), is_chief=True)
+    first = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     for stage in ("image", "jnd1"):
         for epoch in (1, 2, 10):
             first.epoch(stage, epoch, {"loss": epoch})
-    RunLog(RunStore(str(tmp_path)), is_chief=True).epoch("jnd1", 2, {"loss": 20})
+    RunLog(RunFiles(str(tmp_path)), is_chief=True).epoch("jnd1", 2, {"loss": 20})
     told = [(row["stage"], row["epoch"], row["value"]) for row in rows(tmp_path)]
     kept = [("image", "1", "1"), ("image", "2", "2"), ("image", "10", "10"), ("jnd1", "1", "1")]
     assert told == [*kept, ("jnd1", "2", "20")]
@@ -46,7 +46,7 @@ def test_a_later_attempt_replaces_what_was_said_of_its_epochs_and_no_more(tmp_pa
 
 
 def test_tensorboard_reads_the_same_figures(tmp_path):
-    log = RunLog(RunStore(str(tmp_path)), is_chief=True)
+    log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     log.epoch("image", 1, {"loss": 12.5})
     log.epoch("image", 2, {"loss": 11.0})
     told = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER / "image")).Reload()
@@ -56,8 +56,8 @@ def test_tensorboard_reads_the_same_figures(tmp_path):
 
 
 def test_events_are_appended_in_order_with_their_time(tmp_path):
-    RunLog(RunStore(str(tmp_path)), is_chief=True).event("stage", stage="image", epochs=2)
-    RunLog(RunStore(str(tmp_path)), is_chief=True).event("note", text="two\nlines")
+    RunLog(RunFiles(str(tmp_path)), is_chief=True).event("stage", stage="image", epochs=2)
+    RunLog(RunFiles(str(tmp_path)), is_chief=True).event("note", text="two\nlines")
     first, second = events(tmp_path)
     assert first == {"kind": "stage", "time": first["time"], "stage": "image", "epochs": 2}
     assert second == {"kind": "note", "time": second["time"], "text": "two\nlines"}
@@ -66,7 +66,7 @@ def test_events_are_appended_in_order_with_their_time(tmp_path):
 
 @pytest.mark.parametrize(("between", "told"), [(0.125, [1, 5, 9]), (0.5, list(range(1, 10)))])
 def test_steps_are_told_at_most_twice_a_second(tmp_path, monkeypatch, between, told):
-    log = RunLog(RunStore(str(tmp_path)), is_chief=True)
+    log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     for number in range(1, 10):
         monkeypatch.setattr(logs.time, "monotonic", lambda now=1000 + number * between: now)
         log.step(step=number)
@@ -75,7 +75,7 @@ def test_steps_are_told_at_most_twice_a_second(tmp_path, monkeypatch, between, t
 
 
 def test_only_the_chief_writes(tmp_path):
-    log = RunLog(RunStore(str(tmp_path)), is_chief=False)
+    log = RunLog(RunFiles(str(tmp_path)), is_chief=False)
     log.event("note", text="x")
     log.step(step=1)
     log.epoch("image", 1, {"loss": 1.0})
@@ -84,7 +84,7 @@ def test_only_the_chief_writes(tmp_path):
 
 def test_progress_can_be_printed_too(tmp_path, caplog):
     caplog.set_level("INFO", logger="laser_jnd_progress")
-    log = RunLog(RunStore(str(tmp_path)), is_chief=True, prints=True)
+    log = RunLog(RunFiles(str(tmp_path)), is_chief=True, prints=True)
     log.event("stage", stage="image", epochs=2, steps=5)
     log.event("step", stage="image", epoch=1, step=1)
     metrics = {"loss": 12.34567, "val_loss": 9.0, "seconds": 61.7}
@@ -101,10 +101,10 @@ def test_progress_can_be_printed_too(tmp_path, caplog):
 
 
 def test_half_a_line_of_a_killed_worker_spoils_no_other(tmp_path):
-    RunLog(RunStore(str(tmp_path)), is_chief=True).event("note", text="one")
+    RunLog(RunFiles(str(tmp_path)), is_chief=True).event("note", text="one")
     path = events_path(tmp_path, "events")
     path.write_bytes(path.read_bytes() + b'{"kind": "no')
-    RunLog(RunStore(str(tmp_path)), is_chief=True).event("note", text="two")
+    RunLog(RunFiles(str(tmp_path)), is_chief=True).event("note", text="two")
     first, half, second = path.read_text().splitlines()
     assert [json.loads(first)["text"], json.loads(second)["text"]] == ["one", "two"]
     assert half == '{"kind": "no'

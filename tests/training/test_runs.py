@@ -6,9 +6,9 @@ import pytest
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import QP
 from laser_dist.models.variants import MJ_LAT
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import override, tiny, to_dict
 from laser_dist.training.runs import load_run, read_dataset_card, read_run, start_run
-from laser_dist.training.storage.run_store import RunStore
 
 TRAINING = to_dict(tiny(MJ_LAT))
 
@@ -40,7 +40,7 @@ def test_a_run_keeps_what_the_dataset_says_of_itself(dataset_dir):
 
 
 def test_a_run_is_started_with_all_that_decides_it(dataset, tmp_path):
-    config = start_run(RunStore(str(tmp_path / "new" / "run")), TRAINING, dataset)
+    config = start_run(RunFiles(str(tmp_path / "new" / "run")), TRAINING, dataset)
     assert json.loads((tmp_path / "new" / "run" / "config.json").read_text()) == config
     assert config["run_dir"] == str(tmp_path / "new" / "run")
     assert (config["variant"], config["training"]) == ("mj-lat", TRAINING)
@@ -50,44 +50,44 @@ def test_a_run_is_started_with_all_that_decides_it(dataset, tmp_path):
 
 
 def test_the_same_run_goes_on_even_where_the_dataset_was_moved(dataset, tmp_path):
-    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+    start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     dataset.rename(tmp_path / "moved")
-    config = start_run(RunStore(str(tmp_path / "run")), TRAINING, tmp_path / "moved")
+    config = start_run(RunFiles(str(tmp_path / "run")), TRAINING, tmp_path / "moved")
     assert config["dataset"]["dir"] == str(tmp_path / "moved")
 
 
 def test_a_finished_run_keeps_the_word_of_the_packages_that_made_it(dataset, tmp_path):
-    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+    start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     path = tmp_path / "run" / "config.json"
     change(path, packages={"keras": "3.0.0"})
     (tmp_path / "run" / "models").mkdir()
     (tmp_path / "run" / "models" / "predictor.keras").touch()
-    config = start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+    config = start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     assert config["packages"] == {"keras": "3.0.0"}
     assert json.loads(path.read_text())["packages"] == {"keras": "3.0.0"}
 
 
 def test_other_settings_are_another_run(dataset, tmp_path):
-    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+    start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     before = (tmp_path / "run" / "config.json").read_text()
     other = TRAINING | {"seed": 2, "head": {"filters": [4]}, "new": 0}
     with pytest.raises(UserError, match="a run with different settings: head, new, seed"):
-        start_run(RunStore(str(tmp_path / "run")), other, dataset)
+        start_run(RunFiles(str(tmp_path / "run")), other, dataset)
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
 def test_another_dataset_is_another_run(dataset, tmp_path):
-    start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+    start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     change(dataset / "metadata.json", fingerprint="other", simulated=False)
     message = "a run with a different dataset: fingerprint, simulated"
     with pytest.raises(UserError, match=message):
-        start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+        start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
 
 
 def test_a_folder_that_is_no_dataset_is_refused_and_nothing_is_written(dataset, tmp_path):
     (dataset / "metadata.json").unlink()
     with pytest.raises(UserError, match="is not a prepared dataset"):
-        start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+        start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     assert not (tmp_path / "run").exists()
 
 
@@ -100,11 +100,11 @@ def test_a_dataset_that_does_not_say_whether_it_is_simulated_is_refused(dataset)
 def test_a_run_folder_that_cannot_be_made_is_named(dataset, tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match=r"Cannot write to .*/run: Not a directory"):
-        start_run(RunStore(str(tmp_path / "run")), TRAINING, dataset)
+        start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
 
 
 def test_a_finished_run_is_loaded(dataset, tmp_path):
-    config = start_run(RunStore(str(tmp_path)), TRAINING, dataset)
+    config = start_run(RunFiles(str(tmp_path)), TRAINING, dataset)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "predictor.keras").touch()
     run = load_run(tmp_path)
@@ -120,13 +120,13 @@ def test_what_an_unfinished_run_lacks_is_named(dataset, tmp_path):
     run_dir.mkdir()
     with pytest.raises(UserError, match="There is no run in"):
         load_run(run_dir)
-    start_run(RunStore(str(run_dir)), TRAINING, dataset)
+    start_run(RunFiles(str(run_dir)), TRAINING, dataset)
     with pytest.raises(UserError, match="has no finished model"):
         load_run(run_dir)
 
 
 def test_a_run_goes_on_with_other_workers_and_the_same_global_batch(dataset, tmp_path):
-    store = RunStore(str(tmp_path / "run"))
+    store = RunFiles(str(tmp_path / "run"))
     before = start_run(store, TRAINING, dataset)
     after = start_run(
         store, *read_run(store, ["cluster.num_workers=4", "checkpoint_every_steps=5"])

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import StageConfig
 from laser_dist.training.examples.example_codec import rows_with
 from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
@@ -21,7 +22,6 @@ from laser_dist.training.examples.records import open_records
 from laser_dist.training.learning.loop import Stage, TrainingContext
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.storage.logs import RunLog
-from laser_dist.training.storage.run_store import RunStore
 
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
@@ -235,7 +235,7 @@ class TellingLog(RunLog):
 
 def context(run_dir, after_epoch=lambda _: None):
     """This process and its first device."""
-    store = RunStore(str(run_dir))
+    store = RunFiles(str(run_dir))
     return TrainingContext(
         strategy=tf.distribute.get_strategy(),
         local_replicas=1,

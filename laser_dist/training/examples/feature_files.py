@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from laser_dist.storage import write_text
 from laser_dist.training.examples.frame_pairs import FramePairs
 
 BATCH_SIZE = 8  # frames of one worker's step
@@ -188,9 +189,7 @@ def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> P
       The file that says so.
     """
     path = folder / f"{split}.json"
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps({"key": asdict(key), "num_parts": num_parts}, indent=2))
-    os.replace(unfinished, path)
+    write_text(path, json.dumps({"key": asdict(key), "num_parts": num_parts}, indent=2))
     return path
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.errors import UserError
-from laser_dist.training.storage.run_store import RunStore
+from laser_dist.storage.run_files import RunFiles
 
 _SUM = tf.distribute.ReduceOp.SUM
 
@@ -70,7 +70,7 @@ def all_agree(strategy: tf.distribute.Strategy, holds: bool) -> bool:
     return round(float(total)) == strategy.num_replicas_in_sync
 
 
-def check_shared(strategy: tf.distribute.Strategy, store: RunStore, *, is_chief: bool) -> None:
+def check_shared(strategy: tf.distribute.Strategy, store: RunFiles, *, is_chief: bool) -> None:
     """Check that all machines see the same run folder.
 
     Args:
@@ -100,7 +100,8 @@ def check_shared(strategy: tf.distribute.Strategy, store: RunStore, *, is_chief:
     if not shared:
         where = "on another machine" if found else f"on {platform.node()}"
         raise UserError(
-            f"The run folder {store.place} is not shared: the chief's files are missing {where}.",
+            f"The run folder {store.location} is not shared: the chief's files are missing "
+            f"{where}.",
             hint="Use a bucket (--output s3://…, gs://…) or a folder on a shared disk.",
         )
 

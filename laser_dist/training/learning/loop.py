@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.errors import UserError
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import StageConfig
 from laser_dist.training.examples.order import Batch
 from laser_dist.training.examples.read_ahead import ReadAhead
@@ -36,7 +37,6 @@ from laser_dist.training.storage.checkpoints import (
     save_checkpoint,
 )
 from laser_dist.training.storage.logs import RunLog
-from laser_dist.training.storage.run_store import RunStore
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
@@ -104,7 +104,7 @@ class TrainingContext:
     strategy: tf.distribute.Strategy
     local_replicas: int
     is_chief: bool
-    store: RunStore
+    store: RunFiles
     log: RunLog
     config: dict[str, Any]
     jit_compile: bool = False

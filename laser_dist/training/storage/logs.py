@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser_dist.training.storage.run_store import RunStore
+from laser_dist.storage.files import atomic_path
+from laser_dist.storage.run_files import RunFiles
 
 METRICS_FOLDER = Path("logs") / "metrics"
 EVENTS_FOLDER = Path("logs") / "events"
@@ -33,7 +34,7 @@ class RunLog:
     """Writes a run's logs, on the chief worker only."""
 
     def __init__(
-        self, store: RunStore, *, is_chief: bool, name: str = "events", prints: bool = False
+        self, store: RunFiles, *, is_chief: bool, name: str = "events", prints: bool = False
     ) -> None:
         """Open the logs; an earlier attempt's are continued.
 
@@ -84,10 +85,8 @@ class RunLog:
             path.unlink(missing_ok=True)
         rows = [row for row in _rows(path) if int(row[1]) < epoch]
         rows += [(stage, str(epoch), name, f"{value:.6g}") for name, value in metrics.items()]
-        unfinished = path.with_suffix(".unfinished")
-        with unfinished.open("w", newline="") as file:
+        with atomic_path(path) as unfinished, unfinished.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
-        os.replace(unfinished, path)
         self._write_summary(stage, epoch, metrics)
         self._store.push(path, self._store.local / TENSORBOARD_FOLDER / stage)
 

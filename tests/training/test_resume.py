@@ -1,0 +1,79 @@
+"""A training that is resumed on another machine, from a folder or a bucket."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from training_fakes import context, linear_stage
+
+from laser_dist.storage.run_files import RunFiles
+from laser_dist.training.learning.loop import train_stage
+from laser_dist.training.storage.checkpoints import claim_folder, latest_checkpoint
+from laser_dist.training.storage.logs import METRICS_FOLDER, RunLog
+
+RNG = np.random.default_rng(0)
+FEATURES = RNG.normal(size=(7, 3))
+LEVELS = FEATURES @ RNG.normal(size=(3, 2))
+
+
+@pytest.fixture(params=["folder", "s3", "gs"])
+def machines(request, tmp_path, monkeypatch):
+    """The files of one run, as two machines see them."""
+    if request.param == "folder":
+        return RunFiles(str(tmp_path / "run")), RunFiles(str(tmp_path / "run"))
+    url = request.getfixturevalue(request.param).url(tmp_path.name)
+    stores = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr("tempfile.gettempdir", lambda name=name: str(tmp_path / name))
+        store = RunFiles(url)
+        store.local.mkdir(parents=True)
+        stores.append(store)
+    assert stores[0].local != stores[1].local
+    return tuple(stores)
+
+
+def test_a_training_is_resumed_on_another_machine(machines, caplog):
+    caplog.set_level("INFO")
+    one, two = machines
+
+    def stage():
+        return linear_stage(
+            np.zeros((3, 2), np.float32), FEATURES, LEVELS, epochs=3, learning_rate=0.05
+        )
+
+    def at(store):
+        log = RunLog(store, is_chief=True)
+        return replace(context(store.local), store=store, log=log, checkpoint_every_steps=3)
+
+    class Stopped(Exception):
+        pass
+
+    class Breaking:
+        def __init__(self, batches):
+            self.batches = batches
+
+        def epoch(self, index, start=0):
+            for step, batch in enumerate(self.batches.epoch(index, start), start=start):
+                if (index, step) == (2, 3):
+                    raise Stopped
+                yield batch
+
+    unbroken = stage()
+    progress = train_stage(unbroken, context(one.local.parent / "unbroken"))
+    claim_folder(one, one.local / "checkpoints" / "tiny", "key")
+    broken = stage()
+    with pytest.raises(Stopped):
+        train_stage(replace(broken, training=Breaking(broken.training)), at(one))
+    claim_folder(two, two.local / "checkpoints" / "tiny", "key")
+    name = latest_checkpoint(two, two.local / "checkpoints" / "tiny").name
+    assert name == "epoch-001-step-000002.npz"  # 6 of 4 steps an epoch
+    resumed = stage()
+    where = at(two)
+    assert train_stage(resumed, where) == progress
+    for ours, theirs in zip(resumed.model.get_weights(), unbroken.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert one.fetch(one.local / METRICS_FOLDER / "tiny.csv")
+    epochs = (one.local / METRICS_FOLDER / "tiny.csv").read_text().count(",val_loss,")
+    assert epochs == 3
+    assert "tiny: resumed after epoch 1, step 2" in caplog.messages
