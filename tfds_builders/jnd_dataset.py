@@ -42,7 +42,7 @@ from laser_dist.jnd.splits import SPLITS, assign_splits, folds
 from laser_dist.storage import StoredFile
 from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_features import pair_features
-from tfds_builders.shard_writer import WriteShards
+from tfds_builders.shard_writer import FILE_FORMAT, WriteShards
 
 # TFDS takes a folder with this file for a dataset, so it is published last.
 _INFO_FILE = "dataset_info.json"
@@ -106,20 +106,26 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
         Raises:
           UserError: clips or labels cannot be used, too many sources have rejects (a table of them
-            is then written next to the dataset's folder), or a folder cannot be written.
+            is then written next to the dataset's folder), a folder cannot be written, or another
+            file format than TFRecord is requested.
         """
+        file_format = kwargs.get("file_format") or self.info.file_format
+        if file_format is not None and getattr(file_format, "value", file_format) != FILE_FORMAT:
+            raise UserError(
+                f"{self.name} is built as {FILE_FORMAT} files only, not as {file_format}.",
+                hint="Build it, then convert a copy with the convert_format script of TFDS.",
+            )
         locations = BuildLocations.of(str(self.data_dir))
         with translate_failures(locations.refusal, locations.dataset):
             super().download_and_prepare(**kwargs)
         storage.remove(locations.work)
 
-    def prepare_at(self, dataset: str, file_format: str) -> None:
+    def prepare_at(self, dataset: str) -> None:
         """Build into a bucket, which TFDS cannot write.
 
         Args:
           dataset: URL of the version's folder; its content is removed once the input has been
             checked. TFDS does not load the new content before it is complete.
-          file_format: format of the examples.
         """
         locations = BuildLocations.of(dataset)
         storage.check_writable(dataset)
@@ -127,7 +133,6 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             translate_failures(locations.refusal, dataset),
             tempfile.TemporaryDirectory() as scratch,
         ):
-            self.info.set_file_format(file_format, override=True)
             self._build(locations, self.request, before_writing=lambda: _remove_dataset(dataset))
             self.info.write_to_directory(scratch)
             names = {path.name for path in Path(scratch).iterdir()}
@@ -213,11 +218,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.info.set_splits(self._split_dict(locations))
 
     def _shard_writer(self, locations: BuildLocations) -> WriteShards:
-        file_format = self.info.file_format
-        assert file_format is not None  # TFDS has a default
-        return WriteShards(
-            self.name, locations.dataset, file_format.value, self._config.pairs, self.SCALE
-        )
+        return WriteShards(self.name, locations.dataset, self._config.pairs, self.SCALE)
 
     def _split_dict(self, locations: BuildLocations) -> Any:
         return tfds.core.splits.SplitDict(

@@ -1,4 +1,4 @@
-"""Writes a dataset's shards in any of TFDS's file formats."""
+"""Writes a dataset's shards as TFRecord files."""
 
 import tempfile
 from collections.abc import Iterable
@@ -8,36 +8,32 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.tfrecordio import _TFRecordUtil
 from etils import epath
-from tensorflow_datasets.core import example_serializer, file_adapters, naming
+from tensorflow_datasets.core import example_serializer, naming
 
 from beam_pipelines.dataset.measured_files import StoredPair, read_pairs
-from beam_pipelines.dataset.shards import Shard, WrittenShard, example_key
+from beam_pipelines.dataset.shards import Shard, WrittenShard
 from beam_pipelines.elements import PairSettings, SourceMetadata
 from laser_dist import storage
 from laser_dist.jnd.scale import Scale
 from tfds_builders.jnd_features import example_of, pair_features
 
-FILE_FORMATS = ("tfrecord", "array_record", "parquet")
+FILE_FORMAT = "tfrecord"
 
 
 class WriteShards(beam.DoFn):
     """Writes each shard to a file, complete or absent, with the name that TFDS expects."""
 
-    def __init__(
-        self, dataset: str, folder: str, file_format: str, settings: PairSettings, scale: Scale
-    ) -> None:
+    def __init__(self, dataset: str, folder: str, settings: PairSettings, scale: Scale) -> None:
         """Store the arguments.
 
         Args:
           dataset: name of the dataset, such as "videoset_jnd".
           folder: folder of the dataset's files, a path or URL.
-          file_format: one of `FILE_FORMATS`.
           settings: settings of the examples.
           scale: scale of the levels.
         """
         self._dataset = dataset
         self._folder = folder
-        self._file_format = file_format
         self._settings = settings
         self._scale = scale
         self._features: Any = None
@@ -55,30 +51,25 @@ class WriteShards(beam.DoFn):
 
     def process(self, shard: Shard) -> Iterable[WrittenShard]:
         """Write a shard and yield its description."""
-        keyed = [
-            (example_key(source.source_id, pair.frame_index), self._serialize(source, pair))
-            for source, pair in _pairs_of(shard)
-        ]
-        file_format = file_adapters.FileFormat(self._file_format)
-        adapter = file_adapters.ADAPTER_FOR_FORMAT[file_format]
-        write = adapter.write_examples
-        if file_format == file_adapters.FileFormat.TFRECORD:
-            write = _write_tfrecord
+        examples = [self._serialize(source, pair) for source, pair in _pairs_of(shard)]
         with tempfile.TemporaryDirectory() as scratch:
             template = naming.ShardedFileTemplate(
                 data_dir=epath.Path(scratch),
                 dataset_name=self._dataset,
                 split=shard.split,
-                filetype_suffix=adapter.FILE_SUFFIX,
+                filetype_suffix=FILE_FORMAT,
             )
             path = template.sharded_filepath(shard_index=shard.index, num_shards=shard.num_shards)
-            write(path, keyed)
+            with open(path, "wb") as file:
+                # TFDS's own writer imports TensorFlow: seconds of CPU time in each worker.
+                for serialized in examples:
+                    _TFRecordUtil.write_record(file, serialized)
             storage.publish(Path(path), storage.join(self._folder, path.name))
         yield WrittenShard(
             split=shard.split,
             index=shard.index,
-            num_examples=len(keyed),
-            num_bytes=sum(len(serialized) for _, serialized in keyed),
+            num_examples=len(examples),
+            num_bytes=sum(map(len, examples)),
         )
 
     def _serialize(self, source: SourceMetadata, pair: StoredPair) -> bytes:
@@ -86,13 +77,6 @@ class WriteShards(beam.DoFn):
         # The serializer's own method writes the fields in the order of a hash table, which differs
         # between processes.
         return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
-
-
-def _write_tfrecord(path: epath.Path, examples: Iterable[tuple[str, bytes]]) -> None:
-    """Write with Beam, not TFDS, which imports TensorFlow: seconds of CPU time in each worker."""
-    with open(path, "wb") as file:
-        for _, serialized in examples:
-            _TFRecordUtil.write_record(file, serialized)
 
 
 def _pairs_of(shard: Shard) -> list[tuple[SourceMetadata, StoredPair]]:

@@ -14,7 +14,6 @@ from laser_dist.commands.build_plan import print_plan
 from laser_dist.commands.build_request import BuildOptions, ResolvedBuild, make_builder, resolve
 from laser_dist.commands.datasets import (
     CONFIGS,
-    FILE_FORMATS,
     MAX_REJECT_RATE,
     VIDEOSET,
     is_built,
@@ -80,12 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=size,
         metavar="WxH",
         help="size of the examples' frames (default: 640x352; 256x144 for synthetic datasets)",
-    )
-    parser.add_argument(
-        "--file-format",
-        choices=FILE_FORMATS,
-        default=FILE_FORMATS[0],
-        help="file format of the examples (default: %(default)s)",
     )
     parser.add_argument(
         "--max-reject-rate",
@@ -164,7 +157,6 @@ def options_of(arguments: argparse.Namespace) -> BuildOptions:
         data_dir=arguments.data_dir,
         config=config,
         changes=tuple(changes.items()),
-        file_format=arguments.file_format,
         max_reject_rate=arguments.max_reject_rate,
         runner=arguments.runner,
         workers=arguments.workers,
@@ -191,7 +183,6 @@ def build_or_reuse(terminal: Terminal, resolved: ResolvedBuild) -> str:
     is_there = not options.overwrite and is_built(
         folder,
         fingerprint,
-        options.file_format,
         options.manual_dir,
         replace_other=options.replace_other,
     )
@@ -224,7 +215,7 @@ def _build(resolved: ResolvedBuild, show: Show) -> None:
     )
     if is_url(options.data_dir):
         resolved.builder.request = request
-        resolved.builder.prepare_at(folder, options.file_format)
+        resolved.builder.prepare_at(folder)
         return
     with set_aside(Path(folder)):
         builder = make_builder(options)  # the resolved one has loaded what is set aside
@@ -232,5 +223,4 @@ def _build(resolved: ResolvedBuild, show: Show) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                file_format=options.file_format,
             )

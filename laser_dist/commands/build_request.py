@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from laser_dist.commands.datasets import FILE_FORMATS, MAX_REJECT_RATE, choose_config
+from laser_dist.commands.datasets import MAX_REJECT_RATE, choose_config
 from laser_dist.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class BuildOptions:
       data_dir: folder of prepared datasets, a path or URL.
       config: one of the dataset's configurations; None to choose it from the files.
       changes: changed settings of the configuration, by name.
-      file_format: format of the examples.
       max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
       runner: name of the Beam runner; None for this machine.
       workers: number of processes on this machine; None for one per core.
@@ -42,7 +41,6 @@ class BuildOptions:
     data_dir: str
     config: str | None = None
     changes: tuple[tuple[str, Any], ...] = ()
-    file_format: str = FILE_FORMATS[0]
     max_reject_rate: float = MAX_REJECT_RATE
     runner: str | None = None
     workers: int | None = None

@@ -24,7 +24,6 @@ RESOLUTIONS = {
     "720p": "1280x720",
     "1080p": "1920x1080",
 }
-FILE_FORMATS = ("tfrecord", "array_record", "parquet")
 MAX_REJECT_RATE = 0.05
 _REPLACE = "Replace it with --overwrite, or name another --data-dir."
 CONFIGS = {VIDEOSET: tuple(RESOLUTIONS), MCL_JCI: ("viewers", "stairs", "synthetic")}
@@ -72,15 +71,12 @@ def set_aside(folder: Path) -> Iterator[None]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def is_built(
-    folder: str, fingerprint: str, file_format: str, manual_dir: str, *, replace_other: bool
-) -> bool:
+def is_built(folder: str, fingerprint: str, manual_dir: str, *, replace_other: bool) -> bool:
     """Return whether a folder holds the requested dataset.
 
     Args:
       folder: folder of a dataset's version, a path or URL.
       fingerprint: fingerprint of the requested dataset.
-      file_format: file format of the requested dataset.
       manual_dir: folder of its input, for messages.
       replace_other: whether another dataset may be replaced.
 
@@ -93,23 +89,11 @@ def is_built(
         return False
     try:
         check_same(folder, read_metadata(folder), fingerprint, manual_dir)
-        _check_format(folder, file_format)
     except UserError:
         if replace_other:
             return False
         raise
     return True
-
-
-def _check_format(folder: str, file_format: str) -> None:
-    from laser_dist import storage
-
-    info = json.loads(storage.read_bytes(storage.join(folder, "dataset_info.json")))
-    found = info.get("fileFormat", "tfrecord")
-    if found != file_format:
-        raise UserError(
-            f"{folder} holds this dataset as {found}, not {file_format}.", hint=_REPLACE
-        )
 
 
 def read_metadata(folder: str | Path) -> dict[str, Any]:

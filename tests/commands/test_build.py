@@ -87,8 +87,6 @@ def test_the_same_dataset_is_reused_and_another_replaced_on_request(built, synth
     folder, _ = built
     again = build(synthetic, folder)
     assert "Reused " in again.stderr
-    line = refusal(build(synthetic, folder, "--file-format", "parquet"))
-    assert "holds this dataset as tfrecord, not parquet. Replace it with --overwrite" in line
     shutil.copytree(synthetic, tmp_path / "mini")
     path = next((tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264"))
     path.write_bytes(path.read_bytes() + bytes(8))
@@ -102,12 +100,12 @@ def test_the_same_dataset_is_reused_and_another_replaced_on_request(built, synth
 
 def test_other_settings_give_another_dataset_name(synthetic, tmp_path):
     options = ("--all-frames", "--frame-size", "64x48", "--level-definition", "mean")
-    done = build(synthetic, tmp_path, *options, "--file-format", "parquet")
+    done = build(synthetic, tmp_path, *options)
     assert done.returncode == 0, done.stderr
     shown = pairs(done.stdout)
     assert "synthetic-all-frames-64x48-mean" in shown["folder"]
     assert shown["levels"] == "QP: mean of the viewers' samples"
-    assert list(tmp_path.rglob("*-train*.parquet*"))
+    assert list(tmp_path.rglob("*-train.tfrecord*"))
 
 
 @pytest.mark.parametrize(

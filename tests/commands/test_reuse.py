@@ -123,12 +123,10 @@ def test_the_constants_of_commands_equal_those_of_the_libraries():
     from beam_pipelines.synthetic import mcl_jci as synthetic_mcl_jci
     from beam_pipelines.synthetic import videoset as synthetic_videoset
     from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci
-    from tfds_builders.shard_writer import FILE_FORMATS
     from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 
     assert {c.name: c.resolution for c in Builder.BUILDER_CONFIGS} == datasets.RESOLUTIONS
     assert {c.name for c in MclJci.BUILDER_CONFIGS} == set(datasets.CONFIGS[datasets.MCL_JCI])
-    assert datasets.FILE_FORMATS == FILE_FORMATS
     assert datasets.MAX_REJECT_RATE == MAX_REJECT_RATE
     kinds = {
         "videoset": (synthetic_videoset.VideosetSettings(), synthetic_videoset.MAX_SOURCES),
