@@ -55,7 +55,7 @@ class X264Settings:
     cabac: int = 1
     ref: int = 3
     deblock: str = "0,0"
-    # The SEI's analyze=0x3:0x111. The library default would add i8x8 in P frames (0x113).
+    # The SEI's analyse=0x3:0x111. The library default would add i8x8 in P frames (0x113).
     partitions: str = "p8x8,b8x8,i4x4"
     me: str = "umh"
     subme: int = 9

@@ -1,125 +1,152 @@
-"""The examples of a prepared dataset's split by number, whatever their files are and wherever."""
+"""Random access to the examples of a prepared dataset's split, on a disk or in a bucket.
+
+The examples are records of TFRecord files. A record is the payload's length (8 bytes,
+little-endian), a checksum of the length (4), the payload, and a checksum of the payload (4). A
+checksum is a CRC-32C, rotated by 15 bits, plus a constant.
+"""
 
 import json
+import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from laser_dist import storage
 from laser_dist.errors import UserError
-from laser_dist.training.examples.array_records import ArrayRecords
-from laser_dist.training.examples.parquet_records import ParquetRecords
-from laser_dist.training.examples.tfrecords import TfRecords
 
-_REQUESTS = 16  # at a time, where each takes a store some tens of milliseconds to answer
+_HEADER = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+_FILE_FORMAT = "tfrecord"
+_NUM_REQUESTS = 16  # concurrent requests to a bucket, each of which takes some tens of milliseconds
+_REBUILD = "Copy the dataset again, or build it again."
 
 
-class Records(Protocol):
-    """Examples in stored order, each a serialized `tf.train.Example`."""
+class Records:
+    """The examples of a split in stored order, each a serialized `tf.train.Example`.
 
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
+    The position of each record is found once, when the files are opened.
+    """
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-        """Some of them, in the order asked for; any number of threads may call it.
+    def __init__(self, locations: Sequence[str], lengths: Sequence[int]) -> None:
+        """Open the files and find their records.
 
         Args:
-          indices: [n] places in the stored order, from 0.
+          locations: path or URL of each shard, in order.
+          lengths: number of examples in each shard.
 
         Raises:
-          UserError: a file that is damaged, or a store that cannot be read.
+          UserError: a file is missing or damaged, or the bucket cannot be read.
         """
-        ...
+        in_bucket = any(map(storage.is_url, locations))
+        self._pool = ThreadPoolExecutor(_NUM_REQUESTS, "records") if in_bucket else None
+        self._files = list(self._map(_open, locations))
+        positions = list(self._map(_positions, self._files, lengths))
+        self._shards = np.repeat(np.arange(len(positions)), [len(each) for each in positions])
+        self._positions = np.concatenate([np.empty((0, 2), np.int64), *positions])
 
+    def __len__(self) -> int:
+        return len(self._positions)
 
-@dataclass(frozen=True)
-class SplitFiles:
-    """What a dataset's metadata say of a split's files.
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Read examples, in the order of the indices; any number of threads can call it.
 
-    Attributes:
-      file_format: "tfrecord", "array_record" or "parquet".
-      names: of the shards, in order.
-      lengths: number of examples of each.
-    """
+        Args:
+          indices: [n] positions in the stored order, from 0.
 
-    file_format: str
-    names: tuple[str, ...]
-    lengths: tuple[int, ...]
+        Raises:
+          UserError: a file is damaged, or the bucket cannot be read.
+        """
+        return list(self._map(self._read_one, indices))
 
+    def _read_one(self, index: int) -> bytes:
+        file = self._files[self._shards[index]]
+        offset, length = map(int, self._positions[index])
+        content = file.read_at(offset, length + _CHECKSUM.size)
+        payload = content[:length]
+        if len(content) < length + _CHECKSUM.size:
+            raise _damaged(file, f"it ends within the example at byte {offset}")
+        if _CHECKSUM.unpack(content[length:])[0] != _masked_crc(payload):
+            raise _damaged(file, f"the example at byte {offset} does not match its checksum")
+        return payload
 
-def split_files(location: str | Path, split: str) -> SplitFiles:
-    """The files of a split.
-
-    Args:
-      location: of the prepared dataset, path or URL.
-      split: such as "train".
-
-    Raises:
-      UserError: no dataset there, or it has no such split.
-    """
-    try:
-        info = json.loads(storage.read_bytes(storage.join(location, "dataset_info.json")))
-        splits = {each["name"]: each for each in info["splits"]}
-        file_format = info.get("fileFormat", "tfrecord")
-        name = info["name"]
-        lengths = tuple(map(int, splits[split].get("shardLengths", ()))) if split in splits else ()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"Dataset {location}",
-            "a prepared dataset (dataset_info.json)",
-            f"{type(error).__name__}: {error}",
-            "Build one: laser-jnd build --help tells how.",
-        ) from error
-    if split not in splits:
-        raise UserError(
-            f"Dataset {location}", f"a split {split}", ", ".join(splits) or "none", "Build it anew."
-        )
-    count = len(lengths)
-    names = [f"{name}-{split}.{file_format}-{i:05d}-of-{count:05d}" for i in range(count)]
-    return SplitFiles(file_format, tuple(names), lengths)
+    def _map(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return (self._pool.map if self._pool else map)(function, *arguments)
 
 
 def open_records(location: str | Path, split: str) -> Records:
-    """Opens a split of a dataset; of TFRecord files it finds where each example begins.
-
-    Of the formats TFRecord alone is read example by example from a bucket. Of array_record a whole
-    file is fetched at its first example, and Parquet gives a group of examples at a time.
+    """Open a split of a prepared dataset.
 
     Args:
-      location: of the prepared dataset, path or URL.
-      split: such as "train".
+      location: path or URL of the dataset.
+      split: name of the split, such as "train".
 
     Raises:
-      UserError: no dataset or split there, or a file that is missing or damaged.
+      UserError: there is no such dataset or split, or a file is missing or damaged.
     """
-    files = split_files(location, split)
-    openers: list[Callable[[], storage.RandomAccessFile]] = [
-        partial(_open, location, name) for name in files.names
-    ]
-    requests = _REQUESTS if storage.is_url(location) else 1
-    if files.file_format == "tfrecord":
-        return TfRecords(openers, files.lengths, requests=requests)
-    if files.file_format == "array_record":
-        return ArrayRecords(openers, files.lengths)
-    if files.file_format == "parquet":
-        return ParquetRecords(openers, files.lengths)
-    raise UserError(
-        f"Dataset {location}",
-        "files of tfrecord, array_record or parquet",
-        files.file_format,
-        "Build it anew with --file-format.",
-    )
-
-
-def _open(location: str | Path, name: str) -> storage.RandomAccessFile:
     try:
-        return storage.open_random(storage.join(location, name))
-    except FileNotFoundError as error:
+        info = json.loads(storage.read_bytes(storage.join(location, "dataset_info.json")))
+        name, file_format = info["name"], info.get("fileFormat", _FILE_FORMAT)
+        splits = {each["name"]: each.get("shardLengths", ()) for each in info["splits"]}
+        lengths = [int(length) for length in splits.get(split, ())]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"Dataset {location}", f"its file {name}", "none", "Copy or build it anew."
+            f"{location} is not a prepared dataset: it has no valid dataset_info.json.",
+            hint="Build one; see `laser-jnd help build`.",
         ) from error
+    if split not in splits:
+        raise UserError(
+            f'{location} has no split "{split}", only {", ".join(splits) or "an empty list"}.',
+            hint="Build the dataset again.",
+        )
+    if file_format != _FILE_FORMAT:
+        raise UserError(
+            f"{location} holds {file_format} files; training reads {_FILE_FORMAT} files only.",
+            hint="Build it with laser-jnd build.",
+        )
+    stem, count = f"{name}-{split}.{_FILE_FORMAT}", len(lengths)
+    names = [f"{stem}-{index:05d}-of-{count:05d}" for index in range(count)]
+    return Records([storage.join(location, each) for each in names], lengths)
+
+
+def _open(location: str) -> storage.RandomAccessFile:
+    try:
+        return storage.open_random(location)
+    except FileNotFoundError as error:
+        raise UserError(f"Dataset file {location} is missing.", hint=_REBUILD) from error
+
+
+def _positions(file: storage.RandomAccessFile, count: int) -> np.ndarray:
+    """Return [count, 2]: offset and length of each payload, read from header to header.
+
+    Raises:
+      UserError: the file has another number of records, or ends within one.
+    """
+    found: list[tuple[int, int]] = []
+    position = 0
+    while position < file.size:
+        header = file.read_at(position, _HEADER.size)
+        if len(header) < _HEADER.size:
+            raise _damaged(file, f"it ends within example {len(found)}")
+        length, checksum = _HEADER.unpack(header)
+        if checksum != _masked_crc(header[:8]):
+            raise _damaged(file, f"no example starts at byte {position}")
+        found.append((position + _HEADER.size, length))
+        position += _HEADER.size + length + _CHECKSUM.size
+    if position > file.size:
+        raise _damaged(file, f"it ends within example {len(found) - 1}")
+    if len(found) != count:
+        raise _damaged(file, f"it has {len(found)} of {count} examples")
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _damaged(file: storage.RandomAccessFile, reason: str) -> UserError:
+    return UserError(f"Dataset file {file.name} is damaged: {reason}.", hint=_REBUILD)
+
+
+def _masked_crc(content: bytes) -> int:
+    value = google_crc32c.value(content)
+    return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
