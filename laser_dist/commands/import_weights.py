@@ -120,7 +120,7 @@ def in_order(
     if len(levels) != len(paths) or len(set(levels)) < len(levels):
         raise UserError(
             f"{len(paths)} weight files have the levels {', '.join(map(str, levels))}; each file"
-            " needs one of its own.",
+            " needs its own.",
             hint="Name the level of each file, such as --levels 1,2,3.",
         )
     by_level = sorted(zip(levels, paths, strict=True))

@@ -165,7 +165,7 @@ class _Trainer:
             config.backbone if side is None else replace(config.backbone, height=side, width=side)
         )
         start = self._principal_start(spec) if is_image else self._loaded("image").get_weights()
-        # Convolutions fit any size: weights learnt on squares are used on full frames.
+        # Convolutions fit any size: weights learned on squares are used on full frames.
         with self.context.strategy.scope():
             model = build_autoencoder(spec, plan.name)
             model.set_weights(start)

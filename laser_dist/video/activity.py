@@ -13,7 +13,7 @@ def spatial_information(clip: Clip) -> float:
       clip: at least 3x3 pixels.
 
     Returns:
-      At least 0, in luma code values (limited range, as coded); 0 for flat frames.
+      At least 0, in luma code values (limited range, as encoded); 0 for flat frames.
 
     Source: ITU-T P.910 (04/2008), section 5.3.1. As there, the filter output excludes a border of
     one pixel.

@@ -87,7 +87,7 @@ def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContaine
                 stream = _video_stream(container, name)
                 _check_index(container, stream, name)
                 yield container, stream
-    # For a few damaged headers PyAV raises Python's own errors instead of FFmpeg's.
+    # For a few damaged headers PyAV raises Python errors instead of FFmpeg errors.
     except (FFmpegError, OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error)
         raise damaged(name, f'FFmpeg reports "{text}"') from error

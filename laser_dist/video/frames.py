@@ -260,7 +260,7 @@ def upright_planes(frame: av.VideoFrame) -> Planes:
 
     Returns:
       (y [H, W], u [H/2, W/2], v [H/2, W/2]) uint8, H and W even, cropped at the bottom and right
-      of the coded frame.
+      of the encoded frame.
     """
     y, u, v = frame_planes(to_bt709_420(frame))
     if frame.rotation % 90:

@@ -263,7 +263,7 @@ def test_texts_are_found_anywhere_below_a_folder(tmp_path):
         ("JND_samples/JND_image_01.txt", TEXT),
         ("SQF_data [old]/Image_1_l_h.txt", "45 30\n1 2"),
         (".trash/JND_image_03.txt", TEXT),
-        ("JND_samples/README.txt", "nothing of ours"),
+        ("JND_samples/README.txt", "unrelated"),
     ]:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)

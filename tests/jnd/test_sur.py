@@ -83,7 +83,7 @@ ALL_QFS = np.arange(0, 101)
 
 
 @given(QF_PANELS)
-def test_in_quality_factors_sur_is_the_share_whose_sample_lies_below(samples):
+def test_in_quality_factors_sur_is_the_share_whose_sample_is_below(samples):
     sur = sur_curve(np.array(samples), ALL_QFS, scale=QF)
     assert sur.tolist() == [sum(s < q for s in samples) / len(samples) for q in ALL_QFS]
     assert (sur[0], sur[-1]) == (0.0, 1.0)

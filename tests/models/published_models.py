@@ -1,11 +1,11 @@
 """Writes a published model's weight file as the authors' Keras did, and what the model answers.
 
-A program of its own, because a process has one Keras: `published_models.py FOLDER SIZES NAME...`,
+A separate program, because a process has one Keras: `published_models.py FOLDER SIZES NAME...`,
 with SIZES "small" or "published". It leaves in FOLDER, for each name of `NAMES` or those given,
 `NAME.h5` and `NAME.npz`: whole-numbered random RGB `frames` [B, H, W, 3], and what the model makes
 of them when it is given B, G, R: `levels` [B, L] and, of what reconstructs, `images` [B, H, W, 3].
 
-The graphs are flat and of plain layers. They are written anew from the paper, not with the
+The graphs are flat and of plain layers. They are written independently from the paper, not with the
 project's builders, whose order of layers is what they test.
 """
 
@@ -18,7 +18,7 @@ from tf_keras import layers
 
 NAMES = ("image", "lat", "rec", "e2e-lat", "e2e-rec", "mj-lat", "mj-rec")
 SIZES = {
-    # No two layers' sizes alike, as far as the topology lets them differ.
+    # Different sizes in all layers, as far as the topology allows.
     "small": {
         "num_frames": 3,
         "filters": 6,

@@ -23,7 +23,7 @@ HEADS = {
         filters=(4, 3), pool_every=1, attention_ratio=None, dense=(5,), shared_dense=True
     ),
 }
-# Every layer that a head of ours may have besides.
+# Every other layer that a head can have.
 ALL_LAYERS = HeadSpec(
     filters=(4, 8), dense=(), pooling="average", ordered=True, spread=True, knee=0.5
 )
@@ -98,7 +98,7 @@ def test_tensorflow_predictors_give_the_same_output_under_jax(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for name, model in models.items():
         levels = run(model, frames)
-        assert np.ptp(levels, axis=0).min() > 1e-2, name  # not dead, where all would be alike
+        assert np.ptp(levels, axis=0).min() > 1e-2, name  # not dead: then all would be the same
         np.testing.assert_allclose(
             np.load(tmp_path / f"{name}.npy"), levels, rtol=0, atol=1e-3, err_msg=name
         )

@@ -19,7 +19,7 @@ def started(frames, *, filters, latent_filters):
 
 
 def textured(number=8, height=32, width=48):
-    """Smooth frames with some grain: neighboring pixels are alike, as in photographs."""
+    """Smooth frames with some grain: neighboring pixels are similar, as in photographs."""
     coarse = RNG.uniform(20.0, 230.0, (number, height // 16 + 1, width // 16 + 1, 3))
     smooth = np.repeat(np.repeat(coarse, 16, axis=1), 16, axis=2)[:, :height, :width]
     return np.clip(smooth + RNG.normal(0.0, 8.0, smooth.shape), 0, 255).round()

@@ -75,7 +75,7 @@ def first_layer(file, kind):
 @EACH
 def test_a_converted_predictor_gives_the_published_output_for_rgb(variant, published, tmp_path):
     expected = np.load(published / f"{variant.name}.npz")
-    # Not vacuous: each frame has levels of its own, and colors in another order have others.
+    # Not vacuous: each frame has its own levels, and colors in another order have others.
     assert np.ptp(expected["levels"], axis=0).min() > 0.5
     predictor = import_all(variant, read(published / f"{variant.name}.h5"))
     levels = run(predictor, expected["frames"])

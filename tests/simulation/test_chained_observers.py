@@ -11,7 +11,7 @@ from laser_dist.simulation.observers import Panel
 PANEL = Panel()
 EXACT = Panel(num_viewers=2, viewer_spread=0.0, trial_spread=0.0, increment_spread=0.0)
 GRID = np.array([90, 70, 50, 35, 25, 15, 8, 3, 1])
-# About what an image of the miniature measures: threshold near quality factor 30.
+# About what an image of the synthetic dataset measures: threshold near quality factor 30.
 TYPICAL = np.exp((30 - GRID) / 45)
 
 CURVES = st.lists(st.floats(0.0, 50.0), min_size=len(GRID), max_size=len(GRID)).map(np.array)

@@ -10,7 +10,7 @@ from laser_dist.simulation.observers import Panel, first_noticed, judge_clip, vi
 
 PANEL = Panel()
 GRID = np.array([16, 20, 24, 27, 30, 33, 36, 40, 45])
-# About what a clip of the miniature measures: threshold reached near QP 29, doubled every 9 QP.
+# Similar to a clip of the synthetic dataset: threshold reached near QP 29, doubled every 9 QP.
 TYPICAL = np.exp((GRID - 29) / 13)
 
 CURVES = st.lists(st.floats(0.0, 50.0), min_size=len(GRID), max_size=len(GRID)).map(np.array)

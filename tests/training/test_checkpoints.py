@@ -131,7 +131,7 @@ def test_the_last_and_the_best_are_kept(tmp_path_factory, places, data):
     assert set(folder.iterdir()) == {checkpoint_path(folder, *place) for place in kept}
 
 
-def test_checkpoints_of_another_key_are_not_gone_on_with(store, folder):
+def test_checkpoints_of_another_key_are_not_resumed(store, folder):
     claim_folder(store, folder, "a")
     save(store, folder, 1)
     claim_folder(store, folder, "a")

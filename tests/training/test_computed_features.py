@@ -1,4 +1,4 @@
-"""Features computed anew give what kept ones give, but for the rounding to float16."""
+"""Recomputed features equal cached ones, except for the rounding to float16."""
 
 import keras
 import numpy as np

@@ -8,7 +8,7 @@ these, or one unit of its last place where they agree, times `FACTOR` is what a 
 The factor is there because few orders are tried, and because global moments are computed by another
 formula than one device's.
 
-Each variable has a tolerance of its own: the bias of a convolution before a norm has no gradient,
+Each variable has its own tolerance: the bias of a convolution before a norm has no gradient,
 as the norm takes it off again, and Adam makes steps of what rounding leaves there. The moving mean
 of that norm follows it.
 """
@@ -37,7 +37,7 @@ def ends(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ends")
     ports = [str(port) for port in free_ports(2)]
     arguments = {ONE_PROCESS: [], WORKERS[0]: ["0", *ports], WORKERS[1]: ["1", *ports]}
-    # The two need each other; beside a third, two cores would only be shared.
+    # The two need each other; a third would only take cores from them.
     for together in (WORKERS, [ONE_PROCESS]):
         run(folder, {name: arguments[name] for name in together})
     found = {}
@@ -101,12 +101,12 @@ def test_two_workers_have_the_same_bits(ends, model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_was_learnt_is_far_larger_than_what_is_allowed(ends, model):
+def test_the_training_moves_weights_far_more_than_the_tolerance(ends, model):
     moved = apart(ends[ONE_PROCESS, model, "one"], ends[ONE_PROCESS, model, "start"])
     allowed = tolerances(ends, model)
-    learnt = [name for name in moved if not WITHOUT_GRADIENT.search(name)]
-    assert len(learnt) > 0.8 * len(moved)
-    assert {name: moved[name] for name in learnt if moved[name] <= 100 * allowed[name]} == {}
+    learned = [name for name in moved if not WITHOUT_GRADIENT.search(name)]
+    assert len(learned) > 0.8 * len(moved)
+    assert {name: moved[name] for name in learned if moved[name] <= 100 * allowed[name]} == {}
 
 
 @pytest.mark.parametrize("model", MODELS)

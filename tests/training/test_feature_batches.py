@@ -93,7 +93,7 @@ def test_features_come_in_another_order_and_version_in_each_epoch():
 
 @given(source=feature_batches(mixup=1.0))
 @settings(max_examples=30)
-def test_features_and_levels_are_blended_alike_of_two_examples(source):
+def test_features_and_levels_of_two_examples_are_blended_equally(source):
     steps = joined(replace(source, num_versions=1), 1)
     inputs, targets = (np.concatenate(parts) for parts in zip(*steps, strict=True))
     np.testing.assert_array_equal(inputs.reshape(targets.shape), targets)

@@ -133,7 +133,7 @@ def test_features_beyond_float16_are_refused(dataset_dir, tmp_path):
     assert files_of(tmp_path, "train", key("train")) is None
 
 
-def test_features_of_another_model_lie_in_another_folder_and_of_another_split_in_the_same():
+def test_features_of_another_model_are_in_another_folder_and_of_another_split_in_the_same():
     assert key("train").short() == key("validation", versions=1).short()
     others = {key("train", **change).short() for change in ({"model": "x"}, {"data": "x"})}
     assert len(others | {key("train").short()}) == 3

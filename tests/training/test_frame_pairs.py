@@ -134,7 +134,7 @@ def test_an_epoch_can_be_had_again(pairs):
     assert_same_steps(joined(source, 1), joined(source, 1))
 
 
-def test_each_epoch_and_each_seed_has_an_order_of_its_own(pairs):
+def test_each_epoch_and_each_seed_has_its_own_order(pairs):
     orders = [numbers(joined(pairs, 1, epoch)) for epoch in (1, 2, 3)]
     orders.append(numbers(joined(replace(pairs, seed=6), 1)))
     assert len(set(map(tuple, orders))) == 4
@@ -147,7 +147,7 @@ def test_without_a_seed_the_order_is_the_stored_one(pairs, dataset_dir):
         assert numbers(joined(replace(pairs, seed=None), 1, epoch)) == stored
 
 
-def test_half_of_the_frames_are_mirrored_anew_in_each_epoch(pairs):
+def test_half_of_the_frames_are_mirrored_again_in_each_epoch(pairs):
     epochs = []
     for epoch in range(5):
         seen = {}

@@ -92,7 +92,7 @@ def test_a_training_broken_off_within_an_epoch_ends_where_an_unbroken_one_does(
     breaking = replace(stage, training=Breaking(stage.training, *broken))
     with pytest.raises(Interrupted):
         train_stage(breaking, within_epochs(tmp_path / "broken", every))
-    # What was learnt before the last checkpoint is not learnt again: every step up to it is spared.
+    # No step before the last checkpoint is repeated.
     done = 4 * (broken[0] - 1) + broken[1] - 1
     saved = max(step for step in range(done + 1) if step % every == 0 or step % 4 == 0)
     seen = []
@@ -117,7 +117,7 @@ class Watched:
             yield batch
 
 
-def test_how_often_it_is_saved_changes_nothing_that_is_learnt(tmp_path):
+def test_how_often_it_is_saved_changes_nothing_that_is_learned(tmp_path):
     often, seldom = noisy_stage(), noisy_stage()
     train_stage(often, within_epochs(tmp_path / "often", 1))
     train_stage(seldom, context(tmp_path / "seldom"))
@@ -227,7 +227,7 @@ def test_a_level_that_no_example_of_an_epoch_has_has_no_figure(tmp_path):
     train_stage(stage, context(tmp_path, after_epoch=told.append))
     assert told[1].keys() == {"loss", "jnd1", "val_loss", "val_jnd1", *TIMES}
 
-    # Nothing was learnt of the other level: not a bit of its weights has moved, and none is NaN.
+    # Nothing was learned of the other level: not a bit of its weights has moved, and none is NaN.
     weights = stage.model.get_weights()[0]
     np.testing.assert_array_equal(weights[:, 1], START[:, 1])
     assert (weights[:, 0] != START[:, 0]).all()

@@ -93,7 +93,7 @@ def test_an_order_is_a_permutation_that_can_be_had_again(total, epoch, seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_each_epoch_mixes_all_examples_anew(seed):
+def test_each_epoch_shuffles_all_examples_again(seed):
     total = 5000
     orders = [shuffled(total, epoch, seed) for epoch in range(4)]
     # Two uniform places a and b have E (a - b)^2 = 2 Var = total^2 / 6. A shuffling buffer of 1024

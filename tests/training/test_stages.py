@@ -42,7 +42,7 @@ class ThirdLevelUnseen(GappyPairs):
     LACKING = {NUM_TRAIN + number: (3,) for number in range(NUM_VALIDATION)}
 
 
-def test_a_level_that_a_split_lacks_is_refused_before_anything_is_learnt(tmp_path):
+def test_a_level_that_a_split_lacks_is_refused_before_training(tmp_path):
     builder = ThirdLevelUnseen(data_dir=tmp_path / "data")
     builder.download_and_prepare()
     with pytest.raises(UserError, match="None of the 2 examples in split validation"):
@@ -73,7 +73,7 @@ def test_every_variant_learns_around_missing_levels(gappy_dir, tmp_path, variant
         variant=variant, levels=(1, 2, 3), scale="QP", simulated=True
     )
     assert predictor(np.zeros((1, HEIGHT, WIDTH, 3), np.float32)).shape == (1, 3)
-    # Biases start at the means of the levels that are there. No step of Adam's is longer than the
+    # Biases start at the means of the levels that are there. No Adam step is longer than the
     # learning rate by more than (1 - 0.9) / sqrt(1 - 0.999).
     biases = [each.numpy() for each in predictor.weights if re.search(r"_output/bias$", each.path)]
     each_of = [levels_of(number, LACKING.get(number, ())) for number in range(NUM_TRAIN)]
@@ -119,7 +119,7 @@ def test_a_run_without_kept_features_ends_where_one_with_them_does(dataset_dir, 
 
 
 @pytest.mark.slow
-def test_bfloat16_learns_alike_and_saves_float32(dataset_dir, tmp_path):
+def test_bfloat16_learns_the_same_and_saves_float32(dataset_dir, tmp_path):
     policy = keras.config.dtype_policy()
     exact, figures = trained(CONFIG, dataset_dir, tmp_path / "float32")
     keras.config.set_dtype_policy("mixed_bfloat16")  # as a worker does

@@ -181,7 +181,7 @@ def test_only_measuring_switches_training_off():
 
 @pytest.mark.slow
 def test_two_devices_learn_what_one_learns(tmp_path):
-    # The devices of a process are fixed before TensorFlow starts: hence a process of its own.
+    # The devices of a process are fixed before TensorFlow starts: hence a separate process.
     told_path = tmp_path / "told.json"
     subprocess.run([sys.executable, str(REPLICAS), str(told_path)], check=True, timeout=300)
     told = json.loads(told_path.read_text())

@@ -1,4 +1,4 @@
-"""Features of frozen backbones for heads: kept in files, or computed anew in every epoch.
+"""Features of frozen backbones for heads: cached in files, or recomputed in every epoch.
 
 Both give the same batches; kept ones are rounded to float16.
 """

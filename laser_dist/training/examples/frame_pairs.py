@@ -28,8 +28,8 @@ class FramePairs:
       batch_size: global.
       share: this worker's.
       seed: of the order; None keeps the stored order.
-      flips: whether half of the pairs, drawn anew in each epoch, are mirrored left to right.
-      crop: side of random squares that are given in place of whole frames, drawn anew in each
+      flips: whether half of the pairs, drawn again in each epoch, are mirrored left to right.
+      crop: side of random squares that are given in place of whole frames, drawn again in each
         epoch; None for whole frames.
       crops_per_frame: squares per frame; an example then is a square.
       labels: [M, L] or [M, L, 3] of all stored examples, of the target's level; then a batch's

@@ -82,7 +82,7 @@ def save_checkpoint(
       folder: of the stage's checkpoints, below `store.local`.
       variables: of model and optimizer, in the order they are restored in.
       progress: of the stage.
-      config: the run's resolved configuration, kept beside the weights.
+      config: the run's resolved configuration, stored with the weights.
 
     Returns:
       The checkpoint's file.
@@ -140,7 +140,7 @@ def prune(store: RunFiles, folder: Path, progress: Progress) -> None:
             store.remove(folder / name)
     for path in folder.glob(".*.unfinished.npz"):
         path.unlink(missing_ok=True)
-    for path in folder.glob("epoch-*.npz"):  # of a bucket: what lies here as well
+    for path in folder.glob("epoch-*.npz"):  # of a bucket: local copies too
         if path.name not in kept:
             path.unlink(missing_ok=True)
 
