@@ -1,6 +1,7 @@
 """Runs pipelines on this machine and on Dataflow, and turns their failures into user errors."""
 
 import errno
+import logging
 import os
 import re
 import shlex
@@ -218,15 +219,23 @@ def _run_here(pipeline: beam.Pipeline, on_poll: Callable[[], None]) -> str | Non
             ended.set()
 
     before, threading.excepthook = threading.excepthook, notice
+    steps = logging.getLogger("apache_beam.runners.common")
+    steps.addFilter(_as_debug)  # Beam logs the exception of a step, and raises it too
     try:
         threading.Thread(target=run, name="pipeline", daemon=True).start()
         while not ended.wait(POLL_S):
             on_poll()
     finally:
         threading.excepthook = before
+        steps.removeFilter(_as_debug)
     if errors:
         raise errors[0]
     return states[0]
+
+
+def _as_debug(record: logging.LogRecord) -> bool:
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return True
 
 
 def _submit(pipeline: beam.Pipeline) -> Any:

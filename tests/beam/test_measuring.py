@@ -9,7 +9,7 @@ from apache_beam.pvalue import TaggedOutput
 from labeled_fakes import QPS, SETTINGS, encoded, labeled, waves
 
 from beam_pipelines.dataset.frame_pairs import measure_and_write
-from beam_pipelines.dataset.isolation import Isolated
+from beam_pipelines.dataset.isolation import Crashed, Isolated
 from beam_pipelines.dataset.measured_files import (
     PAIRS_SUFFIX,
     QUALITY_SUFFIX,
@@ -99,30 +99,29 @@ def test_a_level_whose_clip_crashes_the_codec_is_encoded(run, streams, tmp_path)
     assert metadata.level_origins == ("file", "encoded", "file")
 
 
-class Warm(Isolated):
-    """Applies the time limit only once the process has loaded its libraries."""
+class TimesOut:
+    """Stands in for a codec process whose time limit is exceeded at QP 28."""
 
-    def call(self, function, *arguments):
-        limit, self.step_seconds = self.step_seconds, 60.0
-        super().call(faulty_codec.load)
-        self.step_seconds = limit
-        return super().call(function, *arguments)
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def call(self, work, source, settings, folder, unusable):
+        if 28 not in unusable:
+            raise Crashed(28, f"timed out after {self._seconds:g} s")
+        work(source, settings, folder, unusable, lambda step: None)
+
+    def close(self):
+        pass
 
 
 def test_a_clip_that_times_out_costs_only_that_clip(streams, tmp_path):
-    source = labeled(tmp_path / "in", streams, levels=(20, 20, 36), source_id="x-hang-28")
-    step = MeasureSources(
-        SETTINGS,
-        str(tmp_path / "work"),
-        clip_seconds=3.0,
-        work=faulty_codec.measure,
-        isolate=Warm,
-    )
+    source = labeled(tmp_path / "in", streams, levels=(20, 20, 36))
+    step = MeasureSources(SETTINGS, str(tmp_path / "work"), clip_seconds=30.0, isolate=TimesOut)
     step.setup()
     measured, reject = step.process(source)
     step.teardown()
     assert reject.value.where.endswith("_qp_28.264")
-    assert "timed out after 3 s" in reject.value.why
+    assert reject.value.why == "Cannot decode it: timed out after 30 s"
     assert sorted(rows_of(measured)) == [0, 20, 36]
 
 

@@ -120,8 +120,8 @@ def test_what_a_killed_build_has_set_aside_is_restored_and_never_found(tmp_path)
 @pytest.mark.slow
 def test_the_constants_of_commands_equal_those_of_the_libraries():
     from beam_pipelines.rejects import MAX_REJECT_RATE
-    from beam_pipelines.synthetic import mcl_jci as synthetic_mcl_jci
-    from beam_pipelines.synthetic import videoset as synthetic_videoset
+    from beam_pipelines.synthetic.mcl_jci import MclJciSettings
+    from beam_pipelines.synthetic.videoset import VideosetSettings
     from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder as MclJci
     from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 
@@ -129,12 +129,12 @@ def test_the_constants_of_commands_equal_those_of_the_libraries():
     assert {c.name for c in MclJci.BUILDER_CONFIGS} == set(datasets.CONFIGS[datasets.MCL_JCI])
     assert datasets.MAX_REJECT_RATE == MAX_REJECT_RATE
     kinds = {
-        "videoset": (synthetic_videoset.VideosetSettings(), synthetic_videoset.MAX_SOURCES),
-        "mcl-jci": (synthetic_mcl_jci.MclJciSettings(), synthetic_mcl_jci.MAX_SOURCES),
+        "videoset": VideosetSettings(),
+        "mcl-jci": MclJciSettings(),
     }
     assert kinds.keys() == synthesize.KINDS.keys()
-    for name, (settings, max_sources) in kinds.items():
+    for name, settings in kinds.items():
         kind = synthesize.KINDS[name]
         known = (kind.num_sources, kind.num_frames, kind.max_sources)
-        assert known == (settings.num_sources, settings.num_frames, max_sources)
+        assert known == (settings.num_sources, settings.num_frames, settings.MAX_SOURCES)
         assert f"{settings.width}x{settings.height}" == datasets.RESOLUTIONS["synthetic"]
