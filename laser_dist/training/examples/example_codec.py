@@ -1,4 +1,4 @@
-"""What an example of a prepared dataset holds: images still encoded, and frames made of them."""
+"""Decodes the serialized examples of a prepared dataset."""
 
 import io
 from collections.abc import Sequence
@@ -16,38 +16,38 @@ IMAGES = (RAW, "jnd1", "jnd2", "jnd3")  # in the order of `jnd_levels`, after th
 
 
 def num_with(target: str, levels: np.ndarray) -> int:
-    """How many examples, of levels [N, 3], have the frame `target`; all have a raw one."""
+    """Return how many examples, with levels [N, 3], have the frame `target`; all have a raw one."""
     return len(rows_with(target, levels))
 
 
 def rows_with(target: str, levels: np.ndarray) -> np.ndarray:
-    """Which examples, of levels [N, 3], have the frame `target`, in stored order."""
+    """Return which examples, with levels [N, 3], have the frame `target`, in stored order."""
     if target == RAW:
         return np.arange(len(levels))
     return np.flatnonzero(np.isfinite(levels[:, level_index(target)]))
 
 
 def level_index(target: str) -> int:
-    """Where in `jnd_levels` the level of "jnd1", "jnd2" or "jnd3" stands."""
+    """Return the index in `jnd_levels` of "jnd1", "jnd2" or "jnd3"."""
     return IMAGES.index(target) - 1
 
 
 def features_of(record: bytes) -> Any:
-    """What an example holds, as TFDS has serialized it: name to a list of bytes or numbers."""
+    """Parse an example that TFDS serialized: name to a list of bytes or numbers."""
     return tf.train.Example.FromString(record).features.feature
 
 
 def encoded_images(record: bytes, names: Sequence[str]) -> list[bytes]:
-    """Some images of an example, encoded as they are stored."""
+    """Return some images of an example, encoded as stored."""
     features = features_of(record)
     return [features[name].bytes_list.value[0] for name in names]
 
 
 def decode_frame(image: bytes, height: int, width: int) -> np.ndarray:
-    """An encoded image to a frame [height, width, 3] uint8, RGB; resized if it has another size.
+    """Decode an image to a frame [height, width, 3] uint8, RGB; resize it if its size differs.
 
-    Threads decode side by side: Pillow lets others run meanwhile, TensorFlow's eager decoder was
-    no faster on two threads than on one.
+    Pillow releases Python's lock, so threads decode in parallel; TensorFlow's eager decoder was no
+    faster on two threads than on one.
     """
     with Image.open(io.BytesIO(image)) as opened:
         frame = np.asarray(opened.convert("RGB"))
@@ -57,13 +57,13 @@ def decode_frame(image: bytes, height: int, width: int) -> np.ndarray:
 
 
 def sample_frames(records: Records, most: int, *, height: int, width: int) -> np.ndarray:
-    """Raw frames spread evenly over a split, the same ones on every worker.
+    """Return raw frames spread evenly over a split, the same on every worker.
 
     Args:
-      records: of the split.
-      most: number of frames, or the split's if that has fewer.
-      height: of the frames given, in pixels.
-      width: of the frames given, in pixels.
+      records: records of the split.
+      most: largest number of frames.
+      height: height of the returned frames in pixels.
+      width: width of the returned frames in pixels.
 
     Returns:
       [N, height, width, 3] float32, RGB in 0..255.

@@ -1,4 +1,4 @@
-"""Frames of examples by number: read and decoded by a few threads, each example once."""
+"""Frames of examples by number, read and decoded by a few threads."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ import numpy as np
 from laser_dist.training.examples.example_codec import decode_frame, encoded_images
 from laser_dist.training.examples.records import Records
 
-_DECODERS = 2  # threads: beside the step, which takes the processor's other cores
+_DECODERS = 2  # threads: the step needs the other cores
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +18,11 @@ class FrameReader:
     """Reads frames of some images of each example.
 
     Attributes:
-      records: of the split.
-      images: names, such as ("raw", "jnd1").
-      height: of the frames given, in pixels.
-      width: of the frames given, in pixels.
-      pool: that decodes.
+      records: records of the split.
+      images: names of the images, such as ("raw", "jnd1").
+      height: height of the returned frames in pixels.
+      width: width of the returned frames in pixels.
+      pool: threads that decode.
     """
 
     records: Records
@@ -32,10 +32,10 @@ class FrameReader:
     pool: ThreadPoolExecutor
 
     def frames(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Frames of examples by their places [n] in the stored order; one may come repeatedly.
+        """Return frames of examples by their positions [n] in the stored order, with repeats.
 
         Returns:
-          Of each image [n, height, width, 3] float32, RGB in 0..255.
+          For each image [n, height, width, 3] float32, RGB in 0..255.
         """
         wanted, back = np.unique(rows, return_inverse=True)
         decoded = list(self.pool.map(self._decoded, self.records.read(wanted)))
@@ -52,6 +52,6 @@ class FrameReader:
 def frame_reader(
     records: Records, images: Sequence[str], *, height: int, width: int
 ) -> Iterator[FrameReader]:
-    """A reader with threads of its own, which end with the block."""
+    """Yield a reader whose threads end with the block."""
     with ThreadPoolExecutor(_DECODERS, "decode") as pool:
         yield FrameReader(records, images, height, width, pool)

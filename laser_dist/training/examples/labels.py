@@ -1,4 +1,4 @@
-"""What viewers said of a dataset's examples, as the targets of heads."""
+"""Labels of a dataset's examples, as targets of heads."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from laser_dist.training.examples.records import Records
 from laser_dist.training.storage.label_table import read_label_table
 
 _SAMPLES_COLUMN = "viewer_samples"
-# TFDS stores what is ragged as all values one after the other, and how many each row has.
+# TFDS stores ragged features as all values in one list, and the length of each row.
 _SAMPLES = f"{_SAMPLES_COLUMN}/ragged_flat_values"
 _COUNTS = f"{_SAMPLES_COLUMN}/ragged_row_lengths_0"
 # An example's levels [L], and the samples of each; none where the dataset has none.
@@ -35,12 +35,11 @@ class Labeled:
     sample_variances: np.ndarray
 
     def targets(self, levels: tuple[int, ...], *, spread: bool) -> np.ndarray:
-        """What a head of these levels (from 1) learns.
+        """Return the targets of a head for these levels (from 1).
 
         Returns:
-          [N, L] float32; of a head that gives the spread [N, L, 3]: the level, and mean and
-          variance of the samples, in which all is that the likelihood of a normal distribution
-          asks of them.
+          [N, L] float32; with spreads [N, L, 3]: the level, and mean and variance of the samples,
+          from which the likelihood of a normal distribution follows.
         """
         columns = [level - 1 for level in levels]
         if not spread:
@@ -50,9 +49,9 @@ class Labeled:
 
 
 def read_labels(dataset: str | Path, split: str, records: Records) -> Labeled:
-    """Reads a split's labels; no image is decoded.
+    """Read a split's labels, without decoding images.
 
-    They stand in a table beside the examples. Of a dataset without one every example is read.
+    They are in the label table. If a dataset has none, every example is read.
 
     Args:
       dataset: location of the prepared dataset, path or URL.
@@ -60,7 +59,7 @@ def read_labels(dataset: str | Path, split: str, records: Records) -> Labeled:
       records: of the split.
 
     Raises:
-      UserError: a table that is damaged or of another build.
+      UserError: the label table is damaged or of another build.
     """
     table = read_label_table(dataset, split, len(records), (LEVELS, _SAMPLES_COLUMN))
     if table is None:
@@ -69,7 +68,7 @@ def read_labels(dataset: str | Path, split: str, records: Records) -> Labeled:
 
 
 def present_means(values: np.ndarray) -> np.ndarray:
-    """[L]: the mean of each column of [N, L] over the examples that have it, one at least."""
+    """Return [L]: the mean of each column of [N, L] over the examples that have it."""
     return np.mean(values, axis=0, where=np.isfinite(values))
 
 
@@ -82,7 +81,7 @@ def _labeled(rows: Iterable[_Row]) -> Labeled:
 def _with_moments(
     levels: Sequence[float], samples: Sequence[Sequence[int] | np.ndarray]
 ) -> np.ndarray:
-    """[3, L]: levels, and mean and variance of the samples of each."""
+    """Return [3, L]: levels, and mean and variance of the samples of each."""
     moments = np.full((2, len(levels)), np.nan)
     for index, (level, of_level) in enumerate(zip(levels, samples, strict=False)):
         if len(of_level) and np.isfinite(level):
@@ -97,7 +96,7 @@ def _one_by_one(records: Records) -> Iterable[bytes]:
 
 
 def _row_of(record: bytes) -> _Row:
-    """Levels of an example and the samples of each; none where the dataset has none."""
+    """Return an example's levels, and the samples of each; none if the dataset has none."""
     features: Any = features_of(record)
     levels = features[LEVELS].float_list.value
     if _SAMPLES not in features:

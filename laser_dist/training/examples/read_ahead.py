@@ -1,4 +1,4 @@
-"""The next batches made ready while a step runs."""
+"""Prepares the next batches while a step runs."""
 
 import threading
 import time
@@ -12,19 +12,19 @@ _POLL_S = 0.1
 
 
 class ReadAhead(Generic[T]):
-    """Walks an iterable in a thread of its own, two items ahead of whoever takes them.
+    """Iterates in a separate thread, two items ahead of the consumer.
 
     Attributes:
-      waited_s: seconds that the taker had to wait, so far.
+      waited_s: seconds that the consumer has waited so far.
     """
 
     def __init__(self, items: Iterable[T]) -> None:
-        """Starts nothing before the first item is asked for."""
+        """Take the iterable; the thread starts with the first item."""
         self._items = items
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[T]:
-        """The items, in order; an error of the iterable is raised here."""
+        """Yield the items in order; an error of the iterable is raised here."""
         queue: Queue[tuple[bool, object]] = Queue(_AHEAD)
         given_up = threading.Event()
 

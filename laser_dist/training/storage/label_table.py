@@ -1,4 +1,4 @@
-"""The table that lies beside a dataset's examples: what they hold but their frames."""
+"""Label table of a dataset: what its examples hold, without the frames."""
 
 import io
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from laser_dist.errors import UserError
 def read_label_table(
     dataset: str | Path, split: str, num_examples: int, columns: Sequence[str]
 ) -> pa.Table | None:
-    """A row for each example of a split, in stored order; None of a dataset without the table.
+    """Return a row for each example of a split, in stored order; None if there is no table.
 
     Args:
-      dataset: location of the prepared dataset, path or URL.
-      split: such as "train".
-      num_examples: of the split.
-      columns: wanted.
+      dataset: path or URL of the prepared dataset.
+      split: name of the split, such as "train".
+      num_examples: number of examples of the split.
+      columns: names of the columns to return.
 
     Raises:
-      UserError: a table that is damaged or of another build.
+      UserError: the table is damaged or of another build.
     """
     place = storage.join(dataset, "labels", f"{split}.parquet")
     if not storage.exists(place):
@@ -32,13 +32,14 @@ def read_label_table(
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
-        raise _bad(place, " ".join(str(error).split())) from error
+        raise _bad(place, "it is not a Parquet file") from error
     if len(table) != num_examples:
-        raise _bad(place, f"{len(table)} rows of {num_examples} examples")
+        raise _bad(place, f"it has {len(table)} rows for {num_examples} examples")
     if missing := [name for name in columns if name not in table.column_names]:
-        raise _bad(place, f"no column {missing[0]}")
+        raise _bad(place, f"it has no column {missing[0]}")
     return table.select(list(columns))
 
 
-def _bad(place: str, got: str) -> UserError:
-    return UserError(f"Labels {place}", "a row for each example", got, "Build the dataset anew.")
+def _bad(location: str, problem: str) -> UserError:
+    message = f"The label table {location} is damaged: {problem}."
+    return UserError(message, hint="Build the dataset again.")
