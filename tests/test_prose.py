@@ -59,7 +59,7 @@ PHRASES = {
     r"\w*(colour|behaviour|neighbour|favour|honour|labour|flavour|harbour)\w*": "-or",
     r"(centre|metre|litre|fibre|calibre)[ds]?": "-er",
     r"(labell|modell|travell|signall|channell)(ed|ing)": "one l",
-    r"(analys|catalys)(e|ed|es|ing)": "-yze",
+    r"(analys|catalys)(ed|es|ing)": "-yze",
     r"(?<!blue.)greys?|greyscale": "gray",
     r"licences?|artefacts?|whilst|amongst|learnt|programmes?|ageing": "US spelling",
 }

@@ -125,7 +125,7 @@ def test_what_an_unfinished_run_lacks_is_named(dataset, tmp_path):
         load_run(run_dir)
 
 
-def test_a_run_goes_on_with_other_workers_and_the_same_global_batch(dataset, tmp_path):
+def test_a_run_resumes_with_other_workers_and_the_same_global_batch(dataset, tmp_path):
     store = RunFiles(str(tmp_path / "run"))
     before = start_run(store, TRAINING, dataset)
     after = start_run(

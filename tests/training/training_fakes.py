@@ -88,7 +88,7 @@ class GappyPairs(TinyPairs):
 
 
 class ManyPairs(TinyPairs):
-    """Enough examples that two shards read by turns would not come in order."""
+    """Enough examples that two shards read in turns would not come in order."""
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples(range(50))}

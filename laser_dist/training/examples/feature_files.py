@@ -2,7 +2,7 @@
 
 `FOLDER/BACKBONE-SPACE-KEY/SPLIT-VERSION-00000-of-00002.npy` is one worker's part of what one
 backbone gives for one split, float16 [n, h, w, c]; the key is that of model and data. `SPLIT.json`
-beside it is written when every part is there, and says how many there are.
+next to it is written when every part is there, and says how many there are.
 """
 
 import hashlib

@@ -110,7 +110,7 @@ def average_statistics(strategy: tf.distribute.Strategy, variables: Sequence[Any
     """Set all replicas' copies of each variable to their mean.
 
     Batch norms that are not synchronized use the moments of their replica's part of a batch, and
-    each replica has moving means of its own. The mean over all replicas is what is measured and
+    each replica has its own moving means. The mean over all replicas is what is measured and
     saved.
 
     Args:
