@@ -16,14 +16,10 @@ class UserError(Exception):
       hint: what to do about it, as one imperative sentence; empty if the message says it all.
     """
 
-    def __init__(self, message: str, *fields: str, hint: str = "") -> None:
-        # All fields reach the base class, so the error survives pickling from a worker.
-        super().__init__(message, *(fields or (hint,)))
-        if len(fields) == 3:  # the earlier form: what, expected, got, next step
-            self.what, (self.expected, self.got, self.next_step) = message, fields
-            message = f"{message}: expected {self.expected}, got {self.got}."
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)  # both, so that the error survives pickling from a worker
         self.message = message
-        self.hint = fields[-1] if fields else hint
+        self.hint = hint
 
     def naming(self, other: str, place: str) -> "UserError":
         """Return the same error with one location replaced by the name that the user gave it."""

@@ -227,15 +227,10 @@ class TfdsDataset:
                 found[source_id] = LevelFrames(source_id, frame_index, raw, np.stack(encoded))
         return found
 
-    def _label_rows(self, split: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield features other than frames, from the label table if the dataset has one."""
+    def _label_rows(self, split: str, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return features other than frames, from the label table."""
         num_examples = self._builder.info.splits[split].num_examples
-        table = read_label_table(self._folder, split, num_examples, names)
-        if table is not None:
-            yield from table.to_pylist()
-            return
-        for example in self._examples(split, names):
-            yield {name: _plain(value) for name, value in example.items()}
+        return read_label_table(self._folder, split, num_examples, names).to_pylist()
 
     def _examples(
         self,
@@ -280,13 +275,6 @@ def _info(info: Any) -> DatasetInfo:
         seed=metadata.get("seed"),
         splits={name: tuple(ids) for name, ids in metadata.get("splits", {}).items()},
     )
-
-
-def _plain(value: Any) -> Any:
-    """Convert a TFDS value to what a label table holds: text, numbers, lists."""
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.to_list() if hasattr(value, "to_list") else value
 
 
 def _decode_png(data: bytes) -> np.ndarray:

@@ -93,8 +93,7 @@ def local_dataset(
 
     Args:
       location: path or URL of one version of the dataset. A path is returned unchecked.
-      splits: whose examples are needed. Of the others the label table is enough; where there is
-        none, their examples are downloaded too.
+      splits: splits whose examples are needed; of the others only the label table is downloaded.
       on_progress: called with a line about the download.
 
     Raises:
@@ -109,10 +108,8 @@ def local_dataset(
     run.fetch(metadata)
     tables = (LABELS, QUALITY)
     wanted = [run.local / table / name for table in tables for name in run.names(run.local / table)]
-    with_labels = {path.stem for path in wanted if path.parent.name == LABELS}
     for name in run.names(run.local):
-        split = _split_of(name)
-        if name not in tables and (split in (None, *splits) or split not in with_labels):
+        if name not in tables and _split_of(name) in (None, *splits):
             wanted.append(run.local / name)
     for number, path in enumerate(wanted, start=1):
         on_progress(f"Downloading the dataset: file {number} of {len(wanted)}")

@@ -1,7 +1,7 @@
 """A run's folder: its resolved configuration, and loading a finished run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +11,7 @@ from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.config import STAGE_SETTINGS, from_dict, override, to_dict
+from laser_dist.training.config import from_dict, override, to_dict
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
@@ -53,7 +53,7 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
       dataset: location of the prepared dataset, path or URL.
 
     Returns:
-      The configuration: `run_dir`, `variant`, `training`, `parallel`, `dataset`, `packages`.
+      The configuration: `run_dir`, `variant`, `training`, `dataset`, `packages`.
 
     Raises:
       UserError: there is no such dataset, the folder cannot be written, or it holds another run or
@@ -63,7 +63,6 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
         "run_dir": store.location if store.is_remote else str(store.local.resolve()),
         "variant": training["variant"],
         "training": training,
-        "parallel": describe_parallelism(training),
         "dataset": read_dataset_card(dataset),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
@@ -77,25 +76,6 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
     storage.write_text(path, json.dumps(config, indent=2) + "\n")
     store.push(path)
     return config
-
-
-def describe_parallelism(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe how each stage's global batch is divided among devices.
-
-    Args:
-      training: `TrainingConfig` as plain values.
-    """
-    cluster = training["cluster"]
-    devices = max(cluster["gpus_per_worker"], 1)
-    replicas = cluster["num_workers"] * devices
-    batches = {name: training[name]["batch_size"] for name in STAGE_SETTINGS}
-    return {
-        "workers": cluster["num_workers"],
-        "devices_per_worker": devices,
-        "global_batch": batches,
-        "per_replica_batch": {name: -(-size // replicas) for name, size in batches.items()},
-        "learning_rate_scaling": "none: the rate applies to the global batch, which stays the same",
-    }
 
 
 def read_run(store: RunFiles, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:

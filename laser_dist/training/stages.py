@@ -80,7 +80,7 @@ def run_stages(
         context.store.fetch_all(models)
         records = {split: open_records(dataset, split) for split in (TRAIN, VALIDATION)}
         labels = {
-            split: read_labels(dataset, split, of_split) for split, of_split in records.items()
+            split: read_labels(dataset, split, len(of_split)) for split, of_split in records.items()
         }
     trainer = _Trainer(config, records, shard, context, labels)
     for plan in plans:

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
+from label_tables import write_label_tables
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation.dataset import TfdsDataset, fit_frames
@@ -99,21 +98,13 @@ class NoSamplesJnd(TinyJnd):
 def build(builder_class, folder):
     builder = builder_class(data_dir=folder)
     builder.download_and_prepare()
+    write_label_tables(builder.data_path)
     return builder.data_path
 
 
-@pytest.fixture(scope="module", params=["examples only", "label table"])
-def dataset(request, tmp_path_factory):
-    """Return a dataset without and with a label table."""
-    folder = Path(build(TinyJnd, tmp_path_factory.mktemp("data")))
-    if request.param == "label table":
-        (folder / "labels").mkdir()
-        for split, sources in SPLITS.items():
-            rows = [example(source, index) for source in sources for index in FRAMES]
-            labels = [{k: v for k, v in row.items() if k not in IMAGES} for row in rows]
-            table = pa.Table.from_pylist(labels)
-            pq.write_table(table, folder / "labels" / f"{split}.parquet")
-    return TfdsDataset(folder, batch_size=4)
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return TfdsDataset(Path(build(TinyJnd, tmp_path_factory.mktemp("data"))), batch_size=4)
 
 
 def test_metadata_is_read(dataset):

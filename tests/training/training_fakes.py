@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from label_tables import write_label_tables
 
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import StageConfig
@@ -70,6 +71,10 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
             ),
         }
 
+    def download_and_prepare(self, **options):
+        super().download_and_prepare(**options)
+        write_label_tables(self.data_path)
+
     def _generate_examples(self, numbers):
         for number in numbers:
             lacking = self.LACKING.get(number, ())
@@ -96,7 +101,7 @@ class ManyPairs(TinyPairs):
 
 def labels_of(dataset_dir, split="train"):
     """Labels of a split."""
-    return read_labels(dataset_dir, split, open_records(dataset_dir, split))
+    return read_labels(dataset_dir, split, len(open_records(dataset_dir, split)))
 
 
 def frame_pairs(dataset_dir, target, *, split="train", **settings):
@@ -105,7 +110,7 @@ def frame_pairs(dataset_dir, target, *, split="train", **settings):
     return FramePairs(
         records=records,
         target=target,
-        rows=rows_with(target, read_labels(dataset_dir, split, records).levels),
+        rows=rows_with(target, read_labels(dataset_dir, split, len(records)).levels),
         **{"height": HEIGHT, "width": WIDTH, **settings},
     )
 

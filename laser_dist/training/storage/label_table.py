@@ -13,8 +13,8 @@ from laser_dist.errors import UserError
 
 def read_label_table(
     dataset: str | Path, split: str, num_examples: int, columns: Sequence[str]
-) -> pa.Table | None:
-    """Return a row for each example of a split, in stored order; None if there is no table.
+) -> pa.Table:
+    """Return a row for each example of a split, in stored order.
 
     Args:
       dataset: path or URL of the prepared dataset.
@@ -23,12 +23,13 @@ def read_label_table(
       columns: names of the columns to return.
 
     Raises:
-      UserError: the table is damaged or of another build.
+      UserError: the table is missing, damaged or of another build.
     """
     place = storage.join(dataset, "labels", f"{split}.parquet")
-    if not storage.exists(place):
-        return None
-    content = storage.read_bytes(place)
+    try:
+        content = storage.read_bytes(place)
+    except FileNotFoundError as error:
+        raise _bad(place, "it is missing") from error
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
@@ -41,5 +42,5 @@ def read_label_table(
 
 
 def _bad(location: str, problem: str) -> UserError:
-    message = f"The label table {location} is damaged: {problem}."
+    message = f"The label table {location} cannot be used: {problem}."
     return UserError(message, hint="Build the dataset again.")

@@ -1,0 +1,39 @@
+"""Writes the label tables of datasets that TFDS itself wrote, as `laser-jnd build` would."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow_datasets as tfds
+
+
+def write_label_tables(folder):
+    """Write a row for each example, in stored order: all that it holds except its images."""
+    builder = tfds.builder_from_directory(folder)
+    features = {
+        name: feature
+        for name, feature in builder.info.features.items()
+        if not isinstance(feature, tfds.features.Image)
+    }
+    target = Path(folder) / "labels"
+    target.mkdir()
+    for split in builder.info.splits:
+        examples = builder.as_dataset(
+            split=split,
+            decoders=tfds.decode.PartialDecoding(features),
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),  # one shard after the other
+        )
+        rows = [{k: plain(v) for k, v in each.items()} for each in tfds.as_numpy(examples)]
+        without_samples = {"viewer_samples": [[], [], []]}
+        table = pa.Table.from_pylist([without_samples | row for row in rows])
+        pq.write_table(table, target / f"{split}.parquet")
+
+
+def plain(value):
+    """Convert a TFDS value to what a table holds: text, numbers, lists."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if hasattr(value, "to_list"):  # ragged
+        return value.to_list()
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
