@@ -12,11 +12,6 @@ The packages by layer; each imports only from the layers below it:
 Importing this package imports neither TensorFlow, Ray nor Beam.
 """
 
+from importlib.metadata import version
 
-def __getattr__(name: str) -> str:
-    """Return the installed version as `__version__`; only then is its metadata looked up."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("laser-jnd")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__version__ = version("laser-jnd")

@@ -137,7 +137,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self.info.write_to_directory(scratch)
             names = {path.name for path in Path(scratch).iterdir()}
             for name in (*sorted(names - {_INFO_FILE}), _INFO_FILE):
-                storage.publish(Path(scratch) / name, storage.join(dataset, name))
+                storage.upload(Path(scratch) / name, storage.join(dataset, name))
         storage.remove(locations.work)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -24,6 +24,7 @@ from beam_pipelines.runner import REJECTS, WriteRejects, run_to_end, translate_f
 from beam_pipelines.synthetic.footage import Footage, Take, draw_takes
 from beam_pipelines.synthetic.mcl_jci import MclJciSettings
 from beam_pipelines.synthetic.videoset import VideosetSettings
+from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.video.containers import VideoError
@@ -180,7 +181,6 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     check_output(folder)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    before = folder.with_name(f".{folder.name}.before")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -190,15 +190,10 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     try:
         yield unfinished
         try:
-            shutil.rmtree(before, ignore_errors=True)
-            if folder.exists():
-                folder.rename(before)
-            unfinished.rename(folder)
+            with storage.set_aside(folder):
+                unfinished.rename(folder)
         except OSError as error:
-            if before.exists() and not folder.exists():
-                before.rename(folder)
             raise _cannot_write(folder, error) from error
-        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

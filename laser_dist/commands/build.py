@@ -17,7 +17,6 @@ from laser_dist.commands.datasets import (
     MAX_REJECT_RATE,
     VIDEOSET,
     is_built,
-    set_aside,
     summary,
 )
 from laser_dist.commands.options import add_workers, positive_number, rate, size
@@ -200,7 +199,7 @@ def _build(resolved: ResolvedBuild, show: Show) -> None:
     import tensorflow_datasets as tfds
 
     from beam_pipelines.dataset.pipeline import BuildLocations, num_measured
-    from laser_dist.storage import is_url
+    from laser_dist.storage import is_url, set_aside
     from tfds_builders.jnd_dataset import BuildRequest
 
     options, folder = resolved.options, resolved.folder

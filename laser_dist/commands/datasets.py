@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,26 +46,6 @@ def choose_config(dataset: str, files: list[StoredFile]) -> str:
     there = resolutions_among(files, tuple(RESOLUTIONS.values()))
     found = [config for config, resolution in RESOLUTIONS.items() if resolution in there]
     return found[0] if len(found) == 1 else "360p"
-
-
-@contextmanager
-def set_aside(folder: Path) -> Iterator[None]:
-    """Move a folder aside while the block runs; restore it if the block fails, else remove it."""
-    aside = folder.parent / f".{folder.name}.replaced"
-    if aside.exists() and not folder.exists():  # an earlier process was killed
-        aside.rename(folder)
-    if not folder.exists():
-        yield
-        return
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_built(folder: str, fingerprint: str, manual_dir: str, *, replace_other: bool) -> bool:

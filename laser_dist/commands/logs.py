@@ -2,15 +2,10 @@
 
 import argparse
 import contextlib
-import importlib.abc
-import importlib.util
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from laser_dist.commands import terminal
@@ -55,42 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser, **options: Any) -> None:
     add("--debug", action="store_true", help="show tracebacks and all messages", **options)
 
 
-class _TensorFlowFinder(importlib.abc.MetaPathFinder):
-    """Hides what TensorFlow's C++ code writes while it is imported.
-
-    TensorFlow 2.21 writes notices about oneDNN and CUDA there before it reads its own switch,
-    `TF_CPP_MIN_LOG_LEVEL`. Python's standard error is not affected.
-    """
-
-    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        """Return the specification of TensorFlow with a loader that is silent, and of no other."""
-        if name != "tensorflow":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_silently(module: ModuleType) -> None:
-                with _silent_descriptor():
-                    load(module)
-
-            spec.loader.exec_module = load_silently
-        return spec
-
-
-@contextlib.contextmanager
-def _silent_descriptor() -> Iterator[None]:
-    python, sys.stderr = sys.stderr, os.fdopen(os.dup(2), "w", buffering=1)
-    with sys.stderr, open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(sys.stderr.fileno(), 2)
-            sys.stderr = python
-
-
 def prepare_environment(*, uses_cloud: bool = False, verbose: bool = False) -> None:
     """Set what the libraries read when they are imported; what the user has set stays.
 
@@ -103,8 +62,6 @@ def prepare_environment(*, uses_cloud: bool = False, verbose: bool = False) -> N
         os.environ.setdefault(name, value)
     # No command opens a window, and the backend that a notebook sets may not be installed here.
     os.environ["MPLBACKEND"] = "agg"
-    if not verbose:
-        sys.meta_path.insert(0, _TensorFlowFinder())
 
 
 def set_up(*, verbosity: int = 0, log_file: Path | None = None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+from laser_dist import __version__
 from laser_dist.commands import (
     build,
     demo,
@@ -134,7 +135,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def make_parser() -> Parser:
     """Return the parser of all commands."""
     parser = Parser("laser-jnd", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action="version", version=f"laser-jnd {__version__}")
     logs.add_arguments(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
@@ -157,16 +158,6 @@ def make_parser() -> Parser:
     )
     parser.commands["help"] = helper
     return parser
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        import laser_dist
-
-        print(f"laser-jnd {laser_dist.__version__}")
-        parser.exit()
 
 
 def _fail(error: Exception) -> int:

@@ -137,6 +137,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def set_aside(folder: Path) -> Iterator[None]:
+    """Move a folder aside while the block runs; restore it if the block fails, else remove it."""
+    aside = folder.parent / f".{folder.name}.replaced"
+    if aside.exists() and not folder.exists():  # an earlier process was killed
+        aside.rename(folder)
+    if not folder.exists():
+        yield
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def upload(path: Path, location: str | Path) -> None:
     """Copy a local file to a location, complete or absent; errors as for `write_bytes`."""
     if not is_url(location):
@@ -157,16 +177,6 @@ def upload(path: Path, location: str | Path) -> None:
         write_bytes(location, b"")
     else:
         _in_bucket(location, copy, writes=True)
-
-
-def publish(path: Path, location: str | Path) -> None:
-    """Move a finished local file to a location, complete or absent; errors as for `write_bytes`."""
-    if not is_url(location):
-        with atomic_path(Path(location)) as unfinished:
-            shutil.move(path, unfinished)
-        return
-    upload(path, location)
-    path.unlink()
 
 
 def download(location: str | Path, path: Path, *, reuse: bool = False) -> bool:

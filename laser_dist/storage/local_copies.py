@@ -41,21 +41,14 @@ def local_run(
     if not is_url(location):
         return Path(location)
     run = RunFiles(location)
-    missing = [
-        path
-        for path in (CONFIG, f"{MODELS}/{PREDICTOR}")
-        if not files.exists(join(location, *path.split("/")))
-    ]
-    if missing:
-        files.list_folder(location)  # it reports a bucket that does not exist
-        hint = "Check its name, or resume its training." if missing[0] != CONFIG else ""
-        raise UserError(
-            f"{location} is not a finished run: it has no {missing[0]}.",
-            hint=hint or "Check its name.",
-        )
     on_progress(f"Downloading the models of {location}")
-    run.fetch(run.local / CONFIG)
-    run.fetch(run.local / MODELS / PREDICTOR)
+    for path in (CONFIG, f"{MODELS}/{PREDICTOR}"):
+        if not run.fetch(run.local / path):
+            files.list_folder(location)  # it reports a bucket that does not exist
+            raise UserError(
+                f"{location} is not a finished run: it has no {path}.",
+                hint="Check its name, or resume its training.",
+            )
     for name in () if predictor_only else (MODELS, METRICS):
         run.fetch_all(run.local / name, exactly=True)
     return run.local

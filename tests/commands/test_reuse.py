@@ -1,5 +1,6 @@
 import pytest
 
+from laser_dist import storage
 from laser_dist.commands import datasets, demo, synthesize
 from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
@@ -43,12 +44,12 @@ def test_a_replaced_dataset_is_restored_if_the_build_fails(tmp_path):
     folder = tmp_path / "1.0.0"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(ValueError, match="half way"), datasets.set_aside(folder):  # noqa: PT012
+    with pytest.raises(ValueError, match="half way"), storage.set_aside(folder):  # noqa: PT012
         folder.mkdir()
         (folder / "half").touch()
         raise ValueError("half way")
     assert [path.name for path in folder.iterdir()] == ["old"]
-    with datasets.set_aside(folder):
+    with storage.set_aside(folder):
         folder.mkdir()
         (folder / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["1.0.0", "new"]
@@ -111,7 +112,7 @@ def test_what_a_killed_build_has_set_aside_is_restored_and_never_found(tmp_path)
     with pytest.raises(UserError, match="holds no prepared dataset"):
         find_dataset(tmp_path)
     folder = aside.with_name("1.0.0")
-    with pytest.raises(ValueError, match="again"), datasets.set_aside(folder):
+    with pytest.raises(ValueError, match="again"), storage.set_aside(folder):
         raise ValueError("again")
     assert find_dataset(tmp_path) == str(folder)
     assert not aside.exists()

@@ -124,14 +124,6 @@ def test_a_file_written_by_many_threads_holds_one_of_the_contents(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_publishing_moves_a_file(tmp_path):
-    fill(tmp_path, "scratch/made")
-    storage.publish(tmp_path / "scratch" / "made", tmp_path / "data" / "made")
-    assert (tmp_path / "data" / "made").read_text() == "scratch/made"
-    assert not (tmp_path / "scratch" / "made").exists()
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["made"]
-
-
 def test_files_and_folders_are_removed_and_missing_ones_are_no_error(tmp_path):
     fill(tmp_path, "a/b/c", "d")
     for name in ("a", "d", "absent"):
