@@ -29,9 +29,13 @@ CASES = [
     ("predict good.264 song.txt --json --model run", "Cannot decode song.txt", "Replace it with"),
     ("predict dot.png --model run", "dot.png has 1x1 pixels; the minimum is 16x16.", "larger"),
     # Runs.
-    ("predict good.264 --model none", "Run none", "laser-jnd train"),
-    ("predict good.264 --model unfinished", "Run unfinished", "laser-jnd train"),
-    ("evaluate --dataset data --model unfinished", "Run unfinished", "laser-jnd train"),
+    ("predict good.264 --model none", "no run in none", "laser-jnd train"),
+    ("predict good.264 --model unfinished", "unfinished has no finished model", "laser-jnd train"),
+    (
+        "evaluate --dataset data --model unfinished",
+        "unfinished has no finished model",
+        "laser-jnd train",
+    ),
     ("predict good.264 --model run_bad_json", "run_bad_json/config.json", ""),
     ("predict good.264 --model run_bad_utf8", "run_bad_utf8/config.json", ""),
     ("predict good.264 --model run_bad_list", "run_bad_list/config.json", ""),
@@ -56,7 +60,7 @@ CASES = [
     # Settings and options of a training.
     (f"{TRAIN} data --set heads.epoch=3", "`heads.epoch`", 'Did you mean "heads.epochs"?'),
     (f"{TRAIN} data --set heads.epochs=many", "`heads.epochs` must be an integer", ""),
-    ("train --resume none", "Run none", ""),
+    ("train --resume none", "no run in none", ""),
     ("settings epochz", 'No setting has "epochz" in its path.', 'Did you mean "jnd.epochs"?'),
     # Synthetic datasets.
     ("synthesize --output new --photos photos", "photos", ""),
