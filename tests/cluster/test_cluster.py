@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
-from laser_dist.commands.beam_flags import check_known
 
 from beam_pipelines.runner import dataflow_flags
+from laser_dist.commands.build_request import check_known
 from laser_dist.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -210,3 +210,12 @@ def test_both_images_have_the_same_project_and_lock():
         (CLUSTER / n / "Dockerfile.dockerignore").read_text() for n in ("dataflow", "training")
     ]
     assert ignored[0] == ignored[1]
+
+
+@pytest.mark.parametrize("name", ["dataflow", "training"])
+def test_the_modules_that_an_image_imports_exist(name):
+    text = (CLUSTER / name / "Dockerfile").read_text()
+    project = r"\b(?:laser_dist|beam_pipelines|tfds_builders)\.[\w.]*\w"
+    modules = {each.replace(".", "/") for each in re.findall(project, text)}
+    assert modules
+    assert {each for each in modules if not (ROOT / f"{each}.py").exists()} == set()
