@@ -8,9 +8,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 from laser_dist.commands.options import ratio, whole_number
 from laser_dist.commands.terminal import Terminal
+from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR, SCALES, Scale, scale_named
 
 if TYPE_CHECKING:
@@ -182,6 +184,10 @@ def _run_config(model: Path) -> dict[str, Any] | None:
     from laser_dist.training.runs import load_run
 
     if model.is_file():
+        if not is_zipfile(model):  # here, before Keras takes seconds to load
+            raise UserError(
+                f"{model} is not a .keras model, or is damaged.", hint="Name a model file (.keras)."
+            )
         return None
     config = load_run(model).config
     scale_named(config["dataset"].get("scale"), of=f"run {model}")
