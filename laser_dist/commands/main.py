@@ -135,7 +135,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def make_parser() -> Parser:
     """Return the parser of all commands."""
     parser = Parser("laser-jnd", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"laser-jnd {__version__}")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"laser-jnd {__version__}",
+        help="show the version and exit",
+    )
     logs.add_arguments(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
