@@ -1,8 +1,8 @@
-"""Files of features: written by all workers, a part each, and read by all, row by row.
+"""Files of cached features: each worker writes one part, and all workers read them row by row.
 
-`FOLDER/BACKBONE-SPACE-KEY/SPLIT-VERSION-00000-of-00002.npy` is one worker's part of what one
-backbone gives for one split, float16 [n, h, w, c]; the key is that of model and data. `SPLIT.json`
-next to it is written when every part is there, and says how many there are.
+`FOLDER/BACKBONE-SPACE-KEY/SPLIT-VERSION-00000-of-00002.npy` is one worker's part of one backbone's
+features of one split, float16 [n, h, w, c]. The key depends on the model and the data. `SPLIT.json`
+is written when every part is complete; it holds the number of parts.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ import tensorflow as tf
 from laser_dist.storage import write_text
 from laser_dist.training.examples.frame_pairs import FramePairs
 
-BATCH_SIZE = 8  # frames of one worker's step
+BATCH_SIZE = 8  # frames per worker and step
 STORED, MIRRORED = 0, 1
 
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """What one backbone gives for one version of a split.
+    """One backbone's features of one version of a split.
 
     Attributes:
-      folder: of the backbone's features.
-      split: such as "train".
+      folder: folder of the backbone's features.
+      split: name of the split, such as "train".
       version: `STORED` or `MIRRORED`.
-      num_parts: workers that wrote them.
+      num_parts: number of workers that wrote them.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class FeatureFiles:
     num_parts: int
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """[n, h, w, c] float16 of some examples, by their places [n] in the stored order."""
+        """Return [n, h, w, c] float16: the features of examples, by stored positions [n]."""
         batches, places = np.divmod(indices, BATCH_SIZE * self.num_parts)
         parts, offsets = np.divmod(places, BATCH_SIZE)
         found = np.empty((len(indices), *self._parts[0].shape[1:]), np.float16)
@@ -53,26 +53,26 @@ class FeatureFiles:
         return found
 
     def part_path(self, index: int) -> Path:
-        """Where a worker's part lies."""
+        """Return the path of a worker's part."""
         name = f"{self.split}-{self.version}-{index:05d}-of-{self.num_parts:05d}.npy"
         return self.folder / name
 
     @cached_property
     def _parts(self) -> list[np.ndarray]:
-        # Mapped, not read: the system keeps of them what fits, and frees it where memory is short.
+        # Mapped, not read: the system caches what fits, and frees it when memory is short.
         return [np.load(self.part_path(i), mmap_mode="r") for i in range(self.num_parts)]
 
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What features follow from.
+    """Everything that the features of a split depend on.
 
     Attributes:
       model: hash of the backbone's file.
       data: fingerprint of the dataset.
-      size: (width, height) of the frames.
-      num_examples: of the split.
-      versions: how many.
+      size: (width, height) of the frames, in pixels.
+      num_examples: number of examples of the split.
+      versions: number of versions, 1 or 2.
     """
 
     model: str
@@ -82,19 +82,19 @@ class FeatureKey:
     versions: int
 
     def short(self) -> str:
-        """For a folder's name: of both splits the same, as it leaves out what differs in them."""
+        """Return a short hash for a folder's name, the same for all splits."""
         about = json.dumps([self.model, self.data, *self.size])
         return hashlib.sha256(about.encode()).hexdigest()[:12]
 
 
 def num_parts_of(folder: Path, split: str, key: FeatureKey, names: Collection[str]) -> int:
-    """In how many parts the features of that key are there; 0 where they are not, or not whole.
+    """Return the number of parts of complete features with this key; 0 if there are none.
 
     Args:
-      folder: that has `SPLIT.json`, if there is one.
-      split: such as "train".
-      key: of what is looked for.
-      names: of the files that are there.
+      folder: folder with `SPLIT.json`, if there is one.
+      split: name of the split, such as "train".
+      key: key of the wanted features.
+      names: names of the files in the folder.
     """
     try:
         about = json.loads((folder / f"{split}.json").read_text())
@@ -116,22 +116,22 @@ def write_parts(
     versions: int,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Computes this worker's part of a split's features; memory holds a batch of them.
+    """Compute and write this worker's part of a split's features, one batch at a time.
 
     Args:
-      extractors: frozen ones, by the folder of their features, which all workers share; frames in,
-        features [b, h, w, c] out. The frames are read once for all of them.
-      frames: of the split, unshuffled, in global batches of `BATCH_SIZE` for each worker, whatever
-        the number of its devices.
-      split: its name.
-      versions: 1 for the frames as stored, 2 to add the mirrored ones.
+      extractors: frozen extractors from frames to features [b, h, w, c], by the folder of their
+        features, which all workers share. The frames are read once for all of them.
+      frames: the split, unshuffled, in global batches of `BATCH_SIZE` per worker, independent of
+        the number of devices.
+      split: name of the split.
+      versions: 1 for frames as stored, 2 to add mirrored ones.
       heartbeat: called after each batch.
 
     Returns:
-      The files.
+      The paths of the written files.
 
     Raises:
-      FloatingPointError: features that float16 cannot hold.
+      FloatingPointError: a feature is too large for float16.
     """
     writers = [_Writer(folder, one, frames, split, versions) for folder, one in extractors.items()]
     for batch in frames.epoch(0):
@@ -144,7 +144,7 @@ def write_parts(
 
 
 class _Writer:
-    """One worker's part of one backbone's features, a file for each version."""
+    """Writes one worker's part of one backbone's features, a file per version."""
 
     def __init__(
         self, folder: Path, extractor: keras.Model, frames: FramePairs, split: str, versions: int
@@ -162,20 +162,20 @@ class _Writer:
         self._done = 0
 
     def add(self, views: Sequence[np.ndarray]) -> None:
-        """Appends features of the same frames in each version."""
+        """Append the features of the same frames in each version."""
         count = len(views[0])
         for part, view in zip(self._parts, views, strict=True):
             features = self._extract(view).numpy()
             if not np.abs(features).max() <= np.finfo(np.float16).max:
                 raise FloatingPointError(
-                    f"Features of {self._name}: expected within float16's range, got "
-                    f"{np.abs(features).max()}. Train with --no-feature-cache."
+                    f"A feature of {self._name} is {np.abs(features).max()}, too large for "
+                    "float16. Train with --no-feature-cache."
                 )
             part[self._done : self._done + count] = features
         self._done += count
 
     def finish(self) -> list[Path]:
-        """Gives the files their names, and tells them."""
+        """Rename the files to their final names; return these."""
         for part, path, final in zip(self._parts, self._unfinished, self._finals, strict=True):
             part.flush()
             os.replace(path, final)
@@ -183,10 +183,10 @@ class _Writer:
 
 
 def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> Path:
-    """Says that all parts are there; the chief calls it when every worker has written its own.
+    """Write `SPLIT.json`; the chief calls this when every worker has written its part.
 
     Returns:
-      The file that says so.
+      The path of the file.
     """
     path = folder / f"{split}.json"
     write_text(path, json.dumps({"key": asdict(key), "num_parts": num_parts}, indent=2))
@@ -194,13 +194,13 @@ def finish_files(folder: Path, split: str, key: FeatureKey, num_parts: int) -> P
 
 
 def num_bytes(extractors: Iterable[keras.Model], count: int, versions: int) -> int:
-    """Size of the files of all extractors for a split of `count` examples."""
+    """Return the size of all extractors' files for a split of `count` examples."""
     shapes: Sequence[Any] = [extractor.output_shape[1:] for extractor in extractors]
     return sum(2 * math.prod(shape) for shape in shapes) * count * versions
 
 
 def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A mapped file that has all its room on the disk: else a full one would kill the process."""
+    """Map a new file with its disk space allocated: a full disk would kill the process later."""
     mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     if hasattr(os, "posix_fallocate"):  # macOS has none
         with path.open("r+b") as file:
@@ -209,7 +209,7 @@ def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _num_own(frames: FramePairs) -> int:
-    """How many of the split's examples are this worker's."""
+    """Return the number of the split's examples that this worker reads."""
     size = frames.batch_size
     counts = [min(size, len(frames.rows) - start) for start in range(0, len(frames.rows), size)]
     return sum(int(frames.shard.slice_of(count, size).weights.sum()) for count in counts)

@@ -1,6 +1,6 @@
 """Features of frozen backbones for heads: cached in files, or recomputed in every epoch.
 
-Both give the same batches; kept ones are rounded to float16.
+Both give the same batches, except that cached features are rounded to float16.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,14 +26,14 @@ from laser_dist.training.examples.records import Records
 
 
 class Features(Protocol):
-    """Where features come from."""
+    """A source of features."""
 
     def read(self, rows: np.ndarray, versions: np.ndarray) -> np.ndarray:
-        """Features of some examples.
+        """Return the features of examples.
 
         Args:
-          rows: [b] places in the stored order.
-          versions: [b] 0 for a frame as stored, 1 for mirrored.
+          rows: [b] positions in the stored order.
+          versions: [b] 0 for a frame as stored, 1 for a mirrored one.
 
         Returns:
           [b, branches, h, w, c].
@@ -43,16 +43,16 @@ class Features(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """Features read from files, of which memory holds what a batch needs.
+    """Features in memory-mapped files.
 
     Attributes:
-      branches: of each backbone, for each version (as stored, mirrored) its files.
+      branches: for each backbone, the files of each version (as stored, mirrored).
     """
 
     branches: Sequence[Sequence[FeatureFiles]]
 
     def read(self, rows: np.ndarray, versions: np.ndarray) -> np.ndarray:
-        """As `Features.read`."""
+        """Return the features of examples, as `Features.read`."""
         parts: list[np.ndarray] = []
         for branch in self.branches:
             found = branch[0].rows(rows)
@@ -65,18 +65,18 @@ class CachedFeatures:
 
 @dataclass(frozen=True, eq=False)
 class ComputedFeatures:
-    """Features computed as they are asked for.
+    """Features that are computed when they are read.
 
     Attributes:
-      records: of the split.
-      extractors: frozen, one per branch of the head; frames in, features [b, h, w, c] out.
+      records: records of the split.
+      extractors: frozen extractors from frames to features [b, h, w, c], one per branch.
     """
 
     records: Records
     extractors: Sequence[keras.Model]
 
     def read(self, rows: np.ndarray, versions: np.ndarray) -> np.ndarray:
-        """As `Features.read`."""
+        """Return the features of examples, as `Features.read`."""
         height, width = self.extractors[0].input_shape[1:3]
         with frame_reader(self.records, (RAW,), height=height, width=width) as reader:
             (frames,) = reader.frames(rows)
@@ -85,7 +85,7 @@ class ComputedFeatures:
 
     @cached_property
     def _extract(self) -> Callable[..., Any]:
-        return tf.function(self._features_of)  # made once, not in every epoch
+        return tf.function(self._features_of)  # traced once, not in every epoch
 
     def _features_of(self, frames: Any) -> Any:
         parts = [extractor(frames, training=False) for extractor in self.extractors]
@@ -94,17 +94,17 @@ class ComputedFeatures:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureBatches:
-    """Batches of features, of those examples that have any level.
+    """Batches of features of the examples that have any level.
 
     Attributes:
-      features: where they come from.
+      features: source of the features.
       targets: [N, L] or [N, L, 3] float32 of all stored examples; NaN where a level is missing,
         here and in the batches.
-      batch_size: global.
-      share: this worker's.
-      seed: of order, choice of version and blending; None keeps the order and takes version 0.
-      num_versions: 1, or 2 with mirrored ones.
-      mixup: as `StageConfig.mixup`; none where `seed` is None.
+      batch_size: size of the global batch.
+      shard: this worker's part of the batches.
+      seed: seed of order, versions and blending; None uses the stored order and version 0.
+      num_versions: 1, or 2 with mirrored frames.
+      mixup: as `StageConfig.mixup`; unused if `seed` is None.
     """
 
     features: Features
@@ -116,11 +116,11 @@ class FeatureBatches:
     mixup: float = 0.0
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch; the same `index` gives the same ones.
+        """Yield the batches of one epoch; the same `index` gives the same ones.
 
         Args:
-          index: of the epoch.
-          start: global batches that are left out at its beginning; none of them is read.
+          index: number of the epoch.
+          start: number of global batches to skip, without reading them.
         """
         usable = np.flatnonzero(has_level(self.targets))
         order = epoch_order(
@@ -145,7 +145,7 @@ class FeatureBatches:
         weights: np.ndarray,
         count: int,
     ) -> Batch:
-        """The examples at some places of an epoch, `rows` [N] of it, each blended with its mate."""
+        """Return the examples at some positions of an epoch, each blended with its mate."""
         mates = order.mates[places]
         features = self.features.read(rows[places], order.versions[places]).astype(np.float32)
         targets = self.targets[rows[places]]
@@ -159,6 +159,6 @@ class FeatureBatches:
 
 
 def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """[b, ...] float32: `share` [b] of the first and the rest of the second."""
+    """Return [b, ...] float32: a share [b] of the first plus the rest of the second."""
     weight = share.reshape(-1, *[1] * (first.ndim - 1))
     return weight * first.astype(np.float32) + (1 - weight) * second.astype(np.float32)

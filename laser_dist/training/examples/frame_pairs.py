@@ -13,27 +13,27 @@ from laser_dist.training.examples.records import Records
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FramePairs:
-    """Batches of a raw frame and the frame to learn.
+    """Batches of raw frames and the frames to learn.
 
-    A worker reads and decodes its own part of each global batch and no more. An epoch sees every
-    example exactly once, and the same global batches, whatever the number of workers. An example
-    that lacks the target's level is none here: `rows` leaves it out before batches are made.
+    A worker reads and decodes only its own part of each global batch. An epoch contains every
+    example exactly once. Its global batches do not depend on the number of workers. `rows` leaves
+    out examples without the target.
 
     Attributes:
-      records: of the split.
+      records: records of the split.
       target: "raw", "jnd1", "jnd2" or "jnd3".
-      rows: [N] which stored examples have the target.
-      height: of the frames given, in pixels; the stored ones are resized if they differ.
-      width: of the frames given, in pixels.
-      batch_size: global.
-      share: this worker's.
-      seed: of the order; None keeps the stored order.
+      rows: [N] stored positions of the examples that have the target.
+      height: frame height in pixels; stored frames of another size are resized.
+      width: frame width in pixels.
+      batch_size: size of the global batch.
+      shard: this worker's part of the batches.
+      seed: seed of the order; None uses the stored order.
       flips: whether half of the pairs, drawn again in each epoch, are mirrored left to right.
-      crop: side of random squares that are given in place of whole frames, drawn again in each
-        epoch; None for whole frames.
-      crops_per_frame: squares per frame; an example then is a square.
-      labels: [M, L] or [M, L, 3] of all stored examples, of the target's level; then a batch's
-        targets are a list of two, frames and labels.
+      crop: side of random squares, drawn again in each epoch, that replace frames; None for full
+        frames.
+      crops_per_frame: number of squares per frame; an example then is a square.
+      labels: [M, L] or [M, L, 3] of all stored examples, for the target's level; a batch's targets
+        are then a list of two, frames and labels.
     """
 
     records: Records
@@ -50,11 +50,11 @@ class FramePairs:
     labels: np.ndarray | None = None
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch; the same `index` gives the same ones.
+        """Yield the batches of one epoch; the same `index` gives the same ones.
 
         Args:
-          index: of the epoch.
-          start: global batches that are left out at its beginning; none of them is read.
+          index: number of the epoch.
+          start: number of global batches to skip, without reading them.
         """
         rows = self.rows[shuffled(len(self.rows), index, self.seed)]
         images = (RAW,) if self.target == RAW else (RAW, self.target)
@@ -64,11 +64,11 @@ class FramePairs:
                 yield self._batch(reader, of_batch, step_rng(self.seed, index, step))
 
     def _batch(self, reader: FrameReader, rows: np.ndarray, rng: np.random.Generator) -> Batch:
-        """This worker's part of the global batch of some stored examples."""
+        """Return this worker's part of the global batch of some stored examples."""
         part = self.shard.slice_of(len(rows), self.batch_size)
         own = rows[part.places]
         frames = reader.frames(own)
-        # Drawn for all places of the batch: what one has does not depend on the worker.
+        # Drawn for the complete batch, so that it does not depend on the worker.
         mirrored = rng.random(self.batch_size) < 0.5
         if self.flips:
             choose = mirrored[part.places, None, None, None]
@@ -87,13 +87,13 @@ class FramePairs:
         )
 
     def _corners(self, rng: np.random.Generator, side: int) -> np.ndarray:
-        """[batch_size, crops_per_frame, 2]: row and column where each square begins."""
+        """Return [batch_size, crops_per_frame, 2]: row and column of each square's first pixel."""
         ends = [self.height - side + 1, self.width - side + 1]
         return rng.integers(ends, size=(self.batch_size, self.crops_per_frame, 2))
 
 
 def _squares(frames: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """[b * k, side, side, c] of frames [b, H, W, c], k squares of each at `corners` [b, k, 2]."""
+    """Return [b * k, side, side, c]: k squares of each frame [b, H, W, c] at corners [b, k, 2]."""
     return np.stack(
         [
             frame[top : top + side, left : left + side]

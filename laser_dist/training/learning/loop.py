@@ -218,7 +218,7 @@ class _StageRun:
         metrics = {**_computed(trained), **{f"val_{k}": value for k, value in losses.items()}}
         progress = _next(progress, losses["loss"])
         if stage.settings.schedule == "plateau" and _is_on_plateau(progress):
-            # BatchSlice of the optimizer's state, so a checkpoint contains it.
+            # Part of the optimizer's state, so a checkpoint contains it.
             self._optimizer.learning_rate = 0.5 * float(self._optimizer.learning_rate.numpy())
         metrics |= timer.metrics(context.num_workers)
         # Before the checkpoint: an epoch that is trained again replaces its metrics, but one that

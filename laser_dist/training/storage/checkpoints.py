@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: one file each, complete or absent; the last and the best are kept."""
+"""Checkpoints of a stage: one file each, complete or absent. The last and the best stay."""
 
 import json
 import re
@@ -21,14 +21,14 @@ _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.npz")
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a stage has come.
+    """Progress of a stage.
 
     Attributes:
-      epochs_done: whole epochs trained.
-      best_epoch: the one of lowest validation loss, from 1; 0 before there is one.
-      best_loss: its validation loss.
-      steps_done: of the epoch after those.
-      sums: of these steps: of each figure the sum over their examples, and how many they were.
+      epochs_done: number of complete epochs.
+      best_epoch: epoch with the lowest validation loss, from 1; 0 before the first.
+      best_loss: validation loss of that epoch.
+      steps_done: number of steps of the current epoch.
+      sums: for each metric, the sum over the examples of these steps, and their number.
     """
 
     epochs_done: int
@@ -39,23 +39,23 @@ class Progress:
 
 
 def checkpoints_folder(run_dir: Path, stage: str) -> Path:
-    """Where the checkpoints of a stage lie."""
+    """Return the folder of a stage's checkpoints."""
     return run_dir / "checkpoints" / stage
 
 
 def checkpoint_path(folder: Path, epochs_done: int, steps_done: int = 0) -> Path:
-    """Where the checkpoint of a stage lies after so many epochs, and steps of the next one."""
+    """Return the path of the checkpoint after complete epochs, and steps of the next one."""
     within = f"-step-{steps_done:06d}" if steps_done else ""
     return folder / f"epoch-{epochs_done:03d}{within}.npz"
 
 
 def claim_folder(store: RunFiles, folder: Path, key: str) -> None:
-    """Makes a stage's checkpoints those of a key: any of another one are removed.
+    """Reserve a stage's checkpoints for a key; remove those of another key.
 
     Args:
-      store: of the run.
-      folder: of the stage's checkpoints, below `store.local`.
-      key: of all that the stage follows from.
+      store: files of the run.
+      folder: folder of the stage's checkpoints, below `store.local`.
+      key: key of everything that the stage depends on.
     """
     claim = folder / KEY_FILE
     if store.fetch(claim) and claim.read_text() == key:
@@ -73,22 +73,20 @@ def save_checkpoint(
     progress: Progress,
     config: Mapping[str, Any],
 ) -> Path:
-    """Writes one checkpoint under a temporary name, then gives it its own.
-
-    Transient errors are retried.
+    """Write a checkpoint, complete or absent; retry transient errors.
 
     Args:
-      store: of the run.
-      folder: of the stage's checkpoints, below `store.local`.
-      variables: of model and optimizer, in the order they are restored in.
-      progress: of the stage.
+      store: files of the run.
+      folder: folder of the stage's checkpoints, below `store.local`.
+      variables: variables of model and optimizer, in the order of their restoration.
+      progress: progress of the stage.
       config: the run's resolved configuration, stored with the weights.
 
     Returns:
-      The checkpoint's file.
+      The path of the checkpoint.
 
     Raises:
-      UserError: the store is full, or fails for longer; earlier checkpoints are as they were.
+      UserError: the storage is full or keeps failing; earlier checkpoints are unchanged.
     """
     final = checkpoint_path(folder, progress.epochs_done, progress.steps_done)
     about = json.dumps({"progress": asdict(progress), "config": config})
@@ -96,9 +94,9 @@ def save_checkpoint(
         retrying(lambda: _write(final, variables, about), str(final))
         store.push(final)
     except (OSError, UserError) as error:
-        # Also of a bucket, the newest ones are on this machine.
+        # The newest ones are on this machine, even if the run is in a bucket.
         names = {path.name for path in folder.glob("*.npz")} - {final.name}
-        left = max(filter(_NAME.fullmatch, names), key=_place_of, default="none")
+        left = max(filter(_NAME.fullmatch, names), key=_position_of, default="none")
         problem = error.message if isinstance(error, UserError) else f"{reason(error)}."
         raise UserError(
             f"Cannot save checkpoint {final.name} to {store.location}: {problem} The last "
@@ -109,7 +107,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
-    """Reads what `save_checkpoint` wrote."""
+    """Load the variables and the progress of a checkpoint."""
     with np.load(path, allow_pickle=False) as state:
         variables = [state[f"arr_{index}"] for index in range(len(state.files) - 1)]
         progress = json.loads(str(state[_ABOUT]))["progress"]
@@ -118,29 +116,29 @@ def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
 
 
 def latest_checkpoint(store: RunFiles, folder: Path) -> Path | None:
-    """The checkpoint that is furthest on; unfinished ones do not count. It may have to be fetched.
+    """Return the path of the latest complete checkpoint, which may have to be fetched.
 
     Args:
-      store: of the run.
-      folder: of the stage's checkpoints.
+      store: files of the run.
+      folder: folder of the stage's checkpoints.
     """
     names = _checkpoints(store, folder)
-    return folder / max(names, key=_place_of) if names else None
+    return folder / max(names, key=_position_of) if names else None
 
 
 def prune(store: RunFiles, folder: Path, progress: Progress) -> None:
-    """Removes all checkpoints but the last, the best, and what is unfinished."""
+    """Remove unfinished checkpoints, and all others except the last and the best."""
     kept = {
         checkpoint_path(folder, progress.epochs_done, progress.steps_done).name,
         checkpoint_path(folder, progress.best_epoch).name,
     }
-    # The last one first: were the rest lost with the process, there would still be the latest.
-    for name in reversed(sorted(_checkpoints(store, folder), key=_place_of)):
+    # The latest one comes last: if the process is lost, it is still there.
+    for name in reversed(sorted(_checkpoints(store, folder), key=_position_of)):
         if name not in kept:
             store.remove(folder / name)
     for path in folder.glob(".*.unfinished.npz"):
         path.unlink(missing_ok=True)
-    for path in folder.glob("epoch-*.npz"):  # of a bucket: local copies too
+    for path in folder.glob("epoch-*.npz"):  # local copies, if the run is in a bucket
         if path.name not in kept:
             path.unlink(missing_ok=True)
 
@@ -155,7 +153,7 @@ def _checkpoints(store: RunFiles, folder: Path) -> list[str]:
     return [name for name in store.names(folder) if _NAME.fullmatch(name)]
 
 
-def _place_of(name: str) -> tuple[int, int]:
+def _position_of(name: str) -> tuple[int, int]:
     match = _NAME.fullmatch(name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)
