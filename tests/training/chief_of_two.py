@@ -1,6 +1,6 @@
-"""One of two workers that start from differing arrays: writes what it has in the end, as FILE.npz.
+"""Run one of two workers that start from different arrays, and write its final arrays to FILE.npz.
 
-Arguments: its index, its own port, the other's port, FILE.
+Arguments: index of the worker, ports of worker 0 and worker 1, FILE.
 """
 
 import json
@@ -11,13 +11,13 @@ import numpy as np
 
 
 def arrays_of(index):
-    """What worker `index` brings along."""
+    """Return the arrays that worker `index` starts with."""
     rng = np.random.default_rng(index)
     return [rng.normal(size=(3, 2)).astype(np.float32), np.array([1e-30, index], np.float32)]
 
 
 def shared_mean(strategy, index):
-    """A norm's moving mean after both workers have shared it: one sees zeros, the other ones."""
+    """Return a batch norm's moving mean, averaged over two workers that see 0 and 1."""
     import keras
     import tensorflow as tf
 
@@ -41,9 +41,9 @@ def main(index, ports, path):
     from laser_dist.training.learning.collectives import broadcast_from_chief, wait_for_all
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    agreed = broadcast_from_chief(strategy, arrays_of(index))
+    received = broadcast_from_chief(strategy, arrays_of(index))
     wait_for_all(strategy)
-    np.savez(path, *agreed, mean=shared_mean(strategy, index))
+    np.savez(path, *received, mean=shared_mean(strategy, index))
 
 
 if __name__ == "__main__":

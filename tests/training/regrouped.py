@@ -1,7 +1,7 @@
-"""Trains a head and an end-to-end model on some grouping of the same global batches.
+"""Train a head and an end-to-end model on the same global batches, grouped in several ways.
 
-Arguments: FILE.npz, then nothing, for this process and its two devices, or this worker's index and
-both workers' ports. Arrays of the file are called MODEL/RUN/VARIABLE.
+Arguments: FILE.npz for a single process with two devices; FILE.npz, index and both ports for one of
+two workers. The arrays in the file are named MODEL/RUN/VARIABLE.
 """
 
 import json
@@ -33,7 +33,7 @@ MODELS = ("head", "joint")
 
 
 def build(name):
-    """The model of a stage as `stages` makes it, and its objective."""
+    """Build the model of a stage as `stages` does, and its objective."""
     keras.utils.set_random_seed(1)
     if name == "head":
         shape = MJ_LAT.feature_shape(BACKBONE)
@@ -45,21 +45,21 @@ def build(name):
 
 
 def batches(name, order=range(BATCH_SIZE), shard=None):
-    """The same global batches, their examples in an order, or a share of them.
+    """Yield the same global batches, with their examples in an order, or a worker's shard of them.
 
-    The last one has 5 examples, of which 3 are there twice, to fill it up.
+    The last batch has 5 examples and is padded with 3 of them.
     """
     rng = np.random.default_rng(0)
     order = np.array(order)
     for step in range(NUM_STEPS):
         count = BATCH_SIZE if step < NUM_STEPS - 1 else 5
-        place = np.arange(BATCH_SIZE) % count
-        # A mean far from zero, as latents have: there formulas of the variance differ most.
+        indices = np.arange(BATCH_SIZE) % count
+        # As in latents, the mean is far from zero, where variance formulas differ most.
         features = [rng.normal(3, 1, (BATCH_SIZE, *BACKBONE.latent_shape)) for _ in range(3)]
         frames = rng.uniform(0, 255, (2, BATCH_SIZE, *BACKBONE.frame_shape))
         levels = rng.normal((26, 30, 35), 3, (BATCH_SIZE, 3))
         weights = np.arange(BATCH_SIZE) < count
-        chosen, own = place[order], weights[order]
+        chosen, own = indices[order], weights[order]
         if shard is not None:
             part = shard.slice_of(count, BATCH_SIZE)
             chosen, own = part.places, part.weights
@@ -72,7 +72,7 @@ def batches(name, order=range(BATCH_SIZE), shard=None):
 
 
 class Learner:
-    """One model, trained from the same start as often as asked."""
+    """Model that can be trained several times from the same start."""
 
     def __init__(self, name, strategy, *, synchronized, local_replicas=1):
         self.strategy = strategy
@@ -83,13 +83,15 @@ class Learner:
         config = json.dumps(self.model.get_config(), default=str)
         if synchronized:
             synchronize_batch_norms(strategy, self.model)
-        assert json.dumps(self.model.get_config(), default=str) == config, "saved as it was"
+        assert json.dumps(self.model.get_config(), default=str) == config, (
+            "the saved configuration changed"
+        )
         self.stepper = Stepper(strategy, self.model, objective, optimizer, local_replicas)
         self.state = [*self.model.variables, *optimizer.variables]
         self.start = [variable.numpy() for variable in self.state]
 
     def train(self, batches):
-        """Weights by name after all batches."""
+        """Train on all batches and return the weights by name."""
         for variable, value in zip(self.state, self.start, strict=True):
             variable.assign(value)
         for batch in batches:
@@ -102,31 +104,31 @@ class Learner:
 
 
 def one_process():
-    """One device, in several orders of the same examples; and two devices."""
+    """Train on one device, with the examples in several orders, and on two devices."""
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     orders = [np.random.default_rng(i).permutation(BATCH_SIZE) for i in range(NUM_PERMUTATIONS)]
     for name in MODELS:
-        alone = Learner(name, tf.distribute.get_strategy(), synchronized=True)
-        yield f"{name}/start", alone.weights()
-        yield f"{name}/one", alone.train(batches(name))
+        single = Learner(name, tf.distribute.get_strategy(), synchronized=True)
+        yield f"{name}/start", single.weights()
+        yield f"{name}/one", single.train(batches(name))
         for number, order in enumerate(orders):
-            yield f"{name}/permuted{number}", alone.train(batches(name, order))
+            yield f"{name}/permuted{number}", single.train(batches(name, order))
         for synchronized in (True, False):
             learner = Learner(name, mirrored, synchronized=synchronized, local_replicas=2)
-            run = "synchronized" if synchronized else "apart"
+            run = "synchronized" if synchronized else "unsynchronized"
             yield f"{name}/{run}", learner.train(batches(name))
 
 
 def one_of_two_workers(index):
-    """What a worker has in the end; both have the same."""
+    """Train as one of two workers; both end with the same weights."""
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     for name in MODELS:
         for synchronized in (True, False):
             learner = Learner(name, strategy, synchronized=synchronized)
-            run = "synchronized" if synchronized else "apart"
+            run = "synchronized" if synchronized else "unsynchronized"
             yield f"{name}/{run}", learner.train(batches(name, shard=WorkerShard(index, 2)))
 
 
@@ -138,7 +140,7 @@ def main(path, index=None, *ports):
         task = {"type": "worker", "index": int(index)}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
         runs = one_of_two_workers(int(index))
-    arrays = {f"{run}/{name}": array for run, of in runs for name, array in of.items()}
+    arrays = {f"{run}/{name}": array for run, weights in runs for name, array in weights.items()}
     np.savez(Path(path), **arrays)
 
 

@@ -1,4 +1,4 @@
-"""Trains one model on one device and on two, and writes how far apart they end: FILE.json."""
+"""Train one model on one device and on two, and write the differences to FILE.json."""
 
 import json
 import sys
@@ -19,23 +19,23 @@ NUM_STEPS = 5
 
 
 def batches():
-    """Of 6 places each; of the last batch only the first device has examples, 2 of its 3."""
+    """Yield batches of size 6; in the last, only the first device has examples, 2 of its 3."""
     rng = np.random.default_rng(0)
     for count in [6] * (NUM_STEPS - 1) + [2]:
         inputs = [rng.normal(size=(6, 3)).astype(np.float32) for _ in range(2)]
         targets = 5 * rng.normal(size=(6, 2)).astype(np.float32)
-        targets[::3, 1] = np.nan  # missing: one of each device's three
+        targets[::3, 1] = np.nan  # missing for one of each device's three examples
         yield Batch(inputs, targets, (np.arange(6) < count).astype(np.float32), count)
 
 
 def train(strategy):
-    """Weights at the start and the end, and the means of each step."""
+    """Return the weights at the start and the end, and the means of each step."""
     with strategy.scope():
         keras.utils.set_random_seed(1)
         inputs = [keras.Input((3,)), keras.Input((3,))]
         hidden = keras.layers.Dense(4, activation="tanh")(keras.layers.Multiply()(inputs))
         model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
-        # So small a norm that every step's gradient is clipped.
+        # The norm is so small that every step's gradient is clipped.
         settings = StageConfig(epochs=1, learning_rate=0.1, clip_norm=0.01, schedule="cosine")
         optimizer = make_optimizer(settings, NUM_STEPS)
         optimizer.build(model.trainable_variables)
@@ -49,16 +49,16 @@ def train(strategy):
 
 
 def shared_mean(strategy):
-    """What two devices have of a norm's moving mean: before they share it, and after.
+    """Return the moving mean of a batch norm on two devices, before and after averaging.
 
-    The first device sees zeros, the second ones; without momentum that is what they keep.
+    The first device sees zeros, the second sees ones; without momentum these are the means.
     """
     with strategy.scope():
         norm = keras.layers.BatchNormalization(momentum=0.0)
         norm.build((None, 1))
 
     @tf.function
-    def see():
+    def update():
         strategy.run(lambda: norm(tf.fill([2, 1], device_index()), training=True))
 
     def device_index():
@@ -69,14 +69,14 @@ def shared_mean(strategy):
         parts = strategy.experimental_local_results(norm.moving_mean.value)
         return [float(part.numpy()[0]) for part in parts]
 
-    see()
+    update()
     before = means()
     average_statistics(strategy, norm.non_trainable_variables)
     return before, means()
 
 
-def apart(ours, theirs):
-    return max(float(abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+def largest_difference(weights, others):
+    return max(float(abs(a - b).max()) for a, b in zip(weights, others, strict=True))
 
 
 def main(path):
@@ -86,16 +86,16 @@ def main(path):
     two_devices = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     start, one, means_of_one = train(tf.distribute.get_strategy())
     same_start, two, means_of_two = train(two_devices)
-    assert apart(start, same_start) == 0
-    told = {
+    assert largest_difference(start, same_start) == 0
+    result = {
         "replicas": two_devices.num_replicas_in_sync,
-        "moved": apart(start, one),
-        "largest_difference": apart(one, two),
+        "moved": largest_difference(start, one),
+        "largest_difference": largest_difference(one, two),
         "means_of_one": means_of_one,
         "means_of_two": means_of_two,
         "shared": shared_mean(two_devices),
     }
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stages as the tests run them: in this process, as the commands would order them."""
+"""Run stages in this process, in the order that the commands use."""
 
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import to_dict
@@ -8,7 +8,7 @@ from laser_dist.training.stages import run_stages
 
 
 def work_of(config, fingerprint="abc"):
-    """What `run_stages` takes for all stages of a configuration."""
+    """Return the `work` argument of `run_stages` for all stages of a configuration."""
     keys, work = {}, {}
     for plan in plan_stages(variant_named(config.variant), config.levels):
         inputs = inputs_of(plan, to_dict(config), fingerprint, keys)

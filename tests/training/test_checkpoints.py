@@ -22,7 +22,7 @@ from laser_dist.training.storage.checkpoints import (
 PROGRESS = Progress(
     epochs_done=3, best_epoch=2, best_loss=0.1, steps_done=4, sums={"loss": (0.1 + 0.2, 7.0)}
 )
-# More than ten: by name, arr_10 would come before arr_2.
+# More than ten arrays: sorted by name, arr_10 would come before arr_2.
 STATE = [np.full((index % 3, 2), index, np.float32) for index in range(11)] + [np.array(7)]
 
 
@@ -41,7 +41,7 @@ def save(store, folder, epoch, step=0, best=1):
     return save_checkpoint(store, folder, [np.array([epoch, step])], progress, {})
 
 
-def test_what_was_saved_is_loaded(store, folder):
+def test_a_saved_checkpoint_is_loaded(store, folder):
     path = save_checkpoint(store, folder, STATE, PROGRESS, {"seed": 5})
     values, progress = load_checkpoint(path)
     assert progress == PROGRESS
@@ -53,14 +53,14 @@ def test_what_was_saved_is_loaded(store, folder):
 
 
 @given(st.floats(allow_nan=False), st.floats(allow_nan=False, allow_infinity=False))
-def test_losses_are_kept_to_their_last_bit(tmp_path_factory, loss, total):
+def test_losses_are_stored_bit_for_bit(tmp_path_factory, loss, total):
     folder = tmp_path_factory.mktemp("stage")
     progress = replace(PROGRESS, best_loss=loss, sums={"loss": (total, 3.0)})
     path = save_checkpoint(RunFiles(str(folder)), folder, [], progress, {})
     assert load_checkpoint(path)[1] == progress
 
 
-def test_one_saved_again_is_replaced(store, folder):
+def test_saving_again_replaces_the_checkpoint(store, folder):
     save_checkpoint(store, folder, STATE, PROGRESS, {})
     changed = replace(PROGRESS, best_loss=9.0)
     path = save_checkpoint(store, folder, [np.array(1)], changed, {})
@@ -71,7 +71,7 @@ def test_one_saved_again_is_replaced(store, folder):
 
 
 @pytest.mark.parametrize(
-    "places",
+    "positions",
     [
         [(1, 0)],
         [(0, 5), (1, 0)],
@@ -81,33 +81,33 @@ def test_one_saved_again_is_replaced(store, folder):
         [(1, 1_000_000), (1, 999_999)],
     ],
 )
-def test_the_latest_is_the_one_that_is_furthest_on(store, folder, places):
-    for epoch, step in places:
+def test_the_latest_checkpoint_has_the_most_steps(store, folder, positions):
+    for epoch, step in positions:
         save(store, folder, epoch, step)
     latest = latest_checkpoint(store, folder)
-    assert latest == checkpoint_path(folder, *max(places))
-    assert load_checkpoint(latest)[0][0].tolist() == list(max(places))
+    assert latest == checkpoint_path(folder, *max(positions))
+    assert load_checkpoint(latest)[0][0].tolist() == list(max(positions))
 
 
-def test_there_is_no_latest_where_nothing_was_saved(store, folder):
+def test_an_empty_folder_has_no_latest_checkpoint(store, folder):
     assert latest_checkpoint(store, folder) is None
     claim_folder(store, folder, "key")
     assert latest_checkpoint(store, folder) is None
 
 
 @pytest.mark.parametrize("fails", ["savez", "replace"])
-def test_a_write_that_fails_leaves_nothing(store, folder, monkeypatch, fails):
+def test_a_failed_write_leaves_no_file(store, folder, monkeypatch, fails):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    kept = save(store, folder, 1)
+    first = save(store, folder, 1)
     monkeypatch.setattr({"savez": np, "replace": os}[fails], fails, interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(store, folder, 2)
-    assert list(folder.iterdir()) == [kept]
+    assert list(folder.iterdir()) == [first]
 
 
-def test_what_a_killed_process_leaves_is_not_taken_and_goes_with_the_next(store, folder):
+def test_an_unfinished_file_of_a_killed_process_is_ignored_and_removed(store, folder):
     folder.mkdir(parents=True)
     (folder / ".epoch-001.1.unfinished.npz").write_bytes(b"half")
     assert latest_checkpoint(store, folder) is None
@@ -117,18 +117,20 @@ def test_what_a_killed_process_leaves_is_not_taken_and_goes_with_the_next(store,
     assert list(folder.iterdir()) == [path]
 
 
-@given(places=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1), data=st.data())
-def test_the_last_and_the_best_are_kept(tmp_path_factory, places, data):
+@given(
+    positions=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1), data=st.data()
+)
+def test_the_last_and_the_best_checkpoint_are_retained(tmp_path_factory, positions, data):
     folder = tmp_path_factory.mktemp("stage")
     store = RunFiles(str(folder))
     best = data.draw(st.integers(0, 5))
-    for epoch, step in places:
+    for epoch, step in positions:
         save(store, folder, epoch, step)
-    last = max(places)
+    last = max(positions)
     progress = replace(PROGRESS, epochs_done=last[0], steps_done=last[1], best_epoch=best)
     prune(store, folder, progress)
-    kept = {last} | ({(best, 0)} & places)
-    assert set(folder.iterdir()) == {checkpoint_path(folder, *place) for place in kept}
+    retained = {last} | ({(best, 0)} & positions)
+    assert set(folder.iterdir()) == {checkpoint_path(folder, *position) for position in retained}
 
 
 def test_checkpoints_of_another_key_are_not_resumed(store, folder):
@@ -139,14 +141,14 @@ def test_checkpoints_of_another_key_are_not_resumed(store, folder):
     claim_folder(store, folder, "b")
     assert latest_checkpoint(store, folder) is None
     save(store, folder, 1)
-    (folder / "key").unlink()  # whose they are is not known
+    (folder / "key").unlink()  # the key of the checkpoints is unknown
     claim_folder(store, folder, "b")
     assert latest_checkpoint(store, folder) is None
 
 
-def test_a_full_store_ends_the_run_and_names_the_last_good_checkpoint(store, folder, monkeypatch):
-    kept = save(store, folder, 1)
-    before = kept.read_bytes()
+def test_full_storage_stops_the_run_and_names_the_last_checkpoint(store, folder, monkeypatch):
+    first = save(store, folder, 1)
+    before = first.read_bytes()
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -154,11 +156,11 @@ def test_a_full_store_ends_the_run_and_names_the_last_good_checkpoint(store, fol
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match=r"No space left .* complete checkpoint is epoch-001"):
         save(store, folder, 1, step=3)
-    assert list(folder.iterdir()) == [kept]
-    assert kept.read_bytes() == before
+    assert list(folder.iterdir()) == [first]
+    assert first.read_bytes() == before
 
 
-def test_a_store_that_fails_for_a_while_is_tried_again(folder, monkeypatch, caplog):
+def test_a_transient_write_error_is_retried(folder, monkeypatch, caplog):
     failures = iter([OSError(5, "Input/output error")] * 3)
     real = os.replace
 

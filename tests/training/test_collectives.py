@@ -1,4 +1,4 @@
-"""What all workers of a run do at one time."""
+"""Collective operations of all workers."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("chief_of_two.py")
 
 
 @pytest.mark.slow
-def test_both_workers_end_with_the_arrays_of_the_chief_bit_for_bit(tmp_path):
+def test_both_workers_receive_the_arrays_of_the_chief_bit_for_bit(tmp_path):
     ports = [str(port) for port in free_ports(2)]
     files = [tmp_path / f"{index}.npz" for index in (0, 1)]
     workers = [
@@ -28,24 +28,24 @@ def test_both_workers_end_with_the_arrays_of_the_chief_bit_for_bit(tmp_path):
         for index in (0, 1)
     ]
     try:
-        told = [worker.communicate(timeout=120)[1] for worker in workers]
+        errors = [worker.communicate(timeout=120)[1] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], told
+    assert [worker.returncode for worker in workers] == [0, 0], errors
     for path in files:
-        with np.load(path) as agreed:
-            assert agreed["mean"] == [0.5]
-            names = [name for name in agreed.files if name != "mean"]
+        with np.load(path) as received:
+            assert received["mean"] == [0.5]
+            names = [name for name in received.files if name != "mean"]
             for name, expected in zip(names, arrays_of(0), strict=True):
-                np.testing.assert_array_equal(agreed[name], expected)
-                assert agreed[name].dtype == expected.dtype
+                np.testing.assert_array_equal(received[name], expected)
+                assert received[name].dtype == expected.dtype
 
 
-def test_alone_a_worker_keeps_its_arrays():
+def test_a_single_worker_receives_its_own_arrays():
     strategy = tf.distribute.get_strategy()
     wait_for_all(strategy)
-    for kept, brought in zip(
+    for received, array in zip(
         broadcast_from_chief(strategy, arrays_of(1)), arrays_of(1), strict=True
     ):
-        np.testing.assert_array_equal(kept, brought)
+        np.testing.assert_array_equal(received, array)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from training_fakes import HEIGHT, WIDTH, Recording, context, labels_of
+from training_fakes import HEIGHT, WIDTH, RecordingRecords, context, labels_of
 
 from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.specs import BackboneSpec
@@ -24,7 +24,7 @@ def extractors():
 
 
 @pytest.fixture
-def kept(gappy_dir, tmp_path, extractors):
+def cached(gappy_dir, tmp_path, extractors):
     (tmp_path / "models").mkdir()
     for name in NAMES:
         model_path(tmp_path, name).write_text(f"weights of {name}")
@@ -41,25 +41,25 @@ def batches(features, dataset_dir, **changes):
 
 @pytest.mark.parametrize("changes", [{}, {"mixup": 0.0}, {"seed": None}])
 @pytest.mark.parametrize(
-    "share",
+    "shard",
     [WorkerShard(), WorkerShard(0, 2), WorkerShard(1, 2), WorkerShard(1, 3), WorkerShard(0, 1, 3)],
 )
-def test_fresh_features_make_the_same_batches_as_kept_ones(
-    gappy_dir, kept, extractors, changes, share
+def test_computed_features_give_the_same_batches_as_cached_features(
+    gappy_dir, cached, extractors, changes, shard
 ):
-    fresh = ComputedFeatures(open_records(gappy_dir, "train"), [*extractors.values()])
-    ours = list(batches(kept, gappy_dir, shard=share, **changes).epoch(2))
-    theirs = list(batches(fresh, gappy_dir, shard=share, **changes).epoch(2))
-    assert len(ours) == len(theirs) == 2
-    for one, other in zip(ours, theirs, strict=True):
+    computed = ComputedFeatures(open_records(gappy_dir, "train"), [*extractors.values()])
+    expected = list(batches(cached, gappy_dir, shard=shard, **changes).epoch(2))
+    actual = list(batches(computed, gappy_dir, shard=shard, **changes).epoch(2))
+    assert len(actual) == len(expected) == 2
+    for one, other in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(one.targets, other.targets)
         np.testing.assert_array_equal(one.weights, other.weights)
         for branch, values in zip(one.inputs, other.inputs, strict=True):
-            # float16 rounds to one in 2048; blends add two of them.
+            # float16 rounds with a relative error of 1/2048; a blend adds two rounded values.
             np.testing.assert_allclose(branch, values, rtol=2**-10, atol=2**-10)
 
 
-def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept, extractors):
+def test_cached_features_are_not_recomputed(gappy_dir, tmp_path, cached, extractors):
     def times():
         return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
 
@@ -72,22 +72,22 @@ def test_features_that_are_kept_are_not_computed_again(gappy_dir, tmp_path, kept
     model_path(tmp_path, "jnd2").write_text("other weights")
     cache.features("train", extractors, 2)
     after = times()
-    kept = {path for path in before if after.get(path) == before[path]}
-    assert {path.parent.name.rpartition("-")[0] for path in kept} == {"jnd1-latent"}
-    assert len(kept) == 2
-    # Those of the backbone that is no more are gone.
+    unchanged = {path for path in before if after.get(path) == before[path]}
+    assert {path.parent.name.rpartition("-")[0] for path in unchanged} == {"jnd1-latent"}
+    assert len(unchanged) == 2
+    # The files of the replaced backbone are removed.
     new = {path.parent.name.rpartition("-")[0] for path in after.keys() - before.keys()}
     assert new == {"jnd2-latent"}
     assert len(after) == 4
 
 
-def test_without_blends_only_a_workers_own_examples_are_read(gappy_dir, extractors):
-    recording = Recording(open_records(gappy_dir, "train"))
-    fresh = ComputedFeatures(recording, [*extractors.values()])
-    source = batches(fresh, gappy_dir, mixup=0.0, shard=WorkerShard(1, 2))
+def test_without_mixup_a_worker_reads_only_its_own_examples(gappy_dir, extractors):
+    records = RecordingRecords(open_records(gappy_dir, "train"))
+    computed = ComputedFeatures(records, [*extractors.values()])
+    source = batches(computed, gappy_dir, mixup=0.0, shard=WorkerShard(1, 2))
     seen = []
     for batch in source.epoch(0):
-        rows, recording.seen = recording.seen, []
+        rows, records.seen = records.seen, []
         seen += rows
         assert len(rows) <= len(batch.weights)
-    assert len(seen) == 4  # two of the first four; of the last three one, and one as padding
+    assert len(seen) == 4  # two of the first four; one of the last three, and one as padding

@@ -102,20 +102,20 @@ def config(**changes):
 
 
 @given(configs())
-def test_a_config_survives_a_file(original):
+def test_a_config_is_unchanged_after_a_json_round_trip(original):
     assert from_dict(json.loads(json.dumps(to_dict(original)))) == original
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: each.name)
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_a_config_that_survives_a_file(name, variant):
+def test_every_preset_is_unchanged_after_a_json_round_trip(name, variant):
     preset = PRESETS[name](variant)
     assert isinstance(preset, TrainingConfig)
     assert preset.variant == variant.name
     assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
 
 
-def test_known_paths_are_the_leaves_of_the_plain_config():
+def test_known_paths_are_the_leaves_of_the_config_dict():
     def leaves(values, prefix=""):
         for name, value in values.items():
             if isinstance(value, dict):
@@ -149,7 +149,7 @@ def test_described_defaults_make_the_preset(name):
 
 
 @given(configs(["mj-lat"]), configs(["mj-lat"]))
-def test_paths_change_any_config_into_any_other(start, goal):
+def test_overrides_can_change_any_config_into_any_other(start, goal):
     def text_at(path):
         value = to_dict(goal)
         for key in path.split("."):
@@ -161,7 +161,7 @@ def test_paths_change_any_config_into_any_other(start, goal):
     assert override(start, [f"{path}={text_at(path)}" for path in known_paths()]) == goal
 
 
-def test_an_override_changes_only_its_setting_and_the_last_one_counts():
+def test_an_override_changes_only_its_setting_and_the_last_override_applies():
     changed = override(config(), ["heads.epochs=7", " head.filters = 8,16 ", "heads.epochs=9"])
     original = config()
     assert changed.heads == replace(original.heads, epochs=9)
@@ -170,7 +170,7 @@ def test_an_override_changes_only_its_setting_and_the_last_one_counts():
 
 
 def test_workers_and_batch_sizes_can_change_together():
-    # More workers with the same batches are refused: a batch of 4 is too small for 5.
+    # More workers with the same batch sizes are refused: a batch of 4 is too small for 5 workers.
     batch_sizes = [f"{stage}.batch_size=5" for stage in ("image", "jnd", "heads", "joint")]
     start = config(cluster=ClusterConfig(num_workers=2))
     with pytest.raises(UserError, match="at least 5"):
@@ -224,7 +224,7 @@ def test_an_unknown_key_in_a_file_is_refused():
         ("jnd.schedule=linear", "`jnd.schedule` must be constant, cosine or plateau, "),
     ],
 )
-def test_a_value_of_another_type_is_refused(assignment, message):
+def test_a_value_of_the_wrong_type_is_refused(assignment, message):
     with pytest.raises(UserError) as caught:
         override(config(), [assignment])
     assert caught.value.message.startswith(message)
@@ -277,8 +277,8 @@ def test_an_unknown_schedule_is_refused_in_python_too():
     batch_size=st.integers(1, 24),
     stage=st.sampled_from(["image", "jnd", "heads", "joint"]),
 )
-def test_a_batch_must_have_an_example_per_device(num_workers, gpus_per_worker, batch_size, stage):
-    devices = num_workers * (gpus_per_worker or 1)  # a worker without GPUs is one device
+def test_a_batch_needs_an_example_per_device(num_workers, gpus_per_worker, batch_size, stage):
+    devices = num_workers * (gpus_per_worker or 1)  # a worker without GPUs counts as one device
     changes = {
         name: StageConfig(epochs=1, batch_size=devices)
         for name in ("image", "jnd", "heads", "joint")
@@ -293,7 +293,7 @@ def test_a_batch_must_have_an_example_per_device(num_workers, gpus_per_worker, b
             config(cluster=cluster, **changes)
 
 
-def test_heads_of_one_level_cannot_be_ordered():
+def test_heads_with_one_level_cannot_be_ordered():
     assert override(config(), ["head.ordered=true"]).head.ordered
     with pytest.raises(UserError, match="`head.ordered` must be false for lat"):
         override(config(variant="lat"), ["head.ordered=true"])

@@ -1,16 +1,15 @@
-"""One worker, two workers and two devices learn the same of the same global batches.
+"""One worker, two workers and two devices learn the same weights from the same global batches.
 
-How large a difference is rounding? Sums that are grouped otherwise are rounded otherwise, so equal
-bits cannot be asked for. What rounding does to a variable in twenty steps is measured: one device
-trains on the same batches with the examples of each in several other orders, which is the same
-mathematics with other roundings, as a cut into parts is. The largest spread of a variable over
-these, or one unit of its last place where they agree, times `FACTOR` is what a variable may be off.
-The factor is there because few orders are tried, and because global moments are computed by another
-formula than one device's.
+Sums that are grouped differently are rounded differently, so the weights are not equal bit for bit.
+The tests measure the effect of rounding on a variable in twenty steps. One device trains on the
+same batches with the examples of each batch in several other orders: like a division into parts,
+this changes only the rounding. The tolerance of a variable is its largest difference over these
+orders, but at least one unit in the last place, times `FACTOR`. The factor is needed because few
+orders are tried, and because global moments are computed by another formula than on one device.
 
-Each variable has its own tolerance: the bias of a convolution before a norm has no gradient,
-as the norm takes it off again, and Adam makes steps of what rounding leaves there. The moving mean
-of that norm follows it.
+Each variable has its own tolerance. For example, the bias of a convolution before a batch norm has
+no gradient, because the norm subtracts it, and Adam turns rounding errors into steps. The moving
+mean of that norm follows the bias.
 """
 
 import re
@@ -32,14 +31,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory):
-    """What each process has in the end: {(process, model, run): {variable: array}}."""
-    folder = tmp_path_factory.mktemp("ends")
+def final_weights(tmp_path_factory):
+    """Return the final weights: {(process, model, run): {variable: array}}."""
+    folder = tmp_path_factory.mktemp("final_weights")
     ports = [str(port) for port in free_ports(2)]
     arguments = {ONE_PROCESS: [], WORKERS[0]: ["0", *ports], WORKERS[1]: ["1", *ports]}
-    # The two need each other; a third would only take cores from them.
-    for together in (WORKERS, [ONE_PROCESS]):
-        run(folder, {name: arguments[name] for name in together})
+    # The two workers need each other; a third process would only take cores from them.
+    for concurrent in (WORKERS, [ONE_PROCESS]):
+        run(folder, {name: arguments[name] for name in concurrent})
     found = {}
     for name in arguments:
         with np.load(folder / f"{name}.npz") as file:
@@ -59,24 +58,24 @@ def run(folder, arguments):
         for name, given in arguments.items()
     ]
     try:
-        told = [process.communicate(timeout=300)[1] for process in processes]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * len(processes), told
+    assert [process.returncode for process in processes] == [0] * len(processes), errors
 
 
-def apart(ours, theirs):
-    """The largest difference of each variable."""
-    assert ours.keys() == theirs.keys()
-    return {name: np.abs(array - theirs[name]).max() for name, array in ours.items()}
+def differences(weights, others):
+    """Return the largest absolute difference of each variable."""
+    assert weights.keys() == others.keys()
+    return {name: np.abs(array - others[name]).max() for name, array in weights.items()}
 
 
-def tolerances(ends, model):
-    """How far off each variable may be, as the module says."""
-    one = ends[ONE_PROCESS, model, "one"]
+def tolerances(final_weights, model):
+    """Return the tolerance of each variable, as explained in the module docstring."""
+    one = final_weights[ONE_PROCESS, model, "one"]
     spreads = [
-        apart(ends[ONE_PROCESS, model, f"permuted{number}"], one)
+        differences(final_weights[ONE_PROCESS, model, f"permuted{number}"], one)
         for number in range(NUM_PERMUTATIONS)
     ]
     last_place = {name: np.spacing(np.abs(array).max()) for name, array in one.items()}
@@ -87,23 +86,29 @@ def tolerances(ends, model):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("process", [ONE_PROCESS, *WORKERS])
-def test_two_devices_and_two_workers_end_with_the_weights_of_one(ends, model, process):
-    off = apart(ends[process, model, "synchronized"], ends[ONE_PROCESS, model, "one"])
-    allowed = tolerances(ends, model)
-    assert {name: (off[name], allowed[name]) for name in off if off[name] > allowed[name]} == {}
+def test_two_devices_and_two_workers_learn_the_weights_of_one_device(final_weights, model, process):
+    difference = differences(
+        final_weights[process, model, "synchronized"], final_weights[ONE_PROCESS, model, "one"]
+    )
+    allowed = tolerances(final_weights, model)
+    assert {
+        name: (value, allowed[name]) for name, value in difference.items() if value > allowed[name]
+    } == {}
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_two_workers_have_the_same_bits(ends, model):
-    for run_name in ("synchronized", "apart"):
-        one, other = (ends[worker, model, run_name] for worker in WORKERS)
-        assert set(apart(one, other).values()) == {0}
+def test_two_workers_have_equal_weights_bit_for_bit(final_weights, model):
+    for run_name in ("synchronized", "unsynchronized"):
+        one, other = (final_weights[worker, model, run_name] for worker in WORKERS)
+        assert set(differences(one, other).values()) == {0}
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_training_moves_weights_far_more_than_the_tolerance(ends, model):
-    moved = apart(ends[ONE_PROCESS, model, "one"], ends[ONE_PROCESS, model, "start"])
-    allowed = tolerances(ends, model)
+def test_training_changes_weights_far_more_than_the_tolerance(final_weights, model):
+    moved = differences(
+        final_weights[ONE_PROCESS, model, "one"], final_weights[ONE_PROCESS, model, "start"]
+    )
+    allowed = tolerances(final_weights, model)
     learned = [name for name in moved if not WITHOUT_GRADIENT.search(name)]
     assert len(learned) > 0.8 * len(moved)
     assert {name: moved[name] for name in learned if moved[name] <= 100 * allowed[name]} == {}
@@ -111,9 +116,13 @@ def test_the_training_moves_weights_far_more_than_the_tolerance(ends, model):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("process", [ONE_PROCESS, *WORKERS])
-def test_norms_that_see_only_their_own_part_are_noticed(ends, model, process):
-    off = apart(ends[process, model, "apart"], ends[ONE_PROCESS, model, "one"])
-    allowed = tolerances(ends, model)
-    kernels = [name for name in off if name.endswith("kernel")]
+def test_unsynchronized_batch_norms_exceed_the_tolerance(final_weights, model, process):
+    difference = differences(
+        final_weights[process, model, "unsynchronized"], final_weights[ONE_PROCESS, model, "one"]
+    )
+    allowed = tolerances(final_weights, model)
+    kernels = [name for name in difference if name.endswith("kernel")]
     assert kernels
-    assert {name: off[name] for name in kernels if off[name] <= 100 * allowed[name]} == {}
+    assert {
+        name: difference[name] for name in kernels if difference[name] <= 100 * allowed[name]
+    } == {}

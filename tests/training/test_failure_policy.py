@@ -1,4 +1,4 @@
-"""Which errors of workers restart them, and which end the training."""
+"""Worker errors that restart the workers, and errors that stop the training."""
 
 import pytest
 import tensorflow as tf
@@ -13,14 +13,14 @@ from laser_dist.training.failure_policy import (
     may_follow_from_a_lost_worker,
 )
 
-LEFT_BEHIND = tf.errors.UnavailableError(None, None, "Graph execution error: all_reduce")
+PEER_LOST = tf.errors.UnavailableError(None, None, "Graph execution error: all_reduce")
 OUT_OF_MEMORY = WorkerHealthCheckFailedError("poll failed", OutOfMemoryError("15 of 16 GB"))
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        LEFT_BEHIND,
+        PEER_LOST,
         tf.errors.AbortedError(None, None, "peer is gone"),
         tf.errors.CancelledError(None, None, "RPC: cancelled"),
         ActorDiedError(),
@@ -43,7 +43,7 @@ def test_errors_that_may_follow_from_a_lost_worker(error):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_errors_that_would_come_again(error):
+def test_errors_that_would_recur(error):
     assert not may_follow_from_a_lost_worker(error)
 
 
@@ -59,31 +59,29 @@ def policy(tmp_path):
     return FailurePolicy(RunFiles(str(tmp_path)), ("image", "jnd1"))
 
 
-def test_an_error_that_would_come_again_ends_the_training(policy):
+def test_an_error_that_would_recur_stops_the_training(policy):
     error = NameError("name 'x' is not defined")
-    assert policy.fatal_error([LEFT_BEHIND]) is None
-    assert policy.fatal_error([LEFT_BEHIND, error]) is error
+    assert policy.fatal_error([PEER_LOST]) is None
+    assert policy.fatal_error([PEER_LOST, error]) is error
 
 
-def test_lost_workers_never_end_the_training(policy):
+def test_lost_workers_never_stop_the_training(policy):
     assert [policy.fatal_error([ActorDiedError()]) for _ in range(5)] == [None] * 5
 
 
-def test_out_of_memory_ends_the_training_if_it_comes_again_without_a_new_checkpoint(
-    policy, tmp_path
-):
-    assert policy.fatal_error([LEFT_BEHIND, OUT_OF_MEMORY]) is None
+def test_out_of_memory_stops_the_training_if_it_recurs_without_a_new_checkpoint(policy, tmp_path):
+    assert policy.fatal_error([PEER_LOST, OUT_OF_MEMORY]) is None
     checkpoint = tmp_path / "checkpoints" / "jnd1" / "epoch-001.npz"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
-    assert policy.fatal_error([LEFT_BEHIND, OUT_OF_MEMORY]) is None  # there was progress
+    assert policy.fatal_error([PEER_LOST, OUT_OF_MEMORY]) is None  # there was progress
     assert policy.fatal_error([ActorDiedError()]) is None
-    error = policy.fatal_error([LEFT_BEHIND, OUT_OF_MEMORY])
+    error = policy.fatal_error([PEER_LOST, OUT_OF_MEMORY])
     assert isinstance(error, UserError)
     assert error.message.startswith("A machine ran out of memory")
 
 
-def test_storage_that_fails_meanwhile_does_not_end_the_training(policy, monkeypatch):
+def test_a_storage_error_does_not_stop_the_training(policy, monkeypatch):
     def fail(*_, **__):
         raise OSError("not now")
 

@@ -13,7 +13,7 @@ from training_fakes import (
     NUM_VALIDATION,
     WIDTH,
     ManyPairs,
-    Recording,
+    RecordingRecords,
     assert_same_steps,
     batches,
     frame,
@@ -21,7 +21,7 @@ from training_fakes import (
     joined,
     labels_of,
     levels_of,
-    shares,
+    worker_sources,
 )
 
 from laser_dist.training.examples.example_codec import features_of, num_with, sample_frames
@@ -30,8 +30,8 @@ from laser_dist.training.examples.order import WorkerShard, num_steps
 from laser_dist.training.examples.records import open_records
 from laser_dist.video.frames import resize_rgb
 
-# Six examples fit 1, 2 and 3 workers; of the seven the last step has one, and five places of it
-# are padding: workers 2 and 3 have nothing but padding then.
+# Six examples fit 1, 2 and 3 workers. The last step has one of the seven examples and five padded
+# positions: workers 2 and 3 have only padding.
 BATCH_SIZE = 6
 SQUARES = {"crop": 16, "crops_per_frame": 3}
 
@@ -42,14 +42,14 @@ def pairs(dataset_dir):
 
 
 def stored_numbers(dataset_dir):
-    """The examples in stored order, read by TFDS itself."""
+    """Return the numbers of the examples in stored order, as read by TFDS."""
     builder = tfds.builder_from_directory(dataset_dir)
     rows = tfds.as_numpy(builder.as_dataset(split="train", shuffle_files=False))
     return [int(row["source_id"]) for row in rows]
 
 
 def numbers(steps):
-    """Which examples were seen, in order: what the red of their raw frames says."""
+    """Return the numbers of the examples in order, from the red channel of their raw frames."""
     return [int(raw[0, 0, 0]) for inputs, _ in steps for raw in inputs]
 
 
@@ -57,21 +57,21 @@ def numbers(steps):
     ("num_workers", "changes"),
     [(1, {}), (2, {}), (3, {}), (4, {}), (2, {"seed": None}), (1, {"flips": True})],
 )
-def test_an_epoch_sees_every_frame_once_with_its_target(pairs, num_workers, changes):
+def test_an_epoch_contains_every_frame_once_with_its_target(pairs, num_workers, changes):
     steps = joined(replace(pairs, **changes), num_workers)
     assert [len(inputs) for inputs, _ in steps] == [6, 1]
     assert sorted(numbers(steps)) == list(range(NUM_TRAIN))
     for inputs, targets in steps:
         for raw, target in zip(inputs, targets, strict=True):
             number = int(raw[0, 0, 0])
-            step = -1 if raw[0, 0, 2] else 1  # mirrored where the first column is the last one
+            step = -1 if raw[0, 0, 2] else 1  # mirrored if the first column is the last
             np.testing.assert_array_equal(raw, frame(number)[:, ::step])
             np.testing.assert_array_equal(target, frame(number, level=2)[:, ::step])
 
 
 @pytest.mark.parametrize("num_workers", [2, 3, 4])
 @pytest.mark.parametrize("changes", [{"flips": True}, SQUARES | {"flips": True}])
-def test_workers_see_together_what_one_would_see(pairs, num_workers, changes):
+def test_all_workers_together_get_the_batches_of_one_worker(pairs, num_workers, changes):
     source = replace(pairs, **changes)
     assert_same_steps(joined(source, num_workers), joined(source, 1))
 
@@ -79,57 +79,57 @@ def test_workers_see_together_what_one_would_see(pairs, num_workers, changes):
 @pytest.mark.parametrize(
     ("num_workers", "changes", "copies"), [(1, {}, 1), (2, SQUARES, 3), (3, {}, 1)]
 )
-def test_every_batch_is_full_and_its_padding_weighs_nothing(pairs, num_workers, changes, copies):
+def test_every_batch_is_full_and_padding_has_weight_zero(pairs, num_workers, changes, copies):
     own = BATCH_SIZE // num_workers * copies
     present = []
-    for share in shares(replace(pairs, **changes), num_workers):
-        for batch in share.epoch(1):
+    for worker in worker_sources(replace(pairs, **changes), num_workers):
+        for batch in worker.epoch(1):
             assert len(batch.inputs) == len(batch.targets) == len(batch.weights) == own
             assert batch.weights.dtype == np.float32
             present.append(batch.weights.tolist())
-    alone = [1.0] * copies + [0.0] * (own - copies)
+    single = [1.0] * copies + [0.0] * (own - copies)
     full, none = [1.0] * own, [0.0] * own
-    assert present == [full, alone, *[full, none] * (num_workers - 1)]
+    assert present == [full, single, *[full, none] * (num_workers - 1)]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
 @pytest.mark.parametrize("target", ["raw", "jnd2"])
-def test_a_worker_reads_no_example_that_is_not_in_its_own_part(pairs, target, num_workers):
+def test_a_worker_reads_only_the_examples_of_its_shard(pairs, target, num_workers):
     pairs = replace(pairs, target=target)
-    for share in shares(pairs, num_workers):
-        recording = Recording(pairs.records)
-        source = replace(share, records=recording)
+    for worker in worker_sources(pairs, num_workers):
+        records = RecordingRecords(pairs.records)
+        source = replace(worker, records=records)
         for batch in source.epoch(1):
-            own = {int(raw[0, 0, 0]) for raw in batch.inputs}  # padding too is of this batch
-            read = pairs.records.read(recording.seen)
+            own = {int(raw[0, 0, 0]) for raw in batch.inputs}  # padding is from this batch too
+            read = pairs.records.read(records.seen)
             names = [features_of(each)["source_id"].bytes_list.value[0] for each in read]
             assert sorted(map(int, names)) == sorted(own)
-            recording.seen.clear()
+            records.seen.clear()
 
 
-@pytest.mark.parametrize("share", [WorkerShard(), WorkerShard(1, 4), WorkerShard(0, 1, 4)])
+@pytest.mark.parametrize("shard", [WorkerShard(), WorkerShard(1, 4), WorkerShard(0, 1, 4)])
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
-def test_an_epoch_that_starts_later_is_the_rest_of_a_whole_one(pairs, start, share):
-    recording = Recording(pairs.records)
-    source = replace(pairs, records=recording, shard=share, batch_size=4, flips=True, **SQUARES)
-    whole = list(source.epoch(2))
-    recording.seen.clear()
+def test_an_epoch_that_starts_later_is_the_rest_of_a_complete_epoch(pairs, start, shard):
+    records = RecordingRecords(pairs.records)
+    source = replace(pairs, records=records, shard=shard, batch_size=4, flips=True, **SQUARES)
+    complete = list(source.epoch(2))
+    records.seen.clear()
     rest = list(source.epoch(2, start))
-    assert len(rest) == max(len(whole) - start, 0)
-    for ours, theirs in zip(rest, whole[start:], strict=True):
+    assert len(rest) == max(len(complete) - start, 0)
+    for actual, expected in zip(rest, complete[start:], strict=True):
         for name in ("inputs", "targets", "weights", "global_count"):
-            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-    assert len(recording.seen) <= len(rest) * share.size_of(4)
+            np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
+    assert len(records.seen) <= len(rest) * shard.size_of(4)
 
 
-def test_labels_go_with_their_frames(pairs, dataset_dir):
+def test_labels_match_their_frames(pairs, dataset_dir):
     labels = labels_of(dataset_dir).levels[:, [1]]
     for batch in replace(pairs, labels=labels).epoch(1):
         frames, levels = batch.targets
         np.testing.assert_array_equal(levels[:, 0], frames[:, 0, 0, 0] - 100 + 25)
 
 
-def test_an_epoch_can_be_had_again(pairs):
+def test_an_epoch_is_reproducible(pairs):
     source = replace(pairs, flips=True, **SQUARES)
     assert_same_steps(joined(source, 1), joined(source, 1))
 
@@ -140,50 +140,50 @@ def test_each_epoch_and_each_seed_has_its_own_order(pairs):
     assert len(set(map(tuple, orders))) == 4
 
 
-def test_without_a_seed_the_order_is_the_stored_one(pairs, dataset_dir):
+def test_without_a_seed_the_order_is_as_stored(pairs, dataset_dir):
     stored = stored_numbers(dataset_dir)
-    assert stored != sorted(stored)  # TFDS shuffles what it writes: the numbers' order is no test
+    assert stored != sorted(stored)  # TFDS shuffles: sorted numbers would prove nothing
     for epoch in (0, 1):
         assert numbers(joined(replace(pairs, seed=None), 1, epoch)) == stored
 
 
-def test_half_of_the_frames_are_mirrored_again_in_each_epoch(pairs):
+def test_each_epoch_mirrors_another_half_of_the_frames(pairs):
     epochs = []
     for epoch in range(5):
         seen = {}
         for inputs, _ in joined(replace(pairs, flips=True), 1, epoch):
             seen |= {int(raw[0, 0, 0]): bool(raw[0, 0, 2]) for raw in inputs}
         epochs.append([seen[number] for number in range(NUM_TRAIN)])
-    # 35 fair coins: beyond four standard deviations of 0.085 with one seed of 16 000.
+    # 35 fair coins: off by more than four standard deviations of 0.085 for one seed in 16,000.
     assert abs(np.mean(epochs) - 0.5) < 0.34
     assert len(set(map(tuple, epochs))) > 1
 
 
-def test_squares_are_cut_at_one_place_of_both_frames(pairs):
+def test_squares_are_cut_at_the_same_position_in_both_frames(pairs):
     steps = joined(replace(pairs, **SQUARES), 1)
     assert sorted(numbers(steps)) == sorted(3 * list(range(NUM_TRAIN)))
     corners = set()
     for raw, target in chain.from_iterable(zip(*step, strict=True) for step in steps):
         number, top, left = raw[0, 0].astype(int)
-        place = slice(top, top + 16), slice(left, left + 16)
-        np.testing.assert_array_equal(raw, frame(number)[place])
-        np.testing.assert_array_equal(target, frame(number, level=2)[place])
+        square = slice(top, top + 16), slice(left, left + 16)
+        np.testing.assert_array_equal(raw, frame(number)[square])
+        np.testing.assert_array_equal(target, frame(number, level=2)[square])
         corners.add((top, left))
-    assert len(corners) > 15  # 21 draws of 17 x 33 places
+    assert len(corners) > 15  # 21 draws from 17 × 33 positions
 
 
-def test_squares_come_from_everywhere_up_to_the_edges(pairs):
+def test_squares_cover_the_frame_up_to_its_edges(pairs):
     side = HEIGHT - 2
     source = replace(pairs, crop=side, crops_per_frame=12)
     tops, lefts = np.array(
         [raw[0, 0, 1:] for inputs, _ in joined(source, 1) for raw in inputs], np.int64
     ).T
     assert set(tops) == {0, 1, 2}
-    # 84 draws of 19 columns: an edge is missed with one seed of 50.
+    # 84 draws from 19 columns: an edge is missed for one seed in 50.
     assert (lefts.min(), lefts.max()) == (0, WIDTH - side)
 
 
-def test_frames_of_another_size_are_resized_as_everywhere(pairs):
+def test_frames_of_another_size_are_resized_by_resize_rgb(pairs):
     (first, _), *_ = joined(replace(pairs, height=16, width=32, seed=None), 1)
     expected = {
         number: resize_rgb(frame(number), width=32, height=16) for number in range(NUM_TRAIN)
@@ -197,14 +197,16 @@ def test_a_sample_is_spread_evenly_over_the_stored_frames(most, pairs, dataset_d
     stored = [batch.inputs[0] for batch in replace(pairs, batch_size=1, seed=None).epoch(0)]
     sample = sample_frames(open_records(dataset_dir, "train"), most, height=HEIGHT, width=WIDTH)
     assert len(sample) == min(most, NUM_TRAIN)
-    places = [int(np.flatnonzero([np.array_equal(f, each) for f in stored])[0]) for each in sample]
-    assert places[0] == 0
-    steps = np.diff([*places, NUM_TRAIN])
+    positions = [
+        int(np.flatnonzero([np.array_equal(f, each) for f in stored])[0]) for each in sample
+    ]
+    assert positions[0] == 0
+    steps = np.diff([*positions, NUM_TRAIN])
     assert steps.min() >= 1
     assert steps.max() - steps.min() <= 1
 
 
-def test_a_sample_has_the_size_that_is_asked_for(dataset_dir):
+def test_a_sample_has_the_requested_size(dataset_dir):
     sample = sample_frames(open_records(dataset_dir, "train"), 2, height=16, width=32)
     assert sample.shape == (2, 16, 32, 3)
     assert sample.dtype == np.float32
@@ -220,46 +222,47 @@ def test_labels_are_in_stored_order_with_their_levels(dataset_dir):
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize("target", ["raw", "jnd1", "jnd2", "jnd3"])
-def test_an_example_that_lacks_the_targets_level_is_never_seen(gappy_dir, target, num_workers):
+def test_an_example_without_the_targets_level_is_never_used(gappy_dir, target, num_workers):
     level = ("raw", "jnd1", "jnd2", "jnd3").index(target)
     expected = [number for number in range(NUM_TRAIN) if level not in LACKING.get(number, ())]
     source = frame_pairs(gappy_dir, target, batch_size=BATCH_SIZE, seed=5)
     steps = joined(source, num_workers)
     assert sorted(numbers(steps)) == expected
     for inputs, targets in steps:
-        for raw, of_level in zip(inputs, targets, strict=True):
-            np.testing.assert_array_equal(of_level, frame(int(raw[0, 0, 0]), level))
+        for raw, target_frame in zip(inputs, targets, strict=True):
+            np.testing.assert_array_equal(target_frame, frame(int(raw[0, 0, 0]), level))
     assert_same_steps(steps, joined(source, 1))
     levels = labels_of(gappy_dir).levels
     assert num_with(target, levels) == len(expected)
     assert num_steps(num_with(target, levels), BATCH_SIZE) == len(steps)
 
 
-def test_missing_levels_are_read_as_such_and_left_out_of_means(gappy_dir):
+def test_missing_levels_are_nan_and_excluded_from_means(gappy_dir):
     labels = labels_of(gappy_dir)
     numbers = stored_numbers(gappy_dir)
     expected = [levels_of(number, LACKING.get(number, ())) for number in numbers]
     np.testing.assert_array_equal(labels.levels, expected)
-    # Of 0..6: all, all but 5, all but 2 and 5.
+    # The means over 0..6: all, all except 5, all except 2 and 5.
     np.testing.assert_allclose(
         present_means(labels.levels), [20 + 21 / 7, 25 + 16 / 6, 30 + 14 / 5], rtol=1e-6
     )
 
 
 @given(count=st.integers(1, 300), seed=st.integers(0, 99))
-def test_the_mean_of_levels_that_all_are_there_is_the_plain_one(count, seed):
+def test_without_missing_levels_the_mean_is_numpys(count, seed):
     levels = np.random.default_rng(seed).uniform(0, 51, (count, 3)).astype(np.float32)
     np.testing.assert_array_equal(present_means(levels), np.mean(levels, axis=0))
 
 
-def test_the_stored_order_is_that_of_the_shards(tmp_path):
+def test_the_stored_order_is_the_order_of_the_shards(tmp_path):
     builder = ManyPairs(data_dir=tmp_path)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
     by_shard = [
         [row["source_id"].decode() for row in tfds.as_numpy(builder.as_dataset(split=split))]
         for split in ("train[:1shard]", "train[1shard:]")
     ]
-    assert min(map(len, by_shard)) > 16  # as many as TFDS takes of a shard before the next
+    # TFDS reads 16 examples from a shard before it reads the next.
+    assert min(map(len, by_shard)) > 16
     expected = [int(source) for source in [*by_shard[0], *by_shard[1]]]
     assert (labels_of(builder.data_path).levels[:, 0] - 20).tolist() == expected
 
@@ -270,7 +273,7 @@ def test_the_examples_of_each_split_are_counted(dataset_dir):
 
 
 @given(num_examples=st.integers(1, 50), batch_size=st.integers(1, 20))
-def test_the_steps_of_an_epoch_are_as_many_as_its_batches(num_examples, batch_size):
+def test_num_steps_is_the_number_of_batches(num_examples, batch_size):
     source = batches(
         np.zeros((num_examples, 1)), np.zeros((num_examples, 1)), batch_size=batch_size
     )

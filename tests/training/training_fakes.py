@@ -1,7 +1,7 @@
-"""A tiny dataset, models and batches for the tests of training.
+"""Tiny dataset, models and batches for the training tests.
 
-A pixel of the dataset says where it comes from: red is the example (plus 50 per level), green the
-row, blue the column. So a frame, a square or a mirror image can be told from its values.
+A pixel encodes its origin: red is the example's number (plus 50 per level), green the row, blue the
+column. So the values of a frame identify the example, the square and whether it is mirrored.
 """
 
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ from laser_dist.training.storage.logs import RunLog
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
 IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
-LACKING = {2: (3,), 5: (2, 3)}  # example to the levels that the gappy dataset lacks
+LACKING = {2: (3,), 5: (2, 3)}  # levels that the gappy dataset lacks, by example
 
 
 def frame(number, level=0):
-    """[H, W, 3] uint8, the frame of an example at a level (0 is raw)."""
+    """Return the frame of an example at a level (0 is raw), [H, W, 3] uint8."""
     rows, columns = np.indices((HEIGHT, WIDTH))
     return np.stack([np.full_like(rows, number + 50 * level), rows, columns], -1).astype(np.uint8)
 
@@ -43,7 +43,7 @@ def levels_of(number, lacking=()):
 
 
 class TinyPairs(tfds.core.GeneratorBasedBuilder):
-    """Frame pairs as TFDS itself writes them, shuffled by their keys as ever."""
+    """Frame pairs as TFDS itself writes them, shuffled by their keys."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="tiny")]
@@ -87,25 +87,25 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 
 
 class GappyPairs(TinyPairs):
-    """The same, of which two examples lack levels: their frames are black."""
+    """Frame pairs in which two examples lack levels; the missing frames are black."""
 
     LACKING = LACKING
 
 
 class ManyPairs(TinyPairs):
-    """Enough examples that two shards read in turns would not come in order."""
+    """Frame pairs with so many examples that reading two shards alternately changes their order."""
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples(range(50))}
 
 
 def labels_of(dataset_dir, split="train"):
-    """Labels of a split."""
+    """Read the labels of a split."""
     return read_labels(dataset_dir, split, len(open_records(dataset_dir, split)))
 
 
 def frame_pairs(dataset_dir, target, *, split="train", **settings):
-    """Pairs of all examples of a split that have the target, in stored order unless told."""
+    """Return the frame pairs of a split's examples that have the target, unshuffled by default."""
     records = open_records(dataset_dir, split)
     return FramePairs(
         records=records,
@@ -115,8 +115,8 @@ def frame_pairs(dataset_dir, target, *, split="train", **settings):
     )
 
 
-class Recording:
-    """Records that keep note of which were read."""
+class RecordingRecords:
+    """Records that list the indices of all reads."""
 
     def __init__(self, records):
         self.records, self.seen = records, []
@@ -130,7 +130,7 @@ class Recording:
 
 
 def linear_model(start):
-    """x [B, N] to x @ start, [B, L]: one layer of weights `start` [N, L] without bias."""
+    """Build the model x @ start, [B, N] to [B, L]: one layer with weights [N, L] and no bias."""
     start = np.asarray(start, np.float32)
     layer = keras.layers.Dense(start.shape[1], use_bias=False)
     model = keras.Sequential([keras.Input(start.shape[:1]), layer])
@@ -139,18 +139,18 @@ def linear_model(start):
 
 
 def linear_stage(start, features, levels, *, validation=None, batch_size=2, **settings):
-    """A stage that learns `features @ weights = levels`, from the weights `start`.
+    """Build a stage that learns `features @ weights = levels`, from the weights `start`.
 
     Args:
-      start: [N, L].
-      features: [E, N] of E examples.
-      levels: [E, L].
-      validation: (features, levels) of its examples; the training ones if None.
-      batch_size: of both.
-      **settings: of `StageConfig`.
+      start: [N, L] initial weights.
+      features: [E, N] features of E examples.
+      levels: [E, L] levels of the examples.
+      validation: (features, levels) for validation; the training examples if None.
+      batch_size: batch size of training and validation.
+      **settings: settings of `StageConfig`.
     """
     training = batches(features, levels, batch_size=batch_size, seed=3)
-    kept = (features, levels) if validation is None else validation
+    validated = (features, levels) if validation is None else validation
     return Stage(
         settings_name="heads",
         name="tiny",
@@ -158,14 +158,14 @@ def linear_stage(start, features, levels, *, validation=None, batch_size=2, **se
         objective=LevelObjective(tuple(range(1, 1 + np.shape(start)[1]))),
         settings=StageConfig(batch_size=batch_size, **settings),
         training=training,
-        validation=batches(*kept, batch_size=batch_size),
+        validation=batches(*validated, batch_size=batch_size),
         steps_per_epoch=-(-len(features) // batch_size),
     )
 
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """In place of files: rows of an array."""
+    """Rows of an array, a substitute for files."""
 
     array: np.ndarray
 
@@ -175,7 +175,7 @@ class ArrayRows:
 
 @dataclass(frozen=True, eq=False)
 class ArrayFeatures(CachedFeatures):
-    """Kept features of an array [V, N, branches, ...] in place of files."""
+    """Cached features from an array [V, N, branches, ...], a substitute for files."""
 
     array: np.ndarray
 
@@ -187,15 +187,15 @@ class ArrayFeatures(CachedFeatures):
 
 
 def batches(features, levels, **settings):
-    """Batches of [E, N] features: as they come, or in an order of `seed`."""
+    """Return batches of features [E, N]; in their order, or shuffled if there is a `seed`."""
     features, levels = np.asarray(features, np.float32), np.asarray(levels, np.float32)
     return FeatureBatches(
         features=ArrayFeatures.of(features[None, :, None]), targets=levels, **settings
     )
 
 
-def shares(source, num_workers, devices=1):
-    """The source as each of the workers has it."""
+def worker_sources(source, num_workers, devices=1):
+    """Return the source of each worker."""
     return [
         replace(source, shard=WorkerShard(index, num_workers, devices))
         for index in range(num_workers)
@@ -203,14 +203,14 @@ def shares(source, num_workers, devices=1):
 
 
 def joined(source, num_workers, epoch=1, *, start=0, devices=1):
-    """Each step's examples of all workers, padding left out: [(inputs, targets)]."""
+    """Return the examples of all workers in each step, without padding: [(inputs, targets)]."""
     steps = []
-    workers = shares(source, num_workers, devices)
+    workers = worker_sources(source, num_workers, devices)
     for parts in zip(*(worker.epoch(epoch, start) for worker in workers), strict=True):
-        kept = [part.weights > 0 for part in parts]
+        present = [part.weights > 0 for part in parts]
         inputs, targets = (
             np.concatenate(
-                [getattr(part, name)[keep] for part, keep in zip(parts, kept, strict=True)]
+                [getattr(part, name)[mask] for part, mask in zip(parts, present, strict=True)]
             )
             for name in ("inputs", "targets")
         )
@@ -219,14 +219,16 @@ def joined(source, num_workers, epoch=1, *, start=0, devices=1):
     return steps
 
 
-def assert_same_steps(ours, theirs):
-    for (inputs, targets), (their_inputs, their_targets) in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(inputs, their_inputs)
-        np.testing.assert_array_equal(targets, their_targets)
+def assert_same_steps(actual, expected):
+    for (inputs, targets), (expected_inputs, expected_targets) in zip(
+        actual, expected, strict=True
+    ):
+        np.testing.assert_array_equal(inputs, expected_inputs)
+        np.testing.assert_array_equal(targets, expected_targets)
 
 
-class TellingLog(RunLog):
-    """A log that also calls `after_epoch` with the figures of each epoch."""
+class ObservedLog(RunLog):
+    """Log that also calls `after_epoch` with the metrics of each epoch."""
 
     def __init__(self, store, after_epoch):
         super().__init__(store, is_chief=True)
@@ -239,13 +241,13 @@ class TellingLog(RunLog):
 
 
 def context(run_dir, after_epoch=lambda _: None):
-    """This process and its first device."""
+    """Return a training context of this process and its first device."""
     store = RunFiles(str(run_dir))
     return TrainingContext(
         strategy=tf.distribute.get_strategy(),
         local_replicas=1,
         is_chief=True,
         store=store,
-        log=TellingLog(store, after_epoch),
+        log=ObservedLog(store, after_epoch),
         config={"dataset": {"scale": "QP", "simulated": True, "fingerprint": "abc"}},
     )

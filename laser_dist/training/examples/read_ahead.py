@@ -1,4 +1,4 @@
-"""Prepares the next batches while a step runs."""
+"""Prepare the next batches while a step runs."""
 
 import threading
 import time
@@ -26,10 +26,10 @@ class ReadAhead(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Yield the items in order; an error of the iterable is raised here."""
         queue: Queue[tuple[bool, object]] = Queue(_AHEAD)
-        given_up = threading.Event()
+        closed = threading.Event()
 
         def put(entry: tuple[bool, object]) -> bool:
-            while not given_up.is_set():
+            while not closed.is_set():
                 try:
                     queue.put(entry, timeout=_POLL_S)
                     return True
@@ -43,7 +43,7 @@ class ReadAhead(Generic[T]):
                     if not put((True, item)):
                         return
                 put((False, None))
-            except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
+            except BaseException as error:  # noqa: BLE001 - raised in the consumer
                 put((False, error))
 
         thread = threading.Thread(target=walk, name="read-ahead", daemon=True)
@@ -59,5 +59,5 @@ class ReadAhead(Generic[T]):
                     return
                 yield item  # type: ignore[misc]
         finally:
-            given_up.set()
+            closed.set()
             thread.join()
