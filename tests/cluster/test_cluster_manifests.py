@@ -205,7 +205,7 @@ def test_both_images_have_the_same_project_and_lock():
         assert all(re.search(r"--constraint \S*requirements\.lock", each) for each in installs)
     assert pythons[0] == pythons[1] == {"python:3.11-slim"}
     assert copies[0] == copies[1] != []
-    assert '".[gpu,gcp,aws,cluster]"' in texts[1]
+    assert '".[gpu,cluster]"' in texts[1]
     ignored = [
         (CLUSTER / n / "Dockerfile.dockerignore").read_text() for n in ("dataflow", "training")
     ]
