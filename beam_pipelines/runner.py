@@ -1,6 +1,7 @@
 """Runs pipelines on this machine and on Dataflow, and turns their failures into user errors."""
 
 import errno
+import importlib
 import logging
 import os
 import re
@@ -137,6 +138,9 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
       UserError: the runner rejects the options, or is not installed.
     """
     try:
+        if options.view_as(StandardOptions).runner == DATAFLOW:
+            # Beam itself imports the Google Cloud packages only when it submits the job.
+            importlib.import_module("apache_beam.runners.dataflow.internal.apiclient")
         return beam.Pipeline(options=options)
     except ValueError as error:
         reason = " ".join(str(error).split()).rstrip(".")

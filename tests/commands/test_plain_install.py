@@ -90,8 +90,9 @@ def test_synthesize_and_build_need_no_extra(tmp_path):
     assert len(list(tmp_path.glob("data/*/*/*/*.tfrecord*"))) == 3
 
 
-def test_a_bucket_without_its_extra_is_refused_with_a_hint_that_names_it(tmp_path):
-    done = laser_jnd(
-        "build", "videoset_jnd", "--manual-dir", "gs://mine/in", "--data-dir", "data", cwd=tmp_path
-    )
+def test_dataflow_without_its_extra_is_refused_with_a_hint_that_names_it(tmp_path):
+    where = ("--manual-dir", "gs://mine/in", "--data-dir", "gs://mine/data", "--config", "360p")
+    runner = ("--runner", "DataflowRunner", "--project", "mine", "--region", "europe-west4")
+    image = ("--sdk_container_image", "registry/image:1")
+    done = laser_jnd("build", "videoset_jnd", *where, *runner, *image, cwd=tmp_path)
     assert "Install laser-jnd[gcp]" in refusal(done)
