@@ -1,4 +1,4 @@
-"""Features in files: rows of what all workers wrote, and what is taken for whole."""
+"""Feature files: rows across the parts of all workers, and the check for completeness."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ COUNTS = {"train": NUM_TRAIN, "validation": NUM_VALIDATION}
 
 @pytest.fixture(scope="module")
 def extractor():
-    """The mean of each patch: features that are worked out by hand."""
+    """Return a model of the mean of each patch, whose features can be computed by hand."""
     layers = [keras.Input((HEIGHT, WIDTH, 3)), keras.layers.AveragePooling2D(PATCH)]
     return keras.Sequential(layers)
 
@@ -47,7 +47,7 @@ def key(split, **changes):
 
 
 def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
-    """Every worker's part, the last worker first."""
+    """Write the parts of all workers, the last worker first."""
     for index in reversed(range(num_workers)):
         frames = frame_pairs(
             dataset_dir,
@@ -62,7 +62,7 @@ def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
 
 
 def files_of(folder, split, wanted):
-    """The files of each version; None where they are not whole, or of another key."""
+    """Return the files of each version; None if they are incomplete or have another key."""
     names = {path.name for path in folder.iterdir()}
     parts = num_parts_of(folder, split, wanted, names)
     return (
@@ -75,24 +75,24 @@ def files_of(folder, split, wanted):
 def test_rows_of_all_parts_are_in_stored_order(
     dataset_dir, tmp_path, extractor, monkeypatch, num_workers, split
 ):
-    # Two places per worker in each step: the last step of the seven examples is incomplete, and of
-    # the two examples the first worker gets both.
+    # Each worker has two positions per step: the last step of the seven examples is incomplete, and
+    # the first worker gets both validation examples.
     monkeypatch.setattr("laser_dist.training.examples.feature_files.BATCH_SIZE", 2)
     monkeypatch.setattr(f"{__name__}.BATCH_SIZE", 2)
     write(tmp_path, extractor, dataset_dir, split, num_workers)
     stored, mirrored = files_of(tmp_path, split, key(split))
     rows = tfds.as_numpy(tfds.builder_from_directory(dataset_dir).as_dataset(split=split))
     frames = np.stack([frame(int(row["source_id"])) for row in rows])
-    for places in (np.arange(len(frames)), np.arange(len(frames))[::-1], np.array([1, 0, 1])):
-        # Means of 256 whole numbers below 50: halves, which float16 holds.
-        expected = patch_means(frames[places])
-        np.testing.assert_array_equal(stored.rows(places), expected)
-        expected = patch_means(frames[places][:, :, ::-1])
-        np.testing.assert_array_equal(mirrored.rows(places), expected)
+    for indices in (np.arange(len(frames)), np.arange(len(frames))[::-1], np.array([1, 0, 1])):
+        # Means of 256 integers below 50: multiples of 1/2, which float16 represents exactly.
+        expected = patch_means(frames[indices])
+        np.testing.assert_array_equal(stored.rows(indices), expected)
+        expected = patch_means(frames[indices][:, :, ::-1])
+        np.testing.assert_array_equal(mirrored.rows(indices), expected)
     assert stored.rows(np.array([0])).dtype == np.float16
 
 
-def test_files_are_taken_only_whole_and_of_the_same_model_and_data(
+def test_only_complete_files_of_the_same_model_and_data_are_reused(
     dataset_dir, tmp_path, extractor
 ):
     write(tmp_path, extractor, dataset_dir, "train", 2, finish=False)
@@ -111,7 +111,7 @@ def test_a_split_with_fewer_examples_than_workers_can_be_read(dataset_dir, tmp_p
     assert stored.rows(np.arange(2)).shape == (2, 2, 3, 3)
 
 
-def test_the_size_that_is_told_is_that_of_the_files(dataset_dir, tmp_path, extractor):
+def test_num_bytes_is_the_size_of_the_files(dataset_dir, tmp_path, extractor):
     write(tmp_path, extractor, dataset_dir, "train", 1)
     arrays = [np.load(path) for path in tmp_path.glob("*.npy")]
     assert sum(each.nbytes for each in arrays) == num_bytes([extractor], NUM_TRAIN, 2)
@@ -121,8 +121,8 @@ def test_a_part_can_be_written_again(dataset_dir, tmp_path, extractor):
     for _ in range(2):
         write(tmp_path, extractor, dataset_dir, "train", 1)
     assert not list(tmp_path.glob("*.unfinished"))
-    whole = replace(key("train"), num_examples=NUM_TRAIN)
-    assert files_of(tmp_path, "train", whole) is not None
+    complete = replace(key("train"), num_examples=NUM_TRAIN)
+    assert files_of(tmp_path, "train", complete) is not None
 
 
 def test_features_beyond_float16_are_refused(dataset_dir, tmp_path):
@@ -133,7 +133,7 @@ def test_features_beyond_float16_are_refused(dataset_dir, tmp_path):
     assert files_of(tmp_path, "train", key("train")) is None
 
 
-def test_features_of_another_model_are_in_another_folder_and_of_another_split_in_the_same():
+def test_the_folder_depends_on_the_model_and_the_data_but_not_on_the_split():
     assert key("train").short() == key("validation", versions=1).short()
     others = {key("train", **change).short() for change in ({"model": "x"}, {"data": "x"})}
     assert len(others | {key("train").short()}) == 3

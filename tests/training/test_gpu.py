@@ -1,4 +1,4 @@
-"""The same code on GPUs: run where there are any, `pytest -m gpu`."""
+"""Training on GPUs: run with `pytest -m gpu` on a machine with GPUs."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ SETTINGS = (
 
 @pytest.mark.parametrize("variant", ["mj-lat", "e2e-lat"])
 @pytest.mark.parametrize("gpus", sorted({1, len(GPUS)} - {0}) or [1])
-def test_a_variant_is_trained_on_all_devices_of_a_worker(tmp_path, variant, gpus):
+def test_a_variant_trains_on_all_gpus_of_a_worker(tmp_path, variant, gpus):
     data = tmp_path / "data"
     TinyPairs(data_dir=data).download_and_prepare()
     settings = [f"--set={each}" for each in SETTINGS]
@@ -48,7 +48,7 @@ def test_a_variant_is_trained_on_all_devices_of_a_worker(tmp_path, variant, gpus
         for path in (tmp_path / "run" / "logs" / "events").glob("*.jsonl")
         for line in path.read_text().splitlines()
     ]
-    # A training that falls back to the CPU has one replica too, so that `gpus` of 1 proves nothing.
+    # With one GPU this proves nothing: a training that falls back to the CPU has one replica too.
     assert {event["replicas"] for event in events if event["kind"] == "stage"} == {gpus}
     losses = [event["metrics"]["loss"] for event in events if event["kind"] == "epoch"]
     assert losses

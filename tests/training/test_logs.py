@@ -22,7 +22,7 @@ def events(run_dir):
     return [json.loads(line) for line in events_path(run_dir, "events").read_text().splitlines()]
 
 
-def test_every_figure_of_an_epoch_is_a_row(tmp_path):
+def test_every_metric_of_an_epoch_is_a_row(tmp_path):
     log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     log.epoch("image", 1, {"loss": 12.5, "val_loss": 1e-9})
     log.epoch("image", 2, {"loss": 11.0})
@@ -33,26 +33,33 @@ def test_every_figure_of_an_epoch_is_a_row(tmp_path):
     ]
 
 
-def test_a_later_attempt_replaces_what_was_said_of_its_epochs_and_no_more(tmp_path):
+def test_a_later_attempt_replaces_only_the_metrics_of_its_own_epochs(tmp_path):
     first = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     for stage in ("image", "jnd1"):
         for epoch in (1, 2, 10):
             first.epoch(stage, epoch, {"loss": epoch})
     RunLog(RunFiles(str(tmp_path)), is_chief=True).epoch("jnd1", 2, {"loss": 20})
-    told = [(row["stage"], row["epoch"], row["value"]) for row in rows(tmp_path)]
-    kept = [("image", "1", "1"), ("image", "2", "2"), ("image", "10", "10"), ("jnd1", "1", "1")]
-    assert told == [*kept, ("jnd1", "2", "20")]
+    logged = [(row["stage"], row["epoch"], row["value"]) for row in rows(tmp_path)]
+    unchanged = [
+        ("image", "1", "1"),
+        ("image", "2", "2"),
+        ("image", "10", "10"),
+        ("jnd1", "1", "1"),
+    ]
+    assert logged == [*unchanged, ("jnd1", "2", "20")]
     assert not list((tmp_path / METRICS_FOLDER).glob("*.unfinished"))
 
 
-def test_tensorboard_reads_the_same_figures(tmp_path):
+def test_tensorboard_reads_the_same_metrics(tmp_path):
     log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     log.epoch("image", 1, {"loss": 12.5})
     log.epoch("image", 2, {"loss": 11.0})
-    told = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER / "image")).Reload()
-    assert told.Tags()["tensors"] == ["loss"]
-    figures = [(each.step, tf.make_ndarray(each.tensor_proto)) for each in told.Tensors("loss")]
-    assert figures == [(1, 12.5), (2, 11.0)]
+    accumulator = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER / "image")).Reload()
+    assert accumulator.Tags()["tensors"] == ["loss"]
+    values = [
+        (each.step, tf.make_ndarray(each.tensor_proto)) for each in accumulator.Tensors("loss")
+    ]
+    assert values == [(1, 12.5), (2, 11.0)]
 
 
 def test_events_are_appended_in_order_with_their_time(tmp_path):
@@ -64,13 +71,13 @@ def test_events_are_appended_in_order_with_their_time(tmp_path):
     assert 0 < first["time"] <= second["time"]
 
 
-@pytest.mark.parametrize(("between", "told"), [(0.125, [1, 5, 9]), (0.5, list(range(1, 10)))])
-def test_steps_are_told_at_most_twice_a_second(tmp_path, monkeypatch, between, told):
+@pytest.mark.parametrize(("interval_s", "logged"), [(0.125, [1, 5, 9]), (0.5, list(range(1, 10)))])
+def test_steps_are_logged_at_most_twice_a_second(tmp_path, monkeypatch, interval_s, logged):
     log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
     for number in range(1, 10):
-        monkeypatch.setattr(logs.time, "monotonic", lambda now=1000 + number * between: now)
+        monkeypatch.setattr(logs.time, "monotonic", lambda now=1000 + number * interval_s: now)
         log.step(step=number)
-    assert [event["step"] for event in events(tmp_path)] == told
+    assert [event["step"] for event in events(tmp_path)] == logged
     assert {event["kind"] for event in events(tmp_path)} == {"step"}
 
 
@@ -82,7 +89,7 @@ def test_only_the_chief_writes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_can_be_printed_too(tmp_path, caplog):
+def test_progress_can_also_be_printed(tmp_path, caplog):
     caplog.set_level("INFO", logger="laser_jnd_progress")
     log = RunLog(RunFiles(str(tmp_path)), is_chief=True, prints=True)
     log.event("stage", stage="image", epochs=2, steps=5)
@@ -100,7 +107,7 @@ def test_progress_can_be_printed_too(tmp_path, caplog):
     assert len(events(tmp_path)) == 5
 
 
-def test_half_a_line_of_a_killed_worker_spoils_no_other(tmp_path):
+def test_an_incomplete_line_of_a_killed_worker_affects_no_other_line(tmp_path):
     RunLog(RunFiles(str(tmp_path)), is_chief=True).event("note", text="one")
     path = events_path(tmp_path, "events")
     path.write_bytes(path.read_bytes() + b'{"kind": "no')

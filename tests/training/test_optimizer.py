@@ -1,4 +1,4 @@
-"""The optimizer of a stage: its schedule, its clipping, and what decays."""
+"""Optimizer of a stage: schedule, gradient clipping and weight decay."""
 
 import math
 
@@ -15,15 +15,15 @@ from laser_dist.training.learning.loop import make_optimizer
 
 
 def rates(optimizer, steps):
-    """The learning rate of each step, from the first, counted from 0."""
-    told = []
+    """Return the learning rate of each step; steps are numbered from 0."""
+    found = []
     for step in steps:
         optimizer.iterations.assign(step)
-        told.append(float(optimizer.learning_rate))
-    return np.array(told)
+        found.append(float(optimizer.learning_rate))
+    return np.array(found)
 
 
-def test_a_constant_rate_stays():
+def test_a_constant_rate_does_not_change():
     settings = StageConfig(epochs=3, learning_rate=0.25, clip_norm=0.5)
     optimizer = make_optimizer(settings, steps_per_epoch=10)
     assert set(rates(optimizer, range(30))) == {0.25}
@@ -32,22 +32,25 @@ def test_a_constant_rate_stays():
 
 def test_a_cosine_rate_rises_for_a_twentieth_and_falls_to_zero():
     settings = StageConfig(epochs=5, learning_rate=0.5, schedule="cosine")
-    told = rates(make_optimizer(settings, steps_per_epoch=40), range(201))
-    np.testing.assert_allclose(told[:11], 0.05 * np.arange(11), rtol=1e-6)  # 200 / 20 steps
+    learning_rates = rates(make_optimizer(settings, steps_per_epoch=40), range(201))
+    rising = 0.05 * np.arange(11)  # 200 / 20 steps
+    np.testing.assert_allclose(learning_rates[:11], rising, rtol=1e-6)
     falling = 0.5 * (1 + np.cos(np.pi * np.arange(191) / 190)) / 2
-    np.testing.assert_allclose(told[10:], falling, atol=1e-6)
+    np.testing.assert_allclose(learning_rates[10:], falling, atol=1e-6)
 
 
 @settings(max_examples=15)
 @given(epochs=st.integers(1, 30), steps_per_epoch=st.integers(1, 30))
-def test_any_cosine_rate_rises_once_to_its_highest_and_ends_at_zero(epochs, steps_per_epoch):
+def test_any_cosine_rate_rises_to_one_maximum_and_ends_at_zero(epochs, steps_per_epoch):
     config = StageConfig(epochs=epochs, learning_rate=0.5, schedule="cosine")
     steps = epochs * steps_per_epoch
-    told = rates(make_optimizer(config, steps_per_epoch), range(0, steps + 1, max(1, steps // 40)))
-    highest = int(told.argmax())
-    assert (np.diff(told[: highest + 1]) >= 0).all()
-    assert (np.diff(told[highest:]) <= 0).all()
-    assert told.max() <= 0.5
+    learning_rates = rates(
+        make_optimizer(config, steps_per_epoch), range(0, steps + 1, max(1, steps // 40))
+    )
+    highest = int(learning_rates.argmax())
+    assert (np.diff(learning_rates[: highest + 1]) >= 0).all()
+    assert (np.diff(learning_rates[highest:]) <= 0).all()
+    assert learning_rates.max() <= 0.5
     optimizer = make_optimizer(config, steps_per_epoch)
     assert rates(optimizer, [max(2, steps)])[0] == pytest.approx(0, abs=1e-6)
 
@@ -58,13 +61,13 @@ def test_a_gradient_is_clipped_to_its_norm_over_all_weights():
     optimizer.build(model.trainable_variables)
     gradient = keras.ops.ones((3, 2)) * 10
     optimizer.apply([gradient], model.trainable_variables)
-    # Adam's first moment after one step is a tenth of the gradient it was given: of six equal
-    # parts, whose norm is 2.
+    # Adam's first moment after one step is a tenth of the clipped gradient, which has six equal
+    # elements and a norm of 2.
     momentum = next(v.numpy() for v in optimizer.variables if "momentum" in v.path)
     np.testing.assert_allclose(momentum, 0.1 * 2 / math.sqrt(6), rtol=1e-5)
 
 
-def test_weight_decay_spares_biases_and_norms():
+def test_weight_decay_does_not_apply_to_biases_and_norms():
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
     )
@@ -74,8 +77,8 @@ def test_weight_decay_spares_biases_and_norms():
     model.set_weights([np.ones(each.shape) for each in model.get_weights()])
     gradients = [tf.zeros(each.shape) for each in model.trainable_variables]
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-    left = {each.path.split("/")[-1]: each.numpy() for each in model.trainable_variables}
-    np.testing.assert_allclose(left.pop("kernel"), 0.95)
-    assert left.keys() == {"bias", "gamma", "beta"}
-    for values in left.values():
+    values_by_name = {each.path.split("/")[-1]: each.numpy() for each in model.trainable_variables}
+    np.testing.assert_allclose(values_by_name.pop("kernel"), 0.95)
+    assert values_by_name.keys() == {"bias", "gamma", "beta"}
+    for values in values_by_name.values():
         np.testing.assert_array_equal(values, 1)

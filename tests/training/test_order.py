@@ -1,4 +1,4 @@
-"""Which examples an epoch has, in which order, and whose they are."""
+"""Order of the examples of an epoch, and their division among workers."""
 
 from itertools import product
 
@@ -19,8 +19,8 @@ counts = st.integers(1, 120)
 
 
 @st.composite
-def cuts(draw):
-    """Any number of workers, of their devices, and a batch size that has an example for each."""
+def divisions(draw):
+    """Draw numbers of workers and devices, and a batch size with an example per device."""
     num_workers, devices = draw(st.integers(1, 6)), draw(st.integers(1, 5))
     least = num_workers * devices
     return num_workers, devices, draw(st.integers(least, 3 * least + 5))
@@ -33,9 +33,9 @@ def parts(num_workers, devices, count, batch_size):
     ]
 
 
-@given(total=counts, epoch=st.integers(0, 9), seed=st.integers(0, 2**31 - 1), cut=cuts())
-def test_every_example_is_seen_once_in_an_epoch_however_it_is_cut_up(total, epoch, seed, cut):
-    num_workers, devices, batch_size = cut
+@given(total=counts, epoch=st.integers(0, 9), seed=st.integers(0, 2**31 - 1), division=divisions())
+def test_every_example_is_in_an_epoch_once_for_any_division(total, epoch, seed, division):
+    num_workers, devices, batch_size = division
     order, seen = shuffled(total, epoch, seed), []
     for step in range(num_steps(total, batch_size)):
         batch = order[step * batch_size : (step + 1) * batch_size]
@@ -44,9 +44,9 @@ def test_every_example_is_seen_once_in_an_epoch_however_it_is_cut_up(total, epoc
     assert sorted(seen) == list(range(total))
 
 
-@given(cut=cuts(), data=st.data())
-def test_parts_are_of_one_size_and_fair_to_one_example(cut, data):
-    num_workers, devices, batch_size = cut
+@given(division=divisions(), data=st.data())
+def test_parts_have_equal_sizes_and_runs_differ_by_at_most_one_example(division, data):
+    num_workers, devices, batch_size = division
     count = data.draw(st.integers(1, batch_size))
     replicas = num_workers * devices
     longest = -(-batch_size // replicas)
@@ -61,13 +61,15 @@ def test_parts_are_of_one_size_and_fair_to_one_example(cut, data):
     runs = np.concatenate([part.weights for part in found]).reshape(replicas, longest)
     if count == batch_size:
         assert runs.sum(1).min() >= longest - 1
-    # In the order of the batch: workers one after the other, and so the devices of each.
-    places = np.concatenate([part.places for part in found])
-    assert places[runs.ravel() > 0].tolist() == list(range(count))
+    # In batch order: worker by worker, and device by device.
+    positions = np.concatenate([part.places for part in found])
+    assert positions[runs.ravel() > 0].tolist() == list(range(count))
 
 
 @given(replicas=st.integers(1, 12), size=st.integers(1, 6), data=st.data())
-def test_a_batch_that_fits_is_cut_into_equal_slices_and_filled_up_by_itself(replicas, size, data):
+def test_a_batch_is_divided_into_equal_slices_and_padded_with_its_own_examples(
+    replicas, size, data
+):
     batch_size = replicas * size
     count = data.draw(st.integers(1, batch_size))
     for index in range(replicas):
@@ -85,7 +87,7 @@ def test_three_devices_share_eight_examples():
 
 
 @given(total=counts, epoch=st.integers(0, 99), seed=st.integers(0, 2**31 - 1))
-def test_an_order_is_a_permutation_that_can_be_had_again(total, epoch, seed):
+def test_an_order_is_a_reproducible_permutation(total, epoch, seed):
     order = shuffled(total, epoch, seed)
     assert sorted(order) == list(range(total))
     np.testing.assert_array_equal(order, shuffled(total, epoch, seed))
@@ -96,8 +98,8 @@ def test_an_order_is_a_permutation_that_can_be_had_again(total, epoch, seed):
 def test_each_epoch_shuffles_all_examples_again(seed):
     total = 5000
     orders = [shuffled(total, epoch, seed) for epoch in range(4)]
-    # Two uniform places a and b have E (a - b)^2 = 2 Var = total^2 / 6. A shuffling buffer of 1024
-    # would move most examples far less.
+    # Two uniform positions a and b have E (a - b)^2 = 2 Var = total^2 / 6. With a shuffle buffer
+    # of 1024, the value would be far smaller.
     for order in orders:
         moved = np.mean((order - np.arange(total)) ** 2.0)
         assert moved == pytest.approx(total**2 / 6, rel=0.1)
@@ -110,18 +112,18 @@ def test_each_epoch_shuffles_all_examples_again(seed):
     seed=st.integers(0, 99),
     batch_size=st.integers(1, 9),
 )
-def test_heads_and_backbones_see_examples_in_one_order_and_blend_within_a_batch(
+def test_heads_and_backbones_use_the_same_order_and_blend_within_a_batch(
     total, epoch, seed, batch_size
 ):
     targets = np.ones((total, 1), np.float32)
     order = epoch_order(targets, epoch, seed=seed, batch_size=batch_size, num_versions=2, mixup=1.0)
     np.testing.assert_array_equal(order.rows, shuffled(total, epoch, seed))
-    places = np.arange(total)
-    np.testing.assert_array_equal(order.mates // batch_size, places // batch_size)
-    assert sorted(order.mates) == places.tolist()
+    positions = np.arange(total)
+    np.testing.assert_array_equal(order.mates // batch_size, positions // batch_size)
+    assert sorted(order.mates) == positions.tolist()
 
 
-def test_what_is_drawn_for_a_step_is_drawn_for_no_other():
+def test_every_step_has_its_own_random_numbers():
     three = range(3)
     draws = [step_rng(*each).random() for each in product(three, three, three)]
     draws += [np.random.default_rng(each).random() for each in product(three, three)]

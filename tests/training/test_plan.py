@@ -8,14 +8,14 @@ def stages_of(variant, levels=(1, 2, 3)):
     return [stage.name for stage in plan_stages(variant, levels)]
 
 
-def test_each_variant_has_the_stages_that_it_needs():
+def test_each_variant_has_the_stages_that_it_depends_on():
     assert stages_of(MJ_LAT) == ["image", "jnd1", "jnd2", "jnd3", "mj-lat"]
     assert stages_of(MJ_REC, levels=(2,)) == ["image", "jnd1", "jnd2", "jnd3", "mj-rec"]
     assert stages_of(LAT, levels=(1, 3)) == ["image", "jnd1", "jnd3", "lat-jnd1", "lat-jnd3"]
     assert stages_of(E2E_LAT, levels=(2,)) == ["image", "e2e-lat-jnd2"]
 
 
-def test_every_stage_comes_after_what_it_needs():
+def test_every_stage_comes_after_its_dependencies():
     for variant in VARIANTS:
         seen = set()
         for stage in plan_stages(variant, (1, 2, 3)):
@@ -23,20 +23,20 @@ def test_every_stage_comes_after_what_it_needs():
             seen.add(stage.name)
 
 
-def test_stages_that_do_not_need_each_other_are_of_one_wave():
+def test_independent_stages_are_in_one_wave():
     plans = plan_stages(LAT, (1, 2))
     assert waves(plans, ()) == [("image",), ("jnd1", "jnd2"), ("lat-jnd1", "lat-jnd2")]
     assert waves(plans, {"image", "jnd1"}) == [("jnd2", "lat-jnd1"), ("lat-jnd2",)]
     assert waves(plans, {plan.name for plan in plans}) == []
 
 
-def test_named_stages_bring_along_what_they_need():
+def test_named_stages_include_their_dependencies():
     plans = plan_stages(MJ_LAT, (1, 2, 3))
     assert [plan.name for plan in with_needs(plans, ["jnd2"])] == ["image", "jnd2"]
     assert with_needs(plans, ["mj-lat"]) == plans
 
 
-def test_a_cluster_with_room_trains_side_by_side():
+def test_a_cluster_with_free_resources_trains_stages_concurrently():
     groups = [("image",), ("jnd1", "jnd2", "jnd3"), ("mj-lat",)]
     assert sessions(groups, 1) == [[("image", "jnd1", "jnd2", "jnd3", "mj-lat")]]
     assert sessions(groups, 2) == [[("image",)], [("jnd1", "jnd3"), ("jnd2",)], [("mj-lat",)]]
@@ -44,7 +44,7 @@ def test_a_cluster_with_room_trains_side_by_side():
     assert sessions([("image",), ("jnd1",)], 9) == [[("image", "jnd1")]]
 
 
-def test_room_is_counted_in_whole_trainings():
+def test_num_fits_counts_complete_trainings():
     cluster = {"num_workers": 2, "cpus_per_worker": 4, "gpus_per_worker": 0}
     assert num_fits(cluster, {"CPU": 31.0}) == 3
     assert num_fits(cluster, {"CPU": 4.0}) == 0
@@ -58,7 +58,7 @@ def keys_of(config, fingerprint="data"):
     return keys
 
 
-def test_a_stages_key_follows_from_what_its_model_follows_from_and_no_more():
+def test_a_stages_key_depends_only_on_inputs_that_change_its_model():
     base = keys_of(tiny(MJ_LAT))
 
     def same(assignments, variant=MJ_LAT, fingerprint="data"):

@@ -22,7 +22,7 @@ def test_an_error_of_the_iterable_is_raised_after_the_items_before_it():
         next(walk)
 
 
-def test_closing_ends_the_thread():
+def test_closing_stops_the_thread():
     walk = iter(ReadAhead(iter(int, 1)))  # infinite
     next(walk)
     walk.close()
@@ -30,19 +30,19 @@ def test_closing_ends_the_thread():
 
 
 def test_two_items_are_read_ahead():
-    read, third_is_read = [], threading.Event()
+    read, fourth_is_read = [], threading.Event()
 
     def items():
         for item in range(9):
             read.append(item)
             if item == 3:
-                third_is_read.set()
+                fourth_is_read.set()
             yield item
 
     walk = iter(ReadAhead(items()))
     assert next(walk) == 0
-    # One item is taken, two are in the queue, and the thread holds one more.
-    assert third_is_read.wait(60)
+    # One item is consumed, two are in the queue, and the thread holds one more.
+    assert fourth_is_read.wait(60)
     walk.close()
     assert read == [0, 1, 2, 3]
 

@@ -23,12 +23,12 @@ NUM_MANY = 50
 
 
 class SampledPairs(ManyPairs):
-    """Adds viewers' samples: for JND2, as many as the example's number modulo 3."""
+    """Frame pairs with viewers' samples: for JND2, the example's number modulo 3 of them."""
 
     def _info(self):
         info = super()._info()
-        whole = tfds.features.Scalar(np.int64)
-        samples = tfds.features.Sequence(tfds.features.Sequence(whole))
+        integer = tfds.features.Scalar(np.int64)
+        samples = tfds.features.Sequence(tfds.features.Sequence(integer))
         features = tfds.features.FeaturesDict({**info.features, "viewer_samples": samples})
         return tfds.core.DatasetInfo(
             builder=self, features=features, metadata=tfds.core.MetadataDict(info.metadata)
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data_dir(folder, s3):
-    """The URL of a bucket's folder that holds NAME/CONFIG/VERSION."""
+    """Return the URL of a bucket's folder that contains NAME/CONFIG/VERSION."""
     s3.upload(folder, "data/sampled_pairs/tiny/1.0.0")
     return s3.url("data")
 
@@ -69,7 +69,7 @@ def url(data_dir):
 
 @pytest.fixture(scope="module")
 def numbers(folder):
-    """The examples in stored order, read by TFDS itself."""
+    """Return the source IDs in stored order, as read by TFDS."""
     builder = tfds.builder_from_directory(folder)
     return [
         row["source_id"].decode()
@@ -85,18 +85,18 @@ def sources(records, indices):
     ]
 
 
-@pytest.mark.parametrize("place", ["folder", "url"])
-def test_examples_are_read_in_any_order(request, numbers, place):
-    records = open_records(request.getfixturevalue(place), "train")
+@pytest.mark.parametrize("location", ["folder", "url"])
+def test_examples_are_read_in_any_order(request, numbers, location):
+    records = open_records(request.getfixturevalue(location), "train")
     assert len(records) == NUM_MANY
     rng = np.random.default_rng(0)
     for indices in (range(NUM_MANY), rng.permutation(NUM_MANY), [3, 49, 0, 3], []):
         assert sources(records, indices) == [numbers[index] for index in indices]
 
 
-@pytest.mark.parametrize("place", ["folder", "url"])
-def test_labels_equal_those_of_the_examples(request, numbers, place):
-    labels = labels_of(request.getfixturevalue(place))
+@pytest.mark.parametrize("location", ["folder", "url"])
+def test_labels_equal_those_of_the_examples(request, numbers, location):
+    labels = labels_of(request.getfixturevalue(location))
     for row, number in enumerate(map(int, numbers)):
         assert labels.levels[row].tolist() == [number + 20, number + 25, number + 30]
         samples = [np.array(each, float) for each in samples_of(number)]
@@ -106,14 +106,14 @@ def test_labels_equal_those_of_the_examples(request, numbers, place):
         np.testing.assert_allclose(labels.sample_variances[row], variances, rtol=1e-6, atol=1e-9)
 
 
-def test_a_bucket_gives_the_batches_that_a_folder_gives(folder, url):
+def test_a_bucket_gives_the_same_batches_as_a_folder(folder, url):
     settings = {"batch_size": 6, "seed": 1, "flips": True}
-    theirs = joined(frame_pairs(folder, "jnd2", **settings), 1)
-    ours = joined(frame_pairs(url, "jnd2", **settings), 2)
-    assert len(ours) == len(theirs) == 9
-    for our, their in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(our[0], their[0])
-        np.testing.assert_array_equal(our[1], their[1])
+    expected = joined(frame_pairs(folder, "jnd2", **settings), 1)
+    actual = joined(frame_pairs(url, "jnd2", **settings), 2)
+    assert len(actual) == len(expected) == 9
+    for step, expected_step in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(step[0], expected_step[0])
+        np.testing.assert_array_equal(step[1], expected_step[1])
     sample = sample_frames(open_records(url, "train"), 5, height=16, width=32)
     assert sample.shape == (5, 16, 32, 3)
 
@@ -148,10 +148,10 @@ def test_only_the_bytes_of_the_examples_are_read(folder, monkeypatch):
     assert read == [len(each) + 4 for each in payloads]
 
 
-def test_a_run_knows_a_dataset_in_a_bucket_by_its_url(folder, url):
-    ours, theirs = read_dataset_card(url), read_dataset_card(folder)
-    assert ours == theirs | {"dir": url}
-    assert ours["dir"].startswith(f"s3://{BUCKET}/data/sampled_pairs/tiny/1.0.0?")
+def test_the_card_of_a_dataset_in_a_bucket_contains_its_url(folder, url):
+    card = read_dataset_card(url)
+    assert card == read_dataset_card(folder) | {"dir": url}
+    assert card["dir"].startswith(f"s3://{BUCKET}/data/sampled_pairs/tiny/1.0.0?")
 
 
 def test_the_newest_complete_version_is_found(tmp_path):
@@ -170,10 +170,10 @@ def test_the_newest_complete_version_is_found(tmp_path):
 
 def test_a_dataset_in_google_cloud_storage_is_found_and_read(folder, numbers, gs):
     gs.upload(Path(folder), "data/sampled_pairs/tiny/1.0.0")
-    place = find_dataset("sampled_pairs/tiny", gs.url("data"))
-    assert place == gs.url("data/sampled_pairs/tiny/1.0.0")
-    assert sources(open_records(place, "train"), range(NUM_MANY)) == numbers
-    assert read_dataset_card(place)["fingerprint"]
+    location = find_dataset("sampled_pairs/tiny", gs.url("data"))
+    assert location == gs.url("data/sampled_pairs/tiny/1.0.0")
+    assert sources(open_records(location, "train"), range(NUM_MANY)) == numbers
+    assert read_dataset_card(location)["fingerprint"]
 
 
 def test_a_dataset_in_a_bucket_is_found_by_its_own_url(url, data_dir):
@@ -183,7 +183,7 @@ def test_a_dataset_in_a_bucket_is_found_by_its_own_url(url, data_dir):
 
 
 @pytest.mark.parametrize("service", ["s3", "gs"])
-def test_a_file_that_a_bucket_lacks_is_named(request, folder, tmp_path, service):
+def test_a_file_that_is_missing_in_a_bucket_is_named(request, folder, tmp_path, service):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     lost = sorted(copy.glob("*-train.*"))[1]
@@ -221,23 +221,23 @@ def test_an_unknown_split_or_dataset_is_named(folder, tmp_path):
 def test_a_truncated_or_missing_file_is_named(tmp_path):
     folder = built(tmp_path, TinyPairs, 1)
     (path,) = folder.glob("*-train.*")
-    whole = path.read_bytes()
+    content = path.read_bytes()
 
-    def all_read():
+    def read_all():
         records = open_records(folder, "train")
         return records.read(range(len(records)))
 
-    assert len(all_read()) == NUM_TRAIN
-    for length in (len(whole) - 1, len(whole) // 2, 5):
-        path.write_bytes(whole[:length])
+    assert len(read_all()) == NUM_TRAIN
+    for length in (len(content) - 1, len(content) // 2, 5):
+        path.write_bytes(content[:length])
         with pytest.raises(
             UserError, match=rf"Dataset file .*{path.name} is damaged: it ends"
         ) as caught:
-            all_read()
+            read_all()
         assert "\n" not in caught.value.message
     path.unlink()
     with pytest.raises(UserError, match=rf"Dataset file .*{path.name} is missing"):
-        all_read()
+        read_all()
 
 
 def test_changed_bytes_are_found(tmp_path):

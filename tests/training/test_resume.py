@@ -1,4 +1,4 @@
-"""A training that is resumed on another machine, from a folder or a bucket."""
+"""Resuming a training on another machine, from a folder or a bucket."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ LEVELS = FEATURES @ RNG.normal(size=(3, 2))
 
 @pytest.fixture(params=["folder", "s3", "gs"])
 def machines(request, tmp_path, monkeypatch):
-    """The files of one run, as two machines see them."""
+    """Return the files of one run, as seen by two machines."""
     if request.param == "folder":
         return RunFiles(str(tmp_path / "run")), RunFiles(str(tmp_path / "run"))
     url = request.getfixturevalue(request.param).url(tmp_path.name)
@@ -59,20 +59,21 @@ def test_a_training_is_resumed_on_another_machine(machines, caplog):
                     raise Stopped
                 yield batch
 
-    unbroken = stage()
-    progress = train_stage(unbroken, context(one.local.parent / "unbroken"))
+    uninterrupted = stage()
+    progress = train_stage(uninterrupted, context(one.local.parent / "uninterrupted"))
     claim_folder(one, one.local / "checkpoints" / "tiny", "key")
     broken = stage()
     with pytest.raises(Stopped):
         train_stage(replace(broken, training=Breaking(broken.training)), at(one))
     claim_folder(two, two.local / "checkpoints" / "tiny", "key")
     name = latest_checkpoint(two, two.local / "checkpoints" / "tiny").name
-    assert name == "epoch-001-step-000002.npz"  # 6 of 4 steps an epoch
+    assert name == "epoch-001-step-000002.npz"  # step 6, with 4 steps per epoch
     resumed = stage()
-    where = at(two)
-    assert train_stage(resumed, where) == progress
-    for ours, theirs in zip(resumed.model.get_weights(), unbroken.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert train_stage(resumed, at(two)) == progress
+    for actual, expected in zip(
+        resumed.model.get_weights(), uninterrupted.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
     assert one.fetch(one.local / METRICS_FOLDER / "tiny.csv")
     epochs = (one.local / METRICS_FOLDER / "tiny.csv").read_text().count(",val_loss,")
     assert epochs == 3

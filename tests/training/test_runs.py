@@ -15,7 +15,7 @@ TRAINING = to_dict(tiny(MJ_LAT))
 
 @pytest.fixture
 def dataset(dataset_dir, tmp_path):
-    """A dataset's metadata, to be changed."""
+    """Return a copy of a dataset's metadata that tests can change."""
     folder = tmp_path / "dataset"
     folder.mkdir()
     for name in ("dataset_info.json", "metadata.json"):
@@ -27,7 +27,7 @@ def change(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_run_keeps_what_the_dataset_says_of_itself(dataset_dir):
+def test_the_dataset_card_contains_the_dataset_metadata(dataset_dir):
     assert read_dataset_card(dataset_dir) == {
         "dir": str(dataset_dir),
         "name": "tiny_pairs/tiny",
@@ -39,7 +39,7 @@ def test_a_run_keeps_what_the_dataset_says_of_itself(dataset_dir):
     }
 
 
-def test_a_run_is_started_with_all_that_decides_it(dataset, tmp_path):
+def test_a_new_run_stores_its_configuration(dataset, tmp_path):
     config = start_run(RunFiles(str(tmp_path / "new" / "run")), TRAINING, dataset)
     assert json.loads((tmp_path / "new" / "run" / "config.json").read_text()) == config
     assert config["run_dir"] == str(tmp_path / "new" / "run")
@@ -49,14 +49,14 @@ def test_a_run_is_started_with_all_that_decides_it(dataset, tmp_path):
     assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["config.json"]
 
 
-def test_the_same_run_goes_on_even_where_the_dataset_was_moved(dataset, tmp_path):
+def test_a_run_resumes_after_its_dataset_has_moved(dataset, tmp_path):
     start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     dataset.rename(tmp_path / "moved")
     config = start_run(RunFiles(str(tmp_path / "run")), TRAINING, tmp_path / "moved")
     assert config["dataset"]["dir"] == str(tmp_path / "moved")
 
 
-def test_a_finished_run_keeps_the_word_of_the_packages_that_made_it(dataset, tmp_path):
+def test_a_finished_run_retains_the_package_versions_of_its_training(dataset, tmp_path):
     start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     path = tmp_path / "run" / "config.json"
     change(path, packages={"keras": "3.0.0"})
@@ -67,7 +67,7 @@ def test_a_finished_run_keeps_the_word_of_the_packages_that_made_it(dataset, tmp
     assert json.loads(path.read_text())["packages"] == {"keras": "3.0.0"}
 
 
-def test_other_settings_are_another_run(dataset, tmp_path):
+def test_different_settings_are_refused_in_an_existing_run(dataset, tmp_path):
     start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     before = (tmp_path / "run" / "config.json").read_text()
     other = TRAINING | {"seed": 2, "head": {"filters": [4]}, "new": 0}
@@ -76,7 +76,7 @@ def test_other_settings_are_another_run(dataset, tmp_path):
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
-def test_another_dataset_is_another_run(dataset, tmp_path):
+def test_a_different_dataset_is_refused_in_an_existing_run(dataset, tmp_path):
     start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     change(dataset / "metadata.json", fingerprint="other", simulated=False)
     message = "a run with a different dataset: fingerprint, simulated"
@@ -84,20 +84,20 @@ def test_another_dataset_is_another_run(dataset, tmp_path):
         start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
 
 
-def test_a_folder_that_is_no_dataset_is_refused_and_nothing_is_written(dataset, tmp_path):
+def test_a_folder_that_is_not_a_dataset_is_refused_before_writing(dataset, tmp_path):
     (dataset / "metadata.json").unlink()
     with pytest.raises(UserError, match="is not a prepared dataset"):
         start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dataset_that_does_not_say_whether_it_is_simulated_is_refused(dataset):
+def test_a_dataset_without_the_simulated_field_is_refused(dataset):
     (dataset / "metadata.json").write_text('{"fingerprint": "abc", "scale": "QP"}')
     with pytest.raises(UserError, match="is not a prepared dataset"):
         read_dataset_card(dataset)
 
 
-def test_a_run_folder_that_cannot_be_made_is_named(dataset, tmp_path):
+def test_a_run_folder_that_cannot_be_created_is_named(dataset, tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match=r"Cannot write to .*/run: Not a directory"):
         start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
@@ -113,7 +113,7 @@ def test_a_finished_run_is_loaded(dataset, tmp_path):
     assert run.predictor_path == tmp_path / "models" / "predictor.keras"
 
 
-def test_what_an_unfinished_run_lacks_is_named(dataset, tmp_path):
+def test_the_missing_part_of_an_unfinished_run_is_named(dataset, tmp_path):
     run_dir = tmp_path / "run"
     with pytest.raises(UserError, match="There is no run in"):
         load_run(run_dir)

@@ -73,7 +73,7 @@ def test_a_stage_with_a_damaged_record_is_trained(tmp_path):
     assert decisions_for(tmp_path / "run")["image"].trains
 
 
-def test_a_head_is_trained_if_its_backbone_is_another_file_of_the_same_settings(tmp_path):
+def test_a_head_is_trained_if_its_backbones_file_differs_despite_equal_settings(tmp_path):
     finish(tmp_path / "run")
     model_path(tmp_path / "run", "jnd2").write_text("trained again")
     assert reused(decisions_for(tmp_path / "run", MJ_LAT)) == BACKBONES
@@ -85,7 +85,7 @@ def test_pretrained_backbones_are_reused_however_they_were_trained(tmp_path):
     assert reused(decisions) == BACKBONES
     assert decisions["image"].source == "init-from"
     assert model_path(tmp_path / "second", "image").read_text() == "image of first"
-    # A resumed run keeps them.
+    # A resumed run reuses them too.
     later = decisions_for(tmp_path / "second")
     assert {name: each.key for name, each in later.items()} == {
         name: each.key for name, each in decisions.items()
@@ -93,7 +93,7 @@ def test_pretrained_backbones_are_reused_however_they_were_trained(tmp_path):
     assert reused(later) == BACKBONES
 
 
-def test_backbones_that_a_folder_of_models_lacks_are_trained(tmp_path):
+def test_backbones_that_are_missing_in_a_folder_of_models_are_trained(tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "image.keras").write_text("weights")
@@ -110,7 +110,7 @@ def test_a_folder_without_backbones_is_refused(tmp_path):
         pretrained_backbones(tmp_path, "s3://b/x", plan_stages(MJ_REC, (1, 2, 3)))
 
 
-def test_a_stage_that_nothing_depends_on_is_left_out(tmp_path):
+def test_a_stage_that_no_other_stage_needs_is_skipped(tmp_path):
     (tmp_path / "weights").mkdir()
     for name in ("jnd1", "jnd2", "jnd3"):
         (tmp_path / "weights" / f"{name}.keras").write_text("weights")

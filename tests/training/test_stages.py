@@ -37,7 +37,7 @@ CONFIG = TrainingConfig(
 
 
 class ThirdLevelUnseen(GappyPairs):
-    """No example of the validation split has the third level."""
+    """Frame pairs without any third level in the validation split."""
 
     LACKING = {NUM_TRAIN + number: (3,) for number in range(NUM_VALIDATION)}
 
@@ -51,39 +51,39 @@ def test_a_level_that_a_split_lacks_is_refused_before_training(tmp_path):
 
 
 def trained(config, dataset_dir, run_dir):
-    """Runs all stages; gives the predictor and every figure that was logged."""
+    """Run all stages; return the predictor and all logged metrics."""
     run_all(config, dataset_dir, context(run_dir))
     predictor = keras.saving.load_model(run_dir / "models" / "predictor.keras", compile=False)
     assert isinstance(predictor, keras.Model)
-    figures = []
+    metrics = []
     for path in (run_dir / METRICS_FOLDER).glob("*.csv"):
         with path.open(newline="") as file:
-            figures += csv.DictReader(file)
-    return predictor, figures
+            metrics += csv.DictReader(file)
+    return predictor, metrics
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["rec", "e2e-lat", "mj-lat"])  # each kind of stage and head
-def test_every_variant_learns_around_missing_levels(gappy_dir, tmp_path, variant):
+def test_every_variant_trains_with_missing_levels(gappy_dir, tmp_path, variant):
     config = replace(CONFIG, variant=variant)
-    predictor, figures = trained(config, gappy_dir, tmp_path)
+    predictor, metrics = trained(config, gappy_dir, tmp_path)
     assert all(np.isfinite(values).all() for values in predictor.get_weights())
-    assert all(math.isfinite(float(row["value"])) for row in figures)
+    assert all(math.isfinite(float(row["value"])) for row in metrics)
     assert predictor_spec_of(predictor) == PredictorSpec(
         variant=variant, levels=(1, 2, 3), scale="QP", simulated=True
     )
     assert predictor(np.zeros((1, HEIGHT, WIDTH, 3), np.float32)).shape == (1, 3)
-    # Biases start at the means of the levels that are there. No Adam step is longer than the
-    # learning rate by more than (1 - 0.9) / sqrt(1 - 0.999).
+    # Biases start at the means of the present levels. No Adam step is longer than the learning
+    # rate times (1 - 0.9) / sqrt(1 - 0.999).
     biases = [each.numpy() for each in predictor.weights if re.search(r"_output/bias$", each.path)]
-    each_of = [levels_of(number, LACKING.get(number, ())) for number in range(NUM_TRAIN)]
-    means = np.nanmean(each_of, axis=0)
+    levels = [levels_of(number, LACKING.get(number, ())) for number in range(NUM_TRAIN)]
+    means = np.nanmean(levels, axis=0)
     longest = 2 * -(-NUM_TRAIN // 4) * 1e-3 * 0.1 / math.sqrt(0.001)
     np.testing.assert_allclose(np.ravel(biases), means, atol=longest)
 
 
 @pytest.mark.slow
-def test_one_level_alone_can_be_trained(gappy_dir, tmp_path):
+def test_a_single_level_can_be_trained(gappy_dir, tmp_path):
     config = replace(CONFIG, variant="lat", levels=(2,))
     predictor, _ = trained(config, gappy_dir, tmp_path)
     assert predictor_spec_of(predictor).levels == (2,)
@@ -93,35 +93,35 @@ def test_one_level_alone_can_be_trained(gappy_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_stages_that_are_done_are_not_trained_again(dataset_dir, tmp_path):
+def test_finished_stages_are_not_trained_again(dataset_dir, tmp_path):
     first, _ = trained(CONFIG, dataset_dir, tmp_path)
     (tmp_path / "models" / "mj-lat.json").unlink()  # as if the head had not been finished
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*/*")}
     second, _ = trained(CONFIG, dataset_dir, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoints/*/*")} == before
-    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for actual, expected in zip(second.get_weights(), first.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.slow
-def test_a_run_without_kept_features_ends_where_one_with_them_does(dataset_dir, tmp_path):
+def test_a_run_without_the_feature_cache_learns_the_same_weights(dataset_dir, tmp_path):
     settings = replace(CONFIG.heads, epochs=1)
-    kept, _ = trained(replace(CONFIG, heads=settings), dataset_dir, tmp_path / "kept")
-    fresh, _ = trained(
-        replace(CONFIG, heads=settings, feature_cache=False), dataset_dir, tmp_path / "fresh"
+    cached, _ = trained(replace(CONFIG, heads=settings), dataset_dir, tmp_path / "cached")
+    computed, _ = trained(
+        replace(CONFIG, heads=settings, feature_cache=False), dataset_dir, tmp_path / "computed"
     )
-    assert not (tmp_path / "fresh" / "features").exists()
-    for ours, theirs in zip(kept.get_weights(), fresh.get_weights(), strict=True):
-        # Two steps of Adam at 1e-3, whose direction a rounding can turn where a gradient is near 0.
-        np.testing.assert_allclose(ours, theirs, atol=4.1e-3, rtol=1e-2)
+    assert not (tmp_path / "computed" / "features").exists()
+    for expected, actual in zip(cached.get_weights(), computed.get_weights(), strict=True):
+        # Two Adam steps of 1e-3; rounding can reverse their direction if a gradient is near 0.
+        np.testing.assert_allclose(expected, actual, atol=4.1e-3, rtol=1e-2)
     frames = np.random.default_rng(0).uniform(0, 255, (4, HEIGHT, WIDTH, 3)).astype(np.float32)
-    np.testing.assert_allclose(kept(frames), fresh(frames), rtol=0.01)
+    np.testing.assert_allclose(cached(frames), computed(frames), rtol=0.01)
 
 
 @pytest.mark.slow
-def test_bfloat16_learns_the_same_and_saves_float32(dataset_dir, tmp_path):
+def test_bfloat16_has_similar_results_and_saves_float32(dataset_dir, tmp_path):
     policy = keras.config.dtype_policy()
-    exact, figures = trained(CONFIG, dataset_dir, tmp_path / "float32")
+    exact, metrics = trained(CONFIG, dataset_dir, tmp_path / "float32")
     keras.config.set_dtype_policy("mixed_bfloat16")  # as a worker does
     try:
         config = replace(CONFIG, precision="bfloat16")
@@ -140,7 +140,7 @@ def test_bfloat16_learns_the_same_and_saves_float32(dataset_dir, tmp_path):
         )
         return value
 
-    # A mean squared error of hundreds: what a frame in bfloat16 would be off by is 2 of 255.
-    assert loss(rough, "image") == pytest.approx(loss(figures, "image"), rel=0.02)
+    # The mean squared error is in the hundreds; a bfloat16 frame would be off by 2 of 255.
+    assert loss(rough, "image") == pytest.approx(loss(metrics, "image"), rel=0.02)
     frames = np.zeros((1, HEIGHT, WIDTH, 3), np.float32)
     np.testing.assert_allclose(rounded(frames), exact(frames), atol=0.5)

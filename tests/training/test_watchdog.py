@@ -44,7 +44,7 @@ def test_suspended_time_does_not_count(clock):
     assert dog.check()
 
 
-def test_the_process_is_watched_within_the_block_only(clock):
+def test_the_process_is_watched_only_within_the_block(clock):
     stopped = threading.Event()
     dog = Watchdog(0.1, lambda _: stopped.set(), clock)
     with dog.watching():
