@@ -1,4 +1,4 @@
-"""Real encoded streams, damage to them, and its effect: runs in the codec's process."""
+"""Damage encoded streams and check the outcome; runs in the codec's process."""
 
 import io
 import random
@@ -18,12 +18,12 @@ from laser_dist.video.jpeg import encode_jpeg
 from laser_dist.video.quality import measure_quality
 
 NUM_FRAMES = 8
-QUANTIZER = 50  # in the damaged file's name; the QP that it was encoded at does not matter
+QUANTIZER = 50  # QP or QF of the damaged clip in its source; it need not match the encoding
 REJECTED, SAME, OTHER = "rejected", "same frames", "other frames"
 
 
 def good_streams() -> dict[str, bytes]:
-    """Undamaged streams by name; the suffix is the file's."""
+    """Return intact streams by name; the suffix of the name is the file's suffix."""
     clip = waves(NUM_FRAMES)
     return {
         **{f"qp{qp}.264": encode_h264(clip, qp=qp) for qp in (1, 12, 22, 32, 42)},
@@ -48,43 +48,43 @@ def in_mp4(clip: Clip, qp: int) -> bytes:
 
 
 def damaged(content: bytes, seed: int) -> bytes:
-    """The content with one to three faults such as disks, networks and tools make."""
+    """Return the content with one to three faults that disks, networks and tools cause."""
     rng = random.Random(seed)
     data = bytearray(content)
     while bytes(data) == content:
         for _ in range(rng.choice((1, 1, 3))):
-            # A third of them in the headers, where most of the ways to go wrong are.
+            # A third of the faults are in the headers, where most kinds of errors occur.
             limit = rng.choice((200, len(data), len(data)))
-            place = rng.randrange(min(limit, len(data)) or 1)
+            position = rng.randrange(min(limit, len(data)) or 1)
             size = rng.choice((1, 8, 64, 300))
             kind = rng.choice(("bits", "bits", "cut", "lost", "inserted", "repeated", "zeros"))
             if kind == "bits":
                 for bit in range(rng.choice((1, 1, 8))):
-                    if place + bit < len(data):
-                        data[place + bit] ^= 1 << rng.randrange(8)
+                    if position + bit < len(data):
+                        data[position + bit] ^= 1 << rng.randrange(8)
             elif kind == "cut":
-                del data[place:]
+                del data[position:]
             elif kind == "lost":
-                del data[place : place + size]
+                del data[position : position + size]
             elif kind == "inserted":
-                data[place:place] = rng.randbytes(size)
+                data[position:position] = rng.randbytes(size)
             elif kind == "repeated":
-                data[place:place] = data[place : place + size]
+                data[position:position] = data[position : position + size]
             else:
-                data[place : place + size] = bytes(len(data[place : place + size]))
+                data[position : position + size] = bytes(len(data[position : position + size]))
     return bytes(data)
 
 
-def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> LabeledSource:
-    """A source with a whole reference, a whole clip and one that holds the content; no level."""
+def source_of(folder: Path, name: str, intact: bytes, content: bytes) -> LabeledSource:
+    """Return a source without levels: an intact reference, the content, and an intact clip."""
     is_image = name.endswith(".jpg")
     clip = waves(NUM_FRAMES)
     original = encode_jpeg(clip.rgb(0), quality=100) if is_image else encode_h264(clip, qp=0)
     suffix = name.rpartition(".")[2]
     reference = stored(folder / ("reference.jpg" if is_image else "reference.264"), original)
     tested = stored(folder / f"damaged.{suffix}", content)
-    # Else, with another number of frames, the damaged clip alone would speak against the reference.
-    other = stored(folder / f"whole.{suffix}", whole)
+    # With only the damaged clip, another number of frames would count against the reference.
+    other = stored(folder / f"intact.{suffix}", intact)
     scale = QF if is_image else QP
     missing = tuple(replace(level, value=float("nan")) for level in levels_at(1, 1, 1))
     return LabeledSource(
@@ -98,13 +98,13 @@ def source_of(folder: Path, name: str, whole: bytes, content: bytes) -> LabeledS
     )
 
 
-def fates(folder, streams, numbers, report) -> list[tuple[int, str]]:
-    """What becomes of damaged streams: `REJECTED`, `SAME` or `OTHER`, or what is wrong with a row.
+def outcomes(folder, streams, numbers, report) -> list[tuple[int, str]]:
+    """Return the outcomes of damaged streams: `REJECTED`, `SAME` or `OTHER`, or an error of a row.
 
     Args:
-      folder: for files.
-      streams: undamaged ones, by name.
-      numbers: of the damaged ones; each is also the seed of its damage.
+      folder: folder for files.
+      streams: intact streams, by name.
+      numbers: numbers of the damaged streams; each is also the seed of the damage.
       report: called with each number before its stream is read.
     """
     names = sorted(streams)
@@ -113,22 +113,22 @@ def fates(folder, streams, numbers, report) -> list[tuple[int, str]]:
         report(number)
         name = names[number % len(names)]
         content = damaged(streams[name], number)
-        found.append((number, fate(Path(folder), name, streams[name], content)))
+        found.append((number, outcome(Path(folder), name, streams[name], content)))
     return found
 
 
-def fate(folder: Path, name: str, whole: bytes, content: bytes) -> str:
-    """What becomes of a stream's content, given what it was when it was whole."""
-    source = source_of(folder, name, whole, content)
+def outcome(folder: Path, name: str, intact: bytes, content: bytes) -> str:
+    """Return the outcome of a stream's damaged content, given its intact content."""
+    source = source_of(folder, name, intact, content)
     result = measure_source(source, SETTINGS, {}, lambda step: None)
     rows = {row.quantizer: row for row in result.rows}
     if QUANTIZER not in rows:
         (reject,) = result.rejects
-        is_told = reject.where.endswith(Path(source.clips[1][1].location).name) and reject.why
-        return REJECTED if is_told and reject.what == "clip" else f"odd reject: {reject}"
+        is_named = reject.where.endswith(Path(source.clips[1][1].location).name) and reject.why
+        return REJECTED if is_named and reject.what == "clip" else f"unexpected reject: {reject}"
     if result.rejects:
         return f"a row and a reject: {result.rejects}"
-    clip, good = _decoded(content, source), _decoded(whole, source)
+    clip, good = _decoded(content, source), _decoded(intact, source)
     reference = _decoded(Path(source.clips[0][1].location).read_bytes(), source)
     if clip.y.shape != reference.y.shape:
         return f"row of frames of another shape: {clip.y.shape}"

@@ -1,17 +1,17 @@
-"""A thousand damaged streams, each read, checked and measured as a build does it.
+"""A thousand damaged streams, each read, checked and measured as in a build.
 
-Each becomes a reject, or a row of the frames that a decoder makes of the file. It cannot be asked
-that every damaged file be a reject. H.264 and JPEG hold no checksum: a changed bit is often another
-valid stream, of another picture, and to tell the two apart one would need the picture. What can be
-asked is that a row is never made up: its frames are all decoded without an error and without
-concealment by FFmpeg, they are as many and as large as the reference's, and the numbers are those
-of exactly these frames.
+Each stream becomes a reject, or a row that describes the decoded frames of the file. Not every
+damaged file can be a reject. H.264 and JPEG have no checksum: a stream with a changed bit is often
+a valid stream of another picture. But a row must describe real frames. FFmpeg decodes all of them
+without an error and without concealment. Their number and size are those of the reference, and the
+measured values are those of exactly these frames.
 
-Of this damage (a third of it to headers) 66 % is found. 24 % leaves every frame as it was: it hit
-what is not shown, such as x264's note of its settings, and a damaged note may then stand in a row
-as the encoder's version. 10% passes as another picture: 7% of H.264 streams, 17% of JPEG streams,
-whose pixels lean on less. FFmpeg's other flags of `err_detect` (crccheck, bitstream, buffer,
-careful, compliant, aggressive) find none of them; without `explode` it would be twice as many.
+A third of the damage is to headers. 66% of the damage is detected. 24% leaves every frame
+unchanged, because it affects data that is not shown, such as x264's settings; a row may then
+contain a damaged encoder version. 10% passes as another picture: 7% of H.264 streams, and 17% of
+JPEG streams, whose pixels depend on less data. FFmpeg's other `err_detect` flags (crccheck,
+bitstream, buffer, careful, compliant, aggressive) detect none of these; without `explode`, twice as
+many would pass.
 """
 
 from collections import Counter
@@ -28,20 +28,20 @@ CLIP_SECONDS = 30.0
 CRASHED = "crashed"
 
 
-def all_fates(streams, folder, numbers):
-    """Number to fate; a stream that ends the process or takes too long is told by its number."""
+def all_outcomes(streams, folder, numbers):
+    """Return outcomes by number, including crashes and timeouts of the codec's process."""
     isolated = Isolated(CLIP_SECONDS)
     found = {}
     try:
         for start in range(0, len(numbers), BATCH):
-            left = list(numbers[start : start + BATCH])
-            while left:
+            remaining = list(numbers[start : start + BATCH])
+            while remaining:
                 try:
-                    found |= isolated.call(damaged_streams.fates, folder, streams, left)
+                    found |= isolated.call(damaged_streams.outcomes, folder, streams, remaining)
                     break
                 except Crashed as crash:
                     found[crash.step] = CRASHED if "killed by" in crash.how else crash.how
-                    left.remove(crash.step)
+                    remaining.remove(crash.step)
     finally:
         isolated.close()
     return found
@@ -52,25 +52,25 @@ def streams():
     return damaged_streams.good_streams()
 
 
-def test_undamaged_streams_give_a_row_each(streams, tmp_path):
-    fates = {
-        name: damaged_streams.fate(tmp_path, name, content, content)
+def test_each_intact_stream_gives_a_row(streams, tmp_path):
+    outcomes = {
+        name: damaged_streams.outcome(tmp_path, name, content, content)
         for name, content in streams.items()
     }
-    assert set(fates.values()) == {SAME}
+    assert set(outcomes.values()) == {SAME}
 
 
 @pytest.mark.slow
-def test_each_damaged_stream_is_a_reject_or_a_row_of_exactly_its_frames(streams, tmp_path):
-    fates = all_fates(streams, str(tmp_path), range(NUM_STREAMS))
-    assert sorted(fates) == list(range(NUM_STREAMS))
-    counts = Counter(fates.values())
-    # A crash would be its clip's reject as well, but FFmpeg has none that is known.
+def test_each_damaged_stream_becomes_a_reject_or_a_row_of_its_frames(streams, tmp_path):
+    outcomes = all_outcomes(streams, str(tmp_path), range(NUM_STREAMS))
+    assert sorted(outcomes) == list(range(NUM_STREAMS))
+    counts = Counter(outcomes.values())
+    # A build rejects a clip that crashes the decoder too, but FFmpeg has no known crash.
     assert set(counts) <= {REJECTED, SAME, OTHER, CRASHED}
     assert counts[CRASHED] <= 1
     names = sorted(streams)
     kinds = [name.rpartition(".")[2] for name in names]
-    by_kind = Counter((kinds[number % len(names)], fate) for number, fate in fates.items())
+    by_kind = Counter((kinds[number % len(names)], outcome) for number, outcome in outcomes.items())
     for kind in set(kinds):
         share = by_kind[kind, OTHER] * len(names) / (NUM_STREAMS * kinds.count(kind))
         assert share < {"264": 0.12, "mp4": 0.12, "jpg": 0.25}[kind], by_kind

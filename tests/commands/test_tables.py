@@ -60,7 +60,7 @@ def test_predictions_name_the_scale_and_its_direction(scale, sentence):
     assert other.lower() not in text.lower()
 
 
-def test_a_path_is_not_broken_however_long():
+def test_a_long_path_is_not_wrapped():
     file = io.StringIO()
     Terminal(file).say("/" + "x" * 300)
     assert file.getvalue() == "/" + "x" * 300 + "\n"
@@ -87,7 +87,7 @@ def test_spreads_and_the_sur_are_printed():
     assert document["sur"] == 0.9
     assert document["spreads"] == {"jnd1": 2.0, "jnd3": 4.0}
     assert document["levels"] == pytest.approx({"jnd1": 26.6, "jnd3": 35.2}, abs=1e-5)
-    # 0.607 spreads better than the levels: the distance of the normal distribution's 10% and 25%.
+    # 0.607 spreads better than the levels: the distance between the 10% and the 25% quantile.
     assert document["quantizers"] == {"jnd1": 25, "jnd3": 33}
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
@@ -100,5 +100,5 @@ def test_spreads_and_the_sur_are_printed():
     assert text.splitlines()[-1] == "Encode at JND1: ffmpeg -i a.mp4 -c:v libx264 -qp 25 out.mp4"
 
 
-def test_a_level_shows_what_was_rounded():
+def test_a_level_shows_the_value_before_rounding():
     assert predict.level_texts(make_prediction([26.63, 31.0])) == ["27 (26.6)", "31 (31.0)"]

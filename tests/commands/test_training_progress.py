@@ -32,24 +32,24 @@ def done(name, time, saving=0.0):
     return {"kind": "done", "time": time, "stage": name, "checkpoint_seconds": saving}
 
 
-def taken(progress, *events):
+def lines_of(progress, *events):
     return [line for event in events for line in progress.take(event)]
 
 
 def test_the_line_shows_the_step_and_the_time_left():
     progress = TrainingProgress(STAGES, each_epoch=False)
     assert progress.line == "starting the workers"
-    # From step 1 on, 4 steps took 8 s: the other 15 of 20 will take 30 s. The 90 s before the
+    # After step 1, 4 steps took 8 s, so the other 15 of 20 will take 30 s. The 90 s before the
     # first step, in which the graph was built, do not count.
-    taken(progress, stage("jnd1", 0), step("jnd1", 90, 1, 1), step("jnd1", 98, 1, 5))
+    lines_of(progress, stage("jnd1", 0), step("jnd1", 90, 1, 1), step("jnd1", 98, 1, 5))
     assert progress.line == "2/3 jnd1    epoch 1/2  step 5/10  loss 1234  30 s left"
-    taken(progress, step("jnd1", 126, 2, 9))
+    lines_of(progress, step("jnd1", 126, 2, 9))
     assert progress.line.endswith("epoch 2/2  step 9/10  loss 1234  2.0 s left")
 
 
 def test_the_line_fits_a_narrow_terminal():
     progress = TrainingProgress(("image", "jnd1", "jnd2", "jnd3", "mj-lat"), each_epoch=False)
-    taken(
+    lines_of(
         progress,
         stage("mj-lat", 0, 30, 100),
         step("mj-lat", 1, 10, 10, 30, 100),
@@ -58,9 +58,9 @@ def test_the_line_fits_a_narrow_terminal():
     assert len(progress.line) <= 60
 
 
-def test_on_a_terminal_every_stage_leaves_a_line():
+def test_on_a_terminal_each_stage_prints_a_line():
     progress = TrainingProgress(STAGES, each_epoch=False)
-    lines = taken(
+    lines = lines_of(
         progress,
         stage("image", 0),
         epoch("image", 10, 1, 5.0),
@@ -71,9 +71,9 @@ def test_on_a_terminal_every_stage_leaves_a_line():
     assert lines == ["  1/3 image   2 epochs  best validation 5 (epoch 1)  30 s  12/s per worker"]
 
 
-def test_stages_trained_at_the_same_time_are_told_apart():
+def test_concurrent_stages_are_shown_separately():
     progress = TrainingProgress(STAGES, each_epoch=False)
-    lines = taken(
+    lines = lines_of(
         progress,
         stage("image", 0, epochs=2),
         stage("jnd1", 5, epochs=3),
@@ -85,16 +85,17 @@ def test_stages_trained_at_the_same_time_are_told_apart():
     )
     assert lines == []
     assert progress.line.startswith("1/3 image   epoch 1/2  step 3/10")
-    assert progress.line.endswith("1 min 25 s left")  # 2 steps took 10 s: the other 17 take 85
-    assert taken(progress, done("image", 30), done("jnd1", 45)) == [
+    # 2 steps took 10 s: the other 17 will take 85 s.
+    assert progress.line.endswith("1 min 25 s left")
+    assert lines_of(progress, done("image", 30), done("jnd1", 45)) == [
         "  1/3 image   2 epochs  best validation 6 (epoch 1)  30 s  12/s per worker",
         "  2/3 jnd1    3 epochs  best validation 4 (epoch 1)  40 s  12/s per worker",
     ]
 
 
-def test_off_a_terminal_every_epoch_leaves_a_line():
+def test_without_a_terminal_each_epoch_prints_a_line():
     progress = TrainingProgress(STAGES, each_epoch=True)
-    lines = taken(
+    lines = lines_of(
         progress,
         stage("image", 0),
         step("image", 1, 1, 1),
@@ -110,26 +111,26 @@ def test_off_a_terminal_every_epoch_leaves_a_line():
 def test_the_throughput_is_a_mean_over_the_training_time():
     progress = TrainingProgress(STAGES, each_epoch=False)
     assert progress.throughput() == []
-    taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0))
+    lines_of(progress, stage("image", 0), epoch("image", 10, 1, 5.0))
     busy = epoch("image", 10, 1, 5.0)
     busy["metrics"] |= {"training_seconds": 6.0, "input_wait": 0.05, "compute": 0.9}
     busy["metrics"]["samples_per_second"] = 20.0
-    taken(progress, busy)
-    # 2 s at 12 samples/s and 6 s at 20; the input took 0.5 + 0.3 s, the compute 1.4 + 5.4 s.
+    lines_of(progress, busy)
+    # 2 s at 12 samples/s and 6 s at 20; input took 0.5 + 0.3 s, compute 1.4 + 5.4 s.
     assert progress.throughput() == [
         ("throughput", "18 samples/s per worker"),
         ("spent on", "input 10%, compute 85%, checkpoints 5%"),
     ]
 
 
-def test_the_checkpoint_after_the_last_epoch_counts():
+def test_the_checkpoint_after_the_last_epoch_is_included():
     progress = TrainingProgress(STAGES, each_epoch=False)
     # Of 2 s of training, checkpoints took 0.1 s; the last one took 2 s more.
-    taken(progress, stage("image", 0), epoch("image", 10, 1, 5.0), done("image", 12, saving=2.0))
+    lines_of(progress, stage("image", 0), epoch("image", 10, 1, 5.0), done("image", 12, saving=2.0))
     (_, (_, shares)) = progress.throughput()
     assert shares == "input 12%, compute 35%, checkpoints 52%"
 
 
 def test_an_unknown_stage_is_shown_without_a_number():
     progress = TrainingProgress(STAGES, each_epoch=True)
-    assert "?/3 extra" in taken(progress, stage("extra", 0), epoch("extra", 1, 1, 2.0))[0]
+    assert "?/3 extra" in lines_of(progress, stage("extra", 0), epoch("extra", 1, 1, 2.0))[0]

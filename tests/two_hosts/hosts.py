@@ -1,6 +1,6 @@
 """Hosts that are network namespaces of this machine, joined by a bridge.
 
-Each host has its own address and link. The link can be cut as by pulling a cable: packets are lost,
+Each host has its own address and link. Cutting the link is like pulling a cable: packets are lost,
 and no process is notified.
 """
 
@@ -29,7 +29,7 @@ def can_make_namespaces() -> bool:
 
 
 class Hosts:
-    """Namespaces on a bridge, which has one too: the machine's own network is unchanged."""
+    """Namespaces on a bridge in its own namespace; the machine's network is unchanged."""
 
     def __init__(self, names: Sequence[str]) -> None:
         """Create the hosts.
@@ -98,7 +98,7 @@ class Hosts:
     def _plug_in(self, name: str, number: int) -> None:
         space, port = self._space(name), self._port(name)
         self._add(space)
-        # Both ends are created in their namespaces: the machine's own namespace never sees them.
+        # Both ends are created in their namespaces, so the machine's own namespace is unchanged.
         self._in(self._switch, "link", "add", port, "type", "veth", "peer", "eth0", "netns", space)
         self._in(self._switch, "link", "set", port, "master", "bridge", "up")
         self._in(space, "address", "add", f"{NETWORK}.{number}/24", "dev", "eth0")

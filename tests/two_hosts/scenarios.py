@@ -5,13 +5,13 @@
 A Ray head without cores runs on one host, a node of one core on each of two others, and one worker
 on each node.
 
-- undisturbed: the others are compared with it.
+- undisturbed: the reference for the other scenarios.
 - returns: a host's link goes down in the middle of an epoch, at a random step. When Ray has
   declared the node dead, the host returns and joins again. The final weights are those of
   `undisturbed`, bit for bit.
 - flaps: the link returns after some seconds. If Ray has declared the node dead by then, the node
-  exits, and is started again, as a supervisor would do. The same weights.
-- replaced: the host does not return, another one joins. The same weights.
+  exits and is started again, as a supervisor would do. The final weights are the same.
+- replaced: the host does not return, and another one joins. The final weights are the same.
 
 The script writes `benchmarks/results/two_hosts.json` if all scenarios ran. It needs root, and
 permission to create network namespaces.
@@ -61,7 +61,7 @@ SETTINGS = {
 
 
 class ScenarioError(Exception):
-    """A scenario that failed."""
+    """Error in a scenario."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Cluster:
                 if "will now block" in log.read_text(errors="replace")[before:]:
                     return
                 time.sleep(0.3)
-            self.hosts.kill_processes(name)  # those of the failed attempt
+            self.hosts.kill_processes(name)  # the processes of the failed attempt
         raise ScenarioError(
             f"Ray on host {name} did not start in {NODE_ATTEMPTS} attempts, see {log}"
         )
@@ -161,7 +161,7 @@ class Run:
             lines += text[: text.rfind("\n") + 1].splitlines()
         found = []
         for line in lines:
-            with contextlib.suppress(ValueError):  # half a line of a worker that was killed
+            with contextlib.suppress(ValueError):  # incomplete line of a killed worker
                 found.append(json.loads(line))
         return found
 
@@ -234,7 +234,7 @@ def play(cluster: Cluster, dataset_dir: Path, name: str, rng: random.Random) -> 
         run.finish()
         return Outcome(time.monotonic() - run.started, events, run.weights())
     finally:
-        run.process.terminate()  # after a failure: the next scenario needs its cores
+        run.process.terminate()  # after a failure, the next scenario needs its cores
 
 
 def disturb(cluster: Cluster, run: Run, name: str, epoch: int, step: int) -> str:
@@ -267,16 +267,16 @@ def disturb(cluster: Cluster, run: Run, name: str, epoch: int, step: int) -> str
     return f"{events}; next step {run.wait_for_another_event():.0f} s later"
 
 
-def same(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    """Compare two sets of weights, and raise if they differ in a single bit."""
-    if not ours or ours.keys() != theirs.keys():
-        raise ScenarioError(f"different models: {sorted(ours)[:2]} and {sorted(theirs)[:2]}")
-    for name, array in ours.items():
-        if array.tobytes() != theirs[name].tobytes():
+def same(actual: dict[str, Any], expected: dict[str, Any]) -> str:
+    """Compare two sets of weights bit for bit, and raise if they differ."""
+    if not actual or actual.keys() != expected.keys():
+        raise ScenarioError(f"different models: {sorted(actual)[:2]} and {sorted(expected)[:2]}")
+    for name, array in actual.items():
+        if array.tobytes() != expected[name].tobytes():
             raise ScenarioError(
-                f"different weights: {name} by {abs(array - theirs[name]).max():.1e}"
+                f"different weights: {name} by {abs(array - expected[name]).max():.1e}"
             )
-    return f"same {len(ours)} arrays, bit for bit"
+    return f"same {len(actual)} arrays, bit for bit"
 
 
 def make_dataset(scratch: Path) -> Path:
