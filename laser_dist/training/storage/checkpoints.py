@@ -132,7 +132,7 @@ def prune(store: RunFiles, folder: Path, progress: Progress) -> None:
         checkpoint_path(folder, progress.epochs_done, progress.steps_done).name,
         checkpoint_path(folder, progress.best_epoch).name,
     }
-    # The latest one comes last: if the process is lost, it is still there.
+    # Newest first: if the process is lost meanwhile, the latest retained checkpoint is intact.
     for name in reversed(sorted(_checkpoints(store, folder), key=_position_of)):
         if name not in kept:
             store.remove(folder / name)
