@@ -36,4 +36,6 @@ def plain(value):
         return value.decode()
     if hasattr(value, "to_list"):  # ragged
         return value.to_list()
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -64,22 +64,3 @@ def test_the_metadata_server_of_a_cloud_is_asked_only_for_urls(uses_cloud, value
         os.environ["NO_GCE_CHECK"] = "set by the user"
         prepare_environment(uses_cloud=uses_cloud)
         assert os.environ["NO_GCE_CHECK"] == "set by the user"
-
-
-def test_the_notices_of_tensorflow_are_hidden_while_it_is_imported(tmp_path):
-    (tmp_path / "tensorflow.py").write_text(
-        "import os, sys\nos.write(2, b'notice')\nprint('progress', file=sys.stderr)"
-    )
-    code = (
-        "import os; from laser_dist.commands.logs import prepare_environment\n"
-        "prepare_environment()\nimport tensorflow\nos.write(2, b'later')"
-    )
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == "progress\nlater"

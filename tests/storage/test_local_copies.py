@@ -101,9 +101,9 @@ def test_a_bucket_that_does_not_exist_is_reported(bucket):
 def test_the_tables_of_a_dataset_and_the_wanted_examples_are_copied(bucket):
     said = []
     folder = local_dataset(bucket(DATASET), ("test",), said.append)
-    # Of validation there are no labels but in its examples.
-    assert files_of(folder).keys() == set(DATASET) - {SHARD.format("train")}
-    count = len(DATASET) - 1
+    others = {SHARD.format("train"), SHARD.format("validation")}
+    assert files_of(folder).keys() == set(DATASET) - others
+    count = len(DATASET) - 2
     assert said[-1] == f"Downloading the dataset: file {count} of {count}"
 
 
