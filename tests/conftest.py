@@ -2,7 +2,6 @@
 
 import os
 import re
-from unittest.mock import patch
 
 import pytest
 from hypothesis import settings
@@ -49,13 +48,6 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
-
-
-@pytest.fixture(autouse=True)
-def environment():
-    """Undo what a command that runs in this process sets for the libraries."""
-    with patch.dict(os.environ):
-        yield
 
 
 @pytest.fixture(scope="module")
