@@ -144,7 +144,7 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
         return beam.Pipeline(options=options)
     except ValueError as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"Beam rejects its options: {reason}.") from error
+        raise UserError(f"Beam rejects the options: {reason}.") from error
     except ImportError as error:
         raise UserError(
             f"The Beam runner is not installed: {error}.",
@@ -172,7 +172,9 @@ def run_to_end(
     if pipeline.options.view_as(StandardOptions).runner != DATAFLOW:
         state = _run_here(pipeline, on_poll)
         if state not in (None, PipelineState.DONE):
-            raise UserError(f"The Beam job ended as {state}.", hint="See the log of the runner.")
+            raise UserError(
+                f"The Beam job ended in state {state}.", hint="See the log of the runner."
+            )
         return
     result = _submit(pipeline)
     cloud = pipeline.options.view_as(GoogleCloudOptions)
@@ -186,7 +188,7 @@ def run_to_end(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # The last line of a worker's traceback is the error.
         raise UserError(
-            f"Dataflow job {result.job_id()} ended as {result.state}: {lines[-1]}",
+            f"Dataflow job {result.job_id()} ended in state {result.state}: {lines[-1]}",
             hint=f"See its log: {page}",
         ) from error
     except KeyboardInterrupt:
@@ -216,7 +218,7 @@ def _run_here(pipeline: beam.Pipeline, on_poll: Callable[[], None]) -> str | Non
         if "Worker subprocess exited" in str(failure.exc_value):
             errors.append(
                 UserError(
-                    f"A Beam worker process died ({failure.exc_value}), probably out of memory.",
+                    f"A Beam worker process crashed ({failure.exc_value}), probably out of memory.",
                     hint="Run the command again with fewer --workers.",
                 )
             )

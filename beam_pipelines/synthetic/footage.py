@@ -221,7 +221,7 @@ def _footage_below(
     folder: Path, what: str, problem_of: Callable[[Path], str | None], *, is_video: bool
 ) -> tuple[tuple[Footage, ...], tuple[Reject, ...]]:
     if not folder.is_dir():
-        raise UserError(f"Folder of {what}s {folder} does not exist.", hint="Check the path.")
+        raise UserError(f"The {what} folder {folder} does not exist.", hint="Check the path.")
     found: list[Footage] = []
     rejects: list[Reject] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

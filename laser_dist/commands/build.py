@@ -33,7 +33,7 @@ examples:
     --config 1080p --runner DataflowRunner --project mine --region europe-west4 \\
     --sdk_container_image europe-docker.pkg.dev/mine/images/laser-jnd
 
-All options of Apache Beam are accepted too, such as those of its runners.
+All Apache Beam options are accepted too, including those of its runners.
 """
 
 logger = logging.getLogger(__name__)
@@ -47,17 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--manual-dir",
         required=True,
         metavar="PATH_OR_URL",
-        help="folder of clips and labels, including archives: a path, or a gs:// or s3:// URL",
+        help="folder or bucket (gs://, s3://) of clips and labels; archives can stay packed",
     )
     parser.add_argument(
         "--data-dir",
         default=str(Path("runs") / "data"),
         metavar="PATH_OR_URL",
-        help="folder of prepared datasets (default: %(default)s)",
+        help="folder or bucket (gs://, s3://) for prepared datasets (default: %(default)s)",
     )
-    names = "; ".join(f"{dataset}: {', '.join(found)}" for dataset, found in CONFIGS.items())
+    names = "; ".join(f"{', '.join(found)} for {dataset}" for dataset, found in CONFIGS.items())
     parser.add_argument(
-        "--config", metavar="NAME", help=f"configuration, {names} (default: chosen by the files)"
+        "--config",
+        metavar="NAME",
+        help=f"configuration: {names} (default: the one that fits the files)",
     )
     parser.add_argument(
         "--level-definition",
@@ -87,7 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest share of sources that may be lost or lack a clip (default: %(default)s)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what a build would do and cost, and stop"
+        "--dry-run",
+        action="store_true",
+        help="print what the build would do and cost, without building",
     )
     parser.add_argument(
         "--runner", metavar="NAME", help="Beam runner, such as DataflowRunner (default: local)"
@@ -186,7 +190,7 @@ def build_or_reuse(terminal: Terminal, resolved: ResolvedBuild) -> str:
         replace_other=options.replace_other,
     )
     if is_there:
-        logger.info("  Reused %s: built from files of the same names and sizes.", folder)
+        logger.info("  Reused %s: built from files with the same names and sizes.", folder)
     else:
         with terminal.progress() as show:
             show("starting")

@@ -34,7 +34,7 @@ def print_plan(terminal: Terminal, resolved: ResolvedBuild) -> None:
     timeable = [s for s in sources if len(s.clips) > 1 and s.scale.reference in dict(s.clips)]
     if not timeable:
         raise UserError(
-            f"No source below {options.manual_dir} has its reference and another encoded clip.",
+            f"No source in {options.manual_dir} has its reference and another encoded clip.",
             hint="Check --manual-dir.",
         )
     with terminal.progress() as show:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "evaluate a run on held-out sources and write the report"
 EXAMPLE = """\
-example:
+examples:
   laser-jnd evaluate --model runs/first --dataset runs/data
   laser-jnd evaluate --model s3://bucket/runs/first --data-dir s3://bucket/data \\
       --dataset videoset_jnd/1080p
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="RUN", help="path or URL of a finished run"
     )
-    add_dataset(parser, "the dataset it was trained on", required=True)
+    add_dataset(parser, "dataset that the run was trained on", required=True)
     parser.add_argument(
         "--output",
         metavar="PATH_OR_URL",
@@ -97,7 +97,7 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     sections = error_sections(list(scores.values()), scale.name)
     terminal.table(header, wrap_intervals(terminal.width, header, sections))
     terminal.say()
-    terminal.say("  Lower is better. ratio: relative to the constant baseline.")
+    terminal.say("  Lower is better. ratio: mean error divided by that of the constant baseline.")
     terminal.say()
     if sur is not None:
         title = f"|ΔSUR|, {scale.name} {scale.lowest}–{scale.highest}"

@@ -112,7 +112,7 @@ def in_order(
             raise UserError(f"{variant} has one weight file, but {len(paths)} are given.")
         if given is not None:
             raise UserError(
-                f"--levels applies to single-level variants, and {variant} is not one.",
+                f"--levels applies only to single-level variants, and {variant} is not one.",
                 hint="Omit --levels.",
             )
         return list(paths), () if variant in AUTOENCODERS else (1, 2, 3)
@@ -136,7 +136,7 @@ def level_in(path: Path) -> int:
     found = sorted(set(_LEVEL_IN_NAME.findall(path.stem)))
     if len(found) != 1:
         raise UserError(
-            f"The file name {path.name} has {len(found) or 'no'} JND levels.",
+            f"The file name {path.name} names {len(found) or 'no'} JND levels.",
             hint="Name the level, such as --levels 1.",
         )
     return int(found[0])

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser, **options: Any) -> None:
         "-v",
         "--verbose",
         action="count",
-        help="show more messages, also those of the libraries; -vv shows all",
+        help="show more messages, including those of libraries; -vv shows all",
         **options,
     )
     add("-q", "--quiet", action="store_true", help="show only results and warnings", **options)

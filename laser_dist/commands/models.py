@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default=PRESETS[0],
-        help="preset that sets the sizes (default: %(default)s, the published ones)",
+        help="preset that sets the model sizes (default: %(default)s, the published sizes)",
     )
 
 

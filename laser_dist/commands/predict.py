@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=NUM_FRAMES,
         metavar="N",
-        help="frames to sample evenly over each clip (default: %(default)s)",
+        help="number of frames to sample evenly over each clip (default: %(default)s)",
     )
     parser.add_argument(
         "--sur",

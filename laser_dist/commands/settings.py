@@ -21,7 +21,11 @@ MAX_WIDTH = 100  # columns
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "filter", nargs="?", default="", metavar="FILTER", help="part of the settings' paths"
+        "filter",
+        nargs="?",
+        default="",
+        metavar="FILTER",
+        help="show only settings whose path contains FILTER",
     )
 
 

@@ -1,4 +1,4 @@
-"""`laser-jnd synthesize`: make a small VideoSet or MCL-JCI from photographs and videos."""
+"""`laser-jnd synthesize`: create a small dataset from photographs and videos."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HELP = "make a small VideoSet or MCL-JCI from photographs, with simulated viewers"
+HELP = "create a small dataset from photographs and videos, with simulated viewers"
 EXAMPLE = """\
 examples:
   laser-jnd synthesize --output runs/videoset
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="QPs to encode videoset clips at, in addition to the lossless 0 "
         "(default: all, 1 to 51)",
     )
-    add_seed(parser, "takes, viewers and their trials")
+    add_seed(parser, "the clips and the simulated viewers")
     add_workers(parser, "one per core")
 
 
@@ -143,7 +143,7 @@ def check_options(arguments: argparse.Namespace) -> None:
     highest = KINDS[kind].max_sources
     if arguments.num_sources is not None and arguments.num_sources > highest:
         raise UserError(
-            f"--num-sources {arguments.num_sources} is too large: --kind {kind} has names for "
+            f"--num-sources {arguments.num_sources} is too large: --kind {kind} supports at most "
             f"{highest} sources."
         )
 

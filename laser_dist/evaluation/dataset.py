@@ -260,7 +260,7 @@ def _info(info: Any) -> DatasetInfo:
     missing = [key for key in ("simulated", "scale", "fingerprint") if key not in metadata]
     if missing:
         raise UserError(
-            f"The metadata of dataset {info.full_name} lack {', '.join(missing)}.",
+            f"The metadata of dataset {info.full_name} lacks {', '.join(missing)}.",
             hint="Rebuild the dataset with this version of laser-jnd.",
         )
     return DatasetInfo(

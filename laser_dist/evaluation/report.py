@@ -97,7 +97,7 @@ def comparison(results: EvaluationResults) -> str:
     psnr_error_db = mean_of_present(results.network.psnr_errors_db)
     return (
         f"The constant baseline predicts the training median and has a mean error of"
-        f" {constant:.2f} {scale}. From spatial and temporal information alone, ridge regression"
+        f" {constant:.2f} {scale}. From spatial and temporal information only, ridge regression"
         f" reaches {ridge:.2f} {scale} and boosted trees {trees:.2f} {scale}. Encoding at the"
         f" network’s levels instead of the true ones changes PSNR by {psnr_error_db:.2f} dB on"
         f" average."

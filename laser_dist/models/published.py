@@ -235,8 +235,8 @@ def _check_counts(file: WeightFile, name: str) -> None:
     known = [*(variant.name for variant in VARIANTS), *AUTOENCODERS]
     matching = [each for each in known if _counts(each) == got]
     raise UserError(
-        f"{file.origin} is not a file of {name}: it has {got[0]} layers with 5x5 kernels and"
-        f" {got[1]} others"
+        f"{file.origin} does not have the layers of {name}: it has {got[0]} layers with 5x5"
+        f" kernels and {got[1]} others"
         + (f", like {' or '.join(matching)}" if matching else "")
         + f", instead of {expected[0]} and {expected[1]}.",
         hint=f"Use --variant {matching[0]}." if matching else "Name another file.",

@@ -35,7 +35,7 @@ class BackboneSpec:
     def __post_init__(self) -> None:
         for field in ("filters", "latent_filters"):
             if getattr(self, field) < 1:
-                raise UserError(f"backbone.{field} must be at least 1, got {getattr(self, field)}.")
+                raise UserError(f"backbone.{field} must be at least 1, not {getattr(self, field)}.")
         for field in ("height", "width"):
             _check_side(field, getattr(self, field))
 
@@ -101,16 +101,16 @@ class HeadSpec:
             ("attention_ratio", (ratio,)),
         ):
             if min(values, default=1) < 1:
-                raise UserError(f"head.{field} must be at least 1, got {getattr(self, field)}.")
+                raise UserError(f"head.{field} must be at least 1, not {getattr(self, field)}.")
         if self.ordered and self.output != "linear":
-            raise UserError(f"head.ordered requires the output linear, got {self.output}.")
+            raise UserError(f"head.ordered=true requires head.output=linear, not {self.output}.")
         if self.knee is not None and not 0 < self.knee < math.inf:
-            raise UserError(f"head.knee must be above 0 or none, got {self.knee}.")
+            raise UserError(f"head.knee must be above 0 or none, not {self.knee}.")
         for field, choices in (("pooling", POOLINGS), ("output", OUTPUTS)):
             value = getattr(self, field)
             if value not in choices:
                 raise UserError(
-                    f"head.{field} must be {' or '.join(choices)}, got {value}.",
+                    f"head.{field} must be {' or '.join(choices)}, not {value}.",
                     hint=nearest(value, choices),
                 )
 
@@ -134,5 +134,5 @@ def _check_side(field: str, size: int) -> None:
     below, above = size // STRIDE * STRIDE, (size // STRIDE + 1) * STRIDE
     usable = f"{below} or {above}" if below >= STRIDE else str(STRIDE)
     raise UserError(
-        f"The frame {field} must be a multiple of {STRIDE}, got {size}.", hint=f"Use {usable}."
+        f"The frame {field} must be a multiple of {STRIDE}, not {size}.", hint=f"Use {usable}."
     )

@@ -93,7 +93,7 @@ def run_stages(
         is_kept = context.store.fetch(record_path(context.run_dir, plan.name))
         record = read_record(context.run_dir, plan) if is_kept else None
         if all_agree(context.strategy, record is not None and record["key"] == key):
-            logger.info("%s: reused, trained before", plan.name)
+            logger.info("%s: already trained, reused", plan.name)
             continue
         # The start must not depend on which stages this process has trained before.
         keras.utils.set_random_seed(seed_of(config.seed, plan.name))

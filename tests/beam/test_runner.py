@@ -103,7 +103,7 @@ def test_a_failed_job_is_reported_with_its_page():
     page = "https://console.cloud.google.com/dataflow/jobs/r/7?project=p"
     assert started == [f"Dataflow job 7, {page}"]
     assert str(raised.value) == (
-        f"Dataflow job 7 ended as FAILED: MemoryError: no more\nhint: See its log: {page}"
+        f"Dataflow job 7 ended in state FAILED: MemoryError: no more\nhint: See its log: {page}"
     )
 
 
@@ -116,7 +116,7 @@ def test_a_job_is_canceled_if_this_process_is_interrupted():
 
 def test_dataflow_without_a_project_is_an_error():
     options = PipelineOptions(["--runner=DataflowRunner", "--region=r"])
-    with pytest.raises(UserError, match="rejects its options: .* required option: project"):
+    with pytest.raises(UserError, match="rejects the options: .* required option: project"):
         new_pipeline(options)
 
 
@@ -150,7 +150,7 @@ os._exit(0)
 @pytest.mark.slow
 def test_a_worker_process_that_crashes_is_a_user_error():
     done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, timeout=90)
-    assert done.stdout.startswith("A Beam worker process died")
+    assert done.stdout.startswith("A Beam worker process crashed")
 
 
 def test_a_local_run_polls_until_it_ends(monkeypatch):

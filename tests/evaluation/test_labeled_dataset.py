@@ -157,7 +157,7 @@ def test_a_folder_without_a_dataset_is_a_user_error(tmp_path):
 
 
 def test_a_dataset_with_incomplete_metadata_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="lack scale, fingerprint"):
+    with pytest.raises(UserError, match="lacks scale, fingerprint"):
         TfdsDataset(build(IncompleteJnd, tmp_path))
 
 

@@ -96,7 +96,7 @@ def test_a_report_in_quality_factors_does_not_mention_qp(qf_html, html):
     text = re.sub(r"data:image/[^\"]*", "", qf_html)
     assert "QP" not in text
     for shown in (
-        "Mean absolute error, QF",
+        "Mean absolute error |ΔQF|",
         "True QF",
         "Absolute error, QF",
         "a lower QF is coarser",

@@ -118,11 +118,11 @@ def test_an_invalid_frame_size_is_refused_with_usable_ones(field, size, usable):
     with pytest.raises(UserError) as caught:
         BackboneSpec(**{field: size})
     assert str(caught.value) == (
-        f"The frame {field} must be a multiple of 16, got {size}.\nhint: Use {usable}."
+        f"The frame {field} must be a multiple of 16, not {size}.\nhint: Use {usable}."
     )
 
 
 @pytest.mark.parametrize("field", ["filters", "latent_filters"])
 def test_a_backbone_without_channels_is_refused(field):
-    with pytest.raises(UserError, match=f"backbone.{field} must be at least 1, got 0"):
+    with pytest.raises(UserError, match=f"backbone.{field} must be at least 1, not 0"):
         BackboneSpec(**{field: 0})

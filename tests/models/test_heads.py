@@ -237,12 +237,12 @@ def test_levels_come_out_in_float32_under_mixed_precision():
     ("settings_given", "message"),
     [
         ({"filters": ()}, "head.filters must hold at least one"),
-        ({"filters": (4, 0)}, r"head.filters must be at least 1, got \(4, 0\)"),
-        ({"dense": (0,)}, r"head.dense must be at least 1, got \(0,\)"),
-        ({"pool_every": 0}, "pool_every must be at least 1, got 0"),
-        ({"attention_ratio": 0}, "attention_ratio must be at least 1, got 0"),
-        ({"pooling": "max"}, "pooling must be flatten or average, got max"),
-        ({"output": "softplus"}, "output must be linear or relu, got softplus"),
+        ({"filters": (4, 0)}, r"head.filters must be at least 1, not \(4, 0\)"),
+        ({"dense": (0,)}, r"head.dense must be at least 1, not \(0,\)"),
+        ({"pool_every": 0}, "pool_every must be at least 1, not 0"),
+        ({"attention_ratio": 0}, "attention_ratio must be at least 1, not 0"),
+        ({"pooling": "max"}, "pooling must be flatten or average, not max"),
+        ({"output": "softplus"}, "output must be linear or relu, not softplus"),
     ],
 )
 def test_invalid_head_settings_are_refused(settings_given, message):
@@ -320,5 +320,5 @@ def test_a_head_with_spreads_gives_level_and_spread(spec, ordered, levels):
 def test_start_values_of_spreads_are_checked():
     with pytest.raises(ValueError, match="initial_spreads must be above 0.25"):
         build_head(TINY, SHAPE, levels=1, initial_spreads=[0.0])
-    with pytest.raises(UserError, match="head.ordered requires the output linear"):
+    with pytest.raises(UserError, match="head.ordered=true requires head.output=linear"):
         HeadSpec(ordered=True, output="relu")

@@ -151,7 +151,7 @@ def test_a_file_of_another_variant_is_refused_and_named(name, asked, matching, p
 
 def test_a_predictor_file_is_not_a_reconstruction(published):
     with pytest.raises(
-        UserError, match="rec.h5 is not a file of jnd1: it has 8 layers with 5x5 kernels"
+        UserError, match="rec.h5 does not have the layers of jnd1: it has 8 layers with 5x5 kernels"
     ):
         published_autoencoder(read(published / "rec.h5"), "jnd1", **SIZE)
 

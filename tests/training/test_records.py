@@ -212,7 +212,7 @@ def test_an_unknown_bucket_is_named(s3):
 
 
 def test_an_unknown_split_or_dataset_is_named(folder, tmp_path):
-    with pytest.raises(UserError, match='has no split "nothing", only train'):
+    with pytest.raises(UserError, match='has no split "nothing"; it has train'):
         open_records(folder, "nothing")
     with pytest.raises(UserError, match="is not a prepared dataset"):
         open_records(tmp_path, "train")

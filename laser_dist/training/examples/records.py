@@ -99,7 +99,7 @@ def open_records(location: str | Path, split: str) -> Records:
         ) from error
     if split not in splits:
         raise UserError(
-            f'{location} has no split "{split}", only {", ".join(splits) or "an empty list"}.',
+            f'{location} has no split "{split}"; it has {", ".join(splits) or "no splits"}.',
             hint="Build the dataset again.",
         )
     if file_format != _FILE_FORMAT:
