@@ -38,7 +38,7 @@ def test_a_file_name_without_exactly_one_level_is_refused(name):
     if name == "JND1and2.h5":
         assert level_in(Path(name)) == 1
         return
-    with pytest.raises(UserError, match=r"The file name .* has .* JND levels\.\n.*--levels"):
+    with pytest.raises(UserError, match=r"The file name .* names .* JND levels\.\n.*--levels"):
         level_in(Path(name))
 
 
