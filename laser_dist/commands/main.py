@@ -53,19 +53,26 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options, allow_abbrev=False)
         self.commands: dict[str, Parser] = {}
+        self._words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parse as argparse does, and remember the words for the hint of an error."""
+        self._words = args or ()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str, hint: str = "") -> NoReturn:
         """Print the usage, the error and the hint, and exit with status 2."""
         self.print_usage(sys.stderr)
-        explanation = Explanation(USER_ERROR, f"{message[:1].upper()}{message[1:]}.", hint)
+        message = f"{message[:1].upper()}{message[1:]}."
+        explanation = Explanation(USER_ERROR, message, hint or self._nearest_option())
         self.exit(USER_ERROR, f"{explanation}\n")
 
-    def unknown(self, words: Sequence[str]) -> NoReturn:
-        """Report words that are no arguments of this command."""
-        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+    def _nearest_option(self) -> str:
+        """Return a hint for the first unknown option of the command line."""
         known = self._option_string_actions
-        hint = next(filter(None, (nearest(option, known) for option in options)), "")
-        self.error(f"unknown arguments: {' '.join(words)}", hint)
+        options = (word.partition("=")[0] for word in self._words if word.startswith("--"))
+        hints = (nearest(option, known) for option in options if option not in known)
+        return next(filter(None, hints), "")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Report an unknown choice with the nearest one."""
@@ -127,7 +134,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown and parsed.command != "build":
-        parser.commands[parsed.command].unknown(unknown)
+        parser.commands[parsed.command].error(f"unknown arguments: {' '.join(unknown)}")
     parsed.beam_flags = unknown
     return parsed
 

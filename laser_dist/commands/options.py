@@ -49,11 +49,8 @@ def rate(text: str) -> float:
 
 def ratio(text: str) -> float:
     """Parse a ratio between 0 and 1, both excluded, such as 0.9 or 90%."""
-    try:
-        value = rate(text)
-    except argparse.ArgumentTypeError:
-        value = 0.0
-    if not 0.0 < value < 1.0:
+    value = rate(text)
+    if value in {0.0, 1.0}:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text!r}")
     return value
 

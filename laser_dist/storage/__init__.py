@@ -24,4 +24,4 @@ from laser_dist.storage.files import (
     write_text,
 )
 from laser_dist.storage.locations import StoredFile, is_url, join, split
-from laser_dist.storage.retries import first_line, retrying
+from laser_dist.storage.retries import retrying

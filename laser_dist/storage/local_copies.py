@@ -70,12 +70,7 @@ def local_models(location: str, on_progress: Callable[[str], None] = _ignore) ->
     run = RunFiles(location, _FOR_ANOTHER_RUN)
     on_progress(f"Downloading the models of {location}")
     for folder in (run.local / MODELS, run.local):
-        names = [name for name in run.names(folder) if name.endswith(_MODEL)]
-        for old in folder.glob(f"*{_MODEL}"):
-            if old.name not in names and not old.name.startswith("."):
-                old.unlink(missing_ok=True)
-        for name in names:
-            run.fetch(folder / name)
+        run.fetch_all(folder, suffix=_MODEL, exactly=True)
     return run.local
 
 

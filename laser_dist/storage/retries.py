@@ -83,8 +83,3 @@ def reason(error: BaseException) -> str:
     )
     found = next(filter(None, (re.search(pattern, text) for pattern in patterns)), None)
     return found[1].rstrip(".") if found else text.rstrip(".") or type(error).__name__
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -79,19 +79,21 @@ class RunFiles:
             time.sleep(1)
         raise FileNotFoundError(errno.ENOENT, f"not in {self.location}", str(path))
 
-    def fetch_all(self, folder: Path, *, exactly: bool = False) -> None:
+    def fetch_all(self, folder: Path, *, suffix: str = "", exactly: bool = False) -> None:
         """Download all files that are directly in a folder.
 
         Args:
           folder: below `local`.
+          suffix: end of the names of the wanted files.
           exactly: whether other files there are removed; only while no worker runs.
         """
         if not self.is_remote:
             return
-        names = [name for name in self.names(folder) if not name.startswith(".")]
+        found = self.names(folder)
+        names = [each for each in found if each.endswith(suffix) and not each.startswith(".")]
         for name in names:
             self.fetch(folder / name)
-        for path in folder.glob("*") if exactly else ():
+        for path in folder.glob(f"*{suffix}") if exactly else ():
             # Another process may be writing a hidden file.
             if path.is_file() and path.name not in names and not path.name.startswith("."):
                 path.unlink(missing_ok=True)
@@ -105,10 +107,6 @@ class RunFiles:
         files.remove(path)
         if self.is_remote:
             files.remove(self._url(path))
-
-    def check_writable(self) -> None:
-        """Check that the run can be stored, as `storage.check_writable`."""
-        files.check_writable(self.location)
 
     def _url(self, path: Path) -> str:
         parts = path.relative_to(self.local).parts

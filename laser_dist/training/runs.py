@@ -72,7 +72,7 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
         _check_same(store.location, before, config)
         if store.fetch(_predictor_path(store.local)):  # finished, maybe with other packages
             return {**before, "run_dir": config["run_dir"]}
-    store.check_writable()
+    storage.check_writable(store.location)
     storage.write_text(path, json.dumps(config, indent=2) + "\n")
     store.push(path)
     return config

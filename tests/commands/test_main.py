@@ -37,7 +37,7 @@ def test_help_of_each_command_shows_an_example_that_parses(name, capsys):
         (("synthesize", "--num-sources", "1000"), "whole number from 1 to 999"),
         (("demo", "--seed", "-1"), "whole number from 0 to 2147483647"),
         (("predict", "x", "--model", "r", "--sur", "1"), "must be between 0 and 1"),
-        (("predict", "x", "--model", "r", "--sur", "90"), "must be between 0 and 1"),
+        (("predict", "x", "--model", "r", "--sur", "90"), "must be from 0 to 1"),
         (
             ("build", "videoset"),
             'error: Unknown dataset "videoset"; choose from videoset_jnd, mcl_jci_jnd.\n'

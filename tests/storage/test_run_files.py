@@ -2,7 +2,6 @@
 
 import pytest
 
-from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
 
 
@@ -73,16 +72,3 @@ def test_a_removed_folder_takes_its_content_with_it(machines):
     two.remove(two.local / "features" / "x")
     assert one.names(one.local / "features") == ["y"]
     two.remove(two.local / "features" / "x")  # gone already
-
-
-def test_a_bucket_that_does_not_exist_is_reported(s3, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match=r"The bucket of s3://nobody/runs.* does not exist"):
-        RunFiles(s3.url("runs").replace("bucket", "nobody")).check_writable()
-    RunFiles(s3.url("runs")).check_writable()
-
-
-def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="Cannot write to .*/file/run: "):
-        RunFiles(str(tmp_path / "file" / "run")).check_writable()

@@ -23,7 +23,6 @@ from laser_dist.storage import write_text
 from laser_dist.training.examples.frame_pairs import FramePairs
 
 BATCH_SIZE = 8  # frames per worker and step
-STORED, MIRRORED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class FeatureFiles:
     Attributes:
       folder: folder of the backbone's features.
       split: name of the split, such as "train".
-      version: `STORED` or `MIRRORED`.
+      version: 0 for frames as stored, 1 for mirrored ones.
       num_parts: number of workers that wrote them.
     """
 
