@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, **options: Any) -> None:
     )
     add("-q", "--quiet", action="store_true", help="show only results and warnings", **options)
     add("--log-file", type=Path, metavar="FILE", help="write all messages to FILE", **options)
-    add("--debug", action="store_true", help="show tracebacks and all messages", **options)
+    add("--debug", action="store_true", help="show tracebacks, and the messages of -v", **options)
 
 
 def prepare_environment(*, uses_cloud: bool = False, verbose: bool = False) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LOOKS = 0.2
 _SOURCES = {
     "training": "training",
-    "this run": "reused, trained in this run before",
+    "this run": "reused from this run",
     "init-from": "reused from --init-from",
 }
 
