@@ -182,9 +182,9 @@ def _match(
         if source_id in impossible:
             why = impossible[source_id]
         elif source_id not in labels:
-            why = "clips, but no labels"
+            why = "it has clips but no labels"
         elif source_id not in clips:
-            why = "labels, but no clips"
+            why = "it has labels but no clips"
         else:
             why = layout.problem(clips[source_id], labels[source_id])
         if why is None:

@@ -58,11 +58,11 @@ class HeadSpec:
       filters: channels of the convolution blocks, in order. Each branch has its own first block;
         with three branches the results are multiplied element by element.
       pool_every: number of blocks between 2×2 max-pools.
-      attention_ratio: ratio of the blocks' channel attention; None for no attention.
+      attention_ratio: ratio of the blocks' channel attention; `none` for no attention.
       dense: units of the hidden dense layers, in order.
       shared_dense: whether all levels share the hidden dense layers or each has its own.
-      pooling: how the map becomes a vector. "flatten" keeps positions (published); "average" takes
-        the mean of each channel, which needs far fewer parameters and suits small datasets.
+      pooling: how a feature map becomes a vector. "flatten" keeps positions (published); "average"
+        takes the mean of each channel, which needs far fewer parameters and suits small datasets.
       output: activation. "linear" has a gradient everywhere, so training from scratch always
         starts; "relu" is that of the published weights, and about half of such outputs are dead
         at random initialization.
@@ -70,9 +70,9 @@ class HeadSpec:
         one, on the dataset's scale; the published heads do not order them.
       spread: whether the head also predicts the standard deviation of the viewers' samples per
         level, so that any satisfied-user ratio can be targeted.
-      knee: where `layers.SignedLog` starts to compress normalized features, in standard
-        deviations; None does not compress (published). Levels follow the logarithm of visible
-        errors, which a small head does not learn by itself from few sources.
+      knee: size of normalized features, in standard deviations, from which the head compresses
+        them logarithmically; `none` does not compress (published). Levels follow the logarithm of
+        visible errors, which a small head does not learn from few sources without help.
 
     Raises:
       UserError: a number is below 1, there is no block, `pooling` or `output` is unknown, ordered

@@ -86,9 +86,9 @@ class ClusterConfig:
       max_failures: number of times that lost workers are replaced before the run fails.
       hang_timeout_s: seconds without a completed step after which a worker counts as hung and all
         workers restart from the last checkpoint. Make it longer than storage outages.
-      synchronized_batch_norm: whether batch norms use the moments of the global batch, so that the
-        result does not depend on the number of devices, at the cost of one all-reduce per norm and
-        step. Otherwise each device uses the moments of its own examples.
+      synchronized_batch_norm: whether batch norms use the statistics of the global batch, so that
+        the result does not depend on the number of devices. This costs one all-reduce per norm
+        and step. Otherwise each device uses the statistics of its own examples.
     """
 
     num_workers: int = _limited(2, ge=1)

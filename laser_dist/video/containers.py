@@ -124,7 +124,7 @@ def check_size(name: str, width: int, height: int) -> None:
     if min(width, height) < MIN_SIZE:
         raise VideoError(
             f"{name} has {width}x{height} pixels; the minimum is {MIN_SIZE}x{MIN_SIZE}.",
-            hint="Use a larger one.",
+            hint="Use a larger video or image.",
         )
 
 

@@ -89,7 +89,7 @@ def test_a_source_with_labels_only_is_lost(tmp_path):
     clips(tmp_path, (1,))
     inventory = inventory_of(tmp_path)
     assert ids(inventory) == ["videoSRC001"]
-    assert rejects_of(inventory) == [("source", "videoSRC002", "labels, but no clips")]
+    assert rejects_of(inventory) == [("source", "videoSRC002", "it has labels but no clips")]
     assert inventory.num_sources == 2
 
 
@@ -97,7 +97,7 @@ def test_a_source_with_clips_only_is_lost(tmp_path):
     labels(tmp_path, {1: LEVELS})
     clips(tmp_path, (1, 3))
     inventory = inventory_of(tmp_path)
-    assert rejects_of(inventory) == [("source", "videoSRC003", "clips, but no labels")]
+    assert rejects_of(inventory) == [("source", "videoSRC003", "it has clips but no labels")]
 
 
 def test_a_source_without_its_reference_is_lost(tmp_path):
