@@ -74,7 +74,7 @@ $(VENV)/bin/uv: requirements.lock
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/bin/uv pyproject.toml
-	@echo "Installing the pinned packages into $(VENV) (about 1.5 GB, once)"
+	@echo "Installing the pinned packages into $(VENV) (once)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable .
 	@touch $@
 

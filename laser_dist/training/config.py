@@ -409,7 +409,10 @@ def _parser(hint: Any) -> Callable[[str], Any]:
     if origin is Literal:
         return lambda text: _choice(text, arguments)
     if origin is tuple:
-        return lambda text: tuple(_parser(arguments[0])(part) for part in text.split(",") if part)
+        parse = _parser(arguments[0])
+        return lambda text: (
+            () if text == "none" else tuple(map(parse, filter(None, text.split(","))))
+        )
     if origin in (typing.Union, types.UnionType):
         return lambda text: None if text == "none" else _parser(arguments[0])(text)
     if hint is bool:
@@ -441,7 +444,7 @@ def _type_text(hint: Any, *, article: bool = False) -> str:
 def _text(value: Any) -> str:
     """Return a value as `--set` takes it."""
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
