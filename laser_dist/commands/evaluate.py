@@ -97,8 +97,7 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     sections = error_sections(list(scores.values()), scale.name)
     terminal.table(header, wrap_intervals(terminal.width, header, sections))
     terminal.say()
-    terminal.say("  Lower is better.")
-    terminal.say("  ratio: mean error divided by the constant baseline's.")
+    terminal.say("  Lower is better.\n  ratio: mean error divided by the constant baseline's.")
     terminal.say()
     if sur is not None:
         title = f"|ΔSUR|, {scale.name} {scale.lowest}–{scale.highest}"

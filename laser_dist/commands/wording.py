@@ -21,11 +21,9 @@ def time_text(seconds: float) -> str:
 
 def size_text(num_bytes: float) -> str:
     """Return a size such as "12.3 MB", in powers of 1000."""
-    for unit in ("bytes", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB"
+    from rich.filesize import decimal
+
+    return decimal(round(num_bytes))
 
 
 def count_text(count: int, noun: str) -> str:
@@ -45,18 +43,14 @@ def share_text(share: float) -> str:
 
 def interval_text(value: float, interval: Sequence[float]) -> str:
     """Return a value with its interval, "2.31 (1.95–2.70)"; a dash if it is not finite."""
-    if not math.isfinite(value):
-        return NO_VALUE
     low, high = interval
-    return f"{value:.2f} ({low:.2f}–{high:.2f})"
+    return f"{value:.2f} ({low:.2f}–{high:.2f})" if math.isfinite(value) else NO_VALUE
 
 
 def share_interval_text(share: float, interval: Sequence[float]) -> str:
     """Return a percentage with its interval, "3.1% (2.6–3.7)"; a dash if it is not finite."""
-    if not math.isfinite(share):
-        return NO_VALUE
-    low, high = interval
-    return f"{share_text(share)} ({low * 100:.1f}–{high * 100:.1f})"
+    low, high = (f"{100 * bound:.1f}" for bound in interval)
+    return f"{share_text(share)} ({low}–{high})" if math.isfinite(share) else NO_VALUE
 
 
 def figure_text(value: float) -> str:

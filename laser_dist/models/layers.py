@@ -58,10 +58,6 @@ class ChannelAttention(keras.layers.Layer):
         scores = self.excite(self.squeeze(average)) + self.excite(self.squeeze(maximum))
         return inputs * ops.sigmoid(scores)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the input's shape."""
-        return input_shape
-
     def get_config(self) -> dict[str, Any]:
         """Return every constructor argument, name, trainable and dtype."""
         return {**super().get_config(), "ratio": self.ratio}
@@ -90,10 +86,6 @@ class SignedLog(keras.layers.Layer):
         """Compress `inputs`; return the same shape."""
         return ops.sign(inputs) * ops.log1p(ops.abs(inputs) / self.knee)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the input's shape."""
-        return input_shape
-
     def get_config(self) -> dict[str, Any]:
         """Return every constructor argument, name, trainable and dtype."""
         return {**super().get_config(), "knee": self.knee}
@@ -118,10 +110,6 @@ class OrderedLevels(keras.layers.Layer):
         steps = ops.softplus(inputs[:, 1:])
         signed = steps if self.higher_is_worse else -steps
         return ops.cumsum(ops.concatenate([inputs[:, :1], signed], axis=1), axis=1)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the input's shape."""
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         """Return every constructor argument, name, trainable and dtype."""

@@ -44,10 +44,6 @@ class PredictorSpecLayer(keras.layers.Layer):
         """Return the input."""
         return inputs
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the input's shape."""
-        return input_shape
-
     def get_config(self) -> dict[str, Any]:
         """Return every constructor argument, name, trainable and dtype."""
         return {**super().get_config(), "spec": asdict(self.spec)}
