@@ -4,6 +4,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -75,6 +76,8 @@ def local_s3():
     server.start()
     try:
         running = LocalS3(":".join(map(str, server.get_host_and_port())))
+        # The server shares its state with others that this process has run before.
+        urlopen(Request(f"http://{running.address}/moto-api/reset", method="POST")).close()
         running._client.create_bucket(Bucket=BUCKET)
         yield running
     finally:

@@ -41,7 +41,7 @@ def dataset(tmp_path_factory):
     """Return the folder of a tiny prepared dataset."""
     folder = tmp_path_factory.mktemp("pairs")
     code = f"from training_fakes import TinyPairs; TinyPairs(data_dir={str(folder)!r})"
-    path = os.pathsep.join([str(ROOT / "tests" / "training"), str(ROOT)])
+    path = os.pathsep.join(map(str, [ROOT / "tests" / "training", ROOT / "tests", ROOT]))
     subprocess.run(
         [sys.executable, "-c", f"{code}.download_and_prepare()"],
         env={**os.environ, "PYTHONPATH": path},

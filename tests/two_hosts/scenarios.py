@@ -282,16 +282,17 @@ def same(actual: dict[str, Any], expected: dict[str, Any]) -> str:
 def make_dataset(scratch: Path) -> Path:
     """Build a dataset of frame pairs of a few pixels, in a separate process."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from training_fakes import TinyPairs\n"
+        "import sys; from training_fakes import TinyPairs\n"
         "class HostPairs(TinyPairs):\n"
         "    def _split_generators(self, dl_manager):\n"
         "        return {'train': self._generate_examples(range(64)),\n"
         "                'validation': self._generate_examples(range(64, 72))}\n"
-        "builder = HostPairs(data_dir=sys.argv[2]); builder.download_and_prepare()\n"
+        "builder = HostPairs(data_dir=sys.argv[1]); builder.download_and_prepare()\n"
         "print(builder.data_path)"
     )
-    command = [sys.executable, "-c", code, str(ROOT / "tests" / "training"), str(scratch / "data")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", code, str(scratch / "data")]
+    path = os.pathsep.join(map(str, [ROOT / "tests" / "training", ROOT / "tests", ROOT]))
+    env = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"The dataset could not be built:\n{done.stderr[-1500:]}")
