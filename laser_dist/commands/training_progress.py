@@ -55,8 +55,10 @@ class TrainingProgress:
         """Process an event of the run's log; return the lines that stay."""
         kind = event["kind"]
         if kind == "note":
+            if self._each_epoch:
+                return [f"  {event['text']}"]
             self._line = event["text"]
-            return [f"  {event['text']}"] if self._each_epoch else []
+            return []
         stage = event["stage"]
         if kind == "stage":
             self._running[stage] = _Running(event)
