@@ -63,7 +63,7 @@ def refusal(done):
 
 
 def marked_processes(mark):
-    """Ids of the living processes that have inherited an environment variable of that name."""
+    """Return the ids of running processes that inherited an environment variable of that name."""
     found = set()
     for folder in Path("/proc").iterdir():
         try:
@@ -103,6 +103,6 @@ class Started:
             time.sleep(0.05)
 
     def stop(self, number, seconds=30):
-        """Sends a signal to the command alone; gives what it has printed."""
+        """Send a signal to the command only; return what it printed."""
         self.process.send_signal(number)
         return self.process.communicate(timeout=seconds)
