@@ -68,3 +68,22 @@ def gs(tmp_path_factory):
         env.setenv("NO_PROXY", "127.0.0.1")
         env.setenv("no_proxy", "127.0.0.1")
         yield running
+
+
+@pytest.fixture(params=["folder", "s3", "gs"])
+def machines(request, tmp_path, monkeypatch):
+    """Return the files of one run, as seen by two machines."""
+    from laser_dist.storage.run_files import RunFiles
+
+    if request.param == "folder":
+        return RunFiles(str(tmp_path / "run")), RunFiles(str(tmp_path / "run"))
+    url = request.getfixturevalue(request.param).url(tmp_path.name)
+    stores = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr("tempfile.gettempdir", lambda name=name: str(tmp_path / name))
+        store = RunFiles(url)
+        store.local.mkdir(parents=True)
+        stores.append(store)
+    assert stores[0].local != stores[1].local
+    return tuple(stores)

@@ -91,15 +91,15 @@ class Started:
         )
 
     def processes(self):
-        """Ids of those that live."""
+        """Return the ids of its running processes."""
         return marked_processes(self._mark)
 
     def wait_for(self, condition, seconds):
-        """Waits until `condition()` holds."""
+        """Wait until `condition()` holds."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, "the command did not come so far"
+            assert time.monotonic() < deadline, "the condition did not hold in time"
             time.sleep(0.05)
 
     def stop(self, number, seconds=30):

@@ -49,7 +49,7 @@ def test_a_stopped_synthesize_leaves_no_process_and_no_folder(tmp_path):
     assert len(command.processes()) > 1
     _, errors = command.stop(signal.SIGINT)
     assert command.process.returncode == 130
-    assert "stopped" in errors.splitlines()  # Beam workers and Ray may still print a line
+    assert errors.splitlines().count("stopped") == 1  # a Beam worker may print after it
     assert command.processes() == set()
     assert list(tmp_path.iterdir()) == []
 
@@ -74,5 +74,5 @@ def test_a_stopped_training_leaves_no_process_of_ray(tmp_path):
         command.send_signal(signal.SIGTERM)
         _, errors = command.communicate(timeout=30)
     assert command.returncode == 143
-    assert "stopped" in errors.splitlines()  # Beam workers and Ray may still print a line
+    assert errors.endswith("stopped\n")
     assert marked_processes(mark) == set()

@@ -1,26 +1,5 @@
 """The files of a run, in a folder or in a bucket that two machines have their own copies of."""
 
-import pytest
-
-from laser_dist.storage.run_files import RunFiles
-
-
-@pytest.fixture(params=["folder", "s3", "gs"])
-def machines(request, tmp_path, monkeypatch):
-    """The files of one run, as two machines see them."""
-    if request.param == "folder":
-        return RunFiles(str(tmp_path / "run")), RunFiles(str(tmp_path / "run"))
-    url = request.getfixturevalue(request.param).url(tmp_path.name)
-    stores = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr("tempfile.gettempdir", lambda name=name: str(tmp_path / name))
-        store = RunFiles(url)
-        store.local.mkdir(parents=True)
-        stores.append(store)
-    assert stores[0].local != stores[1].local
-    return tuple(stores)
-
 
 def put(store, name, text):
     path = store.local / name

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from training_fakes import context, linear_stage
 
-from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.learning.loop import train_stage
 from laser_dist.training.storage.checkpoints import claim_folder, latest_checkpoint
 from laser_dist.training.storage.logs import METRICS_FOLDER, RunLog
@@ -14,23 +13,6 @@ from laser_dist.training.storage.logs import METRICS_FOLDER, RunLog
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))
 LEVELS = FEATURES @ RNG.normal(size=(3, 2))
-
-
-@pytest.fixture(params=["folder", "s3", "gs"])
-def machines(request, tmp_path, monkeypatch):
-    """Return the files of one run, as seen by two machines."""
-    if request.param == "folder":
-        return RunFiles(str(tmp_path / "run")), RunFiles(str(tmp_path / "run"))
-    url = request.getfixturevalue(request.param).url(tmp_path.name)
-    stores = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr("tempfile.gettempdir", lambda name=name: str(tmp_path / name))
-        store = RunFiles(url)
-        store.local.mkdir(parents=True)
-        stores.append(store)
-    assert stores[0].local != stores[1].local
-    return tuple(stores)
 
 
 def test_a_training_is_resumed_on_another_machine(machines, caplog):
