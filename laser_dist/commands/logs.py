@@ -21,7 +21,6 @@ _ENVIRONMENT = {
 _SILENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "GRPC_VERBOSITY": "ERROR",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "ABSL_MIN_LOG_LEVEL": "3",
     "PYTHONWARNINGS": "ignore",  # of worker processes; those of this one go to its log
 }

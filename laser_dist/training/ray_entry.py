@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -123,14 +124,15 @@ def _fit(
 ) -> None:
     from ray.exceptions import OutOfMemoryError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.tensorflow import TensorflowTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     cluster = run_config["training"]["cluster"]
     store = RunFiles(run_config["run_dir"])
     least, most = cluster["min_workers"], cluster["num_workers"]
     resources = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
-    trainer = TensorflowTrainer(
+    trainer = DataParallelTrainer(
         _on_worker,
+        backend_config=_tensorflow_cluster(),
         train_loop_config={
             "run": run_config,
             "stages": list(stages),
@@ -174,6 +176,42 @@ def _on_worker(config: dict[str, Any]) -> None:
         num_workers=context.get_world_size(),
         prints_progress=config["prints_progress"],
     )
+
+
+def _tensorflow_cluster() -> Any:
+    """Return a backend of Ray that tells TensorFlow in each worker where the others listen.
+
+    Ray's own backend imports TensorFlow in this process and in Ray's controller too, which takes
+    both of them seconds, and asks for the old Keras.
+    """
+    from ray.train.backend import Backend, BackendConfig
+
+    class TensorflowCluster(Backend):
+        def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+            addresses = worker_group.execute(_free_address)
+            for index in range(len(addresses)):
+                worker_group.execute_single(index, _set_tf_config, addresses, index)
+
+    class TensorflowClusterConfig(BackendConfig):
+        backend_cls = TensorflowCluster
+
+    return TensorflowClusterConfig()
+
+
+def _free_address() -> str:
+    """Return an address and a free port of this machine."""
+    import ray
+
+    host = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _set_tf_config(addresses: list[str], index: int) -> None:
+    task = {"type": "worker", "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
 
 
 def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
