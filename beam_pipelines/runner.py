@@ -5,10 +5,9 @@ import importlib
 import logging
 import os
 import re
-import shlex
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,41 +53,26 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> PipelineOptions:
-    """Return options that run a pipeline on this machine, one process per worker.
-
-    Processes, not threads: encoding releases Python's lock, measuring and filming do not.
+    """Return options that run a pipeline on this machine.
 
     Args:
-      num_workers: number of workers; None for one per available core. A single worker runs in this
-        process. So do all workers if the path of Python needs quoting: Beam passes it to a shell
-        without quotes.
+      num_workers: number of child processes of the heavy steps; None for one per available core.
       flags: Beam options, such as credentials for gs://.
     """
-    count = num_workers or _num_cores()
-    if shlex.quote(sys.executable) != sys.executable:
-        count = 1
+    # Without flags, Beam would parse the command line of this process.
     return PipelineOptions(
-        # Without flags, Beam would parse the command line of this process.
-        flags=list(flags),
-        runner=LOCAL,
-        direct_num_workers=count,
-        direct_running_mode="multi_processing" if count > 1 else "in_memory",
+        flags=list(flags), runner=LOCAL, direct_num_workers=num_workers or _num_cores()
     )
 
 
-def one_worker(options: PipelineOptions) -> tuple[PipelineOptions, int]:
-    """Return `local_options` with a single worker in this process, and the number they had.
+def num_processes(options: PipelineOptions) -> int:
+    """Return how many child processes each Beam worker starts for a heavy step.
 
-    For a pipeline that runs its heavy step in its own processes. Options of other runners are
-    returned unchanged.
+    On this machine, where Beam has a single worker, as many as `local_options` allow. Other runners
+    have a worker per core.
     """
-    if options.view_as(StandardOptions).runner != LOCAL:
-        return options, 1
-    count = options.view_as(DirectOptions).direct_num_workers
-    here = {"direct_num_workers": 1, "direct_running_mode": "in_memory"}
-    return PipelineOptions.from_dictionary(
-        {**options.get_all_options(drop_default=True), **here}
-    ), count
+    is_here = options.view_as(StandardOptions).runner == LOCAL
+    return options.view_as(DirectOptions).direct_num_workers if is_here else 1
 
 
 def dataflow_flags(flags: Sequence[str], *, manual_dir: str, data_dir: str) -> list[str]:
@@ -137,6 +121,17 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
     Raises:
       UserError: the runner rejects the options, or is not installed.
     """
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        raise UserError(
+            "Beam's worker processes are refused: their ports are open to the network, and accept "
+            "anyone.",
+            hint="Use --workers without --runner.",
+        )
+    if options.view_as(StandardOptions).runner == LOCAL:
+        options = PipelineOptions.from_dictionary(
+            {**options.get_all_options(drop_default=True), "direct_num_workers": 1}
+        )
     try:
         if options.view_as(StandardOptions).runner == DATAFLOW:
             # Beam itself imports the Google Cloud packages only when it submits the job.
@@ -167,7 +162,7 @@ def run_to_end(
       on_poll: called every `POLL_S` seconds while the pipeline runs on this machine.
 
     Raises:
-      UserError: Dataflow rejects the job, the job fails, or a local worker process crashes.
+      UserError: Dataflow rejects the job, or the job fails.
     """
     if pipeline.options.view_as(StandardOptions).runner != DATAFLOW:
         state = _run_here(pipeline, on_poll)
@@ -197,46 +192,24 @@ def run_to_end(
 
 
 def _run_here(pipeline: beam.Pipeline, on_poll: Callable[[], None]) -> str | None:
-    """Run a pipeline in a thread and return its last state.
-
-    When a worker process crashes, Beam raises in one of its threads and then waits forever. So this
-    function waits for either.
-    """
-    ended = threading.Event()
-    states: list[str | None] = []
-    errors: list[BaseException] = []
+    """Run a pipeline in a thread that ends with the program, and return its last state."""
+    ended: Future[str | None] = Future()
 
     def run() -> None:
         try:
-            states.append(pipeline.run().wait_until_finish())
+            ended.set_result(pipeline.run().wait_until_finish())
         except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
-            errors.append(error)
-        ended.set()
+            ended.set_exception(error)
 
-    def notice(failure: threading.ExceptHookArgs) -> None:
-        before(failure)
-        if "Worker subprocess exited" in str(failure.exc_value):
-            errors.append(
-                UserError(
-                    f"A Beam worker process crashed ({failure.exc_value}), probably out of memory.",
-                    hint="Run the command again with fewer --workers.",
-                )
-            )
-            ended.set()
-
-    before, threading.excepthook = threading.excepthook, notice
     steps = logging.getLogger("apache_beam.runners.common")
     steps.addFilter(_as_debug)  # Beam logs the exception of a step, and raises it too
     try:
         threading.Thread(target=run, name="pipeline", daemon=True).start()
-        while not ended.wait(POLL_S):
+        while not wait([ended], POLL_S).done:
             on_poll()
     finally:
-        threading.excepthook = before
         steps.removeFilter(_as_debug)
-    if errors:
-        raise errors[0]
-    return states[0]
+    return ended.result()
 
 
 def _as_debug(record: logging.LogRecord) -> bool:

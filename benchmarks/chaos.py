@@ -19,6 +19,7 @@ resumes it. Ray must detect that within `cluster.hang_timeout_s`, 30 s here, and
 import argparse
 import contextlib
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -33,8 +34,6 @@ import h5py
 import numpy as np
 import psutil
 from results import laser_jnd, table, write_result
-
-from laser_dist.training.storage.logs import parse_events
 
 # Tiny models, and enough epochs that training takes as long as the startup of Ray and TensorFlow.
 SETTINGS = (
@@ -214,9 +213,13 @@ def exit_status(process: subprocess.Popen[bytes]) -> int:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    """Return the events in a training's log."""
-    paths = (run / "logs" / "events").glob("*.jsonl")
-    return [event for path in paths for event in parse_events(path.read_bytes())]
+    """Return the events in a training's log, without half a line that a killed worker may leave."""
+    found = []
+    for path in (run / "logs" / "events").glob("*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
 
 
 def resumed(run: Path) -> str:

@@ -31,7 +31,7 @@ from beam_pipelines.rejects import (
 from beam_pipelines.runner import (
     local_options,
     new_pipeline,
-    one_worker,
+    num_processes,
     run_to_end,
     translate_failures,
 )
@@ -196,7 +196,6 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         groups = {source.source_id: source.group_id for source in inventory.sources}
         splits = assign_splits(groups)
         _check_every_split(splits, request.manual_dir)
-        options, num_processes = one_worker(options)
         plan = BuildPlan(
             sources=inventory.sources,
             rejects=inventory.rejects,
@@ -205,7 +204,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             settings=self._config.pairs,
             locations=locations,
             max_reject_rate=request.max_reject_rate,
-            num_processes=num_processes,
+            num_processes=num_processes(options),
         )
         before_writing()
         pipeline = new_pipeline(options)

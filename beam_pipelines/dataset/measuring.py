@@ -1,19 +1,15 @@
 """The expensive step of the dataset pipeline: measures sources in codec processes."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from queue import SimpleQueue
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import MIN_TIMESTAMP
-from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipelines.dataset.frame_pairs import measure_and_write
-from beam_pipelines.dataset.isolation import Crashed, Isolated
 from beam_pipelines.dataset.measured_files import MeasuredFiles, find_measured
 from beam_pipelines.elements import LabeledSource, PairSettings
+from beam_pipelines.isolation import Crashed, Isolated
+from beam_pipelines.parallel import InChildProcesses
 from beam_pipelines.rejects import SOURCE, Reject
 from beam_pipelines.runner import REJECTS
 from laser_dist.video.containers import VideoError
@@ -26,7 +22,7 @@ RejectOutput: TypeAlias = beam.pvalue.TaggedOutput[Literal["rejects"], Reject]
 Outcome: TypeAlias = tuple[str, MeasuredFiles | None, tuple[Reject, ...]]
 
 
-class MeasureSources(beam.DoFn):
+class MeasureSources(InChildProcesses):
     """Measures every source that no earlier build has measured; emits `rejects` too."""
 
     def __init__(
@@ -36,88 +32,47 @@ class MeasureSources(beam.DoFn):
         *,
         num_processes: int = 1,
         clip_seconds: float = CLIP_SECONDS,
-        work: Callable[..., None] = measure_and_write,
-        isolate: Callable[[float], Isolated] = Isolated,
+        measure: Callable[..., None] = measure_and_write,
+        isolate: Callable[[float | None], Isolated] = Isolated,
     ) -> None:
         """Store the arguments.
 
         Args:
           settings: settings of the examples.
           folder: folder of the measured files.
-          num_processes: number of codec processes of this worker. On one machine, a single worker
-            has one per core, and the next free one takes the next source: Beam's local runner would
-            distribute the sources in advance, and leave all but the slowest worker idle at the end.
+          num_processes: number of codec processes of each Beam worker.
           clip_seconds: time limit for one clip.
-          work: what a codec process does for a source.
+          measure: what a codec process does for a source.
           isolate: creates a codec process with a time limit per step.
         """
+        super().__init__(num_processes, step_seconds=clip_seconds, isolate=isolate)
         self._settings = settings
         self._folder = folder
-        self._clip_seconds = clip_seconds
-        self._work = work
-        self._isolate = isolate
-        self._num_processes = num_processes
+        self._measure_and_write = measure
         counter = beam.metrics.Metrics.counter
         self._counters = {
             name: counter("sources", name) for name in ("measured", "reused", "rejected")
         }
         self._clips_rejected = counter("clips", "rejected")
 
-    def setup(self) -> None:
-        """Prepare the codec processes, which start at their first source."""
-        self._pool = ThreadPoolExecutor(self._num_processes)
-        self._running: set[Future[Outcome]] = set()
-        self._free: SimpleQueue[Isolated] = SimpleQueue()
-        for _ in range(self._num_processes):
-            self._free.put(self._isolate(self._clip_seconds))
+    def outputs(self, outcome: Outcome) -> Iterable[MeasuredFiles | RejectOutput]:
+        """Yield measured files and rejects."""
+        what, measured, rejects = outcome
+        self._counters[what].inc()
+        if measured is not None:
+            self._clips_rejected.inc(len(rejects))
+            yield measured
+        for reject in rejects:
+            yield beam.pvalue.TaggedOutput(REJECTS, reject)
 
-    def teardown(self) -> None:
-        """Stop the codec processes."""
-        self._pool.shutdown()
-        while not self._free.empty():
-            self._free.get().close()
-
-    def process(self, source: LabeledSource) -> Iterable[MeasuredFiles | RejectOutput]:
-        """Yield measured files and rejects of whichever sources are finished.
-
-        With several processes, the last ones are emitted when the bundle ends.
-        """
-        self._running.add(self._pool.submit(self._outcome, source))
-        if len(self._running) >= self._num_processes:
-            yield from self._finished()
-
-    def finish_bundle(self) -> Iterable[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Yield the rest."""
-        window, start = GlobalWindow(), MIN_TIMESTAMP
-        while self._running:
-            for output in self._finished():
-                if isinstance(output, beam.pvalue.TaggedOutput):
-                    reject = WindowedValue(output.value, start, (window,))
-                    yield beam.pvalue.TaggedOutput(output.tag, reject)
-                else:
-                    yield WindowedValue(output, start, (window,))
-
-    def _finished(self) -> Iterable[MeasuredFiles | RejectOutput]:
-        """Wait for one or more sources and yield their outcome."""
-        done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
-        # Counted here: Beam's counters belong to the thread that runs the bundle.
-        for future in done:
-            outcome, measured, rejects = future.result()
-            self._counters[outcome].inc()
-            if measured is not None:
-                self._clips_rejected.inc(len(rejects))
-                yield measured
-            for reject in rejects:
-                yield beam.pvalue.TaggedOutput(REJECTS, reject)
-
-    def _outcome(self, source: LabeledSource) -> Outcome:
+    def work(self, source: LabeledSource) -> Outcome:
         """Measure a source; runs in a thread that waits for a codec process."""
         measured = find_measured(source, self._settings, self._folder)
         if measured is not None and measured.is_final:
             return "reused", measured, measured.rejects
-        isolated = self._free.get()
         try:
-            measured = self._measure(source, isolated)
+            with self.child() as isolated:
+                measured = self._measure(source, isolated)
         # Not OSError: those of clips are VideoErrors, and all others are no source's fault.
         except (VideoError, Crashed) as error:
             if isinstance(error, Crashed):
@@ -127,8 +82,6 @@ class MeasureSources(beam.DoFn):
                 why = error.message
             reject = Reject(what=SOURCE, where=source.source_id, stage="measure", why=why)
             return "rejected", None, (reject,)
-        finally:
-            self._free.put(isolated)
         return "measured", measured, measured.rejects
 
     def _measure(self, source: LabeledSource, isolated: Isolated) -> MeasuredFiles:
@@ -137,7 +90,9 @@ class MeasureSources(beam.DoFn):
         unusable: dict[int, str] = {}
         while True:
             try:
-                isolated.call(self._work, source, self._settings, self._folder, dict(unusable))
+                isolated.call(
+                    self._measure_and_write, source, self._settings, self._folder, dict(unusable)
+                )
                 break
             except Crashed as crash:
                 # Without a step, or with a step that has no file, there is nothing to leave out.

@@ -1,6 +1,6 @@
 """Files inside archives, read in place: nothing is unpacked to a disk.
 
-A ZIP file lists its members. A `.tar.gz` is a stream: `archive_index` scans it once, for the names
+A ZIP file lists its members. A `.tar.gz` is a stream: `tar_index` scans it once, for the names
 of its members and for a point every 16 MB at which decompression can restart. With that index,
 members can be read like other files, and many workers can read one archive. Members are never
 written under their names, so no name can lead out of a folder.

@@ -1,7 +1,7 @@
 """Synthetic MCL-JCI: labeled JPEG images in MCL-JCI's layout."""
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -96,8 +96,13 @@ class MclJciSettings(SyntheticSettings):
             ]
             path.write_text(format_mcl_jci_viewers(viewers))
 
-    def produce(self, take: Take, folder: Path) -> ImageChains:
+    def produce(self, take: Take, folder: Path, report: Callable[[int], None]) -> ImageChains:
         """Make, encode and label one image, and write its files below `folder`.
+
+        Args:
+          take: what to film or cut.
+          folder: output folder.
+          report: called with each quantizer before its file is written.
 
         Raises:
           VideoError: the footage is damaged within the take.
@@ -106,6 +111,7 @@ class MclJciSettings(SyntheticSettings):
         encoded = ImageVersions(make_image(take, self), self.masking)
         chains = judge(encoded, take.source_index, self)
         for qf in self.qfs:
+            report(qf)
             path = folder / encoded_path(take.source_index, qf)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encoded.file(qf))

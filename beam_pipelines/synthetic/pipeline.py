@@ -19,8 +19,16 @@ from typing import Any, Literal
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipelines.parallel import InChildProcesses
 from beam_pipelines.rejects import REJECTS_FILE, SOURCE, Reject
-from beam_pipelines.runner import REJECTS, WriteRejects, run_to_end, translate_failures
+from beam_pipelines.runner import (
+    REJECTS,
+    WriteRejects,
+    new_pipeline,
+    num_processes,
+    run_to_end,
+    translate_failures,
+)
 from beam_pipelines.synthetic.footage import Footage, Take, draw_takes
 from beam_pipelines.synthetic.mcl_jci import MclJciSettings
 from beam_pipelines.synthetic.videoset import VideosetSettings
@@ -32,29 +40,31 @@ from laser_dist.video.containers import VideoError
 Settings = VideosetSettings | MclJciSettings
 
 
-class ProduceSources(beam.DoFn):
+class ProduceSources(InChildProcesses):
     """Calls `Settings.produce` for every take; what cannot be made goes to the output `rejects`."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, num_processes: int) -> None:
+        super().__init__(num_processes)
         self._settings = settings
         self._folder = folder
         self._made = beam.metrics.Metrics.counter("sources", "made")
         self._rejected = beam.metrics.Metrics.counter("sources", "rejected")
 
-    def process(
-        self, take: Take
-    ) -> Iterable[Any | beam.pvalue.TaggedOutput[Literal["rejects"], Reject]]:
-        """Yield the source's labels, or one reject."""
+    def work(self, take: Take) -> Any:
+        """Return the source's labels, or a reject."""
         try:
-            labels = self._settings.produce(take, self._folder)
+            return self.in_child(self._settings.produce, take, self._folder)
         except VideoError as error:
-            self._rejected.inc()
             where = f"{self._settings.source_id(take.source_index)} from {take.footage.path}"
-            reject = Reject(what=SOURCE, where=where, stage="make", why=error.message.rstrip("."))
-            yield beam.pvalue.TaggedOutput(REJECTS, reject)
-            return
-        self._made.inc()
-        yield labels
+            return Reject(what=SOURCE, where=where, stage="make", why=error.message.rstrip("."))
+
+    def outputs(
+        self, outcome: Any
+    ) -> Iterable[Any | beam.pvalue.TaggedOutput[Literal["rejects"], Reject]]:
+        """Yield the labels or the reject."""
+        is_reject = isinstance(outcome, Reject)
+        (self._rejected if is_reject else self._made).inc()
+        yield beam.pvalue.TaggedOutput(REJECTS, outcome) if is_reject else outcome
 
 
 class FinishFolder(beam.DoFn):
@@ -104,13 +114,12 @@ def synthesize(
         complete_folder(folder) as unfinished,
         translate_failures(refusal, folder),
     ):
-        pipeline = beam.Pipeline(options=options)
+        pipeline = new_pipeline(options)
+        produce_sources = ProduceSources(settings, unfinished, num_processes(options))
         sources = (
             pipeline
             | "Takes" >> beam.Create(takes)
-            | "Spread" >> beam.Reshuffle()
-            | "FilmEncodeJudge"
-            >> beam.ParDo(ProduceSources(settings, unfinished)).with_outputs(REJECTS, main="made")
+            | "FilmEncodeJudge" >> beam.ParDo(produce_sources).with_outputs(REJECTS, main="made")
         )
         _ = (
             sources[REJECTS]

@@ -1,6 +1,6 @@
 """Synthetic VideoSet: labeled clips in VideoSet's layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -85,8 +85,13 @@ class VideosetSettings(SyntheticSettings):
             name = label_file_name(self.resolution, level_index)
             (folder / name).write_text(format_videoset_labels(ordered, level_index))
 
-    def produce(self, take: Take, folder: Path) -> SourceLabels:
+    def produce(self, take: Take, folder: Path, report: Callable[[int], None]) -> SourceLabels:
         """Make, encode and label one clip, and write its files below `folder`.
+
+        Args:
+          take: what to film or cut.
+          folder: output folder.
+          report: called with each quantizer before its file is written.
 
         Raises:
           VideoError: the footage is damaged within the take.
@@ -95,6 +100,7 @@ class VideosetSettings(SyntheticSettings):
         encoded = ClipVersions(make_clip(take, self), self.masking)
         judgments = judge(encoded, take.source_index, self)
         for qp in (*self.qps, 0):  # the reference is last: it shows that the others exist
+            report(qp)
             name = ClipName(
                 source_index=take.source_index,
                 width=self.width,

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run all steps; reuse the clips and the dataset of an earlier run."""
+    """Run all steps; reuse the clips and the dataset of an earlier demo, and replace its run."""
     output, seed = arguments.output, arguments.seed
     videoset, run_dir = output / "videoset", output / "run"
     started = time.monotonic()
@@ -103,8 +103,8 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     from laser_dist.training.config import override, tiny, to_dict
     from laser_dist.training.runs import start_run
 
-    if make_room(run_dir):
-        terminal.say(f"  The previous run was moved to {_previous(run_dir)}.")
+    if run_dir.exists():  # the demo's own, after `check_free`
+        shutil.rmtree(run_dir)
     training = override(tiny(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
     store = train.run_store(str(run_dir))
     config = start_run(store, to_dict(training), dataset_dir)
@@ -113,40 +113,20 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
 
 
 def check_free(run_dir: Path) -> None:
-    """Check that only earlier runs would be replaced.
+    """Check that only a run would be replaced.
 
     Raises:
-      UserError: the folder of the run, or that of the previous one, holds something else.
+      UserError: the folder of the run holds something else.
     """
     from laser_dist.training.runs import CONFIG_FILE
 
-    for folder in (run_dir, _previous(run_dir)):
-        is_free = not folder.exists() or (folder / CONFIG_FILE).is_file()
-        if not is_free and (not folder.is_dir() or any(folder.iterdir())):
-            what = "has other files in it" if folder.is_dir() else "is a file"
-            raise UserError(
-                f"The demo cannot write its run to {folder}, which {what}.",
-                hint="Name another folder with --output.",
-            )
-
-
-def _previous(run_dir: Path) -> Path:
-    return run_dir.with_name(f"{run_dir.name}-before")
-
-
-def make_room(run_dir: Path) -> bool:
-    """Move a finished run to the place of the previous one, or remove an unfinished run.
-
-    Returns:
-      Whether there was a finished run.
-    """
-    finished = (run_dir / "models" / "predictor.keras").exists()
-    if finished:
-        shutil.rmtree(_previous(run_dir), ignore_errors=True)
-        run_dir.rename(_previous(run_dir))
-    elif run_dir.exists():
-        shutil.rmtree(run_dir)
-    return finished
+    is_free = not run_dir.exists() or (run_dir / CONFIG_FILE).is_file()
+    if not is_free and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        what = "has other files in it" if run_dir.is_dir() else "is a file"
+        raise UserError(
+            f"The demo cannot write its run to {run_dir}, which {what}.",
+            hint="Name another folder with --output.",
+        )
 
 
 def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str, Any]) -> None:

@@ -39,7 +39,6 @@ from laser_dist.jnd.label_files import (
 from laser_dist.jnd.mcl_jci_layout import (
     TextName,
     mcl_jci_source_id,
-    mcl_jci_source_index,
     parse_text_name,
 )
 from laser_dist.jnd.scale import NUM_LEVELS, QF
@@ -63,19 +62,10 @@ class ViewerChain:
       subject: the viewer's name, printable, without white space, comma or semicolon.
       quality_factors: [K] JND1, JND2 and so on, within 1..99, strictly descending. Each is the
         highest that this viewer distinguished from the previous one; JND1 from quality factor 100.
-
-    Raises:
-      ValueError: the name or the quality factors are invalid.
     """
 
     subject: str
     quality_factors: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not _is_subject(self.subject):
-            raise ValueError(f"subject must be one printable word, got {self.subject!r}")
-        if problem := _chain_problem(self.quality_factors):
-            raise ValueError(f"quality_factors: {problem}, got {self.quality_factors}")
 
 
 @dataclass(frozen=True)
@@ -87,19 +77,11 @@ class MclJciSource:
       chains: one per viewer.
       stairs: quality factors of the stair-step model below 100, strictly descending; None without
         such a model.
-
-    Raises:
-      ValueError: the id has another form, or the stairs are invalid.
     """
 
     source_id: str
     chains: tuple[ViewerChain, ...]
     stairs: tuple[int, ...] | None
-
-    def __post_init__(self) -> None:
-        mcl_jci_source_index(self.source_id)
-        if problem := _chain_problem(self.stairs or ()):
-            raise ValueError(f"stairs: {problem}, got {self.stairs}")
 
     @property
     def samples(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -123,12 +105,7 @@ class MclJciSource:
 
         Returns:
           The levels; NaN for one that fewer than two viewers have, or that the stairs lack.
-
-        Raises:
-          ValueError: `convention` is unknown.
         """
-        if convention not in CONVENTIONS:
-            raise ValueError(f"convention must be one of {CONVENTIONS}, got {convention!r}")
         if convention == "stairs":
             stairs = self.stairs or ()
             found = [float(stairs[k]) if k < len(stairs) else math.nan for k in range(NUM_LEVELS)]

@@ -49,9 +49,6 @@ class LevelLabel:
         identify viewers.
       normality: 1 if the samples passed a test for a normal distribution, else 0.
       standard_deviation: of the samples, ddof 1, QP.
-
-    Raises:
-      ValueError: a value is outside its range.
     """
 
     jnd: float
@@ -61,17 +58,6 @@ class LevelLabel:
     normality: int
     standard_deviation: float
 
-    def __post_init__(self) -> None:
-        if len(self.samples) < 2:
-            raise ValueError(f"samples must be two or more, got {len(self.samples)}")
-        for name in ("jnd", "mean", "anchor", "standard_deviation"):
-            if not 0.0 <= getattr(self, name) <= MAX_QP:
-                raise ValueError(f"{name} must be in 0..{MAX_QP}, got {getattr(self, name)}")
-        if not all(0 <= sample <= MAX_QP for sample in self.samples):
-            raise ValueError(f"samples must be in 0..{MAX_QP}, got {self.samples}")
-        if self.normality not in {0, 1}:
-            raise ValueError(f"normality must be 0 or 1, got {self.normality}")
-
 
 @dataclass(frozen=True)
 class SourceLabels:
@@ -80,16 +66,10 @@ class SourceLabels:
     Attributes:
       source_id: such as `videoSRC001`; the number is the `sequence_index` of the files.
       levels: JND1, JND2, JND3.
-
-    Raises:
-      ValueError: the id has another form.
     """
 
     source_id: str
     levels: tuple[LevelLabel, LevelLabel, LevelLabel]
-
-    def __post_init__(self) -> None:
-        _sequence_index_of(self.source_id)
 
 
 @dataclass(frozen=True)
@@ -116,11 +96,7 @@ def label_file_name(resolution: str, level_index: int) -> str:
     Args:
       resolution: width x height, `640x360`.
       level_index: 0, 1 or 2 for JND1, JND2, JND3; the index in `SourceLabels.levels`.
-
-    Raises:
-      ValueError: `level_index` is out of range.
     """
-    _check_level(level_index)
     return f"{resolution}_{LEVEL_SUFFIXES[level_index]}.csv"
 
 
@@ -136,9 +112,8 @@ def format_videoset_labels(sources: Sequence[SourceLabels], level_index: int) ->
       level_index: 0, 1 or 2 for JND1, JND2, JND3; the index in `SourceLabels.levels`.
 
     Raises:
-      ValueError: `level_index` is out of range, or a source is given twice.
+      ValueError: a source is given twice.
     """
-    _check_level(level_index)
     by_index = {_sequence_index_of(source.source_id): source for source in sources}
     if len(by_index) != len(sources):
         raise ValueError("sources must be distinct")
@@ -347,8 +322,3 @@ def _sequence_index_of(source_id: str) -> int:
     if match is None or int(match[1]) == 0:
         raise ValueError(f"source_id must be videoSRC001..videoSRC999, got {source_id!r}")
     return int(match[1])
-
-
-def _check_level(level_index: int) -> None:
-    if level_index not in range(len(LEVEL_SUFFIXES)):
-        raise ValueError(f"level_index must be 0, 1 or 2, got {level_index}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from beam_pipelines.inputs import archive_index
-from beam_pipelines.inputs.archive_index import GzipCheck, index_tar, members_of_archives
+from beam_pipelines.inputs.archive_index import members_of_archives
 from beam_pipelines.inputs.archives import (
     archives_among,
     is_archive,
@@ -18,6 +18,7 @@ from beam_pipelines.inputs.archives import (
     needs_index,
     read_stored,
 )
+from beam_pipelines.inputs.tar_index import GzipCheck, index_tar
 from beam_pipelines.runner import local_options
 from laser_dist import storage
 from laser_dist.errors import UserError
@@ -320,7 +321,7 @@ def test_members_replace_archives_and_an_index_is_created_once(tmp_path, monkeyp
     def never(*_):
         pytest.fail("an index was created again")
 
-    monkeypatch.setattr(archive_index, "index_tar", never)
+    monkeypatch.setattr(archive_index, "new_pipeline", never)
     assert members_of_archives(files, index, local_options(1)) == (found, rejects)
 
 

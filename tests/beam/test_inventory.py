@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines.inputs.archive_index import index_tar
 from beam_pipelines.inputs.archives import is_archive, members_of, needs_index
 from beam_pipelines.inputs.inventory import first_of_each, missing_clips, take_inventory
+from beam_pipelines.inputs.tar_index import index_tar
 from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.rejects import impaired_sources
 from laser_dist.errors import UserError

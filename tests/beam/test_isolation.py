@@ -6,7 +6,7 @@ import sys
 import isolated_work as work
 import pytest
 
-from beam_pipelines.dataset.isolation import Crashed, Isolated
+from beam_pipelines.isolation import Crashed, Isolated
 from laser_dist.errors import UserError
 from laser_dist.video.containers import VideoError
 
@@ -121,7 +121,7 @@ def test_closing_twice_stops_the_process_once(isolated):
 def test_the_process_exits_when_its_parent_is_killed(busy):
     code = (
         "import isolated_work as work, threading\n"
-        "from beam_pipelines.dataset.isolation import Isolated\n"
+        "from beam_pipelines.isolation import Isolated\n"
         "isolated = Isolated(60.0)\n"
         "print(isolated.call(work.process_id), flush=True)\n"
         f"isolated.call(work.hang) if {busy} else threading.Event().wait()\n"

@@ -9,7 +9,6 @@ from apache_beam.pvalue import TaggedOutput
 from labeled_fakes import QPS, SETTINGS, encoded, labeled, waves
 
 from beam_pipelines.dataset.frame_pairs import measure_and_write
-from beam_pipelines.dataset.isolation import Crashed, Isolated
 from beam_pipelines.dataset.measured_files import (
     PAIRS_SUFFIX,
     QUALITY_SUFFIX,
@@ -18,6 +17,7 @@ from beam_pipelines.dataset.measured_files import (
     read_pairs,
 )
 from beam_pipelines.dataset.measuring import MeasureSources
+from beam_pipelines.isolation import Crashed, Isolated
 
 pytestmark = pytest.mark.slow  # most tests start and crash a process that loads the codecs
 
@@ -42,7 +42,7 @@ def run(isolated):
 
 def _run(isolated, source, folder, *, work=measure_and_write):
     """Return what the step yields for one source: measured files and rejects."""
-    step = MeasureSources(SETTINGS, str(folder), work=work, isolate=lambda seconds: isolated)
+    step = MeasureSources(SETTINGS, str(folder), measure=work, isolate=lambda seconds: isolated)
     step.setup()
     outputs = list(step.process(source))
     rejects = [output.value for output in outputs if isinstance(output, TaggedOutput)]
@@ -163,7 +163,7 @@ def test_two_processes_yield_every_source_once_by_the_end_of_the_bundle(streams,
     ids = ["x-none-1", "x-SIGSEGV-0", "x-none-2", "x-none-3"]
     sources = [labeled(tmp_path / "in", streams, source_id=name) for name in ids]
     step = MeasureSources(
-        SETTINGS, str(tmp_path / "work"), num_processes=2, work=faulty_codec.measure
+        SETTINGS, str(tmp_path / "work"), num_processes=2, measure=faulty_codec.measure
     )
     step.setup()
     outputs = [output for source in sources for output in step.process(source)]

@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -13,23 +12,26 @@ from beam_pipelines.runner import (
     dataflow_flags,
     local_options,
     new_pipeline,
+    num_processes,
     run_to_end,
 )
 from laser_dist.errors import UserError
 
 
-def test_one_worker_runs_in_this_process_and_several_in_processes(monkeypatch):
-    def mode(count):
-        options = local_options(count).view_as(DirectOptions)
-        return options.direct_running_mode, options.direct_num_workers
-
+def test_a_local_pipeline_has_one_worker_in_this_process(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["laser-jnd", "--direct_num_workers=9"])  # not for Beam
-    assert mode(1) == ("in_memory", 1)
-    assert mode(3) == ("multi_processing", 3)
-    assert mode(None)[1] == len(os.sched_getaffinity(0))
-    # Beam starts its workers by an unquoted shell line.
-    monkeypatch.setattr(sys, "executable", "/a folder/python")
-    assert mode(3) == ("in_memory", 1)
+    for asked, count in ((1, 1), (3, 3), (None, len(os.sched_getaffinity(0)))):
+        options = local_options(asked)
+        assert num_processes(options) == count
+        direct = new_pipeline(options).options.view_as(DirectOptions)
+        assert (direct.direct_running_mode, direct.direct_num_workers) == ("in_memory", 1)
+    assert num_processes(PipelineOptions(["--runner=DataflowRunner"])) == 1
+
+
+def test_worker_processes_of_beam_are_refused():
+    options = PipelineOptions(["--runner=DirectRunner", "--direct_running_mode=multi_processing"])
+    with pytest.raises(UserError, match="ports are open to the network"):
+        new_pipeline(options)
 
 
 BUCKETS = {"manual_dir": "gs://mine/in", "data_dir": "gs://mine/data"}
@@ -127,30 +129,6 @@ def test_a_runner_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("apache_beam.pipeline.create_runner", none)
     with pytest.raises(UserError, match=r"runner not available\.\n.*laser-jnd\[gcp\]"):
         new_pipeline(PipelineOptions(["--runner=DataflowRunner"]))
-
-
-# In a separate process: Beam's threads keep raising after the run has ended.
-DYING = """
-import os, signal
-import apache_beam as beam
-from beam_pipelines.runner import local_options, run_to_end
-from laser_dist.errors import UserError
-
-pipeline = beam.Pipeline(options=local_options(2))
-numbers = pipeline | beam.Create([1, 2, 3]) | beam.Reshuffle()
-numbers | beam.Map(lambda _: os.kill(os.getpid(), signal.SIGKILL))
-try:
-    run_to_end(pipeline)
-except UserError as error:
-    print(error, flush=True)
-os._exit(0)
-"""
-
-
-@pytest.mark.slow
-def test_a_worker_process_that_crashes_is_a_user_error():
-    done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, timeout=90)
-    assert done.stdout.startswith("A Beam worker process crashed")
 
 
 def test_a_local_run_polls_until_it_ends(monkeypatch):

@@ -80,29 +80,16 @@ def test_a_dataset_is_found_from_each_of_its_three_parent_folders(tmp_path):
         find_dataset(tmp_path)
 
 
-def test_the_demo_moves_a_finished_run_aside_and_removes_an_unfinished_one(tmp_path):
-    run_dir = tmp_path / "run"
-    assert not demo.make_room(run_dir)
-    for name in ("first", "second"):
-        (run_dir / "models").mkdir(parents=True)
-        (run_dir / "models" / "predictor.keras").write_text(name)
-        assert demo.make_room(run_dir)
-    (run_dir / "checkpoints").mkdir(parents=True)
-    assert not demo.make_room(run_dir)
-    assert not run_dir.exists()
-    assert (tmp_path / "run-before" / "models" / "predictor.keras").read_text() == "second"
-
-
-@pytest.mark.parametrize("name", ["run", "run-before"])
-def test_the_demo_replaces_only_runs(name, tmp_path):
-    demo.check_free(tmp_path / "run")
-    (tmp_path / name).mkdir()
-    demo.check_free(tmp_path / "run")
-    (tmp_path / name / "thesis.tex").touch()
-    with pytest.raises(UserError, match=f"{name}, which has other files in it"):
-        demo.check_free(tmp_path / "run")
-    (tmp_path / name / "config.json").touch()
-    demo.check_free(tmp_path / "run")
+def test_the_demo_replaces_only_a_run(tmp_path):
+    run = tmp_path / "run"
+    demo.check_free(run)
+    run.mkdir()
+    demo.check_free(run)
+    (run / "thesis.tex").touch()
+    with pytest.raises(UserError, match="run, which has other files in it"):
+        demo.check_free(run)
+    (run / "config.json").touch()
+    demo.check_free(run)
 
 
 def test_what_a_killed_build_has_set_aside_is_restored_and_never_found(tmp_path):

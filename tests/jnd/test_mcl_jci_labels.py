@@ -275,28 +275,3 @@ def test_texts_are_found_anywhere_below_a_folder(tmp_path):
     ]
     with pytest.raises(UserError, match="is not a folder"):
         read_mcl_jci_labels(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("subject", "values", "text"),
-    [
-        ("", (50,), "subject must be one printable word"),
-        ("S 1", (50,), "subject must be one printable word"),
-        ("S,1", (50,), "subject must be one printable word"),
-        ("\ufeffS1", (50,), "subject must be one printable word"),
-        ("S1", (100, 50), "quality factor 100 outside 1 to 99"),
-        ("S1", (50, 50), "quality factor 50 after 50"),
-    ],
-)
-def test_an_invalid_viewer_is_refused(subject, values, text):
-    with pytest.raises(ValueError, match=text):
-        ViewerChain(subject, values)
-
-
-def test_an_invalid_source_is_refused():
-    with pytest.raises(ValueError, match="stairs: quality factor 45 after 30"):
-        MclJciSource("ImageJND_SRC01", CHAINS, (30, 45))
-    with pytest.raises(ValueError, match="ImageJND_SRC01..ImageJND_SRC99"):
-        MclJciSource("videoSRC001", CHAINS, None)
-    with pytest.raises(ValueError, match="convention must be one of"):
-        PLAIN.levels("mean")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 from video_clips import NTSC, moving_clip, muxed, num_decoded_frames, random_clip
 
-from beam_pipelines.dataset.isolation import Isolated
+from beam_pipelines.isolation import Isolated
 from laser_dist.errors import UserError
 from laser_dist.video.codec import decode, encode_h264, frame_size, sample_frames
 from laser_dist.video.containers import VideoError

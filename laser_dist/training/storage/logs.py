@@ -107,15 +107,6 @@ def events_path(run_dir: Path, name: str) -> Path:
     return run_dir / EVENTS_FOLDER / f"{name}.jsonl"
 
 
-def parse_events(content: bytes) -> list[dict[str, Any]]:
-    """Return the events of such a file, without half a line that a killed worker may leave."""
-    events = []
-    for line in content.splitlines():
-        with contextlib.suppress(ValueError):
-            events.append(json.loads(line))
-    return events
-
-
 def _progress_text(kind: str, values: Mapping[str, Any]) -> str:
     """Return an event as a line for a job's log; empty for steps."""
     if kind == "note":

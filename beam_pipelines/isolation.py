@@ -36,11 +36,11 @@ class Crashed(Exception):
 class Isolated:
     """Calls functions in a child process, one at a time; the process is reused between calls."""
 
-    def __init__(self, step_seconds: float, *, exit_seconds: float = 10.0) -> None:
+    def __init__(self, step_seconds: float | None, *, exit_seconds: float = 10.0) -> None:
         """Set the limits; the first call starts the process.
 
         Args:
-          step_seconds: time limit for one step.
+          step_seconds: time limit for one step; None for no limit.
           exit_seconds: time limit for the exit of a process that has closed its pipe.
         """
         self.step_seconds = step_seconds
@@ -110,7 +110,7 @@ class Isolated:
         number = theirs.fileno()
         # Not `multiprocessing`: its children import the parent's main module, here the Beam worker.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "beam_pipelines.dataset.isolation", str(number)],
+            [sys.executable, "-m", "beam_pipelines.isolation", str(number)],
             stdin=subprocess.DEVNULL,
             pass_fds=[number],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -1,0 +1,54 @@
+"""Steps that run in child processes."""
+
+import apache_beam as beam
+import isolated_work
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from beam_pipelines.parallel import InChildProcesses
+from beam_pipelines.runner import local_options, new_pipeline, run_to_end
+from laser_dist.errors import UserError
+
+pytestmark = pytest.mark.slow  # child processes take a second to start
+
+
+class Call(InChildProcesses):
+    """Calls a function of `isolated_work` with each element; negative results are tagged."""
+
+    def __init__(self, function, num_processes):
+        super().__init__(num_processes)
+        self._function = function
+
+    def work(self, element):
+        return self.in_child(self._function, *element)
+
+    def outputs(self, outcome):
+        yield outcome if outcome >= 0 else beam.pvalue.TaggedOutput("negative", outcome)
+
+
+def run(elements, function, num_processes):
+    pipeline = new_pipeline(local_options(num_processes))
+    called = beam.ParDo(Call(function, num_processes)).with_outputs("negative", main="others")
+    outputs = pipeline | beam.Create(elements) | called
+    return pipeline, outputs
+
+
+@pytest.mark.parametrize("num_processes", [1, 3])
+def test_every_element_is_worked_on_once_and_outputs_keep_their_tags(num_processes):
+    elements = [(number, -5) for number in range(10)]
+    pipeline, outputs = run(elements, isolated_work.add, num_processes)
+    assert_that(outputs["others"], equal_to([0, 1, 2, 3, 4]), label="others")
+    assert_that(outputs["negative"], equal_to([-5, -4, -3, -2, -1]), label="negative")
+    run_to_end(pipeline)
+
+
+def test_a_child_that_crashes_is_a_user_error():
+    pipeline, _ = run([(9,)], isolated_work.die, 2)
+    with pytest.raises(UserError, match=r"(?s)crashed.*SIGKILL.*fewer --workers"):
+        run_to_end(pipeline)
+
+
+def test_the_error_of_a_child_is_raised_as_it_is():
+    pipeline, _ = run([("user",)], isolated_work.complain, 2)
+    with pytest.raises(UserError, match="It failed"):
+        run_to_end(pipeline)
