@@ -1,13 +1,17 @@
-"""A local S3 bucket, and the environment for its clients."""
+"""A local S3 bucket, reliable or not, and the environment for its clients."""
 
 import os
+import socket
+import struct
+import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import boto3
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
 
 BUCKET = "bucket"
 KEYS = {
@@ -25,10 +29,14 @@ class LocalS3:
     """A local S3 server with one bucket.
 
     Attributes:
-      address: host and port.
+      address: host and port for the product.
+      reliable_address: host and port for the test itself, where no request fails.
+      faults: kinds of the failures so far, one for each failed request.
     """
 
     address: str
+    reliable_address: str
+    faults: list[str] = field(default_factory=list)
 
     @property
     def environment(self):
@@ -64,24 +72,89 @@ class LocalS3:
 
     @property
     def _client(self):
-        return boto3.client("s3", endpoint_url=f"http://{self.address}")
+        return boto3.client("s3", endpoint_url=f"http://{self.reliable_address}")
+
+
+class Flaky:
+    """A WSGI application that fails one request in `every`, in turn in each of these ways.
+
+    `busy`: status 503 in place of an answer; `lost`: the request is carried out, but answered by
+    status 500; `reset`: the connection is reset in place of an answer; `cut`: it ends after half
+    of the answer, or is reset if the answer is empty.
+    """
+
+    KINDS = ("busy", "lost", "reset", "cut")
+
+    def __init__(self, app, every, faults):
+        self._app, self._every, self._faults = app, every, faults
+        self._lock, self._count = threading.Lock(), 0
+
+    def __call__(self, environ, start_response):
+        with self._lock:
+            self._count += 1
+            if self._count % self._every:
+                kind = ""
+            else:
+                kind = self.KINDS[len(self._faults) % len(self.KINDS)]
+                self._faults.append(kind)
+        if not kind:
+            return self._app(environ, start_response)
+        if kind in ("busy", "reset"):
+            environ["wsgi.input"].read()  # or the client would see a reset while it sends
+            status, headers, content = "503 Slow Down", [], b""
+        else:
+            started = []
+            answer = self._app(environ, lambda *given: started.append(given))
+            content = b"".join(answer)
+            status, headers = started[0][:2]
+        if kind in ("busy", "lost"):
+            status = status if kind == "busy" else "500 Internal Server Error"
+            start_response(status, [("Content-Length", "0")])
+            return [b""]
+        if content:
+            kept = [each for each in headers if each[0].lower() != "content-length"]
+            start_response(status, [*kept, ("Content-Length", str(len(content)))])
+            return [content[: len(content) // 2]]
+        connection = environ["werkzeug.socket"]
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        raise ConnectionResetError
 
 
 @contextmanager
-def local_s3():
-    """Run the server, with credentials in the environment of this process and its children."""
+def _serving(app):
+    """Run a WSGI application on loopback and yield its host and port."""
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def local_s3(fail_every=0):
+    """Run the server, with credentials in the environment of this process and its children.
+
+    Only one at a time: all share the state of this process, which is cleared at the start.
+
+    Args:
+      fail_every: every how many requests of the product one fails, as `Flaky` says; 0 for none.
+    """
     before = {name: os.environ.get(name) for name in KEYS}
     os.environ.update(KEYS)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
+    app, faults = DomainDispatcherApplication(create_backend_app), []
+    flaky = Flaky(app, fail_every, faults) if fail_every else app
     try:
-        running = LocalS3(":".join(map(str, server.get_host_and_port())))
-        # The server shares its state with others that this process has run before.
-        urlopen(Request(f"http://{running.address}/moto-api/reset", method="POST")).close()
-        running._client.create_bucket(Bucket=BUCKET)
-        yield running
+        with _serving(app) as reliable, _serving(flaky) as address:
+            running = LocalS3(address, reliable, faults)
+            urlopen(Request(f"http://{reliable}/moto-api/reset", method="POST")).close()
+            running._client.create_bucket(Bucket=BUCKET)
+            yield running
     finally:
-        server.stop()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
