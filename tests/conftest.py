@@ -50,6 +50,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_directory(tmp_path_factory):
+    """Give this process and its children a cache directory that is not the user's own."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def s3():
     """A bucket in a stand-in for S3."""
@@ -80,10 +88,8 @@ def machines(request, tmp_path, monkeypatch):
     url = request.getfixturevalue(request.param).url(tmp_path.name)
     stores = []
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr("tempfile.gettempdir", lambda name=name: str(tmp_path / name))
-        store = RunFiles(url)
-        store.local.mkdir(parents=True)
-        stores.append(store)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        stores.append(RunFiles(url))
+        assert stores[-1].local.is_dir()
     assert stores[0].local != stores[1].local
     return tuple(stores)

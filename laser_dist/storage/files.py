@@ -179,32 +179,33 @@ def upload(path: Path, location: str | Path) -> None:
         _in_bucket(location, copy, writes=True)
 
 
-def download(location: str | Path, path: Path, *, reuse: bool = False) -> bool:
-    """Copy a file to a local path, complete or absent.
-
-    Args:
-      location: of the file.
-      path: of the copy.
-      reuse: whether a copy of the same size is taken as is.
+def download(location: str | Path, path: Path) -> str:
+    """Copy a file from a bucket to a local path, complete or absent.
 
     Returns:
-      Whether there is such a file.
+      Its `version` before it was read; "" if there is no such file.
     """
 
-    def copy(files: Any, key: str) -> bool:
+    def copy(files: Any, key: str) -> str:
         info = files.get_file_info(key)
-        if not info.is_file:
-            return False
-        if not (reuse and path.exists() and path.stat().st_size == info.size):
+        if info.is_file:
             with (
                 atomic_path(path) as unfinished,
                 files.open_input_stream(key, compression=None) as source,
                 unfinished.open("wb") as target,
             ):
                 shutil.copyfileobj(source, target, _CHUNK_BYTES)
-        return True
+        return _version_of(info)
 
     return _in_bucket(location, copy)
+
+
+def version(location: str | Path) -> str:
+    """Return a text that is another one after a file in a bucket was replaced; "" if it is missing.
+
+    It has the file's size and the time at which it was written.
+    """
+    return _in_bucket(location, lambda files, path: _version_of(files.get_file_info(path)))
 
 
 def exists(location: str | Path) -> bool:
@@ -251,13 +252,15 @@ def list_folder(location: str | Path) -> dict[str, bool]:
 def remove(location: str | Path) -> None:
     """Remove a file, or a folder with all its content; a missing one is no error.
 
+    Of a link, only the link is removed.
+
     Raises:
       OSError: it is on the disk and cannot be removed.
       UserError: it is in a bucket and cannot be removed.
     """
     if not is_url(location):
         path = Path(location)
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -411,6 +414,10 @@ def _filesystem(bucket_url: str, _process_id: int) -> Any:
     from pyarrow.fs import FileSystem
 
     return FileSystem.from_uri(bucket_url)[0]
+
+
+def _version_of(info: Any) -> str:
+    return f"{info.size} {info.mtime_ns}" if info.is_file else ""
 
 
 def _infos(location: str, *, recursive: bool) -> list[tuple[Any, str]]:

@@ -1,7 +1,7 @@
 """Local copies of runs and datasets in buckets, for programs that only read a disk.
 
-The copies are in the system's folder for temporary files, named after their location, and are
-reused. Several processes may make the same copy at a time.
+The copies are in the user's cache directory, named after their location, and are reused. Several
+processes may make the same copy at a time.
 """
 
 import shutil

@@ -2,19 +2,19 @@
 
 A run's files are read and written below `RunFiles.local`, as TensorFlow and Keras need paths. If
 the run is in a folder, that is the folder itself, which all machines share. If it is in a bucket,
-it is a copy: `push` uploads what was written there, `fetch` downloads what others have written.
+it is a copy in the user's cache: `push` uploads what was written there, `fetch` downloads what
+others have written.
 """
 
 import errno
 import hashlib
-import os
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from laser_dist.storage import files
+from laser_dist.storage.cache import cache_folder, is_copy, own_folder, record_copy
 from laser_dist.storage.locations import is_url, join
 
 
@@ -33,12 +33,10 @@ class RunFiles:
     @cached_property
     def local(self) -> Path:
         """The run's folder, or its copy on this machine."""
-        if not is_url(self.location):
+        if not self.is_remote:
             return Path(self.location)
         name = hashlib.sha256(f"{self.location.rstrip('/')}{self.purpose}".encode()).hexdigest()
-        # One folder for each user, who cannot write to another's.
-        user = str(os.getuid()) if hasattr(os, "getuid") else "all"
-        return Path(tempfile.gettempdir()) / f"laser-jnd-{user}" / name[:16]
+        return cache_folder(name[:16])
 
     @property
     def is_remote(self) -> bool:
@@ -58,14 +56,21 @@ class RunFiles:
 
         Args:
           path: of the file.
-          reuse: whether a copy of the same size is taken as is.
+          reuse: whether an earlier download is taken if neither it nor the original has changed.
 
         Returns:
           Whether there is such a file.
         """
         if not self.is_remote:
             return path.exists()
-        return files.download(self._url(path), path, reuse=reuse)
+        self._check(path.parent)
+        url = self._url(path)
+        if reuse and (version := files.version(url)) and is_copy(path, version):
+            return True
+        version = files.download(url, path)
+        if reuse and version:
+            record_copy(path, version)
+        return bool(version)
 
     def await_file(self, path: Path, seconds: int = 60) -> Path:
         """Download a file that another machine has just written: a shared folder may lag behind.
@@ -89,6 +94,7 @@ class RunFiles:
         """
         if not self.is_remote:
             return
+        self._check(folder)
         found = self.names(folder)
         names = [each for each in found if each.endswith(suffix) and not each.startswith(".")]
         for name in names:
@@ -104,9 +110,15 @@ class RunFiles:
 
     def remove(self, path: Path) -> None:
         """Remove a file or folder of the run and its copy; a missing one is no error."""
+        if self.is_remote:
+            self._check(path.parent)
         files.remove(path)
         if self.is_remote:
             files.remove(self._url(path))
+
+    def _check(self, folder: Path) -> None:
+        """Check that no part of the way to a folder of the copy is a link."""
+        own_folder(self.local, *folder.relative_to(self.local).parts)
 
     def _url(self, path: Path) -> str:
         parts = path.relative_to(self.local).parts

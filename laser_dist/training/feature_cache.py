@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from laser_dist.storage.cache import file_hash
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.examples.example_codec import RAW
 from laser_dist.training.examples.feature_files import (
@@ -25,7 +26,7 @@ from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.examples.records import Records
 from laser_dist.training.learning.collectives import all_agree, wait_for_all
 from laser_dist.training.learning.loop import TrainingContext
-from laser_dist.training.reuse import file_hash, model_path
+from laser_dist.training.reuse import model_path
 
 FOLDER = "features"
 
@@ -67,6 +68,7 @@ class FeatureCache:
             for name in extractors:
                 self._tidy(name, split, keys[name], is_missing=name in missing)
         self._wait()
+        parts_written: list[Path] = []
         if missing:
             size = num_bytes(missing.values(), total, versions) / 1e6
             logger.info("features of %s: %d frames, %.0f MB", split, total, size)
@@ -88,9 +90,9 @@ class FeatureCache:
             parts = found[name] or self.shard.num_workers
             files = [FeatureFiles(folder, split, version, parts) for version in range(versions)]
             for path in (each.part_path(part) for each in files for part in range(parts)):
-                # Files of one key have the same content wherever they were computed.
-                with self.context.suspended():
-                    self.store.fetch(path, reuse=True)
+                if path not in parts_written:
+                    with self.context.suspended():
+                        self.store.fetch(path, reuse=True)
             branches.append(files)
         return CachedFeatures(branches)
 

@@ -4,7 +4,6 @@ A stage is reused if this run has trained it before with the same inputs, or if 
 backbone is given for it.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.storage.cache import file_hash
 from laser_dist.training.plan import StagePlan, inputs_of, key_of
 
 MODELS = "models"
@@ -79,12 +79,6 @@ def read_record(run_dir: Path, stage: StagePlan) -> dict[str, Any] | None:
         return None
     complete = all(model_path(run_dir, name).exists() for name in model_names(stage))
     return record if complete and isinstance(record, dict) and _RECORD <= record.keys() else None
-
-
-def file_hash(path: Path) -> str:
-    """Return a hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def decide(

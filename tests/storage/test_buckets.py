@@ -94,16 +94,13 @@ def test_a_removed_folder_takes_its_content_and_nothing_else_with_it(bucket, fol
     assert sorted(bucket.files(name_of(folder))) == ["1.0.0.txt", "1.0.01"]
 
 
-def test_a_copy_of_the_same_size_is_reused_on_request(folder, tmp_path):
+def test_a_copy_is_complete_and_replaces_the_one_before(folder, tmp_path):
     location, copy = storage.join(folder, "file"), tmp_path / "deep" / "copy"
     assert not storage.download(location, copy)
-    storage.write_bytes(location, b"old")
-    assert storage.download(location, copy)
-    storage.write_bytes(location, b"new")
-    assert storage.download(location, copy, reuse=True)
-    assert copy.read_bytes() == b"old"
-    assert storage.download(location, copy)
-    assert copy.read_bytes() == b"new"
+    for content in (b"old", b"new"):
+        storage.write_bytes(location, content)
+        assert storage.download(location, copy)
+        assert copy.read_bytes() == content
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
 

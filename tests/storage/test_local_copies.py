@@ -1,5 +1,8 @@
 """Local copies of runs and datasets in a bucket."""
 
+import os
+import shutil
+
 import pytest
 from s3 import BUCKET
 
@@ -24,7 +27,7 @@ DATASET = (
 @pytest.fixture(params=["s3", "gs"])
 def bucket(request, tmp_path, monkeypatch):
     """Return a function that puts files in a bucket and returns their URL."""
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "here"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
     service = request.getfixturevalue(request.param)
 
     def put(files, text="first"):
@@ -42,7 +45,7 @@ def files_of(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_text()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.suffix != ".copy"  # what was downloaded
     }
 
 
@@ -116,6 +119,40 @@ def test_a_copy_is_reused_until_the_dataset_changes(bucket):
     assert shard.stat().st_mtime_ns == before
     bucket(DATASET, "other")  # files of the same size
     assert files_of(local_dataset(location, ("test",)))[shard.name] == f"other {shard.name}"
+
+
+def test_a_changed_or_truncated_copy_is_downloaded_again(bucket):
+    location = bucket(DATASET)
+    folder = local_dataset(location, ("test",))
+    shard = folder / SHARD.format("test")
+    content, times = shard.read_bytes(), shard.stat()
+    for damaged in (content[::-1], content[:5], b""):
+        shard.write_bytes(damaged)
+        os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+        local_dataset(location, ("test",))
+        assert shard.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["models", "logs"])
+def test_files_behind_a_link_in_a_copy_are_neither_written_nor_removed(bucket, tmp_path, name):
+    location = bucket(RUN)
+    folder = local_run(location)
+    victim = tmp_path / "victim"
+    (victim / "metrics").mkdir(parents=True)
+    for path in (victim / "a.keras", victim / "a.txt", victim / "metrics" / "b.csv"):
+        path.write_text("mine")
+    before = files_of(victim)
+    shutil.rmtree(folder / name)
+    (folder / name).symlink_to(victim)
+    for use in (local_run, local_models) if name == "models" else (local_run,):
+        copy = RunFiles(location, "" if use is local_run else " given").local
+        if not (copy / name).exists():
+            (copy / name).symlink_to(victim)
+        with pytest.raises(UserError, match=f"{name} cannot be used: it is a link"):
+            use(location)
+        with pytest.raises(UserError, match=f"{name} cannot be used: it is a link"):
+            RunFiles(location).remove(folder / name / "metrics")
+    assert files_of(victim) == before
 
 
 def test_errors_about_a_folder_stay_as_they_are(tmp_path):
