@@ -193,7 +193,9 @@ def _tensorflow_cluster() -> Any:
                 worker_group.execute_single(index, _set_tf_config, addresses, index)
 
     class TensorflowClusterConfig(BackendConfig):
-        backend_cls = TensorflowCluster
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return TensorflowCluster
 
     return TensorflowClusterConfig()
 
