@@ -1,19 +1,17 @@
 """Reads a source's clips from files, or encodes them if a file is missing."""
 
-import io
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from beam_pipelines.elements import ENCODED, FROM_FILE, LabeledSource
 from beam_pipelines.inputs.archives import read_stored
-from laser_dist.storage import StoredFile
-from laser_dist.video.codec import decode, decode_yuv420p, encode_h264, x264_version
+from laser_dist.storage import StoredFile, too_large
+from laser_dist.video.codec import MAX_CLIP_BYTES, decode, decode_yuv420p, encode_h264, x264_version
 from laser_dist.video.containers import VideoError, encoded_size
 from laser_dist.video.frames import Clip, UInt8Array
-from laser_dist.video.jpeg import PILLOW_ERRORS, encode_jpeg, jpeg_encoder
+from laser_dist.video.images import encode_jpeg, jpeg_encoder, open_image
 
 REPLACE_HINT = "Replace it with a complete copy."
 
@@ -67,12 +65,8 @@ def read_picture(file: StoredFile) -> UInt8Array:
       UnreadableClip: the file cannot be read.
       VideoError: it cannot be decoded.
     """
-    content = _content_of(file)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
-    except PILLOW_ERRORS as error:
-        raise VideoError(f"Cannot decode {file}: {error}.", hint=REPLACE_HINT) from error
+    with open_image(_content_of(file), str(file)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def encode_video(reference: Clip, qp: int) -> EncodedClip:
@@ -99,6 +93,8 @@ def encode_image(picture: UInt8Array, quality: int) -> EncodedClip:
 
 
 def _content_of(file: StoredFile) -> bytes:
+    if problem := too_large(str(file), file.size, MAX_CLIP_BYTES):
+        raise VideoError(problem, hint="Use shorter clips.")
     try:
         return read_stored(file)
     except OSError as error:

@@ -13,7 +13,7 @@ from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
 from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, lost_sources
 from laser_dist.errors import UserError
-from laser_dist.jnd.label_files import LabelFault, LabelFile
+from laser_dist.jnd.label_files import LabelFault, LabelFile, check_label_size
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import StoredFile
 
@@ -216,6 +216,7 @@ def _label_files(
     found: list[LabelFile] = []
     for file in files:
         if is_label_file(file.name):
+            check_label_size(str(file), file.size)
             try:
                 found.append(LabelFile(file.name, str(file), read_stored(file)))
             except OSError as error:
@@ -238,9 +239,10 @@ def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
             f"{folder} holds {len(found)} synthetic datasets ({MARKER_NAME} files).",
             hint="Name the folder of one of them.",
         )
+    check_label_size(str(file), file.size)
     try:
         marker = json.loads(read_stored(file))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read: {error}.", hint="Create the synthetic dataset again."
         ) from error

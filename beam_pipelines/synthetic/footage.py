@@ -1,14 +1,13 @@
 """Footage, bundled photographs or a user's files, and the takes that are cut from it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, ImageOps
 
 from beam_pipelines.rejects import FILE, Reject
 from laser_dist.errors import UserError
@@ -18,7 +17,7 @@ from laser_dist.simulation.observers import Panel
 from laser_dist.simulation.visibility import MaskingModel
 from laser_dist.video.containers import MIN_SIZE, VideoError
 from laser_dist.video.frames import UInt8Array
-from laser_dist.video.jpeg import PILLOW_ERRORS
+from laser_dist.video.images import open_image
 
 # Photographs only: no charts, text, drawings, medical or microscope images, and one half of a
 # stereo pair. Listed by name, so that a package's next release does not change the dataset.
@@ -189,7 +188,7 @@ def load_photo(path: Path) -> np.ndarray:
     Raises:
       VideoError: the file is missing, not an image, or damaged.
     """
-    with _opened(path) as image:
+    with open_image(path, f"photograph {path}") as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
@@ -199,22 +198,10 @@ def photo_size(path: Path) -> tuple[int, int]:
     Raises:
       VideoError: the file is missing, not an image, or its header is damaged.
     """
-    with _opened(path) as image:
+    with open_image(path, f"photograph {path}") as image:
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_A_QUARTER
     return (height, width) if turned else (width, height)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except PILLOW_ERRORS as error:
-        raise VideoError(
-            f"Cannot decode photograph {path}: {error}.",
-            hint="Replace it with a complete copy, or leave it out.",
-        ) from error
 
 
 def _footage_below(
@@ -243,13 +230,13 @@ def _footage_below(
 
 def _photo_problem(path: Path) -> str | None:
     try:
-        with Image.open(path) as image:
+        with open_image(path, f"photograph {path}") as image:
             problem = _size_problem(*image.size)
             if problem is None:
                 image.load()  # a truncated file has a complete header
             return problem
-    except PILLOW_ERRORS as error:
-        return f"not a complete image ({error})"
+    except VideoError as error:
+        return error.message.replace(f"photograph {path}", "it")
 
 
 def _video_problem(path: Path, *, min_frames: int) -> str | None:

@@ -18,7 +18,7 @@ from laser_dist.simulation.observers import Panel
 from laser_dist.simulation.visibility import MaskingModel, visibility, visibility_threshold
 from laser_dist.video.codec import decode
 from laser_dist.video.frames import UInt8Array
-from laser_dist.video.jpeg import QUALITIES, encode_jpeg, jpeg_encoder
+from laser_dist.video.images import QUALITIES, encode_jpeg, jpeg_encoder
 
 ALL_QFS = tuple(QUALITIES)
 ROOT = Path("MCL-JCI")

@@ -5,7 +5,6 @@ Only the adapter imports TFDS and TensorFlow.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import QP, Scale, scale_named
 from laser_dist.training.storage.label_table import read_label_table
 from laser_dist.video.frames import resize_rgb
+from laser_dist.video.images import open_image
 
 _ACTIVITY = ("spatial_information", "temporal_information")
 _SAMPLES = "viewer_samples"
@@ -278,7 +277,8 @@ def _info(info: Any) -> DatasetInfo:
 
 
 def _decode_png(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    with open_image(data, "an image of the dataset") as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _matrix(rows: list[Any], num_columns: int) -> np.ndarray:

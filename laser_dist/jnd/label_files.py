@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laser_dist.errors import UserError
+from laser_dist.storage import open_regular, too_large
+
+MAX_LABEL_BYTES = 16_000_000
+"""Largest label file; those of VideoSet and MCL-JCI have some 100 kB."""
 
 # Tables that went through a spreadsheet or pandas write integers as `33.0`.
 _INTEGER = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
@@ -98,6 +102,12 @@ def find_label_files(folder: Path, is_wanted: Callable[[str], bool]) -> tuple[La
     return tuple(LabelFile(path.name, str(path), _content(path)) for path in paths)
 
 
+def check_label_size(name: str, size: int) -> None:
+    """Raise `UserError` if a label file is above `MAX_LABEL_BYTES`; call it before reading."""
+    if problem := too_large(f"Label file {name}", size, MAX_LABEL_BYTES):
+        raise UserError(problem, hint="Replace it with the dataset's own file, or leave it out.")
+
+
 def only_copy(copies: Sequence[LabelFile], repairs: list[str]) -> LabelFile:
     """Return the first, by location, of equal copies of a file.
 
@@ -145,7 +155,8 @@ def quote(text: str, longest: int = 80) -> str:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        problem = f"the file cannot be read ({error.strerror or error})"
+        with open_regular(path, max_bytes=MAX_LABEL_BYTES, hint="") as file:
+            return file.read(MAX_LABEL_BYTES)
+    except (UserError, OSError) as error:
+        problem = f"the file cannot be read ({str(error).rstrip('.')})"
         raise LabelFileError(path.name, None, None, problem) from error

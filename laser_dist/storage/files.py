@@ -12,13 +12,14 @@ import io
 import os
 import re
 import shutil
+import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 from laser_dist.errors import UserError
@@ -82,6 +83,43 @@ def open_binary(location: str | Path) -> IO[bytes]:
     if not is_url(location):
         return Path(location).open("rb")
     return io.BufferedReader(Stream(_BucketFile(str(location))), _READ_AHEAD_BYTES)
+
+
+def open_regular(
+    path: Path, *, max_bytes: int, hint: str, error: type[UserError] = UserError
+) -> BinaryIO:
+    """Open a local file that may come from anybody.
+
+    Args:
+      path: of a regular file; a pipe could block for ever, and a device has no size.
+      max_bytes: largest size.
+      hint: hint of the errors.
+      error: class of the errors.
+
+    Raises:
+      UserError: as `error`: the file is missing, cannot be opened, is not regular or is too large.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as failed:
+        missing = isinstance(failed, FileNotFoundError)
+        problem = f"{path} does not exist." if missing else f"Cannot open {path}: {reason(failed)}."
+        raise error(problem, hint) from failed
+    status = os.fstat(descriptor)
+    problem = too_large(str(path), status.st_size, max_bytes)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        problem = f"{path} is {kind}."
+    if problem:
+        os.close(descriptor)
+        raise error(problem, hint)
+    return open(descriptor, "rb")
+
+
+def too_large(name: str, size: int, max_bytes: int) -> str:
+    """Return a sentence about a file above its limit; "" if it is not."""
+    return f"{name} has {size:,} bytes; the limit is {max_bytes:,}." if size > max_bytes else ""
 
 
 def write_bytes(location: str | Path, content: bytes) -> None:

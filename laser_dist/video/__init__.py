@@ -2,8 +2,8 @@
 
 - `frames`: clips as arrays, color conversion and resizing.
 - `containers`: open files with FFmpeg and detect damage.
-- `codec`: encode with x264 at VideoSet's settings; decode and sample anything FFmpeg reads.
-- `jpeg`: encode JPEG at a quality factor.
+- `codec`: encode with x264 at VideoSet's settings; decode and sample video and images.
+- `images`: open images with Pillow; encode JPEG at a quality factor.
 - `quality`: PSNR, SSIM and XPSNR between two clips.
 - `activity`: spatial and temporal information (ITU-T P.910).
 

@@ -1,4 +1,4 @@
-"""Encode H.264 at VideoSet's settings, and decode anything FFmpeg reads, in memory.
+"""Encode H.264 at VideoSet's settings, and decode video and images, in memory.
 
 Encoder and decoder run in this process, on one thread, through the FFmpeg libraries in PyAV's
 wheel. Nothing is written to disk.
@@ -20,6 +20,7 @@ from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 
 from laser_dist.video.containers import (
+    VideoError,
     check_num_frames,
     check_size,
     damaged,
@@ -40,6 +41,12 @@ from laser_dist.video.frames import (
     upright_planes,
     upright_size,
 )
+
+MAX_CLIP_BYTES = 2 << 30
+"""Largest clip in memory, encoded or decoded, 2 GiB: 23 s of 1080p at 30 frames per second."""
+
+MAX_CLIP_FRAMES = 3000
+"""Most frames of a clip in memory."""
 
 _QPS = range(52)  # 8-bit H.264
 
@@ -144,7 +151,7 @@ def decode(
     max_frames: int | None = None,
     name: str | None = None,
 ) -> Clip:
-    """Decode the first video stream of anything FFmpeg reads; a still image is one frame.
+    """Decode the first video stream of a file of a supported format; a still image is one frame.
 
     Frames are rotated as the file asks (see `upright_planes`), cropped to even sizes and converted
     to BT.709 limited 4:2:0 (see `to_bt709_420`), so RGB images and 4:4:4 lose half of their chroma
@@ -162,8 +169,8 @@ def decode(
       The clip; timestamps count from its first frame, exact to the container's clock.
 
     Raises:
-      VideoError: the file is missing, not a video, truncated or damaged, or its frames change
-        size or are smaller than 16x16.
+      VideoError: the file is missing, not a video, truncated or damaged, its frames change size or
+        are smaller than 16x16, or the clip is above `MAX_CLIP_FRAMES` or `MAX_CLIP_BYTES`.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
@@ -173,9 +180,12 @@ def decode(
         rate = frame_rate(stream)
         planes: list[Planes] = []
         times: list[Fraction | None] = []
+        num_bytes = 0
         for frame in islice(decode_frames(container, stream, name), max_frames):
             planes.append(_checked_planes(frame, name))
             times.append(presentation_time(frame))
+            num_bytes += sum(plane.nbytes for plane in planes[-1])
+            _check_length(name, len(planes), num_bytes)
     check_num_frames(name, len(planes))
     sizes = sorted({f"{y.shape[1]}x{y.shape[0]}" for y, _, _ in planes})
     if len(sizes) > 1:
@@ -209,6 +219,7 @@ def decode_yuv420p(content: bytes, *, width: int, height: int, fps: Fraction, na
     num_luma, num_chroma = width * height, (width // 2) * (height // 2)
     frame_bytes = num_luma + 2 * num_chroma
     num_frames, rest = divmod(len(content), frame_bytes)
+    _check_length(name, num_frames, len(content))
     if rest or not num_frames:
         reason = (
             f"{len(content)} bytes are not a multiple of {frame_bytes} ({width}x{height} 4:2:0)"
@@ -320,6 +331,15 @@ def _frames_numbered(
 def _one_frame_rgb(frame: av.VideoFrame, width: int, height: int, name: str) -> UInt8Array:
     clip = Clip.from_planes([_checked_planes(frame, name)], [Fraction(0)], Fraction(1))
     return clip.rgb(0, width=width, height=height)
+
+
+def _check_length(name: str, num_frames: int, num_bytes: int) -> None:
+    if num_frames > MAX_CLIP_FRAMES or num_bytes > MAX_CLIP_BYTES:
+        raise VideoError(
+            f"{name} is too long: the limits are {MAX_CLIP_FRAMES:,} frames and"
+            f" {MAX_CLIP_BYTES:,} bytes decoded.",
+            hint="Use shorter clips.",
+        )
 
 
 def _checked_planes(frame: av.VideoFrame, name: str) -> Planes:

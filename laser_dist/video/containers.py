@@ -1,5 +1,8 @@
 """Open video files with FFmpeg's demuxers and decoders, and turn damage into an error.
 
+Every file that FFmpeg reads is opened here, and it is the only file that FFmpeg opens: formats that
+name other files or addresses (playlists, stream descriptions, scripts) and text are not read.
+
 By default FFmpeg conceals damage: it paints over broken slices and stops early without an error.
 Measured quality and labels must not rest on such frames, so decoders run with
 `err_detect=explode`, and every container is checked for truncation.
@@ -15,24 +18,69 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from laser_dist.errors import UserError
+from laser_dist.storage import open_regular
 
 MIN_SIZE = 16
 """Smallest width and height in pixels: one macroblock."""
 
-# 8192 x 8192: a damaged header may state any size, and the decoder would allocate it.
-_MAX_PIXELS = str(1 << 26)
-_DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": _MAX_PIXELS}
+MAX_PIXELS = 1 << 26
+"""Largest frame, 8192x8192; a decoder allocates what a header states."""
+
+MAX_FRAMES = 1_000_000
+"""Most frames of a file, about 4.6 hours at 60 per second; their times are kept in memory."""
+
+MAX_FILE_BYTES = 1 << 36
+"""Largest file that is read piece by piece, 64 GiB."""
+
+PROBE_BYTES = 5_000_000
+"""Part of a file that FFmpeg may read and decode to find its streams."""
+
+MAX_STREAMS = 100
+"""Most streams of a file: each has a decoder."""
+
+VIDEO_FORMATS = (
+    *("asf", "avi", "dv", "flv", "gif", "matroska", "mov", "mpeg", "mpegts", "mxf", "nut", "ogg"),
+    *("av1", "h261", "h263", "h264", "hevc", "ivf", "m4v", "mjpeg", "mpegvideo", "obu", "vc1"),
+    *("apng", "dirac", "dnxhd", "vvc", "yuv4mpegpipe"),
+)
+"""FFmpeg's names of the containers and raw streams that are read."""
+
+IMAGE_FORMATS = (
+    *("bmp", "dpx", "exr", "gif", "j2k", "jpeg", "pam", "pbm", "pgm", "png", "ppm", "qoi", "tiff"),
+    "webp",
+)
+"""FFmpeg's names of the image formats that are read, recognized by content, not by file name."""
+
+CODECS = (
+    *("av1", "libdav1d", "h261", "h263", "h264", "hevc", "vvc", "vp6", "vp6f", "vp8", "vp9"),
+    *("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "theora", "dirac"),
+    *("flv", "wmv1", "wmv2", "wmv3", "vc1", "svq1", "svq3", "cinepak", "qtrle", "dvvideo"),
+    *("cfhd", "dnxhd", "prores", "ffv1", "ffvhuff", "huffyuv", "utvideo", "magicyuv"),
+    *("rawvideo", "v210", "v410", "mjpeg", "jpeg2000", "bmp", "dpx", "exr", "gif", "apng", "png"),
+    *("pam", "pbm", "pgm", "ppm", "qoi", "tiff", "webp"),
+)
+"""FFmpeg's names of the decoders that are used. Sound is not decoded."""
+
+_DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+_CONTAINER_OPTIONS = {
+    "format_whitelist": ",".join((*VIDEO_FORMATS, *(f"{name}_pipe" for name in IMAGE_FORMATS))),
+    "codec_whitelist": ",".join(CODECS),
+    "protocol_whitelist": "",  # FFmpeg itself opens nothing: it reads through a file object
+    "max_pixels": str(MAX_PIXELS),
+    "max_streams": str(MAX_STREAMS),
+    "probesize": str(PROBE_BYTES),
+}
 # Containers with an index of file positions and with exact seeking.
 _INDEXED = ("mov,", "matroska,")
 _FALLBACK_FPS = Fraction(25)  # FFmpeg's own default for a raw stream without a rate
@@ -68,22 +116,15 @@ def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContaine
       name: name of the source in error messages.
 
     Raises:
-      VideoError: the file is missing, empty or not a video; its index points past its end; or
-        FFmpeg fails while the block reads.
+      VideoError: the file is missing, not a regular file, empty, too large, or not a video of a
+        supported format; its index points past its end; or FFmpeg fails while the block reads.
     """
-    if isinstance(source, Path) and not source.is_file():
-        problem = "is a directory" if source.is_dir() else "does not exist"
-        raise VideoError(f"{name} {problem}.", hint="Name a video or image file.")
     try:
-        # Always opened as a file object: FFmpeg would parse a path such as "a:b%02d.png" as a
-        # protocol or a pattern.
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        with _open_file(source) as file:
             if not file.read(1):
                 raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
             file.seek(0)
-            with av.open(
-                file, "r", metadata_errors="ignore", options={"max_pixels": _MAX_PIXELS}
-            ) as container:
+            with _open_container(file, name) as container:
                 stream = _video_stream(container, name)
                 _check_index(container, stream, name)
                 yield container, stream
@@ -204,6 +245,23 @@ def scan_packets(container: InputContainer, stream: VideoStream, name: str) -> P
     return PacketTimes(len(shown), start, tuple(time for time, _ in times), keys)
 
 
+def _open_file(source: bytes | Path) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open_regular(
+        source, max_bytes=MAX_FILE_BYTES, hint="Name a video or image file.", error=VideoError
+    )
+
+
+def _open_container(file: BinaryIO, name: str) -> InputContainer:
+    """Open a file object, which has no name: FFmpeg would choose formats and other files by it."""
+    try:
+        return av.open(file, "r", metadata_errors="ignore", options=_CONTAINER_OPTIONS)
+    except (ArgumentError, InvalidDataError) as error:
+        problem = "it is damaged, or not a video or image of a supported format"
+        raise damaged(name, problem) from error
+
+
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
     for stream in container.streams.video:
         # Skip the cover picture of a song. A stream without a decoder has no context (whatever
@@ -211,12 +269,12 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
         context = cast(VideoCodecContext | None, stream.codec_context)
         if stream.disposition & Disposition.attached_pic or context is None:
             continue
-        if context.width and context.pix_fmt:
+        if context.name in CODECS and context.width and context.pix_fmt:
             context.options = dict(_DECODER_OPTIONS)
             context.thread_count = 1
             return stream
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-    raise damaged(name, f"it has no video stream that FFmpeg can decode (streams: {kinds})")
+    raise damaged(name, f"it has no video stream of a supported codec (streams: {kinds})")
 
 
 def _packets(
@@ -228,6 +286,8 @@ def _packets(
     # in a video are not checked: some cameras omit the end marker there.
     is_jpeg = _is_still_image(container) and stream.codec_context.name == "mjpeg"
     for packet in container.demux(stream):
+        if count > MAX_FRAMES:
+            raise VideoError(f"{name} has more than {MAX_FRAMES:,} frames.", hint="Cut it.")
         if packet.is_corrupt:
             raise damaged(name, f"packet {count} is truncated or damaged")
         if not packet.size and packet.dts is not None:
@@ -297,7 +357,7 @@ def _matroska_duration(stream: VideoStream) -> Fraction | None:
 
 
 def _is_still_image(container: InputContainer) -> bool:
-    return container.format.name.endswith("_pipe") or container.format.name == "image2"
+    return container.format.name.endswith("_pipe")
 
 
 def _is_indexed(container: InputContainer) -> bool:

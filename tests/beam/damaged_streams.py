@@ -14,7 +14,7 @@ from beam_pipelines.elements import LabeledSource
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.frames import Clip
-from laser_dist.video.jpeg import encode_jpeg
+from laser_dist.video.images import encode_jpeg
 from laser_dist.video.quality import measure_quality
 
 NUM_FRAMES = 8

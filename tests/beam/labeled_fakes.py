@@ -1,12 +1,13 @@
 """One tiny labeled source on a disk, without a dataset around it."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
 from beam_pipelines.elements import JndLevel, LabeledSource, PairSettings
 from laser_dist.jnd.scale import QP
-from laser_dist.storage import StoredFile
+from laser_dist.storage import list_files
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.frames import Clip
 
@@ -37,8 +38,13 @@ def stored(path, content):
     """Write a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    status = path.stat()
-    return StoredFile(str(path), size=status.st_size, modified_s=status.st_mtime)
+    return stored_at(path)
+
+
+def stored_at(path):
+    """Return a file as listed."""
+    (file,) = (file for file in list_files(Path(path).parent) if file.location == str(path))
+    return file
 
 
 def levels_at(*values):

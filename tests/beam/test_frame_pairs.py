@@ -1,4 +1,5 @@
 import io
+import zipfile
 from dataclasses import replace
 from fractions import Fraction
 
@@ -14,6 +15,7 @@ from labeled_fakes import (
     labeled,
     levels_at,
     stored,
+    stored_at,
     waves,
     yuv_bytes,
 )
@@ -23,11 +25,12 @@ from skimage.metrics import peak_signal_noise_ratio
 from beam_pipelines.dataset.codecs import UnreadableClip
 from beam_pipelines.dataset.frame_pairs import measure_source
 from beam_pipelines.elements import LabeledSource
+from beam_pipelines.inputs.archives import members_of
 from laser_dist.jnd.scale import QF, QP
-from laser_dist.video.codec import decode, encode_h264
+from laser_dist.video.codec import MAX_CLIP_BYTES, decode, encode_h264
 from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip
-from laser_dist.video.jpeg import encode_jpeg
+from laser_dist.video.images import encode_jpeg
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,41 @@ def test_a_clip_truncated_between_two_frames_is_rejected(streams, tmp_path):
 def test_a_damaged_reference_is_an_error_and_no_row(streams, tmp_path):
     with pytest.raises(VideoError, match="_qp_00.264"):
         measured(labeled(tmp_path, streams | {0: streams[0][:200]}))
+
+
+@pytest.mark.parametrize("in_archive", [False, True])
+def test_a_clip_that_names_another_file_is_rejected(streams, tmp_path, monkeypatch, in_archive):
+    # FFmpeg would look below the working directory.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.264").write_bytes(streams[0])
+    concat = b"ffconcat version 1.0\nfile secret.264\n"
+    source = labeled(tmp_path, streams | {28: concat})
+    if in_archive:
+        (name,) = (file.name for qp, file in source.clips if qp == 28)
+        with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+            archive.writestr(name, concat)
+        (member,) = members_of(stored_at(tmp_path / "clips.zip"), "")[0]
+        clips = tuple((qp, member if qp == 28 else file) for qp, file in source.clips)
+        source = replace(source, clips=clips)
+    result = measured(source)
+    assert rejected(result) == [
+        (
+            28,
+            "Cannot decode it: it is damaged, or not a video or image of a supported format",
+        )
+    ]
+    assert origins(result)[28] == "encoded"
+
+
+def test_a_clip_above_the_limit_is_rejected_and_not_read(streams, tmp_path):
+    source = labeled(tmp_path, streams)
+    clips = dict(source.clips)
+    with open(clips[28].location, "wb") as file:
+        file.truncate(MAX_CLIP_BYTES + 1)  # sparse
+    clips[28] = stored_at(clips[28].location)
+    result = measured(replace(source, clips=tuple(clips.items())))
+    why = "it has 2,147,483,649 bytes; the limit is 2,147,483,648"
+    assert rejected(result) == [(28, why)]
 
 
 def test_raw_video_gives_the_same_rows_without_sizes(streams, tmp_path):

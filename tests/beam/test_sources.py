@@ -43,8 +43,8 @@ def test_photographs_are_found_by_name_and_other_files_rejected(tmp_path):
     assert [footage.group_id for footage in found] == ["a", "b/sea"]
     assert [(r.where.rpartition("/")[2], r.why[:16]) for r in rejects] == [
         ("icon.png", "32x32 pixels, sm"),
-        ("notes.txt", "not a complete i"),
-        ("z.png", "not a complete i"),
+        ("notes.txt", "Cannot decode it"),
+        ("z.png", "Cannot decode it"),
     ]
 
 

@@ -24,7 +24,7 @@ from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 from laser_dist.jnd.videoset_layout import FRAME_RATES
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.frames import Clip
-from laser_dist.video.jpeg import encode_jpeg
+from laser_dist.video.images import encode_jpeg
 
 pytestmark = [
     pytest.mark.beam,

@@ -25,7 +25,7 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.mcl_jci_labels import read_mcl_jci_labels
 from laser_dist.storage import list_files
 from laser_dist.video.codec import decode
-from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
+from laser_dist.video.images import encode_jpeg, jpeg_encoder
 from tfds_builders.jnd_dataset import BuildRequest
 from tfds_builders.mcl_jci_jnd.mcl_jci_jnd_dataset_builder import Builder, MclJciJndConfig
 

@@ -25,7 +25,11 @@ TRAIN = "train lat --preset tiny --output new --dataset"
 CASES = [
     # Clips.
     ("predict none.mp4 --model run", "none.mp4 does not exist.", "Name a video or image file."),
-    ("predict song.txt --model run", "Cannot decode song.txt: FFmpeg reports", "Replace it with"),
+    (
+        "predict song.txt --model run",
+        "Cannot decode song.txt: it is damaged, or not a video",
+        "Replace it",
+    ),
     ("predict good.264 song.txt --json --model run", "Cannot decode song.txt", "Replace it with"),
     ("predict dot.png --model run", "dot.png has 1x1 pixels; the minimum is 16x16.", "larger"),
     # Runs.

@@ -1,15 +1,14 @@
 """Decodes the serialized examples of a prepared dataset."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from laser_dist.training.examples.records import Records
 from laser_dist.video.frames import resize_rgb
+from laser_dist.video.images import open_image
 
 RAW, LEVELS = "raw", "jnd_levels"
 IMAGES = (RAW, "jnd1", "jnd2", "jnd3")  # in the order of `jnd_levels`, after the raw one
@@ -49,7 +48,7 @@ def decode_frame(image: bytes, height: int, width: int) -> np.ndarray:
     Pillow releases Python's lock, so threads decode in parallel; TensorFlow's eager decoder was no
     faster on two threads than on one.
     """
-    with Image.open(io.BytesIO(image)) as opened:
+    with open_image(image, "an image of the dataset") as opened:
         frame = np.asarray(opened.convert("RGB"))
     if frame.shape[:2] == (height, width):
         return frame

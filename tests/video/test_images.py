@@ -7,7 +7,7 @@ from video_clips import moving_clip, random_clip
 
 from laser_dist.video.codec import decode, frame_size
 from laser_dist.video.containers import VideoError
-from laser_dist.video.jpeg import encode_jpeg, jpeg_encoder
+from laser_dist.video.images import encode_jpeg, jpeg_encoder
 
 RGB = moving_clip(1, height=48, width=64).rgb(0)
 
