@@ -10,7 +10,6 @@ from beam_pipelines.inputs.archives import (
     is_archive,
     members_of,
     needs_index,
-    unreadable,
 )
 from beam_pipelines.inputs.tar_index import index_tar
 from beam_pipelines.parallel import InChildProcesses
@@ -48,9 +47,6 @@ def members_of_archives(
 ) -> tuple[list[StoredFile], list[Reject]]:
     """Replace archives by their members; see `find_files`."""
     archives, rejects = archives_among(files)
-    unopened = unreadable(archives)
-    archives = [each for each in archives if each.location not in {lost.where for lost in unopened}]
-    rejects += unopened
     _index(
         [archive for archive in archives if needs_index(archive, index_folder)],
         index_folder,

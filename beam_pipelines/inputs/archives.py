@@ -7,6 +7,7 @@ written under their names, so no name can lead out of a folder.
 """
 
 import atexit
+import errno
 import hashlib
 import io
 import json
@@ -23,7 +24,9 @@ from typing import Any
 
 from beam_pipelines.rejects import ARCHIVE, Reject
 from laser_dist import storage
+from laser_dist.errors import UserError
 from laser_dist.storage import StoredFile
+from laser_dist.video.containers import VideoError
 
 TAR_SUFFIXES = (".tar.gz", ".tgz")
 _SUFFIXES = (*TAR_SUFFIXES, ".zip")
@@ -44,6 +47,7 @@ _RESOLUTION = re.compile(r"\d{3,4}x\d{3,4}")
 _FORMAT = 1  # of the indexes
 _POINT_EVERY_BYTES = 1 << 24
 _READ_AHEAD_BYTES = 1 << 18
+REPLACE_HINT = "Replace it with a complete copy."
 # What the standard library raises for damaged or changed archives, in addition to OSError.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -71,19 +75,6 @@ def archives_among(files: Sequence[StoredFile]) -> tuple[list[StoredFile], list[
     return kept, rejects
 
 
-def unreadable(archives: Sequence[StoredFile]) -> list[Reject]:
-    """Return a reject for each archive that cannot be opened, which is no damage."""
-    rejects: list[Reject] = []
-    for archive in archives:
-        try:
-            with storage.open_binary(archive.location):
-                pass
-        except OSError as error:
-            reason = error.strerror or error
-            rejects.append(_reject(archive.location, f"cannot be opened ({reason})"))
-    return rejects
-
-
 def needs_index(archive: StoredFile, index_folder: str) -> bool:
     """Return whether an archive must be scanned before its members are known."""
     is_tar = archive.name.endswith(TAR_SUFFIXES)
@@ -99,6 +90,9 @@ def members_of(archive: StoredFile, index_folder: str) -> tuple[list[StoredFile]
 
     Returns:
       The files, and rejects for members that cannot be used and for damage.
+
+    Raises:
+      UserError: the archive cannot be read, which is no damage.
     """
     if archive.name.endswith(TAR_SUFFIXES):
         points, listing_location = index_locations(archive, index_folder)
@@ -108,6 +102,7 @@ def members_of(archive: StoredFile, index_folder: str) -> tuple[list[StoredFile]
     try:
         entries = _open_zip(archive.location, archive.modified_s).infolist()
     except (*_DAMAGE, OSError) as error:
+        _raise_unless_damaged(error, archive)
         return _checked(archive, [], "", str(error))
     rows = [(entry.filename, 0, entry.file_size) for entry in entries if not entry.is_dir()]
     return _checked(archive, rows, "", "")
@@ -117,20 +112,23 @@ def read_stored(file: StoredFile) -> bytes:
     """Return the content of a file or of a member of an archive.
 
     Raises:
-      OSError: it cannot be read, or its archive is damaged there.
+      VideoError: its archive is damaged there.
+      UserError: it cannot be read, though another attempt may succeed.
     """
-    if not file.member:
-        return storage.read_bytes(file.location)
     try:
+        if not file.member:
+            return storage.read_bytes(file.location)
         if not file.index:
             return _open_zip(file.location, file.modified_s).read(file.member)
         archive = _open_tar(file.location, file.index)
         archive.seek(file.offset)
         content = archive.read(file.size)
     except (*_DAMAGE, OSError) as error:
-        raise OSError(f"{file} cannot be unpacked ({error})") from error
+        _raise_unless_damaged(error, file)
+        raise VideoError(f"{file} cannot be unpacked ({error}).", hint=REPLACE_HINT) from error
     if len(content) != file.size:
-        raise OSError(f"{file} is truncated: {len(content)} of {file.size} bytes")
+        problem = f"is truncated: {len(content)} of {file.size} bytes"
+        raise VideoError(f"{file} {problem}.", hint=REPLACE_HINT)
     return content
 
 
@@ -159,6 +157,27 @@ def index_locations(archive: StoredFile, index_folder: str) -> tuple[str, str]:
     parts = repr((archive.location, archive.size, archive.modified_s, _FORMAT))
     key = f"{archive.name}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
     return storage.join(index_folder, f"{key}.gzidx"), storage.join(index_folder, f"{key}.json")
+
+
+def cannot_read(file: StoredFile, error: OSError | UserError) -> UserError:
+    """Return the error of a file that cannot be read; another attempt may succeed."""
+    if isinstance(error, UserError):  # of a bucket
+        return error
+    # Without "[Errno ...]", which would be taken for an error of the output folder.
+    return UserError(
+        f"{file} cannot be read: {error.strerror or type(error).__name__}.",
+        hint="Check the file, then run the command again.",
+    )
+
+
+def _raise_unless_damaged(error: Exception, file: StoredFile) -> None:
+    """Raise a `UserError` if a file could not be read, which says nothing about its content."""
+    # `indexed_gzip` and `zipfile` raise their own errors for one of the file.
+    for each in (error, error.__cause__, error.__context__):
+        # Damaged positions are sought in vain; an error without a number is of `indexed_gzip`.
+        is_damage = isinstance(each, OSError) and each.errno in (None, errno.EINVAL)
+        if isinstance(each, UserError | OSError) and not is_damage:
+            raise cannot_read(file, each) from error
 
 
 def _reject(where: str, why: str) -> Reject:

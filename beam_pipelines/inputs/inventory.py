@@ -217,10 +217,7 @@ def _label_files(
     for file in files:
         if is_label_file(file.name):
             check_label_size(str(file), file.size)
-            try:
-                found.append(LabelFile(file.name, str(file), read_stored(file)))
-            except OSError as error:
-                raise UserError(f"Label file {file} cannot be read: {error}.") from error
+            found.append(LabelFile(file.name, str(file), read_stored(file)))
     return found
 
 
@@ -242,7 +239,7 @@ def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
     check_label_size(str(file), file.size)
     try:
         marker = json.loads(read_stored(file))
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read: {error}.", hint="Create the synthetic dataset again."
         ) from error

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Any
 
-from beam_pipelines.inputs.archives import index_locations, unpacked
+from beam_pipelines.inputs.archives import cannot_read, index_locations, unpacked
 from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.storage import StoredFile
@@ -28,17 +28,21 @@ def index_tar(
     Raises:
       UserError: the archive cannot be read at present; nothing is written.
     """
-    with storage.open_binary(archive.location) as file:
+    try:
+        opened = storage.open_binary(archive.location)
+    except OSError as error:
+        raise cannot_read(archive, error) from error
+    with opened as file:
         checked = GzipCheck(file)
         with unpacked(checked) as content:
             members, fault = _scan_tar(content)
             points = _points_of(content) if members else b""
         try:
             checked.finish()
-        except OSError:
+        except (OSError, UserError):
             assert checked.read_error is not None
     if checked.read_error is not None:
-        raise _cannot_read(archive, checked.read_error) from checked.read_error
+        raise cannot_read(archive, checked.read_error) from checked.read_error
     if checked.is_checksum:
         members = []
     if members and not points:
@@ -47,15 +51,6 @@ def index_tar(
     storage.write_bytes(points_location, points)
     listing = json.dumps({"members": members, "fault": checked.fault or fault})
     storage.write_bytes(listing_location, listing.encode())
-
-
-def _cannot_read(archive: StoredFile, error: OSError) -> UserError:
-    # Without "[Errno ...]", which would be taken for an error of the output folder.
-    reason = error.strerror or type(error).__name__
-    return UserError(
-        f"Archive {archive.location} cannot be read: {reason}.",
-        hint="Check the file, then run the command again.",
-    )
 
 
 def _scan_tar(content: Any) -> tuple[list[dict[str, Any]], str]:
@@ -108,14 +103,14 @@ class GzipCheck:
         self._is_between = False
         self.fault = ""
         self.is_checksum = False
-        self.read_error: OSError | None = None
+        self.read_error: OSError | UserError | None = None
 
     def read(self, size: int = -1) -> bytes:
         """Read like a file."""
         start = self._file.tell()
         try:
             data = self._file.read(size)
-        except OSError as error:  # the reader may replace the exception
+        except (OSError, UserError) as error:  # the reader may replace the exception
             self.read_error = error
             raise
         if start <= self._checked < start + len(data):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_pipelines.inputs import archive_index
+from beam_pipelines.inputs import archive_index, archives
 from beam_pipelines.inputs.archive_index import members_of_archives
 from beam_pipelines.inputs.archives import (
     archives_among,
@@ -23,6 +23,7 @@ from beam_pipelines.runner import local_options
 from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.storage import StoredFile, list_files
+from laser_dist.video.containers import VideoError
 
 FORMS = ("tar.gz", "tgz", "zip")
 
@@ -79,7 +80,7 @@ def read_all(members):
     for member in members:
         try:
             found[member.member] = read_stored(member)
-        except OSError:
+        except VideoError:
             found[member.member] = None
     return found
 
@@ -102,7 +103,7 @@ def test_members_are_read_in_any_order(tmp_path, form):
 
 def test_a_file_outside_archives_is_read_directly(tmp_path):
     assert read_stored(stored(tmp_path / "a.264", b"abc")) == b"abc"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match=r"absent\.264 cannot be read: No such file"):
         read_stored(StoredFile(str(tmp_path / "absent.264")))
 
 
@@ -283,7 +284,7 @@ def test_a_damaged_member_is_named_with_its_archive(tmp_path):
     content[content.index(files["part/clip0.264"][:16]) + 100] ^= 1
     archive = stored(tmp_path / "a.zip", bytes(content))
     ((member,), _) = list_members(archive, tmp_path / "index")
-    with pytest.raises(OSError, match=r"a\.zip:part/clip0\.264 cannot be unpacked"):
+    with pytest.raises(VideoError, match=r"a\.zip:part/clip0\.264 cannot be unpacked"):
         read_stored(member)
 
 
@@ -354,19 +355,30 @@ def test_a_read_error_is_not_taken_for_truncation(tmp_path, monkeypatch, size):
 
 @pytest.mark.beam
 @pytest.mark.parametrize("form", FORMS)
-def test_an_archive_that_cannot_be_opened_is_rejected_until_it_can_be(tmp_path, monkeypatch, form):
+def test_an_archive_that_cannot_be_opened_is_an_error_until_it_can_be(tmp_path, form):
     archive = stored(tmp_path / f"a.{form}", packed(contents(1), form))
     index, options = str(tmp_path / "index"), local_options(1)
-
-    def refused(place):
-        raise PermissionError(errno.EACCES, "Permission denied", place)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(storage, "open_binary", refused)
-        found, (reject,) = members_of_archives([archive], index, options)
-    assert (found, reject.why) == ([], "cannot be opened (Permission denied)")
+    away = Path(archive.location).rename(tmp_path / "away")
+    with pytest.raises(UserError, match=rf"a\.{form} cannot be read: No such file"):
+        members_of_archives([archive], index, options)
+    away.rename(archive.location)
     found, rejects = members_of_archives([archive], index, options)
     assert (read_all(found), rejects) == (contents(1), [])
+
+
+def test_a_member_that_cannot_be_read_at_present_is_not_taken_for_a_damaged_one(
+    tmp_path, monkeypatch
+):
+    for form in FORMS:
+        archive = stored(tmp_path / f"a.{form}", packed(contents(), form))
+        members, _ = list_members(archive, tmp_path / "index")
+        with monkeypatch.context() as patched:
+            patched.setattr(archives, "_OPEN", archives._OpenArchives(most=2))
+            patched.setattr(storage, "open_binary", lambda place: Failing(Path(place).read_bytes()))
+            with pytest.raises(UserError, match=r"cannot be read: Input/output error") as raised:
+                read_stored(members[-1])
+        assert not isinstance(raised.value, VideoError)
+        assert read_all(members) == contents()
 
 
 @pytest.mark.parametrize("pieces", [(10**6,), (1,), (2,), (7,)])
