@@ -179,8 +179,7 @@ class MeasuredSource:
       rows: rows of the quality table, ascending.
       pairs: frame pairs, ordered by time.
       rejects: clips that could not be used.
-      is_final: whether the same files give the same result again: all could be read, and no codec
-        crashed or timed out.
+      is_final: whether the same files give the same result again: no codec crashed or timed out.
     """
 
     metadata: SourceMetadata

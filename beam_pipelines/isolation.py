@@ -4,8 +4,10 @@ The work reports each step before it starts it. If it crashes or a step times ou
 survives, knows the step, and can have the rest done without it.
 """
 
+import mmap
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -14,39 +16,82 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
+import psutil
+
+from laser_dist.errors import UserError
+from laser_dist.video.containers import VideoError
+
+MEMORY_GB = 4.0
+"""Memory limit of a child process, in units of 10^9 bytes."""
+USUAL_MEMORY_GB = 2.0
+"""Memory of a child process as expected, likewise: a 1080p source of 150 frames takes 1.6."""
+
 _POLL_S = 1.0
+_SHORT = 0.75  # of the memory limit
+_PROBE_BYTES = 1 << 26
 
 
-class Crashed(Exception):
-    """The child process died or was killed during a step.
+class Crashed(UserError):
+    """The child process crashed, hung, or needs too much memory: the fault of its input.
 
     Attributes:
-      step: the step; None if none was reported.
+      step: the step during which it happened; None if none was reported.
       how: how the process ended.
     """
 
     def __init__(self, step: Any, how: str) -> None:
-        super().__init__(step, how)
+        super().__init__(f"A child process failed: {how}.")
         self.step = step
         self.how = how
+
+
+class OutOfMemory(Exception):
+    """The child process was killed, or found no memory.
+
+    Attributes:
+      step: as for `Crashed`.
+      how: as for `Crashed`.
+      is_at_limit: whether the memory limit of the process was the reason, not the machine.
+    """
+
+    def __init__(self, step: Any, how: str, *, is_at_limit: bool = False) -> None:
+        super().__init__(how)
+        self.step = step
+        self.how = how
+        self.is_at_limit = is_at_limit
+
+
+class Stopped(Exception):
+    """The child process was stopped by `Isolated.stop`."""
 
 
 class Isolated:
     """Calls functions in a child process, one at a time; the process is reused between calls."""
 
-    def __init__(self, step_seconds: float | None, *, exit_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        step_seconds: float | None,
+        *,
+        memory_gb: float = MEMORY_GB,
+        exit_seconds: float = 10.0,
+    ) -> None:
         """Set the limits; the first call starts the process.
 
         Args:
           step_seconds: time limit for one step; None for no limit.
+          memory_gb: memory limit, in units of 10^9 bytes.
           exit_seconds: time limit for the exit of a process that has closed its pipe.
         """
         self.step_seconds = step_seconds
+        self._memory_gb = memory_gb
         self._exit_seconds = exit_seconds
         self._process: subprocess.Popen | None = None
         self._connection: Any = None
+        self._is_stopped = False
+        self._starting = threading.Lock()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call `function(*arguments, report)` in the child, where `report(step)` reports a step.
@@ -59,7 +104,9 @@ class Isolated:
           What the function returns.
 
         Raises:
-          Crashed: the child died, or a step timed out; the next call starts another child.
+          Crashed: the child crashed, or a step timed out; the next call starts another child.
+          OutOfMemory: the child was killed, or found no memory; likewise.
+          Stopped: `stop` was called.
           Exception: what the function raised.
         """
         if self._process is None or self._process.poll() is not None:
@@ -79,12 +126,25 @@ class Isolated:
             self._connection.send((function, arguments))
             while self._connection.poll(self.step_seconds):
                 kind, value = self._connection.recv()
+                if kind == "memory":
+                    limit = f"its memory limit of {self._memory_gb:g} GB"
+                    how = f"the codec process {f'exceeded {limit}' if value else 'found no memory'}"
+                    raise OutOfMemory(step, how, is_at_limit=value)
                 if kind != "step":
                     return kind, value
                 step = value
         except (EOFError, OSError) as error:  # from the pipe: those of the function come as answers
-            raise Crashed(step, _how(self._last_status())) from error
+            raise self._end(step) from error
         raise Crashed(step, f"timed out after {self.step_seconds:g} s")
+
+    def _end(self, step: Any) -> Exception:
+        """Return what the end of the child during a step means."""
+        status = self._last_status()
+        if self._is_stopped:
+            return Stopped()
+        if status == -signal.SIGKILL:  # what Linux sends when memory runs out
+            return OutOfMemory(step, _how(status))
+        return Crashed(step, _how(status))
 
     def _last_status(self) -> int | None:
         """Return the child's exit status once its pipe is closed; None if it still runs."""
@@ -94,8 +154,15 @@ class Isolated:
         except subprocess.TimeoutExpired:
             return None
 
+    def stop(self) -> None:
+        """Stop the child, even during a call of another thread, which then raises `Stopped`."""
+        with self._starting:
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.kill()
+
     def close(self) -> None:
-        """Stop the child."""
+        """Stop the child, if there is one; the next call starts another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -108,13 +175,27 @@ class Isolated:
         self.close()
         ours, theirs = Pipe()
         number = theirs.fileno()
-        # Not `multiprocessing`: its children import the parent's main module, here the Beam worker.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "beam_pipelines.isolation", str(number)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[number],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        with self._starting:
+            if self._is_stopped:
+                raise Stopped
+            # Not `multiprocessing`: its children import the parent's main module, the Beam worker.
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "beam_pipelines.isolation",
+                    str(number),
+                    str(int(self._memory_gb * 1e9)),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[number],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    # Arrow's own pool would reserve 1 GB.
+                    "ARROW_DEFAULT_MEMORY_POOL": "system",
+                },
+            )
         theirs.close()
         self._connection = ours
 
@@ -127,7 +208,27 @@ def _how(status: int | None) -> str:
     return f"the codec process exited with status {status}"
 
 
-def _serve(number: int) -> None:
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether memory was refused in this process: by Python, or to FFmpeg.
+
+    FFmpeg reports some refusals as invalid data, so its errors count if memory is short.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MemoryError):
+        cause = cause.__cause__
+    return cause is not None or (isinstance(error, VideoError) and _is_memory_short())
+
+
+def _is_memory_short() -> bool:
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    # Not `getrusage`: it counts the parent's memory too.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return (limit != resource.RLIM_INFINITY and peak > _SHORT * limit) or not _grants(_PROBE_BYTES)
+
+
+def _serve(number: int, memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     connection = Connection(number)
@@ -143,11 +244,29 @@ def _answer(connection: Any, function: Callable[..., Any], arguments: tuple) -> 
     try:
         return "done", function(*arguments, lambda step: connection.send(("step", step)))
     except Exception as error:  # noqa: BLE001 - passed to the parent, which raises it
+        if lacks_memory(error):
+            return "memory", _is_at_limit()
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # noqa: BLE001 - such an error can only be passed as text
             return "error", RuntimeError(traceback.format_exc())
         return "error", error
+
+
+def _is_at_limit() -> bool:
+    """Return whether the limit has refused memory: the machine grants all that is left below it."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return _grants(limit - psutil.Process().memory_info().data - mmap.PAGESIZE)
+
+
+def _grants(num_bytes: int) -> bool:
+    """Return whether some memory can be had; none is used."""
+    try:
+        if num_bytes > 0:
+            mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON).close()
+    except OSError:
+        return False
+    return True
 
 
 def _exit_with_parent(parent: int) -> None:
@@ -158,4 +277,4 @@ def _exit_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(*map(int, sys.argv[1:]))

@@ -1,8 +1,10 @@
 """Base of the steps that run in child processes, next to a single Beam worker."""
 
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
@@ -11,8 +13,10 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipelines.isolation import Crashed, Isolated
+from beam_pipelines.isolation import Crashed, Isolated, OutOfMemory
 from laser_dist.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class InChildProcesses(beam.DoFn):
@@ -45,15 +49,19 @@ class InChildProcesses(beam.DoFn):
         """Prepare the child processes, which start at their first element."""
         self._pool = ThreadPoolExecutor(self._num_processes)
         self._running: set[Future[Any]] = set()
+        self._children = [self._isolate(self._step_seconds) for _ in range(self._num_processes)]
         self._free: SimpleQueue[Isolated] = SimpleQueue()
-        for _ in range(self._num_processes):
-            self._free.put(self._isolate(self._step_seconds))
+        for child in self._children:
+            self._free.put(child)
+        self._taking_all = threading.Lock()
 
     def teardown(self) -> None:
-        """Stop the child processes."""
-        self._pool.shutdown()
-        while not self._free.empty():
-            self._free.get().close()
+        """Stop the child processes, also those at work."""
+        for child in self._children:
+            child.stop()
+        self._pool.shutdown(cancel_futures=True)
+        for child in self._children:
+            child.close()
 
     def process(self, element: Any) -> Iterable[Any]:
         """Yield the outputs of whichever elements are finished.
@@ -83,30 +91,42 @@ class InChildProcesses(beam.DoFn):
         """Yield the outputs of an outcome; runs in Beam's thread, to which its counters belong."""
         raise NotImplementedError
 
-    @contextmanager
-    def child(self) -> Iterator[Isolated]:
-        """Lend a free child process."""
-        isolated = self._free.get()
-        try:
-            yield isolated
-        finally:
-            self._free.put(isolated)
-
     def in_child(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in a child process, which no input should be able to crash.
+        """Call a function in a child process; if memory runs out, once more in a new one, alone.
 
         Raises:
-          UserError: the process crashed.
+          Crashed: the process failed, or exceeded its memory limit twice.
+          UserError: memory ran out twice otherwise.
           Exception: what the function raised.
         """
-        with self.child() as isolated:
+        try:
+            with self._children_at_hand(1) as (child,):
+                return child.call(function, *arguments)
+        except OutOfMemory as error:
+            logger.warning("Memory ran out: %s; trying again without other processes", error)
+        with self._children_at_hand(self._num_processes) as children:
+            for each in children:
+                each.close()  # it holds some memory of earlier calls
             try:
-                return isolated.call(function, *arguments)
-            except Crashed as crash:
+                return children[0].call(function, *arguments)
+            except OutOfMemory as error:
+                if error.is_at_limit:
+                    raise Crashed(error.step, error.how) from error
                 raise UserError(
-                    f"A child process crashed, probably out of memory: {crash.how}.",
-                    hint="Run the command again with fewer --workers.",
-                ) from crash
+                    f"Memory ran out twice, the second time with one child process only: {error}.",
+                    hint="Use fewer --workers, or a machine with more memory.",
+                ) from error
+
+    @contextmanager
+    def _children_at_hand(self, count: int) -> Iterator[list[Isolated]]:
+        """Lend free child processes."""
+        with self._taking_all if count > 1 else nullcontext():  # two that each hold some would wait
+            lent = [self._free.get() for _ in range(count)]
+        try:
+            yield lent
+        finally:
+            for child in lent:
+                self._free.put(child)
 
     def _finished(self) -> Iterable[Any]:
         """Wait for one or more elements and yield their outputs."""

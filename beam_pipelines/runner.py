@@ -8,11 +8,12 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import psutil
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
@@ -23,6 +24,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineState
 
+from beam_pipelines.isolation import MEMORY_GB, USUAL_MEMORY_GB
 from beam_pipelines.rejects import (
     MAX_REJECT_RATE,
     Reject,
@@ -39,8 +41,8 @@ REJECTS = "rejects"
 # The in-process runner by its full name: the short name may choose one that downloads a program.
 LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 DATAFLOW = "DataflowRunner"
-MEMORY = "4GB"
-"""Memory for one 1080p source: reference and clip decoded, and RGB frames of both.
+MEMORY = f"{MEMORY_GB:g}GB"
+"""Memory for one source.
 
 Dataflow applies it to a whole worker: one with several cores, each with a source, needs more.
 """
@@ -56,12 +58,13 @@ def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> 
     """Return options that run a pipeline on this machine.
 
     Args:
-      num_workers: number of child processes of the heavy steps; None for one per available core.
+      num_workers: number of child processes of the heavy steps; None for one per available core, or
+        fewer if they would not find `USUAL_MEMORY_GB` each.
       flags: Beam options, such as credentials for gs://.
     """
     # Without flags, Beam would parse the command line of this process.
     return PipelineOptions(
-        flags=list(flags), runner=LOCAL, direct_num_workers=num_workers or _num_cores()
+        flags=list(flags), runner=LOCAL, direct_num_workers=num_workers or _num_workers()
     )
 
 
@@ -230,10 +233,25 @@ def _submit(pipeline: beam.Pipeline) -> Any:
         ) from error
 
 
-def _num_cores() -> int:
+def _num_workers() -> int:
     # macOS has no affinity.
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    num_cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(num_cores, int(free_memory() / (USUAL_MEMORY_GB * 1e9))))
+
+
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of memory that this machine, or its container, has left.
+
+    Args:
+      group: folder in which Linux describes the control group of a container.
+    """
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        limit = int((group / "memory.max").read_text())
+        taken = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, limit - int(taken["anon"]))  # the cache of files makes way
+    return free
 
 
 class WriteRejects(beam.DoFn):

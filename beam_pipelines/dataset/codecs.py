@@ -6,18 +6,12 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from beam_pipelines.elements import ENCODED, FROM_FILE, LabeledSource
-from beam_pipelines.inputs.archives import read_stored
+from beam_pipelines.inputs.archives import REPLACE_HINT, read_stored
 from laser_dist.storage import StoredFile, too_large
 from laser_dist.video.codec import MAX_CLIP_BYTES, decode, decode_yuv420p, encode_h264, x264_version
 from laser_dist.video.containers import VideoError, encoded_size
 from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.images import encode_jpeg, jpeg_encoder, open_image
-
-REPLACE_HINT = "Replace it with a complete copy."
-
-
-class UnreadableClip(VideoError):
-    """A clip whose file cannot be read at present; another run may succeed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +38,7 @@ def read_clip(file: StoredFile, source: LabeledSource) -> EncodedClip:
     """Read one of a source's files, at the frame rate that its name states.
 
     Raises:
-      UnreadableClip: the file cannot be read.
+      UserError: the file cannot be read at present.
       VideoError: it cannot be decoded, or has another size than its name states.
     """
     content = _content_of(file)
@@ -62,7 +56,7 @@ def read_picture(file: StoredFile) -> UInt8Array:
     """Read an uncompressed image: [H, W, 3] uint8 RGB.
 
     Raises:
-      UnreadableClip: the file cannot be read.
+      UserError: the file cannot be read at present.
       VideoError: it cannot be decoded.
     """
     with open_image(_content_of(file), str(file)) as image:
@@ -95,10 +89,7 @@ def encode_image(picture: UInt8Array, quality: int) -> EncodedClip:
 def _content_of(file: StoredFile) -> bytes:
     if problem := too_large(str(file), file.size, MAX_CLIP_BYTES):
         raise VideoError(problem, hint="Use shorter clips.")
-    try:
-        return read_stored(file)
-    except OSError as error:
-        raise UnreadableClip(f"Cannot read {file}: {error}.", hint=REPLACE_HINT) from error
+    return read_stored(file)
 
 
 def _read_video(content: bytes, file: StoredFile, source: LabeledSource) -> EncodedClip:

@@ -13,9 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from beam_pipelines.dataset.codecs import (
-    REPLACE_HINT,
     EncodedClip,
-    UnreadableClip,
     encode_image,
     encode_video,
     read_clip,
@@ -31,6 +29,8 @@ from beam_pipelines.elements import (
     QualityRow,
     SourceMetadata,
 )
+from beam_pipelines.inputs.archives import REPLACE_HINT
+from beam_pipelines.isolation import lacks_memory
 from beam_pipelines.rejects import CLIP, Reject
 from laser_dist.jnd.scale import NUM_LEVELS, QP
 from laser_dist.storage import StoredFile
@@ -91,6 +91,7 @@ def measure_source(
 
     Raises:
       VideoError: the reference cannot be used, or a level cannot be encoded.
+      UserError: a file cannot be read at present.
     """
     quantizers = Quantizers(source)
     report(quantizers.reference)
@@ -101,7 +102,7 @@ def measure_source(
         report(quantizer)
         session.measure(quantizer, unusable.get(quantizer, ""))
     report(None)  # a crash from here on is no clip's fault
-    return session.result()
+    return session.result(is_final=not unusable)
 
 
 def _bad_reference(source: LabeledSource, problem: str) -> VideoError:
@@ -125,7 +126,6 @@ class _Session:
         same = ClipQuality(PSNR_CAP_DB, PSNR_CAP_DB, 1.0, PSNR_CAP_DB)
         self._rows = [self._row(source.scale.reference, reference, same)]
         self._rejects: list[Reject] = []
-        self._is_final = True
         self._other_shapes: Counter[str] = Counter()
         self._level_frames = {source.scale.reference: self._rgb[self._indices]}
         self._origins = {source.scale.reference: reference.origin}
@@ -174,18 +174,19 @@ class _Session:
         file = self._files[quantizer]
         try:
             if fault:
-                raise UnreadableClip(f"Cannot decode {file}: {fault}.")
+                raise VideoError(f"Cannot decode {file}: {fault}.")
             coded = read_clip(file, self._source)
             if coded.clip.y.shape != self._reference.y.shape:
                 self._other_shapes[_shape(coded.clip)] += 1
             self._check_shape(coded.clip, str(file))
         except VideoError as error:
+            if not fault and lacks_memory(error):
+                raise
             self._reject(file, error)
             return None
         return coded
 
     def _reject(self, file: StoredFile, error: VideoError) -> None:
-        self._is_final &= not isinstance(error, UnreadableClip)
         self._rejects.append(
             Reject(
                 what=CLIP,
@@ -220,7 +221,7 @@ class _Session:
             encoder_version=coded.encoder_version,
         )
 
-    def result(self) -> MeasuredSource:
+    def result(self, *, is_final: bool) -> MeasuredSource:
         """Assemble the result; raise if most clips disagree with the reference's shape."""
         self._check_reference()
         source, levels = self._source, self._source.level_quantizers
@@ -237,7 +238,7 @@ class _Session:
             rows=tuple(sorted(self._rows, key=lambda row: row.quantizer)),
             pairs=tuple(self._pair(position) for position in range(len(self._indices))),
             rejects=tuple(self._rejects),
-            is_final=self._is_final,
+            is_final=is_final,
         )
 
     def _check_reference(self) -> None:

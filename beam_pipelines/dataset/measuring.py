@@ -71,9 +71,8 @@ class MeasureSources(InChildProcesses):
         if measured is not None and measured.is_final:
             return "reused", measured, measured.rejects
         try:
-            with self.child() as isolated:
-                measured = self._measure(source, isolated)
-        # Not OSError: those of clips are VideoErrors, and all others are no source's fault.
+            measured = self._measure(source)
+        # Not UserError: storage that cannot be read or written is no source's fault.
         except (VideoError, Crashed) as error:
             if isinstance(error, Crashed):
                 step = "" if error.step is None else f", at {source.scale.name} {error.step}"
@@ -84,13 +83,13 @@ class MeasureSources(InChildProcesses):
             return "rejected", None, (reject,)
         return "measured", measured, measured.rejects
 
-    def _measure(self, source: LabeledSource, isolated: Isolated) -> MeasuredFiles:
+    def _measure(self, source: LabeledSource) -> MeasuredFiles:
         """Measure in a codec process; if a clip crashes it, try again without the clip."""
         files = dict(source.clips)
         unusable: dict[int, str] = {}
         while True:
             try:
-                isolated.call(
+                self.in_child(
                     self._measure_and_write, source, self._settings, self._folder, dict(unusable)
                 )
                 break

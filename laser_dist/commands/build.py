@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner", metavar="NAME", help="Beam runner, such as DataflowRunner (default: local)"
     )
-    add_workers(parser, "one per core")
+    add_workers(parser, "one per core, if memory allows")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
 
 

@@ -30,7 +30,7 @@ class BuildOptions:
       changes: changed settings of the configuration, by name.
       max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
       runner: name of the Beam runner; None for this machine.
-      workers: number of processes on this machine; None for one per core.
+      workers: number of processes on this machine; None to choose it by cores and free memory.
       flags: Beam options.
       overwrite: replace an existing dataset.
       replace_other: replace an existing dataset that was built from other input.

@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: all, 1 to 51)",
     )
     add_seed(parser, "the clips and the simulated viewers")
-    add_workers(parser, "one per core")
+    add_workers(parser, "one per core, if memory allows")
 
 
 def _defaults(name: str) -> str:
@@ -221,7 +221,7 @@ def make_or_reuse(
       settings: settings of the dataset.
       folder: output folder.
       left_out: rejected files, for the table of rejects.
-      workers: number of processes; None for one per core.
+      workers: number of processes; None to choose it by cores and free memory.
       replace_other: replace a synthetic dataset of other settings.
 
     Raises:

@@ -4,6 +4,10 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
+
+import av
+import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.video.containers import VideoError
@@ -43,6 +47,36 @@ def die(number, report):
     time.sleep(60)
 
 
+def fill(kind, num_bytes, report):
+    """Take memory, as Python, NumPy or FFmpeg do; return how much."""
+    report(kind)
+    if kind == "ffmpeg":
+        side = int((num_bytes / 3) ** 0.5)
+        return av.VideoFrame(side + 64, side + 64, "rgb24").planes[0].buffer_size
+    taken = bytearray(num_bytes) if kind == "python" else np.zeros(num_bytes, np.uint8)
+    return len(taken)
+
+
+def die_once(number, folder, report):
+    """Be killed in the first call; return how many other calls ran when the second one did."""
+    report("started")
+    mine = Path(folder) / str(os.getpid())
+    mine.touch()
+    try:
+        if number == 0:
+            first = Path(folder) / "first"
+            if not first.exists():
+                first.touch()
+                mine.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)
+            return sum(1 for path in Path(folder).iterdir() if path.name.isdecimal()) - 1
+        time.sleep(0.5)
+        return 0
+    finally:
+        mine.unlink(missing_ok=True)
+
+
 def end(status, report):
     report("ending")
     os._exit(status)
@@ -52,6 +86,12 @@ def hang(report):
     report("first")
     report("waiting")
     time.sleep(60)
+
+
+def wait_then_fail(seconds, report):
+    report("waiting")
+    time.sleep(seconds)
+    raise UserError("It failed.")
 
 
 def slow_but_steady(steps, seconds, report):

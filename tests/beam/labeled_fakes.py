@@ -28,6 +28,14 @@ def waves(num_frames=3, *, seed=0):
     return Clip.from_rgb(np.clip(np.stack(frames), 0, 255).astype(np.uint8), FPS)
 
 
+def plain(width, height, num_frames):
+    """Return a clip of gray frames."""
+    luma = np.full((num_frames, height, width), 127, np.uint8)
+    chroma = np.full((num_frames, height // 2, width // 2), 127, np.uint8)
+    times = tuple(index / FPS for index in range(num_frames))
+    return Clip(luma, chroma, chroma, times, FPS)
+
+
 def yuv_bytes(clip):
     """Return the content of a raw 4:2:0 file."""
     planes = zip(clip.y, clip.u, clip.v, strict=True)

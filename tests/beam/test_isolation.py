@@ -2,11 +2,12 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import isolated_work as work
 import pytest
 
-from beam_pipelines.isolation import Crashed, Isolated
+from beam_pipelines.isolation import Crashed, Isolated, OutOfMemory, Stopped
 from laser_dist.errors import UserError
 from laser_dist.video.containers import VideoError
 
@@ -45,14 +46,55 @@ def test_an_exception_that_cannot_be_pickled_is_passed_as_text(isolated):
     assert isolated.call(work.add, 1, 1) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGFPE])
-def test_a_killed_process_is_reported_with_step_and_signal(isolated, number):
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE])
+def test_a_crashed_process_is_reported_with_step_and_signal(isolated, number):
     before = isolated.call(work.process_id)
     with pytest.raises(Crashed) as crashed:
         isolated.call(work.die, int(number))
     assert crashed.value.step == "second"
     assert crashed.value.how == f"the codec process was killed by {number.name}"
     assert isolated.call(work.process_id) != before
+
+
+def test_a_process_that_linux_kills_ran_out_of_memory(isolated):
+    before = isolated.call(work.process_id)
+    with pytest.raises(OutOfMemory, match="the codec process was killed by SIGKILL"):
+        isolated.call(work.die, int(signal.SIGKILL))
+    assert isolated.call(work.process_id) != before
+
+
+@pytest.mark.parametrize("kind", ["python", "numpy", "ffmpeg"])
+def test_work_that_exceeds_the_memory_limit_is_reported_as_such(kind):
+    isolated = Isolated(60.0, memory_gb=0.5)
+    assert isolated.call(work.fill, kind, 1 << 20) >= 1 << 20
+    before = isolated.call(work.process_id)
+    with pytest.raises(OutOfMemory, match="exceeded its memory limit of 0.5 GB") as error:
+        isolated.call(work.fill, kind, 1 << 29)
+    assert (error.value.step, error.value.is_at_limit) == (kind, True)
+    assert isolated.call(work.process_id) != before  # what it had taken is free again
+    isolated.close()
+
+
+def test_memory_that_is_missing_below_the_limit_is_no_fault_of_the_work():
+    # The machine has no 2^60 bytes; with this limit, it is the machine that refuses them.
+    generous = Isolated(60.0, memory_gb=2**62 / 1e9)
+    with pytest.raises(OutOfMemory, match="found no memory") as error:
+        generous.call(work.fill, "python", 1 << 60)
+    assert not error.value.is_at_limit
+    generous.close()
+
+
+def test_stop_ends_a_call_of_another_thread_and_all_later_ones():
+    isolated = Isolated(60.0)
+    number = isolated.call(work.process_id)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(isolated.call, work.hang)
+        isolated.stop()
+        with pytest.raises(Stopped):
+            running.result(timeout=20)
+    assert work.exits(number)
+    with pytest.raises(Stopped):
+        isolated.call(work.add, 1, 1)
 
 
 def test_a_process_that_exits_is_a_crash(isolated):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from functools import partial
 
 import faulty_codec
@@ -6,7 +7,7 @@ import isolated_work
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.pvalue import TaggedOutput
-from labeled_fakes import QPS, SETTINGS, encoded, labeled, waves
+from labeled_fakes import QPS, SETTINGS, encoded, labeled, plain, waves
 
 from beam_pipelines.dataset.frame_pairs import measure_and_write
 from beam_pipelines.dataset.measured_files import (
@@ -18,6 +19,9 @@ from beam_pipelines.dataset.measured_files import (
 )
 from beam_pipelines.dataset.measuring import MeasureSources
 from beam_pipelines.isolation import Crashed, Isolated
+from laser_dist.errors import UserError
+from laser_dist.video.codec import encode_h264
+from laser_dist.video.containers import VideoError
 
 pytestmark = pytest.mark.slow  # most tests start and crash a process that loads the codecs
 
@@ -71,7 +75,7 @@ def test_a_source_is_measured_once_and_then_reused(run, streams, tmp_path):
     assert times_in(work) == before
 
 
-@pytest.mark.parametrize("kind", ["SIGSEGV", "SIGKILL"])
+@pytest.mark.parametrize("kind", ["SIGSEGV", "SIGABRT"])
 def test_a_clip_that_crashes_the_codec_costs_only_that_clip(run, streams, tmp_path, kind):
     source = labeled(tmp_path / "in", streams, levels=(20, 30, 36), source_id=f"x-{kind}-28")
     # QP 28 is not a level: its row is left out.
@@ -110,8 +114,10 @@ class TimesOut:
             raise Crashed(28, f"timed out after {self._seconds:g} s")
         work(source, settings, folder, unusable, lambda step: None)
 
-    def close(self):
+    def stop(self):
         pass
+
+    close = stop
 
 
 def test_a_clip_that_times_out_costs_only_that_clip(streams, tmp_path):
@@ -200,32 +206,53 @@ def test_a_damaged_clip_is_not_read_again(run, streams, tmp_path):
     assert times_in(tmp_path / "work") == before
 
 
-def test_a_clip_that_could_not_be_read_is_tried_again(run, streams, tmp_path):
+def test_a_clip_that_cannot_be_read_stops_the_work(run, streams, tmp_path):
     source, work = labeled(tmp_path / "in", streams), tmp_path / "work"
-    (clip,) = (tmp_path / "in").glob("*/*_qp_28.264")
-    clip.rename(clip.with_suffix(".away"))
-    (measured,), (reject,) = run(source, work)
-    assert not measured.is_final
-    assert "Cannot read it: [Errno 2]" in reject.why
-    clip.with_suffix(".away").rename(clip)
+    for qp in (28, 0):
+        (clip,) = (tmp_path / "in").glob(f"*/*_qp_{qp:02d}.264")
+        clip.rename(clip.with_suffix(".away"))
+        message = rf"_qp_{qp:02d}\.264 cannot be read: No such file"
+        with pytest.raises(UserError, match=message) as raised:
+            run(source, work)
+        assert not isinstance(raised.value, VideoError)
+        clip.with_suffix(".away").rename(clip)
     (measured,), rejects = run(source, work)
     assert (rejects, measured.is_final) == ([], True)
     assert rows_of(measured)[28]["origin"] == "file"
 
 
 def test_a_clip_that_crashed_the_codec_is_tried_again(run, streams, tmp_path):
-    source, work = labeled(tmp_path / "in", streams, source_id="x-SIGKILL-28"), tmp_path / "work"
-    _, (_,) = run(source, work, work=faulty_codec.measure)  # as a machine without free memory does
+    source, work = labeled(tmp_path / "in", streams, source_id="x-SIGSEGV-28"), tmp_path / "work"
+    _, (_,) = run(source, work, work=faulty_codec.measure)
     (measured,), rejects = run(source, work)
     assert (rejects, measured.is_final) == ([], True)
 
 
-def test_a_reference_that_could_not_be_read_costs_the_source(run, streams, tmp_path):
-    source = labeled(tmp_path / "in", streams)
-    next((tmp_path / "in").glob("*/*_qp_00.264")).unlink()
-    measured, (reject,) = run(source, tmp_path / "work")
-    assert (measured, reject.what, reject.where) == ([], "source", "videoSRC001")
-    assert "_qp_00.264: [Errno 2]" in reject.why
+def test_a_codec_that_is_killed_twice_is_no_fault_of_the_clip(run, streams, tmp_path):
+    source = labeled(tmp_path / "in", streams, source_id="x-SIGKILL-28")
+    with pytest.raises(UserError, match=r"(?s)Memory ran out twice.*fewer --workers"):
+        run(source, tmp_path / "work", work=faulty_codec.measure)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_codec_that_is_killed_once_changes_nothing(run, streams, tmp_path):
+    source = labeled(tmp_path / "in", streams, source_id="x-once-28")
+    (measured,), rejects = run(source, tmp_path / "work", work=faulty_codec.measure)
+    assert (rejects, measured.is_final) == ([], True)
+    assert {row["origin"] for row in rows_of(measured).values()} == {"file"}
+
+
+def test_a_clip_that_exceeds_the_memory_limit_is_rejected(streams, tmp_path):
+    # Decoded, 16 frames of 4000x3000 pixels take 288 MB.
+    large = streams | {28: encode_h264(plain(4000, 3000, num_frames=16), qp=28)}
+    source = replace(labeled(tmp_path / "in", large), size=None)
+    isolated = Isolated(60.0, memory_gb=0.4)
+    (measured,), (reject,) = _run(isolated, source, tmp_path / "work")
+    isolated.close()
+    assert reject.what == "clip"
+    assert reject.where.endswith("_30_qp_28.264")
+    assert reject.why == "Cannot decode it: the codec process exceeded its memory limit of 0.4 GB"
+    assert rows_of(measured)[28]["origin"] == "encoded"
 
 
 @pytest.mark.parametrize("suffix", [PAIRS_SUFFIX, QUALITY_SUFFIX])

@@ -1,5 +1,8 @@
 """Steps that run in child processes."""
 
+import signal
+import time
+
 import apache_beam as beam
 import isolated_work
 import pytest
@@ -43,9 +46,31 @@ def test_every_element_is_worked_on_once_and_outputs_keep_their_tags(num_process
 
 
 def test_a_child_that_crashes_is_a_user_error():
-    pipeline, _ = run([(9,)], isolated_work.die, 2)
-    with pytest.raises(UserError, match=r"(?s)crashed.*SIGKILL.*fewer --workers"):
+    pipeline, _ = run([(int(signal.SIGSEGV),)], isolated_work.die, 2)
+    with pytest.raises(UserError, match="A child process failed: .* killed by SIGSEGV"):
         run_to_end(pipeline)
+
+
+def test_a_child_that_runs_out_of_memory_twice_is_a_user_error():
+    pipeline, _ = run([(9,)], isolated_work.die, 2)
+    with pytest.raises(UserError, match=r"(?s)Memory ran out twice.*SIGKILL.*fewer --workers"):
+        run_to_end(pipeline)
+
+
+def test_what_runs_out_of_memory_is_tried_again_while_no_other_child_works(tmp_path):
+    elements = [(number, str(tmp_path)) for number in (1, 2, 0, 3, 4, 5, 6)]
+    pipeline, outputs = run(elements, isolated_work.die_once, 3)
+    assert_that(outputs["others"], equal_to([0] * len(elements)))
+    run_to_end(pipeline)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+
+
+def test_a_failed_step_does_not_wait_for_the_others():
+    started = time.monotonic()
+    pipeline, _ = run([(60.0,), (0.0,)], isolated_work.wait_then_fail, 2)
+    with pytest.raises(UserError, match="It failed"):
+        run_to_end(pipeline)
+    assert time.monotonic() - started < 30
 
 
 def test_the_error_of_a_child_is_raised_as_it_is():

@@ -4,12 +4,15 @@ import threading
 import time
 
 import apache_beam as beam
+import psutil
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
+from beam_pipelines import runner
 from beam_pipelines.runner import (
     dataflow_flags,
+    free_memory,
     local_options,
     new_pipeline,
     num_processes,
@@ -20,12 +23,32 @@ from laser_dist.errors import UserError
 
 def test_a_local_pipeline_has_one_worker_in_this_process(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["laser-jnd", "--direct_num_workers=9"])  # not for Beam
-    for asked, count in ((1, 1), (3, 3), (None, len(os.sched_getaffinity(0)))):
+    num_cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(runner, "free_memory", lambda: 2e9 * num_cores)
+    for asked, count in ((1, 1), (3, 3), (None, num_cores)):
         options = local_options(asked)
         assert num_processes(options) == count
         direct = new_pipeline(options).options.view_as(DirectOptions)
         assert (direct.direct_running_mode, direct.direct_num_workers) == ("in_memory", 1)
     assert num_processes(PipelineOptions(["--runner=DataflowRunner"])) == 1
+
+
+@pytest.mark.parametrize(("gigabytes", "count"), [(0.5, 1), (3.9, 1), (6.1, 3), (400, 8)])
+def test_by_default_each_process_finds_a_core_and_memory(monkeypatch, gigabytes, count):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(runner, "free_memory", lambda: gigabytes * 1e9)
+    assert num_processes(local_options()) == count
+    assert num_processes(local_options(5)) == 5
+
+
+def test_the_free_memory_is_that_of_the_container(tmp_path):
+    machine = psutil.virtual_memory().available
+    assert free_memory(tmp_path) == pytest.approx(machine, rel=0.2)
+    (tmp_path / "memory.stat").write_text("anon 700000\nfile 9000000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) == pytest.approx(machine, rel=0.2)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert free_memory(tmp_path) == 300000
 
 
 def test_worker_processes_of_beam_are_refused():
