@@ -63,6 +63,7 @@ def test_it_has_the_data_files(wheel):
         "laser_dist/py.typed",
         "laser_dist/evaluation/templates/report.html.j2",
         "laser_dist/evaluation/templates/report.css",
+        "laser_dist/evaluation/templates/report.js",
         *(f"tfds_builders/videoset_jnd/{card}" for card in cards),
     }
     assert b"Apache License" in about(wheel, "licenses/LICENSE")

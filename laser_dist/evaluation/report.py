@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import jinja2
 import numpy as np
@@ -23,6 +25,7 @@ from laser_dist.models.variants import variant_named
 
 _MINUS = "\N{MINUS SIGN}"
 _NO_VALUE = "\N{EN DASH}"
+_SCRIPT = Path(__file__).parent / "templates" / "report.js"
 
 
 def render(
@@ -41,7 +44,10 @@ def render(
     sur = results.sur
     if sur and not math.isfinite(sur.predictors[results.model].score.mean_abs_difference):
         sur = None  # the dataset has no samples to compare with
+    script = _SCRIPT.read_text(encoding="utf-8")
     return _template().render(
+        policy=_policy(script),
+        script=Markup(script),
         results=results,
         dataset=results.dataset,
         scale=results.dataset.scale.name,
@@ -101,6 +107,15 @@ def comparison(results: EvaluationResults) -> str:
         f" reaches {ridge:.2f} {scale} and boosted trees {trees:.2f} {scale}. Encoding at the"
         f" network’s levels instead of the true ones changes PSNR by {psnr_error_db:.2f} dB on"
         f" average."
+    )
+
+
+def _policy(script: str) -> str:
+    """Return a Content Security Policy by which the page runs this script and loads nothing."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -53,6 +55,29 @@ def test_the_page_loads_nothing(html):
     for attrs in Page(html).all("img", "link", "script", "use", "image", "iframe"):
         for name in ("src", "href", "srcset"):
             assert attrs.get(name, "data:").startswith(("data:", "#"))
+
+
+def test_the_policy_allows_the_pages_script_and_no_other_source(html):
+    (policy,) = [
+        attrs["content"]
+        for attrs in Page(html).all("meta")
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    # A browser hashes all that is between the tags.
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert "addEventListener" in script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert dict(part.split(" ", 1) for part in policy.split("; ")) == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+        "script-src": f"'sha256-{digest}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    # In force before anything that it governs.
+    assert html.index("Content-Security-Policy") < html.index("<title>")
+    assert not [attrs for _, attrs in Page(html).elements for name in attrs if name[:2] == "on"]
 
 
 def test_the_page_is_well_formed_and_every_image_has_an_alt_text(html):
