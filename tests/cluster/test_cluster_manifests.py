@@ -14,6 +14,7 @@ from manifest_fields import schema_errors
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 RESTRICTED = {
+    "readOnlyRootFilesystem": True,
     "runAsNonRoot": True,
     "runAsUser": 1000,
     "runAsGroup": 1000,
@@ -148,6 +149,110 @@ def test_no_container_is_root_or_can_become_root():
     assert "--user 1000" in VMS["docker"]["run_options"]
 
 
+@pytest.mark.parametrize("name", ["head", "worker", "submitter", "autoscaler"])
+def test_a_read_only_container_can_write_where_its_programs_do(name):
+    options = CLUSTER_SPEC["autoscalerOptions"]
+    mounts = (options if name == "autoscaler" else containers()[name])["volumeMounts"]
+    volumes = {
+        each["name"]: each for each in pods()["head" if name == "autoscaler" else name]["volumes"]
+    }
+    home = re.search(r"^ENV HOME=(\S+)$", (CLUSTER / "training/Dockerfile").read_text(), re.M)
+    assert home
+    # Ray's sessions are below /tmp; our cache and Keras' settings are in the home folder.
+    for path in ("/tmp", home[1]):
+        (mount,) = (each for each in mounts if each["mountPath"] == path)
+        assert not mount.get("readOnly")
+        assert volumes[mount["name"]]["emptyDir"] == {}
+
+
+def test_only_the_autoscaler_has_a_token_for_the_kubernetes_api():
+    from ray.autoscaler._private.kuberay import node_provider
+
+    assert [pod["automountServiceAccountToken"] for pod in pods().values()] == [False] * 3
+    (volume,) = (each for each in pods()["head"]["volumes"] if "projected" in each)
+    files = {
+        item["path"]
+        for source in volume["projected"]["sources"]
+        for projection in source.values()
+        for item in projection.get("items", [projection])
+    }
+    (mount,) = (
+        each
+        for each in CLUSTER_SPEC["autoscalerOptions"]["volumeMounts"]
+        if each["name"] == volume["name"]
+    )
+    # Where Ray's autoscaler reads it.
+    read = {node_provider.IN_CLUSTER_TOKEN_PATH, node_provider.IN_CLUSTER_CA_CERT_PATH}
+    assert read <= {f"{mount['mountPath']}/{name}" for name in files}
+    assert files == {"token", "ca.crt", "namespace"}
+    for container in containers().values():
+        assert not any(each["name"] == volume["name"] for each in container["volumeMounts"])
+
+
+def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Return whether a label selector without expressions selects a pod."""
+    assert selector.keys() == {"matchLabels"}
+    return selector["matchLabels"].items() <= labels.items()
+
+
+def test_the_network_policy_lets_in_the_pods_themselves_and_the_operator():
+    (policy,) = documents("kuberay/networkpolicy.yaml")
+    spec = policy["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    templates = [
+        HEAD["template"], WORKERS["template"], JOB["spec"]["submitterPodTemplate"]
+    ]  # fmt: skip
+    own = [template["metadata"]["labels"] for template in templates]
+    # As set by the Helm chart of KubeRay 1.6.
+    operator = {
+        "app.kubernetes.io/name": "kuberay-operator",
+        "app.kubernetes.io/instance": "kuberay-operator",
+        "app.kubernetes.io/component": "kuberay-operator",
+    }
+    assert all(selected(spec["podSelector"], labels) for labels in own)
+    peers, from_operator = spec["ingress"]
+    assert all(each.keys() <= {"from", "ports"} for each in spec["ingress"])
+    (source,) = peers["from"]
+    assert source.keys() == {"podSelector"}  # and no namespace: this one only
+    assert all(selected(source["podSelector"], labels) for labels in own)
+    assert not selected(source["podSelector"], operator)
+    (source,) = from_operator["from"]
+    assert source.keys() == {"podSelector"}
+    assert selected(source["podSelector"], operator)
+    dashboard = next(p for p in containers()["head"]["ports"] if p["name"] == "dashboard")
+    assert from_operator["ports"] == [{"port": dashboard["containerPort"], "protocol": "TCP"}]
+    stranger = {"app.kubernetes.io/name": "stranger"}
+    selectors = [source["podSelector"] for rule in spec["ingress"] for source in rule["from"]]
+    assert not any(selected(each, stranger) for each in selectors)
+
+
+def test_vms_have_the_scopes_they_need_and_firewall_rules():
+    nodes = {name: each["node_config"] for name, each in VMS["available_node_types"].items()}
+    prefix = "https://www.googleapis.com/auth/"
+    scopes = {
+        name: {
+            scope.removeprefix(prefix)
+            for each in node["serviceAccounts"]
+            for scope in each["scopes"]
+        }
+        for name, node in nodes.items()
+    }
+    assert scopes == {
+        "head": {"devstorage.read_write", "compute"},
+        "gpu": {"devstorage.read_write"},
+    }
+    page = (ROOT / "docs/how-to/train-on-gce-vms.md").read_text()
+    rules = re.findall(r"gcloud compute firewall-rules create \S+ --priority (\d+) \\\n(.*)", page)
+    (allow, inside), (deny, others) = sorted((int(p), text) for p, text in rules)
+    for node in nodes.values():
+        (tag,) = node["tags"]["items"]
+        assert f"--source-tags {tag} --target-tags {tag} --allow tcp,udp" in inside
+        assert f"--target-tags {tag} --action DENY" in others
+    # Google's own rule that lets the network in has 65534; the lowest number wins.
+    assert allow < deny < 65534
+    assert "tcp:1-21,tcp:23-65535,udp" in others
+
+
 @pytest.mark.parametrize("target", ["training", "vms"])
 def test_no_stage_of_the_training_image_ends_as_root(target):
     text = (CLUSTER / "training/Dockerfile").read_text()
@@ -171,7 +276,7 @@ def test_a_node_has_shared_memory_and_runs_ray_stop_before_it_exits(name):
     pod, container = pods()[name], containers()[name]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert set(mounts.values()) == volumes.keys()
+    assert set(mounts.values()) == {name for name in volumes if "projected" not in volumes[name]}
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
     assert container["lifecycle"]["preStop"]["exec"]["command"][-1] == "ray stop"
 
