@@ -3,8 +3,10 @@
 import io
 import json
 import math
+import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import h5py
@@ -61,10 +63,18 @@ def laser_jnd(folder, *arguments):
 
 
 def python(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    """Run Python and check that it succeeds and leaves no temporary file."""
+    with tempfile.TemporaryDirectory() as temporary:  # a short path, as Ray needs
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env={**os.environ, "TMPDIR": temporary},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert set(os.listdir(temporary)) <= {"ray"}
     return done
 
 

@@ -8,7 +8,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -28,6 +30,7 @@ from laser_dist.commands import (
 from laser_dist.commands.faults import USER_ERROR, Explanation, explain
 from laser_dist.commands.processes import Stopped, stop_descendants, stop_on_signals
 from laser_dist.errors import nearest
+from laser_dist.storage.temporary import temporary_folder
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -85,11 +88,15 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(
+    arguments: Sequence[str] | None = None,
+    context: AbstractContextManager[None] | None = None,
+) -> int:
     """Run the command line.
 
     Args:
       arguments: without the program's name; None takes those of this process.
+      context: entered while the command runs.
 
     Returns:
       The exit status.
@@ -103,7 +110,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 verbose=verbosity > 0,
             )
             logs.set_up(verbosity=verbosity, log_file=parsed.log_file)
-            with stop_on_signals():
+            with stop_on_signals(), context or contextlib.nullcontext():
                 parsed.run(parsed)
         finally:
             sys.stdout.flush()  # here, where an error can still be reported; help is printed too
@@ -124,9 +131,25 @@ def main() -> None:
     Without Python's own shutdown: libraries' C++ threads that still run during it have aborted
     processes that had done their work.
     """
-    status = run()
+    status = run(context=_own_temporary_files())
     stop_descendants()
     _exit_at_once(status)
+
+
+@contextmanager
+def _own_temporary_files() -> Iterator[None]:
+    """Keep temporary files of this process and its children in one folder, and remove it.
+
+    Libraries leave some behind, such as TensorFlow the source of each function that it has traced.
+    """
+    with temporary_folder() as folder:
+        # Ray would look there for a cluster that runs on this machine already.
+        os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            stop_descendants()  # which may still write there
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
