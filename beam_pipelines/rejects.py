@@ -1,6 +1,6 @@
 """Rejects: inputs that could not be used. They are counted, listed in a table and limited."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -95,8 +95,37 @@ def check_reject_rate(
         f"{len(affected)} of {total} sources have rejected inputs, more than the accepted "
         f"{100 * max_rate:g}%: {shown}{more}.",
         hint="Fix or remove these inputs, then run the command again."
-        + (f" All rejects are listed in {table}." if table is not None else ""),
+        + (f" All rejects found so far are listed in {table}." if table is not None else ""),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectLimit:
+    """When a pipeline has too many rejects.
+
+    Beam passes a worker's exception on as text, and a failed build removes its output. So before it
+    fails, a worker writes a table of the rejects.
+
+    Attributes:
+      refusal: path or URL of that table.
+      found: rejects known before the pipeline started.
+      total: number of sources, including lost ones.
+      max_rate: largest accepted share of affected sources, in [0, 1].
+    """
+
+    refusal: str | Path
+    found: Sequence[Reject]
+    total: int
+    max_rate: float = MAX_REJECT_RATE
+
+    def all_rejects(self, rejects: Iterable[Reject]) -> list[Reject]:
+        """Return these rejects and those found before, in the order of a table."""
+        return sorted((*self.found, *rejects), key=lambda reject: (reject.where, reject.stage))
+
+    def check(self, rejects: Iterable[Reject]) -> None:
+        """Write the table and raise a `UserError` if these rejects are too many."""
+        found = self.all_rejects(rejects)
+        check_reject_rate(found, self.total, max_rate=self.max_rate, table=self.refusal)
 
 
 def write_rejects(

@@ -25,13 +25,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineState
 
 from beam_pipelines.isolation import MEMORY_GB, USUAL_MEMORY_GB
-from beam_pipelines.rejects import (
-    MAX_REJECT_RATE,
-    Reject,
-    check_refusal,
-    check_reject_rate,
-    write_rejects,
-)
+from beam_pipelines.rejects import Reject, RejectLimit, check_refusal, write_rejects
 from laser_dist import storage
 from laser_dist.errors import UserError
 
@@ -255,44 +249,26 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 class WriteRejects(beam.DoFn):
-    """Writes all rejects into one table; fails the pipeline if there are too many.
+    """Writes all rejects into one table; fails the pipeline if there are too many."""
 
-    Beam passes a worker's exception on as text, and a failed build removes its output. So before it
-    fails, a worker writes the table to a second location, the refusal, where `translate_failures`
-    reads it.
-    """
-
-    def __init__(
-        self,
-        location: str | Path,
-        refusal: str | Path,
-        found: Sequence[Reject],
-        total: int,
-        max_rate: float = MAX_REJECT_RATE,
-    ) -> None:
+    def __init__(self, location: str | Path, limit: RejectLimit) -> None:
         """Store the arguments.
 
         Args:
           location: path or URL of the table.
-          refusal: path or URL of the second table, written only before the pipeline fails.
-          found: rejects known before the pipeline started.
-          total: number of sources, including lost ones.
-          max_rate: largest accepted share of affected sources.
+          limit: when there are too many.
         """
         self._location = location
-        self._refusal = refusal
-        self._found = tuple(found)
-        self._total = total
-        self._max_rate = max_rate
+        self._limit = limit
 
     def process(self, rejects: Sequence[Reject]) -> Iterable[int]:
         """Yield the number of rejects; count them by kind."""
-        for reject in (*self._found, *rejects):
+        limit, found = self._limit, self._limit.all_rejects(rejects)
+        for reject in found:
             beam.metrics.Metrics.counter("rejects", reject.what).inc()
-        ordered = sorted((*self._found, *rejects), key=lambda reject: (reject.where, reject.stage))
-        write_rejects(ordered, self._total, self._location, max_rate=self._max_rate)
-        check_reject_rate(ordered, self._total, max_rate=self._max_rate, table=self._refusal)
-        yield len(ordered)
+        write_rejects(found, limit.total, self._location, max_rate=limit.max_rate)
+        limit.check(rejects)
+        yield len(found)
 
 
 @contextmanager
@@ -300,7 +276,7 @@ def translate_failures(refusal: str | Path, output: str | Path) -> Iterator[None
     """Turn a pipeline failure that the user can fix into a `UserError`.
 
     Args:
-      refusal: as for `WriteRejects`; removed on entry, and kept after a refusal for the user.
+      refusal: as for `RejectLimit`; removed on entry, and kept after a refusal for the user.
       output: output folder, for messages.
 
     Raises:

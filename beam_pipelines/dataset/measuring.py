@@ -10,7 +10,7 @@ from beam_pipelines.dataset.measured_files import MeasuredFiles, find_measured
 from beam_pipelines.elements import LabeledSource, PairSettings
 from beam_pipelines.isolation import Crashed, Isolated
 from beam_pipelines.parallel import InChildProcesses
-from beam_pipelines.rejects import SOURCE, Reject
+from beam_pipelines.rejects import SOURCE, Reject, RejectLimit
 from beam_pipelines.runner import REJECTS
 from laser_dist.video.containers import VideoError
 
@@ -30,6 +30,7 @@ class MeasureSources(InChildProcesses):
         settings: PairSettings,
         folder: str,
         *,
+        limit: RejectLimit,
         num_processes: int = 1,
         clip_seconds: float = CLIP_SECONDS,
         measure: Callable[..., None] = measure_and_write,
@@ -40,6 +41,7 @@ class MeasureSources(InChildProcesses):
         Args:
           settings: settings of the examples.
           folder: folder of the measured files.
+          limit: when there are too many rejects; each Beam worker checks its own.
           num_processes: number of codec processes of each Beam worker.
           clip_seconds: time limit for one clip.
           measure: what a codec process does for a source.
@@ -48,6 +50,7 @@ class MeasureSources(InChildProcesses):
         super().__init__(num_processes, step_seconds=clip_seconds, isolate=isolate)
         self._settings = settings
         self._folder = folder
+        self._limit = limit
         self._measure_and_write = measure
         counter = beam.metrics.Metrics.counter
         self._counters = {
@@ -55,8 +58,13 @@ class MeasureSources(InChildProcesses):
         }
         self._clips_rejected = counter("clips", "rejected")
 
+    def setup(self) -> None:
+        """Prepare the codec processes."""
+        super().setup()
+        self._rejects: list[Reject] = []
+
     def outputs(self, outcome: Outcome) -> Iterable[MeasuredFiles | RejectOutput]:
-        """Yield measured files and rejects."""
+        """Yield measured files and rejects; fail as soon as there are too many rejects."""
         what, measured, rejects = outcome
         self._counters[what].inc()
         if measured is not None:
@@ -64,6 +72,9 @@ class MeasureSources(InChildProcesses):
             yield measured
         for reject in rejects:
             yield beam.pvalue.TaggedOutput(REJECTS, reject)
+        if rejects:
+            self._rejects += rejects
+            self._limit.check(self._rejects)
 
     def work(self, source: LabeledSource) -> Outcome:
         """Measure a source; runs in a thread that waits for a codec process."""

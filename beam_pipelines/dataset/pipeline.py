@@ -28,7 +28,7 @@ from beam_pipelines.dataset.shards import (
     plan_shards,
 )
 from beam_pipelines.elements import LabeledSource, PairSettings
-from beam_pipelines.rejects import MAX_REJECT_RATE, REJECTS_FILE, Reject
+from beam_pipelines.rejects import MAX_REJECT_RATE, REJECTS_FILE, Reject, RejectLimit
 from beam_pipelines.runner import REJECTS, WriteRejects
 from laser_dist import storage
 
@@ -116,8 +116,14 @@ def add_build(
       measure: replaces `MeasureSources`.
     """
     locations = plan.locations
+    limit = RejectLimit(
+        refusal=locations.refusal,
+        found=plan.rejects,
+        total=plan.num_sources,
+        max_rate=plan.max_reject_rate,
+    )
     measure = measure or MeasureSources(
-        plan.settings, locations.work, num_processes=plan.num_processes
+        plan.settings, locations.work, limit=limit, num_processes=plan.num_processes
     )
     outputs = (
         pipeline
@@ -127,13 +133,7 @@ def add_build(
         | "SpreadSources" >> beam.Reshuffle()
         | "MeasureSources" >> beam.ParDo(measure).with_outputs(REJECTS, main="measured")
     )
-    write_rejects = WriteRejects(
-        storage.join(locations.dataset, REJECTS_FILE),
-        locations.refusal,
-        plan.rejects,
-        plan.num_sources,
-        plan.max_reject_rate,
-    )
+    write_rejects = WriteRejects(storage.join(locations.dataset, REJECTS_FILE), limit)
     num_rejects = (
         outputs[REJECTS]
         | "GatherRejects" >> beam.combiners.ToList()

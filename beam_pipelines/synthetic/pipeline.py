@@ -20,7 +20,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines.parallel import InChildProcesses
-from beam_pipelines.rejects import REJECTS_FILE, SOURCE, Reject
+from beam_pipelines.rejects import REJECTS_FILE, SOURCE, Reject, RejectLimit
 from beam_pipelines.runner import (
     REJECTS,
     WriteRejects,
@@ -115,6 +115,7 @@ def synthesize(
         translate_failures(refusal, folder),
     ):
         pipeline = new_pipeline(options)
+        limit = RejectLimit(refusal=refusal, found=left_out, total=len(takes))
         produce_sources = ProduceSources(settings, unfinished, num_processes(options))
         sources = (
             pipeline
@@ -124,8 +125,7 @@ def synthesize(
         _ = (
             sources[REJECTS]
             | "GatherRejects" >> beam.combiners.ToList()
-            | "WriteRejects"
-            >> beam.ParDo(WriteRejects(unfinished / REJECTS_FILE, refusal, left_out, len(takes)))
+            | "WriteRejects" >> beam.ParDo(WriteRejects(unfinished / REJECTS_FILE, limit))
         )
         _ = (
             sources["made"]

@@ -19,9 +19,12 @@ from beam_pipelines.dataset.measured_files import (
 )
 from beam_pipelines.dataset.measuring import MeasureSources
 from beam_pipelines.isolation import Crashed, Isolated
+from beam_pipelines.rejects import RejectLimit
 from laser_dist.errors import UserError
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.containers import VideoError
+
+LIMIT = RejectLimit(refusal="", found=(), total=10, max_rate=1.0)
 
 pytestmark = pytest.mark.slow  # most tests start and crash a process that loads the codecs
 
@@ -46,7 +49,7 @@ def run(isolated):
 
 def _run(isolated, source, folder, *, work=measure_and_write):
     """Return what the step yields for one source: measured files and rejects."""
-    step = MeasureSources(SETTINGS, str(folder), measure=work, isolate=lambda seconds: isolated)
+    step = MeasureSources(SETTINGS, str(folder), limit=LIMIT, measure=work, isolate=lambda seconds: isolated)
     step.setup()
     outputs = list(step.process(source))
     rejects = [output.value for output in outputs if isinstance(output, TaggedOutput)]
@@ -122,7 +125,8 @@ class TimesOut:
 
 def test_a_clip_that_times_out_costs_only_that_clip(streams, tmp_path):
     source = labeled(tmp_path / "in", streams, levels=(20, 20, 36))
-    step = MeasureSources(SETTINGS, str(tmp_path / "work"), clip_seconds=30.0, isolate=TimesOut)
+    work = str(tmp_path / "work")
+    step = MeasureSources(SETTINGS, work, limit=LIMIT, clip_seconds=30.0, isolate=TimesOut)
     step.setup()
     measured, reject = step.process(source)
     step.teardown()
@@ -156,7 +160,8 @@ def test_after_a_crash_the_next_source_is_measured(run, streams, tmp_path):
 
 def test_the_codec_process_stops_with_the_step(streams, tmp_path):
     isolated = Isolated(60.0)
-    step = MeasureSources(SETTINGS, str(tmp_path / "work"), isolate=lambda seconds: isolated)
+    work = str(tmp_path / "work")
+    step = MeasureSources(SETTINGS, work, limit=LIMIT, isolate=lambda seconds: isolated)
     step.setup()
     list(step.process(labeled(tmp_path / "in", streams)))
     number = isolated.call(isolated_work.process_id)
@@ -168,8 +173,9 @@ def test_the_codec_process_stops_with_the_step(streams, tmp_path):
 def test_two_processes_yield_every_source_once_by_the_end_of_the_bundle(streams, tmp_path):
     ids = ["x-none-1", "x-SIGSEGV-0", "x-none-2", "x-none-3"]
     sources = [labeled(tmp_path / "in", streams, source_id=name) for name in ids]
+    work = str(tmp_path / "work")
     step = MeasureSources(
-        SETTINGS, str(tmp_path / "work"), num_processes=2, measure=faulty_codec.measure
+        SETTINGS, work, limit=LIMIT, num_processes=2, measure=faulty_codec.measure
     )
     step.setup()
     outputs = [output for source in sources for output in step.process(source)]

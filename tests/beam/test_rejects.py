@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from beam_pipelines.rejects import (
     Reject,
+    RejectLimit,
     check_reject_rate,
     impaired_sources,
     lost_sources,
@@ -86,7 +87,8 @@ def test_a_table_is_read_as_written(tmp_path):
 
 
 def test_few_rejects_are_written_in_order_with_those_found_before(tmp_path):
-    step = WriteRejects(tmp_path / "r.parquet", tmp_path / "refusal", [lost(3)], total=60)
+    limit = RejectLimit(refusal=tmp_path / "refusal", found=[lost(3)], total=60)
+    step = WriteRejects(tmp_path / "r.parquet", limit)
     assert list(step.process([lost(9), lost(1)])) == [3]
     assert read_rejects(tmp_path / "r.parquet") == ((lost(1), lost(3), lost(9)), 60)
     assert not (tmp_path / "refusal").exists()
@@ -96,7 +98,8 @@ def refused_in_a_worker(folder, refusal):
     with translate_failures(refusal, folder):
         assert not refusal.exists()
         try:
-            list(WriteRejects(folder / "r", refusal, (), total=4).process([lost(1)]))
+            limit = RejectLimit(refusal=refusal, found=(), total=4)
+            list(WriteRejects(folder / "r", limit).process([lost(1)]))
         except UserError as error:
             raise RuntimeError(f"Error received from SDK harness: {error}") from None
 

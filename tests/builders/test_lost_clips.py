@@ -38,6 +38,15 @@ def test_a_build_with_too_many_rejects_is_a_user_error(synthetic, tmp_path, num_
     assert not list((tmp_path / "data").rglob("dataset_info.json"))
 
 
+def test_a_build_stops_as_soon_as_there_are_too_many_rejects(synthetic, tmp_path):
+    damage(synthetic, tmp_path / "mini", (5, 0))
+    (clip,) = (tmp_path / "mini").glob("videoSRC005_*/*_qp_22.264")
+    clip.write_bytes(clip.read_bytes() + bytes(1 << 20))  # the largest source is measured first
+    with pytest.raises(UserError, match=r"1 of 6 sources .* videoSRC005"):
+        build(tmp_path / "mini", tmp_path / "data")
+    assert not list((tmp_path / "data").rglob("*.pairs.parquet"))
+
+
 def test_a_build_reuses_what_an_earlier_one_has_measured(synthetic, dataset, tmp_path):
     damage(synthetic, tmp_path / "mini", (2, 0))
     with pytest.raises(UserError):
@@ -65,7 +74,7 @@ def test_the_table_of_a_refused_build_lists_all_sources_lost_by_name(synthetic, 
     shutil.copytree(synthetic, tmp_path / "mini")
     for path in (tmp_path / "mini").glob("*/*_qp_00.264"):
         path.unlink()
-    with pytest.raises(UserError, match="(?s)6 of 6 sources.*All rejects are listed in "):
+    with pytest.raises(UserError, match="(?s)6 of 6 sources.*All rejects found so far are listed in "):
         build(tmp_path / "mini", tmp_path / "data")
     (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
     assert len(read_rejects(refusal)[0]) == 6
