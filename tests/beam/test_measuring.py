@@ -49,7 +49,9 @@ def run(isolated):
 
 def _run(isolated, source, folder, *, work=measure_and_write):
     """Return what the step yields for one source: measured files and rejects."""
-    step = MeasureSources(SETTINGS, str(folder), limit=LIMIT, measure=work, isolate=lambda seconds: isolated)
+    step = MeasureSources(
+        SETTINGS, str(folder), limit=LIMIT, measure=work, isolate=lambda seconds: isolated
+    )
     step.setup()
     outputs = list(step.process(source))
     rejects = [output.value for output in outputs if isinstance(output, TaggedOutput)]

@@ -74,7 +74,9 @@ def test_the_table_of_a_refused_build_lists_all_sources_lost_by_name(synthetic, 
     shutil.copytree(synthetic, tmp_path / "mini")
     for path in (tmp_path / "mini").glob("*/*_qp_00.264"):
         path.unlink()
-    with pytest.raises(UserError, match="(?s)6 of 6 sources.*All rejects found so far are listed in "):
+    with pytest.raises(
+        UserError, match="(?s)6 of 6 sources.*All rejects found so far are listed in "
+    ):
         build(tmp_path / "mini", tmp_path / "data")
     (refusal,) = (tmp_path / "data").rglob("rejected-*.parquet")
     assert len(read_rejects(refusal)[0]) == 6
