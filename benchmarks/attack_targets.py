@@ -1,0 +1,120 @@
+"""What `attack.py` does with each mutated file, in a child process with limited memory."""
+
+import contextlib
+import functools
+import hashlib
+import re
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+MEMORY_BYTES = 6 << 30
+"""Address space of a child: TensorFlow alone reserves about 4 GB."""
+
+
+def attack(kind: str, content: bytes, known: frozenset[str], report: Any) -> tuple[str, int]:
+    """Give a file to the product.
+
+    Args:
+      kind: name of a target, and suffix of the file, such as "archive .zip".
+      content: of the file.
+      known: SHA-256 of the content of every member of the file that was mutated.
+      report: not called: the complete attack is one step.
+
+    Returns:
+      "accepted", "refused", or what went wrong, and the peak memory of this process in bytes.
+    """
+    del report
+    _limit_memory()
+    from laser_dist.errors import UserError
+
+    target, suffix = kind.split()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"file{suffix}"
+        path.write_bytes(content)
+        try:
+            outcome = _TARGETS[target](path, known)
+        except UserError:
+            outcome = "refused"
+        except Exception as error:  # noqa: BLE001 - what the user would see as an internal error
+            outcome = f"internal error: {type(error).__name__}: {error}"[:150]
+    # Not `getrusage`, whose peak includes that of the parent before the fork.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return outcome, int(peak[1]) * 1024 if peak else 0
+
+
+@functools.cache
+def _limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+def _media(path: Path, known: frozenset[str]) -> str:
+    from laser_dist.video.codec import sample_frames
+
+    sample_frames(path, num_frames=2, width=64, height=48)
+    return "accepted"
+
+
+def _labels(path: Path, known: frozenset[str]) -> str:
+    from laser_dist.jnd.label_files import LabelFile
+    from laser_dist.jnd.mcl_jci_labels import parse_mcl_jci_labels
+    from laser_dist.jnd.videoset_labels import parse_videoset_labels
+
+    content = path.read_bytes()
+    if path.suffix == ".csv":
+        names = [f"640x360_{name}.csv" for name in ("1st", "2nd", "3rd")]
+        files = [LabelFile(name, name, content) for name in names]
+        found = parse_videoset_labels(files, "640x360", location="here").sources
+        levels = [level.jnd for source in found for level in source.levels]
+        return "accepted" if all(1 <= level <= 51 for level in levels) else "levels out of range"
+    name = "JND_image_01.txt"
+    found = parse_mcl_jci_labels([LabelFile(name, name, content)], location="here").sources
+    factors = [factor for source in found for level in source.samples for factor in level]
+    return "accepted" if all(1 <= each <= 99 for each in factors) else "levels out of range"
+
+
+def _archive(path: Path, known: frozenset[str]) -> str:
+    from beam_pipelines.inputs.archives import (
+        archives_among,
+        members_of,
+        needs_index,
+        read_stored,
+        unreadable,
+    )
+    from beam_pipelines.inputs.tar_index import index_tar
+    from laser_dist.errors import UserError
+    from laser_dist.storage import list_files
+
+    index = str(path.parent / ".index")
+    archives, rejects = archives_among(list_files(path.parent))
+    rejects += unreadable(archives)
+    for archive in archives if not rejects else ():
+        if needs_index(archive, index):
+            index_tar(archive, index)
+        members, faults = members_of(archive, index)
+        rejects += faults
+        for member in members:
+            try:
+                content = read_stored(member)
+            except (UserError, OSError):
+                return "refused"
+            if hashlib.sha256(content).hexdigest() not in known:
+                return "a member has other content"
+    return "refused" if rejects else "accepted"
+
+
+def _model(path: Path, known: frozenset[str]) -> str:
+    import numpy as np
+
+    from laser_dist.prediction.predict import load_predictor, predict_frames
+
+    predictor = load_predictor(path)
+    frames = np.zeros((1, predictor.height, predictor.width, 3), np.uint8)
+    with contextlib.suppress(FloatingPointError):
+        levels = predict_frames(predictor, frames)
+        return "accepted" if np.isfinite(levels).all() else "an answer that is not a number"
+    return "refused"
+
+
+_TARGETS = {"media": _media, "labels": _labels, "archive": _archive, "model": _model}

@@ -1,0 +1,258 @@
+"""Stop every command at random moments; nothing half-written may be taken for complete.
+
+    python benchmarks/signals.py                  # 20 moments for each command and signal; hours
+    python benchmarks/signals.py --moments 2 --commands predict,build
+
+For each command the script measures an undisturbed run. Then it repeats the command, draws a moment
+uniformly from the length of the undisturbed run, and sends SIGINT, SIGTERM or SIGKILL to the
+command itself. After SIGINT and SIGTERM no process of it may run 10 s later, and no file may be
+left that a complete run does not leave, except the checkpoints of a training and the measured files
+of a build, which are in marked folders. After SIGKILL no process may run three minutes later. Then
+the same command is run again: it must succeed, and leave the files of the undisturbed run.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+from results import laser_jnd, table, write_result
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+SECONDS_TO_STOP = {signal.SIGINT: 10, signal.SIGTERM: 10, signal.SIGKILL: 180}
+TIMEOUT_S = 900
+SETTINGS = (
+    "backbone.filters=4", "backbone.latent_filters=6", "head.filters=4,4", "image.epochs=4",
+    "jnd.epochs=2", "heads.epochs=4",
+)  # fmt: skip
+# Of interrupted work, in folders that a later run of the same command continues and removes.
+RESUMABLE = re.compile(r"(^|/)(\.unfinished-[^/]+|\.archives|run/(checkpoints|cache|ray-\w+))/")
+# Contents with times, durations or paths of the run in them.
+VARYING = re.compile(
+    r"/(logs|ray-[^/]+|checkpoints)/|\.keras$|/report/|results\.json$|config\.json$"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command line whose output is below the current folder.
+
+    Attributes:
+      arguments: words after `laser-jnd`.
+      inputs: names of the files and folders that it reads, made by earlier commands.
+    """
+
+    arguments: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "synthesize": Command(
+        ("synthesize", "--output", "videoset", "--num-sources", "15", "--qps", "22,30,38")
+    ),
+    "build": Command(
+        ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"), ("videoset",)
+    ),
+    "train": Command(
+        (
+            "train", "mj-lat", "--preset", "tiny", "--dataset", "data", "--output", "run",
+            "--checkpoint-every-steps", "2", *(f"--set={each}" for each in SETTINGS),
+        ),
+        ("data",),
+    ),  # fmt: skip
+    "evaluate": Command(
+        ("evaluate", "--model", "run", "--dataset", "data", "--output", "results"),
+        ("data", "run"),
+    ),
+    "predict": Command(("predict", "clip.264", "--model", "run", "--json"), ("run", "clip.264")),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Outcome of one stopped command.
+
+    Attributes:
+      command: its name.
+      signal: name of the signal.
+      after_s: seconds after its start.
+      problem: what is wrong; empty if nothing is.
+    """
+
+    command: str
+    signal: str
+    after_s: float
+    problem: str
+
+
+class Started:
+    """A command and every process that it starts, known by a variable of their environment."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+        self._mark = f"LASER_JND_SIGNALS_{uuid.uuid4().hex}"
+        with (folder.parent / "output.txt").open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "laser_dist.commands.main", *arguments],
+                cwd=folder,
+                env={**os.environ, self._mark: "1", "TMPDIR": str(folder.parent / "tmp")},
+                stdout=output,
+                stderr=output,
+            )
+
+    def running(self) -> list[psutil.Process]:
+        """Return its running processes."""
+        found = []
+        for each in psutil.process_iter():
+            try:
+                if self._mark in each.environ() and each.status() != psutil.STATUS_ZOMBIE:
+                    found.append(each)
+            except psutil.Error:  # gone, or of another user
+                continue
+        return found
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return a hash of each file below a folder, by its name; "" where contents vary."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file():
+            varies = VARYING.search(f"/{name}")
+            found[name] = "" if varies else hashlib.sha256(path.read_bytes()).hexdigest()
+    return {name: digest for name, digest in found.items() if "/logs/" not in f"/{name}"}
+
+
+def fresh(base: Path, inputs: Path, command: Command) -> Path:
+    """Return a new folder with the command's inputs and an empty folder for temporary files."""
+    shutil.rmtree(base, ignore_errors=True)
+    (base / "tmp").mkdir(parents=True)
+    (base / "work").mkdir()
+    for name in command.inputs:
+        copy: Callable = shutil.copytree if (inputs / name).is_dir() else shutil.copy2
+        copy(inputs / name, base / "work" / name)
+    return base / "work"
+
+
+def stopped(
+    name: str, base: Path, inputs: Path, expected: dict[str, str], moment_s: float, number: int
+) -> Outcome | None:
+    """Stop a command at a moment, and run it again; None if it ended before the moment."""
+    command = COMMANDS[name]
+    folder = fresh(base, inputs, command)
+    before = contents(folder).keys()
+    started = Started(command.arguments, folder)
+    try:
+        started.process.wait(moment_s)
+        return None
+    except subprocess.TimeoutExpired:
+        started.process.send_signal(number)
+    problems = []
+    deadline = time.monotonic() + SECONDS_TO_STOP[signal.Signals(number)]
+    while (left := started.running()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        started.process.poll()
+    if left:
+        problems.append(f"still running: {', '.join(each.name() for each in left)}")
+        for each in left:
+            each.kill()
+    status = started.process.wait()
+    if number != signal.SIGKILL:
+        if status != 128 + number:
+            problems.append(f"exit status {status}")
+        stray = [file for file in contents(folder).keys() - before if not RESUMABLE.search(file)]
+        if name == "train":  # a run may be resumed, so all of it may stay
+            stray = [file for file in stray if not file.startswith("run/")]
+        problems += [f"left {file}" for file in stray[:3]]
+        problems += [f"left {file} in TMPDIR" for file in os.listdir(base / "tmp")][:3]
+    again = Started(command.arguments, folder)
+    if again.process.wait(TIMEOUT_S):
+        problems.append(f"the same command ended with status {again.process.returncode}")
+    found = contents(folder)
+    differing = sorted(
+        file for file in found.keys() | expected.keys() if found.get(file) != expected.get(file)
+    )
+    problems += [f"differs: {file}" for file in differing[:3]]
+    label = signal.Signals(number).name
+    return Outcome(name, label, moment_s, "; ".join(problems))
+
+
+def prepare(folder: Path) -> None:
+    """Make the inputs of all commands, or reuse them."""
+    os.chdir(folder)
+    for name in ("synthesize", "build", "train"):
+        laser_jnd(*COMMANDS[name].arguments)
+    if not Path("clip.264").exists():
+        shutil.copy2(next(Path("videoset").rglob("*_qp_00.264")), "clip.264")
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--moments", type=int, default=20, help="for each signal (%(default)s)")
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs") / "signals")
+    arguments = parser.parse_args()
+    base = arguments.output.resolve()
+    inputs = base / "inputs"
+    inputs.mkdir(parents=True, exist_ok=True)
+    prepare(inputs)
+    rng = np.random.default_rng(arguments.seed)
+    outcomes: list[Outcome] = []
+    for name in arguments.commands.split(","):
+        folder = fresh(base / name, inputs, COMMANDS[name])
+        begun = time.monotonic()
+        undisturbed = Started(COMMANDS[name].arguments, folder)
+        if undisturbed.process.wait(TIMEOUT_S):
+            sys.exit(f"The undisturbed {name} failed: see {folder.parent / 'output.txt'}")
+        length_s, expected = time.monotonic() - begun, contents(folder)
+        for number in SIGNALS:
+            drawn = 0
+            while drawn < arguments.moments:
+                moment_s = float(rng.uniform(0, length_s))
+                outcome = stopped(name, base / name, inputs, expected, moment_s, number)
+                if outcome is not None:
+                    drawn += 1
+                    outcomes.append(outcome)
+                    print(outcome, flush=True)
+    good = sum(not each.problem for each in outcomes)
+    rows = []
+    for name in arguments.commands.split(","):
+        for number in SIGNALS:
+            label = signal.Signals(number).name
+            here = [each for each in outcomes if (each.command, each.signal) == (name, label)]
+            faulty = [each.problem for each in here if each.problem]
+            rows.append(
+                [name, label, len(here), len(here) - len(faulty), "; ".join(faulty) or None]
+            )
+    write_result(
+        "signals",
+        title="Stop commands",
+        simulated=True,
+        summary=f"{good} of {len(outcomes)} commands that were stopped at a random moment left no "
+        "process and no stray file, and the same command then completed.",
+        tables=[
+            table(
+                "Commands stopped at random moments",
+                ["Command", "Signal", "Stopped", "Right", "Problems"],
+                rows,
+            )
+        ],
+        notes=[],
+    )
+    sys.exit(0 if good == len(outcomes) else 1)
+
+
+if __name__ == "__main__":
+    main()
