@@ -23,6 +23,7 @@ settings.load_profile(
 _LONGEST = (
     "test_end_to_end",
     "test_examples",
+    "test_ray_jobs",
     "test_bucket",
     "test_stages",
     "test_equivalence",

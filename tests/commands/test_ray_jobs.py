@@ -23,7 +23,6 @@ FIRST_EPOCH, LAST_EPOCH = (rf"1/3 image +epoch {epoch}/" for epoch in (1, NUM_EP
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
