@@ -205,7 +205,7 @@ def main() -> None:
     tables = []
     refused = [] if arguments.only_mutations else attacks()
     if refused:
-        tables.append(table("Attacks", ["Target", "Attack", "Outcome"], refused, details=True))
+        tables.append(table("Attacks", ["Target", "Attack", "Outcome"], refused))
     known = frozenset(hashlib.sha256(content).hexdigest() for content in members().values())
     rows, bad = [], sum("NOT" in row[-1] for row in refused)
     for kind, valid in seeds().items():
