@@ -80,7 +80,6 @@ def _archive(path: Path, known: frozenset[str]) -> str:
         members_of,
         needs_index,
         read_stored,
-        unreadable,
     )
     from beam_pipelines.inputs.tar_index import index_tar
     from laser_dist.errors import UserError
@@ -88,7 +87,6 @@ def _archive(path: Path, known: frozenset[str]) -> str:
 
     index = str(path.parent / ".index")
     archives, rejects = archives_among(list_files(path.parent))
-    rejects += unreadable(archives)
     for archive in archives if not rejects else ():
         if needs_index(archive, index):
             index_tar(archive, index)
