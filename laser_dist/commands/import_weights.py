@@ -146,16 +146,19 @@ def read_file(path: Path) -> WeightFile:
     """Read one weight file.
 
     Raises:
-      UserError: the file is missing or not a complete weight file.
+      UserError: the file is missing, not a regular file, too large or not a complete weight file.
     """
     import h5py
 
-    from laser_dist.models.weight_files import read_weight_file
+    from laser_dist.models.weight_files import MAX_WEIGHT_BYTES, read_weight_file
+    from laser_dist.storage import open_regular
 
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.", hint="Name a weight file (.h5).")
+    hint = "Name a weight file (.h5)."
     try:
-        with h5py.File(path, "r") as file:
+        with (
+            open_regular(path, max_bytes=MAX_WEIGHT_BYTES, hint=hint) as opened,
+            h5py.File(opened, "r") as file,
+        ):
             return read_weight_file(file, str(path))
     except OSError as error:
         raise UserError(

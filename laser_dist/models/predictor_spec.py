@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from laser_dist.models.variants import VARIANTS
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSpec:
@@ -18,6 +20,9 @@ class PredictorSpec:
       simulated: whether the training labels come from simulated viewers.
       spread: whether each level has two values: the level, at which 75% of the viewers are
         satisfied, and the standard deviation of the viewers' samples, taken as normal.
+
+    Raises:
+      ValueError: the variant is unknown, or the levels are not 1, 2 or 3, ascending.
     """
 
     variant: str
@@ -25,6 +30,13 @@ class PredictorSpec:
     scale: str
     simulated: bool
     spread: bool = False
+
+    def __post_init__(self) -> None:
+        known = {variant.name for variant in VARIANTS}
+        if self.variant not in known or not isinstance(self.scale, str):
+            raise ValueError(f"unknown variant {self.variant!r} or scale {self.scale!r}")
+        if not self.levels or tuple(self.levels) != tuple(sorted({1, 2, 3} & set(self.levels))):
+            raise ValueError(f"levels must be among 1, 2, 3 and ascend, got {self.levels!r}")
 
     @property
     def output_shape(self) -> tuple[int, ...]:

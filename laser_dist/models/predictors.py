@@ -2,7 +2,10 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,10 @@ from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import decoder_of, encoder_of
 from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.models.variants import Variant, variant_named
+from laser_dist.storage import open_regular, too_large
+
+MAX_MODEL_BYTES = 2 << 30
+"""Largest model file, 2 GiB, packed and unpacked."""
 
 logger = logging.getLogger(__name__)
 
@@ -110,20 +117,60 @@ def load_saved_model(path: Path) -> keras.Model:
     """Load a model saved by laser-jnd, without running code inside the file.
 
     Raises:
-      UserError: the file is missing, empty, or not a Keras model.
+      UserError: the file is missing, too large, or not a Keras model, or its layers need more
+        weights than it has bytes.
     """
     hint = "Name a model file (.keras), or train again."
-    if not path.is_file() or not path.stat().st_size:
-        problem = "is empty" if path.is_file() else "does not exist"
-        raise UserError(f"{path} {problem}.", hint=hint)
+    damaged = UserError(f"{path} is not a .keras model, or is damaged.", hint=hint)
+    with open_regular(path, max_bytes=MAX_MODEL_BYTES, hint=hint) as file:
+        try:
+            # Other suffixes and contents are other formats to Keras, which are not checked here.
+            if path.suffix != ".keras":
+                raise ValueError(f"suffix {path.suffix}")
+            with zipfile.ZipFile(file) as archive:
+                num_bytes = sum(entry.file_size for entry in archive.infolist())
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise damaged from error
+    if problem := too_large(f"{path}, unpacked,", num_bytes, MAX_MODEL_BYTES):
+        raise UserError(problem, hint=hint)
+    created: list[int] = []
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _limited_weights(num_bytes, created):
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras has no common error for a file that is not a model
         logger.debug("Loading %s failed", path, exc_info=True)
-        raise UserError(f"{path} is not a .keras model, or is damaged.", hint=hint) from error
+        if sum(created) > num_bytes:
+            damaged = UserError(f"{path} needs more weights than its {num_bytes:,} bytes.", hint)
+        raise damaged from error
     if not isinstance(model, keras.Model):
         raise UserError(f"{path} holds a {type(model).__name__} instead of a model.", hint=hint)
     return model
+
+
+@contextmanager
+def _limited_weights(most: int, created: list[int]) -> Iterator[None]:
+    """Let layers create at most this many numbers, each of which has a byte in the model's file.
+
+    Keras creates all weights that a file states before it reads them.
+
+    Args:
+      most: largest number.
+      created: receives the size of each weight before it is created.
+    """
+    layer: Any = keras.layers.Layer
+    add_weight = layer.add_weight
+
+    def checked(self: Any, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
+        created.append(math.prod(shape or ()))
+        if sum(created) > most:
+            raise ValueError("too many weights")
+        return add_weight(self, shape, *args, **kwargs)
+
+    layer.add_weight = checked
+    try:
+        yield
+    finally:
+        layer.add_weight = add_weight
 
 
 def _raw_input(autoencoder: keras.Model) -> Any:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from laser_dist.errors import UserError
 
+MAX_WEIGHT_BYTES = 2 << 30
+"""Largest weight file, 2 GiB."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:

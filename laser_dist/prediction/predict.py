@@ -18,6 +18,9 @@ from laser_dist.jnd.scale import LEVEL_SUR, Scale, scale_named
 from laser_dist.models.predictor_spec import PredictorSpec, predictor_spec_of
 from laser_dist.models.predictors import load_saved_model
 from laser_dist.video.codec import sample_frames
+from laser_dist.video.containers import MAX_PIXELS
+
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class Predictor:
       height: frame height in pixels.
       spec: meaning of the output: the L levels, their scale, with or without spreads.
       scale: scale of the levels.
+      origin: name of the model in errors, such as its file.
     """
 
     model: keras.Model
@@ -38,6 +42,7 @@ class Predictor:
     height: int
     spec: PredictorSpec
     scale: Scale
+    origin: str = "The model"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,14 +112,15 @@ def from_model(model: keras.Model, *, origin: str = "The model") -> Predictor:
         ) from error
     shapes = [tuple(each.shape[1:]) for each in (*model.inputs, *model.outputs)]
     frame = shapes[0]
-    if len(frame) != 3 or None in frame or shapes != [(*frame[:2], 3), spec.output_shape]:
+    is_frame = len(frame) == 3 and None not in frame and frame[0] * frame[1] <= MAX_PIXELS
+    if not is_frame or shapes != [(*frame[:2], 3), spec.output_shape]:
         raise UserError(
             f"{origin} maps {model.input_shape} to {model.output_shape}, not RGB frames to"
             f" {spec.output_shape}.",
             hint="Train again, or name another model.",
         )
     scale = scale_named(spec.scale, of=origin)
-    return Predictor(model=model, width=int(frame[1]), height=int(frame[0]), spec=spec, scale=scale)
+    return Predictor(model, int(frame[1]), int(frame[0]), spec, scale, origin)
 
 
 def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
@@ -130,6 +136,7 @@ def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int 
 
     Raises:
       ValueError: the frames have another shape or dtype.
+      UserError: the model predicts NaN or infinity, or a spread that is not above 0.
     """
     expected = (predictor.height, predictor.width, 3)
     if frames.dtype != np.uint8 or frames.shape[1:] != expected:
@@ -139,28 +146,41 @@ def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int 
         )
     if len(frames) == 0:
         return np.zeros((0, *predictor.spec.output_shape), np.float32)
-    return _forward(predictor.model, frames, batch_size)
+    predicted = _forward(predictor.model, frames, batch_size, predictor.origin)
+    if predictor.spec.spread and predicted[..., 1].min() <= 0:
+        raise _unusable(predictor.origin, "a spread that is not above 0")
+    return predicted
 
 
-def predict_images(model: keras.Model, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+def predict_images(
+    model: keras.Model,
+    frames: np.ndarray,
+    *,
+    batch_size: int = 16,
+    origin: str = "The model",
+) -> np.ndarray:
     """Run a backbone on frames: reconstruct how they look at one JND level.
 
     Args:
       model: an autoencoder, raw frames [B, H, W, 3] in 0..255 to frames of the same shape.
       frames: uint8 [N, H, W, 3], RGB.
       batch_size: frames per call of the model.
+      origin: name of the model in errors, such as its file.
 
     Returns:
       uint8 [N, H, W, 3], rounded and clipped to 0..255.
+
+    Raises:
+      UserError: the model predicts NaN or infinity.
     """
-    images = _forward(model, frames, batch_size)
+    images = _forward(model, frames, batch_size, origin)
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
 def predict_clip(
     predictor: Predictor, path: str | Path, num_frames: int = 8, *, sur: float = LEVEL_SUR
 ) -> ClipPrediction:
-    """Predict the levels of any video or image that FFmpeg reads.
+    """Predict the levels of a video or image of a supported format.
 
     Args:
       predictor: a loaded predictor.
@@ -198,10 +218,20 @@ def predict_clip(
     )
 
 
-def _forward(model: keras.Model, frames: np.ndarray, batch_size: int) -> np.ndarray:
+def _forward(model: keras.Model, frames: np.ndarray, batch_size: int, origin: str) -> np.ndarray:
     """Run the model in batches: only one batch at a time is float32."""
-    parts = [
-        np.asarray(model.predict_on_batch(frames[start : start + batch_size].astype(np.float32)))
-        for start in range(0, len(frames), batch_size)
-    ]
-    return np.concatenate(parts).astype(np.float32)
+    batches = (frames[start : start + batch_size] for start in range(0, len(frames), batch_size))
+    try:
+        parts = [np.asarray(model.predict_on_batch(batch.astype(np.float32))) for batch in batches]
+    except Exception as error:  # Keras has no common error for layers that do not fit together
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise _unusable(origin, f"nothing ({cause})") from error
+    predicted = np.concatenate(parts).astype(np.float32)
+    # Above it, sums over frames could overflow.
+    if not (np.abs(predicted) <= _LARGEST).all():
+        raise _unusable(origin, "numbers that are not finite")
+    return predicted
+
+
+def _unusable(origin: str, what: str) -> UserError:
+    return UserError(f"{origin} predicts {what}.", hint="Train again, or name another model.")

@@ -14,12 +14,15 @@ from PIL import Image
 
 from laser_dist.commands import main
 from laser_dist.video.codec import encode_h264
+from laser_dist.video.containers import MAX_FILE_BYTES
 from laser_dist.video.frames import Clip
 
 CONFIG = {"variant": "mj-lat", "training": {}, "dataset": {"simulated": True, "scale": "QP"}}
 DATASET_INFO = {"name": "d", "configName": "c", "version": "1.0.0"}
 METADATA = {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}}
 TRAIN = "train lat --preset tiny --output new --dataset"
+LONG = "x" * 300
+NO_MEDIA = "it is damaged, or not a video or image of a supported format."
 
 # (command, part of the message, part of the hint)
 CASES = [
@@ -27,9 +30,37 @@ CASES = [
     ("predict none.mp4 --model run", "none.mp4 does not exist.", "Name a video or image file."),
     (
         "predict song.txt --model run",
-        "Cannot decode song.txt: it is damaged, or not a video",
-        "Replace it",
+        f"Cannot decode song.txt: {NO_MEDIA}",
+        "Replace it with",
     ),
+    *(
+        (f"predict {name} --model run", f"Cannot decode {name}: {NO_MEDIA}", "Replace it with")
+        for name in ("list.m3u8", "list.mp4", "concat.txt", "stream.sdp", "hello.txt", "hello.mp4")
+    ),
+    ("predict pipe --model run", "pipe is not a regular file.", "Name a video or image file."),
+    ("predict photos --model run", "photos is a folder.", "Name a video or image file."),
+    ("predict large.mp4 --model run", "large.mp4 has 68,719,476,737 bytes; the limit is", ""),
+    ("predict 'a\x1b[31m.mp4' --model run", r"a\x1b[31m.mp4 does not exist.", ""),
+    # Names that no file can have.
+    *(
+        (command.replace("LONG", LONG), ": File name too long.", "")
+        for command in (
+            "predict good.264 --model LONG",
+            "evaluate --dataset data --model LONG",
+            "evaluate --dataset LONG --model run",
+            "train lat --preset tiny --output LONG --dataset data",
+            "train lat --preset tiny --output new --dataset LONG",
+            "train --resume LONG",
+            "synthesize --output LONG",
+            "synthesize --output new --photos LONG",
+            "synthesize --output new --videos LONG",
+            "build videoset_jnd --manual-dir LONG --data-dir new",
+        )
+    ),
+    (f"predict {LONG} --model run", f"Cannot open {LONG}: File name too long.", "Name a video"),
+    # Model files.
+    ("predict good.264 --model nan.keras", "nan.keras predicts numbers that are not finite.", ""),
+    ("predict good.264 --json --model nan.keras", "nan.keras predicts numbers", "Train again"),
     ("predict good.264 song.txt --json --model run", "Cannot decode song.txt", "Replace it with"),
     ("predict dot.png --model run", "dot.png has 1x1 pixels; the minimum is 16x16.", "larger"),
     # Runs.
@@ -79,6 +110,8 @@ CASES = [
     # Weights.
     ("import-weights --variant mj-lat weights.h5 --output new.keras", "weights.h5", ""),
     ("import-weights --variant mj-lat weights.h5 --output new.h5", "new.h5", ".keras"),
+    ("import-weights --variant mj-lat pipe --output new.keras", "pipe is not a regular file.", ""),
+    ("import-weights --variant mj-lat photos --output new.keras", "photos is a folder.", ""),
 ]
 
 
@@ -95,6 +128,22 @@ def write_run(folder, config):
     write(folder / "config.json", config)
 
 
+def write_nan_model(path):
+    import keras
+
+    from laser_dist.models.predictor_spec import PredictorSpecLayer
+
+    spec = {"variant": "mj-lat", "levels": (1, 2, 3), "scale": "QP", "simulated": True}
+    x = frames = keras.Input((16, 16, 3))
+    for layer in (
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, bias_initializer=keras.initializers.Constant(np.nan)),
+        PredictorSpecLayer(spec),
+    ):
+        x = layer(x)
+    keras.Model(frames, x).save(path)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return a folder with every kind of bad input."""
@@ -102,6 +151,17 @@ def folder(tmp_path_factory):
     frames = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
     write(folder / "good.264", encode_h264(Clip.from_rgb(frames, Fraction(30)), qp=30))
     write(folder / "song.txt", b"la la la")
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{folder / 'good.264'}\n"
+    for name in ("list.m3u8", "list.mp4"):
+        write(folder / name, f"{playlist}#EXT-X-ENDLIST\n".encode())
+    write(folder / "concat.txt", b"ffconcat version 1.0\nfile good.264\n")
+    write(folder / "stream.sdp", b"v=0\nc=IN IP4 127.0.0.1\nm=video 18998 RTP/AVP 33\n")
+    for name in ("hello.txt", "hello.mp4"):
+        write(folder / name, b"hello world" * 100)
+    os.mkfifo(folder / "pipe")
+    with (folder / "large.mp4").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse
+    write_nan_model(folder / "nan.keras")
     Image.new("RGB", (1, 1)).save(folder / "dot.png")
     write(folder / "photos" / "notes.txt", b"nothing to see")
     write(folder / "taken" / "thesis.tex", b"years of work")
@@ -122,7 +182,7 @@ def folder(tmp_path_factory):
 
 
 def contents(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    return {path: path.is_file() and path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.fixture

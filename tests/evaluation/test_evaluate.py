@@ -4,7 +4,9 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +28,8 @@ from laser_dist.evaluation.evaluate import evaluate_on
 from laser_dist.evaluation.results import to_json
 from laser_dist.evaluation.trained_run import TrainedRun
 from laser_dist.jnd.scale import QF
+from laser_dist.models.predictor_spec import PredictorSpecLayer
+from laser_dist.prediction.predict import from_model, predict_frames
 
 
 class MemoryDataset:
@@ -324,6 +328,16 @@ def test_a_source_in_two_splits_is_a_user_error(tmp_path):
 def test_a_model_that_predicts_nan_is_not_scored(tmp_path):
     run = make_run(predict=lambda raw: np.full((len(raw), 3), np.nan))
     with pytest.raises(ValueError, match="27 are not finite"):
+        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+
+
+def test_a_model_of_nan_weights_is_a_user_error(tmp_path):
+    frames = keras.Input((36, 64, 3))
+    level = {"variant": "mj-lat", "levels": (1, 2, 3), "scale": "QP", "simulated": True}
+    nan = keras.layers.Rescaling(np.nan)(keras.layers.GlobalAveragePooling2D()(frames))
+    predictor = from_model(keras.Model(frames, PredictorSpecLayer(level)(nan)), origin="a.keras")
+    run = make_run(predict=partial(predict_frames, predictor), width=64, height=36)
+    with pytest.raises(UserError, match=r"a\.keras predicts numbers that are not finite\."):
         evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
 
 

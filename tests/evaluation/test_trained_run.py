@@ -74,6 +74,17 @@ def test_a_backbone_maps_frames_to_frames(tmp_path):
     assert (backbone(np.full((1, 4, 8, 3), 100, np.uint8)) == 50).all()
 
 
+def test_a_backbone_that_gives_nan_is_a_user_error(tmp_path):
+    (tmp_path / "models").mkdir()
+    frames = keras.Input((4, 8, 3))
+    keras.Model(frames, keras.layers.Rescaling(np.inf)(frames)).save(
+        tmp_path / "models" / "jnd2.keras"
+    )
+    (backbone,) = load_backbones(tmp_path, spec("lat", (2,))).values()
+    with pytest.raises(UserError, match=r"jnd2\.keras predicts numbers that are not finite\."):
+        backbone(np.zeros((1, 4, 8, 3), np.uint8))
+
+
 def test_a_damaged_backbone_is_a_user_error(tmp_path):
     put_models(tmp_path, "jnd2")
     with pytest.raises(UserError, match="jnd2.keras"):
