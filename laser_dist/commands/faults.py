@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from laser_dist.commands.wording import printable
 from laser_dist.errors import HINT, UserError
 
 USER_ERROR = 2
@@ -24,6 +25,8 @@ _DISK_HINTS = {
     errno.EPERM: _DENIED,
     errno.EEXIST: "Use another location.",
     errno.ENOTDIR: "Use another location.",
+    errno.ENAMETOOLONG: "Use a shorter path.",
+    errno.ELOOP: "Use a path without links that lead back.",
 }
 # Beam and Ray pass on a worker's error as the text of its traceback. These are the errors whose
 # message is written for the user.
@@ -53,7 +56,7 @@ class Explanation:
         first = f"error: {self.message}"
         if self.status == BUG:
             first = f"internal {first} (this is a bug in laser-jnd)"
-        return f"{first}\n{HINT}{self.hint}" if self.hint else first
+        return printable(f"{first}\n{HINT}{self.hint}" if self.hint else first)
 
 
 def explain(error: BaseException) -> Explanation:
@@ -88,7 +91,8 @@ def _user_error(message: str, hint: str) -> Explanation:
 
 
 def _disk_error(number: int, path: object) -> Explanation:
-    what = "Cannot write" if path is None else f"Cannot write {path}"
+    verb = "use" if number in (errno.ENAMETOOLONG, errno.ELOOP) else "write"
+    what = f"Cannot {verb}" if path is None else f"Cannot {verb} {path}"
     return Explanation(USER_ERROR, f"{what}: {os.strerror(number)}.", _DISK_HINTS[number])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_dist.commands import terminal
+from laser_dist.commands.wording import printable
 
 PACKAGES = ("laser_dist", "beam_pipelines", "tfds_builders")
 FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -77,17 +78,25 @@ def set_up(*, verbosity: int = 0, log_file: Path | None = None) -> None:
     ours = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
     libraries = {-1: logging.ERROR, 0: logging.ERROR, 1: logging.INFO}.get(verbosity, logging.DEBUG)
     handlers: list[logging.Handler] = [_TerminalHandler()]
+    handlers[0].setFormatter(_Printable("%(message)s"))
     handlers[0].addFilter(_level_filter(ours, libraries))
     if log_file is not None:
         handlers.append(logging.FileHandler(log_file, mode="w", encoding="utf-8"))
         handlers[1].addFilter(_level_filter(logging.DEBUG, min(libraries, logging.INFO)))
-        handlers[1].setFormatter(logging.Formatter(FILE_FORMAT))
+        handlers[1].setFormatter(_Printable(FILE_FORMAT))
     most = min(libraries, logging.INFO if log_file else logging.ERROR)
-    logging.basicConfig(level=most, handlers=handlers, format="%(message)s", force=True)
+    logging.basicConfig(level=most, handlers=handlers, force=True)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG if log_file else ours)
     logging.captureWarnings(True)
     terminal.show_progress(verbosity >= 0)
+
+
+class _Printable(logging.Formatter):
+    """Formats records, and escapes the control characters in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _TerminalHandler(logging.Handler):

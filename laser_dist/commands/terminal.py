@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import IO, TYPE_CHECKING, Protocol
 
+from laser_dist.commands.wording import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -62,7 +64,7 @@ class Terminal:
 
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """Print a line without breaking it, as it may hold a long path."""
-        self._console.print(text, soft_wrap=True, style=style)
+        self._console.print(printable(text), soft_wrap=True, style=style)
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Print names and values in two columns."""
@@ -88,7 +90,7 @@ class Terminal:
             table.add_column(title, justify="right" if index else "left", overflow="fold")
         for section in sections:
             for row in section:
-                table.add_row(*row)
+                table.add_row(*map(printable, row))
             table.add_section()
         self._console.print(table)
 
@@ -127,7 +129,13 @@ class Terminal:
 
             def show(text: str, done: float | None = None, total: float | None = None) -> None:
                 count = "" if done is None else f"{done:g}/{total:g}"
-                bar.update(task, description=text, completed=done or 0, total=total, count=count)
+                bar.update(
+                    task,
+                    description=printable(text),
+                    completed=done or 0,
+                    total=total,
+                    count=count,
+                )
 
             yield show
 

@@ -1,10 +1,23 @@
-"""Numbers as text for people."""
+"""Numbers and names as text for people."""
 
 import math
 from collections.abc import Iterable, Sequence
 
 SHOWN_NOTES = 5
 NO_VALUE = "–"
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, other than line ends.
+
+    Names of files and sources come from anybody, and a terminal would obey them.
+    """
+    return "".join(
+        char
+        if char.isprintable() or char == "\n"
+        else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
 
 
 def time_text(seconds: float) -> str:

@@ -15,6 +15,7 @@ from beam_pipelines.rejects import impaired_sources
 from laser_dist.errors import UserError
 from laser_dist.jnd.videoset_labels import COLUMNS, label_file_name
 from laser_dist.jnd.videoset_layout import ClipName
+from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import StoredFile, list_files
 
 RESOLUTION = "64x48"
@@ -241,6 +242,19 @@ def test_clips_of_two_frame_rates_lose_the_source(tmp_path):
     assert rejects_of(inventory_of(tmp_path)) == [
         ("source", "videoSRC002", "clips of 24 and of 30 frames per second")
     ]
+
+
+@pytest.mark.parametrize("name", [label_file_name(RESOLUTION, 1), MARKER_NAME])
+def test_labels_above_the_limit_are_not_read(name, tmp_path):
+    folder = tmp_path / "data"
+    clips(folder, (1,))
+    labels(folder, {1: LEVELS})
+    (folder / name).unlink(missing_ok=True)
+    # 100 MB of zeros, of which an archive holds 100 kB.
+    with zipfile.ZipFile(folder / "labels.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(100_000_000))
+    with pytest.raises(UserError, match=r"labels\.zip.* has 100,000,000 bytes; the limit is"):
+        inventory_of(folder)
 
 
 def test_clips_only_or_labels_only_are_errors(tmp_path):

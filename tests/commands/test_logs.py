@@ -29,6 +29,15 @@ def speak(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
 
 
+def test_control_characters_are_escaped_in_lines_and_files(tmp_path):
+    speak_of = SPEAK.replace("a deprecation", "a\\x1b[31mred")
+    command = [sys.executable, "-c", speak_of, "2", str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    for text in (done.stderr, (tmp_path / "log").read_text()):
+        assert r"a\x1b[31mred" in text
+        assert "\x1b" not in text
+
+
 @pytest.mark.parametrize(
     ("verbosity", "expected"),
     [

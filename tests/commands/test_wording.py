@@ -1,12 +1,17 @@
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laser_dist.commands.faults import Explanation
+from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.wording import (
     count_text,
     figure_text,
     interval_text,
     notes,
+    printable,
     size_text,
     time_text,
 )
@@ -55,3 +60,29 @@ def test_notes_are_counted_and_the_first_ones_shown():
     assert notes([]) == "none"
     assert notes(["a"]).split() == ["1", "a"]
     assert notes(str(n) for n in range(9)).split() == ["9", "0", "1", "2", "3", "4", "…"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("clip é 画.mp4", "clip é 画.mp4"),
+        ("a\x1b[31mred", r"a\x1b[31mred"),
+        ("a\x9b31mred\x7f\r\b\a", r"a\x9b31mred\x7f\r\x08\x07"),
+        # Shown in another order than it is: "gpj.exe" looks like "exe.jpg".
+        ("a\u202egpj.exe", r"a\u202egpj.exe"),
+        # A byte of a file name that is not UTF-8.
+        ("a\udcff.mp4", r"a\udcff.mp4"),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_control_characters_are_escaped(name, shown):
+    assert printable(name) == shown
+    assert str(Explanation(2, name, name)) == f"error: {shown}\nhint: {shown}"
+    for write in (
+        lambda terminal: terminal.say(name),
+        lambda terminal: terminal.pairs([("clip", name)]),
+        lambda terminal: terminal.table(["clip"], [[[name]]]),
+    ):
+        file = io.StringIO()
+        write(Terminal(file))
+        assert all(part in file.getvalue() for part in shown.split("\n"))

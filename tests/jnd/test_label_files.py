@@ -82,6 +82,15 @@ def test_missing_files_are_a_user_error(tmp_path):
     )
 
 
+def test_a_label_file_above_the_limit_is_not_read(tmp_path):
+    write(tmp_path, table(FIRST))
+    for name in ("640x360_2nd.csv", "640x360_3rd.csv"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(16_000_001)  # sparse
+    with pytest.raises(UserError, match=r"2nd\.csv has 16,000,001 bytes; the limit is 16,000,000"):
+        read_videoset_labels(tmp_path)
+
+
 def test_a_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a folder"):
         read_videoset_labels(tmp_path / "nowhere")
