@@ -140,7 +140,9 @@ def load_saved_model(path: Path) -> keras.Model:
     except Exception as error:  # Keras has no common error for a file that is not a model
         logger.debug("Loading %s failed", path, exc_info=True)
         if sum(created) > num_bytes:
-            damaged = UserError(f"{path} needs more weights than its {num_bytes:,} bytes.", hint)
+            damaged = UserError(
+                f"{path} needs more weights than its {num_bytes:,} bytes.", hint=hint
+            )
         raise damaged from error
     if not isinstance(model, keras.Model):
         raise UserError(f"{path} holds a {type(model).__name__} instead of a model.", hint=hint)
