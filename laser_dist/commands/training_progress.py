@@ -55,7 +55,7 @@ class TrainingProgress:
         """Process an event of the run's log; return the lines that stay."""
         kind = event["kind"]
         if kind == "note":
-            if self._each_epoch:
+            if self._each_epoch or event.get("warning"):
                 return [f"  {event['text']}"]
             self._line = event["text"]
             return []

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage.checkpoints import (
+    DamagedCheckpointError,
     Progress,
     checkpoint_path,
     claim_folder,
+    intact_checkpoint,
     latest_checkpoint,
     load_checkpoint,
     prune,
@@ -131,6 +133,77 @@ def test_the_last_and_the_best_checkpoint_are_retained(tmp_path_factory, positio
     prune(store, folder, progress)
     retained = {last} | ({(best, 0)} & positions)
     assert set(folder.iterdir()) == {checkpoint_path(folder, *position) for position in retained}
+
+
+def test_what_another_checkpoint_needs_is_retained_too(store, folder):
+    for epoch in range(1, 6):
+        save(store, folder, epoch)
+    steps = [
+        replace(PROGRESS, epochs_done=n, steps_done=0, best_epoch=b) for n, b in ((4, 2), (5, 5))
+    ]
+    prune(store, folder, *steps)
+    assert {path.name for path in folder.iterdir()} == {f"epoch-00{n}.npz" for n in (2, 4, 5)}
+
+
+def test_no_altered_byte_of_a_checkpoint_is_believed(store, folder):
+    path = save_checkpoint(store, folder, STATE[:3], PROGRESS, {})
+    content = path.read_bytes()
+    for position in range(len(content)):
+        altered = bytearray(content)
+        altered[position] ^= 1 << position % 8
+        path.write_bytes(altered)
+        try:
+            values, progress = load_checkpoint(path)
+        except DamagedCheckpointError:
+            continue
+        # Dates, for example, have no checksum, and no meaning.
+        assert progress == PROGRESS
+        for value, saved in zip(values, STATE[:3], strict=True):
+            np.testing.assert_array_equal(value, saved, strict=True)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_cut_checkpoint_is_named_and_the_one_before_is_resumed(machines, caplog, share):
+    writer, reader = machines
+    folder = writer.local / "checkpoints" / "stage"
+    for epoch in (1, 2, 3):
+        path = save(writer, folder, epoch)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    writer.push(path)
+    found = intact_checkpoint(reader, reader.local / "checkpoints" / "stage")
+    assert found.name == "epoch-002.npz"
+    assert load_checkpoint(found)[0][0].tolist() == [2, 0]
+    (warning,) = (each.getMessage() for each in caplog.records if each.levelname == "WARNING")
+    assert warning.startswith("stage: epoch-003.npz is skipped.")
+
+
+def test_a_checkpoint_is_skipped_if_the_best_one_before_it_is_damaged_or_missing(
+    store, folder, caplog
+):
+    save(store, folder, 1)
+    second = save(store, folder, 2, best=2)
+    save(store, folder, 3, best=2)
+    assert intact_checkpoint(store, folder).name == "epoch-003.npz"
+    second.write_bytes(second.read_bytes()[:-1])
+    assert intact_checkpoint(store, folder).name == "epoch-001.npz"
+    assert [text.split(" is skipped")[0] for text in caplog.messages] == [
+        "stage: epoch-003.npz", "stage: epoch-002.npz",
+    ]  # fmt: skip
+    second.unlink()
+    assert intact_checkpoint(store, folder).name == "epoch-001.npz"
+    assert f"Checkpoint {second} is missing." in caplog.text
+
+
+def test_a_disk_that_fails_is_no_damaged_checkpoint(store, folder, monkeypatch):
+    path = save(store, folder, 1)
+
+    def failing(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("zipfile.ZipFile.testzip", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        load_checkpoint(path)
 
 
 def test_checkpoints_of_another_key_are_not_resumed(store, folder):

@@ -31,8 +31,10 @@ from laser_dist.training.storage.checkpoints import (
     Progress,
     checkpoint_path,
     checkpoints_folder,
+    intact_checkpoint,
     latest_checkpoint,
     load_checkpoint,
+    position_of,
     prune,
     save_checkpoint,
 )
@@ -151,6 +153,7 @@ class _StageRun:
         self._context = context
         self._folder = checkpoints_folder(context.run_dir, stage.name)
         self._saving_s = 0.0  # seconds that the last checkpoint took
+        self._saved = Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
         with context.strategy.scope():
             self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
             self._optimizer.build(stage.model.trainable_variables)
@@ -266,23 +269,20 @@ class _StageRun:
         if context.is_chief:
             values = [variable.numpy() for variable in self._state]
             save_checkpoint(context.store, self._folder, values, progress, context.config)
-            prune(context.store, self._folder, progress)
+            prune(context.store, self._folder, self._saved, progress)
+            self._saved = progress
         context.heartbeat(f"{self._stage.name}, after a checkpoint")
 
     def _resume(self) -> Progress:
-        """Load the last checkpoint that the chief sees: others may see fewer in a shared folder."""
-        context, none = self._context, Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
-        path = latest_checkpoint(context.store, self._folder) if context.is_chief else None
-        if path is not None and context.store.fetch(path):
-            chosen = load_checkpoint(path)[1]
-            own = [chosen.epochs_done, chosen.steps_done]
-        else:
-            own = [0, 0]
+        """Load the last intact checkpoint that the chief sees: others may see fewer or more."""
+        context = self._context
+        found = intact_checkpoint(context.store, self._folder) if context.is_chief else None
+        own = (0, 0) if found is None else position_of(found.name)
         (choice,) = broadcast_from_chief(context.strategy, [np.array(own, np.float32)])
         if not choice.any():
-            return none
+            return self._saved
         path = checkpoint_path(self._folder, *map(int, choice))
-        progress = self._restore(context.store.await_file(path))
+        self._saved = progress = self._restore(context.store.await_file(path))
         within = f", step {progress.steps_done}" if progress.steps_done else ""
         logger.info("%s: resumed after epoch %d%s", self._stage.name, progress.epochs_done, within)
         return progress

@@ -1,7 +1,13 @@
-"""Checkpoints of a stage: one file each, complete or absent. The last and the best stay."""
+"""Checkpoints of a stage: one file each, complete or absent.
 
+The last two stay, as a disk may damage the last one, and the best one of each.
+"""
+
+import errno
 import json
+import logging
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +23,8 @@ from laser_dist.storage.run_files import RunFiles
 KEY_FILE = "key"
 _ABOUT = "about"
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.npz")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,10 @@ class Progress:
     best_loss: float
     steps_done: int = 0
     sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint is cut or altered."""
 
 
 def checkpoints_folder(run_dir: Path, stage: str) -> Path:
@@ -96,7 +108,7 @@ def save_checkpoint(
     except (OSError, UserError) as error:
         # The newest ones are on this machine, even if the run is in a bucket.
         names = {path.name for path in folder.glob("*.npz")} - {final.name}
-        left = max(filter(_NAME.fullmatch, names), key=_position_of, default="none")
+        left = max(filter(_NAME.fullmatch, names), key=position_of, default="none")
         problem = error.message if isinstance(error, UserError) else f"{reason(error)}."
         raise UserError(
             f"Cannot save checkpoint {final.name} to {store.location}: {problem} The last "
@@ -107,12 +119,53 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
-    """Load the variables and the progress of a checkpoint."""
-    with np.load(path, allow_pickle=False) as state:
-        variables = [state[f"arr_{index}"] for index in range(len(state.files) - 1)]
-        progress = json.loads(str(state[_ABOUT]))["progress"]
-    sums = {name: (total, count) for name, (total, count) in progress.pop("sums").items()}
-    return variables, Progress(**progress, sums=sums)
+    """Load the variables and the progress of a checkpoint.
+
+    Raises:
+      OSError: the file cannot be read.
+      DamagedCheckpointError: it is cut or altered.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()  # before a shape in it is believed
+        if altered is not None:
+            raise ValueError(f"{altered} has another checksum")
+        with np.load(path, allow_pickle=False) as state:
+            variables = [state[f"arr_{index}"] for index in range(len(state.files) - 1)]
+            progress = json.loads(str(state[_ABOUT]))["progress"]
+        sums = {name: (total, count) for name, (total, count) in progress.pop("sums").items()}
+        return variables, Progress(**progress, sums=sums)
+    except Exception as error:
+        # A wrong offset in the file leads to EINVAL; other errors are those of the disk.
+        if isinstance(error, MemoryError | OSError) and getattr(error, "errno", 0) != errno.EINVAL:
+            raise
+        raise DamagedCheckpointError(
+            f"Checkpoint {path} is damaged: {error}.",
+            hint="Run the same command again: it resumes from an earlier checkpoint.",
+        ) from error
+
+
+def intact_checkpoint(store: RunFiles, folder: Path) -> Path | None:
+    """Return the path of the latest checkpoint from which a stage can be resumed, fetched.
+
+    It is intact, and so is the best one so far, which is read at the end. Each checkpoint that is
+    not is named in a warning.
+
+    Args:
+      store: files of the run.
+      folder: folder of the stage's checkpoints.
+    """
+    for name in sorted(_checkpoints(store, folder), key=position_of, reverse=True):
+        path = folder / name
+        try:
+            progress = _fetched(store, path)
+            if progress.best_epoch:
+                _fetched(store, checkpoint_path(folder, progress.best_epoch))
+        except DamagedCheckpointError as error:
+            logger.warning("%s: %s is skipped. %s", folder.name, name, error.message)
+        else:
+            return path
+    return None
 
 
 def latest_checkpoint(store: RunFiles, folder: Path) -> Path | None:
@@ -123,17 +176,24 @@ def latest_checkpoint(store: RunFiles, folder: Path) -> Path | None:
       folder: folder of the stage's checkpoints.
     """
     names = _checkpoints(store, folder)
-    return folder / max(names, key=_position_of) if names else None
+    return folder / max(names, key=position_of) if names else None
 
 
-def prune(store: RunFiles, folder: Path, progress: Progress) -> None:
-    """Remove unfinished checkpoints, and all others except the last and the best."""
+def prune(store: RunFiles, folder: Path, *resumable: Progress) -> None:
+    """Remove unfinished checkpoints, and all others except some and the best one of each.
+
+    Args:
+      store: files of the run.
+      folder: folder of the stage's checkpoints.
+      *resumable: progress of the checkpoints to keep.
+    """
     kept = {
-        checkpoint_path(folder, progress.epochs_done, progress.steps_done).name,
-        checkpoint_path(folder, progress.best_epoch).name,
+        checkpoint_path(folder, *position).name
+        for each in resumable
+        for position in ((each.epochs_done, each.steps_done), (each.best_epoch,))
     }
     # Newest first: if the process is lost meanwhile, the latest retained checkpoint is intact.
-    for name in reversed(sorted(_checkpoints(store, folder), key=_position_of)):
+    for name in reversed(sorted(_checkpoints(store, folder), key=position_of)):
         if name not in kept:
             store.remove(folder / name)
     for path in folder.glob(".*.unfinished.npz"):
@@ -141,6 +201,12 @@ def prune(store: RunFiles, folder: Path, progress: Progress) -> None:
     for path in folder.glob("epoch-*.npz"):  # local copies, if the run is in a bucket
         if path.name not in kept:
             path.unlink(missing_ok=True)
+
+
+def _fetched(store: RunFiles, path: Path) -> Progress:
+    if not store.fetch(path):
+        raise DamagedCheckpointError(f"Checkpoint {path} is missing.")
+    return load_checkpoint(path)[1]
 
 
 def _write(final: Path, variables: Sequence[np.ndarray], about: str) -> None:
@@ -153,7 +219,8 @@ def _checkpoints(store: RunFiles, folder: Path) -> list[str]:
     return [name for name in store.names(folder) if _NAME.fullmatch(name)]
 
 
-def _position_of(name: str) -> tuple[int, int]:
+def position_of(name: str) -> tuple[int, int]:
+    """Return the number of complete epochs, and of steps of the next one, of a checkpoint."""
     match = _NAME.fullmatch(name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)
