@@ -12,6 +12,7 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import from_dict, override, to_dict
+from laser_dist.training.lease import free
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
@@ -56,8 +57,8 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
       The configuration: `run_dir`, `variant`, `training`, `dataset`, `packages`.
 
     Raises:
-      UserError: there is no such dataset, the folder cannot be written, or it holds another run or
-        a damaged configuration.
+      UserError: there is no such dataset, the folder cannot be written, it holds another run or a
+        damaged configuration, or another process trains the run.
     """
     config = {
         "run_dir": store.location if store.is_remote else str(store.local.resolve()),
@@ -73,6 +74,7 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
         if store.fetch(_predictor_path(store.local)):  # finished, maybe with other packages
             return {**before, "run_dir": config["run_dir"]}
     storage.check_writable(store.location)
+    free(store)
     storage.write_text(path, json.dumps(config, indent=2) + "\n")
     store.push(path)
     return config
