@@ -23,7 +23,6 @@ example:
   laser-jnd demo
 """
 QPS = (18, 24, 29, 34, 39, 45)  # the build encodes the clips again at levels between these
-NUM_WORKERS = 2
 NUM_STEPS = 5
 
 
@@ -45,9 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     videoset, run_dir = output / "videoset", output / "run"
     started = time.monotonic()
     from beam_pipelines.synthetic.pipeline import check_output
+    from laser_dist.training.lease import free
 
     check_output(videoset)
     check_free(run_dir)
+    free(train.run_store(str(run_dir)))
     terminal = Terminal()
     terminal.say(f"All files are written to {output}.")
     with _step(terminal, 1, "Create a synthetic VideoSet"):
@@ -101,12 +102,14 @@ def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
 def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> dict[str, Any]:
     from laser_dist.models.variants import MJ_LAT
     from laser_dist.training.config import override, tiny, to_dict
+    from laser_dist.training.lease import free
     from laser_dist.training.runs import start_run
 
+    store = train.run_store(str(run_dir))
+    free(store)
     if run_dir.exists():  # the demo's own, after `check_free`
         shutil.rmtree(run_dir)
-    training = override(tiny(MJ_LAT), [f"cluster.num_workers={NUM_WORKERS}", f"seed={seed}"])
-    store = train.run_store(str(run_dir))
+    training = override(tiny(MJ_LAT), [f"seed={seed}"])
     config = start_run(store, to_dict(training), dataset_dir)
     training_run.train_run(terminal, config, store)
     return config

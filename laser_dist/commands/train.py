@@ -221,7 +221,9 @@ def resolve(arguments: argparse.Namespace) -> dict[str, Any]:
 def work_settings(arguments: argparse.Namespace) -> list[str]:
     """Return the given options for workers and checkpoints as settings, `PATH=VALUE` each."""
     least, most = arguments.workers or (None, None)
+    several = (most or 1) > 1 or arguments.gpus_per_worker
     flags = {
+        "cluster.cpu_devices": 1 if several else None,
         "cluster.num_workers": most,
         "cluster.min_workers": least or ("none" if most else None),
         "cluster.gpus_per_worker": arguments.gpus_per_worker,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -97,26 +97,29 @@ def train_run(
 
     Returns:
       The throughput and what the time was spent on, as names and values.
+
+    Raises:
+      UserError: another process trains the run.
     """
     if is_finished(store):
         logger.info("%s is finished, with the same settings and data.", store.location)
         return []
-    plans, decisions = _decide(config, store, pretrained, only)
-    workers = _workers_text(config["training"]["cluster"])
-    logger.info("  %s in %s, %s", config["variant"], count_text(len(plans), "stage"), workers)
-    for each in decisions:
-        logger.info("  %s: %s", each.stage, _SOURCES[each.source])
-    work = {
-        each.stage: {"key": each.key, "inputs": each.inputs} for each in decisions if each.trains
-    }
-    if work:
-        from laser_dist.training.plan import waves
+    from laser_dist.training.lease import leased
+    from laser_dist.training.plan import waves
 
-        done = [each.stage for each in decisions if not each.trains]
-        return _train_with_progress(terminal, {**config, "work": work}, waves(plans, done))
-    if only is None:
-        _finish(config, store)
-    return []
+    with leased(store) as check_lease:
+        plans, decisions = _decide(config, store, pretrained, only)
+        workers = _workers_text(config["training"]["cluster"])
+        logger.info("  %s in %s, %s", config["variant"], count_text(len(plans), "stage"), workers)
+        for each in decisions:
+            logger.info("  %s: %s", each.stage, _SOURCES[each.source])
+        work = {d.stage: {"key": d.key, "inputs": d.inputs} for d in decisions if d.trains}
+        if work:
+            groups = waves(plans, [each.stage for each in decisions if not each.trains])
+            return _train_with_progress(terminal, {**config, "work": work}, groups, check_lease)
+        if only is None:
+            _finish(config, store)
+        return []
 
 
 def _decide(
@@ -164,23 +167,28 @@ def _workers_text(cluster: Mapping[str, Any]) -> str:
     """Describe the workers, such as "4 to 8 workers with 2 GPUs each"."""
     most, least, gpus = (cluster[n] for n in ("num_workers", "min_workers", "gpus_per_worker"))
     text = count_text(most, "worker") if least in (None, most) else f"{least} to {most} workers"
+    if cluster["cpu_devices"] > 1:
+        return f"{text} with {cluster['cpu_devices']} CPU devices"
     return f"{text} with {count_text(gpus, 'GPU')} each" if gpus else text
 
 
 def _train_with_progress(
-    terminal: Terminal, config: dict[str, Any], groups: Sequence[Sequence[str]]
+    terminal: Terminal,
+    config: dict[str, Any],
+    groups: Sequence[Sequence[str]],
+    check_lease: Callable[[], None],
 ) -> list[tuple[str, str]]:
     """Train in another thread, so that this one receives Ctrl-C, and show the events.
 
     In the main thread, Ray would handle SIGINT and SIGTERM itself, and then exit with status 0 or
     leave its workers running.
     """
+    from laser_dist.training.ray_entry import local_session, train
+
     events: SimpleQueue[dict[str, Any]] = SimpleQueue()
     outcome: list[BaseException | None] = []
 
     def work() -> None:
-        from laser_dist.training.ray_entry import train
-
         try:
             train(config, groups, events.put)
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
@@ -191,10 +199,12 @@ def _train_with_progress(
     thread = threading.Thread(target=work, name="training", daemon=True)
     stages = [name for group in groups for name in group]
     progress = TrainingProgress(stages, each_epoch=not terminal.is_live)
-    with terminal.progress() as show:
+    # In this thread, so that a stopped command removes the session's folder.
+    with local_session(), terminal.progress() as show:
         thread.start()
         while not outcome or not events.empty():
             claim_signals()
+            check_lease()
             try:
                 lines = progress.take(events.get(timeout=SECONDS_BETWEEN_LOOKS))
             except Empty:

@@ -81,8 +81,10 @@ class ClusterConfig:
       min_workers: number of workers that is enough to start if the cluster has no room for all;
         `none` waits for all. The global batch stays the same with fewer workers, and so does the
         result, up to rounding.
-      cpus_per_worker: cores and threads per worker.
+      cpus_per_worker: cores and threads per worker; at least `cpu_devices` are used.
       gpus_per_worker: GPUs per worker, each with a replica of the model; 0 trains on the CPU.
+      cpu_devices: logical CPU devices of the only worker, each with a replica of the model. They
+        use several cores without a second worker, whose server would be open to the network.
       max_failures: number of times that lost workers are replaced before the run fails.
       hang_timeout_s: seconds without a completed step after which a worker counts as hung and all
         workers restart from the last checkpoint. Make it longer than storage outages.
@@ -91,10 +93,11 @@ class ClusterConfig:
         and step. Otherwise each device uses the statistics of its own examples.
     """
 
-    num_workers: int = _limited(2, ge=1)
+    num_workers: int = _limited(1, ge=1)
     min_workers: int | None = _limited(None, ge=1)
     cpus_per_worker: int = _limited(1, ge=1)
     gpus_per_worker: int = _limited(0, ge=0)
+    cpu_devices: int = _limited(1, ge=1)
     max_failures: int = _limited(20, ge=0)
     hang_timeout_s: int = _limited(600, ge=5)
     synchronized_batch_norm: bool = True
@@ -102,7 +105,12 @@ class ClusterConfig:
     @property
     def num_devices(self) -> int:
         """Number of devices over all workers, each with a replica of the model."""
-        return self.num_workers * max(self.gpus_per_worker, 1)
+        return self.num_workers * max(self.gpus_per_worker, self.cpu_devices)
+
+    @property
+    def num_cpus(self) -> int:
+        """Number of cores and threads of each worker."""
+        return max(self.cpus_per_worker, self.cpu_devices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +172,8 @@ class TrainingConfig:
             yield "head.ordered", f"false for {self.variant}, whose heads predict one level each"
         if cluster.min_workers is not None and cluster.min_workers > cluster.num_workers:
             yield "cluster.min_workers", f"at most cluster.num_workers ({cluster.num_workers})"
+        if cluster.cpu_devices > 1 and (cluster.num_workers > 1 or cluster.gpus_per_worker):
+            yield "cluster.cpu_devices", "1 with several workers or GPUs"
         for name in STAGE_SETTINGS:
             if getattr(self, name).batch_size < devices:
                 yield f"{name}.batch_size", f"at least {devices}, one example per device"
@@ -219,7 +229,7 @@ def tiny(variant: Variant) -> TrainingConfig:
         heads=heads,
         joint=replace(heads, epochs=4, batch_size=8, learning_rate=1e-3, mixup=0.0),
         # A step takes a few hundredths of a second: the norms' all-reduces would be a third of it.
-        cluster=ClusterConfig(num_workers=2, synchronized_batch_norm=False),
+        cluster=ClusterConfig(cpu_devices=2, synchronized_batch_norm=False),
     )
 
 
@@ -239,7 +249,6 @@ def paper(variant: Variant) -> TrainingConfig:
         jnd=stage,
         heads=stage,
         joint=stage,
-        cluster=ClusterConfig(num_workers=1),
     )
 
 

@@ -4,7 +4,9 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
+from laser_dist.storage.temporary import temporary_folder
+from laser_dist.training.config import ClusterConfig, from_dict
 from laser_dist.training.failure_policy import (
     FailurePolicy,
     is_out_of_memory,
@@ -21,13 +26,18 @@ from laser_dist.training.failure_policy import (
 from laser_dist.training.storage.logs import events_path
 
 SECONDS_BETWEEN_LOOKS = 0.3
-# A Ray on this machine needs no watch for lost nodes and no process next to the workers: each costs
-# seconds of both cores to start.
 _ON_ONE_MACHINE = {
+    # Nobody reads the metrics, which Ray serves to clients without a token.
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+    # Not needed either, and seconds to start: a watch for lost nodes, spare worker processes.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
 }
+# Ray adds up to 68 bytes to its folder for its sockets, whose paths are limited to 103.
+_MAX_BASE_BYTES = 103 - 68 - len("/laser-jnd-12345678")
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +53,8 @@ def train(
     are trained at the same time. Otherwise the same workers train all of them in turn.
 
     The training runs on the cluster that `RAY_ADDRESS` or the surrounding Ray job names; if there
-    is none, on a Ray that is started on this machine and stopped again.
+    is none, on a Ray that is started on this machine and stopped again, for which the caller needs
+    `local_session`.
 
     Args:
       run_config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values.
@@ -55,13 +66,9 @@ def train(
       TrainingFailedError: of Ray: workers failed more often than the run allows.
       UserError: a machine ran out of memory.
     """
-    # Read when ray is imported: no usage report leaves this machine.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not os.environ.get("RAY_ADDRESS"):
-        os.environ.update(_ON_ONE_MACHINE)
-    cluster = run_config["training"]["cluster"]
+    cluster = _cluster_of(run_config)
     # A stopped process cannot notice that it hangs, but Ray's health check does.
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster["hang_timeout_s"])
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.hang_timeout_s)
     import ray
 
     is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunFiles(run_config["run_dir"]).is_remote
@@ -81,6 +88,51 @@ def train(
                 future.result()
 
 
+@contextmanager
+def local_session() -> Iterator[None]:
+    """Prepare for `train` a Ray that only this user can reach, unless `RAY_ADDRESS` names another.
+
+    It listens on the loopback interface and asks for a token. Its files, the token among them, are
+    in a temporary folder that other users cannot enter.
+
+    Raises:
+      UserError: the environment turns the token off.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report leaves this machine
+    if os.environ.get("RAY_ADDRESS"):
+        yield
+        return
+    if (mode := os.environ.get("RAY_AUTH_MODE", "token")).lower() != "token":
+        raise UserError(
+            f"RAY_AUTH_MODE={mode} would let every user of this machine run programs as you.",
+            hint="Unset RAY_AUTH_MODE: each training on this machine makes its own token.",
+        )
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(base)) > _MAX_BASE_BYTES:
+        base = "/tmp"
+    with temporary_folder(Path(base)) as folder:
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        own = {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token"}
+        with _environment(**_ON_ONE_MACHINE, **own, RAY_AUTH_TOKEN_PATH=str(token)):
+            yield
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables while the block runs."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 def sessions(groups: Sequence[Sequence[str]], room: int) -> list[list[tuple[str, ...]]]:
     """Divide stages among groups of workers.
 
@@ -98,23 +150,30 @@ def sessions(groups: Sequence[Sequence[str]], room: int) -> list[list[tuple[str,
     return [[tuple(group[i::at_once]) for i in range(min(at_once, len(group)))] for group in groups]
 
 
-def num_fits(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> int:
+def num_fits(cluster: ClusterConfig, resources: Mapping[str, float]) -> int:
     """Return how many times a run's workers fit into the resources of a Ray cluster."""
-    needed = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
-    fits = [
-        int(resources.get(name, 0) // (count * cluster["num_workers"]))
-        for name, count in needed.items()
-        if count
-    ]
-    return min(fits, default=1)
+    return min(
+        int(resources.get(name, 0) // (count * cluster.num_workers))
+        for name, count in _worker_resources(cluster).items()
+    )
 
 
-def _too_small_text(cluster: Mapping[str, Any], resources: Mapping[str, float]) -> str:
-    asked = f"{cluster['cpus_per_worker']} CPUs and {cluster['gpus_per_worker']} GPUs each"
+def _cluster_of(run_config: Mapping[str, Any]) -> ClusterConfig:
+    return from_dict(run_config["training"]["cluster"], ClusterConfig)
+
+
+def _worker_resources(cluster: ClusterConfig) -> dict[str, int]:
+    """Return what each worker asks Ray for."""
+    gpus = {"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}
+    return {"CPU": cluster.num_cpus, **gpus}
+
+
+def _too_small_text(cluster: ClusterConfig, resources: Mapping[str, float]) -> str:
+    asked = f"{cluster.num_cpus} CPUs and {cluster.gpus_per_worker} GPUs each"
     there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-    least = cluster["min_workers"]
+    least = cluster.min_workers
     waits = "waiting for more" if least is None else f"starting with {least} or more workers"
-    return f"The cluster has {there} for {cluster['num_workers']} workers of {asked}: {waits}."
+    return f"The cluster has {there} for {cluster.num_workers} workers of {asked}: {waits}."
 
 
 def _fit(
@@ -126,10 +185,9 @@ def _fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    cluster = run_config["training"]["cluster"]
+    cluster = _cluster_of(run_config)
     store = RunFiles(run_config["run_dir"])
-    least, most = cluster["min_workers"], cluster["num_workers"]
-    resources = {"CPU": cluster["cpus_per_worker"], "GPU": cluster["gpus_per_worker"]}
+    least, most = cluster.min_workers, cluster.num_workers
     trainer = DataParallelTrainer(
         _on_worker,
         backend_config=_tensorflow_cluster(),
@@ -140,13 +198,13 @@ def _fit(
         },
         scaling_config=ScalingConfig(
             num_workers=most if least is None else (least, most),
-            use_gpu=cluster["gpus_per_worker"] > 0,
-            resources_per_worker={name: count for name, count in resources.items() if count},
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=_worker_resources(cluster),
         ),
         run_config=RunConfig(
             name=f"ray-{stages[0]}",
             storage_path=store.location,
-            failure_config=FailureConfig(max_failures=cluster["max_failures"]),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
             callbacks=[_end_at_fatal_errors(FailurePolicy(store, stages))],
         ),
     )
@@ -230,7 +288,7 @@ def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
 
 
 @contextmanager
-def _ray(ray: Any, cluster: dict[str, Any], *, log_to_driver: bool) -> Iterator[None]:
+def _ray(ray: Any, cluster: ClusterConfig, *, log_to_driver: bool) -> Iterator[None]:
     """Connect to Ray, or start it if there is none and stop it after the block."""
     if ray.is_initialized():
         yield
@@ -239,10 +297,17 @@ def _ray(ray: Any, cluster: dict[str, Any], *, log_to_driver: bool) -> Iterator[
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
     else:
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        # Otherwise Ray takes an address of the network for its own, even if told to use 127.0.0.1.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+        # An earlier session of this process had another token.
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
         affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        needed = cluster["num_workers"] * cluster["cpus_per_worker"]
-        ray.init(num_cpus=max(cores, needed), include_dashboard=False, **options)
+        needed = cluster.num_workers * cluster.num_cpus
+        ray.init("local", num_cpus=max(cores, needed), include_dashboard=False, **options)
     try:
         yield
     finally:

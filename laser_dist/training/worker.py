@@ -1,6 +1,8 @@
 """One worker process: sets up TensorFlow, then runs the stages."""
 
+import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,6 +55,8 @@ def work(
     log = RunLog(store, is_chief=is_chief, name=stages[0], prints=prints_progress)
     watchdog = Watchdog(config.cluster.hang_timeout_s)
     _set_up_logging(log, watchdog, prints_progress=prints_progress)
+    if is_chief and num_workers > 1:
+        _warn_of_ports()
     context = TrainingContext(
         strategy=strategy,
         local_replicas=strategy.num_replicas_in_sync // num_workers,
@@ -74,6 +78,22 @@ def work(
         run_stages(config, run_config["dataset"]["dir"], shard, context, run_config["work"], stages)
 
 
+def _warn_of_ports() -> None:
+    """Name the open ports of workers on one machine; the network of a cluster is private.
+
+    TensorFlow listens on all interfaces, whatever address `TF_CONFIG` names.
+    """
+    addresses = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+    hosts, _, ports = zip(*(address.rpartition(":") for address in addresses), strict=True)
+    if set(hosts) == {"127.0.0.1"}:
+        logger.warning(
+            "While this training runs, its %d workers listen on all network interfaces of this "
+            "machine, on ports %s, and require no password",
+            len(ports),
+            ", ".join(ports),
+        )
+
+
 class _EventHandler(logging.Handler):
     """Adds log records to the run's events; each also counts as a heartbeat."""
 
@@ -84,7 +104,7 @@ class _EventHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         self._watchdog.heartbeat(text)
-        self._log.event("note", text=text)
+        self._log.event("note", text=text, warning=record.levelno >= logging.WARNING)
 
 
 def _set_up_logging(log: "RunLog", watchdog: "Watchdog", *, prints_progress: bool) -> None:
@@ -109,23 +129,35 @@ def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> Any:
             f"Keras 3 on TensorFlow is required, but {sys.modules['keras'].__file__} is Keras "
             f"{keras.__version__} on {keras.backend.backend()}."
         )
-    threads = config.cluster.cpus_per_worker
+    threads = config.cluster.num_cpus
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    strategy = make_strategy(num_workers)
+    strategy = make_strategy(num_workers, config.cluster.cpu_devices)
     if config.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
     return strategy
 
 
-def make_strategy(num_workers: int) -> Any:
-    """Return the strategy for one device, several mirrored devices, or several workers."""
+def make_strategy(num_workers: int, cpu_devices: int = 1) -> Any:
+    """Return the strategy for one device, several mirrored devices, or several workers.
+
+    Args:
+      num_workers: number of workers.
+      cpu_devices: number of logical CPU devices to make, if more than 1; TensorFlow must not have
+        been used before.
+    """
     import tensorflow as tf
 
     if num_workers > 1:
         # Otherwise the complete gradient is copied into one piece before any of it is all-reduced.
         packs = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK_BYTES)
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=packs)
+    if cpu_devices > 1:
+        tf.config.set_visible_devices([], "GPU")
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * cpu_devices,
+        )
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])

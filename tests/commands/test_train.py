@@ -1,12 +1,15 @@
 """What `laser-jnd train` checks before it creates anything."""
 
 import json
+import os
+import sys
 
 import pytest
 from command_line import laser_jnd_here, refusal
 
 from laser_dist.commands import main, train
 from laser_dist.models.variants import VARIANTS
+from laser_dist.training import ray_entry
 from laser_dist.training.config import PRESETS, override, to_dict
 
 NEW_RUN = ("lat", "--preset", "tiny", "--dataset", "data", "--output", "run")
@@ -94,7 +97,42 @@ def test_options_become_settings(preset):
     parsed = main.parse(["train", "rec", "--dataset", "data", *words])
     settings = [
         "levels=1,3", "seed=5", "cluster.num_workers=4", "cluster.min_workers=2",
-        "feature_cache=false",
+        "cluster.cpu_devices=1", "feature_cache=false",
     ]  # fmt: skip
     (rec,) = (variant for variant in VARIANTS if variant.name == "rec")
     assert train.resolve(parsed) == to_dict(override(PRESETS[preset or "paper"](rec), settings))
+
+
+def test_only_one_worker_without_gpus_has_several_cpu_devices():
+    def devices(*words):
+        parsed = main.parse(["train", "rec", "--preset", "tiny", "--dataset", "data", *words])
+        cluster = train.resolve(parsed)["cluster"]
+        return cluster["num_workers"], cluster["cpu_devices"]
+
+    assert devices() == devices("--workers", "1") == (1, 2)
+    assert devices("--workers", "2") == (2, 1)
+    assert devices("--gpus-per-worker", "1") == (1, 1)
+
+
+def test_the_files_of_a_neighboring_run_are_never_opened(folder, monkeypatch):
+    """A neighbor's folder may belong to somebody else, who would choose the models."""
+    models = folder / "neighbor" / "models"
+    models.mkdir(parents=True)
+    for stage in ("image", "jnd1", "jnd2", "jnd3", "lat-jnd1", "predictor"):
+        (models / f"{stage}.keras").write_bytes(b"hostile")
+        (models / f"{stage}.json").write_text("{}")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_entry, "train", lambda *_: None)
+    opened = []
+    watches = True
+
+    def watch(event, arguments):
+        if watches and event in ("open", "os.listdir", "os.scandir", "glob.glob"):
+            opened.append(os.path.abspath(str(arguments[0] or ".")))
+
+    sys.addaudithook(watch)  # stays until the process exits
+    done = laser_jnd_here("train", *NEW_RUN, cwd=folder)
+    watches = False
+    assert done.returncode == 0, done
+    assert str(folder / "run" / "lease.json") in opened
+    assert [path for path in opened if path.startswith(str(folder / "neighbor"))] == []

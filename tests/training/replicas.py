@@ -14,6 +14,7 @@ from laser_dist.training.learning.collectives import average_statistics
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.learning.step import Stepper
+from laser_dist.training.worker import make_strategy
 
 NUM_STEPS = 5
 
@@ -80,10 +81,7 @@ def largest_difference(weights, others):
 
 
 def main(path):
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    two_devices = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    two_devices = make_strategy(num_workers=1, cpu_devices=2)
     start, one, means_of_one = train(tf.distribute.get_strategy())
     same_start, two, means_of_two = train(two_devices)
     assert largest_difference(start, same_start) == 0

@@ -255,6 +255,7 @@ def test_a_value_of_the_wrong_type_is_refused(assignment, message):
         ("image.crop=0", "`image.crop` must be 16 or more and a multiple of 16, but is 0."),
         ("cluster.num_workers=0", "`cluster.num_workers` must be 1 or more, but is 0."),
         ("cluster.min_workers=2", "must be at most cluster.num_workers (1), but is 2."),
+        ("cluster.cpu_devices=0", "`cluster.cpu_devices` must be 1 or more, but is 0."),
         ("cluster.max_failures=-1", "`cluster.max_failures` must be 0 or more, but is -1."),
         ("backbone.height=20", "height"),
         ("head.filters=", "filters"),
@@ -291,6 +292,14 @@ def test_a_batch_needs_an_example_per_device(num_workers, gpus_per_worker, batch
         message = rf"`{stage}\.batch_size` must be at least {devices}, .* but is {batch_size}\."
         with pytest.raises(UserError, match=message):
             config(cluster=cluster, **changes)
+
+
+def test_logical_cpu_devices_are_for_one_worker_without_gpus():
+    cluster = ClusterConfig(cpu_devices=3, cpus_per_worker=2)
+    assert (cluster.num_devices, cluster.num_cpus) == (3, 3)
+    for change in ("num_workers", "gpus_per_worker"):
+        with pytest.raises(UserError, match=r"`cluster\.cpu_devices` must be 1 with .* but is 3"):
+            config(cluster=replace(cluster, **{change: 2}))
 
 
 def test_heads_with_one_level_cannot_be_ordered():

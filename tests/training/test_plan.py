@@ -1,5 +1,7 @@
+from dataclasses import replace
+
 from laser_dist.models.variants import E2E_LAT, LAT, MJ_LAT, MJ_REC, VARIANTS, variant_named
-from laser_dist.training.config import override, tiny, to_dict
+from laser_dist.training.config import ClusterConfig, override, tiny, to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages, waves, with_needs
 from laser_dist.training.ray_entry import num_fits, sessions
 
@@ -45,10 +47,13 @@ def test_a_cluster_with_free_resources_trains_stages_concurrently():
 
 
 def test_num_fits_counts_complete_trainings():
-    cluster = {"num_workers": 2, "cpus_per_worker": 4, "gpus_per_worker": 0}
+    cluster = ClusterConfig(num_workers=2, cpus_per_worker=4)
     assert num_fits(cluster, {"CPU": 31.0}) == 3
     assert num_fits(cluster, {"CPU": 4.0}) == 0
-    assert num_fits({**cluster, "gpus_per_worker": 2}, {"CPU": 99.0, "GPU": 8.0}) == 2
+    with_gpus = replace(cluster, gpus_per_worker=2)
+    assert num_fits(with_gpus, {"CPU": 99.0, "GPU": 8.0}) == 2
+    assert num_fits(with_gpus, {"CPU": 99.0}) == 0
+    assert num_fits(ClusterConfig(cpu_devices=2), {"CPU": 5.0}) == 2
 
 
 def keys_of(config, fingerprint="data"):
@@ -65,7 +70,8 @@ def test_a_stages_key_depends_only_on_inputs_that_change_its_model():
         other = keys_of(override(tiny(variant), assignments), fingerprint)
         return {name for name in base if base[name] == other.get(name)}
 
-    assert same(["cluster.num_workers=1", "feature_cache=false", "jit_compile=true"]) == set(base)
+    assert same(["cluster.cpu_devices=1", "cluster.num_workers=2"]) == set(base)
+    assert same(["feature_cache=false", "jit_compile=true"]) == set(base)
     assert same(["heads.epochs=3"]) == {"image", "jnd1", "jnd2", "jnd3"}
     assert same(["jnd.epochs=3"]) == {"image"}
     assert same([], variant=MJ_REC) == {"image", "jnd1", "jnd2", "jnd3"}

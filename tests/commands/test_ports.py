@@ -1,0 +1,191 @@
+"""With default settings, no command opens a port to the network, and Ray's ask for a token."""
+
+import ipaddress
+import re
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from command_line import LASER_JND, laser_jnd_here
+
+SETTINGS = (
+    "backbone.filters=4", "backbone.latent_filters=6", "head.filters=4,4", "image.epochs=1",
+    "jnd.epochs=1", "heads.epochs=1",
+)  # fmt: skip
+TRAIN = (
+    "train", "lat", "--levels", "1", "--preset", "tiny", "--dataset", "data", "--output", "run",
+    *(part for setting in SETTINGS for part in ("--set", setting)),
+)  # fmt: skip
+COMMANDS = (
+    ("synthesize", "--output", "videoset", "--num-sources", "15", "--qps", "22,38"),
+    ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"),
+    TRAIN,
+    ("evaluate", "--model", "run", "--dataset", "data"),
+)
+# One method of each kind of server of Ray: all nodes, a node's and a worker's state.
+METHODS = (
+    "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.beam,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
+
+def tree(pid):
+    """Return a process and all below it."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def listening(pid):
+    """Return what a process and all below it listen on: {(address, port): name of the process}."""
+    found = {}
+    for process in tree(pid):
+        try:
+            for each in process.net_connections("inet"):
+                is_open = each.status == psutil.CONN_LISTEN or each.type == socket.SOCK_DGRAM
+                if is_open and each.laddr and not each.raddr:
+                    found[each.laddr.ip, each.laddr.port] = process.name()
+        except psutil.Error:  # it has ended
+            continue
+    return found
+
+
+def is_loopback(address):
+    address = ipaddress.ip_address(address)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def follow(command, cwd, look=lambda pid, found: None):
+    """Run a command; return all that it ever listened on. Call `look` with each sample."""
+    seen = {}
+    with subprocess.Popen(
+        [*LASER_JND, *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        while process.poll() is None:
+            found = listening(process.pid)
+            seen |= found
+            look(process.pid, found)
+            time.sleep(0.2)
+        output = process.stdout.read()
+    assert process.returncode == 0, output
+    return seen, output
+
+
+def answer(port, method, metadata=()):
+    """Return how a gRPC server answers an empty request."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=5, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code().name
+    return "OK"
+
+
+def http_status(port):
+    """Return the status of an answer to an HTTP request, None if it is none."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.settimeout(2)
+        try:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            match = re.match(rb"HTTP/1\.\d (\d+)", connection.recv(100))
+        except OSError:
+            return None
+    return match and int(match[1])
+
+
+class Intruder:
+    """Another user of this machine: no token, all ports; looks once, while a worker trains."""
+
+    def __init__(self):
+        self.without_token, self.with_token, self.http, self.modes = {}, {}, {}, {}
+        self.refused = None
+
+    def look(self, pid, found):
+        names = found.values()
+        workers = [each for each in tree(pid) if "TrainWorker" in " ".join(_command(each))]
+        if self.modes or not workers or not {"gcs_server", "raylet"} <= set(names):
+            return
+        environment = workers[0].environ()
+        token = Path(environment["RAY_AUTH_TOKEN_PATH"])
+        session = Path(environment["RAY_TMPDIR"])
+        self.modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (token, token.parent)}
+        self.modes["session"] = stat.S_IMODE(session.stat().st_mode)
+        self.session = session
+        bearer = (("authorization", f"Bearer {token.read_text()}"),)
+        for port in sorted({port for _, port in found}):
+            self.http[port] = http_status(port)
+            for method in METHODS:
+                self.without_token[port, method] = answer(port, method)
+                self.with_token[port, method] = answer(port, method, bearer)
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    """Run all commands; return what each listened on, and what an intruder found meanwhile."""
+    folder = tmp_path_factory.mktemp("ports")
+    intruder, seen = Intruder(), {}
+    for command in COMMANDS:
+        seen[command[0]], _ = follow(command, folder, intruder.look)
+    return folder, seen, intruder
+
+
+def test_every_port_is_on_the_loopback_interface(followed):
+    _, seen, _ = followed
+    assert seen["train"]  # of Ray: the search finds ports
+    for command, found in seen.items():
+        assert [each for each in found.items() if not is_loopback(each[0][0])] == [], command
+
+
+def test_a_client_without_the_token_is_refused_by_every_port_of_ray(followed):
+    _, _, intruder = followed
+    assert "OK" not in intruder.without_token.values()
+    assert "OK" in intruder.with_token.values()  # the request itself is valid
+    for method in METHODS:
+        assert "UNAUTHENTICATED" in {
+            intruder.without_token[each] for each in intruder.without_token if each[1] == method
+        }
+    assert {401} <= {*intruder.http.values()} <= {401, 403, 404, None}
+
+
+def test_only_the_user_can_enter_the_session_which_is_removed(followed):
+    _, _, intruder = followed
+    folder = intruder.session
+    assert intruder.modes == {"token": 0o600, folder.name: 0o700, "session": 0o700}
+    assert not folder.exists()
+
+
+def test_a_training_without_a_token_is_refused(followed, monkeypatch):
+    folder, _, _ = followed
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    command = [word if word != "run" else "other" for word in TRAIN]
+    text = refusal_of(laser_jnd_here(*command, cwd=folder))
+    assert text.startswith("RAY_AUTH_MODE=disabled would let every user of this machine run")
+
+
+def refusal_of(done):
+    assert done.returncode == 2, done
+    return done.stderr.partition("error: ")[2]
