@@ -13,8 +13,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_pipelines.dataset.pipeline import (
     BuildLocations,
     BuildPlan,
+    WrittenBuild,
     add_build,
-    written_shards,
+    written_build,
 )
 from beam_pipelines.elements import PairSettings
 from beam_pipelines.inputs.archive_index import find_files
@@ -24,9 +25,9 @@ from beam_pipelines.rejects import (
     REJECTS_FILE,
     Reject,
     check_reject_rate,
+    impaired_sources,
     lost_sources,
     read_rejects,
-    write_rejects,
 )
 from beam_pipelines.runner import (
     local_options,
@@ -205,21 +206,28 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             locations=locations,
             max_reject_rate=request.max_reject_rate,
             num_processes=num_processes(options),
+            about=self._metadata(inventory, groups, splits),
         )
         before_writing()
         pipeline = new_pipeline(options)
         add_build(pipeline, plan, self._shard_writer(locations))
         run_to_end(pipeline, request.on_start, request.on_poll)
+        self._describe(locations)
+
+    def _describe(self, locations: BuildLocations) -> None:
+        """Describe what a pipeline has written to TFDS."""
+        build = written_build(locations.work)
+        rejects, _ = read_rejects(storage.join(locations.dataset, REJECTS_FILE))
         metadata = self.info.metadata
         assert metadata is not None  # `_info` sets one
-        left = _remaining_splits(splits, locations, request)
-        metadata.update(self._metadata(inventory, groups, left))
-        self.info.set_splits(self._split_dict(locations))
+        metadata.update(_without_lost(build.about, rejects, locations))
+        metadata["fingerprint"] = content_fingerprint(build, rejects)
+        self.info.set_splits(self._split_dict(build))
 
     def _shard_writer(self, locations: BuildLocations) -> WriteShards:
         return WriteShards(self.name, locations.dataset, self._config.pairs, self.SCALE)
 
-    def _split_dict(self, locations: BuildLocations) -> Any:
+    def _split_dict(self, build: WrittenBuild) -> Any:
         return tfds.core.splits.SplitDict(
             [
                 tfds.core.SplitInfo(
@@ -228,7 +236,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     num_bytes=sum(shard.num_bytes for shard in shards),
                     filename_template=self._get_filename_template(split),
                 )
-                for split, shards in written_shards(locations.work).items()
+                for split, shards in build.shards.items()
             ]
         )
 
@@ -251,28 +259,24 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "model_width": config.model_width,
             "model_height": config.model_height,
             "frames_per_second": config.frames_per_second,
-            "fingerprint": self.fingerprint(inventory),
+            "input_fingerprint": self.input_fingerprint(inventory),
+            "part": list(inventory.part),
             "repairs": list(inventory.repairs),
             "num_rejected_by_name": len(inventory.rejects),
             "splits": {
                 split: sorted(source for source, name in splits.items() if name == split)
                 for split in SPLITS
             },
-            # Assigned before any source is lost, so that a lost one does not move the others.
-            "folds": [
-                [source for source in fold if source in splits]
-                for fold in folds(groups, min(config.num_folds, num_groups))
-            ],
+            "folds": folds(groups, min(config.num_folds, num_groups)),
         }
 
     def _config_metadata(self) -> dict[str, Any]:
         """Return metadata from a dataset's own settings."""
         return {}
 
-    def fingerprint(self, inventory: Inventory) -> str:
-        """Hash input and settings: 16 hex digits; equal ones have equal examples."""
-        parts = repr((inventory.fingerprint, self._config.pairs))
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+    def input_fingerprint(self, inventory: Inventory) -> str:
+        """Hash input and settings, which are known before a build: 16 hex digits."""
+        return _hash(inventory.fingerprint, self._config.pairs)
 
     def _split_generators(self, dl_manager: Any) -> Any:
         raise NotImplementedError("The Beam pipeline of `_build` writes the dataset.")
@@ -287,23 +291,41 @@ def _remove_dataset(dataset: str) -> None:
     storage.remove(dataset)
 
 
-def _remaining_splits(
-    splits: Mapping[str, str], locations: BuildLocations, request: BuildRequest
-) -> dict[str, str]:
-    """Return the splits without the sources that were lost during measuring."""
-    rejects, total = read_rejects(storage.join(locations.dataset, REJECTS_FILE))
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def content_fingerprint(build: WrittenBuild, rejects: Sequence[Reject]) -> str:
+    """Hash all that decides the content; the folder of the input does not."""
+    lost = sorted(
+        (reject.what, reject.where.rpartition("/")[2], reject.source_id)
+        for reject in rejects
+        if impaired_sources([reject])
+    )
+    return _hash(build.about["input_fingerprint"], build.made_by, lost)
+
+
+def _without_lost(
+    about: Mapping[str, Any], rejects: Sequence[Reject], locations: BuildLocations
+) -> dict[str, Any]:
+    """Return metadata without the sources that were lost during measuring."""
     lost = lost_sources(rejects)
-    left = {source: split for source, split in splits.items() if source not in lost}
-    empty = sorted(set(splits.values()) - set(left.values()))
+
+    def left(sources: Iterable[str]) -> list[str]:
+        return [source for source in sources if source not in lost]
+
+    # Assigned before any source was lost, so that a lost one does not move the others.
+    splits = {split: left(sources) for split, sources in about["splits"].items()}
+    empty = sorted(split for split, sources in splits.items() if not sources)
     if empty:
-        write_rejects(rejects, total, locations.refusal, max_rate=request.max_reject_rate)
+        table = storage.read_bytes(storage.join(locations.dataset, REJECTS_FILE))
+        storage.write_bytes(locations.refusal, table)
         raise UserError(
-            f"{len(lost)} sources below {request.manual_dir} were lost, which leaves none for "
-            f"{', '.join(empty)}.",
+            f"{len(lost)} sources were lost, which leaves none for {', '.join(empty)}.",
             hint="Fix these inputs, then run the command again. All rejects are listed in "
             f"{locations.refusal}.",
         )
-    return left
+    return {**about, "splits": splits, "folds": [left(fold) for fold in about["folds"]]}
 
 
 def _check_every_split(splits: Mapping[str, str], folder: str) -> None:

@@ -11,6 +11,8 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import av
@@ -32,7 +34,9 @@ from beam_pipelines.elements import (
 from beam_pipelines.rejects import Reject
 from laser_dist import storage
 from laser_dist.jnd.scale import NUM_LEVELS, Scale
-from laser_dist.video.codec import VIDEOSET
+from laser_dist.video.codec import VIDEOSET, encode_h264, x264_version
+from laser_dist.video.frames import Clip
+from laser_dist.video.images import jpeg_encoder
 
 FORMAT = 3  # of these files, and of what is measured
 PAIRS_SUFFIX = ".pairs.parquet"
@@ -115,17 +119,27 @@ def quality_schema(scale: Scale) -> pa.Schema:
     )
 
 
+@lru_cache(maxsize=1)
+def made_by() -> str:
+    """Return what decides the content in addition to the input: format, encoder, libraries."""
+    gray = np.full((1, 16, 16), 127, np.uint8)
+    chroma = gray[:, :8, :8]
+    stream = encode_h264(Clip(gray, chroma, chroma, (Fraction(0),), Fraction(25)), qp=51)
+    av_libraries = (av.__version__, sorted(av.library_versions.items()), x264_version(stream))
+    libraries = (av_libraries, PIL.__version__, jpeg_encoder(), np.__version__)
+    return repr((FORMAT, VIDEOSET, libraries))
+
+
 def location_of(folder: str, source: LabeledSource, settings: PairSettings, suffix: str) -> str:
     """Return the location of one of a source's files.
 
-    The key covers labels, settings, the names, sizes and times of the clips, and the libraries that
-    read and write pictures, but not the folder of the clips.
+    The key covers labels, settings, the names, sizes and times of the clips, and `made_by`, but not
+    the folder of the clips.
     """
     clips = [*source.clips, *((ORIGINAL, file) for file in [source.original] if file)]
     files = [(quantizer, file.name, file.size, file.modified_s) for quantizer, file in clips]
     identity = (source.source_id, source.group_id, source.scale, source.fps, source.size)
-    made_by = (FORMAT, settings, VIDEOSET, av.__version__, PIL.__version__)
-    parts = repr((identity, source.levels, files, made_by))
+    parts = repr((identity, source.levels, files, settings, made_by()))
     key = hashlib.sha256(parts.encode()).hexdigest()[:16]
     return storage.join(folder, f"{source.source_id}-{key}{suffix}")
 

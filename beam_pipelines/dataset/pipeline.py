@@ -11,14 +11,15 @@ grow with the number of clips on any runner.
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipelines.dataset.measured_files import PAIRS_SUFFIX, MeasuredFiles
+from beam_pipelines.dataset.measured_files import PAIRS_SUFFIX, MeasuredFiles, made_by
 from beam_pipelines.dataset.measuring import MeasureSources
 from beam_pipelines.dataset.shards import (
     LABELS_SCHEMA,
@@ -89,6 +90,7 @@ class BuildPlan:
       locations: locations of input and output.
       max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
       num_processes: number of codec processes of each Beam worker.
+      about: metadata of the dataset as known before it is built, in JSON's types.
     """
 
     sources: tuple[LabeledSource, ...]
@@ -99,6 +101,22 @@ class BuildPlan:
     locations: BuildLocations
     max_reject_rate: float = MAX_REJECT_RATE
     num_processes: int = 1
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenBuild:
+    """What a pipeline has written, for the process that publishes the dataset.
+
+    Attributes:
+      about: as `BuildPlan.about`.
+      made_by: as `measured_files.made_by` in the workers.
+      shards: the shards by split, in order.
+    """
+
+    about: Mapping[str, Any]
+    made_by: str
+    shards: Mapping[str, Sequence[WrittenShard]]
 
 
 def add_build(
@@ -158,7 +176,7 @@ def add_build(
         | "SpreadShards" >> beam.Reshuffle()
         | "WriteShards" >> beam.ParDo(write_shard)
         | "GatherShards" >> beam.combiners.ToList()
-        | "RecordShards" >> beam.ParDo(_RecordShards(locations.work))
+        | "RecordBuild" >> beam.ParDo(_RecordBuild(locations.work, plan.about))
     )
 
 
@@ -176,13 +194,13 @@ def num_measured(work: Path) -> int:
     return sum(1 for _ in work.glob(f"[!.]*{PAIRS_SUFFIX}"))  # the pairs are written last
 
 
-def written_shards(work: str) -> dict[str, list[WrittenShard]]:
-    """Return the shards that a finished build has written, by split and in order."""
-    rows = json.loads(storage.read_bytes(storage.join(work, _WRITTEN_FILE)))
-    by_split: dict[str, list[WrittenShard]] = {}
-    for row in rows:
-        by_split.setdefault(row["split"], []).append(WrittenShard(**row))
-    return by_split
+def written_build(work: str) -> WrittenBuild:
+    """Return what a finished pipeline has written."""
+    record = json.loads(storage.read_bytes(storage.join(work, _WRITTEN_FILE)))
+    shards: dict[str, list[WrittenShard]] = {}
+    for row in record.pop("shards"):
+        shards.setdefault(row["split"], []).append(WrittenShard(**row))
+    return WrittenBuild(**record, shards=shards)
 
 
 def _plan(measured: Sequence[MeasuredFiles], splits: Mapping[str, str], num_rejects: int) -> list:
@@ -220,15 +238,17 @@ class _WriteLabelTables(beam.DoFn):
         yield location
 
 
-class _RecordShards(beam.DoFn):
-    """Lists the written shards in a file, for the process that waits for the pipeline."""
+class _RecordBuild(beam.DoFn):
+    """Writes a `WrittenBuild` to a file: it may be another process that publishes the dataset."""
 
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str, about: Mapping[str, Any]) -> None:
         self._work = work
+        self._about = about
 
     def process(self, shards: Sequence[WrittenShard]) -> Iterable[int]:
         rows = [
             asdict(shard) for shard in sorted(shards, key=lambda shard: (shard.split, shard.index))
         ]
-        storage.write_bytes(storage.join(self._work, _WRITTEN_FILE), json.dumps(rows).encode())
+        record = {"about": self._about, "made_by": made_by(), "shards": rows}
+        storage.write_bytes(storage.join(self._work, _WRITTEN_FILE), json.dumps(record).encode())
         yield len(rows)

@@ -1,18 +1,19 @@
 """The clips and labels below a folder, found by name and matched by source; no clip is read."""
 
+import fnmatch
 import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from beam_pipelines.elements import ORIGINAL, LabeledSource, SourceClips
 from beam_pipelines.inputs.archives import read_stored
 from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
 from beam_pipelines.inputs.videoset_files import VideosetFiles
-from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, lost_sources
-from laser_dist.errors import UserError
+from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, impaired_sources, lost_sources
+from laser_dist.errors import UserError, nearest
 from laser_dist.jnd.label_files import LabelFault, LabelFile, check_label_size
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import StoredFile
@@ -34,6 +35,7 @@ class Inventory:
       level_definition: what the value of a level is, as a noun phrase.
       marker: content of a synthetic dataset's marker; empty for labels from people.
       fingerprint: hash of labels, clip names and sizes, groups and marker, 16 hex digits.
+      part: patterns of the source ids, if this is a part of the input; empty if it is all.
     """
 
     sources: tuple[LabeledSource, ...]
@@ -42,6 +44,7 @@ class Inventory:
     level_definition: str
     marker: Mapping[str, Any]
     fingerprint: str
+    part: tuple[str, ...] = ()
 
     @property
     def simulated(self) -> str:
@@ -57,6 +60,27 @@ class Inventory:
     def num_sources(self) -> int:
         """Number of sources, including those that cannot be built."""
         return len(self.sources) + len(lost_sources(self.rejects))
+
+
+    def part_of(self, patterns: Sequence[str]) -> "Inventory":
+        """Return the sources whose ids match shell patterns, and the rejects that affect them.
+
+        Raises:
+          UserError: a pattern matches no source.
+        """
+        known = sorted({source.source_id for source in self.sources} | lost_sources(self.rejects))
+        for pattern in patterns:
+            if not fnmatch.filter(known, pattern):
+                raise UserError(f"No source matches {pattern}.", hint=nearest(pattern, known))
+        named = {name for pattern in patterns for name in fnmatch.filter(known, pattern)}
+        parts = repr((self.fingerprint, sorted(named)))
+        return replace(
+            self,
+            sources=tuple(source for source in self.sources if source.source_id in named),
+            rejects=tuple(each for each in self.rejects if impaired_sources([each]) <= named),
+            fingerprint=hashlib.sha256(parts.encode()).hexdigest()[:16],
+            part=tuple(patterns),
+        )
 
 
 def take_inventory(files: Sequence[StoredFile], folder: str, layout: Layout) -> Inventory:

@@ -89,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest share of sources that may be lost or lack a clip (default: %(default)s)",
     )
     parser.add_argument(
+        "--sources",
+        action="append",
+        metavar="PATTERN",
+        help="build only sources whose ids match a pattern such as 'videoSRC00*'; can be repeated",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print what the build would do and cost, without building",
@@ -165,6 +171,7 @@ def options_of(arguments: argparse.Namespace) -> BuildOptions:
         workers=arguments.workers,
         flags=tuple(arguments.beam_flags),
         overwrite=arguments.overwrite,
+        sources=tuple(arguments.sources or ()),
     )
 
 
@@ -182,7 +189,7 @@ def build_or_reuse(terminal: Terminal, resolved: ResolvedBuild) -> str:
       UserError: the folder holds a dataset of other input, or too much of the input is unusable.
     """
     options, folder = resolved.options, resolved.folder
-    fingerprint = resolved.builder.fingerprint(resolved.inventory)
+    fingerprint = resolved.builder.input_fingerprint(resolved.inventory)
     is_there = not options.overwrite and is_built(
         folder,
         fingerprint,

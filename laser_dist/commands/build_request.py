@@ -34,6 +34,7 @@ class BuildOptions:
       flags: Beam options.
       overwrite: replace an existing dataset.
       replace_other: replace an existing dataset that was built from other input.
+      sources: shell patterns of source ids; empty for all sources.
     """
 
     dataset: str
@@ -47,6 +48,7 @@ class BuildOptions:
     flags: tuple[str, ...] = ()
     overwrite: bool = False
     replace_other: bool = False
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def resolve(
       on_start: called with the name of the job that indexes archives, if it runs elsewhere.
 
     Raises:
-      UserError: invalid Beam options, no such folder, or no clips and labels in it.
+      UserError: invalid Beam options, no such folder, no clips and labels in it, or no such source.
     """
     beam_options = pipeline_options(options)
     from beam_pipelines.dataset.pipeline import archives_folder
@@ -91,11 +93,12 @@ def resolve(
     builder = make_builder(options)
     config = builder.builder_config
     assert config is not None
+    inventory = builder.inventory_of(files, lost, options.manual_dir)
     return ResolvedBuild(
         options=options,
         builder=builder,
         folder=join(options.data_dir, options.dataset, config.name, str(builder.version)),
-        inventory=builder.inventory_of(files, lost, options.manual_dir),
+        inventory=inventory.part_of(options.sources) if options.sources else inventory,
         beam_options=beam_options,
     )
 

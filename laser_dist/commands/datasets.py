@@ -53,7 +53,7 @@ def is_built(folder: str, fingerprint: str, manual_dir: str, *, replace_other: b
 
     Args:
       folder: folder of a dataset's version, a path or URL.
-      fingerprint: fingerprint of the requested dataset.
+      fingerprint: fingerprint of the requested input.
       manual_dir: folder of its input, for messages.
       replace_other: whether another dataset may be replaced.
 
@@ -83,7 +83,7 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
 
     try:
         metadata = json.loads(storage.read_bytes(storage.join(folder, "metadata.json")))
-        return {**metadata, "fingerprint": str(metadata["fingerprint"])}
+        return {**metadata, "input_fingerprint": str(metadata["input_fingerprint"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} has no valid metadata.json ({type(error).__name__}: {error}).",
@@ -99,10 +99,10 @@ def check_same(
     Raises:
       UserError: the fingerprints differ.
     """
-    if metadata["fingerprint"] != fingerprint:
+    if metadata["input_fingerprint"] != fingerprint:
         raise UserError(
             f"{folder} was built from other clips, labels or settings (fingerprint "
-            f"{metadata['fingerprint']}) than {manual_dir} holds ({fingerprint}).",
+            f"{metadata['input_fingerprint']}) than {manual_dir} holds ({fingerprint}).",
             hint=_REPLACE,
         )
 

@@ -8,7 +8,7 @@ import pytest
 from labeled_fakes import QPS, SETTINGS, encoded, labeled, waves
 
 from beam_pipelines.dataset.measured_files import read_pairs
-from beam_pipelines.dataset.pipeline import BuildLocations, BuildPlan, add_build, written_shards
+from beam_pipelines.dataset.pipeline import BuildLocations, BuildPlan, add_build, written_build
 from beam_pipelines.dataset.shards import WrittenShard
 from beam_pipelines.rejects import Reject, read_rejects
 from beam_pipelines.runner import local_options, translate_failures
@@ -100,7 +100,7 @@ def test_counters_and_table_agree_on_the_rejects(streams, locations, tmp_path):
     assert counters["sources", "measured"] == 2
     # Every source found is either measured or rejected.
     assert counters["sources", "measured"] + counters["sources", "rejected"] == len(plan.sources)
-    shards = written_shards(locations.work)
+    shards = written_build(locations.work).shards
     assert {split: [shard.num_examples for shard in of] for split, of in shards.items()} == {
         "train": [3],
         "test": [3],
@@ -137,4 +137,4 @@ def test_too_many_rejects_stop_the_build_before_a_shard_is_written(streams, loca
         run(plan)
     assert len(read_rejects(locations.refusal)[0]) == 5
     with pytest.raises(FileNotFoundError):
-        written_shards(locations.work)
+        written_build(locations.work)

@@ -5,7 +5,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
-from videoset_builds import TINY, build, damage, examples
+from videoset_builds import TINY, build, damage, examples, inventory_of
 
 from beam_pipelines.rejects import read_rejects
 from beam_pipelines.runner import local_options
@@ -114,6 +114,55 @@ def test_a_few_rejects_are_left_out_and_listed(synthetic, dataset, tmp_path):
         {34: "encoded"} if 34 in levels else {}
     )
     assert not list((tmp_path / "data").rglob("rejected-*"))
+
+
+def build_with(request, data_dir):
+    builder = Builder(data_dir=data_dir, config=TINY)
+    builder.request = request
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    return tfds.builder_from_directory(builder.data_path).info.metadata
+
+
+def test_the_fingerprint_covers_what_was_rejected_while_measuring(synthetic, dataset, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
+    (clip,) = (tmp_path / "mini").glob("videoSRC001_*/*_qp_34.264")
+    clip.write_bytes(bytes(clip.stat().st_size))  # with the same name and size
+    request = BuildRequest(
+        manual_dir=str(tmp_path / "mini"), options=local_options(1), max_reject_rate=0.5
+    )
+    damaged = build_with(request, tmp_path / "data")
+    whole = tfds.builder_from_directory(dataset).info.metadata
+    assert damaged["input_fingerprint"] == whole["input_fingerprint"]
+    assert damaged["fingerprint"] != whole["fingerprint"]
+
+
+def test_a_named_part_counts_its_own_rejects_only(synthetic, tmp_path):
+    damage(synthetic, tmp_path / "mini", (2, 0))
+    inventory = inventory_of(tmp_path / "mini")
+    with pytest.raises(UserError, match="No source matches videoSRC9"):
+        inventory.part_of(["videoSRC9*"])
+
+    def build_part(*patterns):
+        request = BuildRequest(
+            manual_dir=str(tmp_path / "mini"),
+            inventory=inventory.part_of(patterns),
+            options=local_options(1),
+            max_reject_rate=0.2,
+        )
+        return build_with(request, tmp_path / "data" / patterns[0])
+
+    part = build_part("videoSRC001", "videoSRC00[3-6]")
+    assert part["part"] == ["videoSRC001", "videoSRC00[3-6]"]
+    assert part["input_fingerprint"] != Builder(
+        data_dir=tmp_path, config=TINY
+    ).input_fingerprint(inventory)
+    sources = sorted(source for split in part["splits"].values() for source in split)
+    assert sources == [f"videoSRC00{number}" for number in (1, 3, 4, 5, 6)]
+    # 1 of all 6 sources is less than 20%, 1 of these 4 is more.
+    with pytest.raises(UserError, match="1 of 4 sources have rejected inputs"):
+        build_part("videoSRC00[1246]")
 
 
 def test_a_split_that_loses_all_of_its_sources_is_an_error(synthetic, dataset, tmp_path):

@@ -1,11 +1,14 @@
 """The builder on a tiny synthetic dataset: six clips of three photographs."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,11 +17,15 @@ from ffmpeg_scores import filter_scores
 from skimage.metrics import peak_signal_noise_ratio
 from videoset_builds import FPS, SETTINGS, TINY, build, examples, inventory_of, reference_and
 
+from beam_pipelines.dataset.measured_files import made_by
+from beam_pipelines.dataset.pipeline import WrittenBuild
+from beam_pipelines.rejects import Reject
 from laser_dist.errors import UserError
 from laser_dist.jnd.videoset_labels import read_videoset_labels
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.codec import decode, x264_version
 from tfds_builders.jnd_config import derived_config
+from tfds_builders.jnd_dataset import content_fingerprint
 from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 
 pytestmark = [
@@ -153,8 +160,31 @@ def test_the_fingerprint_covers_settings(synthetic, tmp_path):
     inventory = inventory_of(synthetic)
     changes = ({}, {"model_width": 64}, {"frames_per_second": None})
     builders = [Builder(data_dir=tmp_path, config=replace(TINY, **change)) for change in changes]
-    assert len({builder.fingerprint(inventory) for builder in builders}) == 3
+    assert len({builder.input_fingerprint(inventory) for builder in builders}) == 3
     assert inventory_of(synthetic, "mean").fingerprint != inventory.fingerprint
+
+
+def test_the_fingerprint_covers_rejects_and_libraries():
+    def fingerprint(input_fingerprint="a", made_by="b", rejects=()):
+        about = {"input_fingerprint": input_fingerprint}
+        build = WrittenBuild(about=about, made_by=made_by, shards={})
+        return content_fingerprint(build, rejects)
+
+    lost, moved = (
+        Reject(what="clip", where=f"{folder}/x.264", stage="measure", why="cut", source_id="x")
+        for folder in ("/in", "gs://bucket")
+    )
+    copy = Reject(what="copy", where="/in/y.264", stage="find", why="a duplicate")
+    changes = ({}, {"input_fingerprint": "c"}, {"made_by": "c"}, {"rejects": [lost]})
+    assert len({fingerprint(**change) for change in changes}) == 4
+    assert fingerprint(rejects=[lost]) == fingerprint(rejects=[moved, copy])
+
+
+def test_what_made_a_dataset_names_all_libraries():
+    pictures, arrays = version("pillow"), version("numpy")
+    assert {repr(pictures), repr(arrays), repr(version("av"))} <= set(re.split(r"[(), ]", made_by()))
+    for name, numbers in av.library_versions.items():
+        assert repr((name, numbers)) in made_by()
 
 
 def test_all_frames_with_means_as_levels(synthetic, tmp_path):

@@ -35,9 +35,9 @@ def test_qps():
 
 
 def test_another_dataset_is_refused_and_the_hint_says_how_to_replace_it(tmp_path):
-    datasets.check_same(tmp_path, {"fingerprint": "a"}, "a", tmp_path)
+    datasets.check_same(tmp_path, {"input_fingerprint": "a"}, "a", tmp_path)
     with pytest.raises(UserError, match="Replace it with --overwrite"):
-        datasets.check_same(tmp_path, {"fingerprint": "b"}, "a", tmp_path)
+        datasets.check_same(tmp_path, {"input_fingerprint": "b"}, "a", tmp_path)
 
 
 def test_a_replaced_dataset_is_restored_if_the_build_fails(tmp_path):
