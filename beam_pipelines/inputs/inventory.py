@@ -61,7 +61,6 @@ class Inventory:
         """Number of sources, including those that cannot be built."""
         return len(self.sources) + len(lost_sources(self.rejects))
 
-
     def part_of(self, patterns: Sequence[str]) -> "Inventory":
         """Return the sources whose ids match shell patterns, and the rejects that affect them.
 

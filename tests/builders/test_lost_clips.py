@@ -155,9 +155,9 @@ def test_a_named_part_counts_its_own_rejects_only(synthetic, tmp_path):
 
     part = build_part("videoSRC001", "videoSRC00[3-6]")
     assert part["part"] == ["videoSRC001", "videoSRC00[3-6]"]
-    assert part["input_fingerprint"] != Builder(
-        data_dir=tmp_path, config=TINY
-    ).input_fingerprint(inventory)
+    assert part["input_fingerprint"] != Builder(data_dir=tmp_path, config=TINY).input_fingerprint(
+        inventory
+    )
     sources = sorted(source for split in part["splits"].values() for source in split)
     assert sources == [f"videoSRC00{number}" for number in (1, 3, 4, 5, 6)]
     # 1 of all 6 sources is less than 20%, 1 of these 4 is more.

@@ -182,7 +182,9 @@ def test_the_fingerprint_covers_rejects_and_libraries():
 
 def test_what_made_a_dataset_names_all_libraries():
     pictures, arrays = version("pillow"), version("numpy")
-    assert {repr(pictures), repr(arrays), repr(version("av"))} <= set(re.split(r"[(), ]", made_by()))
+    assert {repr(pictures), repr(arrays), repr(version("av"))} <= set(
+        re.split(r"[(), ]", made_by())
+    )
     for name, numbers in av.library_versions.items():
         assert repr((name, numbers)) in made_by()
 
