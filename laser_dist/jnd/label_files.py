@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laser_dist.errors import UserError
-from laser_dist.storage import open_regular, too_large
+from laser_dist.storage import limit, open_regular, too_large
 
-MAX_LABEL_BYTES = 16_000_000
+MAX_LABEL_BYTES = limit("MAX_LABEL_BYTES", 16_000_000)
 """Largest label file; those of VideoSet and MCL-JCI have some 100 kB."""
 
 # Tables that went through a spreadsheet or pandas write integers as `33.0`.

@@ -17,9 +17,9 @@ from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import decoder_of, encoder_of
 from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.models.variants import Variant, variant_named
-from laser_dist.storage import open_regular, too_large
+from laser_dist.storage import limit, open_regular, too_large
 
-MAX_MODEL_BYTES = 2 << 30
+MAX_MODEL_BYTES = limit("MAX_MODEL_BYTES", 2 << 30)
 """Largest model file, 2 GiB, packed and unpacked."""
 
 logger = logging.getLogger(__name__)

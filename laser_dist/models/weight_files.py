@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laser_dist.errors import UserError
+from laser_dist.storage import limit
 
-MAX_WEIGHT_BYTES = 2 << 30
+MAX_WEIGHT_BYTES = limit("MAX_WEIGHT_BYTES", 2 << 30)
 """Largest weight file, 2 GiB."""
 
 

@@ -12,6 +12,7 @@ from laser_dist.storage.files import (
     check_writable,
     download,
     exists,
+    limit,
     list_files,
     list_folder,
     open_binary,

@@ -98,11 +98,14 @@ def open_regular(
 
     Raises:
       UserError: as `error`: the file is missing, cannot be opened, is not regular or is too large.
+      OSError: the disk failed; another attempt may succeed.
     """
     try:
         # Without O_NONBLOCK, opening a pipe waits for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as failed:
+        if is_transient(failed):
+            raise
         missing = isinstance(failed, FileNotFoundError)
         problem = f"{path} does not exist." if missing else f"Cannot open {path}: {reason(failed)}."
         raise error(problem, hint) from failed
@@ -115,6 +118,21 @@ def open_regular(
         os.close(descriptor)
         raise error(problem, hint)
     return open(descriptor, "rb")
+
+
+def limit(name: str, default: int) -> int:
+    """Return a limit of input: the environment variable `LASER_JND_{name}`, or the default.
+
+    Raises:
+      UserError: the variable is not a positive integer.
+    """
+    variable = f"LASER_JND_{name}"
+    text = os.environ.get(variable, str(default))
+    if not re.fullmatch(r"[1-9]\d{0,17}", text, re.ASCII):
+        raise UserError(
+            f"{variable} must be a positive integer, not {text}.", hint=f"Default: {default}."
+        )
+    return int(text)
 
 
 def too_large(name: str, size: int, max_bytes: int) -> str:

@@ -23,6 +23,9 @@ _PERMANENT_NUMBERS = {
     errno.EISDIR,
     errno.EEXIST,
     errno.EINVAL,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENXIO,
 }
 # pyarrow reports what a bucket answered as text only. Among the statuses below 500, 408 (timeout)
 # and 429 (too many requests) pass.

@@ -19,6 +19,7 @@ import numpy as np
 from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 
+from laser_dist.storage import limit
 from laser_dist.video.containers import (
     VideoError,
     check_num_frames,
@@ -42,10 +43,10 @@ from laser_dist.video.frames import (
     upright_size,
 )
 
-MAX_CLIP_BYTES = 2 << 30
+MAX_CLIP_BYTES = limit("MAX_CLIP_BYTES", 2 << 30)
 """Largest clip in memory, encoded or decoded, 2 GiB: 23 s of 1080p at 30 frames per second."""
 
-MAX_CLIP_FRAMES = 3000
+MAX_CLIP_FRAMES = limit("MAX_CLIP_FRAMES", 3000)
 """Most frames of a clip in memory."""
 
 _QPS = range(52)  # 8-bit H.264

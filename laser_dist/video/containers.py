@@ -29,24 +29,25 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from laser_dist.errors import UserError
-from laser_dist.storage import open_regular
+from laser_dist.storage import limit, open_regular
+from laser_dist.storage.retries import is_transient
 
 MIN_SIZE = 16
 """Smallest width and height in pixels: one macroblock."""
 
-MAX_PIXELS = 1 << 26
+MAX_PIXELS = limit("MAX_PIXELS", 1 << 26)
 """Largest frame, 8192x8192; a decoder allocates what a header states."""
 
-MAX_FRAMES = 1_000_000
+MAX_FRAMES = limit("MAX_FRAMES", 1_000_000)
 """Most frames of a file, about 4.6 hours at 60 per second; their times are kept in memory."""
 
-MAX_FILE_BYTES = 1 << 36
+MAX_FILE_BYTES = limit("MAX_FILE_BYTES", 1 << 36)
 """Largest file that is read piece by piece, 64 GiB."""
 
-PROBE_BYTES = 5_000_000
+PROBE_BYTES = limit("PROBE_BYTES", 5_000_000)
 """Part of a file that FFmpeg may read and decode to find its streams."""
 
-MAX_STREAMS = 100
+MAX_STREAMS = limit("MAX_STREAMS", 100)
 """Most streams of a file: each has a decoder."""
 
 VIDEO_FORMATS = (
@@ -130,6 +131,12 @@ def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContaine
                 yield container, stream
     # For a few damaged headers PyAV raises Python errors instead of FFmpeg errors.
     except (FFmpegError, OSError, ValueError) as error:
+        if (
+            isinstance(error, OSError)
+            and not isinstance(error, FFmpegError)
+            and is_transient(error)
+        ):
+            raise  # the disk failed
         text = getattr(error, "strerror", None) or str(error)
         raise damaged(name, f'FFmpeg reports "{text}"') from error
 

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from PIL import Image, features
 
-from laser_dist.storage import open_regular
+from laser_dist.storage import limit, open_regular
+from laser_dist.storage.retries import is_transient
 from laser_dist.video.containers import MAX_PIXELS, VideoError
 from laser_dist.video.frames import UInt8Array, check_rgb
 
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the image formats that are read."""
 
-MAX_IMAGE_BYTES = 1 << 30
+MAX_IMAGE_BYTES = limit("MAX_IMAGE_BYTES", 1 << 30)
 """Largest image file, 1 GiB."""
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -54,6 +55,8 @@ def open_image(source: bytes | Path, name: str) -> Generator[Image.Image]:
                 raise ValueError(f"{image.width}x{image.height} pixels are too many")
             yield image
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno and is_transient(error):
+            raise  # the disk failed
         raise VideoError(f"Cannot decode {name}: {error}.", hint=hint) from error
 
 

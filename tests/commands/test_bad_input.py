@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 from fractions import Fraction
@@ -212,6 +213,19 @@ def test_bad_input_is_reported_and_nothing_is_written(command, message, hint, fo
     assert message in text
     assert hint in text
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("100", "good.264 has [0-9,]+ bytes; the limit is 100."),
+        ("many", "LASER_JND_MAX_FILE_BYTES must be a positive integer, not many."),
+    ],
+)
+def test_the_environment_sets_a_limit(value, message, folder):
+    env = {**os.environ, "LASER_JND_MAX_FILE_BYTES": value}
+    done = laser_jnd("predict", "good.264", "--model", "run", cwd=folder, env=env)
+    assert re.match(message, refusal(done))
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",)])

@@ -140,6 +140,13 @@ def _open(path, name):
         pass
 
 
+def test_a_disk_that_fails_is_no_damage():
+    # Reading the first page of a process, which does not exist, is an input/output error.
+    for read in (*READERS, partial(_open, name="it")):
+        with pytest.raises(OSError, match="Input/output error"):
+            read(Path("/proc/self/mem"))
+
+
 def test_a_name_that_is_too_long_is_an_error_of_the_user(tmp_path):
     with pytest.raises(UserError, match="Cannot open .*: File name too long"):
         frame_size(tmp_path / ("x" * 300))
