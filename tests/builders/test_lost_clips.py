@@ -1,6 +1,7 @@
 """Builds from damaged or incomplete input: what is lost, and how it is reported."""
 
 import shutil
+import socket
 
 import pyarrow.parquet as pq
 import pytest
@@ -163,6 +164,43 @@ def test_a_named_part_counts_its_own_rejects_only(synthetic, tmp_path):
     # 1 of all 6 sources is less than 20%, 1 of these 4 is more.
     with pytest.raises(UserError, match="1 of 4 sources have rejected inputs"):
         build_part("videoSRC00[1246]")
+
+
+def test_clips_that_name_other_files_or_addresses_are_rejects(synthetic, tmp_path, monkeypatch):
+    shutil.copytree(synthetic, tmp_path / "mini")
+    monkeypatch.chdir(tmp_path)
+    (reference,) = synthetic.glob("videoSRC001_*/*_qp_00.264")
+    shutil.copy(reference, tmp_path / "secret.264")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/seg.ts"
+        playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{}\n#EXT-X-ENDLIST\n"
+        hostile = (
+            "ffconcat version 1.0\nfile secret.264\n",
+            playlist.format(address),
+            playlist.format(tmp_path / "secret.264"),
+            "v=0\nc=IN IP4 127.0.0.1\nm=video 18998 RTP/AVP 33\n",
+            "hello world" * 100,
+        )
+        for number, content in enumerate(hostile, start=1):
+            (clip,) = (tmp_path / "mini").glob(f"videoSRC00{number}_*/*_qp_34.264")
+            clip.write_text(content)
+        builder = Builder(data_dir=tmp_path / "data", config=TINY)
+        builder.request = BuildRequest(
+            manual_dir=str(tmp_path / "mini"), options=local_options(1), max_reject_rate=1.0
+        )
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    rejects, _ = read_rejects(builder.data_path / "rejects.parquet")
+    assert [(r.where.rpartition("/")[2][:11], r.stage) for r in rejects] == [
+        (f"videoSRC00{number}", "measure") for number in range(1, 6)
+    ]
+    assert {reject.why for reject in rejects} == {
+        "Cannot decode it: it is damaged, or not a video or image of a supported format"
+    }
 
 
 def test_a_split_that_loses_all_of_its_sources_is_an_error(synthetic, dataset, tmp_path):
