@@ -1,6 +1,7 @@
 """Rejects: inputs that could not be used. They are counted, listed in a table and limited."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -63,6 +64,20 @@ def lost_sources(rejects: Sequence[Reject]) -> set[str]:
 def impaired_sources(rejects: Sequence[Reject]) -> set[str]:
     """Return the sources that are lost or lack one of their clips."""
     return {_source_of(reject) for reject in rejects if reject.what in _COSTLY}
+
+
+@contextmanager
+def naming_archives(rejects: Sequence[Reject]) -> Iterator[None]:
+    """Make an error about missing files name the first archive that was not used."""
+    try:
+        yield
+    except UserError as error:
+        for reject in rejects:
+            if reject.what == ARCHIVE:
+                raise UserError(
+                    f"{error.message} {reject.where} was not used: {reject.why}.", hint=error.hint
+                ) from error
+        raise
 
 
 def check_reject_rate(

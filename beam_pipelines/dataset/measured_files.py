@@ -137,7 +137,7 @@ def location_of(folder: str, source: LabeledSource, settings: PairSettings, suff
     the folder of the clips.
     """
     clips = [*source.clips, *((ORIGINAL, file) for file in [source.original] if file)]
-    files = [(quantizer, file.name, file.size, file.modified_s) for quantizer, file in clips]
+    files = [(quantizer, file.name, file.size, file.mtime_ns) for quantizer, file in clips]
     identity = (source.source_id, source.group_id, source.scale, source.fps, source.size)
     parts = repr((identity, source.levels, files, settings, made_by()))
     key = hashlib.sha256(parts.encode()).hexdigest()[:16]

@@ -14,9 +14,9 @@ from beam_pipelines.inputs.mcl_jci_files import MclJciFiles
 from beam_pipelines.inputs.videoset_files import VideosetFiles
 from beam_pipelines.rejects import CLIP, COPY, FILE, SOURCE, Reject, impaired_sources, lost_sources
 from laser_dist.errors import UserError, nearest
-from laser_dist.jnd.label_files import LabelFault, LabelFile, check_label_size
+from laser_dist.jnd.label_files import MAX_LABEL_BYTES, LabelFault, LabelFile, check_label_size
 from laser_dist.simulation import MARKER_NAME
-from laser_dist.storage import StoredFile
+from laser_dist.storage import StoredFile, too_large
 
 Clips = dict[str, SourceClips]
 """Source id to its clips."""
@@ -34,7 +34,8 @@ class Inventory:
       repairs: what was repaired in the labels, one line each.
       level_definition: what the value of a level is, as a noun phrase.
       marker: content of a synthetic dataset's marker; empty for labels from people.
-      fingerprint: hash of labels, clip names and sizes, groups and marker, 16 hex digits.
+      fingerprint: hash of labels, of names, sizes and known checksums of the clips, of groups and
+        marker, 16 hex digits.
       part: patterns of the source ids, if this is a part of the input; empty if it is all.
     """
 
@@ -96,8 +97,23 @@ def take_inventory(files: Sequence[StoredFile], folder: str, layout: Layout) -> 
     Raises:
       UserError: no label files, no clips, or an unreadable marker.
     """
-    table = layout.parse_labels(_label_files(files, layout.is_label_file), folder)
+    labeled, large = _label_files(files, layout.is_label_file)
+    try:
+        table = layout.parse_labels(labeled, folder)
+    except UserError:
+        for file in large:  # perhaps the one that is missing
+            check_label_size(str(file), file.size)
+        raise
     found, rejects = _find_clips(files, layout)
+    rejects += [
+        Reject(
+            what=FILE,
+            where=str(file),
+            stage="find",
+            why=too_large("it", file.size, MAX_LABEL_BYTES).rstrip("."),
+        )
+        for file in large
+    ]
     if not found:
         raise UserError(
             f"{folder} holds no clips with names such as {layout.example}.",
@@ -154,7 +170,9 @@ def first_of_each(
         key=lambda found: (found[0], found[1], bool(found[2].member), preference(found[2])),
     ):
         if quantizer in found[source_id]:
-            why = f"a duplicate; {found[source_id][quantizer]} is used"
+            used = found[source_id][quantizer]
+            of_that_name = "the first of this name" if str(used) == str(file) else used
+            why = f"a duplicate; {of_that_name} is used"
             rejects.append(Reject(what=COPY, where=str(file), stage="find", why=why))
             continue
         found[source_id][quantizer] = file
@@ -235,13 +253,12 @@ def _source(
 
 def _label_files(
     files: Sequence[StoredFile], is_label_file: Callable[[str], bool]
-) -> list[LabelFile]:
-    found: list[LabelFile] = []
-    for file in files:
-        if is_label_file(file.name):
-            check_label_size(str(file), file.size)
-            found.append(LabelFile(file.name, str(file), read_stored(file)))
-    return found
+) -> tuple[list[LabelFile], list[StoredFile]]:
+    """Read the label files; return those above the limit, too."""
+    found = [file for file in files if is_label_file(file.name)]
+    read = [file for file in found if file.size <= MAX_LABEL_BYTES]
+    large = [file for file in found if file.size > MAX_LABEL_BYTES]
+    return [LabelFile(file.name, str(file), read_stored(file)) for file in read], large
 
 
 def read_marker(files: Sequence[StoredFile], folder: str) -> dict[str, Any]:
@@ -280,11 +297,14 @@ def _name_of(clips: SourceClips, quantizer: int, layout: Layout) -> str:
 
 
 def _fingerprint(labels: object, clips: Clips, layout: Layout, marker: Mapping[str, Any]) -> str:
-    """Hash all that decides a dataset before its clips are read; their folders do not count."""
-    sizes = [
-        (_name_of(clips[source_id], quantizer, layout), clips[source_id][quantizer].size)
-        for source_id in sorted(clips)
-        for quantizer in sorted(clips[source_id])
+    """Hash all that decides a dataset before its clips are read.
+
+    Their folders and times do not count, so that a copy has the same fingerprint.
+    """
+    files = [
+        (_name_of(of_source, quantizer, layout), file.size, file.crc)
+        for _, of_source in sorted(clips.items())
+        for quantizer, file in sorted(of_source.items())
     ]
-    parts = repr((labels, sizes, json.dumps(marker, sort_keys=True)))
+    parts = repr((labels, files, json.dumps(marker, sort_keys=True)))
     return hashlib.sha256(parts.encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from laser_dist.simulation.camera import Shot, draw_shot, film
 from laser_dist.simulation.excerpt import Excerpt, draw_excerpt, read_excerpt, video_extent
 from laser_dist.simulation.observers import Panel
 from laser_dist.simulation.visibility import MaskingModel
+from laser_dist.storage import list_files
 from laser_dist.video.containers import MIN_SIZE, VideoError
 from laser_dist.video.frames import UInt8Array
 from laser_dist.video.images import open_image
@@ -211,7 +212,7 @@ def _footage_below(
         raise UserError(f"The {what} folder {folder} does not exist.", hint="Check the path.")
     found: list[Footage] = []
     rejects: list[Reject] = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(Path(file.location) for file in list_files(folder)):
         problem = problem_of(path)
         if problem is None:
             group_id = path.relative_to(folder).with_suffix("").as_posix()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laser_dist.errors import UserError
-from laser_dist.storage import limit, open_regular, too_large
+from laser_dist.storage import StoredFile, limit, list_files, read_listed, too_large
 
 MAX_LABEL_BYTES = limit("MAX_LABEL_BYTES", 16_000_000)
 """Largest label file; those of VideoSet and MCL-JCI have some 100 kB."""
@@ -87,19 +87,11 @@ def find_label_files(folder: Path, is_wanted: Callable[[str], bool]) -> tuple[La
       The files, ordered by path.
 
     Raises:
-      UserError: the folder does not exist.
-      LabelFileError: a file cannot be read.
+      UserError: the folder does not exist or cannot be read.
+      LabelFileError: a file cannot be read, or is larger than `MAX_LABEL_BYTES`.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder.", hint="Name the folder of the label files.")
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if is_wanted(path.name)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    return tuple(LabelFile(path.name, str(path), _content(path)) for path in paths)
+    found = [file for file in list_files(folder) if is_wanted(file.name)]
+    return tuple(LabelFile(file.name, file.location, _content(file)) for file in found)
 
 
 def check_label_size(name: str, size: int) -> None:
@@ -153,10 +145,11 @@ def quote(text: str, longest: int = 80) -> str:
     return repr(text if len(text) <= longest else f"{text[:longest]}...")
 
 
-def _content(path: Path) -> bytes:
+def _content(file: StoredFile) -> bytes:
+    if file.size > MAX_LABEL_BYTES:
+        raise LabelFileError(file.name, None, None, f"larger than {MAX_LABEL_BYTES:,} bytes")
     try:
-        with open_regular(path, max_bytes=MAX_LABEL_BYTES, hint="") as file:
-            return file.read(MAX_LABEL_BYTES)
-    except (UserError, OSError) as error:
-        problem = f"the file cannot be read ({str(error).rstrip('.')})"
-        raise LabelFileError(path.name, None, None, problem) from error
+        return read_listed(file)
+    except OSError as error:
+        problem = f"the file cannot be read ({error.strerror or error})"
+        raise LabelFileError(file.name, None, None, problem) from error

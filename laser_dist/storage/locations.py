@@ -30,17 +30,22 @@ class StoredFile:
       location: path or URL of the file, or of the archive that it is in.
       member: name in the archive; empty for a file on its own.
       size: in bytes, of the file itself.
-      modified_s: when `location` was modified, in seconds since 1970.
-      offset: where the file starts in the unpacked archive, in bytes.
+      mtime_ns: when `location` was modified, in nanoseconds since 1970; None if unknown.
+      archive_size: size of the archive in bytes; 0 for a file on its own.
+      offset: where the file starts in the unpacked archive, in bytes; in a ZIP file, its position
+        in the list of members.
       index: location of the archive's index, if `offset` can only be reached with one.
+      crc: CRC-32 of the content; None if unknown.
     """
 
     location: str
     member: str = ""
     size: int = 0
-    modified_s: float = 0.0
+    mtime_ns: int | None = None
+    archive_size: int = 0
     offset: int = 0
     index: str = ""
+    crc: int | None = None
 
     @property
     def name(self) -> str:

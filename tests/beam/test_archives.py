@@ -20,9 +20,8 @@ from beam_pipelines.inputs.archives import (
 )
 from beam_pipelines.inputs.tar_index import GzipCheck, index_tar
 from beam_pipelines.runner import local_options
-from laser_dist import storage
 from laser_dist.errors import UserError
-from laser_dist.storage import StoredFile, list_files
+from laser_dist.storage import StoredFile, files, list_files
 from laser_dist.video.containers import VideoError
 
 FORMS = ("tar.gz", "tgz", "zip")
@@ -98,12 +97,12 @@ def test_members_are_read_in_any_order(tmp_path, form):
         assert read_stored(member) == files[member.member]
     one = members[0]
     assert (one.name, str(one)) == ("clip0.264", f"{archive.location}:part/clip0.264")
-    assert one.modified_s == archive.modified_s
+    assert one.mtime_ns == archive.mtime_ns
 
 
 def test_a_file_outside_archives_is_read_directly(tmp_path):
     assert read_stored(stored(tmp_path / "a.264", b"abc")) == b"abc"
-    with pytest.raises(UserError, match=r"absent\.264 cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"absent\.264 was removed while"):
         read_stored(StoredFile(str(tmp_path / "absent.264")))
 
 
@@ -127,18 +126,6 @@ def test_names_that_lead_out_of_the_archive_are_rejected(tmp_path, form):
     assert all("leads out" in reject.why for reject in rejects)
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert {Path(name).suffix for name in written} <= {f".{form}", ".gz", ".tgz", ".json", ".gzidx"}
-
-
-def test_links_and_devices_in_a_tar_are_ignored(tmp_path):
-    links = [
-        ("part/soft.264", tarfile.SYMTYPE, "/etc/passwd"),
-        ("part/hard.264", tarfile.LNKTYPE, "part/clip0.264"),
-        ("part/pipe.264", tarfile.FIFOTYPE, ""),
-        ("part/folder.264", tarfile.DIRTYPE, ""),
-    ]
-    archive = stored(tmp_path / "a.tar.gz", tar_of(contents(1), links=links))
-    members, rejects = list_members(archive, tmp_path / "index")
-    assert ([member.member for member in members], rejects) == (["part/clip0.264"], [])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -180,8 +167,9 @@ def test_a_truncated_tar_is_rejected_and_read_up_to_the_cut(tmp_path):
     seen = set()
     for cut in range(1, len(whole), 701):
         archive = stored(tmp_path / f"{cut}.tar.gz", whole[:cut])
-        members, rejects = list_members(archive, tmp_path / "index")
-        assert [reject.where for reject in rejects] == [archive.location]
+        members, (fault, *others) = list_members(archive, tmp_path / "index")
+        assert fault.where == archive.location
+        assert {other.why for other in others} <= {"it ends after the end of the archive"}
         found = read_all(members)
         good = [name for name, content in found.items() if content is not None]
         assert good == names[: len(good)]  # the first ones
@@ -346,7 +334,7 @@ class Failing(io.BytesIO):
 def test_a_read_error_is_not_taken_for_truncation(tmp_path, monkeypatch, size):
     archive = stored(tmp_path / "a.tar.gz", tar_of(contents(5, size)))
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "open_binary", lambda place: Failing(Path(place).read_bytes()))
+        patched.setattr(files, "open_binary", lambda at: Failing(Path(at).read_bytes()))
         with pytest.raises(UserError, match=r"a\.tar\.gz cannot be read: Input/output error"):
             index_tar(archive, str(tmp_path / "index"))
     assert needs_index(archive, str(tmp_path / "index"))
@@ -359,7 +347,7 @@ def test_an_archive_that_cannot_be_opened_is_an_error_until_it_can_be(tmp_path, 
     archive = stored(tmp_path / f"a.{form}", packed(contents(1), form))
     index, options = str(tmp_path / "index"), local_options(1)
     away = Path(archive.location).rename(tmp_path / "away")
-    with pytest.raises(UserError, match=rf"a\.{form} cannot be read: No such file"):
+    with pytest.raises(UserError, match=rf"a\.{form} was removed while"):
         members_of_archives([archive], index, options)
     away.rename(archive.location)
     found, rejects = members_of_archives([archive], index, options)
@@ -374,7 +362,7 @@ def test_a_member_that_cannot_be_read_at_present_is_not_taken_for_a_damaged_one(
         members, _ = list_members(archive, tmp_path / "index")
         with monkeypatch.context() as patched:
             patched.setattr(archives, "_OPEN", archives._OpenArchives(most=2))
-            patched.setattr(storage, "open_binary", lambda place: Failing(Path(place).read_bytes()))
+            patched.setattr(files, "open_binary", lambda at: Failing(Path(at).read_bytes()))
             with pytest.raises(UserError, match=r"cannot be read: Input/output error") as raised:
                 read_stored(members[-1])
         assert not isinstance(raised.value, VideoError)
@@ -389,7 +377,7 @@ def test_concatenated_streams_and_trailing_bytes_are_valid(pieces, tail):
     while check.read(*pieces):
         pass
     check.finish()
-    assert (check.fault, check.is_checksum) == ("", False)
+    assert (check.fault, check.is_unusable) == ("", False)
 
 
 def test_the_checksum_of_a_second_stream_is_verified():
@@ -397,4 +385,4 @@ def test_the_checksum_of_a_second_stream_is_verified():
     second[-6] ^= 1
     check = GzipCheck(io.BytesIO(gzip.compress(b"a" * 1000) + second))
     check.finish()
-    assert (check.fault, check.is_checksum) == ("incorrect data check", True)
+    assert (check.fault, check.is_unusable) == ("incorrect data check", True)

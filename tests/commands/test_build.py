@@ -1,8 +1,13 @@
 """`laser-jnd build` on a small synthetic dataset, as a user runs it."""
 
+import random
 import re
 import shutil
+import tarfile
+import tempfile
+import zipfile
 
+import pyarrow.parquet as pq
 import pytest
 from command_line import laser_jnd_here, refusal
 
@@ -10,6 +15,7 @@ from beam_pipelines.runner import local_options
 from beam_pipelines.synthetic.footage import shipped_photographs
 from beam_pipelines.synthetic.pipeline import synthesize
 from beam_pipelines.synthetic.videoset import VideosetSettings
+from laser_dist.commands import build as command
 from laser_dist.jnd.videoset_labels import read_videoset_labels
 
 pytestmark = [
@@ -127,3 +133,99 @@ def test_invalid_options_are_rejected_before_anything_is_written(
 def test_options_of_clips_are_rejected_for_images(synthetic, tmp_path):
     done = build(synthetic, tmp_path / "data", "--all-frames", dataset="mcl_jci_jnd")
     assert "it holds still images" in refusal(done)
+
+
+def zipped(folder, path, *, instead=None, also=()):
+    """Pack a folder.
+
+    Args:
+      folder: the folder.
+      path: of the ZIP file.
+      instead: name to content of files that are replaced.
+      also: (name, content) of further members.
+    """
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+            name = file.relative_to(folder).as_posix()
+            archive.writestr(name, (instead or {}).get(name, file.read_bytes()))
+        for name, content in also:
+            archive.writestr(name, content)
+
+
+def quality(data_dir):
+    (table,) = data_dir.rglob("quality/videoSRC001.parquet")
+    return pq.read_table(table).to_pylist()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_two_members_of_one_name_the_first_is_built(built, synthetic, tmp_path):
+    (clip,) = synthetic.glob("videoSRC001_*/*_qp_22.264")
+    (other,) = synthetic.glob("videoSRC002_*/*_qp_34.264")
+    name = clip.relative_to(synthetic).as_posix()
+    zipped(synthetic, tmp_path / "in" / "a.zip", also=[(name, other.read_bytes())])
+    done = build(tmp_path / "in", tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    assert quality(tmp_path / "data") == quality(built[0])
+    assert pairs(done.stdout)["rejects"].startswith("1")
+
+
+@pytest.mark.parametrize("form", ["264", "zip", "tar.gz"])
+def test_a_file_replaced_during_a_build_fails_the_build(synthetic, tmp_path, monkeypatch, form):
+    folder = tmp_path / "in"
+    if form == "264":
+        shutil.copytree(synthetic, folder)
+        (changed,) = folder.glob("videoSRC001_*/*_qp_22.264")
+        (other,) = folder.glob("videoSRC002_*/*_qp_34.264")
+        later = other.read_bytes()
+    else:
+        changed = folder / f"a.{form}"
+        zipped(synthetic, folder / "a.zip")
+        zipped(synthetic, tmp_path / "other" / "a.zip", also=[("more", b"")])
+        later = (tmp_path / "other" / "a.zip").read_bytes()
+        if form == "tar.gz":
+            (folder / "a.zip").unlink()
+            with tarfile.open(changed, "w:gz") as archive:
+                archive.add(synthetic, "mini")
+            later = changed.read_bytes()[:-8] + bytes(8)
+    resolve = command.resolve
+
+    def then_replace(*arguments, **options):
+        resolved = resolve(*arguments, **options)
+        changed.write_bytes(later)
+        return resolved
+
+    monkeypatch.setattr(command, "resolve", then_replace)
+    line = refusal(build(folder, tmp_path / "data"))
+    assert line == (
+        f"{changed} changed while the dataset was built. Run the command again when no other "
+        "program writes to it."
+    )
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))
+    assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+
+
+def test_a_label_table_above_its_limit_is_named(synthetic, tmp_path):
+    large = random.Random(0).randbytes(16_000_001)
+    zipped(synthetic, tmp_path / "in" / "a.zip", instead={"256x144_1st.csv": large})
+    line = refusal(build(tmp_path / "in", tmp_path / "data", "--dry-run"))
+    assert line.startswith(
+        f"Label file {tmp_path}/in/a.zip:256x144_1st.csv has 16,000,001 bytes; the limit is "
+        "16,000,000. "
+    )
+
+
+def test_a_truncated_zip_is_named(synthetic, tmp_path):
+    path = tmp_path / "in" / "a.zip"
+    zipped(synthetic, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    line = refusal(build(tmp_path / "in", tmp_path / "data", "--config", "synthetic"))
+    assert f"{path} was not used: damaged, truncated or too large (File is not a zip file)" in line
+
+
+def test_a_build_leaves_no_temporary_folder(synthetic, tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    done = build(synthetic, tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []

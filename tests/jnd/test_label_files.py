@@ -92,7 +92,7 @@ def test_a_label_file_above_the_limit_is_not_read(tmp_path):
 
 
 def test_a_missing_folder_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="nowhere is not a folder"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         read_videoset_labels(tmp_path / "nowhere")
 
 

@@ -273,5 +273,5 @@ def test_texts_are_found_anywhere_below_a_folder(tmp_path):
         ("ImageJND_SRC01", (45, 30)),
         ("ImageJND_SRC02", None),
     ]
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="does not exist|is a file"):
         read_mcl_jci_labels(tmp_path / "nowhere")

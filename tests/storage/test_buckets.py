@@ -1,5 +1,6 @@
 """Locations behind URLs, with a bucket on this machine."""
 
+import dataclasses
 import logging
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -75,8 +76,26 @@ def test_hidden_files_are_not_listed(folder):
     assert [file.location for file in found] == [storage.join(folder, name) for name in names]
     assert [file.name for file in found] == ["a", "2", "d*.txt"]
     assert {file.size for file in found} == {2}
-    assert all(file.modified_s > 1.6e9 for file in found)
+    assert all((file.mtime_ns or 0) > 1.6e18 for file in found)
     assert storage.read_bytes(found[-1].location) == b"12"
+
+
+def test_a_listed_file_is_read_until_it_changes(folder):
+    location = storage.join(folder, "a.264")
+    storage.write_bytes(location, b"old" * 10)
+    (listed,) = storage.list_files(folder)
+    assert storage.read_listed(listed) == b"old" * 10
+    for content in (b"longer than before, by far", b"short"):
+        storage.write_bytes(location, content)
+        with pytest.raises(UserError, match=r"a\.264.* changed while the dataset was built\."):
+            storage.read_listed(listed)
+    storage.write_bytes(location, b"new" * 10)
+    earlier = dataclasses.replace(listed, mtime_ns=(listed.mtime_ns or 0) - 5 * 10**9)
+    with pytest.raises(UserError, match="changed while the dataset was built"):
+        storage.read_listed(earlier)
+    storage.remove(location)
+    with pytest.raises(UserError, match="was removed while the dataset was built"):
+        storage.read_listed(listed)
 
 
 def test_a_folder_lists_its_files_and_folders(folder):

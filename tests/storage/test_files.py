@@ -26,7 +26,9 @@ def test_files_at_any_depth_are_listed_with_size_and_time(tmp_path):
     os.utime(tmp_path / "b.264", (5, 1234.5))
     assert names_below(tmp_path) == ["a/c.264", "a/deep/er/d.264", "b.264"]
     last = list_files(str(tmp_path))[-1]
-    assert last == StoredFile(str(tmp_path / "b.264"), size=len("b.264"), modified_s=1234.5)
+    assert last == StoredFile(
+        str(tmp_path / "b.264"), size=len("b.264"), mtime_ns=1_234_500_000_000
+    )
     assert (last.name, str(last)) == ("b.264", str(tmp_path / "b.264"))
 
 
@@ -82,8 +84,98 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_skipped(tmp_path, monk
         return scandir(location)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(UserError, match=r"Folder .*/b cannot be read: Permission denied\."):
+    with pytest.raises(UserError, match=r"/b cannot be read: Permission denied\."):
         list_files(tmp_path)
+
+
+def test_folders_too_deep_to_walk_are_an_error(tmp_path):
+    deepest = tmp_path / "top"
+    deepest.mkdir()
+    for _ in range(1500):
+        deepest = deepest / "d"
+        deepest.mkdir()
+    try:
+        with pytest.raises(UserError, match=r"top has more than 100 folders inside one another\."):
+            list_files(tmp_path / "top")
+    finally:  # `shutil.rmtree`, as pytest uses it, fails here
+        for path in (deepest, *deepest.parents):
+            if path == tmp_path:
+                break
+            path.rmdir()
+
+
+def test_too_many_files_are_an_error(tmp_path, monkeypatch):
+    fill(tmp_path, "a", "b/c", "b/d")
+    monkeypatch.setattr("laser_dist.storage.files.MAX_FILES", 3)
+    assert len(list_files(tmp_path)) == 3
+    fill(tmp_path, "e")
+    with pytest.raises(UserError, match=r"has more than 3 files\."):
+        list_files(tmp_path)
+
+
+def test_a_name_too_long_for_a_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"Folder .*n does not exist\."):
+        list_files(tmp_path / ("n" * 300))
+
+
+def rewrite(path):
+    path.write_bytes(b"NEW" * 10)  # as long as before
+
+
+def touch(path):
+    os.utime(path, ns=(1, 1))
+
+
+def replace(path):
+    other = path.with_name(".other")
+    other.write_bytes(b"new" * 10)
+    other.rename(path)
+
+
+def grow(path):
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("change", [rewrite, touch, replace, grow, cut])
+def test_a_listed_file_that_changed_is_not_read(tmp_path, change):
+    path = tmp_path / "a.264"
+    path.write_bytes(b"old" * 10)
+    os.utime(path, ns=(10**18, 10**18))
+    (listed,) = list_files(tmp_path)
+    assert storage.read_listed(listed) == b"old" * 10
+    change(path)
+    with pytest.raises(UserError, match=r"a\.264 changed while the dataset was built\."):
+        storage.read_listed(listed)
+    (listed,) = list_files(tmp_path)
+    assert storage.read_listed(listed) == path.read_bytes()
+
+
+def test_a_listed_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.264"
+    path.write_bytes(b"old" * 10)
+    os.utime(path, ns=(10**18, 10**18))
+    (listed,) = list_files(tmp_path)
+
+    def then_change(location):
+        file = Path(location).open("rb")
+        rewrite(path)
+        return file
+
+    monkeypatch.setattr("laser_dist.storage.files.open_binary", then_change)
+    with pytest.raises(UserError, match=r"a\.264 changed while"):
+        storage.read_listed(listed)
+
+
+def test_a_listed_file_that_was_removed_is_an_error(tmp_path):
+    fill(tmp_path, "a.264")
+    (listed,) = list_files(tmp_path)
+    (tmp_path / "a.264").unlink()
+    with pytest.raises(UserError, match=r"a\.264 was removed while the dataset was built\."):
+        storage.read_listed(listed)
 
 
 def test_a_written_file_is_complete_and_replaces_the_one_before(tmp_path):
