@@ -27,6 +27,7 @@ from beam_pipelines.rejects import (
     check_reject_rate,
     impaired_sources,
     lost_sources,
+    naming_archives,
     read_rejects,
 )
 from beam_pipelines.runner import (
@@ -94,7 +95,8 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, files: Sequence[StoredFile], lost: Sequence[Reject], folder: str
     ) -> Inventory:
         """Find and match clips and labels; `lost` is added to the rejects."""
-        inventory = take_inventory(files, folder, self.layout)
+        with naming_archives(lost):
+            inventory = take_inventory(files, folder, self.layout)
         return dataclasses.replace(inventory, rejects=(*lost, *inventory.rejects))
 
     # TFDS wraps its own method for logging, which type checkers take for another kind of object.
@@ -142,12 +144,15 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         storage.remove(locations.work)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
+        info = self.dataset_info_from_configs(
             features=pair_features(self._config.pairs, self.SCALE),
             metadata=tfds.core.MetadataDict(),
             homepage=self.HOMEPAGE,
             license=self.LICENSE,
         )
+        # TFDS publishes no copy of the dataset, and its search leaves an empty temporary folder.
+        info.initialize_from_bucket = lambda: None
+        return info
 
     @property
     def pair_settings(self) -> PairSettings:
