@@ -41,6 +41,7 @@ from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale
 from laser_dist.jnd.splits import SPLITS, assign_splits, folds
+from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import StoredFile
 from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_features import pair_features
@@ -95,6 +96,9 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, files: Sequence[StoredFile], lost: Sequence[Reject], folder: str
     ) -> Inventory:
         """Find and match clips and labels; `lost` is added to the rejects."""
+        for reject in lost:
+            if reject.where.endswith(MARKER_NAME):  # simulated viewers would pass for people
+                raise UserError(f"{reject.where} cannot be read: {reject.why}.")
         with naming_archives(lost):
             inventory = take_inventory(files, folder, self.layout)
         return dataclasses.replace(inventory, rejects=(*lost, *inventory.rejects))

@@ -87,8 +87,8 @@ def find_label_files(folder: Path, is_wanted: Callable[[str], bool]) -> tuple[La
       The files, ordered by path.
 
     Raises:
-      UserError: the folder does not exist or cannot be read.
-      LabelFileError: a file cannot be read, or is larger than `MAX_LABEL_BYTES`.
+      UserError: the folder does not exist or cannot be read, or a file is above the limit.
+      LabelFileError: a file cannot be read.
     """
     found = [file for file in list_files(folder) if is_wanted(file.name)]
     return tuple(LabelFile(file.name, file.location, _content(file)) for file in found)
@@ -146,8 +146,7 @@ def quote(text: str, longest: int = 80) -> str:
 
 
 def _content(file: StoredFile) -> bytes:
-    if file.size > MAX_LABEL_BYTES:
-        raise LabelFileError(file.name, None, None, f"larger than {MAX_LABEL_BYTES:,} bytes")
+    check_label_size(file.location, file.size)
     try:
         return read_listed(file)
     except OSError as error:

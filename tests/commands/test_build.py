@@ -1,5 +1,6 @@
 """`laser-jnd build` on a small synthetic dataset, as a user runs it."""
 
+import json
 import random
 import re
 import shutil
@@ -17,6 +18,7 @@ from beam_pipelines.synthetic.pipeline import synthesize
 from beam_pipelines.synthetic.videoset import VideosetSettings
 from laser_dist.commands import build as command
 from laser_dist.jnd.videoset_labels import read_videoset_labels
+from laser_dist.simulation import MARKER_NAME
 
 pytestmark = [
     pytest.mark.beam,
@@ -210,6 +212,16 @@ def test_a_label_table_above_its_limit_is_named(synthetic, tmp_path):
     assert line.startswith(
         f"Label file {tmp_path}/in/a.zip:256x144_1st.csv has 16,000,001 bytes; the limit is "
         "16,000,000. "
+    )
+
+
+def test_a_marker_that_is_not_read_stops_the_build(synthetic, tmp_path):
+    marker = json.loads((synthetic / MARKER_NAME).read_bytes()) | {"more": " " * 20_000_000}
+    zipped(synthetic, tmp_path / "in" / "a.zip", instead={MARKER_NAME: json.dumps(marker)})
+    line = refusal(build(tmp_path / "in", tmp_path / "data", "--config", "synthetic"))
+    assert line == (
+        f"{tmp_path}/in/a.zip:{MARKER_NAME} cannot be read: it unpacks to more than 100 times its "
+        "size."
     )
 
 
