@@ -145,7 +145,8 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             names = {path.name for path in Path(scratch).iterdir()}
             for name in (*sorted(names - {_INFO_FILE}), _INFO_FILE):
                 storage.upload(Path(scratch) / name, storage.join(dataset, name))
-        storage.remove(locations.work)
+        for made in (storage.join(dataset, storage.MARK), locations.work):
+            storage.remove(made)
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = self.dataset_info_from_configs(
@@ -217,6 +218,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             num_processes=num_processes(options),
             about=self._metadata(inventory, groups, splits),
         )
+        storage.mark_folder(locations.work)
         before_writing()
         pipeline = new_pipeline(options)
         add_build(pipeline, plan, self._shard_writer(locations))
@@ -295,9 +297,17 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _remove_dataset(dataset: str) -> None:
-    """Remove a version's folder so that no part of it can be loaded meanwhile."""
-    storage.remove(storage.join(dataset, _INFO_FILE))
+    """Remove a version's folder so that no part of it can be loaded meanwhile.
+
+    Raises:
+      UserError: it has files that no build wrote.
+    """
+    info = storage.join(dataset, _INFO_FILE)
+    if not storage.exists(info):
+        storage.mark_folder(dataset)
+    storage.remove(info)
     storage.remove(dataset)
+    storage.mark_folder(dataset)
 
 
 def _hash(*parts: object) -> str:

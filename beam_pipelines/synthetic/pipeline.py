@@ -182,7 +182,8 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         or a synthetic dataset: other files are never removed.
 
     Yields:
-      The unfinished folder next to it, empty and hidden. It is removed if the work fails.
+      The unfinished folder next to it, hidden and empty but for our mark. It is removed if the work
+      fails.
 
     Raises:
       UserError: the location cannot be written, or holds something else.
@@ -191,9 +192,9 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     check_output(folder)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
+        storage.mark_folder(unfinished)
+        shutil.rmtree(unfinished)  # of a process that was killed
+        storage.mark_folder(unfinished)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
@@ -201,6 +202,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         try:
             with storage.set_aside(folder):
                 unfinished.rename(folder)
+                (folder / storage.MARK).unlink()
         except OSError as error:
             raise _cannot_write(folder, error) from error
     except BaseException:

@@ -121,9 +121,9 @@ def check_free(run_dir: Path) -> None:
     Raises:
       UserError: the folder of the run holds something else.
     """
-    from laser_dist.training.runs import CONFIG_FILE
+    from laser_dist.training.runs import holds_run
 
-    is_free = not run_dir.exists() or (run_dir / CONFIG_FILE).is_file()
+    is_free = not run_dir.exists() or holds_run(run_dir)
     if not is_free and (not run_dir.is_dir() or any(run_dir.iterdir())):
         what = "has other files in it" if run_dir.is_dir() else "is a file"
         raise UserError(

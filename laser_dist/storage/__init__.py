@@ -5,6 +5,7 @@ and a file that it writes is complete or absent. pyarrow is imported for URLs on
 """
 
 from laser_dist.storage.files import (
+    MARK,
     LocalFile,
     RandomAccessFile,
     Stream,
@@ -16,6 +17,7 @@ from laser_dist.storage.files import (
     limit,
     list_files,
     list_folder,
+    mark_folder,
     open_binary,
     open_listed,
     open_random,

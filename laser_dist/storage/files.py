@@ -30,6 +30,7 @@ from laser_dist.storage.retries import is_transient, reason, retrying
 
 T = TypeVar("T")
 
+MARK = ".laser-jnd"  # in folders that we have made and may remove
 SCHEMES = ("gs", "s3")
 MAX_FOLDER_DEPTH = 100
 """Largest number of folders inside one another, in a listed folder on a disk."""
@@ -268,22 +269,48 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def mark_folder(folder: str | Path) -> None:
+    """Mark a new or empty folder as ours, so that we may remove it whatever is in it then.
+
+    Raises:
+      UserError: it has files and no mark.
+    """
+    mark = join(folder, MARK)
+    if exists(mark):
+        return
+    if list_folder(folder):
+        raise UserError(
+            f"{folder} is in the way: it has files that laser-jnd did not write.",
+            hint="Move it away, then run the command again.",
+        )
+    write_bytes(mark, b"")
+
+
 @contextmanager
 def set_aside(folder: Path) -> Iterator[None]:
-    """Move a folder aside while the block runs; restore it if the block fails, else remove it."""
+    """Move a folder of ours aside while the block runs; restore it if it fails, else remove it.
+
+    Raises:
+      UserError: the place for it has files that we did not write.
+    """
     aside = folder.parent / f".{folder.name}.replaced"
     if aside.exists() and not folder.exists():  # an earlier process was killed
         aside.rename(folder)
+        (folder / MARK).unlink(missing_ok=True)
     if not folder.exists():
         yield
         return
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.exists():
+        mark_folder(aside)
+        shutil.rmtree(aside)
+    (folder / MARK).touch()
     folder.rename(aside)
     try:
         yield
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
+        (folder / MARK).unlink(missing_ok=True)
         raise
     shutil.rmtree(aside, ignore_errors=True)
 

@@ -36,6 +36,9 @@ _PERMANENT_TEXT = re.compile(
     r"|FAILED_PRECONDITION|UNIMPLEMENTED)"
     r"|HTTP status (code: )?(30\d|40[0-7]|41\d)|Bucket '[^']*' not found"
 )
+# Also what a service answers for seconds after a right was granted or a key was renewed.
+_DENIED = re.compile(r"AWS Error ACCESS_DENIED|\(PERMISSION_DENIED|HTTP status (code: )?403")
+_NUM_RETRIES_IF_DENIED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ def retrying(
 ) -> T:
     """Return what `work` returns, and repeat it after a pause while it raises a transient error.
 
-    Each failure is logged as a warning.
+    A service that denies access is asked three times more. Each failure is logged as a warning.
 
     Args:
       work: can be repeated from its start.
@@ -55,11 +58,12 @@ def retrying(
     Raises:
       OSError: of the last attempt, or of the first one if the error is not transient.
     """
-    for pause in PAUSES_S:
+    for number, pause in enumerate(PAUSES_S):
         try:
             return work()
         except OSError as error:
-            if not is_transient(error):
+            asks_again = number < _NUM_RETRIES_IF_DENIED and _DENIED.search(str(error))
+            if not asks_again and not is_transient(error):
                 raise
             logger.warning("%s: %s; retrying in %s s", what, reason(error), pause)
             sleep(pause)

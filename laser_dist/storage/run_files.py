@@ -6,6 +6,7 @@ it is a copy in the user's cache: `push` uploads what was written there, `fetch`
 others have written.
 """
 
+import contextlib
 import errno
 import hashlib
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 from laser_dist.storage import files
 from laser_dist.storage.cache import cache_folder, is_copy, own_folder, record_copy
 from laser_dist.storage.locations import is_url, join
+
+_ABANDONED_S = 3600
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,13 @@ class RunFiles:
         if not self.is_remote:
             return Path(self.location)
         name = hashlib.sha256(f"{self.location.rstrip('/')}{self.purpose}".encode()).hexdigest()
-        return cache_folder(name[:16])
+        folder = cache_folder(name[:16])
+        # What a killed process was writing. A download that is under way changes every moment.
+        for path in folder.rglob(".*.unfinished*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime > _ABANDONED_S:
+                    path.unlink()
+        return folder
 
     @property
     def is_remote(self) -> bool:

@@ -57,8 +57,9 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
       The configuration: `run_dir`, `variant`, `training`, `dataset`, `packages`.
 
     Raises:
-      UserError: there is no such dataset, the folder cannot be written, it holds another run or a
-        damaged configuration, or another process trains the run.
+      UserError: there is no such dataset, the folder cannot be written, it holds another run, a
+        damaged configuration or folders of another program with the names of ours, or another
+        process trains the run.
     """
     config = {
         "run_dir": store.location if store.is_remote else str(store.local.resolve()),
@@ -73,6 +74,8 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
         _check_same(store.location, before, config)
         if store.fetch(_predictor_path(store.local)):  # finished, maybe with other packages
             return {**before, "run_dir": config["run_dir"]}
+    else:
+        _check_free(store)
     storage.check_writable(store.location)
     free(store)
     storage.write_text(path, json.dumps(config, indent=2) + "\n")
@@ -105,6 +108,14 @@ def read_run(store: RunFiles, changes: Sequence[str] = ()) -> tuple[dict[str, An
             hint="Start a new run. It can reuse the backbones: --init-from RUN.",
         ) from error
     return to_dict(override(before, changes)), config["dataset"]["dir"]
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder is a run, finished or not: whether it has a run's configuration."""
+    try:
+        return bool(_read_config(folder / CONFIG_FILE))
+    except UserError:
+        return False
 
 
 def read_dataset_card(dataset: str | Path) -> dict[str, Any]:
@@ -174,6 +185,16 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} is not the configuration of a run: {error}.",
             hint="Restore the file, or train into another folder.",
         ) from error
+
+
+def _check_free(store: RunFiles) -> None:
+    """Check that a new run would find no folder in which it removes or replaces files."""
+    found = {"checkpoints", "features", "models"}.intersection(store.names(store.local))
+    if found:
+        raise UserError(
+            f"{store.location} has a folder {min(found)}, but no {CONFIG_FILE} of a run.",
+            hint="Choose another folder with --output, or move the files away.",
+        )
 
 
 def _check_same(location: str, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@ import pytest
 from beam_pipelines.synthetic.pipeline import complete_folder
 from laser_dist.errors import UserError
 from laser_dist.simulation import MARKER_NAME
+from laser_dist.storage import MARK
 
 
 def test_the_folder_appears_when_the_work_has_ended(tmp_path):
@@ -38,12 +39,39 @@ def test_a_synthetic_dataset_is_replaced_unless_the_work_fails(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
-def test_remains_of_a_killed_run_are_removed(tmp_path):
+def test_remains_of_a_killed_run_are_removed(tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)  # as if there were no time left
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_work(tmp_path / "made")
     left = tmp_path / ".made.unfinished"
-    left.mkdir()
-    (left / "half").touch()
+    assert (left / MARKER_NAME).exists()
     with complete_folder(tmp_path / "made") as work:
-        assert list(work.iterdir()) == []
+        assert work == left
+        assert [path.name for path in work.iterdir()] == [MARK]
+
+
+@pytest.mark.parametrize("name", [".made.unfinished", ".made.replaced"])
+def test_folders_in_the_way_that_others_made_are_left_alone(tmp_path, name):
+    folder, victim = tmp_path / "made", tmp_path / "victim"
+    with complete_folder(folder) as work:
+        (work / MARKER_NAME).write_text("old")
+    for made in (tmp_path / name, victim):
+        made.mkdir()
+        (made / "precious").touch()
+    for link in (False, True):
+        if link:
+            (tmp_path / name / "precious").unlink()
+            (tmp_path / name).rmdir()
+            (tmp_path / name).symlink_to(victim)
+        with (
+            pytest.raises(UserError, match=f"{name} is in the way"),
+            complete_folder(folder) as work,
+        ):
+            (work / MARKER_NAME).write_text("new")
+        assert (tmp_path / name / "precious").exists()
+        assert (folder / MARKER_NAME).read_text() == "old"
+    assert (victim / "precious").exists()
 
 
 def test_other_files_are_never_removed(tmp_path):

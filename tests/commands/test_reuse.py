@@ -88,7 +88,10 @@ def test_the_demo_replaces_only_a_run(tmp_path):
     (run / "thesis.tex").touch()
     with pytest.raises(UserError, match="run, which has other files in it"):
         demo.check_free(run)
-    (run / "config.json").touch()
+    (run / "config.json").write_text('{"model": "of another program"}')
+    with pytest.raises(UserError, match="run, which has other files in it"):
+        demo.check_free(run)
+    (run / "config.json").write_text('{"variant": "lat", "training": {}, "dataset": {}}')
     demo.check_free(run)
 
 

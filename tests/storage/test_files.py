@@ -223,6 +223,24 @@ def test_files_and_folders_are_removed_and_missing_ones_are_no_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_a_link_only_the_link_is_removed(tmp_path):
+    fill(tmp_path, "victim/a", "folder/b")
+    (tmp_path / "link").symlink_to("victim")
+    (tmp_path / "folder" / "inner").symlink_to(tmp_path / "victim")
+    for name in ("link", "folder"):
+        storage.remove(tmp_path / name)
+    assert names_below(tmp_path) == ["victim/a"]
+
+
+def test_only_a_folder_without_other_files_is_marked(tmp_path):
+    storage.mark_folder(tmp_path / "new")
+    storage.mark_folder(tmp_path / "new")
+    fill(tmp_path, "other/precious")
+    with pytest.raises(UserError, match="other is in the way: it has files that laser-jnd did not"):
+        storage.mark_folder(tmp_path / "other")
+    assert names_below(tmp_path) == ["other/precious"]
+
+
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="absent"):
         storage.read_bytes(tmp_path / "absent")

@@ -71,6 +71,9 @@ def test_an_unfinished_file_of_another_process_is_kept(bucket):
     local_run(location)
     assert half.exists()
     assert not old.exists()
+    os.utime(half, (0, 0))  # its process was killed long ago
+    local_run(location)
+    assert not half.exists()
 
 
 def test_models_are_copied_from_an_unfinished_run_and_from_a_folder(bucket):

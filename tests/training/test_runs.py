@@ -84,6 +84,16 @@ def test_a_different_dataset_is_refused_in_an_existing_run(dataset, tmp_path):
         start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "features", "models"])
+def test_a_folder_with_files_of_another_program_is_refused(dataset, tmp_path, name):
+    precious = tmp_path / "run" / name / "image" / "epoch-001.npz"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(UserError, match=f"has a folder {name}, but no config.json of a run"):
+        start_run(RunFiles(str(tmp_path / "run")), TRAINING, dataset)
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [precious]
+
+
 def test_a_folder_that_is_not_a_dataset_is_refused_before_writing(dataset, tmp_path):
     (dataset / "metadata.json").unlink()
     with pytest.raises(UserError, match="is not a prepared dataset"):
