@@ -288,7 +288,7 @@ def mark_folder(folder: str | Path) -> None:
 
 @contextmanager
 def set_aside(folder: Path) -> Iterator[None]:
-    """Move a folder of ours aside while the block runs; restore it if it fails, else remove it.
+    """Move a folder that we made aside for a block; restore it if that fails, else remove it.
 
     Raises:
       UserError: the place for it has files that we did not write.

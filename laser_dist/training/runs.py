@@ -58,7 +58,7 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
 
     Raises:
       UserError: there is no such dataset, the folder cannot be written, it holds another run, a
-        damaged configuration or folders of another program with the names of ours, or another
+        damaged configuration or folders of another program that are named as its own, or another
         process trains the run.
     """
     config = {
