@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from laser_dist.storage.temporary import remove_open_folders
+
 if TYPE_CHECKING:
     import psutil
 
@@ -106,6 +108,7 @@ def _exit_after(seconds: float, status: int) -> None:
 
     def stop() -> None:
         stop_descendants(0.0)
+        remove_open_folders()
         os._exit(status)
 
     timer = threading.Timer(seconds, stop)

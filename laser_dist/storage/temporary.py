@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from laser_dist.errors import UserError
+from laser_dist.storage.retries import reason
+
 _PREFIX = "laser-jnd-"
+_open: set[Path] = set()
 LOCK = ".lock"  # marks a folder as ours; locked while its process runs
 
 
@@ -22,10 +26,20 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
 
     Args:
       base: folder to create it in; None takes the system's temporary directory.
+
+    Raises:
+      UserError: no folder can be created.
     """
-    base = base or Path(tempfile.gettempdir())
-    _remove_abandoned(base)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    try:
+        base = base or Path(tempfile.gettempdir())
+        _remove_abandoned(base)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    except OSError as error:
+        raise UserError(
+            f"Cannot create a temporary folder: {reason(error)}.",
+            hint="Set TMPDIR to a folder with free space that you can write.",
+        ) from error
+    _open.add(folder)
     try:
         with (folder / f"{LOCK}.new").open("x") as lock:
             with contextlib.suppress(OSError):  # a file system without locks
@@ -33,7 +47,18 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
             os.rename(lock.name, folder / LOCK)  # no other process finds it unlocked
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def remove_open_folders() -> None:
+    """Remove the folders of this process, before it exits without leaving their blocks."""
+    for folder in list(_open):
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _open.discard(folder)
 
 
 def _remove_abandoned(base: Path) -> None:

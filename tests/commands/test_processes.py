@@ -41,3 +41,29 @@ def test_a_signal_stops_all_descendants_also_one_that_ignores_it(number):
         parent.send_signal(number)
         parent.wait(timeout=20)
     assert marked_processes(mark) == set()
+
+
+HANGING = """
+import sys, time
+from pathlib import Path
+from laser_dist.commands import processes
+from laser_dist.storage.temporary import temporary_folder
+processes.SECONDS_TO_STOP = processes.SECONDS_TO_CLEAN_UP = 0.2
+with processes.stop_on_signals(), temporary_folder(Path(sys.argv[1])) as folder:
+    print("up", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+"""
+
+
+def test_a_stopped_process_that_hangs_exits_and_removes_its_temporary_files(tmp_path):
+    command = [sys.executable, "-c", HANGING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 143
+    assert list(tmp_path.iterdir()) == []

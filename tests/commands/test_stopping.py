@@ -43,15 +43,18 @@ pytestmark = [
 
 
 @pytest.mark.beam
-def test_a_stopped_synthesize_leaves_no_process_and_no_folder(tmp_path):
+def test_a_stopped_synthesize_leaves_no_process_and_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     command = Started("synthesize", "--output", "out", "--workers", "2", cwd=tmp_path)
     command.wait_for(lambda: any(tmp_path.glob(".out.unfinished/*/*.264")), seconds=400)
     assert len(command.processes()) > 1
+    assert any((tmp_path / "tmp").iterdir())
     _, errors = command.stop(signal.SIGINT)
     assert command.process.returncode == 130
     assert errors.splitlines().count("stopped") == 1  # a Beam worker may print after it
     assert command.processes() == set()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [tmp_path / "tmp"]
 
 
 @pytest.mark.ray

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from laser_dist.errors import UserError
 from laser_dist.storage.temporary import LOCK, temporary_folder
 
 HOLDING = """
@@ -33,6 +34,12 @@ def test_a_folder_is_the_users_only_and_gone_after_the_block(tmp_path):
     with pytest.raises(KeyError), temporary_folder(tmp_path):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_directory_that_cannot_be_used_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot create a temporary folder: Not a directory"):
+        temporary_folder(tmp_path / "file").__enter__()
 
 
 def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_running_one_stays(tmp_path):
