@@ -1,6 +1,7 @@
 """With default settings, no command opens a port to the network, and Ray's ask for a token."""
 
 import ipaddress
+import platform
 import re
 import socket
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from command_line import LASER_JND, laser_jnd_here
+from command_line import LASER_JND, laser_jnd, laser_jnd_here
 
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=6", "head.filters=4,4", "image.epochs=1",
@@ -99,22 +100,22 @@ def answer(port, method, metadata=()):
 
 def http_status(port):
     """Return the status of an answer to an HTTP request, None if it is none."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.settimeout(2)
-        try:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
             connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             match = re.match(rb"HTTP/1\.\d (\d+)", connection.recv(100))
-        except OSError:
-            return None
+    except OSError:  # it does not answer, or has been closed since
+        return None
     return match and int(match[1])
 
 
 class Intruder:
     """Another user of this machine: no token, all ports; looks once, while a worker trains."""
 
-    def __init__(self):
+    def __init__(self, folder):
+        self.folder = folder
         self.without_token, self.with_token, self.http, self.modes = {}, {}, {}, {}
-        self.refused = None
+        self.second = None
 
     def look(self, pid, found):
         names = found.values()
@@ -127,10 +128,11 @@ class Intruder:
         self.modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (token, token.parent)}
         self.modes["session"] = stat.S_IMODE(session.stat().st_mode)
         self.session = session
+        self.pid, self.second = pid, laser_jnd(*TRAIN, cwd=self.folder)
         bearer = (("authorization", f"Bearer {token.read_text()}"),)
         for port in sorted({port for _, port in found}):
             self.http[port] = http_status(port)
-            for method in METHODS:
+            for method in METHODS if self.http[port] is None else ():
                 self.without_token[port, method] = answer(port, method)
                 self.with_token[port, method] = answer(port, method, bearer)
 
@@ -146,7 +148,7 @@ def _command(process):
 def followed(tmp_path_factory):
     """Run all commands; return what each listened on, and what an intruder found meanwhile."""
     folder = tmp_path_factory.mktemp("ports")
-    intruder, seen = Intruder(), {}
+    intruder, seen = Intruder(folder), {}
     for command in COMMANDS:
         seen[command[0]], _ = follow(command, folder, intruder.look)
     return folder, seen, intruder
@@ -168,6 +170,13 @@ def test_a_client_without_the_token_is_refused_by_every_port_of_ray(followed):
             intruder.without_token[each] for each in intruder.without_token if each[1] == method
         }
     assert {401} <= {*intruder.http.values()} <= {401, 403, 404, None}
+
+
+def test_a_second_training_of_the_run_is_refused(followed):
+    _, _, intruder = followed
+    text = refusal_of(intruder.second)
+    owner = f"process {intruder.pid} on host {platform.node()}"
+    assert re.match(rf"run is being trained by {owner} since \d{{4}}-\d\d-\d\d \d\d:", text)
 
 
 def test_only_the_user_can_enter_the_session_which_is_removed(followed):

@@ -79,6 +79,27 @@ def test_a_resumed_training_has_the_weights_of_an_uninterrupted_one_bit_for_bit(
     assert logged_metrics(tmp_path / "broken") == logged_metrics(tmp_path / "uninterrupted")
 
 
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_training_resumes_from_the_checkpoint_before_a_cut_one(tmp_path, every, caplog):
+    uninterrupted = noisy_stage()
+    progress = train_stage(uninterrupted, within_epochs(tmp_path / "uninterrupted", every))
+    stage = noisy_stage()
+    breaking = replace(stage, training=Breaking(stage.training, 3, 1))
+    with pytest.raises(Interrupted):
+        train_stage(breaking, within_epochs(tmp_path / "broken", every))
+    newest = tmp_path / "broken" / "checkpoints" / "tiny" / "epoch-002.npz"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    seen = []
+    resumed = noisy_stage(START + 1)
+    watched = replace(resumed, training=Watched(resumed.training, seen))
+    assert train_stage(watched, within_epochs(tmp_path / "broken", every)) == progress
+    assert seen == list(range(8 - every, 16))
+    np.testing.assert_array_equal(resumed.model.get_weights(), uninterrupted.model.get_weights())
+    ours = [each for each in caplog.records if each.name.startswith("laser_dist")]
+    (warning,) = (each.getMessage() for each in ours if each.levelname == "WARNING")
+    assert warning.startswith(f"tiny: epoch-002.npz is skipped. Checkpoint {newest} is damaged")
+
+
 def within_epochs(run_dir, every=3):
     """Return a context that also saves within the epochs of four steps."""
     return replace(context(run_dir), checkpoint_every_steps=every)
