@@ -130,7 +130,7 @@ def members_of(archive: StoredFile, index_folder: str) -> tuple[list[StoredFile]
             _problem_in_zip(entry, archive.size),
         )
         for number, entry in enumerate(entries)
-        if not entry.is_dir()
+        if not entry.filename.endswith("/")
     )
     return _checked(archive, in_zip, "")
 

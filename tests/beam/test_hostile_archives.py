@@ -401,6 +401,20 @@ def test_an_archive_of_any_name_has_an_index(tmp_path, form):
     assert all(len(Path(at).name.encode()) < 150 for at in index_locations(archive, ""))
 
 
+def test_members_without_a_name_are_rejected(tmp_path):
+    """Without one, a member could be taken for the archive itself."""
+    files = {"a.264": b"a", "b.264": b"b"}
+    unnamed = gzip.decompress(tar_of({"": b"a", "b.264": b"b"}))
+    for form, content in (
+        ("zip", zip_of(files).replace(b"a.264", b"\0.264")),
+        ("tar.gz", gzip.compress(unnamed)),
+    ):
+        archive = stored(tmp_path / f"a.{form}", content)
+        members, (reject,) = list_members(archive, tmp_path / "index")
+        assert [member.name for member in members] == ["b.264"]
+        assert reject.why == "no name"
+
+
 def test_long_names_are_rejected(tmp_path):
     files = {f"{'d' * 1500}/a.264": b"a", "b.264": b"b"}
     for form, packed in (("zip", zip_of), ("tar.gz", tar_of)):
