@@ -32,11 +32,13 @@ class LocalS3:
       address: host and port for the product.
       reliable_address: host and port for the test itself, where no request fails.
       faults: kinds of the failures so far, one for each failed request.
+      denied: ends of the names of objects to which the product has no access.
     """
 
     address: str
     reliable_address: str
     faults: list[str] = field(default_factory=list)
+    denied: set[str] = field(default_factory=set)
 
     @property
     def environment(self):
@@ -121,6 +123,20 @@ class Flaky:
         raise ConnectionResetError
 
 
+def _denying(app, denied):
+    """Return a WSGI application that refuses access to the objects whose names end so."""
+
+    def answer(environ, start_response):
+        if not environ["PATH_INFO"].endswith(tuple(denied)):
+            return app(environ, start_response)
+        content = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(content)))]
+        start_response("403 Forbidden", headers)
+        return [content]
+
+    return answer
+
+
 @contextmanager
 def _serving(app):
     """Run a WSGI application on loopback and yield its host and port."""
@@ -146,11 +162,11 @@ def local_s3(fail_every=0):
     """
     before = {name: os.environ.get(name) for name in KEYS}
     os.environ.update(KEYS)
-    app, faults = DomainDispatcherApplication(create_backend_app), []
-    flaky = Flaky(app, fail_every, faults) if fail_every else app
+    app, faults, denied = DomainDispatcherApplication(create_backend_app), [], set()
+    flaky = _denying(Flaky(app, fail_every, faults) if fail_every else app, denied)
     try:
         with _serving(app) as reliable, _serving(flaky) as address:
-            running = LocalS3(address, reliable, faults)
+            running = LocalS3(address, reliable, faults, denied)
             urlopen(Request(f"http://{reliable}/moto-api/reset", method="POST")).close()
             running._client.create_bucket(Bucket=BUCKET)
             yield running

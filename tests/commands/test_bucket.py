@@ -100,6 +100,38 @@ def test_a_dataset_in_s3_has_the_same_files(manual, expected, tmp_path):
         assert reused.stderr.startswith(f"  Reused s3://bucket/data/{VERSION}: built from")
 
 
+def test_storage_that_fails_one_request_in_ten_changes_nothing(archived, expected, tmp_path):
+    with local_s3(fail_every=10) as s3:
+        command = (s3.upload(archived, "manual"), "s3://bucket/data", "--workers", 2)
+        done = build(*command, cwd=tmp_path, environment=s3.environment)
+        assert done.returncode == 0, done.stderr
+        assert set(s3.faults) == {"busy", "lost", "reset", "cut"}
+        files = s3.files(f"data/{VERSION}")
+    assert files == expected
+
+
+def test_access_denied_to_one_clip_fails_the_build_until_it_is_granted(manual, expected, tmp_path):
+    (clip,) = manual.glob("videoSRC002_*/*_qp_25.264")
+    with local_s3() as s3:
+        command = (s3.upload(manual, "manual"), "s3://bucket/data", "--workers", 2)
+        s3.denied.add(clip.name)
+        # With such a rate, a reject would do no harm.
+        refused = build(
+            *command, "--max-reject-rate=1", cwd=tmp_path, environment=s3.environment
+        )
+        assert refused.returncode == 2
+        error, hint = refused.stderr.splitlines()[-2:]
+        assert error.startswith("error: Cannot access s3://bucket/manual/videoSRC002_")
+        assert error.endswith(f"{clip.name}: access denied.")
+        assert hint.startswith("hint: Check ")
+        assert not [name for name in s3.files("data") if "dataset_info.json" in name]
+        s3.denied.clear()
+        done = build(*command, cwd=tmp_path, environment=s3.environment)
+        assert done.returncode == 0, done.stderr
+        files = s3.files(f"data/{VERSION}")
+    assert files == expected
+
+
 def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd):
     return build(
         manual_dir,
