@@ -22,12 +22,11 @@ from typing import Any
 import psutil
 
 from laser_dist.errors import UserError
+from laser_dist.storage import limit
 from laser_dist.video.containers import VideoError
 
-MEMORY_GB = 4.0
-"""Memory limit of a child process, in units of 10^9 bytes."""
-USUAL_MEMORY_GB = 2.0
-"""Memory of a child process as expected, likewise: a 1080p source of 150 frames takes 1.6."""
+MEMORY_BYTES = limit("MEMORY_BYTES", 4 * 10**9)
+"""Memory limit of a child process. A 1080p source of 150 frames takes 1.6 GB."""
 
 _POLL_S = 1.0
 _SHORT = 0.75  # of the memory limit
@@ -75,18 +74,18 @@ class Isolated:
         self,
         step_seconds: float | None,
         *,
-        memory_gb: float = MEMORY_GB,
+        memory_bytes: int = MEMORY_BYTES,
         exit_seconds: float = 10.0,
     ) -> None:
         """Set the limits; the first call starts the process.
 
         Args:
           step_seconds: time limit for one step; None for no limit.
-          memory_gb: memory limit, in units of 10^9 bytes.
+          memory_bytes: memory limit.
           exit_seconds: time limit for the exit of a process that has closed its pipe.
         """
         self.step_seconds = step_seconds
-        self._memory_gb = memory_gb
+        self._memory_bytes = memory_bytes
         self._exit_seconds = exit_seconds
         self._process: subprocess.Popen | None = None
         self._connection: Any = None
@@ -127,9 +126,9 @@ class Isolated:
             while self._connection.poll(self.step_seconds):
                 kind, value = self._connection.recv()
                 if kind == "memory":
-                    limit = f"its memory limit of {self._memory_gb:g} GB"
-                    how = f"the codec process {f'exceeded {limit}' if value else 'found no memory'}"
-                    raise OutOfMemory(step, how, is_at_limit=value)
+                    allowed = f"its memory limit of {self._memory_bytes / 1e9:g} GB"
+                    problem = f"exceeded {allowed}" if value else "found no memory"
+                    raise OutOfMemory(step, f"the codec process {problem}", is_at_limit=value)
                 if kind != "step":
                     return kind, value
                 step = value
@@ -185,7 +184,7 @@ class Isolated:
                     "-m",
                     "beam_pipelines.isolation",
                     str(number),
-                    str(int(self._memory_gb * 1e9)),
+                    str(self._memory_bytes),
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[number],

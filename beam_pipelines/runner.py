@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineState
 
-from beam_pipelines.isolation import MEMORY_GB, USUAL_MEMORY_GB
+from beam_pipelines.isolation import MEMORY_BYTES
 from beam_pipelines.rejects import Reject, RejectLimit, check_refusal, write_rejects
 from laser_dist import storage
 from laser_dist.errors import UserError
@@ -35,7 +35,7 @@ REJECTS = "rejects"
 # The in-process runner by its full name: the short name may choose one that downloads a program.
 LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 DATAFLOW = "DataflowRunner"
-MEMORY = f"{MEMORY_GB:g}GB"
+MEMORY = f"{MEMORY_BYTES / 1e9:g}GB"
 """Memory for one source.
 
 Dataflow applies it to a whole worker: one with several cores, each with a source, needs more.
@@ -53,7 +53,7 @@ def local_options(num_workers: int | None = None, flags: Sequence[str] = ()) -> 
 
     Args:
       num_workers: number of child processes of the heavy steps; None for one per available core, or
-        fewer if they would not find `USUAL_MEMORY_GB` each.
+        fewer if they would not find half of `MEMORY_BYTES` each.
       flags: Beam options, such as credentials for gs://.
     """
     # Without flags, Beam would parse the command line of this process.
@@ -169,23 +169,60 @@ def run_to_end(
             )
         return
     result = _submit(pipeline)
-    cloud = pipeline.options.view_as(GoogleCloudOptions)
-    page = f"{_JOBS_PAGE}/{cloud.region}/{result.job_id()}?project={cloud.project}"
-    on_start(f"Dataflow job {result.job_id()}, {page}")
-    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
-
     try:
-        result.wait_until_finish()
-    except DataflowRuntimeException as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # The last line of a worker's traceback is the error.
-        raise UserError(
-            f"Dataflow job {result.job_id()} ended in state {result.state}: {lines[-1]}",
-            hint=f"See its log: {page}",
-        ) from error
+        _wait(result, pipeline.options, on_start)
     except KeyboardInterrupt:
         result.cancel()
         raise
+
+
+def wait_for_job(options: PipelineOptions, job_id: str, on_start: Callable[[str], None]) -> None:
+    """Wait for the end of a Dataflow job that another process has started.
+
+    Args:
+      options: options of the job: project, region, credentials.
+      job_id: id of the job.
+      on_start: called with name and page of the job.
+
+    Raises:
+      UserError: there is no such job, or it fails.
+    """
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowPipelineResult, DataflowRunner
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    runner: Any = DataflowRunner()
+    try:
+        client = runner.dataflow_client = DataflowApplicationClient(options)
+        # Unwrapped: Beam would ask for a job that does not exist for ten minutes.
+        get_job: Any = DataflowApplicationClient.get_job
+        job = get_job.__wrapped__(client, job_id)
+    except (GoogleAPIError, GoogleAuthError, OSError) as error:
+        raise UserError(
+            f"Dataflow job {job_id} cannot be found: {' '.join(str(error).split())}",
+            hint="Check the job, project, region and your credentials.",
+        ) from error
+    _wait(DataflowPipelineResult(job, runner, options), options, on_start)
+
+
+def _wait(result: Any, options: PipelineOptions, on_start: Callable[[str], None]) -> None:
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+
+    cloud, job = options.view_as(GoogleCloudOptions), result.job_id()
+    page = f"{_JOBS_PAGE}/{cloud.region}/{job}?project={cloud.project}"
+    on_start(f"Dataflow job {job}, {page}")
+    reason = ""
+    try:
+        if result.wait_until_finish() in (None, PipelineState.DONE):
+            return
+    except DataflowRuntimeException as error:
+        # The last line of a worker's traceback is the error.
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+    raise UserError(
+        f"Dataflow job {job} ended in state {result.state}" + (f": {reason}" if reason else "."),
+        hint=f"See its log: {page}",
+    )
 
 
 def _run_here(pipeline: beam.Pipeline, on_poll: Callable[[], None]) -> str | None:
@@ -231,7 +268,7 @@ def _num_workers() -> int:
     # macOS has no affinity.
     affinity = getattr(os, "sched_getaffinity", None)
     num_cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(num_cores, int(free_memory() / (USUAL_MEMORY_GB * 1e9))))
+    return max(1, min(num_cores, 2 * free_memory() // MEMORY_BYTES))
 
 
 def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
@@ -272,18 +309,22 @@ class WriteRejects(beam.DoFn):
 
 
 @contextmanager
-def translate_failures(refusal: str | Path, output: str | Path) -> Iterator[None]:
+def translate_failures(
+    refusal: str | Path, output: str | Path, *, is_new: bool = True
+) -> Iterator[None]:
     """Turn a pipeline failure that the user can fix into a `UserError`.
 
     Args:
-      refusal: as for `RejectLimit`; removed on entry, and kept after a refusal for the user.
+      refusal: as for `RejectLimit`; kept after a refusal for the user.
       output: output folder, for messages.
+      is_new: whether the pipeline starts in the block; an earlier table is then removed.
 
     Raises:
       UserError: too many rejects, or `output` cannot be written.
     """
     try:
-        storage.remove(refusal)
+        if is_new:
+            storage.remove(refusal)
     except OSError as error:
         raise _cannot_write(output, error.strerror or str(error)) from error
     try:

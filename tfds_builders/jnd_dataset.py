@@ -36,6 +36,7 @@ from beam_pipelines.runner import (
     num_processes,
     run_to_end,
     translate_failures,
+    wait_for_job,
 )
 from laser_dist import storage
 from laser_dist.errors import UserError
@@ -60,6 +61,7 @@ class BuildRequest:
       inventory: inventory of that folder; None to take it.
       options: Beam options; None for all cores of this machine.
       max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
+      job: id of a Dataflow job to finish, in place of a new pipeline; for buckets only.
       on_start: called with the name of a Dataflow job.
       on_poll: called regularly while the pipeline runs on this machine.
     """
@@ -68,6 +70,7 @@ class BuildRequest:
     inventory: Inventory | None = None
     options: PipelineOptions | None = None
     max_reject_rate: float = MAX_REJECT_RATE
+    job: str = ""
     on_start: Callable[[str], None] = print
     on_poll: Callable[[], None] = lambda: None
 
@@ -128,19 +131,23 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         storage.remove(locations.work)
 
     def prepare_at(self, dataset: str) -> None:
-        """Build into a bucket, which TFDS cannot write.
+        """Build into a bucket, which TFDS cannot write; or finish what a Dataflow job has built.
 
         Args:
           dataset: URL of the version's folder; its content is removed once the input has been
             checked. TFDS does not load the new content before it is complete.
         """
-        locations = BuildLocations.of(dataset)
+        locations, request = BuildLocations.of(dataset), self.request
         storage.check_writable(dataset)
         with (
-            translate_failures(locations.refusal, dataset),
+            translate_failures(locations.refusal, dataset, is_new=not request.job),
             tempfile.TemporaryDirectory() as scratch,
         ):
-            self._build(locations, self.request, before_writing=lambda: _remove_dataset(dataset))
+            if request.job:
+                self._wait_for_job(locations, request)
+            else:
+                self._build(locations, request, before_writing=lambda: _remove_dataset(dataset))
+            self._describe(locations)
             self.info.write_to_directory(scratch)
             names = {path.name for path in Path(scratch).iterdir()}
             for name in (*sorted(names - {_INFO_FILE}), _INFO_FILE):
@@ -177,7 +184,9 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             options=self.request.options or download_config.beam_options,
         )
         # While TFDS builds, `data_dir` is a temporary folder next to the final one.
-        self._build(BuildLocations.of(str(self.data_dir)), request)
+        locations = BuildLocations.of(str(self.data_dir))
+        self._build(locations, request)
+        self._describe(locations)
 
     def _build(
         self,
@@ -185,7 +194,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         request: BuildRequest,
         before_writing: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run the pipeline and describe its output to TFDS.
+        """Run the pipeline.
 
         Args:
           locations: locations of input and output.
@@ -223,7 +232,24 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         pipeline = new_pipeline(options)
         add_build(pipeline, plan, self._shard_writer(locations))
         run_to_end(pipeline, request.on_start, request.on_poll)
-        self._describe(locations)
+
+    def _wait_for_job(self, locations: BuildLocations, request: BuildRequest) -> None:
+        assert request.options is not None
+        assert request.inventory is not None
+        wait_for_job(request.options, request.job, request.on_start)
+        try:
+            about = written_build(locations.work).about
+        except FileNotFoundError as error:
+            raise UserError(
+                f"Dataflow job {request.job} has written no dataset to {locations.dataset}.",
+                hint="Give the options with which the job was started.",
+            ) from error
+        if about["input_fingerprint"] != self.input_fingerprint(request.inventory):
+            raise UserError(
+                f"Dataflow job {request.job} was started with other options, or files below "
+                f"{request.manual_dir} have changed since then.",
+                hint="Build again without --finish.",
+            )
 
     def _describe(self, locations: BuildLocations) -> None:
         """Describe what a pipeline has written to TFDS."""

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipelines.isolation import Crashed
 from beam_pipelines.parallel import InChildProcesses
 from beam_pipelines.rejects import REJECTS_FILE, SOURCE, Reject, RejectLimit
 from beam_pipelines.runner import (
@@ -54,7 +55,7 @@ class ProduceSources(InChildProcesses):
         """Return the source's labels, or a reject."""
         try:
             return self.in_child(self._settings.produce, take, self._folder)
-        except VideoError as error:
+        except (VideoError, Crashed) as error:
             where = f"{self._settings.source_id(take.source_index)} from {take.footage.path}"
             return Reject(what=SOURCE, where=where, stage="make", why=error.message.rstrip("."))
 

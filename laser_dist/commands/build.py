@@ -103,6 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runner", metavar="NAME", help="Beam runner, such as DataflowRunner (default: local)"
     )
     add_workers(parser, "one per core, if memory allows")
+    parser.add_argument(
+        "--finish",
+        default="",
+        metavar="JOB",
+        help="wait for a Dataflow job whose command was stopped, and complete its dataset; give "
+        "the other options of that command too",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
 
 
@@ -146,6 +153,8 @@ def options_of(arguments: argparse.Namespace) -> BuildOptions:
     if arguments.runner is not None and arguments.workers is not None:
         problems.append("--workers cannot be used with --runner.")
         hints.append("Use the runner's own options.")
+    if arguments.finish and arguments.runner != "DataflowRunner":
+        problems.append("--finish needs --runner DataflowRunner.")
     if arguments.all_frames:
         changes["frames_per_second"] = None
     elif arguments.frames_per_second is not None:
@@ -170,6 +179,7 @@ def options_of(arguments: argparse.Namespace) -> BuildOptions:
         runner=arguments.runner,
         workers=arguments.workers,
         flags=tuple(arguments.beam_flags),
+        finish=arguments.finish,
         overwrite=arguments.overwrite,
         sources=tuple(arguments.sources or ()),
     )
@@ -220,7 +230,8 @@ def _build(resolved: ResolvedBuild, show: Show) -> None:
         inventory=resolved.inventory,
         options=resolved.beam_options,
         max_reject_rate=options.max_reject_rate,
-        on_start=partial(logger.info, "  Running as %s"),
+        job=options.finish,
+        on_start=partial(logger.info, "  Waiting for %s" if options.finish else "  Running as %s"),
         on_poll=lambda: show("sources measured and paired", min(num_measured(work), total), total),
     )
     if is_url(options.data_dir):

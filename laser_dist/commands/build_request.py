@@ -32,6 +32,7 @@ class BuildOptions:
       runner: name of the Beam runner; None for this machine.
       workers: number of processes on this machine; None to choose it by cores and free memory.
       flags: Beam options.
+      finish: id of a Dataflow job to finish; empty to build.
       overwrite: replace an existing dataset.
       replace_other: replace an existing dataset that was built from other input.
       sources: shell patterns of source ids; empty for all sources.
@@ -46,6 +47,7 @@ class BuildOptions:
     runner: str | None = None
     workers: int | None = None
     flags: tuple[str, ...] = ()
+    finish: str = ""
     overwrite: bool = False
     replace_other: bool = False
     sources: tuple[str, ...] = ()

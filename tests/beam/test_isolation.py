@@ -65,7 +65,7 @@ def test_a_process_that_linux_kills_ran_out_of_memory(isolated):
 
 @pytest.mark.parametrize("kind", ["python", "numpy", "ffmpeg"])
 def test_work_that_exceeds_the_memory_limit_is_reported_as_such(kind):
-    isolated = Isolated(60.0, memory_gb=0.5)
+    isolated = Isolated(60.0, memory_bytes=500_000_000)
     assert isolated.call(work.fill, kind, 1 << 20) >= 1 << 20
     before = isolated.call(work.process_id)
     with pytest.raises(OutOfMemory, match="exceeded its memory limit of 0.5 GB") as error:
@@ -77,7 +77,7 @@ def test_work_that_exceeds_the_memory_limit_is_reported_as_such(kind):
 
 def test_memory_that_is_missing_below_the_limit_is_no_fault_of_the_work():
     # The machine has no 2^60 bytes; with this limit, it is the machine that refuses them.
-    generous = Isolated(60.0, memory_gb=2**62 / 1e9)
+    generous = Isolated(60.0, memory_bytes=2**62)
     with pytest.raises(OutOfMemory, match="found no memory") as error:
         generous.call(work.fill, "python", 1 << 60)
     assert not error.value.is_at_limit

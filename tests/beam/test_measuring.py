@@ -254,7 +254,7 @@ def test_a_clip_that_exceeds_the_memory_limit_is_rejected(streams, tmp_path):
     # Decoded, 16 frames of 4000x3000 pixels take 288 MB.
     large = streams | {28: encode_h264(plain(4000, 3000, num_frames=16), qp=28)}
     source = replace(labeled(tmp_path / "in", large), size=None)
-    isolated = Isolated(60.0, memory_gb=0.4)
+    isolated = Isolated(60.0, memory_bytes=400_000_000)
     (measured,), (reject,) = _run(isolated, source, tmp_path / "work")
     isolated.close()
     assert reject.what == "clip"

@@ -6,12 +6,13 @@ the Dataflow API runs the very pipeline that was staged for it.
 
 import os
 import shutil
+import subprocess
 import tarfile
 
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from cloud import local_cloud
-from command_line import laser_jnd
+from command_line import LASER_JND, laser_jnd
 from dataflow_api import JOB_ID, stand_in
 from photographs import photographs
 from s3 import local_s3
@@ -116,9 +117,7 @@ def test_access_denied_to_one_clip_fails_the_build_until_it_is_granted(manual, e
         command = (s3.upload(manual, "manual"), "s3://bucket/data", "--workers", 2)
         s3.denied.add(clip.name)
         # With such a rate, a reject would do no harm.
-        refused = build(
-            *command, "--max-reject-rate=1", cwd=tmp_path, environment=s3.environment
-        )
+        refused = build(*command, "--max-reject-rate=1", cwd=tmp_path, environment=s3.environment)
         assert refused.returncode == 2
         error, hint = refused.stderr.splitlines()[-2:]
         assert error.startswith("error: Cannot access s3://bucket/manual/videoSRC002_")
@@ -132,10 +131,19 @@ def test_access_denied_to_one_clip_fails_the_build_until_it_is_granted(manual, e
     assert files == expected
 
 
-def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd):
+def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd, *flags):
     return build(
         manual_dir,
         data_dir,
+        *dataflow_flags(dataflow),
+        *flags,
+        cwd=cwd,
+        environment=cloud.environment,
+    )
+
+
+def dataflow_flags(dataflow):
+    return (
         "--runner=DataflowRunner",
         "--project=p",
         "--region=r",
@@ -145,8 +153,6 @@ def on_dataflow(dataflow, cloud, manual_dir, data_dir, cwd):
         "--machine_type=n2-highmem-4",
         "--max_num_workers=7",
         "--experiments=use_sibling_sdk_workers",
-        cwd=cwd,
-        environment=cloud.environment,
     )
 
 
@@ -160,6 +166,39 @@ def test_dataflow_builds_the_same(cloud, manual, expected, tmp_path):
     (job,) = dataflow.jobs
     check_request(job)
     check_pipeline(pipeline_of(job, cloud))
+
+
+def test_a_job_whose_command_was_killed_can_be_finished(cloud, manual, expected, tmp_path):
+    uploaded = cloud.upload(manual, "mini")
+    with stand_in(cloud.environment) as dataflow:
+        places = ("--manual-dir", uploaded, "--data-dir", "gs://bucket/left")
+        command = ("build", "videoset_jnd", *places, *dataflow_flags(dataflow))
+        with subprocess.Popen(
+            [*LASER_JND, *command],
+            cwd=tmp_path,
+            env={**os.environ, **cloud.environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as launcher:
+            assert any(f"Running as Dataflow job {JOB_ID}" in line for line in launcher.stderr)
+            launcher.kill()
+
+        def finish(job, *flags):
+            flags = (f"--finish={job}", *flags)
+            return on_dataflow(dataflow, cloud, uploaded, "gs://bucket/left", tmp_path, *flags)
+
+        unknown = finish("another")
+        assert unknown.returncode == 2
+        assert "error: Dataflow job another cannot be found" in unknown.stderr
+        assert not [name for name in cloud.files("left") if "dataset_info.json" in name]
+        other = finish(JOB_ID, "--frames-per-second=1")
+        assert other.returncode == 2
+        done = finish(JOB_ID)
+    assert done.returncode == 0, done.stderr
+    assert f"Waiting for Dataflow job {JOB_ID}" in done.stderr
+    assert len(dataflow.jobs) == 1
+    assert cloud.files(f"left/{VERSION}") == expected
+    assert not [name for name in cloud.files("left") if ".unfinished" in name]
 
 
 def check_request(job):
