@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -54,8 +56,11 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def _cache_directory(tmp_path_factory):
     """Give this process and its children a cache directory that is not the user's own."""
+    cache, fonts = tmp_path_factory.mktemp("cache"), Path("~/.cache/matplotlib").expanduser()
+    if fonts.is_dir():  # its list of fonts takes seconds to make
+        shutil.copytree(fonts, cache / "matplotlib")
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        environment.setenv("XDG_CACHE_HOME", str(cache))
         yield
 
 
