@@ -167,6 +167,8 @@ def stopped(
         for each in left:
             each.kill()
     status = started.process.wait()
+    if status == 0:  # it had done its work
+        return None
     if number != signal.SIGKILL:
         if status != 128 + number:
             problems.append(f"exit status {status}")

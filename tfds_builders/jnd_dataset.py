@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ from laser_dist.jnd.scale import Scale
 from laser_dist.jnd.splits import SPLITS, assign_splits, folds
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import StoredFile
+from laser_dist.storage.temporary import marked, remove_abandoned
 from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_features import pair_features
 from tfds_builders.shard_writer import FILE_FORMAT, WriteShards
@@ -126,7 +129,9 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 hint="Build it, then convert a copy with the convert_format script of TFDS.",
             )
         locations = BuildLocations.of(str(self.data_dir))
-        with translate_failures(locations.refusal, locations.dataset):
+        folder = Path(self.data_dir).parent
+        remove_abandoned(folder, f"incomplete.*_{self.version}")
+        with translate_failures(locations.refusal, locations.dataset), _kept_if_built(folder):
             super().download_and_prepare(**kwargs)
         storage.remove(locations.work)
 
@@ -185,8 +190,9 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         # While TFDS builds, `data_dir` is a temporary folder next to the final one.
         locations = BuildLocations.of(str(self.data_dir))
-        self._build(locations, request)
-        self._describe(locations)
+        with marked(Path(self.data_dir)):
+            self._build(locations, request)
+            self._describe(locations)
 
     def _build(
         self,
@@ -320,6 +326,19 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self) -> Iterable[Any]:
         raise NotImplementedError("The Beam pipeline of `_build` writes the dataset.")
+
+
+@contextmanager
+def _kept_if_built(config_folder: Path) -> Iterator[None]:
+    """Remove the metadata that TFDS writes before it builds, if the first build of all fails."""
+    metadata = config_folder.parent / ".config"
+    is_new = not metadata.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(metadata, ignore_errors=True)
+        raise
 
 
 def _remove_dataset(dataset: str) -> None:

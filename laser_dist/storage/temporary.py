@@ -1,4 +1,4 @@
-"""Temporary folders that only this user can enter, and that do not outlive a killed process."""
+"""Folders that are ours to remove, and do not outlive a killed process for long."""
 
 import contextlib
 import fcntl
@@ -32,7 +32,7 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
     """
     try:
         base = base or Path(tempfile.gettempdir())
-        _remove_abandoned(base)
+        remove_abandoned(base, f"{_PREFIX}*")
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     except OSError as error:
         raise UserError(
@@ -41,10 +41,7 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
         ) from error
     _open.add(folder)
     try:
-        with (folder / f"{LOCK}.new").open("x") as lock:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            os.rename(lock.name, folder / LOCK)  # no other process finds it unlocked
+        with marked(folder):
             yield folder
     finally:
         _remove(folder)
@@ -61,13 +58,30 @@ def _remove(folder: Path) -> None:
     _open.discard(folder)
 
 
-def _remove_abandoned(base: Path) -> None:
-    for folder in base.glob(f"{_PREFIX}*"):
+@contextmanager
+def marked(folder: Path) -> Iterator[None]:
+    """Mark a folder as ours, so that `remove_abandoned` removes it if this process is killed."""
+    with (folder / f"{LOCK}.new").open("x") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(lock.name, folder / LOCK)  # no other process finds it unlocked
+        yield
+        (folder / LOCK).unlink(missing_ok=True)
+
+
+def remove_abandoned(base: Path, pattern: str) -> None:
+    """Remove folders that this user's killed processes have marked.
+
+    Args:
+      base: folder that they are in.
+      pattern: glob pattern of their names.
+    """
+    for folder in base.glob(pattern):
         # A link, or a folder that another user has made or can change, is not ours.
         with contextlib.suppress(OSError):
             status = folder.lstat()
             is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-            if is_ours and not status.st_mode & 0o077:
+            if is_ours and not status.st_mode & 0o022:
                 with (folder / LOCK).open() as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder, ignore_errors=True)

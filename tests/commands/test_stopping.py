@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from command_line import Started, marked_processes
+from command_line import Started, laser_jnd, marked_processes
 
 # `laser-jnd train` with a training that starts Ray and a worker that sleeps.
 ENDLESS_TRAINING = """
@@ -79,3 +79,35 @@ def test_a_stopped_training_leaves_no_process_of_ray(tmp_path):
     assert command.returncode == 143
     assert errors.endswith("stopped\n")
     assert marked_processes(mark) == set()
+
+
+@pytest.mark.beam
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_build_that_was_stopped_completes_when_it_is_run_again(tmp_path, number):
+    small = ("--num-sources", "15", "--qps", "22,38")
+    assert laser_jnd("synthesize", "--output", "in", *small, cwd=tmp_path).returncode == 0
+    build = ("build", "videoset_jnd", "--manual-dir", "in", "--data-dir", "data")
+    undisturbed = (*build[:-1], "undisturbed")
+    assert laser_jnd(*undisturbed, cwd=tmp_path).returncode == 0
+    command = Started(*build, cwd=tmp_path)
+    measured = "data/videoset_jnd/synthetic/.unfinished-*/*"
+    command.wait_for(lambda: any(tmp_path.glob(measured)), seconds=100)
+    command.stop(number)
+    assert command.process.returncode in {-number, 128 + number}
+    deadline = time.monotonic() + (10 if number == signal.SIGTERM else 180)
+    while command.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert command.processes() == set()
+    left = {path.parts[-2] for path in tmp_path.glob("data/**/*") if path.is_file()}
+    if number == signal.SIGTERM:
+        assert {name.partition("-")[0] for name in left} == {".unfinished"}
+    assert laser_jnd(*build, cwd=tmp_path).returncode == 0
+    files = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*.*")
+            if path.is_file()
+        }
+        for folder in (tmp_path / "data", tmp_path / "undisturbed")
+    ]
+    assert files[0] == files[1]
