@@ -64,7 +64,7 @@ class OutOfMemory(Exception):
 
 
 class Stopped(Exception):
-    """The child process was stopped by `Isolated.stop`."""
+    """The child process was stopped by `Isolated.stop` or a signal: no fault of its input."""
 
 
 class Isolated:
@@ -139,7 +139,7 @@ class Isolated:
     def _end(self, step: Any) -> Exception:
         """Return what the end of the child during a step means."""
         status = self._last_status()
-        if self._is_stopped:
+        if self._is_stopped or status in (-signal.SIGTERM, -signal.SIGINT):
             return Stopped()
         if status == -signal.SIGKILL:  # what Linux sends when memory runs out
             return OutOfMemory(step, _how(status))

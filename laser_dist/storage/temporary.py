@@ -65,7 +65,7 @@ def marked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         os.rename(lock.name, folder / LOCK)  # no other process finds it unlocked
-        yield
+        yield  # noqa: RUF075 - a folder whose block fails stays marked
         (folder / LOCK).unlink(missing_ok=True)
 
 

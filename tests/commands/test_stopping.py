@@ -81,33 +81,38 @@ def test_a_stopped_training_leaves_no_process_of_ray(tmp_path):
     assert marked_processes(mark) == set()
 
 
+BUILD = ("build", "videoset_jnd", "--manual-dir", "in", "--data-dir")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Return a folder with a tiny synthetic dataset and its undisturbed build."""
+    folder = tmp_path_factory.mktemp("built")
+    size = ("--num-sources", "15", "--qps", "22,38")
+    assert laser_jnd("synthesize", "--output", "in", *size, cwd=folder).returncode == 0
+    assert laser_jnd(*BUILD, "data", cwd=folder).returncode == 0
+    return folder
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 @pytest.mark.beam
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_build_that_was_stopped_completes_when_it_is_run_again(tmp_path, number):
-    small = ("--num-sources", "15", "--qps", "22,38")
-    assert laser_jnd("synthesize", "--output", "in", *small, cwd=tmp_path).returncode == 0
-    build = ("build", "videoset_jnd", "--manual-dir", "in", "--data-dir", "data")
-    undisturbed = (*build[:-1], "undisturbed")
-    assert laser_jnd(*undisturbed, cwd=tmp_path).returncode == 0
-    command = Started(*build, cwd=tmp_path)
-    measured = "data/videoset_jnd/synthetic/.unfinished-*/*"
-    command.wait_for(lambda: any(tmp_path.glob(measured)), seconds=100)
+def test_a_build_that_was_stopped_completes_when_it_is_run_again(built, tmp_path, number):
+    data = tmp_path / "data"
+    command = Started(*BUILD, data, cwd=built)
+    command.wait_for(lambda: any(data.glob("*/*/.unfinished-*/*")), seconds=100)
     command.stop(number)
     assert command.process.returncode in {-number, 128 + number}
     deadline = time.monotonic() + (10 if number == signal.SIGTERM else 180)
     while command.processes() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert command.processes() == set()
-    left = {path.parts[-2] for path in tmp_path.glob("data/**/*") if path.is_file()}
     if number == signal.SIGTERM:
-        assert {name.partition("-")[0] for name in left} == {".unfinished"}
-    assert laser_jnd(*build, cwd=tmp_path).returncode == 0
-    files = [
-        {
-            path.relative_to(folder): path.read_bytes()
-            for path in folder.rglob("*.*")
-            if path.is_file()
-        }
-        for folder in (tmp_path / "data", tmp_path / "undisturbed")
-    ]
-    assert files[0] == files[1]
+        assert all(".unfinished-1.0.0" in str(path) for path in contents(data))
+    assert laser_jnd(*BUILD, data, cwd=built).returncode == 0
+    assert contents(data) == contents(built / "data")
