@@ -181,6 +181,7 @@ class Isolated:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # a module in the working directory may be anybody's
                     "-m",
                     "beam_pipelines.isolation",
                     str(number),

@@ -150,16 +150,15 @@ def read_file(path: Path) -> WeightFile:
     """
     import h5py
 
-    from laser_dist.models.weight_files import MAX_WEIGHT_BYTES, read_weight_file
+    from laser_dist.models.weight_files import MAX_WEIGHT_BYTES, check_readable, read_weight_file
     from laser_dist.storage import open_regular
 
     hint = "Name a weight file (.h5)."
     try:
-        with (
-            open_regular(path, max_bytes=MAX_WEIGHT_BYTES, hint=hint) as opened,
-            h5py.File(opened, "r") as file,
-        ):
-            return read_weight_file(file, str(path))
+        with open_regular(path, max_bytes=MAX_WEIGHT_BYTES, hint=hint) as opened:
+            check_readable(path)
+            with h5py.File(opened, "r") as file:
+                return read_weight_file(file, str(path))
     except OSError as error:
         raise UserError(
             f"{path} is not a complete HDF5 file: {error}.",

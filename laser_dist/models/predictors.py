@@ -17,6 +17,7 @@ from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import decoder_of, encoder_of
 from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.models.variants import Variant, variant_named
+from laser_dist.models.weight_files import check_readable
 from laser_dist.storage import limit, open_regular, too_large
 
 MAX_MODEL_BYTES = limit("MAX_MODEL_BYTES", 2 << 30)
@@ -113,8 +114,12 @@ def build_joint_model(
     return keras.Model(raw, [frame, level], name=name)
 
 
-def load_saved_model(path: Path) -> keras.Model:
+def load_saved_model(path: Path, *, is_trusted: bool = True) -> keras.Model:
     """Load a model saved by laser-jnd, without running code inside the file.
+
+    Args:
+      path: of the file.
+      is_trusted: whether the file is part of a run; if not, a child process reads it first.
 
     Raises:
       UserError: the file is missing, too large, or not a Keras model, or its layers need more
@@ -133,6 +138,8 @@ def load_saved_model(path: Path) -> keras.Model:
             raise damaged from error
     if problem := too_large(f"{path}, unpacked,", num_bytes, MAX_MODEL_BYTES):
         raise UserError(problem, hint=hint)
+    if not is_trusted:
+        check_readable(path)
     created: list[int] = []
     try:
         with _limited_weights(num_bytes, created):

@@ -4,7 +4,15 @@ Such a file has an attribute `layer_names` and a group per layer. The group has 
 `weight_names` and an array per weight, named for example `conv2d_7/kernel:0`.
 """
 
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -16,6 +24,10 @@ from laser_dist.storage import limit
 
 MAX_WEIGHT_BYTES = limit("MAX_WEIGHT_BYTES", 2 << 30)
 """Largest weight file, 2 GiB."""
+
+
+MAX_READ_S = limit("MAX_READ_S", 60)
+"""Longest time to read a weight file, in seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +59,30 @@ class WeightFile:
 
     origin: str
     layers: tuple[StoredLayer, ...]
+
+
+def check_readable(path: Path) -> None:
+    """Read a weight file, or the weights in a `.keras` file, in a child process first.
+
+    The HDF5 library does not return from some damaged files, and no signal reaches Python in it.
+
+    Raises:
+      UserError: reading takes more than `MAX_READ_S`, or crashes.
+    """
+    # Without -P, a file h5py.py in the working directory would be imported.
+    command = [sys.executable, "-P", "-m", "laser_dist.models.weight_files", str(path.resolve())]
+    ended = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    if ended.returncode < 0:
+        timed_out = ended.returncode == -signal.SIGALRM
+        how = f"takes more than {MAX_READ_S} s" if timed_out else "crashes the HDF5 library"
+        raise UserError(
+            f"Reading the weights in {path} {how}.", hint="Download it again, or name another file."
+        )
 
 
 def read_weight_file(file: h5py.File, origin: str) -> WeightFile:
@@ -122,3 +158,41 @@ def _read(weights: dict[str, h5py.Dataset]) -> dict[str, NDArray[np.float32]]:
         if not np.isfinite(array).all():
             raise ValueError(f"{weights[name].name} is not finite")
     return arrays
+
+
+def _visit(group: h5py.Group, seen: set[Any]) -> None:
+    """Read all that is below a group, without following links; errors are left to the reader."""
+    for name in list(group):
+        with contextlib.suppress(Exception):
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            member = group[name]
+            if member.id in seen:
+                continue
+            seen.add(member.id)
+            with contextlib.suppress(Exception):
+                dict(member.attrs)
+            if isinstance(member, h5py.Group):
+                _visit(member, seen)
+            elif not member.external and not member.is_virtual:
+                _check_bytes(member.file, [member])
+                member[()]
+
+
+def _read_everything(path: Path) -> None:
+    signal.alarm(MAX_READ_S)
+    with contextlib.suppress(Exception):
+        if not zipfile.is_zipfile(path):
+            with h5py.File(path) as file:
+                read_weight_file(file, str(path))
+            return
+        with zipfile.ZipFile(path) as archive:
+            content = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(content) as file:
+            with contextlib.suppress(Exception):
+                dict(file.attrs)
+            _visit(file, {file.id})
+
+
+if __name__ == "__main__":
+    _read_everything(Path(sys.argv[1]))

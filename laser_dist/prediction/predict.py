@@ -89,7 +89,8 @@ def load_predictor(path: str | Path) -> Predictor:
             f"{path} has no finished model (models/predictor.keras).",
             hint=f"Resume its training with `laser-jnd train --resume {path}`.",
         )
-    return from_model(load_saved_model(file), origin=str(file))
+    model = load_saved_model(file, is_trusted=path.is_dir())
+    return from_model(model, origin=str(file))
 
 
 def from_model(model: keras.Model, *, origin: str = "The model") -> Predictor:

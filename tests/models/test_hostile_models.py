@@ -14,8 +14,10 @@ import keras
 import numpy as np
 import pytest
 
+from beam_pipelines.isolation import Isolated
+from laser_dist.commands.import_weights import read_file
 from laser_dist.errors import UserError
-from laser_dist.models import predictors
+from laser_dist.models import predictors, weight_files
 from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.prediction.predict import load_predictor, predict_frames
 
@@ -214,6 +216,43 @@ def test_a_layer_larger_than_the_file_is_not_built(layer, sound, tmp_path):
     layer = {"module": "keras.layers", **layer}
     path = changed(sound, tmp_path / "m.keras", config=config_with(sound, layer))
     assert "needs more weights than its" in refuse(path)
+
+
+def test_weights_that_the_library_never_finishes_are_refused(sound, tmp_path, monkeypatch):
+    monkeypatch.setenv("LASER_JND_MAX_READ_S", "2")  # of the child process
+    monkeypatch.setattr(weight_files, "MAX_READ_S", 2)
+    names = [f"conv2d_{index}" for index in range(6)]
+    weights = endless(weights_with(sound, lambda group: group.attrs.update(names=names)))
+    assert "takes more than 2 s" in refuse(changed(sound, tmp_path / "m.keras", weights=weights))
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.attrs["layer_names"] = names
+    (tmp_path / "weights.h5").write_bytes(endless((tmp_path / "weights.h5").read_bytes()))
+    with pytest.raises(UserError, match=r"weights in .*weights\.h5 takes more than 2 s\."):
+        read_file(tmp_path / "weights.h5")
+
+
+def endless(content):
+    """Return an HDF5 file whose heap of strings states that its first one takes no bytes."""
+    first = content.rindex(b"GCOL") + 16
+    return content[: first + 8] + bytes(8) + content[first + 16 :]
+
+
+def test_no_module_of_the_working_directory_is_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("h5py", "psutil", "signal", "laser_dist"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w')")
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.attrs["layer_names"] = []
+    weight_files.check_readable(tmp_path / "weights.h5")
+    isolated = Isolated(60.0)
+    assert isolated.call(one) == 1
+    isolated.close()
+    assert not (tmp_path / "imported").exists()
+
+
+def one(report):
+    report("one")
+    return 1
 
 
 def test_damage_is_one_sentence(sound, tmp_path):
