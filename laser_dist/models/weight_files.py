@@ -174,7 +174,7 @@ def _visit(group: h5py.Group, seen: set[Any]) -> None:
                 dict(member.attrs)
             if isinstance(member, h5py.Group):
                 _visit(member, seen)
-            elif not member.external and not member.is_virtual:
+            elif isinstance(member, h5py.Dataset):
                 _check_bytes(member.file, [member])
                 member[()]
 
