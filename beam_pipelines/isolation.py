@@ -21,7 +21,6 @@ from typing import Any
 
 import psutil
 
-from laser_dist.errors import UserError
 from laser_dist.storage import limit
 from laser_dist.video.containers import VideoError
 
@@ -33,18 +32,20 @@ _SHORT = 0.75  # of the memory limit
 _PROBE_BYTES = 1 << 26
 
 
-class Crashed(UserError):
+class Crashed(Exception):
     """The child process crashed, hung, or needs too much memory: the fault of its input.
 
     Attributes:
       step: the step during which it happened; None if none was reported.
       how: how the process ended.
+      message: the same as a sentence.
     """
 
     def __init__(self, step: Any, how: str) -> None:
-        super().__init__(f"A child process failed: {how}.")
+        super().__init__(step, how)
         self.step = step
         self.how = how
+        self.message = f"A child process failed: {how}."
 
 
 class OutOfMemory(Exception):

@@ -132,4 +132,8 @@ class InChildProcesses(beam.DoFn):
         """Wait for one or more elements and yield their outputs."""
         done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
         for future in done:
-            yield from self.outputs(future.result())
+            try:
+                outcome = future.result()
+            except Crashed as crash:
+                raise UserError(crash.message) from crash
+            yield from self.outputs(outcome)

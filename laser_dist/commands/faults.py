@@ -31,7 +31,7 @@ _DISK_HINTS = {
 # Beam and Ray pass on a worker's error as the text of its traceback. These are the errors whose
 # message is written for the user.
 _CARRIED = re.compile(
-    r"\b(?:UserError|VideoError|Crashed|LabelFileError|FloatingPointError): (.+)"
+    r"\b(?:UserError|VideoError|LabelFileError|FloatingPointError): (.+)"
     rf"(?:\n{HINT}(.+))?"
 )
 _BEAM_STEP = re.compile(r" ?\[while running [^\]]*\]")  # added by Beam to a message
