@@ -21,6 +21,8 @@ from laser_dist.errors import UserError
 from laser_dist.storage import list_files
 from laser_dist.video.containers import VideoError
 
+pytestmark = pytest.mark.attack("Archives")
+
 BIG = 300 << 20
 MEMORY = 150 << 20
 """What a process may take, in addition to its libraries."""

@@ -155,6 +155,7 @@ def zipped(folder, path, *, instead=None, also=()):
             archive.writestr(name, content)
 
 
+@pytest.mark.attack("Archives")
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_of_two_members_of_one_name_the_first_is_built(synthetic, tmp_path):
     (clip,) = synthetic.glob("videoSRC001_*/*_qp_22.264")
@@ -170,6 +171,7 @@ def test_of_two_members_of_one_name_the_first_is_built(synthetic, tmp_path):
     assert pairs(done.stdout)["rejects"].startswith("1")
 
 
+@pytest.mark.attack("Changing files")
 @pytest.mark.parametrize("form", ["264", "zip", "tar.gz"])
 def test_a_file_replaced_during_a_build_fails_the_build(synthetic, tmp_path, monkeypatch, form):
     folder = tmp_path / "in"
@@ -205,6 +207,7 @@ def test_a_file_replaced_during_a_build_fails_the_build(synthetic, tmp_path, mon
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
 
 
+@pytest.mark.attack("Labels")
 def test_a_label_table_above_its_limit_is_named(synthetic, tmp_path):
     large = random.Random(0).randbytes(16_000_001)
     zipped(synthetic, tmp_path / "in" / "a.zip", instead={"256x144_1st.csv": large})
@@ -215,6 +218,7 @@ def test_a_label_table_above_its_limit_is_named(synthetic, tmp_path):
     )
 
 
+@pytest.mark.attack("Labels")
 def test_a_marker_that_is_not_read_stops_the_build(synthetic, tmp_path):
     marker = json.loads((synthetic / MARKER_NAME).read_bytes()) | {"more": " " * 20_000_000}
     zipped(synthetic, tmp_path / "in" / "a.zip", instead={MARKER_NAME: json.dumps(marker)})
@@ -225,6 +229,7 @@ def test_a_marker_that_is_not_read_stops_the_build(synthetic, tmp_path):
     )
 
 
+@pytest.mark.attack("Archives")
 def test_a_truncated_zip_is_named(synthetic, tmp_path):
     path = tmp_path / "in" / "a.zip"
     zipped(synthetic, path)

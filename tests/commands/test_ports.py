@@ -37,6 +37,7 @@ METHODS = (
 )
 
 pytestmark = [
+    pytest.mark.attack("Network ports"),
     pytest.mark.slow,
     pytest.mark.ray,
     pytest.mark.beam,

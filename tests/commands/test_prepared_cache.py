@@ -7,6 +7,8 @@ import pytest
 from command_line import laser_jnd_here, refusal
 from PIL import Image
 
+pytestmark = pytest.mark.attack("Cache directory")
+
 
 @pytest.fixture
 def victim(tmp_path):

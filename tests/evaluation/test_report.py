@@ -57,6 +57,7 @@ def test_the_page_loads_nothing(html):
             assert attrs.get(name, "data:").startswith(("data:", "#"))
 
 
+@pytest.mark.attack("Report")
 def test_the_policy_allows_the_pages_script_and_no_other_source(html):
     (policy,) = [
         attrs["content"]
@@ -163,6 +164,7 @@ def test_the_same_results_give_the_same_page(html, results):
     assert render(results) == html
 
 
+@pytest.mark.attack("Report")
 def test_names_are_escaped(results):
     odd = replace(results, run="<script>alert(1)</script>")
     html = report.render(odd)

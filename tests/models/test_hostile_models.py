@@ -21,6 +21,8 @@ from laser_dist.models import predictors, weight_files
 from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.prediction.predict import load_predictor, predict_frames
 
+pytestmark = pytest.mark.attack("Model and weight files")
+
 SIZE = (8, 16)  # height and width
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 FRAMES = np.zeros((1, *SIZE, 3), np.uint8)

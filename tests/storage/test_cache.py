@@ -7,6 +7,8 @@ import pytest
 from laser_dist.errors import UserError
 from laser_dist.storage.cache import cache_folder, is_copy, record_copy
 
+pytestmark = pytest.mark.attack("Cache directory")
+
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):

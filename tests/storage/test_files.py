@@ -88,6 +88,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_skipped(tmp_path, monk
         list_files(tmp_path)
 
 
+@pytest.mark.attack("Folders")
 def test_folders_too_deep_to_walk_are_an_error(tmp_path):
     deepest = tmp_path / "top"
     deepest.mkdir()
@@ -140,6 +141,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+@pytest.mark.attack("Changing files")
 @pytest.mark.parametrize("change", [rewrite, touch, replace, grow, cut])
 def test_a_listed_file_that_changed_is_not_read(tmp_path, change):
     path = tmp_path / "a.264"
@@ -154,6 +156,7 @@ def test_a_listed_file_that_changed_is_not_read(tmp_path, change):
     assert storage.read_listed(listed) == path.read_bytes()
 
 
+@pytest.mark.attack("Changing files")
 def test_a_listed_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.264"
     path.write_bytes(b"old" * 10)
@@ -223,6 +226,7 @@ def test_files_and_folders_are_removed_and_missing_ones_are_no_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.attack("Folders")
 def test_of_a_link_only_the_link_is_removed(tmp_path):
     fill(tmp_path, "victim/a", "folder/b")
     (tmp_path / "link").symlink_to("victim")
@@ -232,6 +236,7 @@ def test_of_a_link_only_the_link_is_removed(tmp_path):
     assert names_below(tmp_path) == ["victim/a"]
 
 
+@pytest.mark.attack("Folders")
 def test_only_a_folder_without_other_files_is_marked(tmp_path):
     storage.mark_folder(tmp_path / "new")
     storage.mark_folder(tmp_path / "new")

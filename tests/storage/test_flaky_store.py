@@ -7,6 +7,8 @@ from laser_dist import storage
 from laser_dist.storage import retries
 from laser_dist.storage.run_files import RunFiles
 
+pytestmark = pytest.mark.attack("Failing storage")
+
 
 @pytest.fixture(scope="module")
 def flaky():

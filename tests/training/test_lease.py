@@ -14,6 +14,8 @@ from laser_dist.errors import UserError
 from laser_dist.training import lease
 from laser_dist.training.lease import Lease, free, leased
 
+pytestmark = pytest.mark.attack("Runs")
+
 HOLD = """
 import sys, time
 from laser_dist.storage.run_files import RunFiles

@@ -20,6 +20,8 @@ from laser_dist.video.codec import decode, decode_yuv420p, encode_h264, frame_si
 from laser_dist.video.containers import VideoError
 from laser_dist.video.images import open_image
 
+pytestmark = pytest.mark.attack("Media files")
+
 SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {} RTP/AVP 96\n"
 OWN_NAMES = ("a.m3u8", "a.ffconcat", "a.sdp", "a.txt")
 OTHER_NAMES = ("clip.mp4", "frame%02d.png", "clip")

@@ -16,6 +16,8 @@ from laser_dist.storage import retries
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import StageConfig, TrainingConfig
 
+pytestmark = pytest.mark.attack("Failing storage")
+
 STAGE = StageConfig(epochs=1, batch_size=4, learning_rate=1e-3)
 CONFIG = TrainingConfig(
     variant="lat",
