@@ -55,10 +55,10 @@ CASES = [
             "synthesize --output LONG",
             "synthesize --output new --photos LONG",
             "synthesize --output new --videos LONG",
-            "build videoset_jnd --manual-dir LONG --data-dir new",
         )
     ),
     (f"predict {LONG} --model run", f"Cannot open {LONG}: File name too long.", "Name a video"),
+    (f"build videoset_jnd --manual-dir {LONG} --data-dir new", f"Folder {LONG} does not", ""),
     # Model files.
     ("predict good.264 --model nan.keras", "nan.keras predicts numbers that are not finite.", ""),
     ("predict good.264 --json --model nan.keras", "nan.keras predicts numbers", "Train again"),
