@@ -9,7 +9,7 @@ usage: $0 head [RAY_START_OPTION ...]
        $0 worker HEAD_ADDRESS[:PORT] [RAY_START_OPTION ...]
        $0 stop
 Environment: NODE_ADDRESS (address of this machine, default: the first one), RAY_PORT (port of the head,
-default: 6379), DASHBOARD_PORT (default: 8265), and for the token RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or
+default: 6379), DASHBOARD_PORT (default: 8265), TMPDIR (a short path, default: /tmp), and for the token RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or
 ~/.ray/auth_token.
 END
   exit 2
@@ -24,6 +24,7 @@ fail() { # STATUS ERROR HINT: as laser-jnd prints errors
 folder=$HOME/.ray
 log=$folder/laser-jnd.log
 pid_file=$folder/laser-jnd.pid
+sessions_file=$folder/laser-jnd.sessions # names the folder of Ray's sockets and logs
 token_file=${RAY_AUTH_TOKEN_PATH:-$folder/auth_token}
 port=${RAY_PORT:-6379}
 dashboard_port=${DASHBOARD_PORT:-8265}
@@ -46,7 +47,15 @@ is_running() { # false also if another program has the process id by now
 start_ray() { # RAY_START_OPTION ...
   ! is_running || fail 2 "You already run a node on this machine, process $(<"$pid_file")." "Stop it with \`$0 stop\`."
   mkdir -p "$folder"
-  PYTHONUNBUFFERED=1 nohup ray start --block --disable-usage-stats "$@" >"$log" 2>&1 </dev/null &
+  # Ray opens the folder of its sockets and logs to all users, so it is in one that only its owner can
+  # enter. The next start removes it; until then, its logs may be needed.
+  local sessions
+  sessions=$(cat "$sessions_file" 2>/dev/null || true)
+  [[ $sessions != */laser-jnd-?????? || -L $sessions || ! -O $sessions ]] || rm -rf "$sessions"
+  sessions=$(mktemp -d "${TMPDIR:-/tmp}/laser-jnd-XXXXXX")
+  echo "$sessions" >"$sessions_file"
+  PYTHONUNBUFFERED=1 nohup ray start --block --disable-usage-stats --temp-dir "$sessions/r" "$@" \
+    >"$log" 2>&1 </dev/null &
   local started=$!
   echo "$started" >"$pid_file"
   until grep -q "block forever" "$log" 2>/dev/null; do

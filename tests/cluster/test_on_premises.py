@@ -114,14 +114,13 @@ def head() -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         options = {
-            "--temp-dir": str(home / "t"),
             "--num-cpus": "1",
             "--num-gpus": "0",
             "--object-store-memory": "100000000",
             "--ray-client-server-port": str(client),
             "--dashboard-agent-listen-port": str(agent),
         }
-        ports = {"RAY_PORT": str(port), "DASHBOARD_PORT": str(dashboard)}
+        ports = {"RAY_PORT": str(port), "DASHBOARD_PORT": str(dashboard), "TMPDIR": folder}
         words = [word for option in options.items() for word in option]
         done = start(home, "head", *words, timeout_s=240, **ports)
         for _ in range(2):  # Ray's startup timeout of 30 s is too short on a busy machine
@@ -146,6 +145,15 @@ def test_the_head_creates_a_token_that_only_its_user_can_read(head):
     assert token.read_text() not in head.output
     assert f"start.sh worker 127.0.0.1:{head.port}" in head.output
     assert head.jobs in head.output
+
+
+@pytest.mark.ray
+@pytest.mark.alone
+@pytest.mark.slow
+def test_sockets_and_logs_are_in_a_folder_that_only_the_user_can_enter(head):
+    (sessions,) = head.home.glob("laser-jnd-??????")
+    assert sessions.stat().st_mode & 0o777 == 0o700
+    assert len(list(sessions.glob("r/session_2*/sockets/*"))) > 1
 
 
 @pytest.mark.ray

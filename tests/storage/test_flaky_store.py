@@ -5,6 +5,7 @@ from s3 import Flaky, local_s3
 
 from laser_dist import storage
 from laser_dist.storage import retries
+from laser_dist.storage.local_copies import local_dataset, local_run
 from laser_dist.storage.run_files import RunFiles
 
 pytestmark = pytest.mark.attack("Failing storage")
@@ -44,3 +45,22 @@ def test_everything_that_is_written_is_read_back(flaky, tmp_path):
         store.remove(store.local / str(index))
     assert set(flaky.files("run")) == {name for name in contents if name.startswith("4/")}
     assert set(flaky.faults) == set(Flaky.KINDS)
+
+
+@pytest.mark.slow
+def test_copies_of_a_run_and_a_dataset_are_complete(flaky, tmp_path):
+    shard = "videoset_jnd-test.tfrecord-0000{}-of-00004"
+    names = ("config.json", "models/predictor.keras", "models/jnd1.keras", "logs/metrics/a.csv")
+    names += ("metadata.json", "labels/test.parquet", *(shard.format(index) for index in range(4)))
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode() * 1000)
+    flaky.upload(tmp_path, "both")
+    before = len(flaky.faults)
+    for copy in (local_run(flaky.url("both")), local_dataset(flaky.url("both"), ("test",))):
+        for name in names:
+            if copy.joinpath(name).exists():
+                assert copy.joinpath(name).read_bytes() == name.encode() * 1000
+    assert all(copy.joinpath(name).exists() for name in names)
+    assert len(flaky.faults) > before
