@@ -205,6 +205,28 @@ def test_ray_is_imported_only_in_functions_of_the_entry_module():
     assert not any(each.is_eager for each in ray)
 
 
+@pytest.mark.parametrize(
+    ("call", "modules"),
+    [
+        (r"\bav\.open\(", {"video/containers.py"}),
+        (r"\bImage\.open\(", {"video/images.py"}),
+        (r"\bload_model\(", {"models/predictors.py"}),
+        (r"\bh5py\.File\(", {"models/weight_files.py", "commands/import_weights.py"}),
+        (r"\bpickle\.loads?\(|allow_pickle=True|safe_mode=False|\bImage\.init\(", set()),
+    ],
+    ids=["FFmpeg", "Pillow", "Keras", "HDF5", "pickles"],
+)
+def test_files_of_anybody_are_opened_where_their_format_is_checked(call, modules):
+    found = {
+        path.relative_to(ROOT).as_posix().removeprefix("laser_dist/")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(call, path.read_text())
+    }
+    # A child process checks that its own error can be sent to the parent.
+    assert found - {"beam_pipelines/isolation.py"} == modules
+
+
 def test_keras_is_not_imported_from_tensorflow():
     for module, tree in MODULES.items():
         for node in ast.walk(tree):
