@@ -44,9 +44,9 @@ def index_tar(
 ) -> None:
     """Scan a `.tar.gz` and write the index of its members.
 
-    The readable part of a damaged archive is indexed, and the damage is noted. If a checksum does
-    not match, no member is indexed: any of them may be corrupt. Nor is one of an archive that
-    unpacks to more than `MAX_RATIO` times its size; it is read no further.
+    No member of a damaged or truncated gzip file is indexed: without its checksum, any of them may
+    be corrupt. Nor is one of an archive that unpacks to more than `MAX_RATIO` times its size. Of a
+    tar with an invalid header, the members before it are indexed, and the fault is noted.
 
     Raises:
       UserError: the archive cannot be read at present; nothing is written.
@@ -67,7 +67,7 @@ def index_tar(
     if checked.read_error is not None:
         raise cannot_read(archive, checked.read_error) from checked.read_error
     storage.check_unchanged(archive)
-    if checked.is_unusable:
+    if checked.fault:
         members = []
     if members and not points:
         members, fault = [], fault or "it cannot be indexed"
@@ -154,9 +154,7 @@ class GzipCheck:
     but no reading.
 
     Attributes:
-      fault: what is wrong so far; empty if nothing.
-      is_unusable: whether the fault spoils all of the content: a checksum does not match, so that
-        the position of the damage is unknown, or there is too much of it. Reading then stops.
+      fault: what is wrong so far, after which nothing more is read; empty if nothing.
       num_unpacked: size of the content so far, in bytes.
       read_error: why the file could not be read; None if it could. That is no damage.
     """
@@ -170,13 +168,12 @@ class GzipCheck:
         self._stream = zlib.decompressobj(_GZIP)
         self._is_between = False
         self.fault = ""
-        self.is_unusable = False
         self.num_unpacked = 0
         self.read_error: OSError | UserError | None = None
 
     def read(self, size: int = -1) -> bytes:
         """Read like a file."""
-        if self.is_unusable:
+        if self.fault:
             return b""
         start = self._file.tell()
         try:
@@ -215,10 +212,8 @@ class GzipCheck:
                 data = self._inflate(data)
                 if self.num_unpacked > self._most:
                     self.fault = f"it unpacks to more than {MAX_RATIO} times its size"
-                    self.is_unusable = True
         except zlib.error as error:
             self.fault = str(error).rpartition(": ")[2]
-            self.is_unusable = self.fault.startswith("incorrect")
 
     def _inflate(self, data: bytes) -> bytes:
         """Inflate some of the data; return the rest."""

@@ -160,25 +160,17 @@ def test_a_file_that_is_not_an_archive_is_rejected(tmp_path, form, content):
     assert (reject.what, reject.where, reject.stage) == ("archive", archive.location, "find")
 
 
-def test_a_truncated_tar_is_rejected_and_read_up_to_the_cut(tmp_path):
-    files = contents(5, 3000)
-    whole = tar_of(files)
-    names = list(files)
-    seen = set()
-    for cut in range(1, len(whole), 701):
-        archive = stored(tmp_path / f"{cut}.tar.gz", whole[:cut])
-        members, (fault, *others) = list_members(archive, tmp_path / "index")
-        assert fault.where == archive.location
-        assert {other.why for other in others} <= {"it ends after the end of the archive"}
-        found = read_all(members)
-        good = [name for name, content in found.items() if content is not None]
-        assert good == names[: len(good)]  # the first ones
-        assert all(found[name] == files[name] for name in good)
-        # Little more than one member is lost: headers compress, contents do not.
-        assert 3000 * (len(good) + 1) + 700 > cut - 400 * (len(good) + 1)
-        assert len(found) - len(good) <= 1  # the truncated member
-        seen.add(len(good))
-    assert seen >= {0, 1, 2, 3, 4}
+@pytest.mark.attack("Archives")
+def test_no_member_of_a_truncated_or_damaged_tar_is_used(tmp_path):
+    whole = tar_of(contents(5, 3000))
+    for at in range(20, len(whole) - 8, 501):
+        damaged = bytearray(whole)
+        damaged[at : at + 2] = bytes(each ^ 0x55 for each in damaged[at : at + 2])
+        for form, content in (("cut", whole[:at]), ("damaged", bytes(damaged))):
+            archive = stored(tmp_path / f"{form}{at}.tar.gz", content)
+            members, (reject,) = list_members(archive, tmp_path / "index")
+            assert members == []
+            assert reject.where == archive.location
 
 
 def test_a_tar_truncated_between_two_members_is_rejected(tmp_path):
@@ -190,7 +182,7 @@ def test_a_tar_truncated_between_two_members_is_rejected(tmp_path):
     archive = stored(tmp_path / "cut.tar.gz", compressor[:-8])  # without the checksum
     members, (reject,) = list_members(archive, tmp_path / "index")
     assert "it is truncated" in reject.why
-    assert len(members) <= 2
+    assert members == []
     # With its checksum it is complete, though without the usual end.
     archive = stored(tmp_path / "short.tar.gz", compressor)
     members, rejects = list_members(archive, tmp_path / "index")
@@ -377,7 +369,7 @@ def test_concatenated_streams_and_trailing_bytes_are_valid(pieces, tail):
     while check.read(*pieces):
         pass
     check.finish()
-    assert (check.fault, check.is_unusable) == ("", False)
+    assert check.fault == ""
 
 
 def test_the_checksum_of_a_second_stream_is_verified():
@@ -385,4 +377,4 @@ def test_the_checksum_of_a_second_stream_is_verified():
     second[-6] ^= 1
     check = GzipCheck(io.BytesIO(gzip.compress(b"a" * 1000) + second))
     check.finish()
-    assert (check.fault, check.is_unusable) == ("incorrect data check", True)
+    assert check.fault == "incorrect data check"
