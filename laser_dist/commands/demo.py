@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from laser_dist import storage
 from laser_dist.commands import build, evaluate, predict, synthesize, train, training_run
 from laser_dist.commands.datasets import RESOLUTIONS, VIDEOSET
 from laser_dist.commands.options import add_seed
@@ -108,7 +108,7 @@ def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> d
     store = train.run_store(str(run_dir))
     free(store)
     if run_dir.exists():  # the demo's own, after `check_free`
-        shutil.rmtree(run_dir)
+        storage.remove(run_dir)
     training = override(tiny(MJ_LAT), [f"seed={seed}"])
     config = start_run(store, to_dict(training), dataset_dir)
     training_run.train_run(terminal, config, store)

@@ -302,7 +302,7 @@ def set_aside(folder: Path) -> Iterator[None]:
         return
     if aside.exists():
         mark_folder(aside)
-        shutil.rmtree(aside)
+        remove(aside)
     (folder / MARK).touch()
     folder.rename(aside)
     try:
@@ -312,7 +312,8 @@ def set_aside(folder: Path) -> Iterator[None]:
         aside.rename(folder)
         (folder / MARK).unlink(missing_ok=True)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(aside)
 
 
 def upload(path: Path, location: str | Path) -> None:

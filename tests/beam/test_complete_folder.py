@@ -92,3 +92,15 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
             complete_folder(folder),
         ):
             pytest.fail("the work must not start")
+
+
+def test_of_a_link_to_a_dataset_only_the_link_is_replaced(tmp_path):
+    with complete_folder(tmp_path / "disk" / "old") as work:
+        (work / MARKER_NAME).write_text("old")
+    (tmp_path / "made").symlink_to(tmp_path / "disk" / "old")
+    for _ in range(2):
+        with complete_folder(tmp_path / "made") as work:
+            (work / MARKER_NAME).write_text("new")
+    assert (tmp_path / "made" / MARKER_NAME).read_text() == "new"
+    assert (tmp_path / "disk" / "old" / MARKER_NAME).read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "made"]
