@@ -119,6 +119,7 @@ def summary(folder: str) -> list[tuple[str, str]]:
     frame = f"{metadata['model_width']}x{metadata['model_height']}"
     return [
         *(_split_line(split, frame, metadata) for split in info["splits"]),
+        *([("part", ", ".join(metadata["part"]))] if metadata["part"] else []),
         ("levels", f"{metadata['scale']}: {metadata['level_definition']}"),
         ("rejects", notes(map(str, rejects))),
         ("repairs", notes(metadata["repairs"])),

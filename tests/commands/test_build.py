@@ -116,12 +116,31 @@ def test_other_settings_give_another_dataset_name(synthetic, tmp_path):
     assert list(tmp_path.rglob("*-train.tfrecord*"))
 
 
+def test_a_named_part_is_planned_and_built_without_the_rest(synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "mini")
+    (lost,) = (tmp_path / "mini").glob("videoSRC003_*/*_qp_00.264")
+    lost.unlink()
+    refused = refusal(build(tmp_path / "mini", tmp_path / "data"))
+    assert "1 of 6 sources have rejected inputs" in refused
+    part = ("--sources", "videoSRC00[124]", "--sources", "videoSRC00[5-6]")
+    planned = build(tmp_path / "mini", tmp_path / "data", *part, "--dry-run")
+    assert pairs(planned.stdout)["sources"] == "5 sources, 0 more are lost"
+    done = build(tmp_path / "mini", tmp_path / "data", *part)
+    assert done.returncode == 0, done.stderr
+    assert pairs(done.stdout)["part"] == "videoSRC00[124], videoSRC00[5-6]"
+    assert "Reused" in build(tmp_path / "mini", tmp_path / "data", *part).stderr
+    other = build(tmp_path / "mini", tmp_path / "data", "--sources", "videoSRC00[12456]")
+    assert "Reused" in other.stderr  # the same sources by another name
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         (("--nonsense", "3"), "Neither laser-jnd build nor Apache Beam accepts: --nonsense"),
         (("--config", "1020p"), "videoset_jnd has no configuration 1020p, only synthetic, 360p"),
         (("--frame-size", "8x8"), "--frame-size must be at least 16x16."),
+        (("--sources", "videoSRC9*"), "No source matches videoSRC9*."),
+        (("--finish", "2026-01-01_job"), "--finish needs --runner DataflowRunner."),
         (("--runner", "DataflowRunner"), "--workers cannot be used with --runner."),
     ],
 )
