@@ -44,12 +44,20 @@ Settings = VideosetSettings | MclJciSettings
 class ProduceSources(InChildProcesses):
     """Calls `Settings.produce` for every take; what cannot be made goes to the output `rejects`."""
 
-    def __init__(self, settings: Settings, folder: Path, num_processes: int) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, limit: RejectLimit, num_processes: int
+    ) -> None:
         super().__init__(num_processes)
+        self._limit = limit
         self._settings = settings
         self._folder = folder
         self._made = beam.metrics.Metrics.counter("sources", "made")
         self._rejected = beam.metrics.Metrics.counter("sources", "rejected")
+
+    def setup(self) -> None:
+        """Prepare the child processes."""
+        super().setup()
+        self._rejects: list[Reject] = []
 
     def work(self, take: Take) -> Any:
         """Return the source's labels, or a reject."""
@@ -62,10 +70,13 @@ class ProduceSources(InChildProcesses):
     def outputs(
         self, outcome: Any
     ) -> Iterable[Any | beam.pvalue.TaggedOutput[Literal["rejects"], Reject]]:
-        """Yield the labels or the reject."""
+        """Yield the labels or the reject; fail as soon as there are too many rejects."""
         is_reject = isinstance(outcome, Reject)
         (self._rejected if is_reject else self._made).inc()
         yield beam.pvalue.TaggedOutput(REJECTS, outcome) if is_reject else outcome
+        if is_reject:
+            self._rejects.append(outcome)
+            self._limit.check(self._rejects)
 
 
 class FinishFolder(beam.DoFn):
@@ -117,7 +128,7 @@ def synthesize(
     ):
         pipeline = new_pipeline(options)
         limit = RejectLimit(refusal=refusal, found=left_out, total=len(takes))
-        produce_sources = ProduceSources(settings, unfinished, num_processes(options))
+        produce_sources = ProduceSources(settings, unfinished, limit, num_processes(options))
         sources = (
             pipeline
             | "Takes" >> beam.Create(takes)

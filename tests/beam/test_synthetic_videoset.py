@@ -143,12 +143,13 @@ def test_footage_that_cannot_be_decoded_is_a_user_error(tmp_path, num_workers):
     damaged = (Footage("broken", path, is_video=True),)
     settings = replace(TINY, num_frames=6, num_sources=2)
     with pytest.raises(
-        UserError, match=r"\d of 2 sources .*: source videoSRC00\d from .*broken.264"
+        UserError, match=r"1 of 2 sources .*: source videoSRC00\d from .*broken.264"
     ):
         synthesize(damaged, settings, tmp_path / "mini", local_options(num_workers))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"broken.264", "mini-rejects.parquet"}
-    assert len(read_rejects(tmp_path / "mini-rejects.parquet")[0]) == 2
+    # It stops at the first.
+    assert len(read_rejects(tmp_path / "mini-rejects.parquet")[0]) == 1
 
 
 def test_real_motion_is_cut_from_a_video(tmp_path):

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from command_line import Started, laser_jnd, marked_processes
@@ -98,6 +99,26 @@ def contents(folder):
     return {
         path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
+
+
+def codec_processes(command):
+    return [
+        number
+        for number in command.processes()
+        if b"beam_pipelines.isolation" in Path(f"/proc/{number}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.beam
+def test_a_codec_process_that_linux_kills_changes_nothing(built, tmp_path):
+    data = tmp_path / "data"
+    command = Started(*BUILD, data, "--workers", 2, cwd=built)
+    command.wait_for(lambda: codec_processes(command), seconds=100)
+    os.kill(codec_processes(command)[0], signal.SIGKILL)  # as for lack of memory
+    _, errors = command.process.communicate(timeout=100)
+    assert command.process.returncode == 0, errors
+    assert "the codec process was killed by SIGKILL; trying again" in errors
+    assert contents(data) == contents(built / "data")
 
 
 @pytest.mark.beam
