@@ -14,6 +14,7 @@ import grpc
 import psutil
 import pytest
 from command_line import LASER_JND, laser_jnd, laser_jnd_here
+from ray_head import PATIENT, plain_environment
 
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=6", "head.filters=4,4", "image.epochs=1",
@@ -39,6 +40,7 @@ METHODS = (
 pytestmark = [
     pytest.mark.attack("Network ports"),
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.ray,
     pytest.mark.beam,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
@@ -77,7 +79,12 @@ def follow(command, cwd, look=lambda pid, found: None):
     """Run a command; return all that it ever listened on. Call `look` with each sample."""
     seen = {}
     with subprocess.Popen(
-        [*LASER_JND, *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*LASER_JND, *command],
+        cwd=cwd,
+        env=plain_environment() | PATIENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         while process.poll() is None:
             found = listening(process.pid)
