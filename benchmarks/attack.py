@@ -252,8 +252,8 @@ def main() -> None:
         "attack",
         title="Attack the product",
         simulated=False,
-        summary=f"{len(refused)} attacks and {sum(row[1] for row in rows):,} mutated files: {bad} "
-        "problems.",
+        summary=(f"{len(refused)} attacks and " if refused else "")
+        + f"{sum(row[1] for row in rows):,} mutated files: {bad} problems.",
         tables=tables,
         notes=[
             f"Each file has {SECONDS:.0f} s and {MEMORY_BYTES >> 30} GiB of address space.",

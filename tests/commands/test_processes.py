@@ -50,8 +50,8 @@ from laser_dist.commands import processes
 from laser_dist.storage.temporary import temporary_folder
 processes.SECONDS_TO_STOP = processes.SECONDS_TO_CLEAN_UP = 0.2
 with processes.stop_on_signals(), temporary_folder(Path(sys.argv[1])) as folder:
-    print("up", flush=True)
     try:
+        print("up", flush=True)
         time.sleep(60)
     finally:
         time.sleep(60)
