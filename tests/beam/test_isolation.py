@@ -121,6 +121,7 @@ def test_a_process_that_closes_its_pipe_is_stopped():
     isolated.close()
 
 
+@pytest.mark.slow
 def test_a_step_that_times_out_stops_the_process():
     isolated = Isolated(30.0)
     number = isolated.call(work.process_id)
@@ -134,6 +135,7 @@ def test_a_step_that_times_out_stops_the_process():
     isolated.close()
 
 
+@pytest.mark.slow
 def test_the_time_limit_is_per_step():
     isolated = Isolated(30.0)
     isolated.call(work.process_id)

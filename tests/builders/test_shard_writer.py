@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # In a separate process: other tests load TensorFlow.
 WRITE = """
 import sys
@@ -47,6 +49,7 @@ print("tensorflow" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_worker_writes_a_shard_without_tensorflow(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WRITE, str(tmp_path)], capture_output=True, text=True

@@ -265,6 +265,7 @@ def full_disk(tmp_path):
     subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
+@pytest.mark.slow
 def test_a_read_only_disk(read_only_disk, tmp_path):
     done = laser_jnd("synthesize", "--output", read_only_disk / "out", cwd=tmp_path)
     text = refusal(done)

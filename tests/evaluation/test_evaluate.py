@@ -349,6 +349,7 @@ def test_a_missing_ratio_is_null_in_json():
     assert json.loads(text)["predictors"][MODEL]["ratio_to_constant"] is None
 
 
+@pytest.mark.slow
 def test_importing_the_evaluation_imports_no_framework():
     code = (
         "import sys, laser_dist.evaluation.evaluate;"

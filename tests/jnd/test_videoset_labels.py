@@ -39,6 +39,7 @@ tables = st.dictionaries(st.integers(1, 999), ascending, min_size=1, max_size=4)
 )
 
 
+@pytest.mark.slow
 @given(tables, st.randoms())
 def test_written_labels_read_back_unchanged(tmp_path_factory, sources, random):
     shuffled = random.sample(sources, len(sources))

@@ -47,6 +47,7 @@ def layer_names(model):
     return [type(layer).__name__ for layer in model.layers]
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     height=st.integers(1, 9),

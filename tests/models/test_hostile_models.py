@@ -220,6 +220,7 @@ def test_a_layer_larger_than_the_file_is_not_built(layer, sound, tmp_path):
     assert "needs more weights than its" in refuse(path)
 
 
+@pytest.mark.slow
 def test_weights_that_the_library_never_finishes_are_refused(sound, tmp_path, monkeypatch):
     monkeypatch.setenv("LASER_JND_MAX_READ_S", "2")  # of the child process
     monkeypatch.setattr(weight_files, "MAX_READ_S", 2)
@@ -239,6 +240,7 @@ def endless(content):
     return content[: first + 8] + bytes(8) + content[first + 16 :]
 
 
+@pytest.mark.slow
 def test_no_module_of_the_working_directory_is_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("h5py", "psutil", "signal", "laser_dist"):
@@ -257,6 +259,7 @@ def one(report):
     return 1
 
 
+@pytest.mark.slow
 def test_damage_is_one_sentence(sound, tmp_path):
     whole = sound.read_bytes()
     path = tmp_path / "m.keras"

@@ -149,6 +149,7 @@ def test_frozen_backbones_have_no_trainable_weight_also_after_loading(variant, t
     assert len(loaded.trainable_weights) == len(trainable)
 
 
+@pytest.mark.slow
 @EACH
 def test_saved_predictor_gives_equal_levels(variant, tmp_path):
     autoencoders, head = parts(variant)

@@ -148,6 +148,7 @@ def test_described_defaults_make_the_preset(name):
     assert override(start, [f"{each.path}={each.defaults[name]}" for each in rows]) == preset
 
 
+@pytest.mark.slow
 @given(configs(["mj-lat"]), configs(["mj-lat"]))
 def test_overrides_can_change_any_config_into_any_other(start, goal):
     def text_at(path):

@@ -54,6 +54,7 @@ def test_a_missing_level_has_no_gradient():
     np.testing.assert_allclose(gradient, [[-1 / 2, 1 / 2, 0], [0, 0, 0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(batch=st.integers(1, 40), seed=st.integers(0, 99))
 def test_without_missing_levels_the_loss_is_the_mean_bit_for_bit(batch, seed):
     rng = np.random.default_rng(seed)
