@@ -5,7 +5,7 @@ of its members and for a point every 16 MB at which decompression can restart. W
 members can be read like other files, and many workers can read one archive. Members are never
 written under their names, so no name can lead out of a folder.
 
-Archives may come from anybody. What they state is checked against what is there before memory is
+Archives may come from anyone. What they state is checked against what is there before memory is
 taken for it.
 """
 

@@ -93,7 +93,7 @@ def open_binary(location: str | Path) -> IO[bytes]:
 def open_regular(
     path: Path, *, max_bytes: int, hint: str, error: type[UserError] = UserError
 ) -> BinaryIO:
-    """Open a local file that may come from anybody.
+    """Open a local file that may come from anyone.
 
     Args:
       path: of a regular file; a pipe could block for ever, and a device has no size.
