@@ -3,6 +3,9 @@
     python benchmarks/signals.py                  # 20 moments for each command and signal; hours
     python benchmarks/signals.py --moments 2 --commands predict,build
 
+The outcomes are kept in the output folder: if the script is stopped, run it again to continue.
+Remove `NAME.jsonl` there to repeat a command.
+
 For each command the script measures an undisturbed run. Then it repeats the command, draws a moment
 uniformly from the length of the undisturbed run, and sends SIGINT, SIGTERM or SIGKILL to the
 command itself. After SIGINT and SIGTERM no process of it may run 10 s later, and no file may be
@@ -14,6 +17,7 @@ the same command is run again: it must succeed, and leave the files of the undis
 import argparse
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -170,7 +174,7 @@ def stopped(
     if status == 0:  # it had done its work
         return None
     if number != signal.SIGKILL:
-        if status != 128 + number:
+        if status not in (128 + number, -number):  # the same in a shell
             problems.append(f"exit status {status}")
         stray = [file for file in contents(folder).keys() - before if not RESUMABLE.search(file)]
         if name == "train":  # a run may be resumed, so all of it may stay
@@ -191,11 +195,38 @@ def stopped(
 
 def prepare(folder: Path) -> None:
     """Make the inputs of all commands, or reuse them."""
+    if (folder / "clip.264").exists():
+        return
     os.chdir(folder)
     for name in ("synthesize", "build", "train"):
         laser_jnd(*COMMANDS[name].arguments)
-    if not Path("clip.264").exists():
-        shutil.copy2(next(Path("videoset").rglob("*_qp_00.264")), "clip.264")
+    shutil.copy2(next(Path("videoset").rglob("*_qp_00.264")), "clip.264")
+
+
+def measure(name: str, base: Path, moments: int, seed: int) -> list[Outcome]:
+    """Stop a command at random moments by each signal, or continue what an earlier call began."""
+    record = base / f"{name}.jsonl"
+    lines = record.read_text().splitlines() if record.exists() else []
+    outcomes = [Outcome(**json.loads(line)) for line in lines]
+    if len(outcomes) == moments * len(SIGNALS):
+        return outcomes
+    inputs, rng = base / "inputs", np.random.default_rng((seed, len(outcomes)))
+    folder = fresh(base / name, inputs, COMMANDS[name])
+    begun = time.monotonic()
+    undisturbed = Started(COMMANDS[name].arguments, folder)
+    if undisturbed.process.wait(TIMEOUT_S):
+        sys.exit(f"The undisturbed {name} failed: see {folder.parent / 'output.txt'}")
+    length_s, expected = time.monotonic() - begun, contents(folder)
+    while len(outcomes) < moments * len(SIGNALS):
+        number = SIGNALS[len(outcomes) // moments]
+        moment_s = float(rng.uniform(0, length_s))
+        outcome = stopped(name, base / name, inputs, expected, moment_s, number)
+        if outcome is not None:
+            outcomes.append(outcome)
+            print(outcome, flush=True)
+            with record.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+    return outcomes
 
 
 def main() -> None:
@@ -210,24 +241,9 @@ def main() -> None:
     inputs = base / "inputs"
     inputs.mkdir(parents=True, exist_ok=True)
     prepare(inputs)
-    rng = np.random.default_rng(arguments.seed)
     outcomes: list[Outcome] = []
     for name in arguments.commands.split(","):
-        folder = fresh(base / name, inputs, COMMANDS[name])
-        begun = time.monotonic()
-        undisturbed = Started(COMMANDS[name].arguments, folder)
-        if undisturbed.process.wait(TIMEOUT_S):
-            sys.exit(f"The undisturbed {name} failed: see {folder.parent / 'output.txt'}")
-        length_s, expected = time.monotonic() - begun, contents(folder)
-        for number in SIGNALS:
-            drawn = 0
-            while drawn < arguments.moments:
-                moment_s = float(rng.uniform(0, length_s))
-                outcome = stopped(name, base / name, inputs, expected, moment_s, number)
-                if outcome is not None:
-                    drawn += 1
-                    outcomes.append(outcome)
-                    print(outcome, flush=True)
+        outcomes += measure(name, base, arguments.moments, arguments.seed)
     good = sum(not each.problem for each in outcomes)
     rows = []
     for name in arguments.commands.split(","):
