@@ -238,33 +238,30 @@ def _bare_filters(reference: list, frames: list) -> None:
     from av.error import EOFError as NoFrameLeft
     from av.filter import Graph
 
-    graph = Graph()
-    graph.threads = 1
     text = "video_size={}x{}:pix_fmt=yuv420p:time_base=1001/30000:frame_rate=30000/1001".format(
         *SIZE
     )
-    first, second = graph.add("buffer", text), graph.add("buffer", text)
-    split, ssim, xpsnr = graph.add("split"), graph.add("ssim"), graph.add("xpsnr")
-    sink = graph.add("buffersink")
-    first.link_to(split)
-    second.link_to(ssim, 0, 0)
-    split.link_to(ssim, 0, 1)
-    ssim.link_to(xpsnr, 0, 0)
-    split.link_to(xpsnr, 1, 1)
-    xpsnr.link_to(sink)
-    graph.configure()
-    for index, pair in enumerate(zip(reference, frames, strict=True)):
-        for entry, frame in zip((first, second), pair, strict=True):
-            frame.pts = index
-            entry.push(frame)
+    for name, clips in (("ssim", (frames, reference)), ("xpsnr", (reference, frames))):
+        graph = Graph()
+        graph.threads = 1
+        inputs = graph.add("buffer", text), graph.add("buffer", text)
+        compared, sink = graph.add(name), graph.add("buffersink")
+        for index, entry in enumerate(inputs):
+            entry.link_to(compared, 0, index)
+        compared.link_to(sink)
+        graph.configure()
+        for index, pair in enumerate(zip(*clips, strict=True)):
+            for entry, frame in zip(inputs, pair, strict=True):
+                frame.pts = index
+                entry.push(frame)
+            with contextlib.suppress(NoFrameYet, NoFrameLeft):
+                while True:
+                    dict(sink.pull().metadata)
+        for entry in inputs:
+            entry.push(None)
         with contextlib.suppress(NoFrameYet, NoFrameLeft):
             while True:
                 dict(sink.pull().metadata)
-    for entry in (first, second):
-        entry.push(None)
-    with contextlib.suppress(NoFrameYet, NoFrameLeft):
-        while True:
-            dict(sink.pull().metadata)
 
 
 def print_rates() -> None:

@@ -1,37 +1,74 @@
-"""Scores of FFmpeg's own filters, to compare the project's measurements with."""
+"""Scores of FFmpeg's own filters, to compare the project's measurements with.
 
-import io
-from fractions import Fraction
+FFmpeg reads the clips from files, builds the graph from text and prints the scores, as the command
+`ffmpeg -i A -i B -lavfi FILTER -f null -` does. No code is shared with the project.
+"""
+
+import re
+import tempfile
+from pathlib import Path
 
 import av
 
-TIME_BASE = Fraction(1, 30)
+# FFmpeg's documentation of xpsnr: "The first input is considered a (usually not distorted)
+# reference source [...] the second input is a (distorted) test signal". Of psnr and ssim: "the
+# first input is considered the main source [...] the second input is used as a reference".
+_REFERENCE_FIRST = {"xpsnr"}
 
 
-def filter_scores(name, key, reference, distorted):
-    """Return the score that an FFmpeg filter gives each frame of a stream.
+def clip_score(name, reference, distorted):
+    """Return the luma score of a clip that an FFmpeg filter prints when it is closed.
 
     Args:
-      name: name of the filter, such as "psnr".
-      key: key of the score in the frame's metadata.
-      reference: H.264 stream.
-      distorted: H.264 stream.
+      name: "psnr", "ssim" or "xpsnr".
+      reference: H.264 stream, or a clip.
+      distorted: the same.
     """
-    # The distorted clip is the first input of the filters psnr and ssim.
-    clips = [list(av.open(io.BytesIO(s)).decode(video=0)) for s in (distorted, reference)]
-    graph = av.filter.Graph()
-    rated, sink = graph.add(name), graph.add("buffersink")
-    sources = []
-    for index, (first, *_) in enumerate(clips):
-        size = {"width": first.width, "height": first.height, "format": first.format.name}
-        sources.append(graph.add_buffer(**size, time_base=TIME_BASE))
-        sources[index].link_to(rated, 0, index)
-    rated.link_to(sink)
-    graph.configure()
-    scores = []
-    for number, frames in enumerate(zip(*clips, strict=True)):
-        for source, frame in zip(sources, frames, strict=True):
-            frame.pts, frame.time_base = number, TIME_BASE
-            source.push(frame)
-        scores.append(float(sink.pull().metadata[key]))
-    return scores
+    _, log = _compare(name, reference, distorted)
+    return float(re.search(rf"{name.upper()}\s+[yY]:\s*([\d.]+|inf)", log)[1])
+
+
+def frame_scores(name, key, reference, distorted):
+    """Return the score that an FFmpeg filter gives each frame, by its key in the metadata."""
+    scores, _ = _compare(name, reference, distorted)
+    return [float(score[key]) for score in scores]
+
+
+def printed_by(filters):
+    """Return the metadata of all frames of a filter graph, and what FFmpeg prints meanwhile."""
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.INFO)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture(local=False) as lines:
+            graph = av.open(filters, format="lavfi")
+            metadata = [frame.metadata for frame in graph.decode(video=0)]
+            graph.close()
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips)
+    return metadata, "".join(text for _, _, text in lines)
+
+
+def file_of(clip, folder, name):
+    """Write an H.264 stream as it is, or a clip as YUV4MPEG2; return the path."""
+    path = Path(folder) / f"{name}.{'264' if isinstance(clip, bytes) else 'y4m'}"
+    path.write_bytes(clip if isinstance(clip, bytes) else yuv4mpeg(clip))
+    return path
+
+
+def yuv4mpeg(clip):
+    """Return a clip as a YUV4MPEG2 file, which has no compression."""
+    header = f"YUV4MPEG2 W{clip.width} H{clip.height} F{clip.fps.numerator}:{clip.fps.denominator}"
+    frames = (
+        b"FRAME\n" + b"".join(plane.tobytes() for plane in planes)
+        for planes in zip(clip.y, clip.u, clip.v, strict=True)
+    )
+    return f"{header} Ip A1:1 C420mpeg2\n".encode() + b"".join(frames)
+
+
+def _compare(name, reference, distorted):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [file_of(reference, folder, "reference"), file_of(distorted, folder, "distorted")]
+        first, second = paths if name in _REFERENCE_FIRST else reversed(paths)
+        return printed_by(f"movie={first}[a];movie={second}[b];[a][b]{name}[out0]")

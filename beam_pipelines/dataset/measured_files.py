@@ -38,7 +38,7 @@ from laser_dist.video.codec import VIDEOSET, encode_h264, x264_version
 from laser_dist.video.frames import Clip
 from laser_dist.video.images import jpeg_encoder
 
-FORMAT = 3  # of these files, and of what is measured
+FORMAT = 4  # of these files, and of what is measured
 PAIRS_SUFFIX = ".pairs.parquet"
 QUALITY_SUFFIX = ".quality.parquet"
 FRAMES = ("raw", "jnd1", "jnd2", "jnd3")

@@ -71,15 +71,16 @@ def measure_quality(
         )
     psnr_y = [_psnr_db(*pair) for pair in zip(reference.y, distorted.y, strict=True)]
     psnr_rgb = [psnr_rgb_db(*pair) for pair in zip(reference_rgb, distorted_rgb, strict=True)]
-    has_xpsnr = reference.width * reference.height >= _XPSNR_MIN_AREA
-    scores = list(_filter_scores(reference, distorted, with_xpsnr=has_xpsnr))
     psnr_y_db = float(np.mean(psnr_y))
     return ClipQuality(
         psnr_y_db=psnr_y_db,
         psnr_rgb_db=float(np.mean(psnr_rgb)),
-        ssim=float(np.mean([score["lavfi.ssim.Y"] for score in scores])),
-        xpsnr_db=_clip_xpsnr_db([score["lavfi.xpsnr.xpsnr.y"] for score in scores])
-        if has_xpsnr
+        ssim=float(np.mean(_filter_scores("ssim", "lavfi.ssim.Y", distorted, reference))),
+        xpsnr_db=_clip_xpsnr_db(
+            # Unlike those of psnr and ssim, the first input of xpsnr is the reference.
+            _filter_scores("xpsnr", "lavfi.xpsnr.xpsnr.y", reference, distorted)
+        )
+        if reference.width * reference.height >= _XPSNR_MIN_AREA
         else psnr_y_db,
     )
 
@@ -117,38 +118,43 @@ def _clip_xpsnr_db(frames_db: list[float]) -> float:
     return PSNR_CAP_DB if error == 0 else min(PSNR_CAP_DB, float(-20 * np.log10(error)))
 
 
-def _filter_scores(
-    reference: Clip, distorted: Clip, *, with_xpsnr: bool
-) -> Iterator[dict[str, float]]:
-    """Yield the filter results of each frame by FFmpeg's metadata keys, such as "lavfi.ssim.Y"."""
-    inputs, sink, graph = _quality_graph(reference, with_xpsnr=with_xpsnr)
-    time_base = 1 / reference.fps
-    for index in range(reference.num_frames):
-        for entry, clip in zip(inputs, (reference, distorted), strict=True):
+def _filter_scores(name: str, key: str, first: Clip, second: Clip) -> list[float]:
+    """Return an FFmpeg filter's score of each frame.
+
+    Args:
+      name: name of the filter, such as "ssim".
+      key: key of the score in the metadata of the filter's output.
+      first: clip of the filter's first input.
+      second: clip of its second input.
+    """
+    inputs, sink, graph = _graph(name, first)
+    scores: list[float] = []
+    for index in range(first.num_frames):
+        for entry, clip in zip(inputs, (first, second), strict=True):
             frame = clip.frame(index)
-            frame.pts, frame.time_base = index, time_base
+            frame.pts, frame.time_base = index, 1 / first.fps
             entry.push(frame)
         # Drained frame by frame, so memory does not grow with the clip.
-        yield from _drain(sink)
+        scores += _drain(sink, key)
     for entry in inputs:
         entry.push(None)
-    yield from _drain(sink)
+    scores += _drain(sink, key)
     del graph  # referenced until here: the filter contexts do not keep the graph alive
+    return scores
 
 
-def _drain(sink: FilterContext) -> Iterator[dict[str, float]]:
+def _drain(sink: FilterContext, key: str) -> Iterator[float]:
     while True:
         try:
-            frame = sink.pull()
+            yield float(sink.pull().metadata[key])
         except (NoFrameYet, NoFrameLeft):
             return
-        yield {key: float(value) for key, value in frame.metadata.items()}
 
 
-def _quality_graph(
-    clip: Clip, *, with_xpsnr: bool
+def _graph(
+    name: str, clip: Clip
 ) -> tuple[tuple[FilterContext, FilterContext], FilterContext, Graph]:
-    """Return (reference, distorted) inputs, the sink, and the graph of ssim and xpsnr."""
+    """Return the inputs, the sink and the graph of a filter with two inputs like `clip`."""
     graph = Graph()
     graph.threads = 1
     # The xpsnr filter weights motion by the frame rate, which `add_buffer` cannot set.
@@ -156,20 +162,13 @@ def _quality_graph(
         f"video_size={clip.width}x{clip.height}:pix_fmt=yuv420p:time_base={_ratio(1 / clip.fps)}"
         f":frame_rate={_ratio(clip.fps)}:pixel_aspect=1/1:colorspace=bt709:range=tv"
     )
-    reference, distorted = graph.add("buffer", source), graph.add("buffer", source)
-    split, ssim, sink = graph.add("split"), graph.add("ssim"), graph.add("buffersink")
-    reference.link_to(split)
-    distorted.link_to(ssim, 0, 0)
-    split.link_to(ssim, 0, 1)
-    last = graph.add("xpsnr") if with_xpsnr else graph.add("null")
-    ssim.link_to(last, 0, 0)
-    if with_xpsnr:
-        split.link_to(last, 1, 1)
-    else:
-        split.link_to(graph.add("nullsink"), 1, 0)
-    last.link_to(sink)
+    inputs = graph.add("buffer", source), graph.add("buffer", source)
+    compared, sink = graph.add(name), graph.add("buffersink")
+    for index, entry in enumerate(inputs):
+        entry.link_to(compared, 0, index)
+    compared.link_to(sink)
     graph.configure()
-    return (reference, distorted), sink, graph
+    return inputs, sink, graph
 
 
 def _ratio(value: Fraction) -> str:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ffmpeg_scores import filter_scores
+from ffmpeg_scores import frame_scores
 from labeled_fakes import (
     HEIGHT,
     QPS,
@@ -261,8 +261,8 @@ def test_rows_have_the_values_of_ffmpegs_own_filters(streams, tmp_path):
     result = measured(labeled(tmp_path, streams))
     for row in result.rows[1:]:
         distorted = streams[row.quantizer]
-        psnr_db = filter_scores("psnr", "lavfi.psnr.psnr.y", streams[0], distorted)
-        ssim = filter_scores("ssim", "lavfi.ssim.Y", streams[0], distorted)
+        psnr_db = frame_scores("psnr", "lavfi.psnr.psnr.y", streams[0], distorted)
+        ssim = frame_scores("ssim", "lavfi.ssim.Y", streams[0], distorted)
         # FFmpeg writes two decimals of PSNR and six of SSIM.
         assert row.psnr_y_db == pytest.approx(np.mean(psnr_db), abs=0.006)
         assert row.ssim == pytest.approx(np.mean(ssim), abs=1e-6)

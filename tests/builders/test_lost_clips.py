@@ -52,7 +52,7 @@ def test_a_build_reuses_what_an_earlier_one_has_measured(synthetic, dataset, tmp
     damage(synthetic, tmp_path / "mini", (2, 0))
     with pytest.raises(UserError):
         build(tmp_path / "mini", tmp_path / "data")
-    (work,) = (tmp_path / "data").rglob(".unfinished-1.0.0")
+    (work,) = (tmp_path / "data").rglob(".unfinished-2.0.0")
     before = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pairs.parquet")}
     assert len(before) == 5
     # A changed clip is measured again, the others are not.

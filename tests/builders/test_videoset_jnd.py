@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
-from ffmpeg_scores import filter_scores
+from ffmpeg_scores import frame_scores
 from skimage.metrics import peak_signal_noise_ratio
 from videoset_builds import FPS, SETTINGS, TINY, build, examples, inventory_of, reference_and
 
@@ -92,10 +92,10 @@ def test_quality_rows_have_the_values_of_ffmpeg_and_scikit_image(dataset, synthe
     for row in rows:
         reference, stream, is_there = reference_and(synthetic, row["source_id"], row["qp"])
         lossless = reference_and(synthetic, row["source_id"], 0)[1]
-        psnr_db = filter_scores("psnr", "lavfi.psnr.psnr.y", lossless, stream)
+        psnr_db = frame_scores("psnr", "lavfi.psnr.psnr.y", lossless, stream)
         # FFmpeg writes two decimals of PSNR and six of SSIM. Identical frames count as 100 dB.
         assert row["psnr_y_db"] == pytest.approx(np.minimum(psnr_db, 100).mean(), abs=0.006)
-        ssim = filter_scores("ssim", "lavfi.ssim.Y", lossless, stream)
+        ssim = frame_scores("ssim", "lavfi.ssim.Y", lossless, stream)
         assert row["ssim"] == pytest.approx(np.mean(ssim), abs=1e-6)
         if row["qp"]:
             clips = (reference, decode(stream, fps=FPS))
@@ -266,6 +266,6 @@ def test_importing_the_package_registers_the_builder_from_any_folder(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [
-        "videoset_jnd/360p/1.0.0 (352, 640, 3)",
+        "videoset_jnd/360p/2.0.0 (352, 640, 3)",
         "['1080p', '360p', '540p', '720p', 'synthetic']",
     ]

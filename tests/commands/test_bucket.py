@@ -23,7 +23,7 @@ from beam_pipelines.synthetic.videoset import VideosetSettings
 
 pytestmark = [pytest.mark.beam, pytest.mark.slow]
 
-VERSION = "videoset_jnd/synthetic/1.0.0"
+VERSION = "videoset_jnd/synthetic/2.0.0"
 SETTINGS = VideosetSettings(num_sources=3, num_frames=2, qps=(25, 40))
 
 
@@ -270,7 +270,7 @@ def test_a_job_that_fails_is_one_line_and_leaves_no_dataset(cloud, manual, tmp_p
     line = " ".join(done.stderr.split())
     assert "more than the accepted 5%: " in line
     assert (
-        f"All rejects found so far are listed in gs://bucket/none/{VERSION.rpartition('/')[0]}/rejected-1.0.0.parquet"
+        f"All rejects found so far are listed in gs://bucket/none/{VERSION.rpartition('/')[0]}/rejected-2.0.0.parquet"
         in line
     )
     assert not [name for name in cloud.files("none") if "dataset_info.json" in name]

@@ -71,7 +71,7 @@ def test_the_configuration_follows_from_the_label_files(resolutions, config, tmp
 
 
 def test_a_dataset_is_found_from_each_of_its_three_parent_folders(tmp_path):
-    folder = tmp_path / "data" / "videoset_jnd" / "synthetic" / "1.0.0"
+    folder = tmp_path / "data" / "videoset_jnd" / "synthetic" / "2.0.0"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").touch()
     for start in (folder, *list(folder.parents)[:3]):

@@ -134,6 +134,6 @@ def test_a_build_that_was_stopped_completes_when_it_is_run_again(built, tmp_path
         time.sleep(0.1)
     assert command.processes() == set()
     if number == signal.SIGTERM:
-        assert all(".unfinished-1.0.0" in str(path) for path in contents(data))
+        assert all(".unfinished-2.0.0" in str(path) for path in contents(data))
     assert laser_jnd(*BUILD, data, cwd=built).returncode == 0
     assert contents(data) == contents(built / "data")

@@ -30,8 +30,11 @@ class Builder(JndBuilder):
     SCALE = QF
     HOMEPAGE = "https://mcl.usc.edu/mcl-jci-dataset/"
     LICENSE = "Set by the publishers of MCL-JCI; read their terms before use."
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Frame pairs, viewers' samples and the quality table."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "2.0.0": "Corrected quality table, and levels rounded to the side of lower visibility.",
+        "1.0.0": "Frame pairs, viewers' samples and the quality table.",
+    }
     BUILDER_CONFIGS = [
         MclJciJndConfig(
             name="viewers",

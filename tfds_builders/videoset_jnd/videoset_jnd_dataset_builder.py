@@ -30,8 +30,11 @@ class Builder(JndBuilder):
     SCALE = QP
     HOMEPAGE = "https://ieee-dataport.org/documents/videoset"
     LICENSE = "Set by the publishers of VideoSet on IEEE DataPort; read their terms before use."
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Frame pairs, viewers' samples and the quality table."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "2.0.0": "Corrected quality table, and levels rounded to the side of lower visibility.",
+        "1.0.0": "Frame pairs, viewers' samples and the quality table.",
+    }
     BUILDER_CONFIGS = [
         VideosetJndConfig(
             name="synthetic",
