@@ -153,7 +153,7 @@ def load_backbones(run_dir: Path, spec: PredictorSpec) -> dict[int, FramesToFram
     from laser_dist.prediction.predict import predict_images
 
     return {
-        level: partial(predict_images, load_saved_model(path), origin=str(path))
+        level: partial(predict_images, load_saved_model(path, is_trusted=True), origin=str(path))
         for level, path in backbone_paths(run_dir, spec).items()
     }
 

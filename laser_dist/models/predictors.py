@@ -114,7 +114,7 @@ def build_joint_model(
     return keras.Model(raw, [frame, level], name=name)
 
 
-def load_saved_model(path: Path, *, is_trusted: bool = True) -> keras.Model:
+def load_saved_model(path: Path, *, is_trusted: bool = False) -> keras.Model:
     """Load a model saved by laser-jnd, without running code inside the file.
 
     Args:

@@ -10,26 +10,30 @@ from laser_dist.storage.files import (
     RandomAccessFile,
     Stream,
     atomic_path,
-    check_unchanged,
     check_writable,
     download,
     exists,
-    limit,
-    list_files,
     list_folder,
     mark_folder,
     open_binary,
-    open_listed,
     open_random,
-    open_regular,
     read_bytes,
-    read_listed,
     remove,
     set_aside,
-    too_large,
     upload,
     write_bytes,
     write_text,
+)
+from laser_dist.storage.limits import (
+    limit,
+    open_regular,
+    too_large,
+)
+from laser_dist.storage.listing import (
+    check_unchanged,
+    list_files,
+    open_listed,
+    read_listed,
 )
 from laser_dist.storage.locations import StoredFile, is_url, join, split
 from laser_dist.storage.retries import retrying

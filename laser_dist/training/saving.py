@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def check_fits(file: Path, spec: BackboneSpec) -> None:
       UserError: it is no model file, or has other filters.
     """
     expected = [weight.shape for weight in build_autoencoder(spec, "expected").weights]
-    model = load_saved_model(file, is_trusted=False)
+    model = load_saved_model(file)
     found = [weight.shape for weight in model.weights]
     if found != expected:
         pairs = zip(expected, found, strict=False)
@@ -90,8 +91,9 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
         spread=config.head.spread,
     )
     with _in_float32():
-        heads = [load_saved_model(model_path(run_dir, model_names(plan)[-1])) for plan in last]
-        backbones = [load_saved_model(model_path(run_dir, name)) for name in names]
+        load = partial(load_saved_model, is_trusted=True)
+        heads = [load(model_path(run_dir, model_names(plan)[-1])) for plan in last]
+        backbones = [load(model_path(run_dir, name)) for name in names]
         predictor = build_predictor(backbones, heads, answer)
     save_model(predictor, model_path(run_dir, PREDICTOR))
 

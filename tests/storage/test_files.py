@@ -107,7 +107,7 @@ def test_folders_too_deep_to_walk_are_an_error(tmp_path):
 
 def test_too_many_files_are_an_error(tmp_path, monkeypatch):
     fill(tmp_path, "a", "b/c", "b/d")
-    monkeypatch.setattr("laser_dist.storage.files.MAX_FILES", 3)
+    monkeypatch.setattr("laser_dist.storage.listing.MAX_FILES", 3)
     assert len(list_files(tmp_path)) == 3
     fill(tmp_path, "e")
     with pytest.raises(UserError, match=r"has more than 3 files\."):
@@ -168,7 +168,7 @@ def test_a_listed_file_that_changes_while_it_is_read_is_refused(tmp_path, monkey
         rewrite(path)
         return file
 
-    monkeypatch.setattr("laser_dist.storage.files.open_binary", then_change)
+    monkeypatch.setattr("laser_dist.storage.listing.open_binary", then_change)
     with pytest.raises(UserError, match=r"a\.264 changed while"):
         storage.read_listed(listed)
 
