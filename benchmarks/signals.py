@@ -46,6 +46,8 @@ RESUMABLE = re.compile(r"(^|/)(\.unfinished-[^/]+|\.archives|run/(checkpoints|ca
 VARYING = re.compile(
     r"/(logs|ray-[^/]+|checkpoints)/|\.keras$|/report/|results\.json$|config\.json$"
 )
+# Cached features are named by their model file, which has its time of writing in it.
+HASH_OF_MODEL = re.compile(r"-[0-9a-f]{12}/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,9 @@ def contents(folder: Path) -> dict[str, str]:
     """Return a hash of each file below a folder, by its name; "" where contents vary."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+        name = HASH_OF_MODEL.sub("-*/", path.relative_to(folder).as_posix())
+        while name in found:
+            name += " (again)"
         if path.is_file():
             varies = VARYING.search(f"/{name}")
             found[name] = "" if varies else hashlib.sha256(path.read_bytes()).hexdigest()
@@ -224,6 +228,8 @@ def measure(name: str, base: Path, moments: int, seed: int) -> list[Outcome]:
         if outcome is not None:
             outcomes.append(outcome)
             print(outcome, flush=True)
+            if outcome.problem:
+                shutil.copy2(base / name / "output.txt", base / f"{name}-{len(outcomes)}.txt")
             with record.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
     return outcomes
@@ -237,6 +243,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs") / "signals")
     arguments = parser.parse_args()
+    # A shell that starts the script in the background lets it, and its children, ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     base = arguments.output.resolve()
     inputs = base / "inputs"
     inputs.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,9 @@ class Flaky:
         if not kind:
             return self._app(environ, start_response)
         if kind in ("busy", "reset"):
-            environ["wsgi.input"].read()  # or the client would see a reset while it sends
+            # Or the client would see a reset while it sends.
+            sent = environ["wsgi.input"]
+            sent.read(*() if environ.get("wsgi.input_terminated") else (_length(environ),))
             status, headers, content = "503 Slow Down", [], b""
         else:
             started = []
@@ -119,8 +121,13 @@ class Flaky:
             return [content[: len(content) // 2]]
         connection = environ["werkzeug.socket"]
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
+        # Without it, the server would wait for another request before it closes the connection.
+        connection.shutdown(socket.SHUT_RD)
         raise ConnectionResetError
+
+
+def _length(environ):
+    return int(environ.get("CONTENT_LENGTH") or 0)
 
 
 def _denying(app, denied):

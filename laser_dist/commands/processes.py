@@ -38,10 +38,13 @@ def stop_on_signals() -> Iterator[None]:
     """While the block runs, let SIGINT and SIGTERM stop all descendants and raise `Stopped`.
 
     Workers stop before the stack unwinds, so that none writes into a folder that is being removed.
-    If the unwinding hangs (a library may wait for its workers), the process exits all the same.
+    If the unwinding hangs (a library may wait for its workers), the process exits all the same. A
+    library that replaces `Stopped` by an error of its own, such as a failed import, is overruled.
     """
+    received: list[int] = []
 
     def stop(number: int, _frame: Any) -> None:
+        received.append(number)
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not interrupt this
         _exit_after(SECONDS_TO_STOP + SECONDS_TO_CLEAN_UP, 128 + number)
@@ -51,6 +54,10 @@ def stop_on_signals() -> Iterator[None]:
     before = {each: signal.signal(each, stop) for each in _SIGNALS}
     try:
         yield
+    except Exception as error:
+        if received:
+            raise Stopped(received[0]) from error
+        raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

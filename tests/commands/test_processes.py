@@ -68,3 +68,32 @@ def test_a_stopped_process_that_hangs_exits_and_removes_its_temporary_files(tmp_
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 143
     assert list(tmp_path.iterdir()) == []
+
+
+REPLACING = """
+import time
+from laser_dist.commands import main
+def run(arguments):
+    try:
+        print("up", flush=True)
+        time.sleep(60)
+    except BaseException:
+        raise ImportError("initialization failed")  # as C++ libraries do
+main.COMMANDS["models"].run = run
+main.run(["models"])
+"""
+
+
+def test_a_stop_is_reported_as_such_whatever_error_a_library_makes_of_it(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", REPLACING],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, "stopped\n")
