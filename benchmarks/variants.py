@@ -5,9 +5,9 @@
     python benchmarks/variants.py --set head.ordered=true            # another form of head
 
 The script trains and evaluates each variant with the commands, in `runs/variants`, and reuses the
-runs that are finished. It averages the errors of each held-out source over the training seeds
-before it resamples the sources, so the intervals cover the choice of sources and not of seeds; the
-range over the seeds is a column of its table. Viewers are SIMULATED.
+runs that are finished. It averages the errors of each held-out source over the training seeds.
+The intervals are over groups of sources and not over seeds; the range over the seeds is a column of
+its table. Viewers are SIMULATED.
 """
 
 import argparse
@@ -45,12 +45,14 @@ class Score:
     Attributes:
       errors: [N, 3], absolute error of each held-out source and level, mean over the seeds.
       psnr_errors: [N, 3], in dB.
+      group_ids: [N], the group of each source.
       per_seed: mean error of each seed.
       seconds: training time of the variant's own stages, mean over the seeds; 0 for baselines.
     """
 
     errors: Any
     psnr_errors: Any
+    group_ids: tuple[str, ...]
     per_seed: tuple[float, ...]
     seconds: float = 0.0
 
@@ -98,9 +100,11 @@ def scores_of(runs: dict[str, list[Path]]) -> dict[str, Score]:
     scores: dict[str, Score] = {}
     for variant, runs_of_variant in runs.items():
         tables: dict[str, list[Any]] = defaultdict(list)
+        groups: tuple[str, ...] = ()
         for run in runs_of_variant:
             with (run / "predictions.csv").open(newline="") as file:
                 rows = list(csv.DictReader(file))
+            groups = tuple(row["group_id"] for row in rows[::3])  # a row per level
             for name in json.loads((run / "results.json").read_text())["predictors"]:
                 errors = [[_number(row[name]) - _number(row["true"]) for row in rows]]
                 errors.append([_number(row[f"{name}_abs_psnr_error_db"]) for row in rows])
@@ -112,7 +116,7 @@ def scores_of(runs: dict[str, list[Path]]) -> dict[str, Score]:
             is_own = name == variant
             seconds = [own_seconds(run, variant) for run in runs_of_variant] if is_own else [0]
             per_seed = tuple(float(np.nanmean(each[0])) for each in errors_by_seed)
-            scores[name] = Score(mean[0], mean[1], per_seed, float(np.mean(seconds)))
+            scores[name] = Score(mean[0], mean[1], groups, per_seed, float(np.mean(seconds)))
     return scores
 
 
@@ -120,12 +124,12 @@ def rows_of(scores: dict[str, Score]) -> list[list[Any]]:
     """Return a row of `COLUMNS` for each predictor."""
     import numpy as np
 
-    from laser_dist.evaluation.metrics import bootstrap_interval
+    from laser_dist.evaluation.intervals import mean_intervals
 
     base = np.nanmean(scores[CONSTANT].errors)
     rows = []
     for name, score in scores.items():
-        intervals = bootstrap_interval(score.errors, seed=0)
+        intervals = mean_intervals(score.errors, score.group_ids)
         levels = [
             f"{mean:.2f} ({low:.2f}–{high:.2f})"
             for mean, (low, high) in zip(np.nanmean(score.errors, axis=0), intervals, strict=True)
@@ -190,7 +194,7 @@ def main() -> None:
         tables=[table(caption, COLUMNS, rows_of(scores))],
         notes=[
             "The settings were tuned on these test clips.",
-            "Errors of a clip are averaged over the seeds. The 95% intervals are over the clips. "
+            "Errors of a clip are averaged over the seeds. The 95% intervals are over groups. "
             '"Ratio by seed" is the lowest and highest ratio of a single seed.',
             "Training times cover the stages of the variant itself, without shared backbones.",
         ],

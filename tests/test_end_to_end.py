@@ -84,7 +84,7 @@ def test_results_cover_the_test_sources_and_all_predictors_and_are_simulated(fol
     config = json.loads((folder / "run" / "config.json").read_text())
     assert results["simulated"] is True
     assert results["num_sources"] == len(config["dataset"]["splits"]["test"])
-    predictors = {"mj-lat", "constant", "si-ti-ridge", "si-ti-trees"}
+    predictors = {"mj-lat", "constant", "si-ti-ridge", "si-ti-trees", "one-encode"}
     assert set(results["predictors"]) == predictors
     for predictor in results["predictors"].values():
         for error, (low, high) in zip(

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.locations import add_dataset, find_dataset
-from laser_dist.commands.options import add_seed
 from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.wording import (
     count_text,
     interval_text,
     number_text,
-    share_interval_text,
     share_text,
 )
 from laser_dist.jnd.scale import NUM_LEVELS
@@ -44,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH_OR_URL",
         help="where to write the results and the report (default: the run)",
     )
-    add_seed(parser, "the bootstrap intervals")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -58,10 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
     dataset = find_dataset(arguments.dataset, arguments.data_dir)
     output = arguments.output or arguments.model
     check_writable(output)
-    evaluate_run(Terminal(), dataset, arguments.model, output, arguments.seed)
+    evaluate_run(Terminal(), dataset, arguments.model, output)
 
 
-def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str, seed: int) -> None:
+def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str) -> None:
     """Evaluate a run, write the results and the report, and print the tables.
 
     Args:
@@ -69,7 +66,6 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str, seed: 
       dataset: location of the prepared dataset, path or URL.
       run: location of the run, path or URL.
       output: location for the results and the report, path or URL.
-      seed: random seed of the bootstrap.
     """
     from laser_dist.storage import join
     from laser_dist.storage.local_copies import local_dataset, local_run, naming_locations
@@ -80,7 +76,7 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str, seed: 
         show("Predicting the test sources")
         from laser_dist.evaluation.evaluate import REPORT, RESULTS, evaluate
 
-        results = evaluate(dataset_dir, run_dir, output, seed, run=run)
+        results = evaluate(dataset_dir, run_dir, output, run=run)
     print_results(terminal, results)
     terminal.pairs([("results", join(output, RESULTS)), ("report", join(output, REPORT))])
 
@@ -100,13 +96,13 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     terminal.say("  Lower is better.\n  ratio: mean error divided by the constant baseline's.")
     terminal.say()
     if sur is not None:
-        title = f"|ΔSUR|, {scale.name} {scale.lowest}–{scale.highest}"
+        title = f"SUR error, {scale.name}"
         sur_scores = [one.score for one in sur.predictors.values()]
         rows = _level_rows(
-            lambda s, k: share_interval_text(s.abs_difference[k], s.abs_difference_interval[k]),
+            lambda s, k: interval_text(s.wasserstein[k], s.wasserstein_interval[k]),
             sur_scores,
         )
-        rows.append(["mean", *(share_text(score.mean_abs_difference) for score in sur_scores)])
+        rows.append(["mean", *(number_text(score.mean_wasserstein) for score in sur_scores)])
         terminal.table([title, *sur.predictors], [rows])
         terminal.say()
     if saved.num_sources:

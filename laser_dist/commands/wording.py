@@ -56,14 +56,11 @@ def share_text(share: float) -> str:
 
 def interval_text(value: float, interval: Sequence[float]) -> str:
     """Return a value with its interval, "2.31 (1.95–2.70)"; a dash if it is not finite."""
-    low, high = interval
-    return f"{value:.2f} ({low:.2f}–{high:.2f})" if math.isfinite(value) else NO_VALUE
-
-
-def share_interval_text(share: float, interval: Sequence[float]) -> str:
-    """Return a percentage with its interval, "3.1% (2.6–3.7)"; a dash if it is not finite."""
-    low, high = (f"{100 * bound:.1f}" for bound in interval)
-    return f"{share_text(share)} ({low}–{high})" if math.isfinite(share) else NO_VALUE
+    if not math.isfinite(value):
+        return NO_VALUE
+    # The intervals of one group do not exist.
+    bounds = (f"{bound:.2f}" if math.isfinite(bound) else NO_VALUE for bound in interval)
+    return f"{value:.2f} ({'–'.join(bounds)})"
 
 
 def figure_text(value: float) -> str:

@@ -6,7 +6,8 @@ checkpoint; ridge and trees choose their hyperparameters by cross-validation ins
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from sklearn.ensemble import GradientBoostingRegressor
@@ -16,10 +17,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from laser_dist.evaluation.dataset import SourceTable
+from laser_dist.evaluation.quality_curves import QualityCurve
+from laser_dist.jnd.scale import Scale
 
 CONSTANT = "constant"
 RIDGE = "si-ti-ridge"
 TREES = "si-ti-trees"
+ONE_ENCODE = "one-encode"
 
 RIDGE_ALPHAS: tuple[float, ...] = tuple(float(alpha) for alpha in np.logspace(-2, 4, 13))
 TREE_DEPTHS = (1, 2)
@@ -30,27 +34,62 @@ _DEFAULT_ALPHA = 1.0
 _DEFAULT_TREES = 20
 
 
-def baseline_predictions(train: SourceTable, activity: np.ndarray) -> dict[str, np.ndarray]:
+def baseline_predictions(
+    train: SourceTable, test: SourceTable, curves: Mapping[str, QualityCurve], scale: Scale
+) -> dict[str, np.ndarray]:
     """Fit every baseline and predict.
 
     Args:
       train: training sources.
-      activity: [N, 2], SI and TI of the sources to predict.
+      test: N sources to predict.
+      curves: source id to its quality curve, of all these sources.
+      scale: scale of the levels.
 
     Returns:
       Baseline's name to [N, L] float64; NaN for a level that no training source has.
     """
     has_level = np.any(np.isfinite(train.levels), axis=0)
     train = train.select(np.ones(len(train.levels), bool), has_level)
+    quantizer = scale.nearest(float(np.nanmedian(train.levels)))
+    train_bits, test_bits = one_encode_bits(train, test, curves, quantizer)
     predictions = {
-        CONSTANT: constant_predictions(train, len(activity)),
-        RIDGE: ridge_predictions(train, activity),
-        TREES: tree_predictions(train, activity),
+        CONSTANT: constant_predictions(train, len(test.levels)),
+        RIDGE: ridge_predictions(train, test.activity),
+        TREES: tree_predictions(train, test.activity),
+        ONE_ENCODE: tree_predictions(replace(train, activity=train_bits), test_bits),
     }
-    all_levels = {name: np.full((len(activity), len(has_level)), np.nan) for name in predictions}
+    all_levels = {name: np.full(test.levels.shape, np.nan) for name in predictions}
     for name, predicted in predictions.items():
         all_levels[name][:, has_level] = predicted
     return all_levels
+
+
+def one_encode_bits(
+    train: SourceTable, test: SourceTable, curves: Mapping[str, QualityCurve], quantizer: int
+) -> list[np.ndarray]:
+    """Return what one encode of each source shows: the binary logarithm of its size.
+
+    Args:
+      train: training sources.
+      test: sources to predict.
+      curves: source id to its quality curve, of all these sources.
+      quantizer: the one that all are encoded with.
+
+    Returns:
+      [N, 1] float64 of each table; a source of unknown size has the median of the training ones.
+    """
+    found = [
+        np.array(
+            [
+                np.log2(curves[source_id].bits_at(np.array(quantizer)))
+                for source_id in table.source_ids
+            ]
+        )
+        for table in (train, test)
+    ]
+    known = found[0][np.isfinite(found[0])]
+    median = np.median(known) if len(known) else 0.0
+    return [np.where(np.isfinite(bits), bits, median)[:, None] for bits in found]
 
 
 def constant_predictions(train: SourceTable, num_sources: int) -> np.ndarray:

@@ -38,6 +38,7 @@ class DatasetInfo:
       scale: scale of the levels.
       level_definition: definition of a level's value, a noun phrase without a full stop.
       seed: random seed of a synthetic dataset.
+      split_by: what the splits keep together, such as `film`; empty if unknown.
       splits: split name to the ids of its sources.
     """
 
@@ -50,6 +51,7 @@ class DatasetInfo:
     scale: Scale = QP
     level_definition: str = ""
     seed: int | None = None
+    split_by: str = ""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -272,6 +274,7 @@ def _info(info: Any) -> DatasetInfo:
         scale=scale_named(metadata["scale"], of=f"dataset {info.full_name}"),
         level_definition=metadata.get("level_definition") or "",
         seed=metadata.get("seed"),
+        split_by=metadata.get("split_by") or "",
         splits={name: tuple(ids) for name, ids in metadata.get("splits", {}).items()},
     )
 

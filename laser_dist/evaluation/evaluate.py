@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation import report
-from laser_dist.evaluation.baselines import baseline_predictions
+from laser_dist.evaluation.baselines import CONSTANT, baseline_predictions
 from laser_dist.evaluation.dataset import (
     LabeledDataset,
     LevelFrames,
@@ -21,9 +21,16 @@ from laser_dist.evaluation.dataset import (
 )
 from laser_dist.evaluation.example_clips import choose_examples, example_clip
 from laser_dist.evaluation.metrics import mean_of_present
-from laser_dist.evaluation.quality_curves import read_quality_curves
-from laser_dist.evaluation.results import EvaluationResults, assess, to_csv, to_json
-from laser_dist.evaluation.sur_metrics import compare_sur
+from laser_dist.evaluation.provenance import UNKNOWN, Provenance, collect_provenance
+from laser_dist.evaluation.quality_curves import QualityCurve, read_quality_curves
+from laser_dist.evaluation.results import (
+    EvaluationResults,
+    Predictions,
+    assess,
+    to_csv,
+    to_json,
+)
+from laser_dist.evaluation.sur_metrics import constant_sur, network_sur
 from laser_dist.evaluation.trained_run import TrainedRun, load_trained_run
 from laser_dist.jnd.scale import NUM_LEVELS
 from laser_dist.storage import join, write_text
@@ -31,11 +38,10 @@ from laser_dist.storage import join, write_text
 TEST_SPLIT = "test"
 TRAIN_SPLIT = "train"
 REPORT, PREDICTIONS, RESULTS = "report/index.html", "predictions.csv", "results.json"
-_PACKAGES = ("laser-jnd", "tensorflow", "keras", "scikit-learn", "numpy", "av")
 
 
 def evaluate(
-    dataset_dir: Path, run_dir: Path, output: str | Path, seed: int, *, run: str = ""
+    dataset_dir: Path, run_dir: Path, output: str | Path, *, run: str = ""
 ) -> EvaluationResults:
     """Evaluate a run and write `results.json`, `predictions.csv` and `report/index.html`.
 
@@ -44,7 +50,6 @@ def evaluate(
       run_dir: folder of a finished run.
       output: path or URL of a folder, created if missing; each file of an earlier evaluation is
         replaced atomically.
-      seed: random seed of the bootstrap.
       run: name of the run in the results (default: its folder).
 
     Raises:
@@ -54,33 +59,30 @@ def evaluate(
     """
     dataset = TfdsDataset(dataset_dir)
     trained = load_trained_run(run_dir)
-    return evaluate_on(dataset, replace(trained, path=run or trained.path), output, seed)
+    trained = replace(trained, path=run or trained.path)
+    provenance = collect_provenance(trained.path, trained.settings)
+    return evaluate_on(dataset, trained, output, provenance)
 
 
 def evaluate_on(
-    dataset: LabeledDataset, run: TrainedRun, output: str | Path, seed: int
+    dataset: LabeledDataset,
+    run: TrainedRun,
+    output: str | Path,
+    provenance: Provenance = UNKNOWN,
 ) -> EvaluationResults:
     """Evaluate a loaded run on a loaded dataset; see `evaluate`."""
     test = dataset.sources(TEST_SPLIT)
     check_comparable(dataset, run, test)
     train = _training_sources(dataset, run)
-    curves = read_quality_curves(dataset.quality_path, test.source_ids, dataset.info.scale)
-    levels, spreads = network_predictions(dataset, run, test.source_ids)
-    sur = None
-    if spreads is not None:
-        scale = dataset.info.scale
-        sur = compare_sur(train, test, levels, spreads, model=run.variant, scale=scale, seed=seed)
+    ids = (*train.source_ids, *test.source_ids)
+    curves = read_quality_curves(dataset.quality_path, ids, dataset.info.scale)
     results = assess(
         test,
         curves,
-        {run.variant: levels, **baseline_predictions(train, test.activity)},
+        all_predictions(dataset, run, train, test, curves),
         dataset=dataset.info,
-        model=run.variant,
         levels=run.levels,
-        sur=sur,
-        seed=seed,
-        versions=package_versions(),
-        run=run.path,
+        provenance=provenance,
     )
     chosen = choose_examples(mean_of_present(results.network.abs_errors, axis=1))
     frames = dataset.middle_frames(TEST_SPLIT, [test.source_ids[row] for row in chosen.values()])
@@ -92,6 +94,32 @@ def evaluate_on(
     write_text(join(output, PREDICTIONS), to_csv(results))
     write_text(join(output, RESULTS), to_json(results))  # last: an evaluation with it is complete
     return results
+
+
+def all_predictions(
+    dataset: LabeledDataset,
+    run: TrainedRun,
+    train: SourceTable,
+    test: SourceTable,
+    curves: Mapping[str, QualityCurve],
+) -> Predictions:
+    """Predict the test sources by the network and by the baselines.
+
+    Args:
+      dataset: labeled dataset.
+      run: loaded run.
+      train: training sources, which the baselines are fitted on.
+      test: N test sources.
+      curves: source id to its quality curve, of all these sources.
+    """
+    scale = dataset.info.scale
+    levels, spreads = network_predictions(dataset, run, test.source_ids)
+    sur: dict[str, np.ndarray] = {}
+    if spreads is not None:
+        sur[run.variant] = network_sur(levels, spreads, scale)
+        sur[CONSTANT] = constant_sur(train, len(test.source_ids), scale)
+    baselines = baseline_predictions(train, test, curves, scale)
+    return Predictions({run.variant: levels, **baselines}, spreads, sur)
 
 
 def check_comparable(dataset: LabeledDataset, run: TrainedRun, test: SourceTable) -> None:
@@ -166,14 +194,3 @@ def _fitted(frames: LevelFrames, run: TrainedRun) -> LevelFrames:
     """Scale frames to the input size of the run's models, so that all can be compared."""
     fit = partial(fit_frames, width=run.width, height=run.height)
     return replace(frames, raw=fit(frames.raw[None])[0], encoded=fit(frames.encoded))
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that can change a result."""
-    found: dict[str, str] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[package] = "not installed"
-    return found

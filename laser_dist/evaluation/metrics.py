@@ -1,24 +1,28 @@
-"""Prediction errors in levels, PSNR and bits: per source, their means, and bootstrap intervals.
+"""Prediction errors in levels, PSNR, bits and satisfied viewers: per source, and their means.
 
-Each source counts once: predictions are averaged over its frames before they are compared. All
-errors are absolute; lower is better. Missing levels are NaN and are left out of every mean.
+Each source counts once: predictions are averaged over its frames before they are compared. Missing
+levels are NaN and are left out of every mean. "Above" the viewers' level means coarser than it, in
+QP and in quality factors: the difference is visible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
+from laser_dist.evaluation.intervals import Interval, mean_interval, mean_intervals, ratio_interval
 from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.jnd.scale import Scale
 
-NUM_RESAMPLES = 2000
-CONFIDENCE = 0.95
+WITHIN = (1, 2, 3)
+OVERSHOOT = (0, 2, 4)
+MARGINS = tuple(range(11))
 
-Interval = tuple[float, float]
-NO_INTERVAL: Interval = (float("nan"), float("nan"))
+PerLevel = tuple[float, ...]
 
 
 def mean_of_present(values: np.ndarray, axis: int | None = None) -> np.ndarray:
@@ -28,172 +32,233 @@ def mean_of_present(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
 
 
-def bootstrap_interval(
-    values: np.ndarray,
-    *,
-    seed: int,
-    num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> tuple[Interval, ...]:
-    """Compute the percentile-bootstrap interval of the mean of each column, resampling rows.
+def level_means(values: np.ndarray) -> PerLevel:
+    """Compute the mean over sources of each level; NaN for a level without values.
 
     Args:
-      values: [N, L], one row per source; NaN where it has no value. NaN is never drawn.
-      seed: random seed; with the same seed the intervals do not depend on the order of rows.
-      num_resamples: number of resamples, each as large as the number of values.
-      confidence: fraction of the resampled means inside the interval, in (0, 1).
-
-    Returns:
-      (low, high) for each of L columns; (nan, nan) if no source has a value.
-
-    Raises:
-      ValueError: no row.
-
-    Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+      values: [N, L]; NaN where there is no value.
     """
-    if values.ndim != 2 or len(values) == 0:
-        raise ValueError(f"expected at least one source in [N, L], got shape {values.shape}")
-    intervals: list[Interval] = []
-    for column in np.asarray(values, np.float64).T:
-        # Sorting each column makes the interval independent of the order of sources.
-        present = np.sort(column[~np.isnan(column)])
-        if len(present) == 0:
-            intervals.append(NO_INTERVAL)
-            continue
-        rng = np.random.default_rng(seed)
-        picks = rng.integers(len(present), size=(num_resamples, len(present)))
-        intervals.append(_percentile_interval(present[picks].mean(axis=1), confidence))
-    return tuple(intervals)
+    return tuple(mean_of_present(values, axis=0).tolist())
 
 
-def ratio_interval(
-    errors: np.ndarray,
-    baseline_errors: np.ndarray,
-    group_ids: Sequence[str],
-    *,
-    seed: int,
-    num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """Compute the bootstrap interval of mean(errors) / mean(baseline_errors), resampling groups.
-
-    Clips cut from one photograph have similar errors, so an interval over single clips would be
-    too narrow. Each resample draws both predictors' errors, because the comparison is paired.
+def shares(values: np.ndarray, holds: np.ndarray) -> PerLevel:
+    """Compute, for each level, the share of present values for which something holds.
 
     Args:
-      errors: [N], of a predictor.
-      baseline_errors: [N], of the baseline, same sources.
-      group_ids: [N], the group of each source.
-      seed: random seed.
-      num_resamples: number of resamples, each as large as the number of groups.
-      confidence: fraction of the resampled ratios inside the interval, in (0, 1).
-
-    Returns:
-      (low, high); (nan, nan) if the baseline has no error.
+      values: [N, L]; NaN where there is no value.
+      holds: [N, L] bool; ignored where `values` is NaN.
     """
-    groups, members = np.unique(np.asarray(group_ids), return_inverse=True)
-    totals = np.stack(
-        [
-            np.bincount(members, np.asarray(part, np.float64), len(groups))
-            for part in (errors, baseline_errors)
-        ],
-        axis=1,
-    )
-    if not totals[:, 1].any():
-        return NO_INTERVAL
-    picks = np.random.default_rng(seed).integers(len(groups), size=(num_resamples, len(groups)))
-    drawn = totals[picks].sum(axis=1)
-    # The ratio is undefined for a resample of groups in which the baseline has no error.
-    drawn = drawn[drawn[:, 1] > 0]
-    return _percentile_interval(drawn[:, 0] / drawn[:, 1], confidence)
+    return level_means(np.where(np.isnan(values), np.nan, holds))
 
 
-def _percentile_interval(statistics: np.ndarray, confidence: float) -> Interval:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(statistics, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def abs_psnr_errors(
-    curves: Sequence[QualityCurve], predicted: np.ndarray, true: np.ndarray
-) -> np.ndarray:
-    """Compute the difference in PSNR between encoding at the predicted and at the true level.
+def level_psnrs(curves: Sequence[QualityCurve], levels: np.ndarray) -> np.ndarray:
+    """Return the PSNR of each source encoded at each level.
 
     Args:
       curves: the quality curve of each of N sources.
-      predicted: [N, L] levels, may be fractional; clipped to each curve's range.
-      true: [N, L] levels; NaN where missing.
+      levels: [N, L], may be fractional; clipped to each curve's range.
 
     Returns:
-      [N, L] float64, dB, at least 0; NaN where a level is missing.
+      [N, L] float64, dB; NaN where a level is missing.
     """
-    return np.stack(
-        [
-            np.abs(curve.psnr_at(predicted_row) - curve.psnr_at(true_row))
-            for curve, predicted_row, true_row in zip(curves, predicted, true, strict=True)
-        ]
-    )
+    return np.stack([c.psnr_at(row) for c, row in zip(curves, levels, strict=True)])
+
+
+def level_bits(curves: Sequence[QualityCurve], levels: np.ndarray) -> np.ndarray:
+    """Return the size in bits of each source encoded at each level, like `level_psnrs`.
+
+    Returns:
+      [N, L] float64; NaN where a level is missing or the source's sizes are unknown.
+    """
+    return np.stack([c.bits_at(row) for c, row in zip(curves, levels, strict=True)])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired comparison of a predictor's errors with another's, over all levels of all sources.
+
+    Attributes:
+      mean: mean of (own - other) absolute error, on the dataset's scale; negative is better.
+      interval: its 95% interval over groups.
+    """
+
+    mean: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class MarginCurve:
+    """Effect of encoding at a finer quantizer than predicted.
+
+    Attributes:
+      margins: [M], number of quantizers finer than predicted.
+      safe: [M][L], share of sources that are then not above the viewers' level.
+      extra_bits: [M][L], mean of (bits / bits at the viewers' level - 1); NaN if unknown.
+    """
+
+    margins: tuple[int, ...]
+    safe: tuple[PerLevel, ...]
+    extra_bits: tuple[PerLevel, ...]
 
 
 @dataclass(frozen=True)
 class PredictorScore:
-    """Mean errors of one predictor on the test sources; lower is better.
+    """Errors of one predictor on the test sources.
 
-    A level that no test source has is NaN.
+    All intervals are 95% intervals over groups. A level that no test source has is NaN, and so is
+    a correlation with fewer than three sources or without variation.
 
     Attributes:
-      abs_error: mean absolute error of each level, on the dataset's scale.
-      abs_error_interval: its 95% bootstrap interval over sources.
-      abs_psnr_error_db: mean |PSNR at the predicted level - PSNR at the true level|, dB.
-      abs_psnr_error_db_interval: its 95% bootstrap interval over sources.
+      abs_error: mean absolute error of each level, on the dataset's scale; lower is better.
+      abs_error_interval: its interval.
+      bias: mean of (predicted - viewers') level, on the dataset's scale; 0 is best.
+      bias_interval: its interval.
+      rmse: root of the mean squared error, on the dataset's scale; lower is better.
+      pearson: correlation of predicted and viewers' levels, in [-1, 1]; higher is better.
+      spearman: the same of their ranks.
+      within: distance to share of sources whose absolute error is at most this; higher is better.
+      overshoot: distance to share of sources whose predicted level is above the viewers' by more
+        than this; lower is better.
+      abs_psnr_error_db: mean |PSNR at the predicted level - PSNR at the true level|, dB; lower is
+        better.
+      abs_psnr_error_db_interval: its interval.
+      extra_bits: mean share of the viewers' bits that predictions below the viewers' level spend
+        in addition; lower is better. Other sources count as 0.
+      missing_bits: mean share of the viewers' bits that predictions above the viewers' level
+        leave out; lower is better. Other sources count as 0.
+      sur_at_level: mean satisfied-user ratio of the viewers at the predicted level, in [0, 1];
+        NaN without samples.
+      margin: effect of encoding finer than predicted.
       mean_abs_error: mean over all levels of all sources.
       ratio_to_constant: `mean_abs_error` over the constant predictor's; NaN if that is 0.
-      ratio_to_constant_interval: its 95% bootstrap interval over groups.
+      ratio_to_constant_interval: its interval.
+      differences: name of another predictor to the paired comparison with it.
     """
 
-    abs_error: tuple[float, ...]
+    abs_error: PerLevel
     abs_error_interval: tuple[Interval, ...]
-    abs_psnr_error_db: tuple[float, ...]
+    bias: PerLevel
+    bias_interval: tuple[Interval, ...]
+    rmse: PerLevel
+    pearson: PerLevel
+    spearman: PerLevel
+    within: Mapping[int, PerLevel]
+    overshoot: Mapping[int, PerLevel]
+    abs_psnr_error_db: PerLevel
     abs_psnr_error_db_interval: tuple[Interval, ...]
+    extra_bits: PerLevel
+    missing_bits: PerLevel
+    sur_at_level: PerLevel
+    margin: MarginCurve
     mean_abs_error: float
     ratio_to_constant: float
     ratio_to_constant_interval: Interval
+    differences: Mapping[str, Difference] = field(default_factory=dict)
 
 
 def score(
-    abs_errors: np.ndarray,
-    psnr_errors_db: np.ndarray,
-    constant_abs_errors: np.ndarray,
+    predicted: np.ndarray,
+    true: np.ndarray,
     group_ids: Sequence[str],
     *,
-    seed: int,
+    scale: Scale,
+    curves: Sequence[QualityCurve],
+    sur_at_level: np.ndarray,
+    constant: np.ndarray,
+    others: Mapping[str, np.ndarray] | None = None,
 ) -> PredictorScore:
-    """Reduce the errors of one predictor to means and intervals.
+    """Reduce the predictions of one predictor to means and intervals.
 
     Args:
-      abs_errors: [N, L], on the dataset's scale; NaN where a level is missing.
-      psnr_errors_db: [N, L], dB; NaN where a level is missing.
-      constant_abs_errors: [N, L], of the constant predictor, same sources.
+      predicted: [N, L] levels, on the dataset's scale; NaN where not predicted.
+      true: [N, L], the viewers' levels; NaN where missing.
       group_ids: [N], the group of each source.
-      seed: random seed of the bootstrap.
+      scale: scale of the levels.
+      curves: the quality curve of each of N sources.
+      sur_at_level: [N, L], satisfied-user ratio of the viewers at the predicted level; NaN where
+        unknown.
+      constant: [N, L], the levels of the constant predictor.
+      others: name to [N, L] levels of the predictors to compare with.
     """
-    mean = float(mean_of_present(abs_errors))
-    constant_mean = float(mean_of_present(constant_abs_errors))
+    errors = predicted - true
+    abs_errors, above = np.abs(errors), errors * scale.sign
+    constant_errors = np.where(np.isnan(errors), np.nan, np.abs(constant - true))
+    psnr_errors_db = np.abs(level_psnrs(curves, predicted) - level_psnrs(curves, true))
+    bits = _relative_bits(curves, predicted, true)
+    mean, constant_mean = (
+        float(mean_of_present(abs_errors)),
+        float(mean_of_present(constant_errors)),
+    )
     return PredictorScore(
-        abs_error=tuple(mean_of_present(abs_errors, axis=0).tolist()),
-        abs_error_interval=bootstrap_interval(abs_errors, seed=seed),
-        abs_psnr_error_db=tuple(mean_of_present(psnr_errors_db, axis=0).tolist()),
-        abs_psnr_error_db_interval=bootstrap_interval(psnr_errors_db, seed=seed),
+        abs_error=level_means(abs_errors),
+        abs_error_interval=mean_intervals(abs_errors, group_ids),
+        bias=level_means(errors),
+        bias_interval=mean_intervals(errors, group_ids),
+        rmse=tuple(np.sqrt(level_means(errors**2)).tolist()),
+        pearson=_correlations(stats.pearsonr, predicted, true),
+        spearman=_correlations(stats.spearmanr, predicted, true),
+        within={limit: shares(errors, abs_errors <= limit) for limit in WITHIN},
+        overshoot={limit: shares(errors, above > limit) for limit in OVERSHOOT},
+        abs_psnr_error_db=level_means(psnr_errors_db),
+        abs_psnr_error_db_interval=mean_intervals(psnr_errors_db, group_ids),
+        extra_bits=level_means(np.maximum(bits, 0)),
+        missing_bits=level_means(np.maximum(-bits, 0)),
+        sur_at_level=level_means(sur_at_level),
+        margin=margin_curve(predicted, true, scale=scale, curves=curves),
         mean_abs_error=mean,
         ratio_to_constant=mean / constant_mean if constant_mean > 0 else float("nan"),
-        # Sums over levels, so that a source's weight is the number of its levels, as in the means.
+        # Missing levels add nothing to either sum, so a source weighs as much as it has levels.
         ratio_to_constant_interval=ratio_interval(
-            np.nansum(abs_errors, axis=1) / abs_errors.shape[1],
-            np.nansum(constant_abs_errors, axis=1) / abs_errors.shape[1],
-            group_ids,
-            seed=seed,
+            np.nan_to_num(abs_errors), np.nan_to_num(constant_errors), group_ids
         ),
+        differences={
+            name: _difference(abs_errors - np.abs(other - true), group_ids)
+            for name, other in (others or {}).items()
+        },
     )
+
+
+def margin_curve(
+    predicted: np.ndarray, true: np.ndarray, *, scale: Scale, curves: Sequence[QualityCurve]
+) -> MarginCurve:
+    """Compute what encoding `MARGINS` quantizers finer than predicted costs and prevents.
+
+    Args:
+      predicted: [N, L] levels; NaN where not predicted.
+      true: [N, L], the viewers' levels; NaN where missing.
+      scale: scale of the levels.
+      curves: the quality curve of each of N sources.
+    """
+    finer = [predicted - scale.sign * margin for margin in MARGINS]
+    return MarginCurve(
+        margins=MARGINS,
+        safe=tuple(shares(levels - true, (levels - true) * scale.sign <= 0) for levels in finer),
+        extra_bits=tuple(level_means(_relative_bits(curves, levels, true)) for levels in finer),
+    )
+
+
+def _relative_bits(
+    curves: Sequence[QualityCurve], predicted: np.ndarray, true: np.ndarray
+) -> np.ndarray:
+    """Return bits at the predicted level / bits at the viewers' level - 1, [N, L]."""
+    return level_bits(curves, predicted) / level_bits(curves, true) - 1
+
+
+def _difference(differences: np.ndarray, group_ids: Sequence[str]) -> Difference:
+    return Difference(
+        mean=float(mean_of_present(differences)), interval=mean_interval(differences, group_ids)
+    )
+
+
+def _correlations(statistic: Any, predicted: np.ndarray, true: np.ndarray) -> PerLevel:
+    """Return a correlation of SciPy's for each level; NaN where it is not defined."""
+    found: list[float] = []
+    for x, y in zip(predicted.T, true.T, strict=True):
+        present = ~np.isnan(x + y)
+        x, y = x[present], y[present]
+        is_defined = len(x) >= 3 and np.ptp(x) > 0 and np.ptp(y) > 0
+        found.append(float(statistic(x, y).statistic) if is_defined else float("nan"))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -211,8 +276,8 @@ class BitsSaved:
       num_left_out: number of sources with an unknown size.
     """
 
-    viewers: tuple[float, ...]
-    model: tuple[float, ...]
+    viewers: PerLevel
+    model: PerLevel
     finest: int | None
     num_sources: int
     num_left_out: int
@@ -231,12 +296,11 @@ def bits_saved(
       scale: scale of the levels.
     """
     finest = np.array([curve.finest(scale) for curve in curves])
-    finest_bits = _bits_at(curves, finest[:, None])
+    finest_bits = level_bits(curves, finest[:, None])
     known = np.isfinite(finest_bits[:, 0])
 
-    def mean_saved(levels: np.ndarray) -> tuple[float, ...]:
-        saved = 1 - _bits_at(curves, levels) / finest_bits
-        return tuple(mean_of_present(saved, axis=0).tolist())
+    def mean_saved(levels: np.ndarray) -> PerLevel:
+        return level_means(1 - level_bits(curves, levels) / finest_bits)
 
     distinct = np.unique(finest[known])
     return BitsSaved(
@@ -246,7 +310,3 @@ def bits_saved(
         num_sources=int(known.sum()),
         num_left_out=int((~known).sum()),
     )
-
-
-def _bits_at(curves: Sequence[QualityCurve], quantizers: np.ndarray) -> np.ndarray:
-    return np.stack([c.bits_at(row) for c, row in zip(curves, quantizers, strict=True)])

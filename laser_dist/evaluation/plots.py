@@ -18,7 +18,7 @@ from matplotlib.ticker import (
     ScalarFormatter,
 )
 
-from laser_dist.evaluation.baselines import CONSTANT, RIDGE, TREES
+from laser_dist.evaluation.baselines import CONSTANT, ONE_ENCODE, RIDGE, TREES
 from laser_dist.evaluation.results import EvaluationResults
 from laser_dist.evaluation.sur_metrics import SurComparison, lossy_quantizers
 from laser_dist.evaluation.svg import COLORS, STYLE, inline_svg, panel
@@ -59,6 +59,7 @@ _BASELINE_STYLES = {
     CONSTANT: PredictorStyle("Constant", "constant", "s", (0, (5, 3))),
     RIDGE: PredictorStyle("SI/TI ridge", "ridge", "D", (0, (1.5, 2))),
     TREES: PredictorStyle("SI/TI trees", "trees", "^", (0, (7, 2, 1.5, 2))),
+    ONE_ENCODE: PredictorStyle("One encode", "other", "v", (0, (4, 1.5))),
 }
 
 
@@ -178,10 +179,10 @@ def sur_curves(results: EvaluationResults) -> tuple[str, ...]:
     """
     if results.sur is None:
         return ()
-    differences = results.sur.predictors[results.model].differences
+    distances = results.sur.predictors[results.model].distances
     return tuple(
         _sur_panel(results, results.sur, _median_row(column), level)
-        for level, column in enumerate(differences.T)
+        for level, column in enumerate(distances.T)
         if np.isfinite(column).any()
     )
 
@@ -206,12 +207,12 @@ def _sur_panel(results: EvaluationResults, sur: SurComparison, row: int, level: 
     axes.set(xlabel=scale.name, ylabel="Satisfied viewers")
     _percent_axis(axes)
     errors = ", ".join(
-        f"{predictor_style(name).label} {one.differences[row, level]:.1%}"
+        f"{predictor_style(name).label} {one.distances[row, level]:.2f}"
         for name, one in sur.predictors.items()
     )
     description = (
-        f"{title}: satisfied-user ratio over {scale.name}, of the viewers and as predicted. Mean"
-        f" difference: {errors}."
+        f"{title}: satisfied-user ratio over {scale.name}, of the viewers and as predicted."
+        f" Distance in {scale.name}: {errors}."
     )
     return inline_svg(figure, name=f"sur-{level + 1}", description=description)
 

@@ -109,7 +109,7 @@ def read_quality_curves(
     missing = [source_id for source_id, row in rows.items() if row.keys() <= {scale.reference}]
     if missing:
         raise UserError(
-            f"The quality table {folder} has no measurement of {len(missing)} of {len(rows)} test"
+            f"The quality table {folder} has no measurement of {len(missing)} of {len(rows)}"
             f" sources, for example {missing[0]}.",
             hint=_REBUILD,
         )

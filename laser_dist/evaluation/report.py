@@ -16,9 +16,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from laser_dist.evaluation import plots
-from laser_dist.evaluation.baselines import CONSTANT, RIDGE, TREES
+from laser_dist.evaluation.baselines import CONSTANT, ONE_ENCODE, RIDGE, TREES
 from laser_dist.evaluation.example_clips import ExampleClip
-from laser_dist.evaluation.metrics import Interval, mean_of_present
+from laser_dist.evaluation.intervals import Interval
+from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.results import EvaluationResults
 from laser_dist.evaluation.trained_run import Curve
 from laser_dist.models.variants import variant_named
@@ -42,7 +43,7 @@ def render(
       HTML; the same input gives the same text.
     """
     sur = results.sur
-    if sur and not math.isfinite(sur.predictors[results.model].score.mean_abs_difference):
+    if sur and not math.isfinite(sur.predictors[results.model].score.mean_wasserstein):
         sur = None  # the dataset has no samples to compare with
     script = _SCRIPT.read_text(encoding="utf-8")
     return _template().render(
@@ -96,15 +97,17 @@ def comparison(results: EvaluationResults) -> str:
     """Return the errors of the baselines, and the network's in dB; empty if there are none."""
     if not math.isfinite(results.network.score.mean_abs_error):
         return ""
-    constant, ridge, trees = (
-        results.predictors[name].score.mean_abs_error for name in (CONSTANT, RIDGE, TREES)
+    constant, ridge, trees, one_encode = (
+        results.predictors[name].score.mean_abs_error
+        for name in (CONSTANT, RIDGE, TREES, ONE_ENCODE)
     )
     scale = results.dataset.scale.name
     psnr_error_db = mean_of_present(results.network.psnr_errors_db)
     return (
         f"The constant baseline predicts the training median and has a mean error of"
         f" {constant:.2f} {scale}. From spatial and temporal information only, ridge regression"
-        f" reaches {ridge:.2f} {scale} and boosted trees {trees:.2f} {scale}. Encoding at the"
+        f" reaches {ridge:.2f} {scale} and boosted trees {trees:.2f} {scale}; from the size of"
+        f" one encode, trees reach {one_encode:.2f} {scale}. Encoding at the"
         f" network’s levels instead of the true ones changes PSNR by {psnr_error_db:.2f} dB on"
         f" average."
     )
@@ -134,7 +137,6 @@ def _template() -> jinja2.Template:
         signed=_signed,
         clips=_clips,
         percent=_percent,
-        percents=_percents,
         data_uri=data_uri,
     )
     return environment.get_template("report.html.j2")
@@ -179,10 +181,6 @@ def _percent(fraction: float, digits: int = 0) -> str:
     return number if number == _NO_VALUE else f"{number}%"
 
 
-def _percents(interval: Interval, digits: int = 1) -> str:
-    return _interval((interval[0] * 100, interval[1] * 100), digits)
-
-
 def _clips(count: int) -> str:
     return f"{count:,} clip" + ("" if count == 1 else "s")
 
@@ -195,7 +193,7 @@ def _enumeration(names: Sequence[str]) -> str:
 
 def _provenance(results: EvaluationResults) -> list[tuple[str, str]]:
     """Return what is needed to reproduce the results, as rows of a table."""
-    dataset = results.dataset
+    dataset, made = results.dataset, results.provenance
     splits = ", ".join(f"{name} {_clips(len(ids))}" for name, ids in dataset.splits.items())
     rows = [
         ("Dataset", f"{dataset.full_name} {dataset.version}"),
@@ -206,8 +204,11 @@ def _provenance(results: EvaluationResults) -> list[tuple[str, str]]:
         ("Clips per split", splits),
         ("Test clips", f"{_clips(results.num_sources)} from {results.num_groups} recordings"
                        " or photographs"),
-        ("Run", results.run),
-        ("Bootstrap seed", str(results.seed)),
-        ("Versions", ", ".join(f"{name} {value}" for name, value in results.versions.items())),
+        ("Run", made.run),
+        ("Command", made.command),
+        ("Commit", made.commit),
+        ("Hardware", made.hardware),
+        ("Date", made.date),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in made.packages.items())),
     ]  # fmt: skip
     return [(name, value) for name, value in rows if value]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,13 +16,54 @@ from laser_dist.evaluation.baselines import CONSTANT
 from laser_dist.evaluation.dataset import DatasetInfo, SourceTable
 from laser_dist.evaluation.metrics import (
     BitsSaved,
+    PerLevel,
     PredictorScore,
-    abs_psnr_errors,
     bits_saved,
+    level_psnrs,
     score,
 )
+from laser_dist.evaluation.provenance import UNKNOWN, Provenance
 from laser_dist.evaluation.quality_curves import QualityCurve
-from laser_dist.evaluation.sur_metrics import SurComparison
+from laser_dist.evaluation.sur_metrics import (
+    SurComparison,
+    compare_sur,
+    label_noise,
+    sur_at,
+    viewers_curves,
+)
+
+FORMAT = 2
+"""Version of `results.json`; it rises when a key changes its meaning or is dropped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions of several predictors for N sources; of cross-validation, for one fold.
+
+    Attributes:
+      levels: predictor's name to [N, 3] float64, on the dataset's scale, the networks first.
+      spreads: [N, 3] float64, spreads of the first network; None if it predicts none.
+      sur: predictor's name to [N, 3, Q] SUR curves; the first network's and the constant's if the
+        network predicts spreads, else empty.
+    """
+
+    levels: Mapping[str, np.ndarray]
+    spreads: np.ndarray | None = None
+    sur: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def joined(parts: Sequence[Predictions]) -> Predictions:
+        """Return the predictions for the sources of all parts, of the same predictors."""
+
+        def join(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            return {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
+
+        spreads = [part.spreads for part in parts if part.spreads is not None]
+        return Predictions(
+            levels=join([part.levels for part in parts]),
+            spreads=np.concatenate(spreads) if spreads else None,
+            sur=join([part.sur for part in parts]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,30 +92,29 @@ class EvaluationResults:
 
     Attributes:
       dataset: metadata of the dataset.
-      seed: random seed of the bootstrap.
-      model: name of the evaluated network in `predictors`.
+      model: name of the evaluated network in `predictors`; of several, the first.
       levels: JND levels that the network predicts, from 1, ascending; no other level is compared.
-      test: the N test sources, sorted by source id.
+      test: the N test sources.
       true_psnr_db: [N, 3] float64, dB, of each source encoded at its true levels; NaN where a
         level is missing.
+      label_noise: for each level, how far it moves on average if its viewers are resampled; NaN
+        for a level without samples.
       bits_saved: bits saved at the predicted and at the viewers' levels.
-      predictors: name to result, the network first, then the baselines.
+      predictors: name to result, the networks first, then the baselines.
       sur: comparison of SUR curves; None if the network predicts no spread.
-      versions: package name to version.
-      run: path of the run, as the user named it.
+      provenance: how the results were made.
     """
 
     dataset: DatasetInfo
-    seed: int
     model: str
     levels: tuple[int, ...]
     test: SourceTable
     true_psnr_db: np.ndarray
+    label_noise: PerLevel
     bits_saved: BitsSaved
     predictors: Mapping[str, PredictorResult]
     sur: SurComparison | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    run: str = ""
+    provenance: Provenance = UNKNOWN
 
     @property
     def network(self) -> PredictorResult:
@@ -95,61 +135,65 @@ class EvaluationResults:
 def assess(
     test: SourceTable,
     curves: Mapping[str, QualityCurve],
-    predictions: Mapping[str, np.ndarray],
+    predictions: Predictions,
     *,
     dataset: DatasetInfo,
-    model: str,
-    seed: int,
     levels: tuple[int, ...] = (1, 2, 3),
-    sur: SurComparison | None = None,
-    versions: Mapping[str, str] | None = None,
-    run: str = "",
+    provenance: Provenance = UNKNOWN,
 ) -> EvaluationResults:
     """Compare predictions with the viewers' levels.
 
     Args:
       test: N test sources.
       curves: source id to its quality curve.
-      predictions: predictor's name to [N, 3] levels, including `constant` and `model`. All are
-        compared on the levels that `model` predicts.
+      predictions: of the networks and the baselines, including `constant`.
       dataset: metadata of the dataset.
-      model: name of the network.
-      seed: random seed of the bootstrap.
-      levels: JND levels that the network predicts, from 1.
-      sur: comparison of SUR curves, if the network predicts a spread.
-      versions: package name to version.
-      run: path of the run.
+      levels: JND levels that all networks predict, from 1; no other level is compared.
+      provenance: how the predictions were made.
 
     Raises:
       ValueError: a prediction is not [N, 3], or not finite for one of `levels`.
     """
-    ordered = [curves[source_id] for source_id in test.source_ids]
+    ordered, scale = [curves[source_id] for source_id in test.source_ids], dataset.scale
     compared = {
         name: _only_levels(predicted, levels, test.levels.shape, name)
-        for name, predicted in predictions.items()
+        for name, predicted in predictions.levels.items()
     }
-    abs_errors = {name: np.abs(predicted - test.levels) for name, predicted in compared.items()}
-    results: dict[str, PredictorResult] = {}
-    for name, predicted in compared.items():
-        psnr_errors_db = abs_psnr_errors(ordered, predicted, test.levels)
-        reduced = score(
-            abs_errors[name], psnr_errors_db, abs_errors[CONSTANT], test.group_ids, seed=seed
+    model = next(iter(compared))
+    viewers = viewers_curves(test, scale)
+    true_psnr_db = level_psnrs(ordered, test.levels)
+    results = {
+        name: PredictorResult(
+            predicted,
+            np.abs(predicted - test.levels),
+            np.abs(level_psnrs(ordered, predicted) - true_psnr_db),
+            score(
+                predicted,
+                test.levels,
+                test.group_ids,
+                scale=scale,
+                curves=ordered,
+                sur_at_level=sur_at(viewers, predicted, scale),
+                constant=compared[CONSTANT],
+                others={other: levels for other, levels in compared.items() if other != name},
+            ),
         )
-        results[name] = PredictorResult(predicted, abs_errors[name], psnr_errors_db, reduced)
+        for name, predicted in compared.items()
+    }
+    sur = None
+    if predictions.spreads is not None:
+        sur = compare_sur(test, predictions.sur, predictions.spreads, scale)
     return EvaluationResults(
         dataset=dataset,
-        seed=seed,
         model=model,
         levels=levels,
         test=test,
-        true_psnr_db=np.stack(
-            [c.psnr_at(row) for c, row in zip(ordered, test.levels, strict=True)]
-        ),
-        bits_saved=bits_saved(ordered, compared[model], test.levels, dataset.scale),
+        true_psnr_db=true_psnr_db,
+        label_noise=label_noise(test, scale),
+        bits_saved=bits_saved(ordered, compared[model], test.levels, scale),
         predictors=results,
         sur=sur,
-        versions=dict(versions or {}),
-        run=run,
+        provenance=provenance,
     )
 
 
@@ -171,22 +215,25 @@ def _only_levels(
 def to_json(results: EvaluationResults) -> str:
     """Format results as the text of `results.json`.
 
-    A value that does not exist, such as the error of a level that no source has, is null. Keys:
+    A value that does not exist, such as the error of a level that no source has, is null. A list
+    of values per level always has three. Keys:
 
+    - `format`: `FORMAT`.
     - `simulated`, `simulation`: whether viewers are simulated, and how.
     - `dataset`, `dataset_config`, `dataset_version`, `dataset_fingerprint`, `dataset_seed`, `scale`
-      (QP or QF), `level_definition`, `sources_per_split`: metadata of the dataset.
-    - `run`, `levels`, `seed`, `versions`: the run, its levels (from 1), the bootstrap seed, package
-      versions.
-    - `num_sources`, `num_groups`: number of test sources, and of recordings or photographs they
-      come from.
-    - `predictors`: by name, the fields of `PredictorScore`; the network first.
+      (QP or QF), `level_definition`, `split_by`, `sources_per_split`: metadata of the dataset.
+    - `levels`: the compared levels, from 1.
+    - `num_sources`, `num_groups`: number of test sources, and of groups they come from.
+    - `label_noise`: for each level, the error that resampling the viewers makes.
+    - `predictors`: by name, the fields of `PredictorScore`; the networks first.
     - `sur`: by name, the fields of `SurScore`; null if the network predicts no spread.
     - `bits_saved`: the fields of `BitsSaved`.
+    - `provenance`: the fields of `Provenance`.
     """
     dataset = results.dataset
     sur = results.sur
     document = {
+        "format": FORMAT,
         "simulated": dataset.simulated,
         "simulation": dataset.simulation,
         "dataset": dataset.name,
@@ -196,16 +243,16 @@ def to_json(results: EvaluationResults) -> str:
         "dataset_seed": dataset.seed,
         "scale": dataset.scale.name,
         "level_definition": dataset.level_definition,
+        "split_by": dataset.split_by,
+        "sources_per_split": {name: len(ids) for name, ids in dataset.splits.items()},
         "levels": list(results.levels),
-        "seed": results.seed,
         "num_sources": results.num_sources,
         "num_groups": results.num_groups,
-        "sources_per_split": {name: len(ids) for name, ids in dataset.splits.items()},
+        "label_noise": results.label_noise,
         "predictors": {name: asdict(one.score) for name, one in results.predictors.items()},
         "sur": sur and {name: asdict(one.score) for name, one in sur.predictors.items()},
         "bits_saved": asdict(results.bits_saved),
-        "run": results.run,
-        "versions": dict(results.versions),
+        "provenance": asdict(results.provenance),
     }
     return json.dumps(_nan_to_none(document), indent=2, allow_nan=False) + "\n"
 
@@ -219,7 +266,7 @@ def to_csv(results: EvaluationResults) -> str:
     - `source_id`, `group_id`, `jnd_index` (level, from 1).
     - `true`, `true_psnr_db`: the viewers' level, and the PSNR there.
     - `NAME`, `NAME_abs_psnr_error_db`: level and PSNR error of each predictor.
-    - `MODEL_spread`, `NAME_abs_sur_difference`: if the network predicts spreads.
+    - `MODEL_spread`, `NAME_sur_distance`: if the network predicts spreads.
     """
     columns = {"true": results.test.levels, "true_psnr_db": results.true_psnr_db}
     columns |= {name: one.predicted for name, one in results.predictors.items()}
@@ -229,8 +276,7 @@ def to_csv(results: EvaluationResults) -> str:
     if results.sur is not None:
         columns[f"{results.model}_spread"] = results.sur.spreads
         columns |= {
-            f"{name}_abs_sur_difference": one.differences
-            for name, one in results.sur.predictors.items()
+            f"{name}_sur_distance": one.distances for name, one in results.sur.predictors.items()
         }
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,21 +1,22 @@
-"""Errors of predicted satisfied-user-ratio (SUR) curves, for models that predict a spread.
+"""Satisfied-user ratio (SUR): errors of predicted curves, and what the viewers' samples say.
 
 Curves are compared at every quantizer of the scale that is lossy, from its lowest to its highest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from laser_dist.evaluation.baselines import CONSTANT
 from laser_dist.evaluation.dataset import SourceTable
-from laser_dist.evaluation.metrics import Interval, bootstrap_interval, mean_of_present
+from laser_dist.evaluation.intervals import Interval, mean_intervals
+from laser_dist.evaluation.metrics import PerLevel, level_means, mean_of_present
 from laser_dist.jnd.normal_sur import normal_sur_curve
 from laser_dist.jnd.scale import Scale
-from laser_dist.jnd.sur import sur_curve
+from laser_dist.jnd.sur import level_at_sur, sur_curve, viewers_at_level
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,15 @@ class SurScore:
     Levels without samples are left out. A level without samples in any test source is NaN.
 
     Attributes:
-      abs_difference: for each level, the mean over sources and quantizers of
-        |predicted SUR - viewers' SUR|, in [0, 1].
-      abs_difference_interval: its 95% bootstrap interval over sources.
-      mean_abs_difference: mean over all levels of all sources.
+      wasserstein: for each level, the mean over sources of the Wasserstein-1 distance between the
+        predicted and the actual distribution of the viewers' samples, in steps of the scale.
+      wasserstein_interval: its 95% interval over groups.
+      mean_wasserstein: mean over all levels of all sources.
     """
 
-    abs_difference: tuple[float, ...]
-    abs_difference_interval: tuple[Interval, ...]
-    mean_abs_difference: float
+    wasserstein: PerLevel
+    wasserstein_interval: tuple[Interval, ...]
+    mean_wasserstein: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +43,25 @@ class SurErrors:
 
     Attributes:
       curves: [N, L, Q] float64 in [0, 1], predicted SUR; NaN where there is no prediction.
-      differences: [N, L] float64 in [0, 1], mean over the quantizers; NaN where there are no
-        samples or there is no prediction.
+      distances: [N, L] float64, Wasserstein-1 distance in steps of the scale, at least 0; NaN
+        where there are no samples or there is no prediction.
       score: means and intervals.
     """
 
     curves: np.ndarray
-    differences: np.ndarray
+    distances: np.ndarray
     score: SurScore
 
 
 @dataclass(frozen=True, eq=False)
 class SurComparison:
-    """The network's SUR curves and a constant baseline, compared with the viewers'.
+    """Predicted SUR curves, compared with the viewers'.
 
     Attributes:
-      spreads: [N, L] float64, predicted standard deviation of the viewers' samples, in steps of
-        the scale; NaN for a level that the network does not predict.
+      spreads: [N, L] float64, standard deviation of the viewers' samples that the network
+        predicts, in steps of the scale; NaN for a level that it does not predict.
       viewers: [N, L, Q] float64 in [0, 1], the viewers' SUR; NaN where there are no samples.
-      predictors: predictor's name to its errors: the network, `constant`.
+      predictors: predictor's name to its errors, the network first.
     """
 
     spreads: np.ndarray
@@ -69,38 +70,51 @@ class SurComparison:
 
 
 def compare_sur(
-    train: SourceTable,
-    test: SourceTable,
-    levels: np.ndarray,
-    spreads: np.ndarray,
-    *,
-    model: str,
-    scale: Scale,
-    seed: int,
+    test: SourceTable, curves: Mapping[str, np.ndarray], spreads: np.ndarray, scale: Scale
 ) -> SurComparison:
     """Compare predicted SUR curves of test sources with those of their viewers.
 
     Args:
-      train: training sources; the mean of their viewers' curves is the constant baseline.
       test: N test sources.
-      levels: [N, L], predicted levels; NaN for a level that the network does not predict.
-      spreads: [N, L], predicted spreads, likewise.
-      model: the network's name.
-      scale: scale of the levels and samples.
-      seed: random seed of the bootstrap.
+      curves: predictor's name to [N, L, Q] from `network_sur` or `constant_sur`, the network
+        first. All are compared where the network has a prediction.
+      spreads: [N, L], the spreads of the network.
+      scale: scale of the samples.
     """
     viewers = viewers_curves(test, scale)
-    constant = mean_of_present(viewers_curves(train, scale), axis=0)
-    constant = np.where(np.isnan(levels)[..., None], np.nan, constant)
-    network = normal_sur_curve(levels, spreads, lossy_quantizers(scale), scale=scale)
-    return SurComparison(
-        spreads=spreads,
-        viewers=viewers,
-        predictors={
-            model: _errors(network, viewers, seed=seed),
-            CONSTANT: _errors(constant, viewers, seed=seed),
-        },
-    )
+    network = next(iter(curves.values()))
+    errors: dict[str, SurErrors] = {}
+    for name, predicted in curves.items():
+        compared = np.where(np.isnan(network), np.nan, predicted)
+        # The integral of the difference of two distribution functions, in steps of 1.
+        distances = np.abs(compared - viewers).sum(axis=-1)
+        reduced = SurScore(
+            wasserstein=level_means(distances),
+            wasserstein_interval=mean_intervals(distances, test.group_ids),
+            mean_wasserstein=float(mean_of_present(distances)),
+        )
+        errors[name] = SurErrors(compared, distances, reduced)
+    return SurComparison(spreads=spreads, viewers=viewers, predictors=errors)
+
+
+def network_sur(levels: np.ndarray, spreads: np.ndarray, scale: Scale) -> np.ndarray:
+    """Return the SUR curves of normal distributions.
+
+    Args:
+      levels: [N, L], where the SUR is 75%; NaN gives NaN.
+      spreads: [N, L], standard deviations.
+      scale: scale of both.
+
+    Returns:
+      [N, L, Q] float64 in [0, 1].
+    """
+    return normal_sur_curve(levels, spreads, lossy_quantizers(scale), scale=scale)
+
+
+def constant_sur(train: SourceTable, num_sources: int, scale: Scale) -> np.ndarray:
+    """Return the mean SUR curve of the training viewers for every source, [num_sources, L, Q]."""
+    mean = mean_of_present(viewers_curves(train, scale), axis=0)
+    return np.broadcast_to(mean, (num_sources, *mean.shape))
 
 
 def lossy_quantizers(scale: Scale) -> np.ndarray:
@@ -116,21 +130,53 @@ def viewers_curves(table: SourceTable, scale: Scale) -> np.ndarray:
     """
     quantizers = lossy_quantizers(scale)
     curves = np.full((*table.levels.shape, len(quantizers)), np.nan)
-    for row, samples_by_level in enumerate(table.viewer_samples):
-        for level, samples in enumerate(samples_by_level):
-            if len(samples):
-                curves[row, level] = sur_curve(samples, quantizers, scale=scale)
+    for row, level, samples in _samples(table):
+        curves[row, level] = sur_curve(samples, quantizers, scale=scale)
     return curves
 
 
-def _errors(predicted: np.ndarray, viewers: np.ndarray, *, seed: int) -> SurErrors:
-    differences = np.abs(predicted - viewers).mean(axis=-1)
-    return SurErrors(
-        curves=predicted,
-        differences=differences,
-        score=SurScore(
-            abs_difference=tuple(mean_of_present(differences, axis=0).tolist()),
-            abs_difference_interval=bootstrap_interval(differences, seed=seed),
-            mean_abs_difference=float(mean_of_present(differences)),
-        ),
-    )
+def sur_at(viewers: np.ndarray, levels: np.ndarray, scale: Scale) -> np.ndarray:
+    """Return the viewers' SUR at the quantizers that levels are encoded with.
+
+    Args:
+      viewers: [N, L, Q], from `viewers_curves`.
+      levels: [N, L], may be fractional; NaN gives NaN.
+      scale: scale of the levels.
+
+    Returns:
+      [N, L] float64 in [0, 1]; NaN where there are no samples.
+    """
+    quantizers = [[scale.nearest(level) for level in row] for row in np.nan_to_num(levels)]
+    columns = np.array(quantizers)[..., None] - scale.lowest
+    found = np.take_along_axis(viewers, columns, axis=-1)[..., 0]
+    return np.where(np.isnan(levels), np.nan, found)
+
+
+def label_noise(table: SourceTable, scale: Scale) -> PerLevel:
+    """Compute how far levels move, on average, if their viewers are resampled with replacement.
+
+    A predictor that knows the level of all people exactly has about this error, so no predictor
+    can be expected to have a lower one. The mean of the bootstrap is computed exactly, without
+    random numbers: a resampled level is at most the `j`-th of `n` ordered samples if at least as
+    many of `n` draws as the level needs are among the first `j`.
+
+    Returns:
+      Mean distance for each level, in steps of the scale; NaN for a level without samples.
+    """
+    noise = np.full(table.levels.shape, np.nan)
+    for row, level, samples in _samples(table):
+        num = len(samples)
+        distances = np.abs(
+            np.sort(scale.sign * samples) - scale.sign * level_at_sur(samples, scale=scale)
+        )
+        at_most = stats.binom.sf(viewers_at_level(num) - 1, num, np.arange(num + 1) / num)
+        noise[row, level] = np.diff(at_most) @ distances
+    return level_means(noise)
+
+
+def _samples(table: SourceTable) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (row, level from 0, samples) for each level that has samples."""
+    for row, by_level in enumerate(table.viewer_samples):
+        for level, samples in enumerate(by_level):
+            if len(samples):
+                yield row, level, samples

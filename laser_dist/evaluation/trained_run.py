@@ -62,6 +62,7 @@ class TrainedRun:
       backbones: level, from 1, to a function from uint8 raw frames to frames of the same shape and
         type as they would look at that level. Levels whose backbone was not kept are absent.
       curves: the learning curves.
+      settings: its resolved settings.
     """
 
     path: str
@@ -75,6 +76,7 @@ class TrainedRun:
     spread: bool = False
     backbones: Mapping[int, FramesToFrames] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_trained_run(run_dir: Path) -> TrainedRun:
@@ -104,6 +106,7 @@ def load_trained_run(run_dir: Path) -> TrainedRun:
         spread=predictor.spec.spread,
         backbones=load_backbones(run_dir, predictor.spec),
         curves=read_curves(run_dir / "logs" / "metrics"),
+        settings=config["training"],
     )
 
 

@@ -55,10 +55,9 @@ def normal_sur(
     Raises:
       ValueError: a spread is below 0.
     """
-    sign = 1.0 if scale.higher_is_worse else -1.0
     width = _non_negative(spread)
     # Relative to the level instead of the mean, so the SUR at a level has no rounding error.
-    beyond = sign * (np.asarray(positions, np.float64) - np.asarray(level, np.float64))
+    beyond = scale.sign * (np.asarray(positions, np.float64) - np.asarray(level, np.float64))
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         quantile = beyond / width
     quantile = np.where((width == 0) & (beyond == 0), np.inf, quantile)
@@ -88,8 +87,7 @@ def normal_sur_curve(
     Raises:
       ValueError: a spread is below 0.
     """
-    half = 0.5 if scale.higher_is_worse else -0.5
-    positions = np.asarray(grid, np.float64) + half
+    positions = np.asarray(grid, np.float64) + scale.sign * 0.5
     levels, spreads = np.asarray(level)[..., None], np.asarray(spread)[..., None]
     return normal_sur(levels, spreads, positions, scale=scale)
 
@@ -120,8 +118,7 @@ def normal_level(
 
 def _level_at(level: ArrayLike, spread: ArrayLike, sur: float, scale: Scale) -> NDArray[np.float64]:
     worse = float(_ndtri(LEVEL_SUR) - _ndtri(sur))
-    sign = 1.0 if scale.higher_is_worse else -1.0
-    return np.asarray(level, np.float64) + sign * worse * _non_negative(spread)
+    return np.asarray(level, np.float64) + scale.sign * worse * _non_negative(spread)
 
 
 def _non_negative(spread: ArrayLike) -> NDArray[np.float64]:

@@ -37,6 +37,11 @@ class Scale:
         return min(max(int(level + 0.5), self.lowest), self.highest)
 
     @property
+    def sign(self) -> int:
+        """Factor that makes higher worse: 1, or -1 if higher is better."""
+        return 1 if self.higher_is_worse else -1
+
+    @property
     def direction_text(self) -> str:
         """Direction in words, such as "a higher QP is coarser"."""
         return f"a {'higher' if self.higher_is_worse else 'lower'} {self.name} is coarser"

@@ -43,7 +43,7 @@ def sur_curve(
         raise ValueError("samples must hold at least one viewer")
     if not np.all(positions[1:] > positions[:-1]):
         raise ValueError(f"grid must be strictly ascending, got {positions.tolist()}")
-    sign = _sign(scale)
+    sign = scale.sign
     num_noticed = np.searchsorted(np.sort(sign * thresholds), sign * positions, side="right")
     # One division, hence one rounding: a ratio such as 3/4 becomes the float 0.75 exactly.
     return (thresholds.size - num_noticed) / thresholds.size
@@ -81,15 +81,14 @@ def level_at_sur(
         raise ValueError("samples must hold at least one viewer")
     if not 0.0 <= sur < 1.0:
         raise ValueError(f"sur must be in [0, 1), got {sur}")
-    needed = (1 - Fraction(repr(float(sur)))) * thresholds.size
-    num_noticed = -(-needed.numerator // needed.denominator)
-    sign = _sign(scale)
-    return sign * int(np.sort(sign * thresholds)[num_noticed - 1])
+    ordered = np.sort(scale.sign * thresholds)
+    return scale.sign * int(ordered[viewers_at_level(thresholds.size, sur) - 1])
 
 
-def _sign(scale: Scale) -> int:
-    """Return the factor that makes higher worse."""
-    return 1 if scale.higher_is_worse else -1
+def viewers_at_level(num_viewers: int, sur: float = LEVEL_SUR) -> int:
+    """Return how many of these viewers must have noticed for a quantizer to be the level."""
+    needed = (1 - Fraction(repr(float(sur)))) * num_viewers
+    return -(-needed.numerator // needed.denominator)
 
 
 def _integers(values: NDArray[np.integer], name: str) -> NDArray[np.int64]:

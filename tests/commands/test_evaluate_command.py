@@ -7,17 +7,36 @@ import pytest
 from laser_dist.commands import evaluate
 from laser_dist.commands.terminal import Terminal
 from laser_dist.evaluation.dataset import DatasetInfo, SourceTable
-from laser_dist.evaluation.metrics import PredictorScore
+from laser_dist.evaluation.metrics import (
+    MARGINS,
+    OVERSHOOT,
+    WITHIN,
+    MarginCurve,
+    PredictorScore,
+)
 from laser_dist.evaluation.quality_curves import QualityCurve
-from laser_dist.evaluation.results import assess
-from laser_dist.evaluation.sur_metrics import compare_sur
+from laser_dist.evaluation.results import Predictions, assess
+from laser_dist.evaluation.sur_metrics import compare_sur, constant_sur, network_sur
 from laser_dist.jnd.scale import QF
 
+THREE = (0.5, 0.5, 0.5)
+INTERVALS = ((2.0, 3.0), (2.5, 3.5), (9.0, 11.5))
 SCORE = PredictorScore(
     abs_error=(2.5, 3.0, 10.25),
-    abs_error_interval=((2.0, 3.0), (2.5, 3.5), (9.0, 11.5)),
+    abs_error_interval=INTERVALS,
+    bias=THREE,
+    bias_interval=INTERVALS,
+    rmse=THREE,
+    pearson=THREE,
+    spearman=THREE,
+    within=dict.fromkeys(WITHIN, THREE),
+    overshoot=dict.fromkeys(OVERSHOOT, THREE),
     abs_psnr_error_db=(1.5, 2.0, 2.5),
     abs_psnr_error_db_interval=((1.0, 2.0), (1.5, 2.5), (2.0, 3.0)),
+    extra_bits=THREE,
+    missing_bits=THREE,
+    sur_at_level=THREE,
+    margin=MarginCurve(MARGINS, (THREE,) * len(MARGINS), (THREE,) * len(MARGINS)),
     mean_abs_error=5.25,
     ratio_to_constant=0.75,
     ratio_to_constant_interval=(0.7, 0.8),
@@ -76,7 +95,7 @@ def results():
     curves["b"] = replace(curve, num_bits=np.full(100, np.nan))
     predictions = {"mj-lat": levels + 1, "constant": levels * 0 + 25, "si-ti-ridge": levels + 3}
     info = DatasetInfo(name="d", version="1", fingerprint="f", simulated=False, scale=QF)
-    return assess(test, curves, predictions, dataset=info, model="mj-lat", seed=0)
+    return assess(test, curves, Predictions(predictions), dataset=info)
 
 
 def test_results_in_quality_factors_do_not_mention_qp(results, monkeypatch):
@@ -106,12 +125,14 @@ def test_sur_errors_are_printed_if_the_model_predicts_spreads(results, columns, 
     viewers = ((np.array([34, 36]), np.array([23, 25]), np.array([], int)),) * 3
     test = replace(results.test, viewer_samples=viewers)
     spreads = np.full((3, 3), 1.5)
-    sur = compare_sur(
-        test, test, results.network.predicted, spreads, model="mj-lat", scale=QF, seed=0
-    )
+    curves = {
+        "mj-lat": network_sur(results.network.predicted, spreads, QF),
+        "constant": constant_sur(test, 3, QF),
+    }
+    sur = compare_sur(test, curves, spreads, QF)
     text = printed(replace(results, sur=sur), columns, monkeypatch)
-    assert "|ΔSUR|, QF 1–100" in text
+    assert "SUR error, QF" in text
     assert max(map(len, text.splitlines())) <= columns
     score = sur.predictors["mj-lat"].score
-    assert text.count(f"{score.abs_difference[0] * 100:.1f}") >= 1
+    assert text.count(f"{score.wasserstein[0]:.2f} (") >= 1
     assert "nan" not in text

@@ -16,18 +16,28 @@ from scipy.stats import norm
 from sklearn.datasets import load_sample_images
 
 from laser_dist.evaluation import report
-from laser_dist.evaluation.baselines import baseline_predictions
+from laser_dist.evaluation.baselines import CONSTANT, baseline_predictions
 from laser_dist.evaluation.dataset import DatasetInfo, LevelFrames, SourceTable, present_samples
 from laser_dist.evaluation.example_clips import choose_examples, example_clip
 from laser_dist.evaluation.metrics import mean_of_present
+from laser_dist.evaluation.provenance import Provenance
 from laser_dist.evaluation.quality_curves import QualityCurve
-from laser_dist.evaluation.results import EvaluationResults, assess
-from laser_dist.evaluation.sur_metrics import compare_sur
+from laser_dist.evaluation.results import EvaluationResults, Predictions, assess
+from laser_dist.evaluation.sur_metrics import constant_sur, network_sur
 from laser_dist.evaluation.trained_run import Curve
 from laser_dist.jnd.scale import QP, Scale
 
 MODEL = "mj-lat"
 VIEWERS_SPREAD = 2.5
+PROVENANCE = Provenance(
+    run="runs/demo/run",
+    command="laser-jnd evaluate --model runs/demo/run",
+    commit="0123456789abcdef0123456789abcdef01234567",
+    settings={"seed": 0},
+    packages={"laser-jnd": "0.1.0", "keras": "3.15.1"},
+    hardware="2 cores of x86_64, no GPU",
+    date="2026-01-31T12:00:00+00:00",
+)
 
 
 def make_sources(num_sources: int, *, seed: int = 0, first: int = 1, noise: float = 1.0):
@@ -64,6 +74,16 @@ def make_curve(slope: float = 0.6, *, scale: Scale = QP) -> QualityCurve:
     return QualityCurve(quantizers, 58.0 - slope * coarseness, 1e6 * 2 ** (-coarseness / 6))
 
 
+def make_curves(*tables: SourceTable, scale: Scale = QP) -> dict[str, QualityCurve]:
+    """Return curves by source id: busier sources need more bits."""
+    curve = make_curve(scale=scale)
+    return {
+        source_id: replace(curve, num_bits=curve.num_bits * (1 + spatial))
+        for table in tables
+        for source_id, spatial in zip(table.source_ids, table.activity[:, 0], strict=True)
+    }
+
+
 def make_info(**changes) -> DatasetInfo:
     info = DatasetInfo(
         name="videoset_jnd",
@@ -75,6 +95,7 @@ def make_info(**changes) -> DatasetInfo:
         " a sensitivity and a lapse rate for each viewer.",
         level_definition="the QP at which a quarter of the viewers notice",
         seed=7,
+        split_by="film",
     )
     return replace(info, **changes)
 
@@ -88,10 +109,11 @@ def with_gaps(sources: SourceTable, *gaps: tuple[int, int]) -> SourceTable:
 
 
 @cache
-def make_baselines(num_sources: int) -> dict[str, np.ndarray]:
+def make_baselines(num_sources: int, scale: Scale) -> dict[str, np.ndarray]:
     """Return the baselines' predictions for `make_results`; cached, as fitting trees is slow."""
     train = make_sources(90, seed=1, first=1)
-    return baseline_predictions(train, make_sources(num_sources, seed=2, first=201).activity)
+    test = make_sources(num_sources, seed=2, first=201)
+    return baseline_predictions(train, test, make_curves(train, test, scale=scale), scale)
 
 
 def make_results(
@@ -114,24 +136,23 @@ def make_results(
     info_changes = {"splits": splits} | info_changes
     info = make_info(**info_changes)
     test = with_gaps(test, *gaps)
-    sur = None
+    spreads, sur = None, {}
     if spread is not None:
         train, test = (with_viewers(table, scale=info.scale) for table in (train, test))
         is_predicted = np.isin([1, 2, 3], levels)
         known = np.where(is_predicted, predicted, np.nan)
         spreads = np.where(is_predicted, np.full_like(predicted, spread), np.nan)
-        sur = compare_sur(train, test, known, spreads, model=model, scale=info.scale, seed=11)
+        sur = {
+            model: network_sur(known, spreads, info.scale),
+            CONSTANT: constant_sur(train, num_sources, info.scale),
+        }
     return assess(
         test,
-        {source_id: make_curve(scale=info.scale) for source_id in test.source_ids},
-        {model: predicted, **make_baselines(num_sources)},
+        make_curves(test, scale=info.scale),
+        Predictions({model: predicted, **make_baselines(num_sources, info.scale)}, spreads, sur),
         dataset=info,
-        model=model,
         levels=levels,
-        sur=sur,
-        seed=11,
-        versions={"laser-jnd": "0.1.0", "keras": "3.15.1"},
-        run="runs/demo/run",
+        provenance=PROVENANCE,
     )
 
 

@@ -2,14 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_fakes import make_sources, with_gaps
+from evaluation_fakes import make_curve, make_sources, with_gaps
 
 from laser_dist.evaluation.baselines import (
+    baseline_predictions,
     constant_predictions,
     ridge_predictions,
     tree_predictions,
 )
 from laser_dist.evaluation.dataset import SourceTable
+from laser_dist.jnd.scale import QP
 
 
 def abs_error(predicted, sources):
@@ -80,6 +82,30 @@ def test_trees_stay_close_to_the_constant_if_activity_carries_no_information():
     )
     trees = abs_error(tree_predictions(train, test.activity), test)
     assert trees < 1.05 * abs_error(constant_predictions(train, 200), test)
+
+
+def test_one_encode_predicts_levels_that_follow_from_the_size_of_the_clip():
+    train, test = make_sources(60, seed=1), make_sources(40, seed=2, first=101)
+    # The size of a clip says how far its levels are from the middle; SI and TI say nothing.
+    curves = {}
+    for table in (train, test):
+        sizes = np.exp2((table.levels[:, :1] - 28) / 2)
+        for source_id, size in zip(table.source_ids, sizes, strict=True):
+            curves[source_id] = replace(make_curve(), num_bits=make_curve().num_bits * size)
+    train, test = (replace(table, activity=np.ones_like(table.activity)) for table in (train, test))
+    found = baseline_predictions(train, test, curves, QP)
+    assert list(found) == ["constant", "si-ti-ridge", "si-ti-trees", "one-encode"]
+    assert abs_error(found["one-encode"], test) < 0.7 * abs_error(found["constant"], test)
+    assert abs_error(found["si-ti-trees"], test) > 0.95 * abs_error(found["constant"], test)
+
+
+def test_one_encode_is_near_the_constant_if_no_size_is_known():
+    train, test = make_sources(60, seed=1), make_sources(40, seed=2, first=101)
+    unknown = replace(make_curve(), num_bits=np.full(51, np.nan))
+    curves = dict.fromkeys((*train.source_ids, *test.source_ids), unknown)
+    found = baseline_predictions(train, test, curves, QP)
+    assert np.ptp(found["one-encode"], axis=0).max() == 0
+    assert np.abs(found["one-encode"] - found["constant"]).max() < 1
 
 
 def test_trees_are_deterministic():

@@ -55,7 +55,8 @@ class MemoryDataset:
                 "psnr_rgb_db": psnr,
                 "num_bits": int(bits),
             }
-            for source_id in self.tables["test"].source_ids
+            for table in self.tables.values()
+            for source_id in table.source_ids
             for quantizer, psnr, bits in zip(
                 curve.quantizers, curve.psnr_rgb_db, curve.num_bits, strict=True
             )
@@ -93,19 +94,19 @@ def make_run(**changes):
 
 
 def test_predictions_are_averaged_over_frames_before_the_comparison(tmp_path):
-    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out", seed=0)
+    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out")
     assert results.predictors[MODEL].score.abs_error == (0, 0, 0)
     assert results.predictors[MODEL].score.abs_psnr_error_db == (0, 0, 0)
 
 
 def test_results_predictions_and_report_are_written(tmp_path):
-    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out", seed=3)
+    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["simulated"] is True
-    assert (document["dataset"], document["seed"]) == ("videoset_jnd", 3)
+    assert (document["format"], document["dataset"]) == (2, "videoset_jnd")
     assert document["num_sources"] == 9
     assert list(document["predictors"]) == [
-        "mj-lat", "constant", "si-ti-ridge", "si-ti-trees",
+        "mj-lat", "constant", "si-ti-ridge", "si-ti-trees", "one-encode",
     ]  # fmt: skip
     for one in document["predictors"].values():
         assert np.shape(one["abs_error"]) == np.shape(one["abs_psnr_error_db"]) == (3,)
@@ -124,8 +125,8 @@ def test_results_predictions_and_report_are_written(tmp_path):
 
 def test_results_in_a_bucket_equal_those_on_a_disk(tmp_path, s3):
     dataset = MemoryDataset(tmp_path)
-    evaluate_on(dataset, make_run(), tmp_path / "out", seed=3)
-    evaluate_on(dataset, make_run(), s3.url("runs/first"), seed=3)
+    evaluate_on(dataset, make_run(), tmp_path / "out")
+    evaluate_on(dataset, make_run(), s3.url("runs/first"))
     names = ("report/index.html", "predictions.csv", "results.json")
     assert s3.files("runs/first") == {
         name: (tmp_path / "out" / name).read_bytes() for name in names
@@ -136,7 +137,7 @@ def test_missing_levels_are_empty_cells_and_ignored(tmp_path):
     # Source 1 has no third level; no source has a second.
     gaps = [(1, 2), *((row, 1) for row in range(9))]
     dataset = MemoryDataset(tmp_path, gaps=gaps, scale=QF)
-    results = evaluate_on(dataset, make_run(), tmp_path / "out", seed=3)
+    results = evaluate_on(dataset, make_run(), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["scale"] == "QF"
     assert document["predictors"][MODEL]["abs_error"] == [0, None, 0]
@@ -168,7 +169,7 @@ def test_missing_levels_are_empty_cells_and_ignored(tmp_path):
 def test_a_level_without_training_sources_is_a_user_error(tmp_path):
     dataset = MemoryDataset(tmp_path, train_gaps=[(row, 2) for row in range(30)])
     with pytest.raises(UserError, match="No training source of .* has JND3"):
-        evaluate_on(dataset, make_run(), tmp_path / "out", seed=0)
+        evaluate_on(dataset, make_run(), tmp_path / "out")
 
 
 def read_rows(folder):
@@ -198,7 +199,7 @@ def test_all_predictors_are_compared_only_on_the_levels_of_the_run(tmp_path, var
     # Training sources need not have the levels that are not predicted.
     gaps = [(row, level) for row in range(30) for level in range(3) if level + 1 not in levels]
     dataset = MemoryDataset(tmp_path, train_gaps=gaps)
-    results = evaluate_on(dataset, single_run(variant, levels), tmp_path / "out", seed=0)
+    results = evaluate_on(dataset, single_run(variant, levels), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["levels"] == list(levels)
     present = np.isin([1, 2, 3], levels)
@@ -227,7 +228,7 @@ def test_all_predictors_are_compared_only_on_the_levels_of_the_run(tmp_path, var
 
 @pytest.mark.parametrize("backbones", [{}, {3: lambda raw: raw}])
 def test_the_report_shows_the_backbones_that_were_kept(tmp_path, backbones):
-    evaluate_on(MemoryDataset(tmp_path), make_run(backbones=backbones), tmp_path / "out", seed=0)
+    evaluate_on(MemoryDataset(tmp_path), make_run(backbones=backbones), tmp_path / "out")
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     # Three clips: raw, encoded at three levels, and from the backbones.
     assert page.count('<img src="') == 3 * (1 + 3 + len(backbones))
@@ -237,7 +238,7 @@ def test_the_report_shows_the_backbones_that_were_kept(tmp_path, backbones):
 
 def test_a_report_is_written_even_if_no_test_source_has_the_level(tmp_path):
     dataset = MemoryDataset(tmp_path, gaps=[(row, 1) for row in range(9)])
-    evaluate_on(dataset, single_run("lat", (2,)), tmp_path / "out", seed=0)
+    evaluate_on(dataset, single_run("lat", (2,)), tmp_path / "out")
     assert not re.search(r"\bnan\b", page_text(tmp_path / "out"), re.IGNORECASE)
 
 
@@ -253,22 +254,22 @@ def spread_run(spread, levels=(1, 2, 3)):
 
 def test_spreads_are_compared_with_the_viewers_samples(tmp_path):
     dataset = MemoryDataset(tmp_path, viewers=True, gaps=[(1, 2)])
-    results = evaluate_on(dataset, spread_run(VIEWERS_SPREAD), tmp_path / "out", seed=0)
+    results = evaluate_on(dataset, spread_run(VIEWERS_SPREAD), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(document["sur"]) == [MODEL, "constant"]
     own, constant = document["sur"][MODEL], document["sur"]["constant"]
     # Level and spread are exact; the rest is the sampling error of 30 viewers.
-    assert max(own["abs_difference"]) < 0.005
-    assert min(constant["abs_difference"]) > 3 * max(own["abs_difference"])
-    assert np.shape(own["abs_difference_interval"]) == (3, 2)
+    assert max(own["wasserstein"]) < 51 * 0.005
+    assert min(constant["wasserstein"]) > 3 * max(own["wasserstein"])
+    assert np.shape(own["wasserstein_interval"]) == (3, 2)
     assert results.predictors[MODEL].score.mean_abs_error == 0
     rows = read_rows(tmp_path / "out")
     for row in rows:
         assert float(row[f"{MODEL}_spread"]) == VIEWERS_SPREAD
         missing = (row["source_id"], row["jnd_index"]) == ("videoSRC102", "3")
-        assert (row[f"{MODEL}_abs_sur_difference"] == "") == missing
-    differences = [float(row["constant_abs_sur_difference"]) for row in rows[::3]]
-    assert np.mean(differences) == pytest.approx(constant["abs_difference"][0], abs=1e-4)
+        assert (row[f"{MODEL}_sur_distance"] == "") == missing
+    differences = [float(row["constant_sur_distance"]) for row in rows[::3]]
+    assert np.mean(differences) == pytest.approx(constant["wasserstein"][0], abs=1e-4)
     page = page_text(tmp_path / "out")
     assert "satisfied-user ratio" in page
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
@@ -276,19 +277,19 @@ def test_spreads_are_compared_with_the_viewers_samples(tmp_path):
 
 def test_spreads_of_a_single_level_leave_the_others_empty(tmp_path):
     dataset = MemoryDataset(tmp_path, viewers=True)
-    evaluate_on(dataset, spread_run(VIEWERS_SPREAD, (2,)), tmp_path / "out", seed=0)
+    evaluate_on(dataset, spread_run(VIEWERS_SPREAD, (2,)), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     for one in document["sur"].values():
-        assert [value is None for value in one["abs_difference"]] == [True, False, True]
-        assert one["mean_abs_difference"] == pytest.approx(one["abs_difference"][1])
+        assert [value is None for value in one["wasserstein"]] == [True, False, True]
+        assert one["mean_wasserstein"] == pytest.approx(one["wasserstein"][1])
     spreads = [row[f"{MODEL}_spread"] for row in read_rows(tmp_path / "out")[:3]]
     assert spreads == ["", "2.5000", ""]
 
 
 def test_sur_curves_are_not_evaluated_without_samples(tmp_path):
-    evaluate_on(MemoryDataset(tmp_path), spread_run(2.0), tmp_path / "out", seed=0)
+    evaluate_on(MemoryDataset(tmp_path), spread_run(2.0), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert document["sur"][MODEL]["abs_difference"] == [None] * 3
+    assert document["sur"][MODEL]["wasserstein"] == [None] * 3
     assert "atisfied-user ratio" not in page_text(tmp_path / "out")
 
 
@@ -300,14 +301,14 @@ def test_frames_are_scaled_to_the_input_size_of_the_model(tmp_path):
         return np.zeros((len(raw), 3), np.float32)
 
     run = make_run(width=16, height=8, predict=predict)
-    evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+    evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
     assert set(seen) == {(8, 16, 3)}
 
 
 def test_a_run_on_another_dataset_is_a_user_error(tmp_path):
     dataset = MemoryDataset(tmp_path, fingerprint="another")
     with pytest.raises(UserError, match="that of .* is another"):
-        evaluate_on(dataset, make_run(), tmp_path / "out", seed=0)
+        evaluate_on(dataset, make_run(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -316,19 +317,19 @@ def test_a_run_trained_on_a_test_source_is_a_user_error(tmp_path):
     with pytest.raises(
         UserError, match="trained on 1 of the test sources, for example videoSRC103"
     ):
-        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
 
 
 def test_a_source_in_two_splits_is_a_user_error(tmp_path):
     splits = {"train": ("videoSRC101",), "test": ("videoSRC101",)}
     with pytest.raises(UserError, match="for example videoSRC101"):
-        evaluate_on(MemoryDataset(tmp_path, splits=splits), make_run(), tmp_path / "out", seed=0)
+        evaluate_on(MemoryDataset(tmp_path, splits=splits), make_run(), tmp_path / "out")
 
 
 def test_a_model_that_predicts_nan_is_not_scored(tmp_path):
     run = make_run(predict=lambda raw: np.full((len(raw), 3), np.nan))
     with pytest.raises(ValueError, match="27 are not finite"):
-        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
 
 
 def test_a_model_of_nan_weights_is_a_user_error(tmp_path):
@@ -338,7 +339,7 @@ def test_a_model_of_nan_weights_is_a_user_error(tmp_path):
     predictor = from_model(keras.Model(frames, PredictorSpecLayer(level)(nan)), origin="a.keras")
     run = make_run(predict=partial(predict_frames, predictor), width=64, height=36)
     with pytest.raises(UserError, match=r"a\.keras predicts numbers that are not finite\."):
-        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out", seed=0)
+        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
 
 
 def test_a_missing_ratio_is_null_in_json():

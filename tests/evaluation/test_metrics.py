@@ -1,17 +1,14 @@
 import numpy as np
 import pytest
-import scipy.stats
 from evaluation_fakes import make_curve
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from laser_dist.evaluation.metrics import (
-    abs_psnr_errors,
     bits_saved,
-    bootstrap_interval,
+    level_psnrs,
     mean_of_present,
-    ratio_interval,
     score,
 )
 from laser_dist.evaluation.quality_curves import QualityCurve
@@ -20,61 +17,6 @@ from laser_dist.jnd.scale import QF, QP
 errors_of_sources = hnp.arrays(
     np.float64, st.tuples(st.integers(1, 12), st.just(3)), elements=st.floats(0, 30, width=32)
 )
-
-
-@given(st.floats(0, 30), st.integers(1, 12))
-def test_interval_of_equal_errors_is_a_point(error, num_sources):
-    for low, high in bootstrap_interval(np.full((num_sources, 3), error), seed=0):
-        assert (low, high) == pytest.approx((error, error))
-
-
-@given(errors_of_sources, st.integers(0, 5), st.randoms(use_true_random=False))
-def test_interval_is_within_the_data_and_independent_of_the_order_of_sources(errors, seed, random):
-    intervals = bootstrap_interval(errors, seed=seed, num_resamples=200)
-    order = list(range(len(errors)))
-    random.shuffle(order)
-    assert bootstrap_interval(errors[order], seed=seed, num_resamples=200) == intervals
-    for (low, high), column in zip(intervals, errors.T, strict=True):
-        assert column.min() - 1e-6 <= low <= high <= column.max() + 1e-6
-
-
-def test_interval_width_matches_the_normal_approximation():
-    # The standard error of a mean of N draws of standard deviation s is s / sqrt(N), and 95% of a
-    # normal distribution is within 1.96 standard errors.
-    values = np.random.default_rng(0).normal(5.0, 2.0, size=(400, 1))
-    ((low, high),) = bootstrap_interval(values, seed=1)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-
-
-def test_interval_agrees_with_scipy():
-    # A skewed sample, for which an interval symmetric about the mean would be wrong.
-    values = np.random.default_rng(0).exponential(3.0, size=40)
-    expected = scipy.stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=20000, rng=np.random.default_rng(1)
-    ).confidence_interval
-    ((low, high),) = bootstrap_interval(values[:, None], seed=2, num_resamples=20000)
-    assert (low, high) == pytest.approx((expected.low, expected.high), rel=0.02)
-
-
-def test_interval_depends_on_the_seed_only():
-    values = np.random.default_rng(0).normal(size=(30, 3))
-    assert bootstrap_interval(values, seed=4) == bootstrap_interval(values, seed=4)
-    assert bootstrap_interval(values, seed=4) != bootstrap_interval(values, seed=5)
-
-
-def test_interval_ignores_missing_values():
-    values = np.random.default_rng(0).normal(size=(30, 3))
-    values[::4, 1] = values[:, 2] = np.nan
-    first, second, third = bootstrap_interval(values, seed=4)
-    assert first == bootstrap_interval(values[:, :1], seed=4)[0]
-    assert second == bootstrap_interval(values[~np.isnan(values[:, 1]), 1:2], seed=4)[0]
-    assert np.isnan(third).all()
-
-
-def test_interval_without_sources_is_an_error():
-    with pytest.raises(ValueError, match="at least one source"):
-        bootstrap_interval(np.zeros((0, 3)), seed=0)
 
 
 def test_mean_of_present_ignores_missing_values():
@@ -90,73 +32,130 @@ def test_mean_of_present_equals_the_plain_mean_if_nothing_is_missing(errors):
         np.testing.assert_array_equal(mean_of_present(errors, axis), errors.mean(axis))
 
 
-@given(st.floats(0.1, 3), st.integers(2, 10))
-def test_interval_of_a_fixed_ratio_is_a_point(ratio, num_sources):
-    baseline = np.linspace(1, 4, num_sources)
-    groups = [f"g{index // 2}" for index in range(num_sources)]
-    interval = ratio_interval(ratio * baseline, baseline, groups, seed=0, num_resamples=100)
-    assert interval == pytest.approx((ratio, ratio))
-
-
-def test_ratio_interval_over_groups_is_wider_than_over_sources():
-    # Ten groups of twelve sources with equal errors are ten observations, not 120.
-    rng = np.random.default_rng(0)
-    errors, baseline = np.repeat(rng.uniform(0.5, 3, size=(10, 2)), 12, axis=0).T
-    groups = np.repeat([f"g{index}" for index in range(10)], 12).tolist()
-    own_groups = [f"s{index}" for index in range(120)]
-    low, high = ratio_interval(errors, baseline, groups, seed=0)
-    source_low, source_high = ratio_interval(errors, baseline, own_groups, seed=0)
-    assert high - low > 2 * (source_high - source_low)
-
-
-def test_ratio_to_a_perfect_baseline_is_undefined():
-    assert np.isnan(ratio_interval(np.ones(3), np.zeros(3), ["a", "b", "c"], seed=0)).all()
+def psnr_errors(curves, predicted, true):
+    return np.abs(level_psnrs(curves, predicted) - level_psnrs(curves, true))
 
 
 @given(hnp.arrays(np.float64, (4, 3), elements=st.floats(1, 51)))
 def test_exact_levels_have_no_psnr_error(levels):
-    assert not abs_psnr_errors([make_curve()] * 4, levels, levels).any()
+    assert not psnr_errors([make_curve()] * 4, levels, levels).any()
 
 
 def test_psnr_error_on_a_straight_curve_is_slope_times_level_error():
     # 0.5 dB per QP: 2 QP are 1 dB, in both directions.
-    error = abs_psnr_errors([make_curve(0.5)], np.array([[22.0, 30.5, 40]]), np.array([[24.0] * 3]))
+    error = psnr_errors([make_curve(0.5)], np.array([[22.0, 30.5, 40]]), np.array([[24.0] * 3]))
     assert error == pytest.approx(np.array([[1.0, 3.25, 8.0]]))
 
 
 def test_predictions_outside_the_measured_range_are_clipped():
     curve = QualityCurve(np.array([20.0, 30.0]), np.array([40.0, 35.0]), np.array([2.0, 1.0]))
-    error = abs_psnr_errors([curve], np.array([[-5.0, 99.0, 30.0]]), np.array([[20.0, 30.0, 30.0]]))
+    error = psnr_errors([curve], np.array([[-5.0, 99.0, 30.0]]), np.array([[20.0, 30.0, 30.0]]))
     assert error.tolist() == [[0, 0, 0]]
 
 
 def test_a_missing_level_has_no_psnr_error():
-    error = abs_psnr_errors(
+    error = psnr_errors(
         [make_curve(0.5)], np.array([[22.0, 30.5, 40]]), np.array([[24.0, np.nan, 24.0]])
     )
     assert error == pytest.approx(np.array([[1.0, np.nan, 8.0]]), nan_ok=True)
 
 
+def scored(predicted, true, *, scale=QP, groups=None, constant=None, **others):
+    """Score predictions of sources whose size halves every 6 quantizers."""
+    predicted, true = np.array(predicted, float), np.array(true, float)
+    return score(
+        predicted,
+        true,
+        groups or [f"g{row}" for row in range(len(true))],
+        scale=scale,
+        curves=[make_curve(scale=scale)] * len(true),
+        sur_at_level=np.full(true.shape, 0.75),
+        constant=np.full(true.shape, 30.0) if constant is None else np.array(constant, float),
+        others={name: np.array(levels, float) for name, levels in others.items()},
+    )
+
+
+def test_errors_of_each_level_match_a_calculation_by_hand():
+    true = [[20], [24], [28], [32]]
+    found = scored([[21], [22], [31], [37]], true, constant=[[26]] * 4)
+    # Errors are 1, -2, 3 and 5; those of the constant 6, 2, -2 and -6.
+    assert found.abs_error == (11 / 4,)
+    assert found.bias == (7 / 4,)
+    assert found.rmse == pytest.approx((np.sqrt(39 / 4),))
+    assert found.within == {1: (1 / 4,), 2: (2 / 4,), 3: (3 / 4,)}
+    assert found.overshoot == {0: (3 / 4,), 2: (2 / 4,), 4: (1 / 4,)}
+    # Deviations from the means 26 and 27.75: products 114, squares 80 and 174.75.
+    assert found.pearson == pytest.approx((114 / np.sqrt(80 * 174.75),))
+    assert found.spearman == pytest.approx((1,))
+    assert found.mean_abs_error == 11 / 4
+    assert found.ratio_to_constant == pytest.approx(11 / 16)
+
+
+def test_overshoot_in_quality_factors_is_below_the_viewers_level():
+    found = scored([[29], [33], [20], [30]], [[30]] * 4, scale=QF)
+    assert found.overshoot == {0: (2 / 4,), 2: (1 / 4,), 4: (1 / 4,)}
+    assert found.bias == (-2,)
+
+
+@pytest.mark.parametrize(("scale", "coarser"), [(QP, 1), (QF, -1)], ids=["QP", "QF"])
+def test_bits_above_and_below_those_of_the_viewers_are_apart(scale, coarser):
+    # Six quantizers finer need twice the bits, six coarser half of them.
+    predicted = [[30 - 6 * coarser], [30 + 6 * coarser], [30], [30 + 12 * coarser]]
+    found = scored(predicted, [[30]] * 4, scale=scale)
+    assert found.extra_bits == pytest.approx((1 / 4,))
+    assert found.missing_bits == pytest.approx(((1 / 2 + 3 / 4) / 4,))
+
+
+@pytest.mark.parametrize(("scale", "coarser"), [(QP, 1), (QF, -1)], ids=["QP", "QF"])
+def test_a_margin_makes_more_clips_safe_and_costs_bits(scale, coarser):
+    predicted = [[30 + error * coarser] for error in (-1, 0, 2, 6)]
+    margin = scored(predicted, [[30]] * 4, scale=scale).margin
+    assert margin.margins == tuple(range(11))
+    safe = [each[0] for each in margin.safe]
+    assert safe == [2 / 4, 2 / 4, 3 / 4, 3 / 4, 3 / 4, 3 / 4, *[1] * 5]
+    extra = [each[0] for each in margin.extra_bits]
+    at = [np.mean([2 ** ((m - error) / 6) for error in (-1, 0, 2, 6)]) - 1 for m in range(11)]
+    assert extra == pytest.approx(at)
+
+
 def test_score_ignores_missing_levels():
-    errors = np.array([[1.0, 2, np.nan], [3, np.nan, np.nan], [5, 4, np.nan]])
-    constant = np.array([[2.0, 4, np.nan], [4, np.nan, np.nan], [10, 8, np.nan]])
-    found = score(errors, errors, constant, ["a"] * 3, seed=0)
+    true = [[10, 20, np.nan], [10, np.nan, np.nan], [10, 20, np.nan]]
+    constant = [[12, 24, 9], [14, 9, 9], [20, 28, 9]]
+    found = scored(
+        [[11, 22, 9], [13, 9, 9], [15, 24, 9]], true, groups=["a"] * 3, constant=constant
+    )
     assert found.abs_error == pytest.approx((3, 3, np.nan), nan_ok=True)
-    assert found.abs_psnr_error_db == pytest.approx((3, 3, np.nan), nan_ok=True)
+    assert found.abs_psnr_error_db == pytest.approx((1.8, 1.8, np.nan), nan_ok=True)
+    assert found.within[3] == pytest.approx((2 / 3, 1 / 2, np.nan), nan_ok=True)
     assert found.mean_abs_error == 15 / 5
     assert found.ratio_to_constant == pytest.approx(15 / 28)
-    # With a single group, each resample is the complete sample.
-    assert found.ratio_to_constant_interval == pytest.approx((15 / 28,) * 2)
+    # There is no interval of a single group.
+    assert np.isnan(found.ratio_to_constant_interval).all()
+
+
+def test_differences_are_paired():
+    # The other is worse by 1 for each clip, though errors of clips differ much.
+    true = np.arange(20.0, 32)[:, None]
+    size = np.arange(12.0)[:, None]
+    found = scored(true + size, true, other=true - size - 1, same=true + size)
+    assert found.differences["other"].mean == -1
+    assert found.differences["other"].interval == pytest.approx((-1, -1))
+    assert found.differences["same"].interval == (0, 0)
+
+
+def test_correlations_without_variation_or_with_two_clips_do_not_exist():
+    assert np.isnan(scored([[30]] * 4, [[20], [24], [28], [32]]).pearson).all()
+    assert np.isnan(scored([[20], [24]], [[20], [24]]).spearman).all()
 
 
 @given(errors_of_sources)
-def test_score_of_a_perfect_predictor_is_zero(constant):
-    zeros = np.zeros_like(constant)
-    groups = [str(index) for index in range(len(constant))]
-    found = score(zeros, zeros, constant, groups, seed=0)
-    assert found.abs_error == found.abs_psnr_error_db == (0, 0, 0)
-    assert found.abs_error_interval == ((0, 0),) * 3
-    assert found.ratio_to_constant == 0 or not constant.any()
+def test_score_of_a_perfect_predictor_is_zero(levels):
+    found = scored(levels, levels)
+    assert found.abs_error == found.abs_psnr_error_db == found.rmse == found.bias == (0, 0, 0)
+    assert found.within[1] == (1, 1, 1)
+    assert found.overshoot[0] == found.extra_bits == found.missing_bits == (0, 0, 0)
+    if len(levels) > 1:
+        assert found.abs_error_interval == ((0, 0),) * 3
 
 
 def size_curve(quantizers, num_bits):

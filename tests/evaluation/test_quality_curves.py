@@ -65,7 +65,7 @@ def test_quality_factors_have_their_own_column_and_are_finest_at_100(tmp_path):
 
 def test_a_source_with_only_the_reference_counts_as_missing(tmp_path):
     write_table(tmp_path, [("a", 100, 100.0)], column="qf")
-    with pytest.raises(UserError, match="no measurement of 1 of 1 test sources, for example a"):
+    with pytest.raises(UserError, match="no measurement of 1 of 1 sources, for example a"):
         read_quality_curves(tmp_path, ["a"], QF)
 
 
@@ -84,7 +84,7 @@ def test_a_missing_level_has_neither_psnr_nor_bits():
 
 def test_a_missing_source_is_named(tmp_path):
     write_table(tmp_path, [("a", 20, 41.0)])
-    with pytest.raises(UserError, match="no measurement of 1 of 2 test sources, for example b"):
+    with pytest.raises(UserError, match="no measurement of 1 of 2 sources, for example b"):
         read_quality_curves(tmp_path, ["a", "b"], QP)
 
 

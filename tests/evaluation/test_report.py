@@ -166,7 +166,7 @@ def test_the_same_results_give_the_same_page(html, results):
 
 @pytest.mark.attack("Report")
 def test_names_are_escaped(results):
-    odd = replace(results, run="<script>alert(1)</script>")
+    odd = replace(results, provenance=replace(results.provenance, run="<script>alert(1)</script>"))
     html = report.render(odd)
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert" in html
@@ -205,8 +205,8 @@ def test_sur_curves_are_shown_if_the_network_predicts_spreads(html):
     labels = [attrs.get("aria-label") or "" for attrs in Page(page).all("svg")]
     assert sum("satisfied-user ratio over QP" in one for one in labels) == 3
     for one in results.sur.predictors.values():
-        for value in one.score.abs_difference:
-            assert f"<td>{value * 100:.1f}%<small>" in page
+        for value in one.score.wasserstein:
+            assert f"<td>{value:.2f}<small>" in page
     assert Page(page).open == []
 
 
