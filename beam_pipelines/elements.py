@@ -108,10 +108,12 @@ class QualityRow:
       quantizer: QP or QF; the table's column has the scale's name.
       num_bits: size of the encoded pictures; None if the file holds them decoded.
       bitrate_kbps: kilobits (1000) per second; None for a still image, and like `num_bits`.
-      psnr_y_db: luma, mean over frames; higher is better.
-      psnr_rgb_db: RGB at the model's resolution, mean over frames; higher is better.
-      ssim: luma, at most 1; higher is better.
-      xpsnr_db: luma; higher is better.
+      psnr_y_db: as `ClipQuality.psnr_y_db`, and so on.
+      psnr_y_min_db: luma, worst frame.
+      psnr_y_p5_db: luma, 5th percentile over the frames.
+      psnr_rgb_db: RGB at the model's resolution.
+      ssim: luma, at most 1.
+      xpsnr_db: luma.
       origin: "file" if the clip came with the dataset, "encoded" if the pipeline encoded it.
       encoder: such as "x264"; empty if the file does not name it.
       encoder_version: such as "165"; empty if the file does not name it.
@@ -122,6 +124,8 @@ class QualityRow:
     num_bits: int | None
     bitrate_kbps: float | None
     psnr_y_db: float
+    psnr_y_min_db: float
+    psnr_y_p5_db: float
     psnr_rgb_db: float
     ssim: float
     xpsnr_db: float

@@ -4,11 +4,14 @@ FFmpeg reads the clips from files, builds the graph from text and prints the sco
 `ffmpeg -i A -i B -lavfi FILTER -f null -` does. No code is shared with the project.
 """
 
+import io
 import re
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 
 # FFmpeg's documentation of xpsnr: "The first input is considered a (usually not distorted)
 # reference source [...] the second input is a (distorted) test signal". Of psnr and ssim: "the
@@ -50,25 +53,24 @@ def printed_by(filters):
     return metadata, "".join(text for _, _, text in lines)
 
 
-def file_of(clip, folder, name):
-    """Write an H.264 stream as it is, or a clip as YUV4MPEG2; return the path."""
-    path = Path(folder) / f"{name}.{'264' if isinstance(clip, bytes) else 'y4m'}"
-    path.write_bytes(clip if isinstance(clip, bytes) else yuv4mpeg(clip))
-    return path
-
-
 def yuv4mpeg(clip):
-    """Return a clip as a YUV4MPEG2 file, which has no compression."""
-    header = f"YUV4MPEG2 W{clip.width} H{clip.height} F{clip.fps.numerator}:{clip.fps.denominator}"
-    frames = (
-        b"FRAME\n" + b"".join(plane.tobytes() for plane in planes)
-        for planes in zip(clip.y, clip.u, clip.v, strict=True)
-    )
-    return f"{header} Ip A1:1 C420mpeg2\n".encode() + b"".join(frames)
+    """Return a clip, or an H.264 stream of 30000/1001 frames per second, as a YUV4MPEG2 file."""
+    if isinstance(clip, bytes):
+        # From a raw stream FFmpeg's `movie` would take twice the rate, which matters to xpsnr.
+        frames = [frame.to_ndarray() for frame in av.open(io.BytesIO(clip)).decode(video=0)]
+        width, height, fps = frames[0].shape[1], frames[0].shape[0] * 2 // 3, Fraction(30000, 1001)
+    else:
+        planes = zip(clip.y, clip.u, clip.v, strict=True)
+        frames = [np.concatenate([plane.ravel() for plane in frame]) for frame in planes]
+        width, height, fps = clip.width, clip.height, clip.fps
+    header = f"YUV4MPEG2 W{width} H{height} F{fps.numerator}:{fps.denominator} Ip A1:1 C420mpeg2\n"
+    return header.encode() + b"".join(b"FRAME\n" + frame.tobytes() for frame in frames)
 
 
 def _compare(name, reference, distorted):
     with tempfile.TemporaryDirectory() as folder:
-        paths = [file_of(reference, folder, "reference"), file_of(distorted, folder, "distorted")]
+        paths = [Path(folder) / "reference.y4m", Path(folder) / "distorted.y4m"]
+        for path, clip in zip(paths, (reference, distorted), strict=True):
+            path.write_bytes(yuv4mpeg(clip))
         first, second = paths if name in _REFERENCE_FIRST else reversed(paths)
         return printed_by(f"movie={first}[a];movie={second}[b];[a][b]{name}[out0]")

@@ -8,6 +8,7 @@ This runs in a separate process (`isolation`), which does not import Beam.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
@@ -37,7 +38,7 @@ from laser_dist.storage import StoredFile
 from laser_dist.video.activity import spatial_information, temporal_information
 from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip, UInt8Array
-from laser_dist.video.quality import PSNR_CAP_DB, ClipQuality, measure_quality, psnr_rgb_db
+from laser_dist.video.quality import IDENTICAL, ClipQuality, measure_quality, psnr_rgb_db
 
 
 def measure_and_write(
@@ -123,8 +124,7 @@ class _Session:
         fps = float(self._reference.fps)
         self._indices = settings.frame_indices(self._reference.num_frames, fps)
         # Against itself the reference needs no measuring.
-        same = ClipQuality(PSNR_CAP_DB, PSNR_CAP_DB, 1.0, PSNR_CAP_DB)
-        self._rows = [self._row(source.scale.reference, reference, same)]
+        self._rows = [self._row(source.scale.reference, reference, IDENTICAL)]
         self._rejects: list[Reject] = []
         self._other_shapes: Counter[str] = Counter()
         self._level_frames = {source.scale.reference: self._rgb[self._indices]}
@@ -212,13 +212,10 @@ class _Session:
             quantizer=quantizer,
             num_bits=coded.num_bits,
             bitrate_kbps=(coded.num_bits or 0) / 1000 / seconds if has_rate else None,
-            psnr_y_db=quality.psnr_y_db,
-            psnr_rgb_db=quality.psnr_rgb_db,
-            ssim=quality.ssim,
-            xpsnr_db=quality.xpsnr_db,
             origin=coded.origin,
             encoder=coded.encoder,
             encoder_version=coded.encoder_version,
+            **asdict(quality),
         )
 
     def result(self, *, is_final: bool) -> MeasuredSource:

@@ -13,12 +13,11 @@ from av.error import BlockingIOError as NoFrameYet
 from av.error import EOFError as NoFrameLeft
 from av.filter import Graph
 from av.filter.context import FilterContext
-from numpy.typing import NDArray
 
 from laser_dist.video.frames import Clip, UInt8Array
 
 PSNR_CAP_DB = 100.0
-"""Value for identical frames, instead of infinity, and upper bound of PSNR and XPSNR."""
+"""Value for equal pixels, instead of infinity, and upper bound of PSNR and XPSNR."""
 
 _PEAK = 255.0
 # FFmpeg's xpsnr filter uses square blocks with a side of 4 round(32 sqrt(area / (3840 x 2160)))
@@ -32,10 +31,12 @@ class ClipQuality:
     """Quality of a distorted clip against its reference; higher is better.
 
     Attributes:
-      psnr_y_db: luma PSNR in dB, capped at `PSNR_CAP_DB` in each frame, then averaged over the
-        frames in dB.
-      psnr_rgb_db: PSNR over the three channels of RGB frames at model resolution, capped and
-        averaged in the same way.
+      psnr_y_db: PSNR of luma in dB, from the mean squared error over all frames, as FFmpeg's `psnr`
+        prints for a clip.
+      psnr_y_min_db: PSNR of luma in the worst frame.
+      psnr_y_p5_db: 5th percentile over the frames of the luma PSNR of each, interpolated linearly.
+      psnr_rgb_db: PSNR from the mean squared error over all frames and the three channels of RGB
+        frames at model resolution.
       ssim: structural similarity of luma, at most 1, averaged over the frames (FFmpeg's `ssim`,
         8x8 windows at steps of 4).
       xpsnr_db: perceptually weighted PSNR of luma in dB, capped; FFmpeg's `xpsnr` value for a
@@ -44,9 +45,22 @@ class ClipQuality:
     """
 
     psnr_y_db: float
+    psnr_y_min_db: float
+    psnr_y_p5_db: float
     psnr_rgb_db: float
     ssim: float
     xpsnr_db: float
+
+
+IDENTICAL = ClipQuality(
+    psnr_y_db=PSNR_CAP_DB,
+    psnr_y_min_db=PSNR_CAP_DB,
+    psnr_y_p5_db=PSNR_CAP_DB,
+    psnr_rgb_db=PSNR_CAP_DB,
+    ssim=1.0,
+    xpsnr_db=PSNR_CAP_DB,
+)
+"""Quality of a clip against itself."""
 
 
 def measure_quality(
@@ -69,12 +83,14 @@ def measure_quality(
         raise ValueError(
             f"clips must agree in [T, H, W], got {reference.y.shape} and {distorted.y.shape}"
         )
-    psnr_y = [_psnr_db(*pair) for pair in zip(reference.y, distorted.y, strict=True)]
-    psnr_rgb = [psnr_rgb_db(*pair) for pair in zip(reference_rgb, distorted_rgb, strict=True)]
-    psnr_y_db = float(np.mean(psnr_y))
+    mse_y = [_mse(*pair) for pair in zip(reference.y, distorted.y, strict=True)]
+    mse_rgb = [_mse(*pair) for pair in zip(reference_rgb, distorted_rgb, strict=True)]
+    psnr_y_db = _psnr_db(np.mean(mse_y))
     return ClipQuality(
         psnr_y_db=psnr_y_db,
-        psnr_rgb_db=float(np.mean(psnr_rgb)),
+        psnr_y_min_db=_psnr_db(max(mse_y)),
+        psnr_y_p5_db=float(np.percentile([_psnr_db(mse) for mse in mse_y], 5)),
+        psnr_rgb_db=_psnr_db(np.mean(mse_rgb)),
         ssim=float(np.mean(_filter_scores("ssim", "lavfi.ssim.Y", distorted, reference))),
         xpsnr_db=_clip_xpsnr_db(
             # Unlike those of psnr and ssim, the first input of xpsnr is the reference.
@@ -100,16 +116,17 @@ def psnr_rgb_db(reference: UInt8Array, distorted: UInt8Array) -> float:
     """
     if reference.shape != distorted.shape or reference.shape[-1:] != (3,) or not reference.size:
         raise ValueError(f"need two equal [..., 3], got {reference.shape} and {distorted.shape}")
-    return _psnr_db(reference, distorted)
+    return _psnr_db(_mse(reference, distorted))
 
 
-def _psnr_db(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
+def _mse(reference: UInt8Array, distorted: UInt8Array) -> float:
     error = np.subtract(reference, distorted, dtype=np.int32).ravel()
     # Integers are exact, and the sum over one frame stays far below 2**63.
-    squared = int(np.einsum("i,i->", error, error, dtype=np.int64))
-    if squared == 0:
-        return PSNR_CAP_DB
-    return min(PSNR_CAP_DB, float(10 * np.log10(_PEAK**2 * error.size / squared)))
+    return int(np.einsum("i,i->", error, error, dtype=np.int64)) / error.size
+
+
+def _psnr_db(mse: float | np.floating) -> float:
+    return PSNR_CAP_DB if mse == 0 else min(PSNR_CAP_DB, float(10 * np.log10(_PEAK**2 / mse)))
 
 
 def _clip_xpsnr_db(frames_db: list[float]) -> float:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ffmpeg_scores import frame_scores
+from ffmpeg_scores import clip_score
 from labeled_fakes import (
     HEIGHT,
     QPS,
@@ -261,11 +261,12 @@ def test_rows_have_the_values_of_ffmpegs_own_filters(streams, tmp_path):
     result = measured(labeled(tmp_path, streams))
     for row in result.rows[1:]:
         distorted = streams[row.quantizer]
-        psnr_db = frame_scores("psnr", "lavfi.psnr.psnr.y", streams[0], distorted)
-        ssim = frame_scores("ssim", "lavfi.ssim.Y", streams[0], distorted)
-        # FFmpeg writes two decimals of PSNR and six of SSIM.
-        assert row.psnr_y_db == pytest.approx(np.mean(psnr_db), abs=0.006)
-        assert row.ssim == pytest.approx(np.mean(ssim), abs=1e-6)
+        psnr_db, ssim, xpsnr_db = (
+            clip_score(name, streams[0], distorted) for name in ("psnr", "ssim", "xpsnr")
+        )
+        assert row.psnr_y_db == pytest.approx(psnr_db, abs=1e-5)
+        assert row.ssim == pytest.approx(ssim, abs=1e-6)
+        assert row.xpsnr_db == pytest.approx(xpsnr_db, abs=1e-4)
         assert row.num_bits == 8 * len(distorted)
         # 3 frames at 30000/1001 frames per second.
         seconds = Fraction(3 * 1001, 30000)

@@ -135,5 +135,5 @@ def test_every_form_of_the_clips_gives_the_same_examples(form, dataset, syntheti
             # Parameter sets are outside of the pictures there.
             assert row["num_bits"] == pytest.approx(other["num_bits"], rel=0.2)
             assert row["encoder_version"] == other["encoder_version"]
-        for name in ("psnr_y_db", "psnr_rgb_db", "ssim", "xpsnr_db"):
+        for name in ("psnr_y_db", "psnr_y_min_db", "psnr_rgb_db", "ssim", "xpsnr_db"):
             assert row[name] == other[name]

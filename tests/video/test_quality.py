@@ -3,14 +3,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ffmpeg_scores import clip_score
+from ffmpeg_scores import clip_score, frame_scores
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from video_clips import moving_clip, random_clip
 
 from laser_dist.video.codec import decode, encode_h264
-from laser_dist.video.quality import PSNR_CAP_DB, measure_quality, psnr_rgb_db
+from laser_dist.video.quality import IDENTICAL, PSNR_CAP_DB, measure_quality, psnr_rgb_db
 
 small_rgb = arrays(np.uint8, (4, 5, 3))
 
@@ -34,24 +34,11 @@ def with_luma(clip, luma):
     return replace(clip, y=luma.astype(np.uint8))
 
 
-def test_psnr_y_is_the_mean_over_the_frames(reference, distorted):
-    expected = [
-        peak_signal_noise_ratio(before, after, data_range=255)
-        for before, after in zip(reference.y, distorted.y, strict=True)
-    ]
-    assert measured(reference, distorted).psnr_y_db == pytest.approx(np.mean(expected), rel=1e-9)
-
-
 def test_psnr_rgb_compares_the_resized_frames(reference, distorted):
-    expected = [
-        peak_signal_noise_ratio(
-            reference.rgb(index, width=64, height=48),
-            distorted.rgb(index, width=64, height=48),
-            data_range=255,
-        )
-        for index in range(6)
-    ]
-    assert measured(reference, distorted).psnr_rgb_db == pytest.approx(np.mean(expected), rel=1e-9)
+    frames = [clip.rgb_frames(width=64, height=48) for clip in (reference, distorted)]
+    assert measured(reference, distorted).psnr_rgb_db == pytest.approx(
+        peak_signal_noise_ratio(*frames), rel=1e-9
+    )
 
 
 def test_one_code_value_off_everywhere_is_48_db(reference):
@@ -61,14 +48,25 @@ def test_one_code_value_off_everywhere_is_48_db(reference):
 
 
 def test_identical_clips_get_the_cap_and_full_similarity(reference):
-    assert astuple(measured(reference, reference)) == (PSNR_CAP_DB, PSNR_CAP_DB, 1.0, PSNR_CAP_DB)
+    assert measured(reference, reference) == IDENTICAL
 
 
-def test_an_identical_frame_counts_with_the_cap(reference):
+def test_identical_frames_do_not_dominate_the_psnr_of_a_clip(reference):
     luma = reference.y.astype(int)
     luma[3:] += 1
     quality = measured(reference, with_luma(reference, luma))
-    assert quality.psnr_y_db == pytest.approx((PSNR_CAP_DB + 48.1308) / 2, abs=1e-4)
+    # A mean squared error of 1/2: 10 log10(2 * 255^2).
+    assert quality.psnr_y_db == pytest.approx(51.1411, abs=1e-4)
+
+
+def test_the_worst_frame_and_the_5th_percentile_are_those_of_the_frames():
+    clip = random_clip(41, 16, 16)
+    luma = clip.y // 2
+    off = np.arange(1, 42)[:, None, None]  # code values by which frame n is off
+    quality = measured(with_luma(clip, luma), with_luma(clip, luma + off))
+    # Of 41 frames, 5% are 2 of 40 steps from the worst: the third, 39 code values off.
+    assert quality.psnr_y_min_db == pytest.approx(20 * np.log10(255 / 41))
+    assert quality.psnr_y_p5_db == pytest.approx(20 * np.log10(255 / 39))
 
 
 def test_ssim_of_luma_is_close_to_scikit_image(reference, distorted):
@@ -120,6 +118,20 @@ PAIRS = {
     "partly frozen": partly_frozen,
 }
 each_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+
+
+@each_pair
+def test_psnr_is_what_ffmpeg_prints_for_the_clip_and_each_frame(pair):
+    reference, distorted = pair()
+    quality = measured(reference, distorted)
+    assert quality.psnr_y_db == pytest.approx(clip_score("psnr", reference, distorted), abs=1e-5)
+    assert quality.psnr_y_db == pytest.approx(
+        peak_signal_noise_ratio(reference.y, distorted.y), rel=1e-9
+    )
+    frames = frame_scores("psnr", "lavfi.psnr.psnr.y", reference, distorted)
+    assert quality.psnr_y_min_db == pytest.approx(min(frames), abs=1e-5)
+    capped = np.minimum(frames, PSNR_CAP_DB)
+    assert quality.psnr_y_p5_db == pytest.approx(np.percentile(capped, 5), abs=1e-5)
 
 
 @each_pair
