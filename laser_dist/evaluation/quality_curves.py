@@ -127,12 +127,13 @@ def _read_columns(folder: Path, source_ids: list[str], scale: Scale) -> list[pa.
     if not any(folder.glob("*.parquet")):
         raise UserError(f"The quality table {folder} has no Parquet files.", hint=_REBUILD)
     quantizer = scale.name.lower()
-    columns = ["source_id", quantizer, "psnr_rgb_db", "num_bits"]
+    # The last one is not used, but tables of version 1, whose PSNR and bits mean less, lack it.
+    columns = ["source_id", quantizer, "psnr_rgb_db", "num_bits", "psnr_y_min_db"]
     in_scale = (pc.field(quantizer) >= scale.lowest) & (pc.field(quantizer) <= scale.highest)
     try:
         return pq.read_table(
             folder, columns=columns, filters=pc.field("source_id").isin(source_ids) & in_scale
-        ).columns
+        ).columns[:4]
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"Cannot read the columns {', '.join(columns)} from the quality table {folder}:"

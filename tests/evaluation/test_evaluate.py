@@ -53,6 +53,7 @@ class MemoryDataset:
                 "source_id": source_id,
                 scale.name.lower(): int(quantizer),
                 "psnr_rgb_db": psnr,
+                "psnr_y_min_db": psnr,
                 "num_bits": int(bits),
             }
             for table in self.tables.values()

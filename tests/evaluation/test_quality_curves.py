@@ -21,6 +21,7 @@ def write_table(folder: Path, rows, name: str = "a.parquet", column: str = "qp")
         column: pa.array(quantizers, pa.int64()),
         "num_bits": pa.array(bits, pa.int64()),
         "psnr_rgb_db": pa.array(psnrs, pa.float64()),
+        "psnr_y_min_db": pa.array(psnrs, pa.float64()),
         "bitrate_kbps": pa.array([None] * len(rows), pa.float64()),
     }
     pq.write_table(pa.table(columns), folder / name)
@@ -61,6 +62,15 @@ def test_quality_factors_have_their_own_column_and_are_finest_at_100(tmp_path):
     assert curve.bits_at(np.array([100.0, 90.0])) == pytest.approx([9000, 4000])
     with pytest.raises(UserError, match="columns source_id, qp, psnr_rgb_db, num_bits"):
         read_quality_curves(tmp_path, ["a"], QP)
+
+
+def test_a_table_of_an_older_version_is_refused(tmp_path):
+    write_table(tmp_path, [("a", 20, 41.0)])
+    table = pq.read_table(tmp_path / "a.parquet").drop_columns("psnr_y_min_db")
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="Cannot read the columns") as caught:
+        read_quality_curves(tmp_path, ["a"], QP)
+    assert caught.value.hint == "Rebuild the dataset."
 
 
 def test_a_source_with_only_the_reference_counts_as_missing(tmp_path):
