@@ -92,8 +92,8 @@ class MarginCurve:
 
     Attributes:
       margins: [M], number of quantizers finer than predicted.
-      safe: [M][L], share of sources that are then not above the viewers' level.
-      extra_bits: [M][L], mean of (bits / bits at the viewers' level - 1); NaN if unknown.
+      safe: [M, L], share of sources that are then not above the viewers' level.
+      extra_bits: [M, L], mean of (bits / bits at the viewers' level - 1); NaN if unknown.
     """
 
     margins: tuple[int, ...]
