@@ -106,7 +106,7 @@ class QualityRow:
     Attributes:
       source_id: such as `videoSRC001`.
       quantizer: QP or QF; the table's column has the scale's name.
-      num_bits: size of the encoded pictures; None if the file holds them decoded.
+      num_bits: size of the encoded pictures, or of a JPEG file; None if they are stored decoded.
       bitrate_kbps: kilobits (1000) per second; None for a still image, and like `num_bits`.
       psnr_y_db: as `ClipQuality.psnr_y_db`, and so on.
       psnr_y_min_db: luma, worst frame.

@@ -69,6 +69,29 @@ def muxed(
     return target.getvalue() if folder is None else Path(target).read_bytes()
 
 
+def picture_bits(stream):
+    """Return the bits of the slices in an H.264 stream, as an MP4 file stores them.
+
+    FFmpeg's muxer puts a length of four bytes in front of each NAL unit.
+    """
+    file = io.BytesIO()
+    with av.open(io.BytesIO(stream)) as raw, av.open(file, "w", format="mp4") as copy:
+        track = copy.add_stream_from_template(raw.streams.video[0])
+        for number, packet in enumerate(packet for packet in raw.demux(video=0) if packet.size):
+            packet.stream, packet.pts, packet.dts = track, number, number
+            copy.mux(packet)
+    num_bytes = 0
+    with av.open(io.BytesIO(file.getvalue())) as copy:
+        for packet in copy.demux(video=0):
+            data = bytes(packet)
+            while data:
+                length = int.from_bytes(data[:4])
+                # ITU-T H.264, table 7-1: types 1 to 5 are slices.
+                num_bytes += length * (1 <= data[4] % 32 <= 5)
+                data = data[4 + length :]
+    return 8 * num_bytes
+
+
 def x264_settings(stream):
     """Return the settings in x264's SEI, by x264's own names ("me_range": "128")."""
     options = re.search(rb"options: ([ -~]+)", stream)[1].decode("ascii")

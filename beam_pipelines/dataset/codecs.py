@@ -8,8 +8,15 @@ import numpy as np
 from beam_pipelines.elements import ENCODED, FROM_FILE, LabeledSource
 from beam_pipelines.inputs.archives import REPLACE_HINT, read_stored
 from laser_dist.storage import StoredFile, too_large
-from laser_dist.video.codec import MAX_CLIP_BYTES, decode, decode_yuv420p, encode_h264, x264_version
-from laser_dist.video.containers import VideoError, encoded_size
+from laser_dist.video.codec import (
+    MAX_CLIP_BYTES,
+    decode,
+    decode_yuv420p,
+    encode_h264,
+    picture_bytes,
+    x264_version,
+)
+from laser_dist.video.containers import VideoError, h264_stream
 from laser_dist.video.frames import Clip, UInt8Array
 from laser_dist.video.images import encode_jpeg, jpeg_encoder, open_image
 
@@ -20,8 +27,8 @@ class EncodedClip:
 
     Attributes:
       clip: decoded frames.
-      num_bits: size of the encoded pictures; None if the file holds them decoded, or in another
-        codec than the dataset's.
+      num_bits: size of the encoded pictures, see `picture_bytes`, or of a JPEG file; None if the
+        file holds them decoded, or in another codec than the dataset's.
       origin: "file" or "encoded".
       encoder: such as "x264"; empty if the file does not name it.
       encoder_version: such as "165"; empty if the file does not name it.
@@ -72,7 +79,7 @@ def encode_video(reference: Clip, qp: int) -> EncodedClip:
     """
     stream = encode_h264(reference, qp=qp)
     clip = decode(stream, fps=reference.fps).with_fps(reference.fps)
-    return EncodedClip(clip, 8 * len(stream), ENCODED, *_x264_of(stream))
+    return EncodedClip(clip, 8 * picture_bytes(stream), ENCODED, *_x264_of(stream))
 
 
 def encode_image(picture: UInt8Array, quality: int) -> EncodedClip:
@@ -101,9 +108,9 @@ def _read_video(content: bytes, file: StoredFile, source: LabeledSource) -> Enco
         clip = decode_yuv420p(content, width=width, height=height, fps=source.fps, name=name)
         return EncodedClip(clip, None, FROM_FILE, "", "")
     clip = decode(content, fps=source.fps, name=name).with_fps(source.fps)
-    codec, num_bytes = ("h264", len(content)) if suffix == ".264" else encoded_size(content, name)
+    stream = content if suffix == ".264" else h264_stream(content, name)
     # A copy in another codec looks like the clip, but its size is not the clip's.
-    num_bits = 8 * num_bytes if codec == "h264" else None
+    num_bits = None if stream is None else 8 * picture_bytes(stream)
     return EncodedClip(clip, num_bits, FROM_FILE, *_x264_of(content))
 
 

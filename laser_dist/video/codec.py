@@ -50,6 +50,7 @@ MAX_CLIP_FRAMES = limit("MAX_CLIP_FRAMES", 3000)
 """Most frames of a clip in memory."""
 
 _QPS = range(52)  # 8-bit H.264
+_SLICES = range(1, 6)  # types of NAL units, ITU-T H.264, table 7-1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +296,16 @@ def sample_frames(path: Path, *, num_frames: int, width: int, height: int) -> li
             samples.append(SampledFrame(float(timestamp), rgb))
     check_num_frames(name, len(samples), len(indices))
     return samples
+
+
+def picture_bytes(stream: bytes) -> int:
+    """Return the size of the encoded pictures in an Annex-B H.264 stream.
+
+    Counted are the NAL units of slices, without start codes: a container has none. Parameter sets
+    and SEI, such as x264's settings, say nothing about the cost of a quantizer.
+    """
+    units = stream.split(b"\0\0\1")[1:]
+    return sum(len(unit.rstrip(b"\0")) for unit in units if unit and unit[0] & 31 in _SLICES)
 
 
 def x264_version(stream: bytes) -> str | None:

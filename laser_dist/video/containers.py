@@ -8,8 +8,9 @@ Measured quality and labels must not rest on such frames, so decoders run with
 `err_detect=explode`, and every container is checked for truncation.
 """
 
-# PyAV's stubs leave the stream type of the packets that `decode` takes open.
-# pyright: reportUnknownMemberType=false
+# PyAV's stubs leave the stream type of packets open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 
 import io
 from bisect import bisect_right
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import av
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.packet import Packet
@@ -141,22 +143,22 @@ def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContaine
         raise damaged(name, f'FFmpeg reports "{text}"') from error
 
 
-def encoded_size(content: bytes, name: str) -> tuple[str, int]:
-    """Return codec and size of the encoded pictures of a file, without container overhead.
+def h264_stream(content: bytes, name: str) -> bytes | None:
+    """Return the H.264 of a file in a container as an Annex-B stream; None for another codec.
 
     Args:
       content: the file.
       name: name of the file in error messages.
 
-    Returns:
-      FFmpeg's codec name, such as "h264", and the number of bytes.
-
     Raises:
       VideoError: the content is not a video.
     """
     with open_video(content, name) as (container, stream):
-        codec = stream.codec_context.name
-        return codec, sum(packet.size for packet in container.demux(stream))
+        if stream.codec_context.name != "h264":
+            return None
+        to_annexb = BitStreamFilterContext("h264_mp4toannexb", stream)
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        return b"".join(bytes(part) for packet in packets for part in to_annexb.filter(packet))
 
 
 def damaged(name: str, reason: str) -> VideoError:

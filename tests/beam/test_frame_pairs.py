@@ -21,6 +21,7 @@ from labeled_fakes import (
 )
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
+from video_clips import picture_bits
 
 from beam_pipelines.dataset.frame_pairs import measure_source
 from beam_pipelines.elements import LabeledSource
@@ -267,7 +268,7 @@ def test_rows_have_the_values_of_ffmpegs_own_filters(streams, tmp_path):
         assert row.psnr_y_db == pytest.approx(psnr_db, abs=1e-5)
         assert row.ssim == pytest.approx(ssim, abs=1e-6)
         assert row.xpsnr_db == pytest.approx(xpsnr_db, abs=1e-4)
-        assert row.num_bits == 8 * len(distorted)
+        assert row.num_bits == picture_bits(distorted)
         # 3 frames at 30000/1001 frames per second.
         seconds = Fraction(3 * 1001, 30000)
         assert row.bitrate_kbps == pytest.approx(float(row.num_bits / 1000 / seconds))

@@ -15,6 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from ffmpeg_scores import clip_score
 from skimage.metrics import peak_signal_noise_ratio
+from video_clips import picture_bits
 from videoset_builds import FPS, SETTINGS, TINY, build, examples, inventory_of, reference_and
 
 from beam_pipelines.dataset.measured_files import made_by
@@ -102,9 +103,9 @@ def test_quality_rows_have_the_values_of_ffmpeg_and_scikit_image(dataset, synthe
             frames = [clip.rgb_frames(width=32, height=32) for clip in clips]
             assert row["psnr_rgb_db"] == pytest.approx(peak_signal_noise_ratio(*frames))
         assert row["origin"] == ("file" if is_there else "encoded")
-        assert row["num_bits"] == 8 * len(stream)
+        assert row["num_bits"] == picture_bits(stream)
         # 3 frames last 3 * 1001 / 30000 s.
-        assert row["bitrate_kbps"] == pytest.approx(len(stream) * 8 / 1000 / (3 * 1001 / 30000))
+        assert row["bitrate_kbps"] == pytest.approx(row["num_bits"] / 1000 / (3 * 1001 / 30000))
         assert row["encoder"] == "x264"
         assert row["encoder_version"] == x264_version(stream)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from video_clips import NTSC, moving_clip, random_clip, x264_settings
+from video_clips import NTSC, moving_clip, picture_bits, random_clip, x264_settings
 
-from laser_dist.video.codec import VIDEOSET, decode, encode_h264, x264_version
+from laser_dist.video.codec import VIDEOSET, decode, encode_h264, picture_bytes, x264_version
 from laser_dist.video.containers import VideoError
 
 # The SEI of VideoSet's own streams (x264 core 148), without version and threads.
@@ -146,3 +146,17 @@ def test_fps_replaces_the_rate_of_a_raw_stream(coded):
     named = decode(coded, fps=Fraction(24))
     assert named.fps == 24
     assert named.timestamps == tuple(Fraction(index, 24) for index in range(8))
+
+
+@pytest.mark.parametrize("qp", [0, 20, 51])
+def test_the_size_of_pictures_is_what_their_mp4_holds(clip, qp):
+    stream = encode_h264(clip, qp=qp)
+    assert 8 * picture_bytes(stream) == picture_bits(stream)
+
+
+def test_parameter_sets_sei_and_padding_are_no_picture(clip, coded):
+    # SEI, filler data, padding and an access unit delimiter between the units of the pictures.
+    other = b"\0\0\1\6" + b"\5" * 4000 + b"\0\0\0\1\x0c\xff\xff\x80\0\0\0\0\1\x09\xf0"
+    units = coded.split(b"\0\0\1")
+    assert picture_bytes(other + (other + b"\0\0\1").join(units)) == picture_bytes(coded)
+    assert picture_bytes(b"") == picture_bytes(b"\0\0\1") == 0
