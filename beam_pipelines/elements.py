@@ -92,9 +92,9 @@ class LabeledSource:
 
     @property
     def level_quantizers(self) -> tuple[int | None, ...]:
-        """Quantizer whose frame shows each level (`Scale.rounded`); None if missing."""
+        """Quantizer whose frame shows each level (`Scale.quantizer_at`); None if missing."""
         return tuple(
-            None if math.isnan(level.value) else self.scale.nearest(level.value)
+            None if math.isnan(level.value) else self.scale.quantizer_at(level.value)
             for level in self.levels
         )
 

@@ -31,7 +31,7 @@ class VideosetFiles:
     Attributes:
       resolution: resolution of the clips, such as "1280x720".
       definition: whether the value of a level is column `jnd` of the label tables, or the mean of
-        the viewers' samples. Frames come from the clip at that value, rounded by `Scale.rounded`.
+        the viewers' samples. Frames come from the clip at `Scale.quantizer_at` of it.
     """
 
     resolution: str

@@ -130,7 +130,7 @@ def say_predictions(
 
 def legend_text(scale: Scale, prediction: ClipPrediction) -> str:
     """Return what the numbers of the table mean."""
-    parts = ["as predicted, before rounding"]
+    parts = ["as predicted, before rounding to the finer side"]
     if prediction.spreads is not None:
         parts.append("± the viewers' standard deviation")
     target = ""

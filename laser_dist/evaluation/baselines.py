@@ -50,7 +50,7 @@ def baseline_predictions(
     """
     has_level = np.any(np.isfinite(train.levels), axis=0)
     train = train.select(np.ones(len(train.levels), bool), has_level)
-    quantizer = scale.nearest(float(np.nanmedian(train.levels)))
+    quantizer = scale.quantizer_at(float(np.nanmedian(train.levels)))
     train_bits, test_bits = one_encode_bits(train, test, curves, quantizer)
     predictions = {
         CONSTANT: constant_predictions(train, len(test.levels)),

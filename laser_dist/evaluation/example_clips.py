@@ -25,6 +25,7 @@ class ExampleLevel:
       predicted: the predicted level.
       true_psnr_db: dB, of the clip encoded at the true level.
       abs_psnr_error_db: dB, difference to the clip encoded at the predicted level.
+      quantizer: quantizer of `encoded`.
       encoded: uint8 [H, W, 3], RGB, the frame encoded at the true level.
       encoded_psnr_db: dB, of `encoded`.
       backbone: uint8 [H, W, 3], RGB, the backbone's frame for this level.
@@ -37,6 +38,7 @@ class ExampleLevel:
     predicted: float
     true_psnr_db: float
     abs_psnr_error_db: float
+    quantizer: int | None
     encoded: np.ndarray | None
     encoded_psnr_db: float
     backbone: np.ndarray | None
@@ -128,6 +130,7 @@ def example_clip(
                 predicted=float(network.predicted[row, column]),
                 true_psnr_db=float(results.true_psnr_db[row, column]),
                 abs_psnr_error_db=float(network.psnr_errors_db[row, column]),
+                quantizer=results.dataset.scale.quantizer_at(true) if has_encoded else None,
                 encoded=encoded if has_encoded else None,
                 encoded_psnr_db=psnr_rgb_db(frames.raw, encoded) if has_encoded else np.nan,
                 backbone=backbone,

@@ -146,7 +146,7 @@ def sur_at(viewers: np.ndarray, levels: np.ndarray, scale: Scale) -> np.ndarray:
     Returns:
       [N, L] float64 in [0, 1]; NaN where there are no samples.
     """
-    quantizers = [[scale.nearest(level) for level in row] for row in np.nan_to_num(levels)]
+    quantizers = [[scale.quantizer_at(level) for level in row] for row in np.nan_to_num(levels)]
     columns = np.array(quantizers)[..., None] - scale.lowest
     found = np.take_along_axis(viewers, columns, axis=-1)[..., 0]
     return np.where(np.isnan(levels), np.nan, found)

@@ -97,7 +97,7 @@ def normal_level(
 ) -> NDArray[np.float64]:
     """Return the position at which `normal_sur` has a given value.
 
-    At 0.75 it is the level itself, not rounded. An encoder needs the nearest integer.
+    At 0.75 it is the level itself, not rounded. An encoder needs `Scale.quantizer_at` of it.
 
     Args:
       level: any shape, on the scale.

@@ -1,5 +1,6 @@
 """The quantizer scales, QP and quality factor: range and direction, defined here once."""
 
+import math
 from dataclasses import dataclass
 
 from laser_dist.errors import UserError
@@ -32,9 +33,14 @@ class Scale:
     highest: int
     reference: int
 
-    def nearest(self, level: float) -> int:
-        """Return the nearest quantizer for lossy encoding: half up, clipped to the scale."""
-        return min(max(int(level + 0.5), self.lowest), self.highest)
+    def quantizer_at(self, level: float) -> int:
+        """Return the quantizer to encode a level with, clipped to the scale.
+
+        A level between two quantizers is rounded to the finer one, down in QP and up in quality
+        factors: at the coarser one, more viewers than the level promises see a difference.
+        """
+        rounded = math.floor(level) if self.higher_is_worse else math.ceil(level)
+        return min(max(rounded, self.lowest), self.highest)
 
     @property
     def sign(self) -> int:

@@ -59,7 +59,7 @@ class ClipPrediction:
       timestamps_s: [N] time of each sampled frame in the clip.
       sur: targeted satisfied-user ratio.
       levels_at_sur: [L] float64, where the SUR is `sur`; at 0.75 these are `levels`.
-      quantizers: [L] int, `levels_at_sur` rounded to the nearest quantizer of the scale, for an
+      quantizers: [L] int, `levels_at_sur` rounded by `Scale.quantizer_at`, for an
         encoder.
     """
 
@@ -215,7 +215,7 @@ def predict_clip(
         timestamps_s=tuple(float(frame.timestamp_s) for frame in sampled),
         sur=sur,
         levels_at_sur=at_sur,
-        quantizers=np.array([predictor.scale.nearest(level) for level in at_sur]),
+        quantizers=np.array([predictor.scale.quantizer_at(level) for level in at_sur]),
     )
 
 

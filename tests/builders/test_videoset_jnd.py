@@ -201,7 +201,7 @@ def test_all_frames_with_means_as_levels(synthetic, tmp_path):
     for example in found:
         np.testing.assert_array_equal(example["jnd_levels"], example["jnd_level_means"])
         reference, stream, _ = reference_and(
-            synthetic, example["source_id"].decode(), int(example["jnd_levels"][1] + 0.5)
+            synthetic, example["source_id"].decode(), int(example["jnd_levels"][1])
         )
         coded = decode(stream, fps=FPS).rgb(int(example["frame_index"]), width=32, height=32)
         np.testing.assert_array_equal(example["jnd2"], coded)

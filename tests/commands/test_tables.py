@@ -36,15 +36,15 @@ def make_prediction(
         timestamps_s=(0.5,),
         sur=sur,
         levels_at_sur=at_sur,
-        quantizers=np.rint(at_sur).astype(int),
+        quantizers=np.floor(at_sur).astype(int),
     )
 
 
 @pytest.mark.parametrize(
     ("scale", "sentence"),
     [
-        ("QP", "QP (as predicted, before rounding); a higher QP is coarser."),
-        ("QF", "QF (as predicted, before rounding); a lower QF is coarser."),
+        ("QP", "QP (as predicted, before rounding to the finer side); a higher QP is coarser."),
+        ("QF", "QF (as predicted, before rounding to the finer side); a lower QF is coarser."),
     ],
 )
 def test_predictions_name_the_scale_and_its_direction(scale, sentence):
@@ -72,7 +72,7 @@ def test_predictions_as_json():
     (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
     assert document["clip"] == "a.mp4"
     assert (document["scale"], document["sur"]) == ("QP", 0.75)
-    assert document["quantizers"] == {"jnd1": 27, "jnd2": 31, "jnd3": 35}
+    assert document["quantizers"] == {"jnd1": 26, "jnd2": 31, "jnd3": 35}
     expected = {"jnd1": 26.6, "jnd2": 31.0, "jnd3": 35.2}
     assert document["levels"] == pytest.approx(expected, abs=1e-5)
     assert document["levels_per_frame"]["jnd2"] == [31.0]
@@ -88,17 +88,17 @@ def test_spreads_and_the_sur_are_printed():
     assert document["spreads"] == {"jnd1": 2.0, "jnd3": 4.0}
     assert document["levels"] == pytest.approx({"jnd1": 26.6, "jnd3": 35.2}, abs=1e-5)
     # 0.607 spreads better than the levels: the distance between the 10% and the 25% quantile.
-    assert document["quantizers"] == {"jnd1": 25, "jnd3": 33}
+    assert document["quantizers"] == {"jnd1": 25, "jnd3": 32}
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
     text = file.getvalue()
     assert text.splitlines()[0].split() == ["clip", "JND1", "JND3"]
     assert "25 (25.4 ± 2.0)" in text
-    assert "33 (32.8 ± 4.0)" in text
+    assert "32 (32.8 ± 4.0)" in text
     assert "QP at which 90% of the viewers are satisfied (as predicted" in text
     assert "± the viewers' standard deviation" in text
     assert text.splitlines()[-1] == "Encode at JND1: ffmpeg -i a.mp4 -c:v libx264 -qp 25 out.mp4"
 
 
 def test_a_level_shows_the_value_before_rounding():
-    assert predict.level_texts(make_prediction([26.63, 31.0])) == ["27 (26.6)", "31 (31.0)"]
+    assert predict.level_texts(make_prediction([26.63, 31.0])) == ["26 (26.6)", "31 (31.0)"]

@@ -1,6 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.normal_sur import normal_sur
 from laser_dist.jnd.scale import QF, QP, scale_named
 
 
@@ -19,11 +22,19 @@ def test_an_unknown_scale_is_a_user_error(name, problem):
 
 
 @pytest.mark.parametrize(
-    ("scale", "level", "nearest"),
-    [(QP, 27.4, 27), (QP, 27.5, 28), (QP, 28.5, 29), (QP, -3.0, 1), (QP, 60.0, 51), (QF, 0.2, 1)],
+    ("scale", "level", "quantizer"),
+    [(QP, 27.0, 27), (QP, 27.5, 27), (QP, 27.9, 27), (QP, -3.5, 1), (QP, 0.9, 1), (QP, 60.0, 51)]
+    + [(QF, 40.0, 40), (QF, 40.1, 41), (QF, 40.9, 41), (QF, -0.2, 1), (QF, 99.5, 100)],
 )
-def test_nearest_rounds_half_up_within_the_scale(scale, level, nearest):
-    assert scale.nearest(level) == nearest
+def test_a_level_is_rounded_to_the_finer_side_within_the_scale(scale, level, quantizer):
+    assert scale.quantizer_at(level) == quantizer
+
+
+@pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
+@given(level=st.floats(1, 51), spread=st.floats(0.1, 9))
+def test_rounding_never_lowers_the_share_of_satisfied_viewers(scale, level, spread):
+    share = normal_sur(level, spread, float(scale.quantizer_at(level)), scale=scale)
+    assert share >= 0.75
 
 
 def test_each_scale_has_a_direction():
