@@ -19,13 +19,11 @@ class JndConfig(tfds.core.BuilderConfig):
       model_width: width of the examples' frames, in pixels.
       model_height: height of the examples' frames, in pixels.
       frames_per_second: frames per second of a source; None for all frames.
-      num_folds: number of cross-validation folds listed in the metadata.
     """
 
     model_width: int = 640
     model_height: int = 352
     frames_per_second: float | None = 1.0
-    num_folds: int = 5
 
     @property
     def pairs(self) -> PairSettings:

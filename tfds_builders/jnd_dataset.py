@@ -43,7 +43,7 @@ from beam_pipelines.runner import (
 from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale
-from laser_dist.jnd.splits import SPLITS, assign_splits, folds
+from laser_dist.jnd.splits import SPLITS, assign_splits
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import StoredFile
 from laser_dist.storage.temporary import marked, remove_abandoned
@@ -219,8 +219,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             max_rate=request.max_reject_rate,
             table=locations.refusal,
         )
-        groups = {source.source_id: source.group_id for source in inventory.sources}
-        splits = assign_splits(groups)
+        splits = assign_splits({each.source_id: each.group_id for each in inventory.sources})
         _check_every_split(splits, request.manual_dir)
         plan = BuildPlan(
             sources=inventory.sources,
@@ -231,7 +230,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             locations=locations,
             max_reject_rate=request.max_reject_rate,
             num_processes=num_processes(options),
-            about=self._metadata(inventory, groups, splits),
+            about=self._metadata(inventory, splits),
         )
         storage.mark_folder(locations.work)
         before_writing()
@@ -286,11 +285,9 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _metadata(
         self,
         inventory: Inventory,
-        groups: Mapping[str, str],
         splits: Mapping[str, str],
     ) -> dict[str, Any]:
         config = self._config
-        num_groups = len(set(groups.values()))
         return {
             "simulated": bool(inventory.simulated),
             "simulation": inventory.simulated,
@@ -310,7 +307,6 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 split: sorted(source for source, name in splits.items() if name == split)
                 for split in SPLITS
             },
-            "folds": folds(groups, min(config.num_folds, num_groups)),
         }
 
     def _config_metadata(self) -> dict[str, Any]:
@@ -374,12 +370,11 @@ def _without_lost(
 ) -> dict[str, Any]:
     """Return metadata without the sources that were lost during measuring."""
     lost = lost_sources(rejects)
-
-    def left(sources: Iterable[str]) -> list[str]:
-        return [source for source in sources if source not in lost]
-
     # Assigned before any source was lost, so that a lost one does not move the others.
-    splits = {split: left(sources) for split, sources in about["splits"].items()}
+    splits = {
+        split: [source for source in sources if source not in lost]
+        for split, sources in about["splits"].items()
+    }
     empty = sorted(split for split, sources in splits.items() if not sources)
     if empty:
         table = storage.read_bytes(storage.join(locations.dataset, REJECTS_FILE))
@@ -389,7 +384,7 @@ def _without_lost(
             hint="Fix these inputs, then run the command again. All rejects are listed in "
             f"{locations.refusal}.",
         )
-    return {**about, "splits": splits, "folds": [left(fold) for fold in about["folds"]]}
+    return {**about, "splits": splits}
 
 
 def _check_every_split(splits: Mapping[str, str], folder: str) -> None:

@@ -1,13 +1,15 @@
 """Split sources into train, validation and test, and into folds: by group, never by frame.
 
-A group must not be split: the clips cut from one photograph, the sources of one scene, or a single
-source. Both functions depend on the ids only, so the same ids give the same result on every
-machine, in every order, without a seed.
+A group must not be split: the clips of one film, the clips cut from one photograph, or a single
+source. Groups can differ much in size, so parts are filled by numbers of sources. The result
+depends on the ids only: it is the same on every machine and in every order.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import groupby
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
@@ -19,14 +21,15 @@ def assign_splits(
 ) -> dict[str, Split]:
     """Assign a split to every source, keeping groups together.
 
-    The groups are ranked by the SHA-256 of their id; train gets the first ones, then validation,
-    then test. Shares count groups, not sources, by largest remainder. With three groups or more
-    each split gets at least one; of two groups, one goes to train and one to test; a single group
-    goes to train.
+    Groups are assigned by size, the largest first, each to the split that lacks the most sources.
+    Of groups of equal size, train gets the first ones by the SHA-256 of their id, then validation,
+    then test. With three groups or more each split gets at least one; of two groups, one goes to
+    train and one to test; a single group goes to train.
 
     Args:
       groups: source id to group id.
-      shares: shares of train, validation and test, all above 0; normalized by their sum.
+      shares: shares of the sources in train, validation and test, all above 0; normalized by their
+        sum.
 
     Returns:
       Source id to split, ordered by source id; empty without sources.
@@ -36,66 +39,77 @@ def assign_splits(
     """
     if len(shares) != len(SPLITS) or not all(0.0 < share < float("inf") for share in shares):
         raise ValueError(f"shares must be three finite numbers above 0, got {shares}")
-    ranking = _ranked(groups)
+    sizes = Counter(groups.values())
+    ranking = _ranked(sizes)
+    # Exact decimals: 0.15 of 20 groups is 3, which binary fractions miss.
+    weights = dict(zip(SPLITS, (Fraction(repr(float(share))) for share in shares), strict=True))
+    splits: Sequence[Split] = SPLITS if len(sizes) >= len(SPLITS) else ("train", "test")
+    parts = iter(_parts([sizes[group_id] for group_id in ranking], [weights[s] for s in splits]))
     split_of_group: dict[str, Split] = {}
-    start = 0
-    for split, size in zip(SPLITS, _split_sizes(len(ranking), shares), strict=True):
-        split_of_group.update(dict.fromkeys(ranking[start : start + size], split))
-        start += size
+    for _, equal in groupby(ranking, key=sizes.__getitem__):
+        members = list(equal)
+        found = sorted(next(parts) for _ in members)
+        split_of_group |= {group: splits[part] for group, part in zip(members, found, strict=True)}
     return {source_id: split_of_group[groups[source_id]] for source_id in sorted(groups)}
 
 
-def folds(groups: Mapping[str, str], k: int) -> list[tuple[str, ...]]:
-    """Partition the sources into `k` folds for cross-validation, keeping groups together.
+def folds(groups: Mapping[str, str], num_folds: int, *, seed: int = 0) -> list[tuple[str, ...]]:
+    """Partition the sources into folds of similar size for cross-validation, by group.
 
-    Groups are assigned round-robin in the order of the SHA-256 of their id, so the numbers of
-    groups in two folds differ by at most 1.
+    Groups are assigned by size, the largest first, each to the fold with the fewest sources.
 
     Args:
       groups: source id to group id.
-      k: number of folds, from 2 to the number of groups.
+      num_folds: from 2 to the number of groups; with the latter, each fold is a group.
+      seed: decides the order of groups of equal size, and thus which of them share a fold.
 
     Returns:
-      `k` non-empty tuples of source ids, each ascending.
+      `num_folds` non-empty tuples of source ids, each ascending; every source is in one of them.
 
     Raises:
-      ValueError: `k` is below 2 or above the number of groups.
+      ValueError: `num_folds` is below 2 or above the number of groups.
     """
-    ranking = _ranked(groups)
-    if not 2 <= k <= len(ranking):
-        raise ValueError(f"k must be in 2..{len(ranking)} (the number of groups), got {k}")
-    fold_of_group = {group_id: rank % k for rank, group_id in enumerate(ranking)}
+    sizes = Counter(groups.values())
+    if not 2 <= num_folds <= len(sizes):
+        raise ValueError(f"num_folds must be 2 to {len(sizes)}, the number of groups: {num_folds}")
+    ranking = _ranked(sizes, salt=str(seed))
+    parts = _parts([sizes[group_id] for group_id in ranking], [Fraction(1)] * num_folds)
+    fold_of_group = dict(zip(ranking, parts, strict=True))
     return [
         tuple(sorted(source for source, group in groups.items() if fold_of_group[group] == fold))
-        for fold in range(k)
+        for fold in range(num_folds)
     ]
 
 
-def _ranked(groups: Mapping[str, str]) -> list[str]:
-    """Return the distinct group ids by hash, and by id if two hashes agree."""
+def _ranked(sizes: Mapping[str, int], salt: str = "") -> list[str]:
+    """Return the group ids by size, descending, then by hash, and by id if two hashes agree."""
     return sorted(
-        set(groups.values()),
+        sizes,
         # Group ids come from file names, which may not be valid UTF-8.
         key=lambda group_id: (
-            hashlib.sha256(group_id.encode("utf-8", "surrogatepass")).digest(),
+            -sizes[group_id],
+            hashlib.sha256((salt + group_id).encode("utf-8", "surrogatepass")).digest(),
             group_id,
         ),
     )
 
 
-def _split_sizes(num_groups: int, shares: tuple[float, ...]) -> tuple[int, int, int]:
-    """Return the numbers of groups in train, validation and test."""
-    if num_groups < len(SPLITS):
-        return (min(num_groups, 1), 0, max(num_groups - 1, 0))
-    # Exact decimals: 0.15 of 20 groups is 3, which binary fractions miss.
-    exact = [Fraction(repr(float(share))) for share in shares]
-    quotas = [share * num_groups / sum(exact) for share in exact]
-    sizes = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: (sizes[i] - quotas[i], i))
-    for index in by_remainder[: num_groups - sum(sizes)]:
-        sizes[index] += 1
-    while 0 in sizes:
-        sizes[sizes.index(max(sizes))] -= 1
-        sizes[sizes.index(0)] += 1
-    train, validation, test = sizes
-    return (train, validation, test)
+def _parts(sizes: Sequence[int], weights: Sequence[Fraction]) -> list[int]:
+    """Assign each group the part that lacks the most sources; none stays empty if groups suffice.
+
+    Args:
+      sizes: number of sources of each group, descending.
+      weights: relative number of sources that each part should get.
+
+    Returns:
+      The index of each group's part.
+    """
+    lacking = [weight * sum(sizes) / sum(weights) for weight in weights]
+    parts: list[int] = []
+    for position, size in enumerate(sizes):
+        empty = [part for part in range(len(weights)) if part not in parts]
+        must_fill = len(empty) >= len(sizes) - position
+        part = max(empty if must_fill else range(len(weights)), key=lambda part: lacking[part])
+        lacking[part] -= size
+        parts.append(part)
+    return parts

@@ -226,14 +226,6 @@ def test_a_marker_without_a_description_is_an_error(synthetic, tmp_path, text):
         build(tmp_path / "mini", tmp_path / "data")
 
 
-def test_folds_hold_each_source_once(dataset):
-    metadata = tfds.builder_from_directory(dataset).info.metadata
-    folds = metadata["folds"]
-    assert len(folds) == 3  # five are requested, but there are three groups
-    ids = [f"videoSRC00{i}" for i in range(1, 7)]
-    assert sorted(source_id for fold in folds for source_id in fold) == ids
-
-
 def test_a_manual_folder_without_clips_is_an_error(synthetic, tmp_path):
     for path in synthetic.glob("*.csv"):
         shutil.copy(path, tmp_path)

@@ -4,12 +4,17 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold
 
 from laser_dist.jnd.splits import SPLITS, assign_splits, folds
 
 ids = st.text(min_size=1, max_size=6)
 groupings = st.dictionaries(ids, ids, max_size=40)
 shares = st.tuples(*[st.floats(0.001, 1.0)] * 3)
+
+
+# Numbers of sources of the films of VideoSet.
+FILM_SIZES = (31, 59, 11, 14, 5, 15, 13, 10, 9, 13, 40)
 
 
 def one_group_each(number):
@@ -77,10 +82,27 @@ def test_groups_are_cut_in_the_order_of_their_hash():
     ] * 5
 
 
-def test_shares_count_groups_whatever_their_size():
-    groups = one_group_each(9) | {f"videoSRC{index:03d}": "photo1" for index in range(100, 200)}
-    sizes = [len(found) for found in groups_of(groups, assign_splits(groups, (1.0, 1.0, 1.0)))]
-    assert sizes == [3, 3, 3]
+def videoset():
+    """Return VideoSet's sources with the number of their film."""
+    films = [film for film, size in enumerate(FILM_SIZES) for _ in range(size)]
+    return {f"videoSRC{index:03d}": f"film{film}" for index, film in enumerate(films, start=1)}
+
+
+def test_shares_count_sources_whatever_the_size_of_their_groups():
+    splits = Counter(assign_splits(videoset()).values())
+    # 60%, 15% and 25% of 220; films have 5 to 59 sources.
+    for split, wanted in {"train": 132, "validation": 33, "test": 55}.items():
+        assert abs(splits[split] - wanted) <= 2
+
+
+@given(groupings, shares)
+def test_no_split_is_further_from_its_share_than_a_group_is_large(groups, shares):
+    sizes = Counter(groups.values())
+    splits = Counter(assign_splits(groups, shares).values())
+    for split, share in zip(SPLITS, shares, strict=True):
+        wanted = len(groups) * share / sum(shares)
+        # Two splits can be forced to have a group each, which the third lacks.
+        assert abs(splits[split] - wanted) <= 2 * max(sizes.values(), default=0)
 
 
 @pytest.mark.parametrize(
@@ -103,27 +125,49 @@ def test_invalid_shares_are_refused(shares):
         assign_splits(one_group_each(5), shares)
 
 
-@given(groupings.filter(lambda groups: len(set(groups.values())) >= 2), st.data())
-def test_folds_are_a_partition_by_groups_of_even_size(groups, data):
-    num_groups = len(set(groups.values()))
-    k = data.draw(st.integers(2, num_groups))
-    result = folds(groups, k)
-    sizes = [len({groups[source] for source in fold}) for fold in result]
-    assert len(result) == k
+several_groups = groupings.filter(lambda groups: len(set(groups.values())) >= 2)
+
+
+@given(several_groups, st.data(), st.integers(0, 3))
+def test_folds_are_a_partition_by_groups(groups, data, seed):
+    num_folds = data.draw(st.integers(2, len(set(groups.values()))))
+    result = folds(groups, num_folds, seed=seed)
+    assert len(result) == num_folds
+    assert all(result)
     assert sorted(source for fold in result for source in fold) == sorted(groups)
     # A group in two folds would make the sum larger than the number of groups.
-    assert sum(sizes) == num_groups
-    assert max(sizes) - min(sizes) <= 1
-    assert min(sizes) >= 1
+    counts = [len({groups[source] for source in fold}) for fold in result]
+    assert sum(counts) == len(set(groups.values()))
 
 
-@given(groupings.filter(lambda groups: len(set(groups.values())) >= 2), st.randoms())
+@pytest.mark.parametrize("num_folds", [2, 3, 4, 5, 10, 11])
+def test_folds_are_as_even_as_those_of_scikit_learn(num_folds):
+    groups = videoset()
+    rows = list(groups)
+    found = GroupKFold(num_folds).split(rows, groups=list(groups.values()))
+    sizes = sorted(len(test) for _, test in found)
+    assert sorted(map(len, folds(groups, num_folds))) == sizes
+
+
+def test_folds_of_groups_of_one_size_differ_by_one_group():
+    groups = one_group_each(50)
+    assert [len(fold) for fold in folds(groups, 10)] == [5] * 10  # as published for MCL-JCI
+    assert sorted(len(fold) for fold in folds(groups, 8)) == [6] * 6 + [7] * 2
+
+
+def test_the_seed_decides_which_groups_share_a_fold():
+    groups = one_group_each(50)
+    assert folds(groups, 5) == folds(groups, 5, seed=0)
+    assert len({tuple(folds(groups, 5, seed=seed)) for seed in range(5)}) == 5
+
+
+@given(several_groups, st.randoms())
 def test_folds_do_not_depend_on_the_order_of_input(groups, random):
     shuffled = dict(random.sample(list(groups.items()), len(groups)))
     assert folds(shuffled, 2) == folds(groups, 2)
 
 
-@pytest.mark.parametrize("k", [0, 1, 6])
-def test_an_invalid_number_of_folds_is_refused(k):
-    with pytest.raises(ValueError, match=rf"2..5 .*, got {k}"):
-        folds(one_group_each(5), k)
+@pytest.mark.parametrize("num_folds", [0, 1, 6])
+def test_an_invalid_number_of_folds_is_refused(num_folds):
+    with pytest.raises(ValueError, match=rf"2 to 5, the number of groups: {num_folds}"):
+        folds(one_group_each(5), num_folds)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.jnd.videoset_layout import ClipName, parse_clip_name, videoset_source_id
+from laser_dist.jnd.videoset_layout import FILMS, ClipName, film_of, parse_clip_name, videoset_source_id
 
 NAMES = st.builds(
     ClipName,
@@ -49,3 +49,18 @@ def test_other_file_names_are_not_clips(name):
 
 def test_source_ids_have_three_digits():
     assert [videoset_source_id(1), videoset_source_id(220)] == ["videoSRC001", "videoSRC220"]
+
+
+def test_the_ranges_of_films_are_those_of_their_frame_rates():
+    assert (len(FILMS), sum(FILMS.values())) == (11, 220)
+    # In the published streams, exactly these sources have 24 frames per second.
+    slow = {*range(91, 121), *range(136, 149), *range(159, 221)}
+    ranges = {film: [i for i in range(1, 221) if film_of(i) == film] for film in FILMS}
+    for film, sources in ranges.items():
+        assert len(sources) == FILMS[film] == sources[-1] - sources[0] + 1
+        assert len({source in slow for source in sources}) == 1, film
+    assert [film_of(i) for i in (1, 31, 32, 90, 91, 180, 181, 220)] == [
+        *("El Fuente", "El Fuente", "Chimera", "Chimera", "Ancient Thought"),
+        *("Unspoken Friend", "Tears of Steel", "Tears of Steel"),
+    ]
+    assert film_of(221) is None

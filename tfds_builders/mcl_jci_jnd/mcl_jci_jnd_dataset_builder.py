@@ -21,7 +21,6 @@ class MclJciJndConfig(JndConfig):
 
     convention: Convention = "viewers"
     frames_per_second: float | None = None  # a still image is one frame
-    num_folds: int = 10  # as in publications
 
 
 class Builder(JndBuilder):
