@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.jnd.videoset_layout import FILMS, ClipName, film_of, parse_clip_name, videoset_source_id
+from laser_dist.jnd.videoset_layout import (
+    FILMS,
+    ClipName,
+    film_of,
+    parse_clip_name,
+    videoset_source_id,
+)
 
 NAMES = st.builds(
     ClipName,
