@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from laser_dist.commands.locations import add_dataset, find_dataset
 from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.wording import (
+    NO_VALUE,
     count_text,
     interval_text,
     number_text,
@@ -83,6 +84,8 @@ def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str) -> Non
 
 def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     """Print the results of an evaluation as tables."""
+    from laser_dist.jnd.calibration import COVERAGE
+
     scale, sur, saved = results.dataset.scale, results.sur, results.bits_saved
     scores = {name: result.score for name, result in results.predictors.items()}
     clips = count_text(results.num_sources, "held-out clip")
@@ -94,6 +97,9 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     terminal.table(header, wrap_intervals(terminal.width, header, sections))
     terminal.say()
     terminal.say("  Lower is better.\n  ratio: mean error divided by the constant baseline's.")
+    terminal.say(f"  ±: interval for {COVERAGE:.0%} of the clips (share that is in it).")
+    noise = ", ".join(number_text(value) for value in results.label_noise)
+    terminal.say(f"  Label noise, from resampling the viewers: {noise}.")
     terminal.say()
     if sur is not None:
         title = f"SUR error, {scale.name}"
@@ -119,7 +125,7 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
 
 
 def error_sections(scores: Sequence[PredictorScore], scale: str) -> list[list[list[str]]]:
-    """Return the rows for errors in levels, errors in PSNR, and the ratio to the constant.
+    """Return the rows for errors in levels and PSNR, intervals, and the ratio to the constant.
 
     Args:
       scores: a column for each.
@@ -130,6 +136,7 @@ def error_sections(scores: Sequence[PredictorScore], scale: str) -> list[list[li
         lambda score, k: interval_text(score.abs_error[k], score.abs_error_interval[k]), scores
     )
     psnr_rows = _level_rows(lambda score, k: number_text(score.abs_psnr_error_db[k], " dB"), scores)
+    interval_rows = _level_rows(lambda score, k: coverage_text(score, k), scores)
     means = [number_text(score.mean_abs_error) for score in scores]
     ratios = [
         interval_text(score.ratio_to_constant, score.ratio_to_constant_interval) for score in scores
@@ -137,8 +144,18 @@ def error_sections(scores: Sequence[PredictorScore], scale: str) -> list[list[li
     return [
         [[f"|Δ{scale}|", *no_values], *level_rows, ["mean", *means]],
         [["|ΔPSNR|", *no_values], *psnr_rows],
+        [[f"± {scale}", *no_values], *interval_rows],
         [["ratio", *ratios]],
     ]
+
+
+def coverage_text(score: PredictorScore, index: int) -> str:
+    """Return the half-width of a level's interval and its coverage, such as "3.12 (91.2%)"."""
+    interval = score.prediction_interval
+    if interval is None:
+        return NO_VALUE
+    width, coverage = interval.half_width[index], interval.coverage[index]
+    return f"{number_text(width)} ({share_text(coverage)})"
 
 
 def _level_rows(cell: Callable[[Any, int], str], columns: Sequence[Any]) -> list[list[str]]:

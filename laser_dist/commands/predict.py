@@ -111,6 +111,8 @@ def say_predictions(
     config: dict[str, Any],
 ) -> None:
     """Print a row per clip, a legend, and how to encode the first clip."""
+    from laser_dist.jnd.calibration import COVERAGE
+
     first, scale = predictions[0], SCALES[config["dataset"]["scale"]]
     rows = [
         [str(clip), *level_texts(prediction)]
@@ -119,6 +121,9 @@ def say_predictions(
     terminal.table(["clip", *(f"JND{level}" for level in first.spec.levels)], [rows])
     terminal.say()
     terminal.say(legend_text(scale, first))
+    if first.spec.half_widths and first.sur == LEVEL_SUR:
+        widths = ", ".join(f"± {width:.1f}" for width in first.spec.half_widths)
+        terminal.say(f"Intervals for {COVERAGE:.0%} of clips: {widths} {scale.name}.")
     if config["dataset"]["simulated"]:
         terminal.say("The model was trained with SIMULATED viewers.")
     if scale.name == "QP":
@@ -175,6 +180,9 @@ def to_json(
         }
         if prediction.spreads is not None:
             document["spreads"] = _by_level(prediction, prediction.spreads)
+        if prediction.spec.half_widths is not None:
+            pairs = zip(prediction.spec.levels, prediction.spec.half_widths, strict=True)
+            document["half_widths"] = {f"jnd{level}": width for level, width in pairs}
         documents.append(document)
     return json.dumps(documents, indent=2, allow_nan=False)
 

@@ -159,7 +159,8 @@ def _finish(config: Mapping[str, Any], store: RunFiles) -> None:
     from laser_dist.training.reuse import model_path
     from laser_dist.training.saving import PREDICTOR, finish_predictor
 
-    finish_predictor(from_dict(config["training"]), store.local, config["dataset"])
+    card = config["dataset"]
+    finish_predictor(from_dict(config["training"]), store.local, card, card["dir"])
     store.push(model_path(store.local, PREDICTOR))
 
 

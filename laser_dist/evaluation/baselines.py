@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from laser_dist.evaluation.dataset import SourceTable
 from laser_dist.evaluation.quality_curves import QualityCurve
+from laser_dist.jnd.calibration import half_widths
 from laser_dist.jnd.scale import Scale
 
 CONSTANT = "constant"
@@ -103,6 +104,26 @@ def constant_predictions(train: SourceTable, num_sources: int) -> np.ndarray:
       [num_sources, L] float64, all rows equal.
     """
     return np.tile(np.nanmedian(train.levels, axis=0), (num_sources, 1))
+
+
+def constant_half_widths(train: SourceTable) -> np.ndarray:
+    """Return the half-width of the calibrated interval of each level of the constant baseline.
+
+    Each training group is predicted by the median of the others.
+
+    Returns:
+      [L] float64; NaN for a level of fewer than two groups.
+    """
+    groups = np.array(train.group_ids)
+    errors = np.full_like(train.levels, np.nan)
+    for column, levels in enumerate(train.levels.T):
+        present = np.isfinite(levels)
+        for group in np.unique(groups[present]):
+            others = levels[present & (groups != group)]
+            if len(others):
+                own = groups == group
+                errors[own, column] = np.median(others) - levels[own]
+    return half_widths(errors, train.group_ids)
 
 
 def ridge_predictions(train: SourceTable, activity: np.ndarray) -> np.ndarray:

@@ -11,7 +11,11 @@ import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation import report
-from laser_dist.evaluation.baselines import CONSTANT, baseline_predictions
+from laser_dist.evaluation.baselines import (
+    CONSTANT,
+    baseline_predictions,
+    constant_half_widths,
+)
 from laser_dist.evaluation.dataset import (
     LabeledDataset,
     LevelFrames,
@@ -118,8 +122,16 @@ def all_predictions(
     if spreads is not None:
         sur[run.variant] = network_sur(levels, spreads, scale)
         sur[CONSTANT] = constant_sur(train, len(test.source_ids), scale)
-    baselines = baseline_predictions(train, test, curves, scale)
-    return Predictions({run.variant: levels, **baselines}, spreads, sur)
+    widths = {CONSTANT: constant_half_widths(train)}
+    if run.half_widths is not None:
+        widths[run.variant] = np.full(NUM_LEVELS, np.nan)
+        widths[run.variant][[level - 1 for level in run.levels]] = run.half_widths
+    return Predictions(
+        levels={run.variant: levels, **baseline_predictions(train, test, curves, scale)},
+        spreads=spreads,
+        sur=sur,
+        half_widths={name: np.tile(each, (len(levels), 1)) for name, each in widths.items()},
+    )
 
 
 def check_comparable(dataset: LabeledDataset, run: TrainedRun, test: SourceTable) -> None:

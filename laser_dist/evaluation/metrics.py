@@ -16,6 +16,7 @@ from scipy import stats
 
 from laser_dist.evaluation.intervals import Interval, mean_interval, mean_intervals, ratio_interval
 from laser_dist.evaluation.quality_curves import QualityCurve
+from laser_dist.jnd.calibration import COVERAGE
 from laser_dist.jnd.scale import Scale
 
 WITHIN = (1, 2, 3)
@@ -102,6 +103,21 @@ class MarginCurve:
 
 
 @dataclass(frozen=True)
+class PredictionInterval:
+    """Interval around each prediction that should contain a given share of the viewers' levels.
+
+    Attributes:
+      nominal: that share.
+      half_width: [L], mean half-width, in steps of the scale; smaller is better.
+      coverage: [L], share of sources whose level is inside; closest to `nominal` is best.
+    """
+
+    nominal: float
+    half_width: PerLevel
+    coverage: PerLevel
+
+
+@dataclass(frozen=True)
 class PredictorScore:
     """Errors of one predictor on the test sources.
 
@@ -133,6 +149,7 @@ class PredictorScore:
       ratio_to_constant: `mean_abs_error` over the constant predictor's; NaN if that is 0.
       ratio_to_constant_interval: its interval.
       differences: name of another predictor to the paired comparison with it.
+      prediction_interval: calibrated interval around the predictions; None if there is none.
     """
 
     abs_error: PerLevel
@@ -154,6 +171,7 @@ class PredictorScore:
     ratio_to_constant: float
     ratio_to_constant_interval: Interval
     differences: Mapping[str, Difference] = field(default_factory=dict)
+    prediction_interval: PredictionInterval | None = None
 
 
 def score(
@@ -166,6 +184,7 @@ def score(
     sur_at_level: np.ndarray,
     constant: np.ndarray,
     others: Mapping[str, np.ndarray] | None = None,
+    half_widths: np.ndarray | None = None,
 ) -> PredictorScore:
     """Reduce the predictions of one predictor to means and intervals.
 
@@ -179,6 +198,7 @@ def score(
         unknown.
       constant: [N, L], the levels of the constant predictor.
       others: name to [N, L] levels of the predictors to compare with.
+      half_widths: [N, L], half-width of the predictor's calibrated intervals.
     """
     errors = predicted - true
     abs_errors, above = np.abs(errors), errors * scale.sign
@@ -215,6 +235,13 @@ def score(
             name: _difference(abs_errors - np.abs(other - true), group_ids)
             for name, other in (others or {}).items()
         },
+        prediction_interval=None
+        if half_widths is None
+        else PredictionInterval(
+            nominal=COVERAGE,
+            half_width=level_means(np.where(np.isnan(errors), np.nan, half_widths)),
+            coverage=shares(errors + half_widths, abs_errors <= half_widths),
+        ),
     )
 
 

@@ -45,11 +45,14 @@ class Predictions:
       spreads: [N, 3] float64, spreads of the first network; None if it predicts none.
       sur: predictor's name to [N, 3, Q] SUR curves; the first network's and the constant's if the
         network predicts spreads, else empty.
+      half_widths: predictor's name to [N, 3], half-width of its calibrated intervals, for each that
+        has them.
     """
 
     levels: Mapping[str, np.ndarray]
     spreads: np.ndarray | None = None
     sur: Mapping[str, np.ndarray] = field(default_factory=dict)
+    half_widths: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -63,6 +66,7 @@ class Predictions:
             levels=join([part.levels for part in parts]),
             spreads=np.concatenate(spreads) if spreads else None,
             sur=join([part.sur for part in parts]),
+            half_widths=join([part.half_widths for part in parts]),
         )
 
 
@@ -176,6 +180,7 @@ def assess(
                 sur_at_level=sur_at(viewers, predicted, scale),
                 constant=compared[CONSTANT],
                 others={other: levels for other, levels in compared.items() if other != name},
+                half_widths=predictions.half_widths.get(name),
             ),
         )
         for name, predicted in compared.items()

@@ -59,6 +59,7 @@ class TrainedRun:
       predict: uint8 [B, H, W, 3] raw frames to levels [B, L], or to levels and spreads [B, L, 2].
       levels: the JND levels that the L columns stand for, from 1, ascending.
       spread: whether it predicts the standard deviation of the viewers' samples for each level.
+      half_widths: [L], half-width of its calibrated intervals; None if it is not calibrated.
       backbones: level, from 1, to a function from uint8 raw frames to frames of the same shape and
         type as they would look at that level. Levels whose backbone was not kept are absent.
       curves: the learning curves.
@@ -74,6 +75,7 @@ class TrainedRun:
     predict: FramesToLevels
     levels: tuple[int, ...] = (1, 2, 3)
     spread: bool = False
+    half_widths: tuple[float, ...] | None = None
     backbones: Mapping[int, FramesToFrames] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -104,6 +106,7 @@ def load_trained_run(run_dir: Path) -> TrainedRun:
         predict=partial(predict_frames, predictor),
         levels=predictor.spec.levels,
         spread=predictor.spec.spread,
+        half_widths=predictor.spec.half_widths,
         backbones=load_backbones(run_dir, predictor.spec),
         curves=read_curves(run_dir / "logs" / "metrics"),
         settings=config["training"],

@@ -1,7 +1,8 @@
 """The meaning of a predictor's output, stored inside the model so that its file is enough."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
@@ -20,9 +21,12 @@ class PredictorSpec:
       simulated: whether the training labels come from simulated viewers.
       spread: whether each level has two values: the level, at which 75% of the viewers are
         satisfied, and the standard deviation of the viewers' samples, taken as normal.
+      half_widths: half-width of the interval of each of the L levels, in steps of the scale; it
+        contains the levels of `jnd.calibration.COVERAGE` of new clips. None if not calibrated.
 
     Raises:
-      ValueError: the variant is unknown, or the levels are not 1, 2 or 3, ascending.
+      ValueError: the variant is unknown, the levels are not 1, 2 or 3, ascending, or there is not
+        one half-width of at least 0 for each.
     """
 
     variant: str
@@ -30,6 +34,7 @@ class PredictorSpec:
     scale: str
     simulated: bool
     spread: bool = False
+    half_widths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         known = {variant.name for variant in VARIANTS}
@@ -37,6 +42,11 @@ class PredictorSpec:
             raise ValueError(f"unknown variant {self.variant!r} or scale {self.scale!r}")
         if not self.levels or tuple(self.levels) != tuple(sorted({1, 2, 3} & set(self.levels))):
             raise ValueError(f"levels must be among 1, 2, 3 and ascend, got {self.levels!r}")
+        widths = self.half_widths
+        if widths is not None and (
+            len(widths) != len(self.levels) or not all(0 <= one < math.inf for one in widths)
+        ):
+            raise ValueError(f"half_widths must be a number from 0 for each level, got {widths!r}")
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -50,7 +60,9 @@ class PredictorSpecLayer(keras.layers.Layer):
 
     def __init__(self, spec: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.spec = PredictorSpec(**{**spec, "levels": tuple(spec["levels"])})
+        widths = spec.get("half_widths")  # a list in a file, or absent
+        parts = {"levels": tuple(spec["levels"]), "half_widths": widths and tuple(widths)}
+        self.spec = PredictorSpec(**{**spec, **parts})
 
     def call(self, inputs: Any) -> Any:
         """Return the input."""
@@ -67,8 +79,18 @@ def predictor_spec_of(model: keras.Model) -> PredictorSpec:
     Raises:
       ValueError: the model does not come from `predictors.build_predictor`.
     """
+    return _layer_of(model).spec
+
+
+def set_half_widths(model: keras.Model, half_widths: tuple[float, ...] | None) -> None:
+    """Replace the half-widths in the spec of a predictor; see `predictor_spec_of`."""
+    layer = _layer_of(model)
+    layer.spec = replace(layer.spec, half_widths=half_widths)
+
+
+def _layer_of(model: keras.Model) -> PredictorSpecLayer:
     layers: Iterable[Any] = model.layers
     for layer in layers:
         if isinstance(layer, PredictorSpecLayer):
-            return layer.spec
+            return layer
     raise ValueError(f"Model {model.name} has no predictor spec.")

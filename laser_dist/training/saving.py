@@ -12,11 +12,12 @@ import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder
-from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.models.predictor_spec import PredictorSpec, set_half_widths
 from laser_dist.models.predictors import build_predictor, load_saved_model
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.storage.files import atomic_path
+from laser_dist.training.calibration import validation_half_widths
 from laser_dist.training.config import TrainingConfig
 from laser_dist.training.plan import plan_stages
 from laser_dist.training.reuse import model_names, model_path, read_record
@@ -67,13 +68,16 @@ def check_fits(file: Path, spec: BackboneSpec) -> None:
         )
 
 
-def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str, Any]) -> None:
-    """Join a run's backbones and heads to the predictor, if all are trained.
+def finish_predictor(
+    config: TrainingConfig, run_dir: Path, card: Mapping[str, Any], dataset: str | Path
+) -> None:
+    """Join a run's backbones and heads to the predictor, and calibrate it, if all are trained.
 
     Args:
       config: configuration of the run.
       run_dir: folder of the run.
-      dataset: the dataset's card, with `scale` and `simulated`.
+      card: the dataset's card, with `scale` and `simulated`.
+      dataset: location of the dataset, path or URL.
     """
     variant = variant_named(config.variant)
     plans = plan_stages(variant, config.levels)
@@ -86,8 +90,8 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
     answer = PredictorSpec(
         variant=variant.name,
         levels=levels,
-        scale=dataset["scale"],
-        simulated=dataset["simulated"],
+        scale=card["scale"],
+        simulated=card["simulated"],
         spread=config.head.spread,
     )
     with _in_float32():
@@ -95,6 +99,7 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, dataset: Mapping[str
         heads = [load(model_path(run_dir, model_names(plan)[-1])) for plan in last]
         backbones = [load(model_path(run_dir, name)) for name in names]
         predictor = build_predictor(backbones, heads, answer)
+    set_half_widths(predictor, validation_half_widths(predictor, dataset))
     save_model(predictor, model_path(run_dir, PREDICTOR))
 
 

@@ -105,7 +105,8 @@ def run_stages(
             wait_for_all(context.strategy)  # the next stage reads the chief's files
     if context.is_chief:
         context.store.fetch_all(models)  # other workers may have trained stages too
-        finish_predictor(config, context.run_dir, context.config["dataset"])
+        with context.suspended():  # calibrates with the frames of the validation split
+            finish_predictor(config, context.run_dir, context.config["dataset"], dataset)
         context.store.push(*models.glob(f"{PREDICTOR}.keras"))
     with context.suspended():
         wait_for_all(context.strategy)

@@ -12,6 +12,7 @@ from laser_dist.evaluation.metrics import (
     OVERSHOOT,
     WITHIN,
     MarginCurve,
+    PredictionInterval,
     PredictorScore,
 )
 from laser_dist.evaluation.quality_curves import QualityCurve
@@ -47,7 +48,10 @@ SCORES = dict.fromkeys(("mj-lat", "constant", "si-ti-ridge", "si-ti-trees"), SCO
 
 
 def test_sections_show_errors_psnr_and_ratio():
-    levels, psnr, ratio = evaluate.error_sections([SCORE], "QP")
+    interval = PredictionInterval(0.9, (3.125, 4.0, 5.0), (0.912, 0.9, 1.0))
+    levels, psnr, intervals, ratio = evaluate.error_sections(
+        [replace(SCORE, prediction_interval=interval)], "QP"
+    )
     assert levels == [
         ["|ΔQP|", ""],
         ["JND1", "2.50 (2.00–3.00)"],
@@ -56,6 +60,7 @@ def test_sections_show_errors_psnr_and_ratio():
         ["mean", "5.25"],
     ]
     assert psnr[1] == ["JND1", "1.50 dB"]
+    assert intervals[:2] == [["± QP", ""], ["JND1", "3.12 (91.2%)"]]
     assert ratio == [["ratio", "0.75 (0.70–0.80)"]]
 
 

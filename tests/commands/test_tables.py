@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_predictions_name_the_scale_and_its_direction(scale, sentence):
     other = ({"QP", "QF"} - {scale}).pop()
     assert other not in file.getvalue()
     assert other.lower() not in text.lower()
+
+
+def test_a_calibrated_prediction_has_intervals():
+    plain = make_prediction([26.6, 31.0, 35.2])
+    spec = replace(plain.spec, half_widths=(3.14, 2.5, 2.0))
+    config = {"variant": "mj-lat", "dataset": {"simulated": False, "scale": "QP"}}
+    for prediction, is_calibrated in ((plain, False), (replace(plain, spec=spec), True)):
+        file = io.StringIO()
+        predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
+        sentence = "Intervals for 90% of clips: ± 3.1, ± 2.5, ± 2.0 QP."
+        assert (sentence in file.getvalue()) == is_calibrated
+        (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
+        expected = {"jnd1": 3.14, "jnd2": 2.5, "jnd3": 2.0} if is_calibrated else None
+        assert document.get("half_widths") == expected
 
 
 def test_a_long_path_is_not_wrapped():

@@ -6,6 +6,7 @@ from evaluation_fakes import make_curve, make_sources, with_gaps
 
 from laser_dist.evaluation.baselines import (
     baseline_predictions,
+    constant_half_widths,
     constant_predictions,
     ridge_predictions,
     tree_predictions,
@@ -82,6 +83,16 @@ def test_trees_stay_close_to_the_constant_if_activity_carries_no_information():
     )
     trees = abs_error(tree_predictions(train, test.activity), test)
     assert trees < 1.05 * abs_error(constant_predictions(train, 200), test)
+
+
+def test_the_intervals_of_the_constant_contain_most_levels_of_new_groups():
+    train, test = make_sources(90, seed=1), make_sources(400, seed=2, first=401)
+    widths = constant_half_widths(train)
+    errors = np.abs(constant_predictions(train, 400) - test.levels)
+    assert np.all(np.abs((errors <= widths).mean(axis=0) - 0.9) < 0.04)
+    # No level: no interval, and no effect on the others.
+    gappy = with_gaps(train, *((row, 2) for row in range(90)))
+    np.testing.assert_array_equal(constant_half_widths(gappy), [*widths[:2], np.nan])
 
 
 def test_one_encode_predicts_levels_that_follow_from_the_size_of_the_clip():

@@ -227,6 +227,19 @@ def test_all_predictors_are_compared_only_on_the_levels_of_the_run(tmp_path, var
     assert "spread" not in ",".join(rows[0])
 
 
+def test_the_intervals_of_the_model_are_next_to_those_of_the_constant(tmp_path):
+    run = make_run(levels=(1, 3), predict=lambda raw: raw[:, 0, 0, [0, 2]] + 2.0)
+    evaluate_on(MemoryDataset(tmp_path), replace(run, half_widths=(2.5, 1.5)), tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    own, constant = (
+        document["predictors"][name]["prediction_interval"] for name in (MODEL, "constant")
+    )
+    # All errors are 2.
+    assert own == {"nominal": 0.9, "half_width": [2.5, None, 1.5], "coverage": [1, None, 0]}
+    assert constant["half_width"][0] > 2.5
+    assert document["predictors"]["one-encode"]["prediction_interval"] is None
+
+
 @pytest.mark.parametrize("backbones", [{}, {3: lambda raw: raw}])
 def test_the_report_shows_the_backbones_that_were_kept(tmp_path, backbones):
     evaluate_on(MemoryDataset(tmp_path), make_run(backbones=backbones), tmp_path / "out")

@@ -60,7 +60,7 @@ def test_a_missing_level_has_no_psnr_error():
     assert error == pytest.approx(np.array([[1.0, np.nan, 8.0]]), nan_ok=True)
 
 
-def scored(predicted, true, *, scale=QP, groups=None, constant=None, **others):
+def scored(predicted, true, *, scale=QP, groups=None, constant=None, half_widths=None, **others):
     """Score predictions of sources whose size halves every 6 quantizers."""
     predicted, true = np.array(predicted, float), np.array(true, float)
     return score(
@@ -72,6 +72,7 @@ def scored(predicted, true, *, scale=QP, groups=None, constant=None, **others):
         sur_at_level=np.full(true.shape, 0.75),
         constant=np.full(true.shape, 30.0) if constant is None else np.array(constant, float),
         others={name: np.array(levels, float) for name, levels in others.items()},
+        half_widths=None if half_widths is None else np.array(half_widths, float),
     )
 
 
@@ -131,6 +132,19 @@ def test_score_ignores_missing_levels():
     assert found.ratio_to_constant == pytest.approx(15 / 28)
     # There is no interval of a single group.
     assert np.isnan(found.ratio_to_constant_interval).all()
+
+
+def test_prediction_intervals_are_wide_and_cover_as_counted():
+    true = [[20, 20], [24, np.nan], [28, 28], [32, 32]]
+    found = scored(
+        [[21, 20], [22, 20], [31, 20], [37, 20]],
+        true,
+        half_widths=[[1, 8], [2, 9], [2, 8], [5, 8]],
+    ).prediction_interval
+    assert found.nominal == 0.9
+    assert found.half_width == (10 / 4, 8)
+    assert found.coverage == (3 / 4, 2 / 3)
+    assert scored([[21]], [[20]]).prediction_interval is None
 
 
 def test_differences_are_paired():

@@ -15,6 +15,7 @@ from training_fakes import (
     WIDTH,
     GappyPairs,
     context,
+    frame,
     levels_of,
 )
 
@@ -69,9 +70,19 @@ def test_every_variant_trains_with_missing_levels(gappy_dir, tmp_path, variant):
     predictor, metrics = trained(config, gappy_dir, tmp_path)
     assert all(np.isfinite(values).all() for values in predictor.get_weights())
     assert all(math.isfinite(float(row["value"])) for row in metrics)
-    assert predictor_spec_of(predictor) == PredictorSpec(
-        variant=variant, levels=(1, 2, 3), scale="QP", simulated=True
+    spec = predictor_spec_of(predictor)
+    assert spec == PredictorSpec(
+        variant=variant,
+        levels=(1, 2, 3),
+        scale="QP",
+        simulated=True,
+        half_widths=spec.half_widths,
     )
+    # The validation split has two clips, each a group: the larger error is the half-width.
+    frames = np.stack([frame(NUM_TRAIN), frame(NUM_TRAIN + 1)]).astype(np.float32)
+    true = np.stack([levels_of(NUM_TRAIN), levels_of(NUM_TRAIN + 1)])
+    errors = np.abs(np.asarray(predictor(frames)) - true)
+    np.testing.assert_allclose(spec.half_widths, errors.max(axis=0), atol=0.01)
     assert predictor(np.zeros((1, HEIGHT, WIDTH, 3), np.float32)).shape == (1, 3)
     # Biases start at the means of the present levels. No Adam step is longer than the learning
     # rate times (1 - 0.9) / sqrt(1 - 0.999).

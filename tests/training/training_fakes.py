@@ -51,7 +51,7 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         features = {name: tfds.features.Image(shape=(HEIGHT, WIDTH, 3)) for name in IMAGES}
-        features["source_id"] = tfds.features.Text()
+        features["source_id"] = features["group_id"] = tfds.features.Text()
         features["jnd_levels"] = tfds.features.Tensor(shape=(3,), dtype=np.float32)
         metadata = {
             "simulated": True, "scale": "QP", "fingerprint": "abc", "splits": {"train": ["0"]},
@@ -83,7 +83,8 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
                 for level, name in enumerate(IMAGES)
             }
             levels = levels_of(number, lacking)
-            yield number, images | {"source_id": str(number), "jnd_levels": levels}
+            ids = {"source_id": str(number), "group_id": str(number)}
+            yield number, images | ids | {"jnd_levels": levels}
 
 
 class GappyPairs(TinyPairs):

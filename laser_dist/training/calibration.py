@@ -1,0 +1,62 @@
+"""Calibration of a trained predictor with the validation split, from which no weight has learned.
+
+The split has chosen the checkpoint, so the intervals are a little too narrow; cross-validation
+does not have this fault.
+"""
+
+import logging
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from laser_dist.jnd.calibration import COVERAGE, half_widths
+from laser_dist.models.predictor_spec import predictor_spec_of
+from laser_dist.training.examples.example_codec import LEVELS, RAW, decode_frame, encoded_images
+from laser_dist.training.examples.records import open_records
+from laser_dist.training.storage.label_table import read_label_table
+
+_SPLIT = "validation"
+_MAX_FRAMES = 8  # of a clip, as in `laser-jnd predict`
+
+logger = logging.getLogger(__name__)
+
+
+def validation_half_widths(predictor: keras.Model, dataset: str | Path) -> tuple[float, ...] | None:
+    """Return the half-width of the interval of each level that a predictor predicts.
+
+    Args:
+      predictor: from `build_predictor`.
+      dataset: location of the prepared dataset, path or URL.
+
+    Returns:
+      Half-widths in steps of the scale; None if the split has fewer than two groups with one of
+      the levels, or a prediction is not finite.
+    """
+    spec = predictor_spec_of(predictor)
+    records = open_records(dataset, _SPLIT)
+    names = ("source_id", "group_id", LEVELS)
+    table = read_label_table(dataset, _SPLIT, len(records), names).to_pydict()
+    rows_of: dict[str, list[int]] = {}
+    for row, source_id in enumerate(table["source_id"]):
+        rows_of.setdefault(source_id, []).append(row)
+    height, width = predictor.input_shape[1:3]
+    errors: list[np.ndarray] = []
+    for rows in rows_of.values():
+        some = rows[:: -(-len(rows) // _MAX_FRAMES)]
+        images = (encoded_images(record, [RAW])[0] for record in records.read(some))
+        frames = np.stack([decode_frame(image, height, width) for image in images])
+        outputs = np.asarray(predictor.predict_on_batch(frames.astype(np.float32)), np.float64)
+        levels = outputs[..., 0] if spec.spread else outputs
+        true = np.array(table[LEVELS][rows[0]], np.float64)[[level - 1 for level in spec.levels]]
+        errors.append(levels.mean(axis=0) - true)
+    groups = [table["group_id"][rows[0]] for rows in rows_of.values()]
+    widths = half_widths(np.array(errors), groups)
+    if not np.isfinite(widths).all():
+        logger.info("Not calibrated: the validation split has fewer than two groups with a level")
+        return None
+    text = ", ".join(
+        f"JND{level} ± {width:.2f}" for level, width in zip(spec.levels, widths, strict=True)
+    )
+    logger.info("%d%% intervals: %s", round(COVERAGE * 100), text)
+    return tuple(round(float(width), 4) for width in widths)
