@@ -285,6 +285,10 @@ def test_damage_is_one_sentence(sound, tmp_path):
         {"levels": (1, 2, 4)},
         {"levels": ("1", "2", "3")},
         {"scale": ["QP"]},
+        {"half_widths": [1.0]},
+        {"half_widths": [1.0, 2.0, -1.0]},
+        {"half_widths": [1.0, 2.0, 1e999]},
+        {"half_widths": "abc"},
         {"other": 1},
     ],
 )

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from predictor_parts import predictor_of, spec_of
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.heads import build_head
-from laser_dist.models.predictor_spec import predictor_spec_of
+from laser_dist.models.predictor_spec import predictor_spec_of, set_half_widths
 from laser_dist.models.predictors import build_joint_model, build_predictor, feature_extractor
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import (
@@ -272,11 +273,13 @@ def test_single_level_parts_join_to_a_predictor_of_several_levels(variant):
 
 
 def test_a_saved_predictor_contains_its_spec(tmp_path):
-    spec = spec_of(MJ_LAT, scale="QF", simulated=False)
+    spec = spec_of(MJ_LAT, scale="QF", simulated=False, half_widths=(3.0, 2.5, 0.0))
     predictor = build_predictor(parts(MJ_LAT)[0], [parts(MJ_LAT)[1]], spec)
     predictor.save(tmp_path / "predictor.keras")
     loaded = keras.saving.load_model(tmp_path / "predictor.keras", safe_mode=True)
     assert predictor_spec_of(loaded) == spec
+    set_half_widths(loaded, None)
+    assert predictor_spec_of(loaded) == replace(spec, half_widths=None)
     with pytest.raises(ValueError, match="has no predictor spec"):
         predictor_spec_of(parts(MJ_LAT)[1])
 
