@@ -45,7 +45,7 @@ docs-assets: $(VENV)/.installed-dev  ## Update the dataset cards and the picture
 	@$(BIN)/python docs/generate.py report runs/demo/run
 
 notebook: $(VENV)/.installed-dev  ## Run the tutorial notebook in a temporary directory.
-	@$(BIN)/python -m pytest --quiet tests/docs/test_examples.py -m slow
+	@$(BIN)/python -m pytest --quiet tests/test_end_to_end.py
 
 lint: $(VENV)/.installed-dev  ## Check format, lint and types.
 	@$(BIN)/ruff format --check .

@@ -24,7 +24,6 @@ settings.load_profile(
 # the others have no work left.
 _LONGEST = (
     "test_end_to_end",
-    "test_examples",
     "test_ray_jobs",
     "test_bucket",
     "test_stages",

@@ -1,40 +1,31 @@
-"""The main workflow at a tiny size, by the commands a user types: photographs to a prediction."""
+"""The tutorial notebook: the main workflow at a tiny size, from photographs to a prediction."""
 
 import io
 import json
 import math
 import os
-import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import zipfile
+from pathlib import Path
 
 import h5py
+import nbformat
 import pyarrow.parquet as pq
 import pytest
+from command_line import laser_jnd_here
+from nbclient import NotebookClient
 from s3 import local_s3
 
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "docs" / "tutorials" / "demo.ipynb"
 STAGES = ("image", "jnd1", "jnd2", "jnd3", "mj-lat")
-SETTINGS = (
-    "backbone.filters=4",
-    "backbone.latent_filters=6",
-    "head.filters=4,4",
-    "image.epochs=2",
-    "jnd.epochs=1",
-    "heads.epochs=2",
-)
-TINY = ("--preset", "tiny", *(part for setting in SETTINGS for part in ("--set", setting)))
-COMMANDS = (
-    ("synthesize", "--output", "videoset", "--num-sources", "15", "--qps", "22,30,38"),
-    ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"),
-    ("train", "mj-lat", *TINY, "--dataset", "data", "--output", "run", "--workers", "2"),
-    ("evaluate", "--model", "run", "--dataset", "data"),
-)
 LOAD = """
 import tensorflow_datasets as tfds
 import tfds_builders
-data, info = tfds.load("videoset_jnd/synthetic", data_dir="data", split="test", with_info=True)
+data, info = tfds.load("videoset_jnd/synthetic", data_dir="runs/data", split="test", with_info=True)
 for example in data.as_numpy_iterator():
     print(example["source_id"].decode(), *example["raw"].shape, *example["jnd_levels"])
 print(info.metadata["simulated"])
@@ -49,12 +40,29 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Folder in which all commands have run, in their order."""
-    folder = tmp_path_factory.mktemp("workflow")
-    for command in COMMANDS:
-        (folder / f"{command[0]}.log").write_text(laser_jnd(folder, *command))
-    return folder
+def notebook():
+    """The notebook, with its outputs once `folder` is made."""
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def folder(notebook, tmp_path_factory):
+    """Folder of the files that the notebook writes."""
+    folder = tmp_path_factory.mktemp("notebook")
+    resources = {"metadata": {"path": str(folder)}}
+    with pytest.MonkeyPatch.context() as environment:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment.setenv("PATH", path)
+        NotebookClient(notebook, timeout=500, kernel_name="python3", resources=resources).execute()
+    return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def commands(notebook):
+    """Words of the commands in the notebook, by their names."""
+    cells = [cell.source for cell in notebook.cells if cell.source.startswith("%%bash")]
+    words = [shlex.split(cell.partition("\n")[2].replace("\\\n", " ")) for cell in cells]
+    return {each[1]: each[1:] for each in words}
 
 
 def laser_jnd(folder, *arguments):
@@ -79,9 +87,17 @@ def python(folder, *arguments):
     return done
 
 
+def test_the_notebook_prints_results_and_shows_frames(notebook, folder):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "simulated viewers: True" in printed
+    assert "QPs of JND1, JND2, JND3: [" in printed
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
 def test_results_cover_the_test_sources_and_all_predictors_and_are_simulated(folder):
-    results = json.loads((folder / "run" / "results.json").read_text())
-    config = json.loads((folder / "run" / "config.json").read_text())
+    results = json.loads((folder / "first" / "results.json").read_text())
+    config = json.loads((folder / "first" / "config.json").read_text())
     assert results["simulated"] is True
     assert results["num_sources"] == len(config["dataset"]["splits"]["test"])
     predictors = {"mj-lat", "constant", "si-ti-ridge", "si-ti-trees", "one-encode"}
@@ -94,14 +110,8 @@ def test_results_cover_the_test_sources_and_all_predictors_and_are_simulated(fol
         assert all(0 <= error < 60 for error in predictor["abs_psnr_error_db"])
 
 
-def test_several_workers_on_one_machine_name_the_ports_that_they_open(folder):
-    log = (folder / "train.log").read_text()
-    lines = re.findall(r"its 2 workers listen on all .* on ports \d+, \d+, and require no", log)
-    assert len(lines) == 1
-
-
 def test_the_report_is_self_contained(folder):
-    page = (folder / "run" / "report" / "index.html").read_text()
+    page = (folder / "first" / "report" / "index.html").read_text()
     assert "simulated" in page.lower()
     assert page.count("data:image/") >= 3 * (1 + 3 + 3)  # three clips: raw, encoded, predicted
     for outside in ('src="http', 'href="http', "url(http", "<script src"):
@@ -109,7 +119,7 @@ def test_the_report_is_self_contained(folder):
 
 
 def test_every_stage_writes_its_model_and_logs(folder):
-    run = folder / "run"
+    run = folder / "first"
     names = ["image", "jnd1", "jnd2", "jnd3", "mj-lat", "predictor"]
     assert sorted(path.stem for path in (run / "models").glob("*.keras")) == names
     for stage in STAGES:
@@ -119,9 +129,9 @@ def test_every_stage_writes_its_model_and_logs(folder):
 
 
 def test_the_dataset_loads_by_name_in_any_python_session(folder):
-    *rows, simulated = python(folder, "-c", LOAD).stdout.splitlines()
+    *rows, simulated = python(folder.parent, "-c", LOAD).stdout.splitlines()
     assert simulated == "True"
-    config = json.loads((folder / "run" / "config.json").read_text())
+    config = json.loads((folder / "first" / "config.json").read_text())
     assert {row.split()[0] for row in rows} == set(config["dataset"]["splits"]["test"])
     assert {tuple(row.split()[1:4]) for row in rows} == {("144", "256", "3")}
 
@@ -132,39 +142,44 @@ def test_quality_and_bitrate_fall_as_the_quantizer_rises(folder):
     for path in tables:
         rows = {row["qp"]: row for row in pq.read_table(path).to_pylist()}
         # The build also encodes and measures a level between two of these QPs.
-        assert [qp for qp, row in rows.items() if row["origin"] == "file"] == [0, 22, 30, 38]
-        for finer, coarser in ((22, 30), (30, 38)):
+        assert [qp for qp, row in rows.items() if row["origin"] == "file"] == [0, 18, 29, 39]
+        for finer, coarser in ((18, 29), (29, 39)):
             assert rows[finer]["bitrate_kbps"] > rows[coarser]["bitrate_kbps"]
             assert rows[finer]["psnr_y_db"] > rows[coarser]["psnr_y_db"]
 
 
-def test_commands_that_are_done_are_not_run_again(folder):
-    for command in COMMANDS[:2]:
-        assert "Reused" in laser_jnd(folder, *command)
-    assert "run is finished" in laser_jnd(folder, *COMMANDS[2])
+def test_commands_that_are_done_are_not_run_again(folder, commands):
+    for name in ("synthesize", "build"):
+        assert "Reused" in laser_jnd(folder.parent, *commands[name])
+    assert "first is finished, with the same settings and data" in laser_jnd(
+        folder.parent, *commands["train"]
+    )
 
 
-def test_a_bucket_serves_as_well_as_a_disk(folder):
+def test_a_bucket_serves_as_well_as_a_disk(folder, commands):
     """Two heads are trained at the same time on backbones of another run, all in a bucket."""
     clip = str(next((folder / "videoset").rglob("*_qp_00.264")))
-    predict = ("predict", clip, "--json", "--model")
-    expected = predictions(folder, *predict, "run")
+    expected = predictions(folder, clip, "first")
+    preset, *settings = (word for word in commands["train"] if word == "tiny" or "=" in word)
     with local_s3() as s3:
         s3.upload(folder / "data", "data")
-        s3.upload(folder / "run", "runs/first")
+        s3.upload(folder / "first", "runs/first")
         first, second = s3.url("runs/first"), s3.url("runs/second")
         dataset = ("--dataset", "videoset_jnd/synthetic", "--data-dir", s3.url("data"))
-        train = ("train", "lat", *TINY, "--workers", "1", "--levels", "1,3")
-        printed = laser_jnd(folder, *train, *dataset, "--init-from", first, "--output", second)
+        train = ("train", "lat", "--preset", preset, "--workers", "1", "--levels", "1,3")
+        sizes = [part for setting in (*settings, "heads.epochs=1") for part in ("--set", setting)]
+        printed = laser_jnd(
+            folder, *train, *sizes, *dataset, "--init-from", first, "--output", second
+        )
         assert "lat in 4 stages, 1 worker" in printed  # the image backbone is not needed
-        assert predictions(folder, *predict, first) == expected
-        printed = laser_jnd(folder, "evaluate", "--model", first, *dataset)
-        assert "s3://bucket/runs/first/report/index.html" in printed
+        assert predictions(folder, clip, first) == expected
+        done = laser_jnd_here("evaluate", "--model", first, *dataset, cwd=folder)
+        assert "s3://bucket/runs/first/report/index.html" in done.stdout + done.stderr
         results, files = s3.files("runs/first"), s3.files("runs/second")
-    assert results["predictions.csv"] == (folder / "run" / "predictions.csv").read_bytes()
+    assert results["predictions.csv"] == (folder / "first" / "predictions.csv").read_bytes()
     assert "report/index.html" in results
     for name in ("jnd1", "jnd3"):
-        reused = (folder / "run" / "models" / f"{name}.keras").read_bytes()
+        reused = (folder / "first" / "models" / f"{name}.keras").read_bytes()
         assert weights(files[f"models/{name}.keras"]) == weights(reused)
     for name in ("lat-jnd1", "lat-jnd3"):
         assert {f"models/{name}.keras", f"logs/metrics/{name}.csv"} <= files.keys()
@@ -172,9 +187,10 @@ def test_a_bucket_serves_as_well_as_a_disk(folder):
     assert not [name for name in files if "unfinished" in name]
 
 
-def predictions(folder, *arguments):
+def predictions(folder, clip, model):
     """Return the predictions of a clip, which are the same wherever the model is stored."""
-    (document,) = json.loads(python(folder, "-m", "laser_dist.commands.main", *arguments).stdout)
+    done = laser_jnd_here("predict", clip, "--json", "--model", model, cwd=folder)
+    (document,) = json.loads(done.stdout)
     assert document["scale"] == "QP"
     assert all(1 <= quantizer <= 51 for quantizer in document["quantizers"].values())
     assert all(math.isfinite(level) for level in document["levels"].values())
