@@ -12,7 +12,7 @@ import tarfile
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from cloud import local_cloud
-from command_line import LASER_JND, laser_jnd
+from command_line import LASER_JND, laser_jnd, laser_jnd_here
 from dataflow_api import JOB_ID, stand_in
 from photographs import photographs
 from s3 import local_s3
@@ -74,6 +74,11 @@ def build(manual_dir, data_dir, *flags, cwd, environment=None):
     return laser_jnd("build", "videoset_jnd", *places, *flags, cwd=cwd, env=environment)
 
 
+def build_here(manual_dir, data_dir, *flags, cwd):
+    places = ("--manual-dir", manual_dir, "--data-dir", data_dir, "--workers", 2)
+    return laser_jnd_here("build", "videoset_jnd", *places, *flags, cwd=cwd)
+
+
 def test_a_dataset_in_a_bucket_has_the_files_of_one_on_disk(cloud, archived, expected, tmp_path):
     command = (cloud.upload(archived, "archived"), "gs://bucket/data", "--workers", 2)
     done = build(*command, cwd=tmp_path, environment=cloud.environment)
@@ -103,29 +108,31 @@ def test_a_dataset_in_s3_has_the_same_files(manual, expected, tmp_path):
 
 def test_storage_that_fails_one_request_in_ten_changes_nothing(archived, expected, tmp_path):
     with local_s3(fail_every=10) as s3:
-        command = (s3.upload(archived, "manual"), "s3://bucket/data", "--workers", 2)
-        done = build(*command, cwd=tmp_path, environment=s3.environment)
+        s3.upload(archived, "manual")
+        done = build_here(s3.url("manual"), s3.url("data"), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert set(s3.faults) == {"busy", "lost", "reset", "cut"}
         files = s3.files(f"data/{VERSION}")
     assert files == expected
 
 
+@pytest.mark.attack("Failing storage")
 def test_access_denied_to_one_clip_fails_the_build_until_it_is_granted(manual, expected, tmp_path):
     (clip,) = manual.glob("videoSRC002_*/*_qp_25.264")
     with local_s3() as s3:
-        command = (s3.upload(manual, "manual"), "s3://bucket/data", "--workers", 2)
+        s3.upload(manual, "manual")
         s3.denied.add(clip.name)
         # With such a rate, a reject would do no harm.
-        refused = build(*command, "--max-reject-rate=1", cwd=tmp_path, environment=s3.environment)
+        refused = build_here(s3.url("manual"), s3.url("data"), "--max-reject-rate=1", cwd=tmp_path)
         assert refused.returncode == 2
         error, hint = refused.stderr.splitlines()[-2:]
         assert error.startswith("error: Cannot access s3://bucket/manual/videoSRC002_")
-        assert error.endswith(f"{clip.name}: access denied.")
+        assert error.endswith(": access denied.")
+        assert clip.name in error
         assert hint.startswith("hint: Check ")
         assert not [name for name in s3.files("data") if "dataset_info.json" in name]
         s3.denied.clear()
-        done = build(*command, cwd=tmp_path, environment=s3.environment)
+        done = build_here(s3.url("manual"), s3.url("data"), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         files = s3.files(f"data/{VERSION}")
     assert files == expected

@@ -30,6 +30,19 @@ COMMANDS = (
     TRAIN,
     ("evaluate", "--model", "run", "--dataset", "data"),
 )
+# The demo, of the size of the commands above.
+DEMO = f"""
+import dataclasses, sys
+from laser_dist.commands import demo, main, synthesize
+from laser_dist.training import config
+demo.QPS = (22, 38)
+kind = synthesize.KINDS["videoset"]
+synthesize.KINDS["videoset"] = dataclasses.replace(kind, num_sources=15, num_frames=2)
+tiny = config.tiny
+config.tiny = lambda variant: config.override(tiny(variant), {SETTINGS})
+sys.argv[1:] = ["demo", "--output", "demo"]
+main.main()
+"""
 # One method of each kind of server of Ray: all nodes, a node's and a worker's state.
 METHODS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
@@ -40,7 +53,6 @@ METHODS = (
 pytestmark = [
     pytest.mark.attack("Network ports"),
     pytest.mark.slow,
-    pytest.mark.alone,
     pytest.mark.ray,
     pytest.mark.beam,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
@@ -75,11 +87,11 @@ def is_loopback(address):
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def follow(command, cwd, look=lambda pid, found: None):
-    """Run a command; return all that it ever listened on. Call `look` with each sample."""
+def follow(program, cwd, look=lambda pid, found: None):
+    """Run a program; return all that it ever listened on. Call `look` with each sample."""
     seen = {}
     with subprocess.Popen(
-        [*LASER_JND, *command],
+        program,
         cwd=cwd,
         env=plain_environment() | PATIENT,
         stdout=subprocess.PIPE,
@@ -158,13 +170,15 @@ def followed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ports")
     intruder, seen = Intruder(folder), {}
     for command in COMMANDS:
-        seen[command[0]], _ = follow(command, folder, intruder.look)
+        seen[command[0]], _ = follow([*LASER_JND, *command], folder, intruder.look)
+    seen["demo"], _ = follow([sys.executable, "-c", DEMO], folder)
     return folder, seen, intruder
 
 
 def test_every_port_is_on_the_loopback_interface(followed):
     _, seen, _ = followed
     assert seen["train"]  # of Ray: the search finds ports
+    assert seen["demo"]
     for command, found in seen.items():
         assert [each for each in found.items() if not is_loopback(each[0][0])] == [], command
 
