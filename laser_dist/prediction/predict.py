@@ -225,6 +225,11 @@ def _forward(model: keras.Model, frames: np.ndarray, batch_size: int, origin: st
     try:
         parts = [np.asarray(model.predict_on_batch(batch.astype(np.float32))) for batch in batches]
     except Exception as error:  # Keras has no common error for layers that do not fit together
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+            raise UserError(
+                f"{origin} needs more memory than is free.",
+                hint="Close other programs, or use a smaller model.",
+            ) from error
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise _unusable(origin, f"nothing ({cause})") from error
     predicted = np.concatenate(parts).astype(np.float32)

@@ -332,6 +332,15 @@ def test_a_model_that_fails_is_refused(tmp_path):
         predict_frames(load_predictor(tmp_path / "m.keras"), FRAMES + np.uint8(200))
 
 
+def test_a_model_that_needs_too_much_memory_is_refused(tmp_path):
+    frames = keras.Input(FRAMES.shape[1:])
+    enlarged = keras.layers.UpSampling2D(100_000)(frames)
+    levels = PredictorSpecLayer(spec())(keras.layers.GlobalAveragePooling2D()(enlarged))
+    keras.Model(frames, levels).save(tmp_path / "m.keras")
+    with pytest.raises(UserError, match=r"m\.keras needs more memory than is free\."):
+        predict_frames(load_predictor(tmp_path / "m.keras"), FRAMES)
+
+
 def test_a_frame_of_too_many_pixels_is_refused(tmp_path):
     frames = keras.Input((100_000, 100_000, 3))
     levels = PredictorSpecLayer(spec())(keras.layers.GlobalAveragePooling2D()(frames))
