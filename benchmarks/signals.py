@@ -45,7 +45,7 @@ RESUMABLE = re.compile(r"(^|/)(\.unfinished-[^/]+|\.archives|run/(checkpoints|ca
 # Contents with times, durations or paths of the run in them.
 VARYING = re.compile(
     r"/(logs|ray-[^/]+|checkpoints)/|\.keras$|/report/|results\.json$|config\.json$"
-    r"|/features/.*\.json$"
+    r"|/(features|models)/.*\.json$"
 )
 # Cached features are named by their model file, which has its time of writing in it.
 HASH_OF_MODEL = re.compile(r"-[0-9a-f]{12}/")
