@@ -71,4 +71,6 @@ def derived_config(config: JndConfig, changes: Mapping[str, Any]) -> JndConfig:
     definition = getattr(changed, "level_definition", None)
     if definition != getattr(config, "level_definition", None):
         parts.append(str(definition))
+    if (split_by := getattr(changed, "split_by", None)) != getattr(config, "split_by", None):
+        parts.append(f"by-{split_by}")
     return dataclasses.replace(changed, name="-".join(parts))

@@ -301,6 +301,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "frames_per_second": config.frames_per_second,
             "input_fingerprint": self.input_fingerprint(inventory),
             "part": list(inventory.part),
+            "split_by": inventory.split_by,
             "repairs": list(inventory.repairs),
             "num_rejected_by_name": len(inventory.rejects),
             "splits": {
@@ -393,5 +394,6 @@ def _check_every_split(splits: Mapping[str, str], folder: str) -> None:
         raise UserError(
             f"{folder} holds {len(splits)} usable sources, which leaves none for "
             f"{', '.join(missing)}: at least three groups are needed.",
-            hint="Add sources from other footage.",
+            hint="Add sources from other footage. For your clips in VideoSet's layout, use "
+            "--split-by source.",
         )

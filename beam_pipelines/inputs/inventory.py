@@ -58,6 +58,13 @@ class Inventory:
         return self.marker.get("settings", {}).get("seed")
 
     @property
+    def split_by(self) -> str:
+        """What a group is: a `source`, `footage` of a synthetic dataset, or a `film`."""
+        if all(source.group_id == source.source_id for source in self.sources):
+            return "source"
+        return "footage" if self.marker else "film"
+
+    @property
     def num_sources(self) -> int:
         """Number of sources, including those that cannot be built."""
         return len(self.sources) + len(lost_sources(self.rejects))
@@ -122,17 +129,18 @@ def take_inventory(files: Sequence[StoredFile], folder: str, layout: Layout) -> 
     labels = {source.source_id: source for source in table.sources}
     usable, unmatched = _match(found, labels, table.faults, layout)
     marker = read_marker(files, folder)
-    groups = marker.get("groups", {})
+    footage = marker.get("groups", {})
+    groups = {key: layout.group_of(key, clips, footage) for key, clips in usable.items()}
     return Inventory(
         sources=tuple(
-            _source(source_id, clips, layout, labels[source_id], groups.get(source_id, source_id))
+            _source(source_id, clips, layout, labels[source_id], groups[source_id])
             for source_id, clips in usable.items()
         ),
         rejects=(*rejects, *unmatched, *missing_clips(usable, layout)),
         repairs=table.repairs,
         level_definition=layout.level_definition,
         marker=marker,
-        fingerprint=_fingerprint((table.sources, layout.definition), found, layout, marker),
+        fingerprint=_fingerprint((table.sources, layout.definition, groups), found, layout, marker),
     )
 
 

@@ -1,6 +1,6 @@
 """MCL-JCI's images and labels among other files, found and matched by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isnan, nan
@@ -78,6 +78,11 @@ class MclJciFiles:
         """Return no frame rate and no size: images are still, and names do not state a size."""
         del clips
         return None, None
+
+    def group_of(self, source_id: str, clips: SourceClips, footage: Mapping[str, str]) -> str:
+        """Return what splits keep together: the footage if it is known, or the source."""
+        del clips
+        return footage.get(source_id, source_id)
 
     def levels(self, labels: MclJciSource) -> tuple[JndLevel, JndLevel, JndLevel]:
         """Return JND1..3 of a source."""

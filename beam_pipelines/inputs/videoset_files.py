@@ -1,6 +1,6 @@
 """VideoSet's clips and labels among other files, found and matched by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -14,9 +14,10 @@ from laser_dist.jnd.videoset_labels import (
     label_file_name,
     parse_videoset_labels,
 )
-from laser_dist.jnd.videoset_layout import CLIP_SUFFIXES, ClipName, parse_clip_name
+from laser_dist.jnd.videoset_layout import CLIP_SUFFIXES, ClipName, film_of, parse_clip_name
 from laser_dist.storage import StoredFile
 
+SplitBy = Literal["film", "source"]
 LevelDefinition = Literal["jnd", "mean"]
 LEVEL_DEFINITIONS: dict[LevelDefinition, str] = {
     "jnd": "column jnd of the label tables, about the 25th percentile",
@@ -32,10 +33,13 @@ class VideosetFiles:
       resolution: resolution of the clips, such as "1280x720".
       definition: whether the value of a level is column `jnd` of the label tables, or the mean of
         the viewers' samples. Frames come from the clip at `Scale.quantizer_at` of it.
+      split_by: whether the clips of one film, or of a synthetic dataset's footage, form a group, or
+        each source does.
     """
 
     resolution: str
     definition: LevelDefinition = "jnd"
+    split_by: SplitBy = "film"
     scale = QP
 
     @property
@@ -79,6 +83,13 @@ class VideosetFiles:
         """Return frame rate and size of the clips."""
         name = _parsed(clips[min(clips)].name)
         return name.fps, (name.width, name.height)
+
+    def group_of(self, source_id: str, clips: SourceClips, footage: Mapping[str, str]) -> str:
+        """Return what splits keep together: the footage if it is known, the film, or the source."""
+        if self.split_by == "source":
+            return source_id
+        film = film_of(_parsed(clips[min(clips)].name).source_index)
+        return footage.get(source_id, film or source_id)
 
     def levels(self, labels: SourceLabels) -> tuple[JndLevel, JndLevel, JndLevel]:
         """Return JND1..3 of a source."""

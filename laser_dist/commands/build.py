@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="value of a VideoSet level: column jnd of the label tables (default), or the mean of "
         "the samples",
     )
+    parser.add_argument(
+        "--split-by",
+        choices=("film", "source"),
+        help="group that splits of VideoSet keep together: the clips of one film (default), or of "
+        "one source, to compare with the literature",
+    )
     frames = parser.add_mutually_exclusive_group()
     frames.add_argument(
         "--frames-per-second",
@@ -145,11 +151,12 @@ def options_of(arguments: argparse.Namespace) -> BuildOptions:
         "--frames-per-second": arguments.frames_per_second is not None,
         "--all-frames": arguments.all_frames,
         "--level-definition": arguments.level_definition is not None,
+        "--split-by": arguments.split_by is not None,
     }
     given = [name for name, is_given in clip_options.items() if is_given]
     if given and dataset != VIDEOSET:
-        problems.append(f"{', '.join(given)} cannot be used with {dataset}: it holds still images.")
-        hints.append("Choose the level definition with --config.")
+        problems.append(f"{', '.join(given)} can be used with {VIDEOSET} only.")
+        hints.append("Choose the level definition of MCL-JCI with --config.")
     if arguments.runner is not None and arguments.workers is not None:
         problems.append("--workers cannot be used with --runner.")
         hints.append("Use the runner's own options.")
@@ -159,8 +166,9 @@ def options_of(arguments: argparse.Namespace) -> BuildOptions:
         changes["frames_per_second"] = None
     elif arguments.frames_per_second is not None:
         changes["frames_per_second"] = arguments.frames_per_second
-    if arguments.level_definition is not None:
-        changes["level_definition"] = arguments.level_definition
+    for name in ("level_definition", "split_by"):
+        if getattr(arguments, name) is not None:
+            changes[name] = getattr(arguments, name)
     if arguments.frame_size is not None:
         from laser_dist.video.containers import MIN_SIZE
 

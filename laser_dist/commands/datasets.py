@@ -120,6 +120,7 @@ def summary(folder: str) -> list[tuple[str, str]]:
     return [
         *(_split_line(split, frame, metadata) for split in info["splits"]),
         *([("part", ", ".join(metadata["part"]))] if metadata["part"] else []),
+        ("groups", f"one per {metadata['split_by']}"),
         ("levels", f"{metadata['scale']}: {metadata['level_definition']}"),
         ("rejects", notes(map(str, rejects))),
         ("repairs", notes(metadata["repairs"])),

@@ -1,6 +1,7 @@
 """Clips and labels matched by name, and every way in which they can be incomplete."""
 
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -51,7 +52,7 @@ def clips(folder, numbers, qps=(0, 20, 30)):
     touch(folder, *(clip_path(number, qp) for number in numbers for qp in qps))
 
 
-def inventory_of(folder, definition="jnd"):
+def inventory_of(folder, definition="jnd", split_by="film"):
     index = folder.parent / f"{folder.name}-index"
     files = []
     for file in list_files(folder):
@@ -61,7 +62,7 @@ def inventory_of(folder, definition="jnd"):
             files += members_of(file, str(index))[0]
         else:
             files.append(file)
-    return take_inventory(files, str(folder), VideosetFiles(RESOLUTION, definition))
+    return take_inventory(files, str(folder), VideosetFiles(RESOLUTION, definition, split_by))
 
 
 def rejects_of(inventory):
@@ -273,3 +274,23 @@ def test_a_source_with_impossible_labels_is_rejected_with_the_reason(tmp_path):
     assert [str(reject) for reject in inventory_of(tmp_path).rejects] == [
         "source videoSRC002 (find): impossible labels in 64x48_2nd.csv: JND2 24 below JND1 30"
     ]
+
+
+def test_a_group_is_a_film_footage_or_a_source(tmp_path):
+    # 31 is the last source of El Fuente, 90 of Chimera; VideoSet has no 221.
+    numbers = (1, 31, 32, 90, 221)
+    labels(tmp_path, dict.fromkeys(numbers, LEVELS))
+    clips(tmp_path, numbers)
+    found = [inventory_of(tmp_path), inventory_of(tmp_path, split_by="source")]
+    marker = {"simulated_viewers": "a model", "groups": {"videoSRC001": "a", "videoSRC032": "a"}}
+    (tmp_path / MARKER_NAME).write_text(json.dumps(marker))
+    found += [inventory_of(tmp_path), inventory_of(tmp_path, split_by="source")]
+    names = [f"videoSRC{number:03d}" for number in numbers]
+    assert [[source.group_id for source in each.sources] for each in found] == [
+        ["El Fuente", "El Fuente", "Chimera", "Chimera", "videoSRC221"],
+        names,
+        ["a", "El Fuente", "a", "Chimera", "videoSRC221"],
+        names,
+    ]
+    assert [each.split_by for each in found] == ["film", "source", "footage", "source"]
+    assert len({each.fingerprint for each in found}) == 4

@@ -123,6 +123,7 @@ def test_metadata_describe_simulation_and_splits(dataset, synthetic):
     assert info.metadata["simulation"] == marker["simulated_viewers"]
     assert info.metadata["seed"] == SETTINGS.seed
     assert (info.metadata["scale"], info.metadata["higher_is_worse"]) == ("QP", True)
+    assert info.metadata["split_by"] == "footage"
     for split, source_ids in info.metadata["splits"].items():
         assert source_ids == sorted({e["source_id"].decode() for e in examples(dataset, split)})
     assert "simulated viewers" in info.description
@@ -134,10 +135,14 @@ def test_metadata_describe_simulation_and_splits(dataset, synthetic):
 def test_without_a_marker_the_viewers_are_people(synthetic, tmp_path):
     shutil.copytree(synthetic, tmp_path / "real")
     (tmp_path / "real" / "SIMULATED.json").unlink()
-    folder = build(tmp_path / "real", tmp_path / "data")
+    # By number, all six are from the first film.
+    with pytest.raises(UserError, match="(?s)at least three groups.*--split-by source"):
+        build(tmp_path / "real", tmp_path / "data")
+    config = replace(TINY, split_by="source")
+    folder = build(tmp_path / "real", tmp_path / "data", config=config)
     metadata = tfds.builder_from_directory(folder).info.metadata
     assert (metadata["simulated"], metadata["simulation"]) == (False, "")
-    # Without groups, each source is its own group.
+    assert metadata["split_by"] == "source"
     assert {e["group_id"] for e in examples(folder)} == {e["source_id"] for e in examples(folder)}
 
 

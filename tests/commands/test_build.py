@@ -109,10 +109,11 @@ def test_the_same_dataset_is_reused_and_another_replaced_on_request(built, synth
 
 def test_other_settings_give_another_dataset_name(synthetic, tmp_path):
     options = ("--all-frames", "--frame-size", "64x48", "--level-definition", "mean")
+    options += ("--split-by", "source")
     done = build(synthetic, tmp_path, *options)
     assert done.returncode == 0, done.stderr
     shown = pairs(done.stdout)
-    assert "synthetic-all-frames-64x48-mean" in shown["folder"]
+    assert "synthetic-all-frames-64x48-mean-by-source" in shown["folder"]
     assert shown["levels"] == "QP: mean of the viewers' samples"
     assert list(tmp_path.rglob("*-train.tfrecord*"))
 
@@ -154,7 +155,7 @@ def test_invalid_options_are_rejected_before_anything_is_written(
 
 def test_options_of_clips_are_rejected_for_images(synthetic, tmp_path):
     done = build(synthetic, tmp_path / "data", "--all-frames", dataset="mcl_jci_jnd")
-    assert "it holds still images" in refusal(done)
+    assert "--all-frames can be used with videoset_jnd only" in refusal(done)
 
 
 def zipped(folder, path, *, instead=None, also=()):

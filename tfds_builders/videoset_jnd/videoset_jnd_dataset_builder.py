@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from beam_pipelines.inputs.videoset_files import LevelDefinition, VideosetFiles
+from beam_pipelines.inputs.videoset_files import LevelDefinition, SplitBy, VideosetFiles
 from laser_dist.jnd.scale import QP
 from tfds_builders.jnd_config import JndConfig
 from tfds_builders.jnd_dataset import JndBuilder
@@ -18,10 +18,13 @@ class VideosetJndConfig(JndConfig):
     Attributes:
       resolution: resolution of the encoded clips, such as "1280x720".
       level_definition: "jnd" for column jnd of the label tables, "mean" for the samples' mean.
+      split_by: "film" to keep the clips of one film in one split, "source" to split them, as the
+        literature does.
     """
 
     resolution: str = "640x360"
     level_definition: LevelDefinition = "jnd"
+    split_by: SplitBy = "film"
 
 
 class Builder(JndBuilder):
@@ -32,7 +35,8 @@ class Builder(JndBuilder):
     LICENSE = "Set by the publishers of VideoSet on IEEE DataPort; read their terms before use."
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {
-        "2.0.0": "Corrected quality table, and levels rounded to the side of lower visibility.",
+        "2.0.0": "Corrected quality table, levels rounded to the side of lower visibility, and "
+        "splits by film.",
         "1.0.0": "Frame pairs, viewers' samples and the quality table.",
     }
     BUILDER_CONFIGS = [
@@ -64,7 +68,7 @@ class Builder(JndBuilder):
     def layout(self) -> VideosetFiles:
         """How VideoSet names its files, and what its labels mean."""
         config = self._videoset_config
-        return VideosetFiles(config.resolution, config.level_definition)
+        return VideosetFiles(config.resolution, config.level_definition, config.split_by)
 
     def _config_metadata(self) -> dict[str, Any]:
         return {"resolution": self._videoset_config.resolution}
