@@ -25,7 +25,7 @@ from evaluation_fakes import (
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation.evaluate import evaluate_on
-from laser_dist.evaluation.results import to_json
+from laser_dist.evaluation.results import Predictions, to_json
 from laser_dist.evaluation.trained_run import TrainedRun
 from laser_dist.jnd.scale import QF
 from laser_dist.models.predictor_spec import PredictorSpecLayer
@@ -354,6 +354,26 @@ def test_a_model_of_nan_weights_is_a_user_error(tmp_path):
     run = make_run(predict=partial(predict_frames, predictor), width=64, height=36)
     with pytest.raises(UserError, match=r"a\.keras predicts numbers that are not finite\."):
         evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
+
+
+def test_predictions_of_folds_are_joined_for_each_predictor():
+    def part(first, last, spreads=True):
+        levels = np.arange(3.0 * first, 3 * last).reshape(-1, 3)
+        return Predictions(
+            levels={MODEL: levels, "constant": levels + 100},
+            spreads=levels / 10 if spreads else None,
+            sur={MODEL: np.repeat(levels[..., None], 51, axis=-1)},
+            half_widths={"constant": levels * 2},
+        )
+
+    joined, whole = Predictions.joined([part(0, 2), part(2, 7)]), part(0, 7)
+    for name in ("levels", "sur", "half_widths"):
+        found, expected = getattr(joined, name), getattr(whole, name)
+        assert list(found) == list(expected)
+        for predictor, values in expected.items():
+            np.testing.assert_array_equal(found[predictor], values)
+    np.testing.assert_array_equal(joined.spreads, whole.spreads)
+    assert Predictions.joined([part(0, 2, False), part(2, 7, False)]).spreads is None
 
 
 def test_a_missing_ratio_is_null_in_json():
