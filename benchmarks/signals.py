@@ -40,6 +40,10 @@ SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=6", "head.filters=4,4", "image.epochs=4",
     "jnd.epochs=2", "heads.epochs=4",
 )  # fmt: skip
+TRAIN = (
+    "train", "lat", "--levels", "1", "--preset", "tiny", "--dataset", "data", "--output", "run",
+    "--checkpoint-every-steps", "2", *(f"--set={each}" for each in SETTINGS),
+)  # fmt: skip
 # Of interrupted work, in folders that a later run of the same command continues and removes.
 RESUMABLE = re.compile(r"(^|/)(\.unfinished-[^/]+|\.archives|run/(checkpoints|cache|ray-\w+))/")
 # Contents with times, durations or paths of the run in them.
@@ -71,14 +75,8 @@ COMMANDS = {
     "build": Command(
         ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"), ("videoset",)
     ),
-    "train": Command(
-        (
-            "train", "lat", "--levels", "1", "--preset", "tiny", "--dataset", "data",
-            "--output", "run", "--checkpoint-every-steps", "2",
-            *(f"--set={each}" for each in SETTINGS),
-        ),
-        ("data",),
-    ),  # fmt: skip
+    # One stage: a start of Ray takes longer than the training.
+    "train": Command((*TRAIN, "--stages", "image"), ("data",)),
     "evaluate": Command(
         ("evaluate", "--model", "run", "--dataset", "data", "--output", "results"),
         ("data", "run"),
@@ -204,9 +202,18 @@ def prepare(folder: Path) -> None:
     if (folder / "clip.264").exists():
         return
     os.chdir(folder)
-    for name in ("synthesize", "build", "train"):
-        laser_jnd(*COMMANDS[name].arguments)
+    for arguments in (COMMANDS["synthesize"].arguments, COMMANDS["build"].arguments, TRAIN):
+        laser_jnd(*arguments)
     shutil.copy2(next(Path("videoset").rglob("*_qp_00.264")), "clip.264")
+
+
+def undisturbed(name: str, base: Path, inputs: Path) -> tuple[float, dict[str, str]]:
+    """Return how many seconds a command takes, and the contents of its folder afterwards."""
+    folder = fresh(base, inputs, COMMANDS[name])
+    begun = time.monotonic()
+    if Started(COMMANDS[name].arguments, folder).process.wait(TIMEOUT_S):
+        sys.exit(f"The undisturbed {name} failed: see {base / 'output.txt'}")
+    return time.monotonic() - begun, contents(folder)
 
 
 def measure(name: str, base: Path, moments: int, seed: int) -> list[Outcome]:
@@ -217,12 +224,7 @@ def measure(name: str, base: Path, moments: int, seed: int) -> list[Outcome]:
     if len(outcomes) == moments * len(SIGNALS):
         return outcomes
     inputs, rng = base / "inputs", np.random.default_rng((seed, len(outcomes)))
-    folder = fresh(base / name, inputs, COMMANDS[name])
-    begun = time.monotonic()
-    undisturbed = Started(COMMANDS[name].arguments, folder)
-    if undisturbed.process.wait(TIMEOUT_S):
-        sys.exit(f"The undisturbed {name} failed: see {folder.parent / 'output.txt'}")
-    length_s, expected = time.monotonic() - begun, contents(folder)
+    length_s, expected = undisturbed(name, base / name, inputs)
     while len(outcomes) < moments * len(SIGNALS):
         number = SIGNALS[len(outcomes) // moments]
         moment_s = float(rng.uniform(0, length_s))

@@ -101,8 +101,3 @@ class Started:
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "the condition did not hold in time"
             time.sleep(0.05)
-
-    def stop(self, number, seconds=30):
-        """Send a signal to the command only; return what it printed."""
-        self.process.send_signal(number)
-        return self.process.communicate(timeout=seconds)

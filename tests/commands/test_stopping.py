@@ -1,12 +1,19 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import Started, laser_jnd, marked_processes
+from command_line import Started, marked_processes
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import signals
+
+STOPPED = ("synthesize", "build")
 
 # `laser-jnd train` with a training that starts Ray and a worker that sleeps.
 ENDLESS_TRAINING = """
@@ -43,21 +50,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.beam
-def test_a_stopped_synthesize_leaves_no_process_and_no_folder(tmp_path, monkeypatch):
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    command = Started("synthesize", "--output", "out", "--workers", "2", cwd=tmp_path)
-    command.wait_for(lambda: any(tmp_path.glob(".out.unfinished/*/*.264")), seconds=400)
-    assert len(command.processes()) > 1
-    assert any((tmp_path / "tmp").iterdir())
-    _, errors = command.stop(signal.SIGINT)
-    assert command.process.returncode == 130
-    assert errors.splitlines().count("stopped") == 1  # a Beam worker may print after it
-    assert command.processes() == set()
-    assert list(tmp_path.rglob("*")) == [tmp_path / "tmp"]
-
-
 @pytest.mark.ray
 def test_a_stopped_training_leaves_no_process_of_ray(tmp_path):
     mark = f"LASER_JND_TEST_RAY_{os.getpid()}"
@@ -82,23 +74,35 @@ def test_a_stopped_training_leaves_no_process_of_ray(tmp_path):
     assert marked_processes(mark) == set()
 
 
-BUILD = ("build", "videoset_jnd", "--manual-dir", "in", "--data-dir")
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Return a folder with a tiny synthetic dataset and its undisturbed build."""
-    folder = tmp_path_factory.mktemp("built")
-    size = ("--num-sources", "15", "--qps", "22,38")
-    assert laser_jnd("synthesize", "--output", "in", *size, cwd=folder).returncode == 0
-    assert laser_jnd(*BUILD, "data", cwd=folder).returncode == 0
-    return folder
+def undisturbed(tmp_path_factory):
+    """Return a folder, and the duration and the files of each command that ran below it."""
+    base = tmp_path_factory.mktemp("undisturbed")
+    (base / "inputs").mkdir()
+    found = {}
+    for name in STOPPED:
+        found[name] = signals.undisturbed(name, base / name, base / "inputs")
+        for made in (base / name / "work").iterdir():
+            if not (base / "inputs" / made.name).exists():
+                shutil.copytree(made, base / "inputs" / made.name)
+    return base, found
 
 
-def contents(folder):
-    return {
-        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+@pytest.mark.beam
+@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_command_that_is_stopped_leaves_nothing_and_completes_afterwards(
+    undisturbed, tmp_path, name, number
+):
+    folder, found = undisturbed
+    seconds, files = found[name]
+    rng = np.random.default_rng([STOPPED.index(name), number])
+    outcome = None
+    while outcome is None:  # it had ended before the moment
+        moment = rng.uniform(0, seconds)
+        arguments = (name, tmp_path / name, folder / "inputs", files, moment, number)
+        outcome = signals.stopped(*arguments)
+    assert outcome.problem == ""
 
 
 def codec_processes(command):
@@ -110,30 +114,13 @@ def codec_processes(command):
 
 
 @pytest.mark.beam
-def test_a_codec_process_that_linux_kills_changes_nothing(built, tmp_path):
-    data = tmp_path / "data"
-    command = Started(*BUILD, data, "--workers", 2, cwd=built)
+def test_a_codec_process_that_linux_kills_changes_nothing(undisturbed, tmp_path):
+    folder, found = undisturbed
+    work = signals.fresh(tmp_path / "build", folder / "inputs", signals.COMMANDS["build"])
+    command = Started(*signals.COMMANDS["build"].arguments, "--workers", 2, cwd=work)
     command.wait_for(lambda: codec_processes(command), seconds=100)
     os.kill(codec_processes(command)[0], signal.SIGKILL)  # as for lack of memory
     _, errors = command.process.communicate(timeout=100)
     assert command.process.returncode == 0, errors
     assert "the codec process was killed by SIGKILL; trying again" in errors
-    assert contents(data) == contents(built / "data")
-
-
-@pytest.mark.beam
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_build_that_was_stopped_completes_when_it_is_run_again(built, tmp_path, number):
-    data = tmp_path / "data"
-    command = Started(*BUILD, data, cwd=built)
-    command.wait_for(lambda: any(data.glob("*/*/.unfinished-*/*")), seconds=100)
-    command.stop(number)
-    assert command.process.returncode in {-number, 128 + number}
-    deadline = time.monotonic() + (10 if number == signal.SIGTERM else 180)
-    while command.processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert command.processes() == set()
-    if number == signal.SIGTERM:
-        assert all(".unfinished-2.0.0" in str(path) for path in contents(data))
-    assert laser_jnd(*BUILD, data, cwd=built).returncode == 0
-    assert contents(data) == contents(built / "data")
+    assert signals.contents(work) == found["build"][1]
