@@ -184,7 +184,7 @@ def _train_with_progress(
     In the main thread, Ray would handle SIGINT and SIGTERM itself, and then exit with status 0 or
     leave its workers running.
     """
-    from laser_dist.training.ray_entry import local_session, train
+    from laser_dist.training.ray_entry import ray_session, train
 
     events: SimpleQueue[dict[str, Any]] = SimpleQueue()
     outcome: list[BaseException | None] = []
@@ -201,7 +201,7 @@ def _train_with_progress(
     stages = [name for group in groups for name in group]
     progress = TrainingProgress(stages, each_epoch=not terminal.is_live)
     # In this thread, so that a stopped command removes the session's folder.
-    with local_session(), terminal.progress() as show:
+    with ray_session(), terminal.progress() as show:
         thread.start()
         while not outcome or not events.empty():
             claim_signals()

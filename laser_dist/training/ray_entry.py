@@ -6,11 +6,12 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ def train(
     are trained at the same time. Otherwise the same workers train all of them in turn.
 
     The training runs on the cluster that `RAY_ADDRESS` or the surrounding Ray job names; if there
-    is none, on a Ray that is started on this machine and stopped again, for which the caller needs
-    `local_session`.
+    is none, on a Ray that is started on this machine. The caller needs `ray_session`.
 
     Args:
       run_config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values.
@@ -72,36 +72,53 @@ def train(
     import ray
 
     is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunFiles(run_config["run_dir"]).is_remote
-    with _ray(ray, cluster, log_to_driver=is_remote):
-        resources = ray.cluster_resources()
-        room = num_fits(cluster, resources)
-        if not room:
-            logger.info(_too_small_text(cluster, resources))
-        for concurrent in sessions(groups, room):
-            # If one fails, the others still run to their end: their work is kept.
-            with ThreadPoolExecutor(len(concurrent)) as pool:
-                futures = [
-                    pool.submit(_fit, run_config, stages, None if is_remote else on_event)
-                    for stages in concurrent
-                ]
-            for future in futures:
-                future.result()
+    if not ray.is_initialized():
+        _connect(ray, cluster, log_to_driver=is_remote)
+    resources = ray.cluster_resources()
+    room = num_fits(cluster, resources)
+    if not room:
+        logger.info(_too_small_text(cluster, resources))
+    for concurrent in sessions(groups, room):
+        # If one fails, the others still run to their end: their work is kept.
+        with ThreadPoolExecutor(len(concurrent)) as pool:
+            futures = [
+                pool.submit(_fit, run_config, stages, None if is_remote else on_event)
+                for stages in concurrent
+            ]
+        for future in futures:
+            future.result()
 
 
 @contextmanager
-def local_session() -> Iterator[None]:
-    """Prepare for `train` a Ray that only this user can reach, unless `RAY_ADDRESS` names another.
+def ray_session() -> Iterator[None]:
+    """Prepare Ray for `train`, and disconnect from it, or stop it, after the block.
+
+    If the block is interrupted, nothing is disconnected: the process is about to exit, and Ray
+    exits it with status 1 if its own processes have been stopped before.
+
+    Raises:
+      UserError: the environment turns the token of a local Ray off.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report leaves this machine
+    with nullcontext() if os.environ.get("RAY_ADDRESS") else _private_session():
+        is_interrupted = False
+        try:
+            yield
+        except KeyboardInterrupt:
+            is_interrupted = True
+            raise
+        finally:
+            if not is_interrupted and (ray := sys.modules.get("ray")):
+                ray.shutdown()
+
+
+@contextmanager
+def _private_session() -> Iterator[None]:
+    """Prepare a Ray that only this user can reach.
 
     It listens on the loopback interface and asks for a token. Its files, the token among them, are
     in a temporary folder that other users cannot enter.
-
-    Raises:
-      UserError: the environment turns the token off.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report leaves this machine
-    if os.environ.get("RAY_ADDRESS"):
-        yield
-        return
     if (mode := os.environ.get("RAY_AUTH_MODE", "token")).lower() != "token":
         raise UserError(
             f"RAY_AUTH_MODE={mode} would let every user of this machine run programs as you.",
@@ -287,31 +304,23 @@ def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
     return EndAtFatalErrors()
 
 
-@contextmanager
-def _ray(ray: Any, cluster: ClusterConfig, *, log_to_driver: bool) -> Iterator[None]:
-    """Connect to Ray, or start it if there is none and stop it after the block."""
-    if ray.is_initialized():
-        yield
-        return
+def _connect(ray: Any, cluster: ClusterConfig, *, log_to_driver: bool) -> None:
+    """Connect to Ray, or start it if there is none."""
     options = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
-    else:
-        from ray._raylet import AuthenticationTokenLoader, Config
+        return
+    from ray._raylet import AuthenticationTokenLoader, Config
 
-        # Otherwise Ray takes an address of the network for its own, even if told to use 127.0.0.1.
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-        # An earlier session of this process had another token.
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
-        affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        needed = cluster.num_workers * cluster.num_cpus
-        ray.init("local", num_cpus=max(cores, needed), include_dashboard=False, **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Otherwise Ray takes an address of the network for its own, even if told to use 127.0.0.1.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    # An earlier session of this process had another token.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    needed = cluster.num_workers * cluster.num_cpus
+    ray.init("local", num_cpus=max(cores, needed), include_dashboard=False, **options)
 
 
 @contextmanager
