@@ -43,7 +43,7 @@ from beam_pipelines.runner import (
 from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale
-from laser_dist.jnd.splits import SPLITS, assign_splits
+from laser_dist.jnd.splits import SPLITS, Split, assign_splits
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import StoredFile
 from laser_dist.storage.temporary import marked, remove_abandoned
@@ -64,6 +64,7 @@ class BuildRequest:
       inventory: inventory of that folder; None to take it.
       options: Beam options; None for all cores of this machine.
       max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
+      max_examples_per_split: build only as many sources as needed for these; None for all.
       job: id of a Dataflow job to finish, in place of a new pipeline; for buckets only.
       on_start: called with the name of a Dataflow job.
       on_poll: called regularly while the pipeline runs on this machine.
@@ -73,6 +74,7 @@ class BuildRequest:
     inventory: Inventory | None = None
     options: PipelineOptions | None = None
     max_reject_rate: float = MAX_REJECT_RATE
+    max_examples_per_split: int | None = None
     job: str = ""
     on_start: Callable[[str], None] = print
     on_poll: Callable[[], None] = lambda: None
@@ -119,9 +121,11 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
         Raises:
           UserError: clips or labels cannot be used, too many sources have rejects (a table of them
-            is then written next to the dataset's folder), a folder cannot be written, or another
-            file format than TFRecord is requested.
+            is then written next to the dataset's folder), a folder cannot be written, another file
+            format than TFRecord is requested, or an option of `DownloadConfig` that these datasets
+            do not have.
         """
+        _check_download_config(kwargs.get("download_config"))
         file_format = kwargs.get("file_format") or self.info.file_format
         if file_format is not None and getattr(file_format, "value", file_format) != FILE_FORMAT:
             raise UserError(
@@ -187,6 +191,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self.request,
             manual_dir=self.request.manual_dir or str(dl_manager.manual_dir),
             options=self.request.options or download_config.beam_options,
+            max_examples_per_split=download_config.max_examples_per_split,
         )
         # While TFDS builds, `data_dir` is a temporary folder next to the final one.
         locations = BuildLocations.of(str(self.data_dir))
@@ -221,6 +226,10 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         splits = assign_splits({each.source_id: each.group_id for each in inventory.sources})
         _check_every_split(splits, request.manual_dir)
+        limit = request.max_examples_per_split
+        if limit is not None:
+            splits = _first_of_each(splits, limit)
+            inventory = inventory.part_of(list(splits))
         plan = BuildPlan(
             sources=inventory.sources,
             rejects=inventory.rejects,
@@ -229,8 +238,9 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             settings=self._config.pairs,
             locations=locations,
             max_reject_rate=request.max_reject_rate,
+            max_examples_per_split=limit,
             num_processes=num_processes(options),
-            about=self._metadata(inventory, splits),
+            about=self._metadata(inventory, splits, limit),
         )
         storage.mark_folder(locations.work)
         before_writing()
@@ -286,6 +296,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self,
         inventory: Inventory,
         splits: Mapping[str, str],
+        max_examples: int | None,
     ) -> dict[str, Any]:
         config = self._config
         return {
@@ -299,7 +310,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "model_width": config.model_width,
             "model_height": config.model_height,
             "frames_per_second": config.frames_per_second,
-            "input_fingerprint": self.input_fingerprint(inventory),
+            "input_fingerprint": self.input_fingerprint(inventory, max_examples),
             "part": list(inventory.part),
             "split_by": inventory.split_by,
             "repairs": list(inventory.repairs),
@@ -314,9 +325,9 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Return metadata from a dataset's own settings."""
         return {}
 
-    def input_fingerprint(self, inventory: Inventory) -> str:
+    def input_fingerprint(self, inventory: Inventory, max_examples: int | None = None) -> str:
         """Hash input and settings, which are known before a build: 16 hex digits."""
-        return _hash(inventory.fingerprint, self._config.pairs)
+        return _hash(inventory.fingerprint, self._config.pairs, max_examples)
 
     def _split_generators(self, dl_manager: Any) -> Any:
         raise NotImplementedError("The Beam pipeline of `_build` writes the dataset.")
@@ -336,6 +347,34 @@ def _kept_if_built(config_folder: Path) -> Iterator[None]:
         if is_new:
             shutil.rmtree(metadata, ignore_errors=True)
         raise
+
+
+def _check_download_config(config: Any) -> None:
+    """Check that TFDS's options do not ask for what `_build` does not do.
+
+    Raises:
+      UserError: they do.
+    """
+    default = tfds.download.DownloadConfig()
+    unused = ("beam_runner", "compute_stats", "num_shards", "min_shard_size", "max_shard_size")
+    unused += ("ignore_duplicates", "nondeterministic_order")
+    given = [name for name in unused if config and getattr(config, name) != getattr(default, name)]
+    if given:
+        raise UserError(
+            f"These datasets do not have the DownloadConfig options {', '.join(given)}.",
+            hint="Leave them out. Name a Beam runner in beam_options.",
+        )
+    if config and config.max_examples_per_split == 0:
+        raise UserError("max_examples_per_split must be at least 1.")
+
+
+def _first_of_each(splits: Mapping[str, Split], count: int) -> dict[str, Split]:
+    """Return at most `count` sources of each split; each source has at least one example."""
+    return {
+        source: split
+        for split in SPLITS
+        for source in sorted(source for source in splits if splits[source] == split)[:count]
+    }
 
 
 def _remove_dataset(dataset: str) -> None:

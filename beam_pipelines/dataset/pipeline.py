@@ -89,6 +89,7 @@ class BuildPlan:
       settings: settings of the examples.
       locations: locations of input and output.
       max_reject_rate: largest accepted share of sources that are lost or lack a clip, in [0, 1].
+      max_examples_per_split: number of examples after which a split ends; None for all.
       num_processes: number of codec processes of each Beam worker.
       about: metadata of the dataset as known before it is built, in JSON's types.
     """
@@ -100,6 +101,7 @@ class BuildPlan:
     settings: PairSettings
     locations: BuildLocations
     max_reject_rate: float = MAX_REJECT_RATE
+    max_examples_per_split: int | None = None
     num_processes: int = 1
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -164,7 +166,12 @@ def add_build(
         | "GatherSources" >> beam.combiners.ToList()
         # The number of rejects only makes this step wait until they are known to be few enough.
         | "PlanShards"
-        >> beam.FlatMap(_plan, dict(plan.splits), beam.pvalue.AsSingleton(num_rejects))
+        >> beam.FlatMap(
+            _plan,
+            dict(plan.splits),
+            plan.max_examples_per_split,
+            beam.pvalue.AsSingleton(num_rejects),
+        )
     )
     _ = (
         shards
@@ -203,9 +210,14 @@ def written_build(work: str) -> WrittenBuild:
     return WrittenBuild(**record, shards=shards)
 
 
-def _plan(measured: Sequence[MeasuredFiles], splits: Mapping[str, str], num_rejects: int) -> list:
+def _plan(
+    measured: Sequence[MeasuredFiles],
+    splits: Mapping[str, str],
+    max_examples: int | None,
+    num_rejects: int,
+) -> list[Shard]:
     del num_rejects
-    return plan_shards(measured, splits)
+    return plan_shards(measured, splits, max_examples)
 
 
 class _PublishQuality(beam.DoFn):

@@ -69,7 +69,9 @@ class WrittenShard:
     num_bytes: int
 
 
-def plan_shards(measured: Sequence[MeasuredFiles], splits: Mapping[str, str]) -> list[Shard]:
+def plan_shards(
+    measured: Sequence[MeasuredFiles], splits: Mapping[str, str], max_examples: int | None = None
+) -> list[Shard]:
     """Assign every example to a shard; the result does not depend on the order of `measured`.
 
     Within a split, examples are ordered by a hash of their key, as TFDS shuffles them. The shards
@@ -78,11 +80,16 @@ def plan_shards(measured: Sequence[MeasuredFiles], splits: Mapping[str, str]) ->
     Args:
       measured: measured sources.
       splits: source id to split.
+      max_examples: largest number of examples of a split; the first ones of each source come first.
     """
     by_split: dict[str, list[MeasuredFiles]] = {}
     for each in measured:
         by_split.setdefault(splits[each.source_id], []).append(each)
-    return [shard for split in sorted(by_split) for shard in _shards_of(split, by_split[split])]
+    return [
+        shard
+        for split in sorted(by_split)
+        for shard in _shards_of(split, by_split[split], max_examples)
+    ]
 
 
 def num_shards(num_examples: int, num_bytes: int) -> int:
@@ -122,12 +129,15 @@ def example_key(source_id: str, frame_index: int) -> str:
     return f"{source_id}_{frame_index:05d}"
 
 
-def _shards_of(split: str, measured: Sequence[MeasuredFiles]) -> list[Shard]:
-    ordered = sorted(
-        (_order(split, each.source_id, frame_index), each.pairs, row)
+def _shards_of(
+    split: str, measured: Sequence[MeasuredFiles], max_examples: int | None
+) -> list[Shard]:
+    found = sorted(
+        (row, _order(split, each.source_id, frame_index), each.pairs)
         for each in measured
         for row, frame_index in enumerate(each.frame_indices)
     )
+    ordered = sorted((order, pairs, row) for row, order, pairs in found[:max_examples])
     examples = [(pairs, row) for _, pairs, row in ordered]
     count = num_shards(len(examples), sum(each.num_bytes for each in measured))
     ends = [index * len(examples) // count for index in range(count + 1)]
