@@ -19,8 +19,19 @@ def random_clip(num_frames=2, height=16, width=16, *, seed=0, fps=NTSC):
     """Return a clip of independent code values 0..255: the hardest content for a codec."""
     rng = np.random.default_rng(seed)
     shapes = [(num_frames, height, width), *[(num_frames, height // 2, width // 2)] * 2]
-    y, u, v = (rng.integers(0, 256, shape, np.uint8) for shape in shapes)
-    return Clip(y, u, v, tuple(index / fps for index in range(num_frames)), fps)
+    return clip_of(*(rng.integers(0, 256, shape, np.uint8) for shape in shapes), fps=fps)
+
+
+def clip_of(y, u=None, v=None, *, fps=NTSC):
+    """Return the clip of planes [T, H, W] and [T, H/2, W/2]; gray without u and v."""
+    gray = np.full((len(y), y.shape[1] // 2, y.shape[2] // 2), 128, np.uint8)
+    planes = list(zip(y, gray if u is None else u, gray if v is None else v, strict=True))
+    return Clip.from_planes(planes, [index / fps for index in range(len(y))], fps)
+
+
+def with_planes(clip, **planes):
+    """Return a clip with another y, u or v."""
+    return clip_of(**{"y": clip.y, "u": clip.u, "v": clip.v, **planes}, fps=clip.fps)
 
 
 def moving_clip(num_frames=8, height=48, width=64, *, seed=0, fps=NTSC):

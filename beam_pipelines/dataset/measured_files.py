@@ -122,9 +122,8 @@ def quality_schema(scale: Scale) -> pa.Schema:
 @lru_cache(maxsize=1)
 def made_by() -> str:
     """Return what decides the content in addition to the input: format, encoder, libraries."""
-    gray = np.full((1, 16, 16), 127, np.uint8)
-    chroma = gray[:, :8, :8]
-    stream = encode_h264(Clip(gray, chroma, chroma, (Fraction(0),), Fraction(25)), qp=51)
+    gray = np.full((1, 24, 16), 127, np.uint8)
+    stream = encode_h264(Clip(gray, (Fraction(0),), Fraction(25)), qp=51)
     av_libraries = (av.__version__, sorted(av.library_versions.items()), x264_version(stream))
     libraries = (av_libraries, PIL.__version__, jpeg_encoder(), np.__version__)
     return repr((FORMAT, VIDEOSET, libraries))

@@ -6,12 +6,10 @@ are decoded.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-import av
 import numpy as np
 
 from laser_dist.video.codec import frame_size
@@ -23,7 +21,7 @@ from laser_dist.video.containers import (
     open_video,
     scan_packets,
 )
-from laser_dist.video.frames import Clip, UInt8Array, resize_rgb, upright_planes
+from laser_dist.video.frames import Clip, UInt8Array, resize_rgb, upright_clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +120,7 @@ def _extent(path: Path, modified_ns: int) -> tuple[int, int, int]:
         return *size, scan_packets(container, stream, name).num_frames
 
 
-def _frames(path: Path, first_frame: int, num_frames: int) -> Iterator[av.VideoFrame]:
+def _frames(path: Path, first_frame: int, num_frames: int) -> Iterator[Clip]:
     """Yield the excerpt's frames, seeking to the first one if seeking is exact."""
     name = str(path)
     with open_video(path, name) as (container, stream):
@@ -130,14 +128,15 @@ def _frames(path: Path, first_frame: int, num_frames: int) -> Iterator[av.VideoF
     with open_video(path, name) as (container, stream):
         if packets.times:
             times = packets.times[first_frame : first_frame + num_frames]
-            yield from decode_frames_at(container, stream, times, packets)
+            frames = decode_frames_at(container, stream, times, packets)
         else:
             frames = decode_frames(container, stream, name)
-            yield from islice(frames, first_frame, first_frame + num_frames)
+            frames = islice(frames, first_frame, first_frame + num_frames)
+        for frame in frames:
+            yield upright_clip(frame, codec=stream.codec_context.name)
 
 
-def _crop(frame: av.VideoFrame, excerpt: Excerpt, path: Path) -> UInt8Array:
-    clip = Clip.from_planes([upright_planes(frame)], [Fraction(0)], Fraction(1))
+def _crop(clip: Clip, excerpt: Excerpt, path: Path) -> UInt8Array:
     bottom = excerpt.top + excerpt.window_height
     right = excerpt.left + excerpt.window_width
     if bottom > clip.height or right > clip.width:

@@ -13,7 +13,8 @@ def spatial_information(clip: Clip) -> float:
       clip: at least 3x3 pixels.
 
     Returns:
-      At least 0, in luma code values (limited range, as encoded); 0 for flat frames.
+      At least 0, in luma code values as encoded: 16..235 for video, 0..255 for a JPEG. 0 for flat
+      frames.
 
     Source: ITU-T P.910 (04/2008), section 5.3.1. As there, the filter output excludes a border of
     one pixel.
@@ -28,7 +29,7 @@ def temporal_information(clip: Clip) -> float:
       clip: of any length.
 
     Returns:
-      At least 0, in luma code values; 0 for a single frame.
+      At least 0, in luma code values as encoded; 0 for a single frame.
 
     Source: ITU-T P.910 (04/2008), section 5.3.2.
     """

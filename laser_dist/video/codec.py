@@ -28,6 +28,7 @@ from laser_dist.video.containers import (
     decode_frames,
     decode_frames_at,
     frame_rate,
+    is_still_image,
     open_video,
     presentation_time,
     scan_packets,
@@ -35,10 +36,13 @@ from laser_dist.video.containers import (
 from laser_dist.video.frames import (
     UNSPECIFIED_MATRIX,
     UNSPECIFIED_RANGE,
+    VIDEO,
     Clip,
     Planes,
     UInt8Array,
     evenly_spaced_indices,
+    upright_clip,
+    upright_color,
     upright_planes,
     upright_size,
 )
@@ -119,7 +123,7 @@ def encode_h264(clip: Clip, *, qp: int, settings: X264Settings = VIDEOSET) -> by
     itself disables B frames and trellis, whatever the settings say.
 
     Args:
-      clip: at least 16x16.
+      clip: at least 16x16, of a video.
       qp: 0..51 for I, P and B frames, higher is worse.
       settings: x264 options.
 
@@ -128,11 +132,13 @@ def encode_h264(clip: Clip, *, qp: int, settings: X264Settings = VIDEOSET) -> by
       has no color description.
 
     Raises:
-      ValueError: `qp` is outside 0..51.
+      ValueError: `qp` is outside 0..51, or the clip is a JPEG.
       VideoError: the clip is smaller than 16x16.
     """
     if qp not in _QPS:
         raise ValueError(f"qp must be in 0..{_QPS[-1]}, got {qp}")
+    if clip.color.matrix != VIDEO.matrix:
+        raise ValueError(f"the clip must be encoded like a video, got {clip.color}")
     check_size("The clip", clip.width, clip.height)
     encoder = _open_encoder(clip, x264_params(settings, qp))
     encoded: list[bytes] = []
@@ -156,9 +162,10 @@ def decode(
     """Decode the first video stream of a file of a supported format; a still image is one frame.
 
     Frames are rotated as the file asks (see `upright_planes`), cropped to even sizes and converted
-    to BT.709 limited 4:2:0 (see `to_bt709_420`), so RGB images and 4:4:4 lose half of their chroma
-    resolution. Damage that FFmpeg would conceal is an error here, with two exceptions: wrong bits
-    in a JPEG that still decode, and a raw H.264 stream cut between two frames.
+    to 4:2:0 (see `to_420`), still images in Y′CbCr as `JFIF` and all others as `VIDEO`, so RGB
+    images and 4:4:4 lose half of their chroma resolution. Damage that FFmpeg would conceal is an
+    error here, with two exceptions: wrong bits in a JPEG that still decode, and a raw H.264 stream
+    cut between two frames.
 
     Args:
       source: content or path of a file.
@@ -179,12 +186,16 @@ def decode(
     if name is None:
         name = f"{len(source)} bytes in memory" if isinstance(source, bytes) else str(source)
     with open_video(source, name) as (container, stream):
-        rate = frame_rate(stream)
+        rate, color = frame_rate(stream), VIDEO
+        codec, is_still = stream.codec_context.name, is_still_image(container)
         planes: list[Planes] = []
         times: list[Fraction | None] = []
         num_bytes = 0
         for frame in islice(decode_frames(container, stream, name), max_frames):
-            planes.append(_checked_planes(frame, name))
+            check_size(name, *upright_size(frame))
+            if not planes:
+                color = upright_color(frame, codec=codec, is_still=is_still)
+            planes.append(upright_planes(frame, color))
             times.append(presentation_time(frame))
             num_bytes += sum(plane.nbytes for plane in planes[-1])
             _check_length(name, len(planes), num_bytes)
@@ -199,11 +210,11 @@ def decode(
         index / rate if untimed or time is None else time - first
         for index, time in enumerate(times)
     ]
-    return Clip.from_planes(planes, timestamps, rate)
+    return Clip.from_planes(planes, timestamps, rate, color)
 
 
 def decode_yuv420p(content: bytes, *, width: int, height: int, fps: Fraction, name: str) -> Clip:
-    """Return the clip in a raw 8-bit 4:2:0 file (y, u, v of each frame), taken as BT.709 limited.
+    """Return the clip in a raw 8-bit 4:2:0 file (y, u, v of each frame), taken as `VIDEO`.
 
     Args:
       content: the file.
@@ -213,13 +224,12 @@ def decode_yuv420p(content: bytes, *, width: int, height: int, fps: Fraction, na
       name: name of the file in error messages.
 
     Returns:
-      The clip; its planes are views of `content`.
+      The clip; its frames are views of `content`.
 
     Raises:
       VideoError: the file has no frame, or the last one is truncated.
     """
-    num_luma, num_chroma = width * height, (width // 2) * (height // 2)
-    frame_bytes = num_luma + 2 * num_chroma
+    frame_bytes = width * height * 3 // 2
     num_frames, rest = divmod(len(content), frame_bytes)
     _check_length(name, num_frames, len(content))
     if rest or not num_frames:
@@ -227,16 +237,8 @@ def decode_yuv420p(content: bytes, *, width: int, height: int, fps: Fraction, na
             f"{len(content)} bytes are not a multiple of {frame_bytes} ({width}x{height} 4:2:0)"
         )
         raise damaged(name, reason)
-    frames = np.frombuffer(content, np.uint8).reshape(num_frames, frame_bytes)
-    y, u, v = np.split(frames, [num_luma, num_luma + num_chroma], axis=1)
-    chroma_shape = (num_frames, height // 2, width // 2)
-    return Clip(
-        y.reshape(num_frames, height, width),
-        u.reshape(chroma_shape),
-        v.reshape(chroma_shape),
-        tuple(index / fps for index in range(num_frames)),
-        fps,
-    )
+    frames = np.frombuffer(content, np.uint8).reshape(num_frames, height * 3 // 2, width)
+    return Clip(frames, tuple(index / fps for index in range(num_frames)), fps)
 
 
 def frame_size(path: Path) -> tuple[int, int]:
@@ -251,8 +253,9 @@ def frame_size(path: Path) -> tuple[int, int]:
         first = next(decode_frames(container, stream, name), None)
         if first is None:
             raise damaged(name, "it has no frames")
-        rows, columns = _checked_planes(first, name)[0].shape
-        return columns, rows
+        check_size(name, *upright_size(first))
+        width, height = upright_size(first)
+        return width // 2 * 2, height // 2 * 2
 
 
 def sample_frames(path: Path, *, num_frames: int, width: int, height: int) -> list[SampledFrame]:
@@ -286,14 +289,16 @@ def sample_frames(path: Path, *, num_frames: int, width: int, height: int) -> li
             frames = decode_frames_at(container, stream, times, packets)
         else:
             frames = _frames_numbered(decode_frames(container, stream, name), indices)
+        codec, is_still = stream.codec_context.name, is_still_image(container)
         samples: list[SampledFrame] = []
         for index, frame in zip(indices, frames, strict=False):
             timestamp = index / frame_rate(stream)
             time = presentation_time(frame)
             if time is not None and packets.start is not None:
                 timestamp = time - packets.start
-            rgb = _one_frame_rgb(frame, width, height, name)
-            samples.append(SampledFrame(float(timestamp), rgb))
+            check_size(name, *upright_size(frame))
+            clip = upright_clip(frame, codec=codec, is_still=is_still)
+            samples.append(SampledFrame(float(timestamp), clip.rgb(0, width=width, height=height)))
     check_num_frames(name, len(samples), len(indices))
     return samples
 
@@ -340,11 +345,6 @@ def _frames_numbered(
     return (frame for index, frame in enumerate(frames) if index in wanted)
 
 
-def _one_frame_rgb(frame: av.VideoFrame, width: int, height: int, name: str) -> UInt8Array:
-    clip = Clip.from_planes([_checked_planes(frame, name)], [Fraction(0)], Fraction(1))
-    return clip.rgb(0, width=width, height=height)
-
-
 def _check_length(name: str, num_frames: int, num_bytes: int) -> None:
     if num_frames > MAX_CLIP_FRAMES or num_bytes > MAX_CLIP_BYTES:
         raise VideoError(
@@ -352,9 +352,3 @@ def _check_length(name: str, num_frames: int, num_bytes: int) -> None:
             f" {MAX_CLIP_BYTES:,} bytes decoded.",
             hint="Use shorter clips.",
         )
-
-
-def _checked_planes(frame: av.VideoFrame, name: str) -> Planes:
-    """Return `upright_planes` of a frame that is large enough."""
-    check_size(name, *upright_size(frame))
-    return upright_planes(frame)

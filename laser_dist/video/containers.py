@@ -293,7 +293,7 @@ def _packets(
     end, count = Fraction(0), 0
     # FFmpeg paints over the last rows of a JPEG that lacks less than a few dozen bytes. Pictures
     # in a video are not checked: some cameras omit the end marker there.
-    is_jpeg = _is_still_image(container) and stream.codec_context.name == "mjpeg"
+    is_jpeg = is_still_image(container) and stream.codec_context.name == "mjpeg"
     for packet in container.demux(stream):
         if count > MAX_FRAMES:
             raise VideoError(f"{name} has more than {MAX_FRAMES:,} frames.", hint="Cut it.")
@@ -365,7 +365,8 @@ def _matroska_duration(stream: VideoStream) -> Fraction | None:
         return None
 
 
-def _is_still_image(container: InputContainer) -> bool:
+def is_still_image(container: InputContainer) -> bool:
+    """Return whether a file is a still image, such as a JPEG."""
     return container.format.name.endswith("_pipe")
 
 

@@ -1,15 +1,16 @@
-"""Clips as arrays: 8-bit 4:2:0 planes in BT.709 limited range, their RGB frames and timestamps.
+"""Clips as arrays: 8-bit 4:2:0 frames, their RGB frames and timestamps.
 
 All resizing and all conversion between RGB and Y′CbCr happens here, in libswscale with one set of
 flags, so that training, evaluation and prediction see the same pixels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
@@ -18,10 +19,15 @@ Planes = tuple[UInt8Array, UInt8Array, UInt8Array]
 """The y, u and v planes of one frame."""
 
 # FFmpeg's AVColorSpace and AVColorRange.
-_RGB_MATRIX, _BT709_MATRIX = 0, 1
+_RGB_MATRIX = 0
 UNSPECIFIED_MATRIX, UNSPECIFIED_RANGE = 2, 0
 # Badly written files mark Y′CbCr as "RGB", which does not specify a matrix either.
 _NO_MATRIX = (_RGB_MATRIX, UNSPECIFIED_MATRIX)
+# Rows and most columns of standard-definition television (ITU-R BT.601), for files that do not
+# specify a matrix; players assume BT.601 there too.
+_SD_HEIGHTS, _SD_WIDTH = (480, 486, 576), 768
+# Decoders that specify it where chroma is in the center.
+_STATE_CENTER = ("h261", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "vvc")
 
 # Bicubic; when shrinking, the filter is widened to avoid aliasing. The other flags select
 # libswscale's exact paths: without them luma is off by up to 3 code values, and the result depends
@@ -35,55 +41,94 @@ SCALER_FLAGS = int(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """A video clip in memory: 8-bit 4:2:0 planes, BT.709 matrix, limited range (luma 16..235).
+@dataclass(frozen=True, kw_only=True)
+class ColorEncoding:
+    """How R′G′B′ is encoded as 4:2:0 planes.
 
     Attributes:
-      y: [T, H, W] uint8, luma code values; H and W even, T at least 1.
-      u: [T, H/2, W/2] uint8, blue difference, 128 = none.
-      v: [T, H/2, W/2] uint8, red difference, 128 = none.
-      timestamps: T presentation times in seconds, the first usually 0.
-      fps: nominal frames per second, above 0.
-
-    Raises:
-      ValueError: the shapes, dtypes or numbers of planes and timestamps do not match.
+      matrix: matrix from R′G′B′ to Y′CbCr.
+      color_range: MPEG for limited range (luma 16..235), JPEG for full range (0..255).
+      chroma_location: where in 2x2 pixels a chroma sample is, by FFmpeg's name.
     """
 
-    y: UInt8Array
-    u: UInt8Array
-    v: UInt8Array
+    matrix: Colorspace
+    color_range: ColorRange
+    chroma_location: str
+
+
+VIDEO = ColorEncoding(matrix=Colorspace.ITU709, color_range=ColorRange.MPEG, chroma_location="left")
+"""The encoding of video clips: what players assume for H.264 without a color description."""
+
+JFIF = ColorEncoding(
+    matrix=Colorspace.ITU601, color_range=ColorRange.JPEG, chroma_location="center"
+)
+"""JPEG's own encoding, which still images in Y′CbCr keep, so that they are measured as stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A video clip or still image in memory, 8-bit 4:2:0.
+
+    Attributes:
+      frames: [T, 3 H / 2, W] uint8, C-contiguous; H and W even, T at least 1. The planes y, u and v
+        of each frame follow each other.
+      timestamps: T presentation times in seconds, the first usually 0.
+      fps: nominal frames per second, above 0.
+      color: how colors are encoded.
+
+    Raises:
+      ValueError: the shape, dtype or number of frames and timestamps do not match.
+    """
+
+    frames: UInt8Array
     timestamps: tuple[Fraction, ...]
     fps: Fraction
+    color: ColorEncoding = VIDEO
 
     def __post_init__(self) -> None:
-        if self.y.ndim != 3 or not self.y.size or self.y.shape[1] % 2 or self.y.shape[2] % 2:
-            raise ValueError(f"y must be [T, H, W] with even H and W, got {self.y.shape}")
-        chroma = (self.y.shape[0], self.y.shape[1] // 2, self.y.shape[2] // 2)
-        if self.u.shape != chroma or self.v.shape != chroma:
-            raise ValueError(f"u, v must be {chroma}, got {self.u.shape} and {self.v.shape}")
-        dtypes = {str(plane.dtype) for plane in (self.y, self.u, self.v)}
-        if dtypes != {"uint8"}:
-            raise ValueError(f"planes must be uint8, got {sorted(dtypes)}")
-        if len(self.timestamps) != len(self.y):
-            raise ValueError(f"{len(self.y)} frames but {len(self.timestamps)} timestamps")
+        shape = self.frames.shape
+        if len(shape) != 3 or not self.frames.size or shape[1] % 3 or shape[2] % 2:
+            raise ValueError(f"frames must be [T, 3 H / 2, W] with even H and W, got {shape}")
+        if self.frames.dtype != np.uint8 or not self.frames.flags.c_contiguous:
+            raise ValueError(f"frames must be uint8 and contiguous, got {self.frames.dtype}")
+        if len(self.timestamps) != self.num_frames:
+            raise ValueError(f"{self.num_frames} frames but {len(self.timestamps)} timestamps")
         if self.fps <= 0:
             raise ValueError(f"fps must be above 0, got {self.fps}")
 
     @property
     def num_frames(self) -> int:
         """Number of frames T, at least 1."""
-        return self.y.shape[0]
+        return self.frames.shape[0]
 
     @property
     def height(self) -> int:
         """Luma rows, even."""
-        return self.y.shape[1]
+        return self.frames.shape[1] * 2 // 3
 
     @property
     def width(self) -> int:
         """Luma columns, even."""
-        return self.y.shape[2]
+        return self.frames.shape[2]
+
+    @property
+    def y(self) -> UInt8Array:
+        """View of luma: [T, H, W] code values."""
+        return self.frames[:, : self.height]
+
+    @property
+    def u(self) -> UInt8Array:
+        """View of the blue difference: [T, H/2, W/2], 128 = none."""
+        return self._chroma(0)
+
+    @property
+    def v(self) -> UInt8Array:
+        """View of the red difference: [T, H/2, W/2], 128 = none."""
+        return self._chroma(1)
+
+    def _chroma(self, index: int) -> UInt8Array:
+        chroma = self.frames.reshape(self.num_frames, 6, -1)[:, 4 + index]
+        return chroma.reshape(self.num_frames, self.height // 2, self.width // 2)
 
     @classmethod
     def from_rgb(cls, frames: UInt8Array, fps: Fraction) -> "Clip":
@@ -103,7 +148,7 @@ class Clip:
         if not frames.size or frames.shape[1] % 2 or frames.shape[2] % 2:
             raise ValueError(f"frames need even sizes and at least one frame, got {frames.shape}")
         planes = [
-            frame_planes(to_bt709_420(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame))))
+            frame_planes(to_420(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame))))
             for frame in frames
         ]
         return cls.from_planes(planes, [index / fps for index in range(len(planes))], fps)
@@ -114,20 +159,30 @@ class Clip:
         planes: Sequence[Planes],
         timestamps: Sequence[Fraction],
         fps: Fraction,
+        color: ColorEncoding = VIDEO,
     ) -> "Clip":
-        """Return the clip of T frames, each given as (y [H, W], u [H/2, W/2], v [H/2, W/2])."""
-        y, u, v = (np.stack(plane) for plane in zip(*planes, strict=True))
-        return cls(y, u, v, tuple(timestamps), fps)
+        """Return the clip of T frames, each given as (y [H, W], u [H/2, W/2], v [H/2, W/2]).
+
+        Raises:
+          ValueError: there is no frame, or the shapes do not match.
+        """
+        height, width = planes[0][0].shape if planes else (0, 0)
+        if height % 2 or width % 2:
+            raise ValueError(f"planes need even sizes, got {height} rows of {width}")
+        frames = np.empty((len(planes), height * 3 // 2, width), np.uint8)
+        clip = cls(frames, tuple(timestamps), fps, color)
+        for target, source in zip((clip.y, clip.u, clip.v), zip(*planes, strict=True), strict=True):
+            np.stack(source, out=target)
+        return clip
 
     def frame(self, index: int) -> av.VideoFrame:
-        """Return a copy of one frame for FFmpeg: yuv420p, BT.709 limited, without a timestamp."""
-        # One packed copy is cheaper than filling three padded planes from Python.
-        packed = np.concatenate(
-            (self.y[index].ravel(), self.u[index].ravel(), self.v[index].ravel())
-        ).reshape(self.height * 3 // 2, self.width)
-        frame = av.VideoFrame.from_ndarray(packed, format="yuv420p")
-        frame.colorspace = Colorspace.ITU709
-        frame.color_range = ColorRange.MPEG
+        """Return one frame for FFmpeg: yuv420p, without a timestamp, a view wherever possible."""
+        # PyAV 18.1 takes 3 H / 2 rows for those of another H unless H is a multiple of 4.
+        view_or_copy = (
+            av.VideoFrame.from_ndarray if self.height % 4 else av.VideoFrame.from_numpy_buffer
+        )
+        frame = view_or_copy(self.frames[index], "yuv420p")
+        frame.colorspace, frame.color_range = self.color.matrix, self.color.color_range
         return frame
 
     def rgb(self, index: int, *, width: int | None = None, height: int | None = None) -> UInt8Array:
@@ -141,12 +196,14 @@ class Clip:
         Returns:
           [height, width, 3] uint8, resized bicubically without keeping the aspect ratio.
         """
-        converted = self.frame(index).reformat(
+        # PyAV cannot set where the chroma of a frame is.
+        location = f"chroma_location={self.color.chroma_location}"
+        converted = _filtered(self.frame(index), ("setparams", location)).reformat(
             width=width or self.width,
             height=height or self.height,
             format="rgb24",
-            src_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.MPEG,
+            src_colorspace=self.color.matrix,
+            src_color_range=self.color.color_range,
             dst_color_range=ColorRange.JPEG,
             interpolation=SCALER_FLAGS,
             threads=1,
@@ -163,7 +220,7 @@ class Clip:
     def with_fps(self, fps: Fraction) -> "Clip":
         """Return the same frames at a constant frame rate, the first at 0 s."""
         timestamps = tuple(index / fps for index in range(self.num_frames))
-        return Clip(self.y, self.u, self.v, timestamps, fps)
+        return replace(self, timestamps=timestamps, fps=fps)
 
 
 def evenly_spaced_indices(num_frames: int, count: int) -> list[int]:
@@ -211,24 +268,20 @@ def resize_rgb(rgb: UInt8Array, *, width: int, height: int) -> UInt8Array:
     return np.ascontiguousarray(_as_uint8(scaled.to_ndarray()).transpose(1, 2, 0))
 
 
-def to_bt709_420(frame: av.VideoFrame) -> av.VideoFrame:
-    """Convert a frame to yuv420p, BT.709, limited range, without resizing.
+def to_420(frame: av.VideoFrame, color: ColorEncoding = VIDEO) -> av.VideoFrame:
+    """Convert a frame to yuv420p in a color encoding, without resizing.
 
-    RGB counts as full range. For Y′CbCr the matrix and range of the frame apply; where the frame
-    leaves them unspecified, BT.709 and limited. Deeper samples are reduced to 8 bits, and an alpha
-    plane is dropped. Transfer curves are not converted.
+    RGB counts as full range. For Y′CbCr the matrix and range of the frame apply. Where it leaves
+    them unspecified: BT.601 at the sizes of standard-definition television and BT.709 at all
+    others, and limited range. The chroma of 4:2:0 stays where it is. Deeper samples are reduced to
+    8 bits, and an alpha plane is dropped. Transfer curves are not converted.
     """
-    if _is_bt709_420(frame):
-        return frame
-    has_matrix = frame.format.is_rgb or frame.colorspace not in _NO_MATRIX
-    return frame.reformat(
-        format="yuv420p",
-        src_colorspace=None if has_matrix else Colorspace.ITU709,
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=SCALER_FLAGS,
-        threads=1,
-    )
+    if not frame.format.is_rgb and frame.colorspace in _NO_MATRIX:
+        is_sd = frame.height in _SD_HEIGHTS and frame.width <= _SD_WIDTH
+        frame.colorspace = Colorspace.ITU601 if is_sd else Colorspace.ITU709
+    options = f"flags={SCALER_FLAGS}:out_color_matrix={int(color.matrix)}"
+    target = f"out_range={int(color.color_range)}:out_chroma_loc={color.chroma_location}"
+    return _filtered(frame, ("scale", f"{options}:{target}"), ("format", "yuv420p"))
 
 
 def frame_planes(frame: av.VideoFrame) -> Planes:
@@ -251,8 +304,32 @@ def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
     return (frame.height, frame.width) if is_sideways else (frame.width, frame.height)
 
 
-def upright_planes(frame: av.VideoFrame) -> Planes:
-    """Return the planes of a frame in BT.709 limited range, rotated as its file asks.
+def upright_clip(frame: av.VideoFrame, *, codec: str, is_still: bool = False) -> Clip:
+    """Return a decoded frame as a clip of one, upright; arguments as for `upright_color`."""
+    color = upright_color(frame, codec=codec, is_still=is_still)
+    return Clip.from_planes([upright_planes(frame, color)], [Fraction(0)], Fraction(1), color)
+
+
+def upright_color(frame: av.VideoFrame, *, codec: str, is_still: bool) -> ColorEncoding:
+    """Return the color encoding that a frame is converted to.
+
+    Args:
+      frame: a frame as decoded.
+      codec: FFmpeg's name of the decoder.
+      is_still: whether the frame is a still image.
+    """
+    if is_still:
+        # Not RGB: libswscale's conversion from it to full range is biased by half a code value.
+        return VIDEO if frame.format.is_rgb else JFIF
+    if frame.rotation:  # every other location would move
+        return replace(VIDEO, chroma_location="center")
+    if _is_420(frame):  # where it is, it can stay
+        return replace(VIDEO, chroma_location=_chroma_location(frame, codec))
+    return VIDEO
+
+
+def upright_planes(frame: av.VideoFrame, color: ColorEncoding) -> Planes:
+    """Return the planes of a frame, rotated as its file asks.
 
     The rotation comes from the display matrix (phones) or the EXIF orientation (photographs). PyAV
     reports the rotation only, not a mirror. Do not read the frame's side data instead: with an EXIF
@@ -262,19 +339,59 @@ def upright_planes(frame: av.VideoFrame) -> Planes:
       (y [H, W], u [H/2, W/2], v [H/2, W/2]) uint8, H and W even, cropped at the bottom and right
       of the encoded frame.
     """
-    y, u, v = frame_planes(to_bt709_420(frame))
-    if frame.rotation % 90:
+    rotation = frame.rotation
+    if rotation and _is_420(frame) and color != JFIF:
+        # From 4:2:0 to 4:2:0, libswscale copies the chroma, wherever it is.
+        frame = frame.reformat(format="yuv444p", interpolation=SCALER_FLAGS, threads=1)
+    y, u, v = frame_planes(to_420(frame, color))
+    if rotation % 90:
         return y, u, v
-    quarters = frame.rotation // 90  # counterclockwise, as in NumPy
+    quarters = rotation // 90  # counterclockwise, as in NumPy
     return np.rot90(y, quarters), np.rot90(u, quarters), np.rot90(v, quarters)
 
 
-def _is_bt709_420(frame: av.VideoFrame) -> bool:
-    return (
-        frame.format.name == "yuv420p"
-        and frame.colorspace in (_BT709_MATRIX, *_NO_MATRIX)
-        and frame.color_range != ColorRange.JPEG
+def _is_420(frame: av.VideoFrame) -> bool:
+    return frame.format.chroma_width(2) == frame.format.chroma_height(2) == 1
+
+
+def _chroma_location(frame: av.VideoFrame, codec: str) -> str:
+    """Return where the chroma of a 4:2:0 frame is, by FFmpeg's name; "left" if unspecified.
+
+    PyAV has no such attribute, but its conversion to RGB depends on it. So an edge in place of the
+    pixels shows it.
+    """
+    edge = _filtered(frame, ("crop", "16:16"), ("geq", "lum=128:cr=128:cb=220*lt(X+Y,8)"))
+    shown = _rgb_of(edge)
+    for location in ("left", "topleft", "top", "bottomleft", "bottom"):
+        placed = _filtered(edge, ("setparams", f"chroma_location={location}"))
+        if np.array_equal(shown, _rgb_of(placed)):
+            return location
+    # libswscale takes an unspecified one for the center.
+    return "center" if codec in _STATE_CENTER else "left"
+
+
+def _rgb_of(frame: av.VideoFrame) -> UInt8Array:
+    rgb = frame.reformat(format="rgb24", interpolation=SCALER_FLAGS, threads=1)
+    return _as_uint8(rgb.to_ndarray())
+
+
+def _filtered(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
+    """Return a frame after FFmpeg's filters, each a name and its options."""
+    graph = Graph()
+    graph.threads = 1
+    source = last = graph.add(
+        "buffer",
+        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
+        f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
     )
+    for name, options in (*filters, ("buffersink", "")):
+        entry, last = last, graph.add(name, options or None)
+        entry.link_to(last)
+    graph.configure()
+    source.push(frame)
+    filtered = last.pull()
+    assert isinstance(filtered, av.VideoFrame)
+    return filtered
 
 
 def _as_uint8(array: NDArray[np.generic]) -> UInt8Array:

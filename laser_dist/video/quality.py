@@ -77,11 +77,12 @@ def measure_quality(
       distorted_rgb: the same for `distorted`.
 
     Raises:
-      ValueError: the clips differ in number or size of frames.
+      ValueError: the clips differ in number, size, matrix or range of frames.
     """
-    if reference.y.shape != distorted.y.shape:
+    if _kind(reference) != _kind(distorted):
         raise ValueError(
-            f"clips must agree in [T, H, W], got {reference.y.shape} and {distorted.y.shape}"
+            "clips must agree in [T, H, W], matrix and range, got"
+            f" {_kind(reference)} and {_kind(distorted)}"
         )
     mse_y = [_mse(*pair) for pair in zip(reference.y, distorted.y, strict=True)]
     mse_rgb = [_mse(*pair) for pair in zip(reference_rgb, distorted_rgb, strict=True)]
@@ -117,6 +118,10 @@ def psnr_rgb_db(reference: UInt8Array, distorted: UInt8Array) -> float:
     if reference.shape != distorted.shape or reference.shape[-1:] != (3,) or not reference.size:
         raise ValueError(f"need two equal [..., 3], got {reference.shape} and {distorted.shape}")
     return _psnr_db(_mse(reference, distorted))
+
+
+def _kind(clip: Clip) -> tuple[object, ...]:
+    return clip.y.shape, clip.color.matrix, clip.color.color_range
 
 
 def _mse(reference: UInt8Array, distorted: UInt8Array) -> float:
@@ -177,7 +182,7 @@ def _graph(
     # The xpsnr filter weights motion by the frame rate, which `add_buffer` cannot set.
     source = (
         f"video_size={clip.width}x{clip.height}:pix_fmt=yuv420p:time_base={_ratio(1 / clip.fps)}"
-        f":frame_rate={_ratio(clip.fps)}:pixel_aspect=1/1:colorspace=bt709:range=tv"
+        f":frame_rate={_ratio(clip.fps)}:pixel_aspect=1/1:colorspace={int(clip.color.matrix)}:range={int(clip.color.color_range)}"
     )
     inputs = graph.add("buffer", source), graph.add("buffer", source)
     compared, sink = graph.add(name), graph.add("buffersink")

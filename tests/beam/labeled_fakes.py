@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from video_clips import clip_of
 
 from beam_pipelines.elements import JndLevel, LabeledSource, PairSettings
 from laser_dist.jnd.scale import QP
@@ -31,9 +32,7 @@ def waves(num_frames=3, *, seed=0):
 def plain(width, height, num_frames):
     """Return a clip of gray frames."""
     luma = np.full((num_frames, height, width), 127, np.uint8)
-    chroma = np.full((num_frames, height // 2, width // 2), 127, np.uint8)
-    times = tuple(index / FPS for index in range(num_frames))
-    return Clip(luma, chroma, chroma, times, FPS)
+    return clip_of(luma, fps=FPS)
 
 
 def yuv_bytes(clip):

@@ -21,7 +21,7 @@ from labeled_fakes import (
 )
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
-from video_clips import picture_bits
+from video_clips import clip_of, picture_bits
 
 from beam_pipelines.dataset.frame_pairs import measure_source
 from beam_pipelines.elements import LabeledSource
@@ -30,7 +30,6 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.video.codec import MAX_CLIP_BYTES, decode, encode_h264
 from laser_dist.video.containers import VideoError
-from laser_dist.video.frames import Clip
 from laser_dist.video.images import encode_jpeg
 
 
@@ -53,7 +52,7 @@ def rejected(result):
 
 
 def half_as_wide(clip):
-    return Clip(clip.y[:, :, :32], clip.u[:, :, :16], clip.v[:, :, :16], clip.timestamps, clip.fps)
+    return clip_of(clip.y[:, :, :32], clip.u[:, :, :16], clip.v[:, :, :16], fps=clip.fps)
 
 
 def test_a_clip_of_another_size_than_its_name_states_is_rejected(streams, tmp_path):

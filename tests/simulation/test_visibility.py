@@ -4,21 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from video_clips import moving_clip
+from video_clips import clip_of, moving_clip
 
 from laser_dist.simulation.visibility import MaskingModel, visibility, visibility_threshold
 from laser_dist.video.codec import decode, encode_h264
-from laser_dist.video.frames import Clip
 
 MODEL = MaskingModel()
 
 
-def clip_of(luma):
+def gray_clip(luma):
     """A gray clip of [T, H, W] luma."""
-    y = np.clip(np.rint(luma), 0, 255).astype(np.uint8)
-    chroma = np.full((y.shape[0], y.shape[1] // 2, y.shape[2] // 2), 128, np.uint8)
-    times = tuple(Fraction(index) for index in range(len(y)))
-    return Clip(y, chroma, chroma, times, Fraction(1))
+    return clip_of(np.clip(np.rint(luma), 0, 255).astype(np.uint8), fps=Fraction(1))
 
 
 def flat(level=127, num_frames=3):
@@ -32,7 +28,7 @@ def error(seed=0):
 
 
 def seen(ground, model=MODEL):
-    reference, distorted = clip_of(ground), clip_of(np.rint(ground) + error())
+    reference, distorted = gray_clip(ground), gray_clip(np.rint(ground) + error())
     return visibility(reference, distorted, visibility_threshold(reference, model), model)
 
 
@@ -58,13 +54,13 @@ def test_dark_and_bright_backgrounds_mask_errors(level):
 
 
 def test_the_threshold_on_a_flat_static_mid_gray_background_is_the_base():
-    threshold = visibility_threshold(clip_of(flat(127)), MODEL)
+    threshold = visibility_threshold(gray_clip(flat(127)), MODEL)
     assert threshold.shape == (3, 48, 64)
     np.testing.assert_allclose(threshold, MODEL.base, rtol=1e-5)
 
 
 def test_a_constant_offset_there_is_that_many_thresholds():
-    reference, distorted = clip_of(flat(127)), clip_of(flat(129))
+    reference, distorted = gray_clip(flat(127)), gray_clip(flat(129))
     ratio = visibility(reference, distorted, visibility_threshold(reference, MODEL), MODEL)
     # No blur changes a constant: an error of 2 code values over a threshold of `base`.
     assert ratio == pytest.approx(2 / MODEL.base, rel=1e-4)
@@ -85,7 +81,7 @@ def test_visibility_grows_with_qp(seed):
 
 def test_a_single_frame_counts_as_static():
     np.testing.assert_allclose(
-        visibility_threshold(clip_of(flat(num_frames=1)), MODEL), MODEL.base, rtol=1e-5
+        visibility_threshold(gray_clip(flat(num_frames=1)), MODEL), MODEL.base, rtol=1e-5
     )
 
 

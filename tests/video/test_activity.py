@@ -1,11 +1,9 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from video_clips import moving_clip, random_clip
+from video_clips import clip_of, moving_clip, random_clip, with_planes
 
 from laser_dist.video.activity import spatial_information, temporal_information
 
@@ -20,7 +18,7 @@ clips = st.builds(
 
 def with_luma(luma):
     luma = np.asarray(luma, np.uint8)
-    return replace(random_clip(*luma.shape), y=luma)
+    return clip_of(luma)
 
 
 @settings(deadline=None)
@@ -67,7 +65,7 @@ def test_temporal_information_is_the_maximum_in_either_direction(clip):
     steps = np.diff(clip.y.astype(float), axis=0)
     expected = max((step.std() for step in steps), default=0)
     assert temporal_information(clip) == pytest.approx(expected)
-    reversed_clip = replace(clip, y=clip.y[::-1])
+    reversed_clip = with_planes(clip, y=clip.y[::-1])
     assert temporal_information(reversed_clip) == pytest.approx(expected)
 
 
@@ -76,4 +74,4 @@ def test_spatial_information_is_the_maximum_over_the_frames():
     flat = clip.y.copy()
     flat[:2] = 128
     last = with_luma(clip.y[2:])
-    assert spatial_information(replace(clip, y=flat)) == spatial_information(last)
+    assert spatial_information(with_planes(clip, y=flat)) == spatial_information(last)

@@ -1,13 +1,17 @@
 import io
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 from video_clips import moving_clip, random_clip
 
-from laser_dist.video.codec import decode, frame_size
+from laser_dist.video.codec import decode, encode_h264, frame_size
 from laser_dist.video.containers import VideoError
+from laser_dist.video.frames import Clip
 from laser_dist.video.images import encode_jpeg, jpeg_encoder
+from laser_dist.video.quality import measure_quality
 
 RGB = moving_clip(1, height=48, width=64).rgb(0)
 
@@ -57,11 +61,39 @@ def test_decoded_colors_agree_with_pillow(quality):
     assert np.abs(difference).mean() < 1.5
 
 
-def test_full_range_gray_becomes_limited_luma():
-    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (32, 1))
-    clip = decode(encode_jpeg(np.dstack([ramp] * 3), quality=100))
-    assert np.abs(clip.y[0] - (16 + ramp * (219 / 255))).max() <= 1.5
-    assert np.abs(clip.u - 128.0).max() <= 1
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
+def test_the_luma_of_a_jpeg_is_kept_in_its_own_domain(subsampling):
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", quality=70, subsampling=subsampling)
+    # FFmpeg's inverse DCT and libjpeg's round differently.
+    assert np.abs(decode(file.getvalue()).y[0] - pillows_luma(file.getvalue())).max() <= 1
+
+
+def pillows_luma(jpeg):
+    """Return luma as libjpeg decodes it, without a conversion to RGB."""
+    image = opened(jpeg)
+    image.draft("YCbCr", None)
+    return np.asarray(image)[..., 0].astype(int)
+
+
+def test_the_psnr_of_a_jpeg_is_that_of_its_own_luma():
+    jpegs = [encode_jpeg(RGB, quality=quality) for quality in (100, 30)]
+    expected = peak_signal_noise_ratio(*map(pillows_luma, jpegs), data_range=255)
+    reference, distorted = map(decode, jpegs)
+    rgb = {"reference_rgb": reference.rgb_frames(width=64, height=48)}
+    rgb["distorted_rgb"] = distorted.rgb_frames(width=64, height=48)
+    # In limited range, the error would be 255 / 219 times smaller: 1.3 dB more.
+    quality = measure_quality(reference, distorted, **rgb)
+    assert quality.psnr_y_db == pytest.approx(expected, abs=0.05)
+
+
+def test_a_jpeg_is_neither_measured_against_nor_encoded_as_video():
+    jpeg, video = decode(encode_jpeg(RGB, quality=90)), Clip.from_rgb(RGB[None], Fraction(1))
+    rgb = RGB[None]
+    with pytest.raises(ValueError, match="agree in"):
+        measure_quality(jpeg, video, reference_rgb=rgb, distorted_rgb=rgb)
+    with pytest.raises(ValueError, match="like a video"):
+        encode_h264(jpeg, qp=30)
 
 
 def test_a_bitmap_keeps_its_colors():

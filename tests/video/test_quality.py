@@ -7,7 +7,7 @@ from ffmpeg_scores import clip_score, frame_scores
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from video_clips import moving_clip, random_clip
+from video_clips import moving_clip, random_clip, with_planes
 
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.quality import IDENTICAL, PSNR_CAP_DB, measure_quality, psnr_rgb_db
@@ -31,7 +31,7 @@ def measured(reference, distorted):
 
 
 def with_luma(clip, luma):
-    return replace(clip, y=luma.astype(np.uint8))
+    return with_planes(clip, y=luma.astype(np.uint8))
 
 
 def test_psnr_rgb_compares_the_resized_frames(reference, distorted):
@@ -80,14 +80,17 @@ def test_ssim_of_luma_is_close_to_scikit_image(reference, distorted):
 
 def test_ssim_and_xpsnr_ignore_chroma(reference, distorted):
     gray = np.full_like(distorted.u, 128)
-    plain, other = measured(reference, distorted), measured(reference, replace(distorted, u=gray))
+    plain, other = (
+        measured(reference, distorted),
+        measured(reference, with_planes(distorted, u=gray)),
+    )
     assert (plain.ssim, plain.xpsnr_db) == (other.ssim, other.xpsnr_db)
     assert plain.psnr_rgb_db > other.psnr_rgb_db
 
 
 def flat_and_noisy():
     """Return a flat clip and one with noise: each is a very different reference for the other."""
-    flat = replace(moving_clip(5, 64, 96), y=np.full((5, 64, 96), 120, np.uint8))
+    flat = with_planes(moving_clip(5, 64, 96), y=np.full((5, 64, 96), 120, np.uint8))
     noise = np.random.default_rng(0).integers(-9, 10, flat.y.shape)
     return flat, with_luma(flat, flat.y + noise)
 
@@ -98,9 +101,9 @@ def partly_frozen():
     luma = clip.y.copy()
     luma[:3] = 16
     luma[5:] = luma[5]
-    coded = decode(encode_h264(replace(clip, y=luma), qp=34)).y.copy()
+    coded = decode(encode_h264(with_planes(clip, y=luma), qp=34)).y.copy()
     coded[:3] = 16
-    return replace(clip, y=luma), replace(clip, y=coded)
+    return with_planes(clip, y=luma), with_planes(clip, y=coded)
 
 
 def coded(clip, qp=34):
