@@ -2,6 +2,7 @@
 
     python benchmarks/build.py              # cost, speedup by two processes, memory
     python benchmarks/build.py --rates      # the constants of beam_pipelines.dataset.build_cost
+    python benchmarks/build.py --measure    # decode and measure, compared with an earlier commit
 
 Clips are 640x360, 30 frames, from the bundled photographs, encoded at five QPs. The levels are made
 up and mostly fall between these QPs, so the build re-encodes them. The bare loop does the same
@@ -12,6 +13,8 @@ compare only values of one run.
 
 import argparse
 import csv
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +33,30 @@ FRAME_SIZE = (640, 352)
 NUM_FRAMES = 30
 QPS = (22, 27, 32, 37, 42)
 POLL_S = 0.2
+BASELINE = "806e1d9"  # the last commit that copied each frame for FFmpeg
+MEASURE = """
+import json, sys, time
+from fractions import Fraction
+from pathlib import Path
+from laser_dist.video.codec import decode
+from laser_dist.video.quality import measure_quality
+
+fps, size = Fraction(30000, 1001), {"width": 640, "height": 352}
+first, second = (Path(path).read_bytes() for path in sys.argv[1:])
+reference = decode(first, fps=fps)
+reference_rgb = reference.rgb_frames(**size)
+costs = []
+for _ in range(3):
+    times = [time.process_time()]
+    clip = decode(second, fps=fps)
+    times.append(time.process_time())
+    rgb = clip.rgb_frames(**size)
+    measure_quality(reference, clip, reference_rgb=reference_rgb, distorted_rgb=rgb)
+    times.append(time.process_time())
+    costs.append([1000 * (after - before) / clip.num_frames
+                  for before, after in zip(times, times[1:])])
+print(json.dumps([min(cost) for cost in zip(*costs)]))
+"""
 
 
 @dataclass
@@ -310,6 +337,54 @@ def print_rates() -> None:
         print(f"{name:<18} base {base:.4f} s, {slope:.4f} s per million pixels")
 
 
+def compare_measuring(num_rounds: int = 3) -> None:
+    """Print the CPU time per frame of decoding and measuring, here and at `BASELINE`, by turns."""
+    import numpy as np
+
+    from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
+    from laser_dist.jnd.videoset_layout import FRAME_RATES
+    from laser_dist.simulation.camera import draw_shot, film
+    from laser_dist.video.codec import encode_h264
+    from laser_dist.video.frames import Clip
+
+    here = Path(__file__).parents[1]
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        old = Path(scratch) / "old"
+        subprocess.run(["git", "worktree", "add", "-qf", "--detach", old, BASELINE], check=True)
+        for width, height in ((640, 360), (1920, 1080)):
+            photo = load_photo(shipped_photographs()[0].path)
+            shot = draw_shot(np.random.default_rng(0), *photo.shape[1::-1], width / height)
+            frames = film(photo, shot, num_frames=10, width=width, height=height)
+            paths = [Path(scratch) / f"{height}_{qp}.264" for qp in (0, 32)]
+            for path, qp in zip(paths, (0, 32), strict=True):
+                path.write_bytes(encode_h264(Clip.from_rgb(frames, FRAME_RATES[30]), qp=qp))
+            times = [[_measured(root, paths) for root in (old, here)] for _ in range(num_rounds)]
+            decode, measure = np.median(times, axis=0).T
+            for work, (before, after) in (
+                ("measure", measure),
+                ("decode and measure", decode + measure),
+            ):
+                values = [round(float(value), 2) for value in (before, after, after / before)]
+                rows.append([f"{height}p, {work}", *values])
+        subprocess.run(["git", "worktree", "remove", "--force", old], check=True)
+    columns = ["Work per frame", f"{BASELINE} (CPU ms)", "Now (CPU ms)", "Ratio"]
+    table(f"Median of {num_rounds} rounds", columns, rows)
+
+
+def _measured(root: Path, paths: list[Path]) -> list[float]:
+    """Return CPU milliseconds per frame of decoding and of measuring with the code below `root`."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, paths)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
 def measure_costs(num_sources: int) -> None:
     """Measure cost, speedup and memory, and write the result."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -352,12 +427,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sources", type=int, default=60, help="number of clips (%(default)s)")
     parser.add_argument("--rates", action="store_true", help="fit the cost constants")
+    parser.add_argument("--measure", action="store_true", help=f"compare with {BASELINE}")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare is not None:
         bare_loop(arguments.bare)
     elif arguments.rates:
         print_rates()
+    elif arguments.measure:
+        compare_measuring()
     else:
         measure_costs(arguments.sources)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from ffmpeg_scores import printed_by, yuv4mpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -75,3 +76,16 @@ def test_spatial_information_is_the_maximum_over_the_frames():
     flat[:2] = 128
     last = with_luma(clip.y[2:])
     assert spatial_information(with_planes(clip, y=flat)) == spatial_information(last)
+
+
+@pytest.mark.parametrize(
+    "clip", [moving_clip(4, 50, 74), random_clip(3, 32, 48)], ids=["moving, odd size", "noise"]
+)
+def test_both_are_those_of_ffmpegs_filter(clip, tmp_path):
+    path = tmp_path / "clip.y4m"
+    path.write_bytes(yuv4mpeg(clip))
+    # In limited range, FFmpeg would stretch luma to full range first.
+    scores, _ = printed_by(f"movie={path},setparams=range=pc,siti")
+    for key, information in (("si", spatial_information), ("ti", temporal_information)):
+        expected = max(float(score[f"lavfi.siti.{key}"]) for score in scores)
+        assert information(clip) == pytest.approx(expected, abs=0.01)
