@@ -1,8 +1,10 @@
 import io
+import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from ffmpeg_scores import printed_by
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from video_clips import moving_clip, random_clip
@@ -85,6 +87,21 @@ def test_the_psnr_of_a_jpeg_is_that_of_its_own_luma():
     # In limited range, the error would be 255 / 219 times smaller: 1.3 dB more.
     quality = measure_quality(reference, distorted, **rgb)
     assert quality.psnr_y_db == pytest.approx(expected, abs=0.05)
+
+
+def test_jpegs_of_odd_size_have_ffmpegs_scores(tmp_path):
+    rgb = np.ascontiguousarray(moving_clip(1, 66, 90).rgb(0)[:65, :89])
+    paths = [tmp_path / "reference.jpg", tmp_path / "distorted.jpg"]
+    for path, quality in zip(paths, (100, 30), strict=True):
+        path.write_bytes(encode_jpeg(rgb, quality=quality))
+    reference, distorted = map(decode, paths)
+    sizes = [clip.rgb_frames(width=64, height=48) for clip in (reference, distorted)]
+    found = measure_quality(reference, distorted, reference_rgb=sizes[0], distorted_rgb=sizes[1])
+    # FFmpeg reads the files itself, in full range; their last row and column are left out.
+    first, second = (f"movie={path},crop=88:64:0:0" for path in paths)
+    for name, value in (("psnr", found.psnr_y_db), ("ssim", found.ssim)):
+        _, text = printed_by(f"{second}[a];{first}[b];[a][b]{name}[out0]")
+        assert value == pytest.approx(float(re.search(r"[yY]:([\d.]+)", text)[1]), abs=1e-5)
 
 
 def test_a_jpeg_is_neither_measured_against_nor_encoded_as_video():

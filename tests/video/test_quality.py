@@ -170,11 +170,6 @@ def test_noise_in_a_flat_clip_has_the_weight_of_the_published_formula():
     )
 
 
-def test_xpsnr_weighs_motion_by_the_frame_rate(reference, distorted):
-    fast = [replace(clip, fps=Fraction(60)) for clip in (reference, distorted)]
-    assert measured(*fast).xpsnr_db != measured(reference, distorted).xpsnr_db
-
-
 def test_a_clip_too_small_for_xpsnr_gets_psnr():
     # FFmpeg's filter would crash the process: 44 x 46 = 2024 pixels give blocks of side 0.
     for height, width in ((16, 16), (44, 46)):
