@@ -1,8 +1,8 @@
 """Prediction errors in levels, PSNR, bits and satisfied viewers: per source, and their means.
 
-Each source counts once: predictions are averaged over its frames before they are compared. Missing
-levels are NaN and are left out of every mean. "Above" the viewers' level means coarser than it, in
-QP and in quality factors: the difference is visible.
+Each source counts once: predictions are averaged over its frames before they are compared. Levels
+count as predicted, not rounded. Missing levels are NaN and are left out of every mean. "Above" the
+viewers' level means coarser than it, in QP and in quality factors: the difference is visible.
 """
 
 from __future__ import annotations
@@ -205,10 +205,8 @@ def score(
     constant_errors = np.where(np.isnan(errors), np.nan, np.abs(constant - true))
     psnr_errors_db = np.abs(level_psnrs(curves, predicted) - level_psnrs(curves, true))
     bits = _relative_bits(curves, predicted, true)
-    mean, constant_mean = (
-        float(mean_of_present(abs_errors)),
-        float(mean_of_present(constant_errors)),
-    )
+    mean = float(mean_of_present(abs_errors))
+    constant_mean = float(mean_of_present(constant_errors))
     return PredictorScore(
         abs_error=level_means(abs_errors),
         abs_error_interval=mean_intervals(abs_errors, group_ids),
