@@ -28,7 +28,12 @@ from laser_dist.commands import (
     train,
 )
 from laser_dist.commands.faults import USER_ERROR, Explanation, explain
-from laser_dist.commands.processes import Stopped, stop_descendants, stop_on_signals
+from laser_dist.commands.processes import (
+    Stopped,
+    kill_descendants,
+    stop_descendants,
+    stop_on_signals,
+)
 from laser_dist.errors import nearest
 from laser_dist.storage.temporary import temporary_folder
 
@@ -116,6 +121,7 @@ def run(
             sys.stdout.flush()  # here, where an error can still be reported; help is printed too
     except Stopped as stopped:
         _print_last("stopped")
+        kill_descendants()
         _exit_at_once(stopped.status)
     except BrokenPipeError:
         _give_up_stdout()

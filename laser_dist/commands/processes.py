@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ SECONDS_TO_STOP = 3.0
 SECONDS_TO_BE_KILLED = 1.0
 SECONDS_TO_CLEAN_UP = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# If Ray's node stops first, Ray exits the process that started it at once, with status 1.
+_SUSPENDED = {"gcs_server", "raylet"}
 
 
 class Stopped(KeyboardInterrupt):
@@ -37,6 +39,8 @@ class Stopped(KeyboardInterrupt):
 def stop_on_signals() -> Iterator[None]:
     """While the block runs, let SIGINT and SIGTERM stop all descendants and raise `Stopped`.
 
+    Servers of Ray are suspended instead; the caller has to kill them before it exits.
+
     Workers stop before the stack unwinds, so that none writes into a folder that is being removed.
     If the unwinding hangs (a library may wait for its workers), the process exits all the same. A
     library that replaces `Stopped` by an error of its own, such as a failed import, is overruled.
@@ -48,7 +52,7 @@ def stop_on_signals() -> Iterator[None]:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not interrupt this
         _exit_after(SECONDS_TO_STOP + SECONDS_TO_CLEAN_UP, 128 + number)
-        stop_descendants()
+        stop_descendants(suspended=_SUSPENDED)
         raise Stopped(number)
 
     before = {each: signal.signal(each, stop) for each in _SIGNALS}
@@ -73,26 +77,48 @@ def claim_signals() -> None:
         signal.signal(each, signal.getsignal(each))
 
 
-def stop_descendants(seconds: float = SECONDS_TO_STOP) -> None:
-    """Ask all processes below this one to stop; kill those that still run after some seconds."""
+def stop_descendants(
+    seconds: float = SECONDS_TO_STOP, *, suspended: Collection[str] = frozenset()
+) -> None:
+    """Ask all processes below this one to stop; kill those that still run after some seconds.
+
+    Args:
+      seconds: time for them to stop.
+      suspended: names of processes that are suspended instead.
+    """
     import psutil
 
     asked: set[psutil.Process] = set()
+    kept: set[psutil.Process] = set()
     deadline = time.monotonic() + seconds
     while True:
         # A process whose parent exits first is no descendant any more, but has been asked.
-        alive = {each for each in asked.union(_children()) if _is_alive(each)}
-        if not alive or time.monotonic() >= deadline:
-            break
+        alive = {each for each in asked.union(_children()) - kept if _is_alive(each)}
         for process in alive - asked:
             with suppress(psutil.NoSuchProcess):
-                process.terminate()
+                if process.name() in suspended:
+                    process.suspend()
+                    kept.add(process)
+                else:
+                    process.terminate()
+        alive -= kept
+        if not alive or time.monotonic() >= deadline:
+            break
         asked |= alive
         time.sleep(0.05)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=SECONDS_TO_BE_KILLED)  # a large process takes a moment
+
+
+def kill_descendants() -> None:
+    """Kill all processes below this one, which exits next, without waiting for their end."""
+    import psutil
+
+    for process in _children():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _children() -> list[psutil.Process]:
@@ -114,7 +140,7 @@ def _exit_after(seconds: float, status: int) -> None:
     """Exit this process after some seconds, whatever it is doing then."""
 
     def stop() -> None:
-        stop_descendants(0.0)
+        kill_descendants()
         remove_open_folders()
         os._exit(status)
 
