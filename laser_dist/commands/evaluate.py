@@ -1,8 +1,9 @@
-"""`laser-jnd evaluate`: prediction error on the test sources, compared with baselines."""
+"""`laser-jnd evaluate`: prediction errors on the test sources, next to those of baselines."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from laser_dist.commands.wording import (
     number_text,
     share_text,
 )
+from laser_dist.errors import UserError
 from laser_dist.jnd.scale import NUM_LEVELS
 
 if TYPE_CHECKING:
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     from laser_dist.evaluation.metrics import PredictorScore
     from laser_dist.evaluation.results import EvaluationResults
 
-HELP = "evaluate a run on held-out sources and write the report"
+HELP = "evaluate models on held-out sources and write the report"
 EXAMPLE = """\
 examples:
   laser-jnd evaluate --model runs/first --dataset runs/data
+  laser-jnd evaluate --model runs/first --model runs/second --dataset runs/data --output runs/both
+  laser-jnd evaluate --model mj-lat.keras --dataset runs/data --output runs/published
   laser-jnd evaluate --model s3://bucket/runs/first --data-dir s3://bucket/data \\
       --dataset videoset_jnd/1080p
 """
@@ -35,49 +39,61 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--model", required=True, metavar="RUN", help="path or URL of a finished run"
+        "--model",
+        required=True,
+        action="append",
+        metavar="PATH_OR_URL",
+        help="folder or URL of a finished run, or a model file (.keras); repeat it to compare "
+        "several models",
     )
-    add_dataset(parser, "dataset that the run was trained on", required=True)
+    add_dataset(parser, "dataset with levels of the same scale", required=True)
     parser.add_argument(
         "--output",
         metavar="PATH_OR_URL",
-        help="where to write the results and the report (default: the run)",
+        help="where to write the results and the report (default: the run, if there is only one)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluate the run and print the tables."""
+    """Evaluate the models and print the tables."""
     from laser_dist.storage import check_writable, is_url
     from laser_dist.training.runs import load_run
 
     # Check first, before anything large is imported or downloaded.
-    if not is_url(arguments.model):
-        load_run(Path(arguments.model))
+    models: list[str] = list(dict.fromkeys(arguments.model))
+    for model in models:
+        if not is_url(model) and not Path(model).is_file():
+            load_run(Path(model))
     dataset = find_dataset(arguments.dataset, arguments.data_dir)
-    output = arguments.output or arguments.model
+    if arguments.output is None and (len(models) > 1 or Path(models[0]).is_file()):
+        raise UserError(
+            "Several models, or a model file, have no folder for the results.",
+            hint="Name one with --output.",
+        )
+    output = arguments.output or models[0]
     check_writable(output)
-    evaluate_run(Terminal(), dataset, arguments.model, output)
+    evaluate_models(Terminal(), dataset, models, output)
 
 
-def evaluate_run(terminal: Terminal, dataset: str, run: str, output: str) -> None:
-    """Evaluate a run, write the results and the report, and print the tables.
+def evaluate_models(terminal: Terminal, dataset: str, models: Sequence[str], output: str) -> None:
+    """Evaluate models, write the results and the report, and print the tables.
 
     Args:
       terminal: terminal for the tables and the progress.
       dataset: location of the prepared dataset, path or URL.
-      run: location of the run, path or URL.
+      models: locations of the runs, paths or URLs, or paths of model files.
       output: location for the results and the report, path or URL.
     """
     from laser_dist.storage import join
     from laser_dist.storage.local_copies import local_dataset, local_run, naming_locations
 
-    with terminal.progress() as show, naming_locations(run, dataset):
-        run_dir = local_run(run, show)
+    with terminal.progress() as show, naming_locations(*models, dataset):
+        paths = {model: local_run(model, show) for model in models}
         dataset_dir = local_dataset(dataset, ("test",), show)
         show("Predicting the test sources")
         from laser_dist.evaluation.evaluate import REPORT, RESULTS, evaluate
 
-        results = evaluate(dataset_dir, run_dir, output, run=run)
+        results = evaluate(dataset_dir, paths, output)
     print_results(terminal, results)
     terminal.pairs([("results", join(output, RESULTS)), ("report", join(output, REPORT))])
 
@@ -96,7 +112,14 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     sections = error_sections(list(scores.values()), scale.name)
     terminal.table(header, wrap_intervals(terminal.width, header, sections))
     terminal.say()
+    if results.provenance.run.startswith(f"{results.model}: "):
+        terminal.say(f"  Models: {results.provenance.run}.")
+    for note in results.provenance.notes:
+        terminal.say(f"  {note}")
     terminal.say("  Lower is better.\n  ratio: mean error divided by the constant baseline's.")
+    terminal.say(
+        f"  difference: mean error of {results.model} minus this column's, paired by clip."
+    )
     terminal.say(f"  ±: interval for {COVERAGE:.0%} of the clips (share that is in it).")
     noise = ", ".join(number_text(value) for value in results.label_noise)
     terminal.say(f"  Label noise, from resampling the viewers: {noise}.")
@@ -146,7 +169,19 @@ def error_sections(scores: Sequence[PredictorScore], scale: str) -> list[list[li
         [["|ΔPSNR|", *no_values], *psnr_rows],
         [[f"± {scale}", *no_values], *interval_rows],
         [["ratio", *ratios]],
+        *_difference_rows(scores),
     ]
+
+
+def _difference_rows(scores: Sequence[PredictorScore]) -> list[list[list[str]]]:
+    """Return the section of paired differences of the first column; none if it has none."""
+    texts = [
+        f"{each.mean:+.2f} ({each.interval[0]:+.2f} to {each.interval[1]:+.2f})"
+        if all(map(math.isfinite, (each.mean, *each.interval)))
+        else NO_VALUE
+        for each in scores[0].differences.values()
+    ]
+    return [[["difference", NO_VALUE, *texts]]] if texts else []
 
 
 def coverage_text(score: PredictorScore, index: int) -> str:

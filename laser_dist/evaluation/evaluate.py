@@ -1,8 +1,9 @@
-"""Evaluate a finished run on the test sources of its dataset."""
+"""Evaluate trained models on the test sources of a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,47 +46,64 @@ REPORT, PREDICTIONS, RESULTS = "report/index.html", "predictions.csv", "results.
 
 
 def evaluate(
-    dataset_dir: Path, run_dir: Path, output: str | Path, *, run: str = ""
+    dataset_dir: Path, models: Mapping[str, Path], output: str | Path
 ) -> EvaluationResults:
-    """Evaluate a run and write `results.json`, `predictions.csv` and `report/index.html`.
+    """Evaluate models and write `results.json`, `predictions.csv` and `report/index.html`.
 
     Args:
       dataset_dir: folder of one version of a built dataset.
-      run_dir: folder of a finished run.
+      models: name as the user gave it to the folder of a finished run, or to a `.keras` file. The
+        report shows the first one; the tables compare all.
       output: path or URL of a folder, created if missing; each file of an earlier evaluation is
         replaced atomically.
-      run: name of the run in the results (default: its folder).
 
     Raises:
-      UserError: a folder is not what it should be, the run was trained on another dataset or on
-        test sources, or the bucket cannot be written.
+      UserError: a folder is not what it should be, a model predicts levels of another scale or was
+        trained on test sources, or the bucket cannot be written.
       OSError: the disk cannot be written.
     """
     dataset = TfdsDataset(dataset_dir)
-    trained = load_trained_run(run_dir)
-    trained = replace(trained, path=run or trained.path)
-    provenance = collect_provenance(trained.path, trained.settings)
-    return evaluate_on(dataset, trained, output, provenance)
+    runs = named([replace(load_trained_run(path), path=name) for name, path in models.items()])
+    notes = tuple(note for run in runs for note in notes_on(dataset, run))
+    provenance = collect_provenance(runs[0].path, runs[0].settings, notes)
+    if len(runs) > 1:
+        run = ", ".join(f"{run.name}: {run.path}" for run in runs)
+        settings = {run.name: run.settings for run in runs}
+        provenance = replace(provenance, run=run, settings=settings)
+    return evaluate_on(dataset, runs, output, provenance)
+
+
+def named(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
+    """Return the models with distinct names: `mj-lat#1`, `mj-lat#2` for two of one variant."""
+    counts, seen = Counter(run.name for run in runs), Counter[str]()
+    found: list[TrainedRun] = []
+    for run in runs:
+        seen[run.name] += 1
+        is_only = counts[run.name] == 1
+        found.append(run if is_only else replace(run, name=f"{run.name}#{seen[run.name]}"))
+    return found
 
 
 def evaluate_on(
     dataset: LabeledDataset,
-    run: TrainedRun,
+    runs: Sequence[TrainedRun],
     output: str | Path,
     provenance: Provenance = UNKNOWN,
 ) -> EvaluationResults:
-    """Evaluate a loaded run on a loaded dataset; see `evaluate`."""
-    test = dataset.sources(TEST_SPLIT)
-    check_comparable(dataset, run, test)
-    train = _training_sources(dataset, run)
+    """Evaluate loaded models of distinct names on a loaded dataset; see `evaluate`."""
+    run, test = runs[0], dataset.sources(TEST_SPLIT)
+    for each in runs:
+        check_comparable(dataset, each, test)
+    levels = _common_levels(runs)
+    train = _training_sources(dataset, levels)
     ids = (*train.source_ids, *test.source_ids)
     curves = read_quality_curves(dataset.quality_path, ids, dataset.info.scale)
     results = assess(
         test,
         curves,
-        all_predictions(dataset, run, train, test, curves),
+        all_predictions(dataset, runs, train, test, curves),
         dataset=dataset.info,
-        levels=run.levels,
+        levels=levels,
         provenance=provenance,
     )
     chosen = choose_examples(mean_of_present(results.network.abs_errors, axis=1))
@@ -102,55 +120,62 @@ def evaluate_on(
 
 def all_predictions(
     dataset: LabeledDataset,
-    run: TrainedRun,
+    runs: Sequence[TrainedRun],
     train: SourceTable,
     test: SourceTable,
     curves: Mapping[str, QualityCurve],
 ) -> Predictions:
-    """Predict the test sources by the network and by the baselines.
+    """Predict the test sources by the networks and by the baselines.
 
     Args:
       dataset: labeled dataset.
-      run: loaded run.
+      runs: loaded models.
       train: training sources, which the baselines are fitted on.
       test: N test sources.
       curves: source id to its quality curve, of all these sources.
     """
     scale = dataset.info.scale
-    levels, spreads = network_predictions(dataset, run, test.source_ids)
+    found = {run.name: network_predictions(dataset, run, test.source_ids) for run in runs}
+    levels, spreads = found[runs[0].name]
+    widths = {CONSTANT: constant_half_widths(train)}
+    for run in runs:
+        if run.half_widths is not None:
+            widths[run.name] = np.full(NUM_LEVELS, np.nan)
+            widths[run.name][[level - 1 for level in run.levels]] = run.half_widths
     sur: dict[str, np.ndarray] = {}
     if spreads is not None:
-        sur[run.variant] = network_sur(levels, spreads, scale)
+        sur[runs[0].name] = network_sur(levels, spreads, scale)
         sur[CONSTANT] = constant_sur(train, len(test.source_ids), scale)
-    widths = {CONSTANT: constant_half_widths(train)}
-    if run.half_widths is not None:
-        widths[run.variant] = np.full(NUM_LEVELS, np.nan)
-        widths[run.variant][[level - 1 for level in run.levels]] = run.half_widths
     return Predictions(
-        levels={run.variant: levels, **baseline_predictions(train, test, curves, scale)},
+        levels={
+            **{name: each for name, (each, _) in found.items()},
+            **baseline_predictions(train, test, curves, scale),
+        },
         spreads=spreads,
         sur=sur,
-        half_widths={name: np.tile(each, (len(levels), 1)) for name, each in widths.items()},
+        half_widths={
+            name: np.tile(each, (len(test.source_ids), 1)) for name, each in widths.items()
+        },
     )
 
 
 def check_comparable(dataset: LabeledDataset, run: TrainedRun, test: SourceTable) -> None:
-    """Check that an evaluation of the run on the dataset is meaningful.
+    """Check that an evaluation of the model on the dataset is meaningful.
 
     Raises:
-      UserError: the dataset has no test sources or is not the run's, or the run has seen one of
-        the test sources.
+      UserError: the dataset has no test sources or another scale than the model, or the model has
+        seen one of the test sources, by their ids.
     """
     name = dataset.info.full_name
     if not test.source_ids:
         raise UserError(
             f"Dataset {name} has no test sources.", hint="Build a dataset with more sources."
         )
-    if run.fingerprint != dataset.info.fingerprint:
+    if run.scale != dataset.info.scale.name:
         raise UserError(
-            f"{run.path} was trained on another dataset: its fingerprint is {run.fingerprint},"
-            f" that of {name} is {dataset.info.fingerprint}.",
-            hint="Name the dataset that the run was trained on, or train on this one.",
+            f"{run.path} predicts levels in {run.scale}, but {name} has levels in"
+            f" {dataset.info.scale.name}.",
+            hint=f"Name a dataset with levels in {run.scale}, or another model.",
         )
     splits = dataset.info.splits
     seen = run.trained_on.union(*(ids for split, ids in splits.items() if split != TEST_SPLIT))
@@ -162,15 +187,46 @@ def check_comparable(dataset: LabeledDataset, run: TrainedRun, test: SourceTable
         )
 
 
-def _training_sources(dataset: LabeledDataset, run: TrainedRun) -> SourceTable:
+def notes_on(dataset: LabeledDataset, run: TrainedRun) -> list[str]:
+    """Return what a reader must know of a model that was not trained on this dataset."""
+    name = dataset.info.full_name
+    if not run.fingerprint:
+        return [
+            f"{run.name} is a model file, which does not record its training sources: it may have"
+            f" been trained on test sources of {name}."
+        ]
+    if run.fingerprint != dataset.info.fingerprint:
+        return [
+            f"{run.name} was trained on {run.dataset} (fingerprint {run.fingerprint}), not on this"
+            f" dataset. It predicts from frames scaled to {run.width}x{run.height}."
+        ]
+    return []
+
+
+def _common_levels(runs: Sequence[TrainedRun]) -> tuple[int, ...]:
+    """Return the levels that all models predict, ascending.
+
+    Raises:
+      UserError: there is none.
+    """
+    levels = set(runs[0].levels).intersection(*(run.levels for run in runs))
+    if not levels:
+        names = ", ".join(run.path for run in runs)
+        raise UserError(
+            f"{names} have no JND level in common.", hint="Name models that predict the same level."
+        )
+    return tuple(sorted(levels))
+
+
+def _training_sources(dataset: LabeledDataset, levels: tuple[int, ...]) -> SourceTable:
     """Return the sources for fitting the baselines.
 
     Raises:
-      UserError: no training source has one of the run's levels.
+      UserError: no training source has one of these levels.
     """
     train = dataset.sources(TRAIN_SPLIT)
     has_level = np.any(np.isfinite(train.levels), axis=0)
-    if missing := [f"JND{level}" for level in run.levels if not has_level[level - 1]]:
+    if missing := [f"JND{level}" for level in levels if not has_level[level - 1]]:
         raise UserError(
             f"No training source of {dataset.info.full_name} has {' or '.join(missing)}, so the"
             " baselines cannot be fitted.",

@@ -21,17 +21,20 @@ class Provenance:
     """How results were made.
 
     Attributes:
-      run: path or URL of the run, as the user named it.
+      run: path or URL of the run, as the user named it; of several, name and location of each.
+      notes: what a reader must know of the models: sentences, such as that one was trained on
+        another dataset.
       command: command line.
       commit: Git commit of the source tree, with "-dirty" if it had changes; empty for an
         installed package.
-      settings: resolved settings of the training.
+      settings: resolved settings of the training; of several models, by name.
       packages: package name to version.
       hardware: processor, cores and GPUs.
       date: UTC, ISO 8601, to the second.
     """
 
     run: str = ""
+    notes: tuple[str, ...] = ()
     command: str = ""
     commit: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -43,15 +46,13 @@ class Provenance:
 UNKNOWN = Provenance()
 
 
-def collect_provenance(run: str, settings: Mapping[str, Any]) -> Provenance:
-    """Return the provenance of results of this process.
-
-    Args:
-      run: path or URL of the run, as the user named it.
-      settings: resolved settings of the training.
-    """
+def collect_provenance(
+    run: str, settings: Mapping[str, Any], notes: tuple[str, ...] = ()
+) -> Provenance:
+    """Return the provenance of results of this process; see `Provenance` for the arguments."""
     return Provenance(
         run=run,
+        notes=notes,
         command=" ".join(["laser-jnd", *sys.argv[1:]]),
         commit=_commit(),
         settings=settings,

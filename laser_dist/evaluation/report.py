@@ -64,7 +64,7 @@ def render(
         distribution=_markup(plots.error_distribution(results)),
         learning=_markup(plots.learning_curves(curves)),
         examples=examples,
-        end_to_end=variant_named(results.model).end_to_end,
+        end_to_end=variant_named(results.model.partition("#")[0]).end_to_end,
         sur=sur,
         sur_curves=_markup(plots.sur_curves(results)),
         provenance=_provenance(results),

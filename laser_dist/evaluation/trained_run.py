@@ -1,13 +1,13 @@
-"""A finished run as the evaluation uses it: predict functions, run metadata, learning curves.
+"""A trained model as the evaluation uses it: predict functions, metadata, learning curves.
 
-Keras is imported only to load a run.
+Keras is imported only to load a model.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FramesToLevels = Callable[[np.ndarray], np.ndarray]
 FramesToFrames = Callable[[np.ndarray], np.ndarray]
+_RECORDED = {"name", "version", "fingerprint", "splits"}
 _LOG_COLUMNS = ("stage", "epoch", "metric", "value")
 
 
@@ -47,13 +48,15 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedRun:
-    """A finished run.
+    """A finished run, or a model file, of which only the predictor is known.
 
     Attributes:
       path: as the user named it.
-      variant: its predictor's name in the results, for example `mj-lat`.
-      fingerprint: fingerprint of the dataset it was trained on.
-      trained_on: ids of its training and validation sources.
+      name: its predictor's name in the results: the variant, for example `mj-lat`.
+      scale: name of the levels' scale.
+      dataset: name and version of the dataset it was trained on; empty for a model file.
+      fingerprint: fingerprint of that dataset; empty for a model file.
+      trained_on: ids of its training and validation sources; empty for a model file.
       width: input width of its models, pixels.
       height: input height of its models, pixels.
       predict: uint8 [B, H, W, 3] raw frames to levels [B, L], or to levels and spreads [B, L, 2].
@@ -67,12 +70,14 @@ class TrainedRun:
     """
 
     path: str
-    variant: str
-    fingerprint: str
-    trained_on: frozenset[str]
+    name: str
     width: int
     height: int
     predict: FramesToLevels
+    scale: str = "QP"
+    dataset: str = ""
+    fingerprint: str = ""
+    trained_on: frozenset[str] = frozenset()
     levels: tuple[int, ...] = (1, 2, 3)
     spread: bool = False
     half_widths: tuple[float, ...] | None = None
@@ -81,34 +86,45 @@ class TrainedRun:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_trained_run(run_dir: Path) -> TrainedRun:
-    """Load a finished run: its models, its metadata and its learning curves.
+def load_trained_run(path: Path) -> TrainedRun:
+    """Load a finished run, with its metadata and learning curves, or a model file.
+
+    Args:
+      path: folder of the run, or a `.keras` file.
 
     Raises:
       UserError: a model is missing or unreadable, or the configuration or a log is incomplete.
     """
     from laser_dist.prediction.predict import load_predictor, predict_frames
 
-    config = load_run(run_dir).config
-    dataset = dataset_record(config, run_dir)
-    predictor = load_predictor(run_dir)
-    return TrainedRun(
-        path=str(run_dir),
-        variant=config["variant"],
+    config = {} if path.is_file() else load_run(path).config
+    dataset = dataset_record(config, path) if config else {}
+    predictor = load_predictor(path)
+    spec = predictor.spec
+    model = TrainedRun(
+        path=str(path),
+        name=spec.variant,
+        width=predictor.width,
+        height=predictor.height,
+        predict=partial(predict_frames, predictor),
+        scale=spec.scale,
+        levels=spec.levels,
+        spread=spec.spread,
+        half_widths=spec.half_widths,
+    )
+    if not config:
+        return model
+    return replace(
+        model,
+        dataset=f"{dataset['name']} {dataset['version']}",
         fingerprint=dataset["fingerprint"],
         trained_on=frozenset(
             source_id
             for split in ("train", "validation")
             for source_id in dataset["splits"].get(split, ())
         ),
-        width=predictor.width,
-        height=predictor.height,
-        predict=partial(predict_frames, predictor),
-        levels=predictor.spec.levels,
-        spread=predictor.spec.spread,
-        half_widths=predictor.spec.half_widths,
-        backbones=load_backbones(run_dir, predictor.spec),
-        curves=read_curves(run_dir / "logs" / "metrics"),
+        backbones=load_backbones(path, spec),
+        curves=read_curves(path / "logs" / "metrics"),
         settings=config["training"],
     )
 
@@ -124,7 +140,7 @@ def dataset_record(config: Mapping[str, Any], run_dir: Path) -> Mapping[str, Any
       UserError: the fingerprint or the splits are missing.
     """
     dataset = config.get("dataset")
-    if not isinstance(dataset, Mapping) or not {"fingerprint", "splits"} <= dataset.keys():
+    if not isinstance(dataset, Mapping) or not _RECORDED <= dataset.keys():
         raise UserError(
             f"{run_dir / 'config.json'} does not record the fingerprint and the splits of the"
             " training dataset.",

@@ -78,6 +78,11 @@ CASES = [
     ("predict good.264 --model run_incomplete", "run_incomplete/config.json", ""),
     ("evaluate --dataset data --model run_bad_json", "run_bad_json/config.json", ""),
     (
+        "evaluate --dataset data --model nan.keras",
+        "Several models, or a model file, have no folder for the results.",
+        "Name one with --output.",
+    ),
+    (
         "train lat --preset tiny --dataset data --output run_bad_json",
         "run_bad_json/config.json",
         "",

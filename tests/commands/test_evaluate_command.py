@@ -11,6 +11,7 @@ from laser_dist.evaluation.metrics import (
     MARGINS,
     OVERSHOOT,
     WITHIN,
+    Difference,
     MarginCurve,
     PredictionInterval,
     PredictorScore,
@@ -49,9 +50,8 @@ SCORES = dict.fromkeys(("mj-lat", "constant", "si-ti-ridge", "si-ti-trees"), SCO
 
 def test_sections_show_errors_psnr_and_ratio():
     interval = PredictionInterval(0.9, (3.125, 4.0, 5.0), (0.912, 0.9, 1.0))
-    levels, psnr, intervals, ratio = evaluate.error_sections(
-        [replace(SCORE, prediction_interval=interval)], "QP"
-    )
+    one = replace(SCORE, prediction_interval=interval, differences={})
+    levels, psnr, intervals, ratio = evaluate.error_sections([one], "QP")
     assert levels == [
         ["|ΔQP|", ""],
         ["JND1", "2.50 (2.00–3.00)"],
@@ -62,6 +62,14 @@ def test_sections_show_errors_psnr_and_ratio():
     assert psnr[1] == ["JND1", "1.50 dB"]
     assert intervals[:2] == [["± QP", ""], ["JND1", "3.12 (91.2%)"]]
     assert ratio == [["ratio", "0.75 (0.70–0.80)"]]
+
+
+def test_the_difference_from_each_other_column_is_paired():
+    nan = float("nan")
+    differences = {"a": Difference(-0.254, (-0.5, 0.0)), "b": Difference(1.0, (nan, nan))}
+    scores = [replace(SCORE, differences=differences), SCORE, SCORE]
+    *_, section = evaluate.error_sections(scores, "QP")
+    assert section == [["difference", "–", "-0.25 (-0.50 to +0.00)", "–"]]
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(60, 2), (80, 2), (120, 1)])

@@ -24,7 +24,7 @@ from evaluation_fakes import (
 )
 
 from laser_dist.errors import UserError
-from laser_dist.evaluation.evaluate import evaluate_on
+from laser_dist.evaluation.evaluate import evaluate_on, named, notes_on
 from laser_dist.evaluation.results import Predictions, to_json
 from laser_dist.evaluation.trained_run import TrainedRun
 from laser_dist.jnd.scale import QF
@@ -83,7 +83,8 @@ class MemoryDataset:
 def make_run(**changes):
     run = TrainedRun(
         path="runs/demo/run",
-        variant=MODEL,
+        name=MODEL,
+        dataset="videoset_jnd/synthetic 1.0.0",
         fingerprint=make_info().fingerprint,
         trained_on=frozenset(),
         width=32,
@@ -95,13 +96,13 @@ def make_run(**changes):
 
 
 def test_predictions_are_averaged_over_frames_before_the_comparison(tmp_path):
-    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out")
+    results = evaluate_on(MemoryDataset(tmp_path), [make_run()], tmp_path / "out")
     assert results.predictors[MODEL].score.abs_error == (0, 0, 0)
     assert results.predictors[MODEL].score.abs_psnr_error_db == (0, 0, 0)
 
 
 def test_results_predictions_and_report_are_written(tmp_path):
-    results = evaluate_on(MemoryDataset(tmp_path), make_run(), tmp_path / "out")
+    results = evaluate_on(MemoryDataset(tmp_path), [make_run()], tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["simulated"] is True
     assert (document["format"], document["dataset"]) == (2, "videoset_jnd")
@@ -126,8 +127,8 @@ def test_results_predictions_and_report_are_written(tmp_path):
 
 def test_results_in_a_bucket_equal_those_on_a_disk(tmp_path, s3):
     dataset = MemoryDataset(tmp_path)
-    evaluate_on(dataset, make_run(), tmp_path / "out")
-    evaluate_on(dataset, make_run(), s3.url("runs/first"))
+    evaluate_on(dataset, [make_run()], tmp_path / "out")
+    evaluate_on(dataset, [make_run()], s3.url("runs/first"))
     names = ("report/index.html", "predictions.csv", "results.json")
     assert s3.files("runs/first") == {
         name: (tmp_path / "out" / name).read_bytes() for name in names
@@ -138,7 +139,7 @@ def test_missing_levels_are_empty_cells_and_ignored(tmp_path):
     # Source 1 has no third level; no source has a second.
     gaps = [(1, 2), *((row, 1) for row in range(9))]
     dataset = MemoryDataset(tmp_path, gaps=gaps, scale=QF)
-    results = evaluate_on(dataset, make_run(), tmp_path / "out")
+    results = evaluate_on(dataset, [make_run(scale="QF")], tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["scale"] == "QF"
     assert document["predictors"][MODEL]["abs_error"] == [0, None, 0]
@@ -170,7 +171,7 @@ def test_missing_levels_are_empty_cells_and_ignored(tmp_path):
 def test_a_level_without_training_sources_is_a_user_error(tmp_path):
     dataset = MemoryDataset(tmp_path, train_gaps=[(row, 2) for row in range(30)])
     with pytest.raises(UserError, match="No training source of .* has JND3"):
-        evaluate_on(dataset, make_run(), tmp_path / "out")
+        evaluate_on(dataset, [make_run()], tmp_path / "out")
 
 
 def read_rows(folder):
@@ -185,7 +186,7 @@ def page_text(folder):
 def single_run(variant, levels, **changes):
     columns = [level - 1 for level in levels]
     return make_run(
-        variant=variant,
+        name=variant,
         levels=levels,
         predict=lambda raw: raw[:, 0, 0, columns].astype(np.float32) + 2,
         backbones=dict.fromkeys(levels, lambda raw: raw),
@@ -200,7 +201,7 @@ def test_all_predictors_are_compared_only_on_the_levels_of_the_run(tmp_path, var
     # Training sources need not have the levels that are not predicted.
     gaps = [(row, level) for row in range(30) for level in range(3) if level + 1 not in levels]
     dataset = MemoryDataset(tmp_path, train_gaps=gaps)
-    results = evaluate_on(dataset, single_run(variant, levels), tmp_path / "out")
+    results = evaluate_on(dataset, [single_run(variant, levels)], tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["levels"] == list(levels)
     present = np.isin([1, 2, 3], levels)
@@ -229,7 +230,7 @@ def test_all_predictors_are_compared_only_on_the_levels_of_the_run(tmp_path, var
 
 def test_the_intervals_of_the_model_are_next_to_those_of_the_constant(tmp_path):
     run = make_run(levels=(1, 3), predict=lambda raw: raw[:, 0, 0, [0, 2]] + 2.0)
-    evaluate_on(MemoryDataset(tmp_path), replace(run, half_widths=(2.5, 1.5)), tmp_path / "out")
+    evaluate_on(MemoryDataset(tmp_path), [replace(run, half_widths=(2.5, 1.5))], tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     own, constant = (
         document["predictors"][name]["prediction_interval"] for name in (MODEL, "constant")
@@ -242,7 +243,7 @@ def test_the_intervals_of_the_model_are_next_to_those_of_the_constant(tmp_path):
 
 @pytest.mark.parametrize("backbones", [{}, {3: lambda raw: raw}])
 def test_the_report_shows_the_backbones_that_were_kept(tmp_path, backbones):
-    evaluate_on(MemoryDataset(tmp_path), make_run(backbones=backbones), tmp_path / "out")
+    evaluate_on(MemoryDataset(tmp_path), [make_run(backbones=backbones)], tmp_path / "out")
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     # Three clips: raw, encoded at three levels, and from the backbones.
     assert page.count('<img src="') == 3 * (1 + 3 + len(backbones))
@@ -252,7 +253,7 @@ def test_the_report_shows_the_backbones_that_were_kept(tmp_path, backbones):
 
 def test_a_report_is_written_even_if_no_test_source_has_the_level(tmp_path):
     dataset = MemoryDataset(tmp_path, gaps=[(row, 1) for row in range(9)])
-    evaluate_on(dataset, single_run("lat", (2,)), tmp_path / "out")
+    evaluate_on(dataset, [single_run("lat", (2,))], tmp_path / "out")
     assert not re.search(r"\bnan\b", page_text(tmp_path / "out"), re.IGNORECASE)
 
 
@@ -268,7 +269,7 @@ def spread_run(spread, levels=(1, 2, 3)):
 
 def test_spreads_are_compared_with_the_viewers_samples(tmp_path):
     dataset = MemoryDataset(tmp_path, viewers=True, gaps=[(1, 2)])
-    results = evaluate_on(dataset, spread_run(VIEWERS_SPREAD), tmp_path / "out")
+    results = evaluate_on(dataset, [spread_run(VIEWERS_SPREAD)], tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(document["sur"]) == [MODEL, "constant"]
     own, constant = document["sur"][MODEL], document["sur"]["constant"]
@@ -291,7 +292,7 @@ def test_spreads_are_compared_with_the_viewers_samples(tmp_path):
 
 def test_spreads_of_a_single_level_leave_the_others_empty(tmp_path):
     dataset = MemoryDataset(tmp_path, viewers=True)
-    evaluate_on(dataset, spread_run(VIEWERS_SPREAD, (2,)), tmp_path / "out")
+    evaluate_on(dataset, [spread_run(VIEWERS_SPREAD, (2,))], tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     for one in document["sur"].values():
         assert [value is None for value in one["wasserstein"]] == [True, False, True]
@@ -301,7 +302,7 @@ def test_spreads_of_a_single_level_leave_the_others_empty(tmp_path):
 
 
 def test_sur_curves_are_not_evaluated_without_samples(tmp_path):
-    evaluate_on(MemoryDataset(tmp_path), spread_run(2.0), tmp_path / "out")
+    evaluate_on(MemoryDataset(tmp_path), [spread_run(2.0)], tmp_path / "out")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["sur"][MODEL]["wasserstein"] == [None] * 3
     assert "atisfied-user ratio" not in page_text(tmp_path / "out")
@@ -315,15 +316,51 @@ def test_frames_are_scaled_to_the_input_size_of_the_model(tmp_path):
         return np.zeros((len(raw), 3), np.float32)
 
     run = make_run(width=16, height=8, predict=predict)
-    evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
+    evaluate_on(MemoryDataset(tmp_path), [run], tmp_path / "out")
     assert set(seen) == {(8, 16, 3)}
 
 
-def test_a_run_on_another_dataset_is_a_user_error(tmp_path):
-    dataset = MemoryDataset(tmp_path, fingerprint="another")
-    with pytest.raises(UserError, match="that of .* is another"):
-        evaluate_on(dataset, make_run(), tmp_path / "out")
+def test_models_of_one_variant_are_compared_by_pairs(tmp_path):
+    # Errors of 0 and of 2 QP on every clip: each difference is 2, without any variation.
+    worse = make_run(
+        path="runs/second", predict=lambda raw: raw[:, 0, 0] + 2.0, half_widths=(1, 2, 3)
+    )
+    runs = named([make_run(), worse, single_run("lat", (1, 3))])
+    results = evaluate_on(MemoryDataset(tmp_path), runs, tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(document["predictors"])[:4] == ["mj-lat#1", "mj-lat#2", "lat", "constant"]
+    assert document["levels"] == [1, 3]  # those that all models predict
+    second = document["predictors"]["mj-lat#2"]
+    assert second["abs_error"] == [2, None, 2]
+    assert second["differences"]["mj-lat#1"] == {"mean": 2, "interval": [2, 2]}
+    assert second["prediction_interval"]["half_width"] == [1, None, 3]
+    assert document["predictors"]["mj-lat#1"]["differences"]["lat"]["mean"] == -2
+    assert results.model == "mj-lat#1"
+    assert {"mj-lat#1", "mj-lat#2", "lat"} <= set(read_rows(tmp_path / "out")[0])
+
+
+def test_models_without_a_common_level_are_a_user_error(tmp_path):
+    runs = [single_run("lat", (2,)), single_run("rec", (1, 3))]
+    with pytest.raises(UserError, match="have no JND level in common"):
+        evaluate_on(MemoryDataset(tmp_path), runs, tmp_path / "out")
+
+
+def test_a_model_of_another_scale_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"predicts levels in QP, but .* has levels in QF\."):
+        evaluate_on(MemoryDataset(tmp_path, scale=QF), [make_run()], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_another_dataset_or_an_unknown_one_is_stated(tmp_path):
+    dataset = MemoryDataset(tmp_path, fingerprint="another", config="1080p")
+    other = evaluate_on(dataset, [make_run()], tmp_path / "out")
+    assert other.predictors[MODEL].score.mean_abs_error == 0
+    (note,) = notes_on(dataset, make_run())
+    assert note.startswith("mj-lat was trained on videoset_jnd/synthetic 1.0.0 (fingerprint")
+    assert "32x16" in note
+    (note,) = notes_on(dataset, make_run(fingerprint="", dataset=""))
+    assert "may have been trained on test sources of videoset_jnd/1080p" in note
+    assert notes_on(dataset, make_run(fingerprint="another")) == []
 
 
 def test_a_run_trained_on_a_test_source_is_a_user_error(tmp_path):
@@ -331,19 +368,19 @@ def test_a_run_trained_on_a_test_source_is_a_user_error(tmp_path):
     with pytest.raises(
         UserError, match="trained on 1 of the test sources, for example videoSRC103"
     ):
-        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
+        evaluate_on(MemoryDataset(tmp_path), [run], tmp_path / "out")
 
 
 def test_a_source_in_two_splits_is_a_user_error(tmp_path):
     splits = {"train": ("videoSRC101",), "test": ("videoSRC101",)}
     with pytest.raises(UserError, match="for example videoSRC101"):
-        evaluate_on(MemoryDataset(tmp_path, splits=splits), make_run(), tmp_path / "out")
+        evaluate_on(MemoryDataset(tmp_path, splits=splits), [make_run()], tmp_path / "out")
 
 
 def test_a_model_that_predicts_nan_is_not_scored(tmp_path):
     run = make_run(predict=lambda raw: np.full((len(raw), 3), np.nan))
     with pytest.raises(ValueError, match="27 are not finite"):
-        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
+        evaluate_on(MemoryDataset(tmp_path), [run], tmp_path / "out")
 
 
 def test_a_model_of_nan_weights_is_a_user_error(tmp_path):
@@ -353,7 +390,7 @@ def test_a_model_of_nan_weights_is_a_user_error(tmp_path):
     predictor = from_model(keras.Model(frames, PredictorSpecLayer(level)(nan)), origin="a.keras")
     run = make_run(predict=partial(predict_frames, predictor), width=64, height=36)
     with pytest.raises(UserError, match=r"a\.keras predicts numbers that are not finite\."):
-        evaluate_on(MemoryDataset(tmp_path), run, tmp_path / "out")
+        evaluate_on(MemoryDataset(tmp_path), [run], tmp_path / "out")
 
 
 def test_predictions_of_folds_are_joined_for_each_predictor():

@@ -126,7 +126,10 @@ def make_run(folder, variant, levels):
     )
     build_predictor(autoencoders, heads, predictor_spec).save(folder / "models" / "predictor.keras")
     splits = {"train": ["a"], "validation": ["b"], "test": ["c"]}
-    dataset = {"fingerprint": "abc", "scale": "QP", "simulated": True, "splits": splits}
+    name = {"name": "videoset_jnd/synthetic", "version": "1.0.0"}
+    dataset = name | {
+        "fingerprint": "abc", "scale": "QP", "simulated": True, "splits": splits,
+    }  # fmt: skip
     config = {"variant": variant.name, "training": {}, "dataset": dataset}
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -139,7 +142,7 @@ def make_run(folder, variant, levels):
 def test_a_run_is_loaded_with_its_models_and_metadata(tmp_path, variant, levels):
     make_run(tmp_path, variant, levels)
     run = load_trained_run(tmp_path)
-    assert (run.variant, run.levels, run.spread) == (variant.name, levels, True)
+    assert (run.name, run.levels, run.spread) == (variant.name, levels, True)
     assert (run.width, run.height, run.fingerprint) == (32, 16, "abc")
     assert run.trained_on == {"a", "b"}
     assert run.curves == ()
@@ -150,6 +153,10 @@ def test_a_run_is_loaded_with_its_models_and_metadata(tmp_path, variant, levels)
     assert tuple(run.backbones) == levels
     for backbone in run.backbones.values():
         assert backbone(frames).shape == frames.shape
+    file = load_trained_run(tmp_path / "models" / "predictor.keras")
+    assert (file.name, file.levels, file.scale) == (variant.name, levels, "QP")
+    assert (file.fingerprint, file.trained_on, file.backbones) == ("", frozenset(), {})
+    np.testing.assert_array_equal(file.predict(frames), predicted)
 
 
 def test_the_dataset_record_that_training_writes_is_complete(tmp_path):
