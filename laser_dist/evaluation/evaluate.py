@@ -24,7 +24,7 @@ from laser_dist.evaluation.dataset import (
     TfdsDataset,
     fit_frames,
 )
-from laser_dist.evaluation.example_clips import choose_examples, example_clip
+from laser_dist.evaluation.example_clips import choose_examples, example_clip, thumbnails
 from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.provenance import UNKNOWN, Provenance, collect_provenance
 from laser_dist.evaluation.quality_curves import QualityCurve, read_quality_curves
@@ -109,10 +109,18 @@ def evaluate_on(
     chosen = choose_examples(mean_of_present(results.network.abs_errors, axis=1))
     frames = dataset.middle_frames(TEST_SPLIT, [test.source_ids[row] for row in chosen.values()])
     examples = [
-        example_clip(results, rank, row, _fitted(frames[test.source_ids[row]], run), run.backbones)
+        example_clip(
+            results,
+            rank,
+            row,
+            _fitted(frames[test.source_ids[row]], run),
+            run.backbones,
+            curves[test.source_ids[row]],
+        )
         for rank, row in chosen.items()
     ]
-    write_text(join(output, REPORT), report.render(results, run.curves, examples))
+    pictures = thumbnails(dataset.raw_batches(TEST_SPLIT))
+    write_text(join(output, REPORT), report.render(results, run.curves, examples, pictures))
     write_text(join(output, PREDICTIONS), to_csv(results))
     write_text(join(output, RESULTS), to_json(results))  # last: an evaluation with it is complete
     return results

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from laser_dist.evaluation.dataset import LevelFrames
 from laser_dist.evaluation.metrics import mean_of_present
+from laser_dist.evaluation.plots import rate_curve
+from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.evaluation.results import EvaluationResults
 from laser_dist.evaluation.trained_run import FramesToFrames
+from laser_dist.video.frames import resize_rgb
 from laser_dist.video.quality import psnr_rgb_db
 
 
@@ -56,6 +59,7 @@ class ExampleClip:
       mean_abs_error: mean error of the network over the clip's levels, on the dataset's scale.
       raw: uint8 [H, W, 3], RGB.
       levels: JND1..3.
+      rate_curve: SVG of PSNR over size; empty if it cannot be drawn.
     """
 
     rank: str
@@ -64,6 +68,7 @@ class ExampleClip:
     mean_abs_error: float
     raw: np.ndarray
     levels: tuple[ExampleLevel, ...]
+    rate_curve: str = ""
 
     @property
     def has_one_level(self) -> bool:
@@ -98,12 +103,34 @@ def choose_examples(mean_abs_errors: np.ndarray) -> dict[str, int]:
     return chosen
 
 
+def thumbnails(
+    batches: Iterable[tuple[list[str], np.ndarray]], *, height: int = 54
+) -> dict[str, np.ndarray]:
+    """Return a small picture of the first frame of each source.
+
+    Args:
+      batches: source ids and uint8 [B, H, W, 3] raw frames.
+      height: of the pictures, pixels.
+
+    Returns:
+      Source id to uint8 [height, W', 3].
+    """
+    found: dict[str, np.ndarray] = {}
+    for source_ids, raw in batches:
+        for source_id, frame in zip(source_ids, raw, strict=True):
+            if source_id not in found:
+                width = max(1, round(frame.shape[1] * height / frame.shape[0]))
+                found[source_id] = resize_rgb(frame, width=width, height=height)
+    return found
+
+
 def example_clip(
     results: EvaluationResults,
     rank: str,
     row: int,
     frames: LevelFrames,
     backbones: Mapping[int, FramesToFrames],
+    quality: QualityCurve | None = None,
 ) -> ExampleClip:
     """Collect the frames and errors of an example clip.
 
@@ -113,6 +140,7 @@ def example_clip(
       row: row of the clip among the test sources.
       frames: the clip's frame, of the backbones' input size.
       backbones: level, from 1, to a function from raw frames to frames of the same shape.
+      quality: quality curve of the clip; None to leave out its plot.
     """
     network = results.network
     levels: list[ExampleLevel] = []
@@ -144,4 +172,5 @@ def example_clip(
         mean_abs_error=float(mean_of_present(network.abs_errors[row])),
         raw=frames.raw,
         levels=tuple(levels),
+        rate_curve="" if quality is None else rate_curve(results, row, quality),
     )

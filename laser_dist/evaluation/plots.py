@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,12 @@ from matplotlib.ticker import (
 )
 
 from laser_dist.evaluation.baselines import CONSTANT, ONE_ENCODE, RIDGE, TREES
+from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.evaluation.results import EvaluationResults
 from laser_dist.evaluation.sur_metrics import SurComparison, lossy_quantizers
 from laser_dist.evaluation.svg import COLORS, STYLE, inline_svg, panel
 from laser_dist.evaluation.trained_run import Curve
+from laser_dist.jnd.scale import NUM_LEVELS
 
 # Titles of the logged metrics that have a panel; other metrics are not drawn.
 METRIC_TITLES = {
@@ -36,6 +39,7 @@ METRIC_TITLES = {
 _LOG_SCALE_FROM = 10.0  # ratio of the largest to the smallest value
 _ALT_TEXT_ERROR = 2.0  # the alt text of an error distribution gives the fraction within this error
 _MARGIN = 3  # quantizers shown on both sides of where SUR curves fall
+_LABELED_MARGINS = (0, 2, 4, 6)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def error_intervals(results: EvaluationResults) -> str:
 
 
 def agreement(results: EvaluationResults) -> tuple[str, ...]:
-    """Draw predicted against true levels: a panel per level that any clip has, a dot per clip."""
+    """Draw predicted against true levels: a panel per level that two clips have, a dot per clip."""
     pairs = {
         level: (results.test.levels[rows, level], results.network.predicted[rows, level])
         for level, rows in _clips_with(results).items()
@@ -115,26 +119,34 @@ def _agreement_panel(
     results: EvaluationResults, level: int, true: np.ndarray, predicted: np.ndarray, span: float
 ) -> str:
     name, scale = level_name(level), results.dataset.scale.name
-    constant = float(results.predictors[CONSTANT].predicted[0, level])
     both = np.concatenate([true, predicted])
     center = (both.min() + both.max()) / 2
     limits = float(center - span / 2), float(center + span / 2)
     figure, axes = panel(330, 354, left=44, right=4, top=28, bottom=44)
     axes.plot(limits, limits, color=COLORS["ink"], linewidth=1.1)
-    dash = predictor_style(CONSTANT).dash
-    axes.axhline(constant, color=COLORS["constant"], linewidth=1.8, linestyle=dash)
-    label = {"ha": "right", "va": "top", "color": COLORS["muted"], "fontsize": 11}
-    axes.text(limits[1], constant - span / 60, f"constant {constant:.1f}", label)
+    constants = np.unique(results.predictors[CONSTANT].predicted[:, level])
+    if len(constants) == 1:  # it differs between the folds of a cross-validation
+        dash = predictor_style(CONSTANT).dash
+        axes.axhline(constants[0], color=COLORS["constant"], linewidth=1.8, linestyle=dash)
+        label = {"ha": "right", "va": "top", "color": COLORS["muted"], "fontsize": 11}
+        axes.text(limits[1], constants[0] - span / 60, f"constant {constants[0]:.1f}", label)
     dots = {"color": COLORS["model"], "edgecolors": COLORS["paper"], "linewidths": 0.8}
     axes.scatter(true, predicted, s=34, alpha=0.7, zorder=3, **dots)
     axes.set(xlim=limits, ylim=limits, aspect="equal", title=name)
     axes.set(xlabel=f"True {scale}", ylabel=f"Predicted {scale}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, integer=True))
+    score = results.network.score
+    found = [f"bias {signed(score.bias[level])}"]
+    if np.isfinite(score.pearson[level]):
+        slope = np.polyfit(true, predicted, 1)
+        axes.plot(limits, np.polyval(slope, limits), color=COLORS["model"], linewidth=1.4)
+        found += [f"r {number(score.pearson[level])}", f"slope {number(slope[0])}"]
+    corner = {"ha": "left", "va": "top", "color": COLORS["ink"], "fontsize": 11.5}
+    axes.text(limits[0] + span / 40, limits[1] - span / 60, "\n".join(found), corner)
     description = (
         f"{name}: {scale} predicted by {predictor_style(results.model).label} against the true"
-        f" {scale} of {len(true)} clips, {_correlation(true, predicted)}. A line marks exact"
-        f" predictions, another the constant prediction {constant:.1f}."
+        f" {scale} of {len(true)} clips: {', '.join(found)}."
     )
     return inline_svg(figure, name=f"agreement-{level + 1}", description=description)
 
@@ -170,6 +182,113 @@ def _distribution_panel(
         f" {_ALT_TEXT_ERROR:g} {scale}: {fractions}."
     )
     return inline_svg(figure, name=f"distribution-{level + 1}", description=description)
+
+
+def margin_curves(results: EvaluationResults) -> tuple[str, ...]:
+    """Draw what encoding finer than predicted costs and prevents: a panel per level.
+
+    A level whose sizes are unknown, or do not depend on the margin, has no panel.
+    """
+    extra = np.array(results.network.score.margin.extra_bits)
+    return tuple(
+        _margin_panel(results, level)
+        for level in range(NUM_LEVELS)
+        if extra[_LABELED_MARGINS[-1], level] > extra[0, level]
+    )
+
+
+@mpl.rc_context(STYLE)
+def _margin_panel(results: EvaluationResults, level: int) -> str:
+    title = level_name(level)
+    figure, axes = panel(330, 276, left=52, right=8, top=28, bottom=44)
+    for name, one in results.predictors.items():
+        margin = one.score.margin
+        extra, safe = (np.array(values)[:, level] for values in (margin.extra_bits, margin.safe))
+        axes.plot(extra, safe, **_line_style(results, name))
+        if name == results.model:
+            marked = [margin.margins.index(each) for each in _LABELED_MARGINS]
+            axes.plot(extra[marked], safe[marked], "o", color=COLORS["model"], markersize=6)
+            for row in marked:
+                axes.annotate(
+                    str(margin.margins[row]),
+                    (extra[row], safe[row]),
+                    xytext=(5, -5),
+                    textcoords="offset points",
+                    va="top",
+                )
+    # Beyond the last label, curves only repeat that all clips are safe.
+    first = min(one.score.margin.extra_bits[0][level] for one in results.predictors.values())
+    last = results.network.score.margin.extra_bits[_LABELED_MARGINS[-1]][level]
+    axes.set_xlim(first - 0.08 * (last - first), last + 0.1 * (last - first))
+    axes.set(title=title, xlabel="Mean bits, compared with the viewers’ level")
+    axes.set(ylabel="Clips without visible difference")
+    _percent_axis(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{signed(100 * value, 0)}%"))
+    steps = "; ".join(
+        f"{margin} finer: {number(100 * safe[level], 0)}% for {signed(100 * extra[level], 0)}% bits"
+        for margin, safe, extra in zip(
+            results.network.score.margin.margins,
+            results.network.score.margin.safe,
+            results.network.score.margin.extra_bits,
+            strict=True,
+        )
+        if margin in _LABELED_MARGINS
+    )
+    description = (
+        f"{title}: share of clips without visible difference over mean bits, if clips are encoded"
+        f" finer than predicted. {predictor_style(results.model).label}, {steps}."
+    )
+    return inline_svg(figure, name=f"margin-{level + 1}", description=description)
+
+
+@mpl.rc_context(STYLE)
+def rate_curve(results: EvaluationResults, row: int, curve: QualityCurve) -> str:
+    """Draw PSNR over size of one clip, with the viewers' and the predicted levels.
+
+    Args:
+      results: results of the evaluation.
+      row: row of the clip among the test sources.
+      curve: its measurements.
+
+    Returns:
+      SVG; empty if sizes are unknown or fewer than two quantizers are measured.
+    """
+    measured = np.isfinite(curve.psnr_rgb_db) & np.isfinite(curve.num_bits)
+    if measured.sum() < 2:  # noqa: PLR2004 - a line needs two points
+        return ""
+    figure, axes = panel(330, 236, left=44, right=26, top=8, bottom=44)
+    kilobytes = curve.num_bits[measured] / 8000
+    axes.plot(kilobytes, curve.psnr_rgb_db[measured], color=COLORS["constant"], linewidth=1.6)
+    marks = {
+        "viewers": (results.test.levels[row], COLORS["ink"], "o", 7.0, (-5, 4), "right"),
+        "predicted": (results.network.predicted[row], COLORS["model"], "D", 6.0, (5, -4), "left"),
+    }
+    shown: list[str] = []
+    for name, (levels, color, marker, size, offset, side) in marks.items():
+        for level in np.flatnonzero(np.isfinite(levels)):
+            at = float(curve.bits_at(levels[level])) / 8000, float(curve.psnr_at(levels[level]))
+            if not np.isfinite(at[0]):
+                continue
+            axes.plot(*at, marker, color=color, markersize=size, markerfacecolor="none", mew=1.8)
+            axes.annotate(
+                str(level + 1),
+                at,
+                xytext=offset,
+                textcoords="offset points",
+                ha=side,
+                va="bottom" if name == "viewers" else "top",
+                color=color,
+            )
+            shown.append(f"{level_name(level)} {name} {at[0]:.3g} kB, {at[1]:.1f} dB")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set(xlabel="Size, kB", ylabel="PSNR, dB")
+    description = f"PSNR over size of {results.test.source_ids[row]}. {'; '.join(shown)}."
+    return inline_svg(figure, name=f"rate-{row}", description=description)
 
 
 def sur_curves(results: EvaluationResults) -> tuple[str, ...]:
@@ -226,11 +345,14 @@ def _falling_range(quantizers: np.ndarray, curves: Sequence[np.ndarray]) -> tupl
 
 
 def learning_curves(curves: Iterable[Curve]) -> tuple[str, ...]:
-    """Draw the learning curves: a panel per stage and metric, training and validation together."""
+    """Draw the learning curves: a panel per stage and metric, training and validation together.
+
+    A stage of one epoch has no panel.
+    """
     by_panel: dict[tuple[str, str], dict[str, Curve]] = {}
     for curve in curves:
         metric = curve.metric.removeprefix("val_")
-        if metric in METRIC_TITLES and len(curve.epochs) > 0:
+        if metric in METRIC_TITLES and len(curve.epochs) > 1:
             split = "validation" if curve.metric.startswith("val_") else "training"
             by_panel.setdefault((curve.stage, metric), {})[split] = curve
     return tuple(_learning_panel(*key, by_split) for key, by_split in by_panel.items())
@@ -242,8 +364,7 @@ def _learning_panel(stage: str, metric: str, by_split: Mapping[str, Curve]) -> s
     figure, axes = panel(256, 200, left=44, right=8, top=28, bottom=42)
     for split, curve in sorted(by_split.items()):  # validation on top
         color, width = (COLORS["other"], 1.5) if split == "training" else (COLORS["model"], 2.2)
-        marker = "o" if len(curve.epochs) < 3 else ""  # the line of a single point is invisible
-        axes.plot(curve.epochs, curve.values, color=color, lw=width, marker=marker, markersize=4)
+        axes.plot(curve.epochs, curve.values, color=color, linewidth=width)
     values = np.concatenate([curve.values for curve in by_split.values()])
     if values.min() > 0 and values.max() / values.min() > _LOG_SCALE_FROM:
         axes.set_yscale("log")
@@ -255,11 +376,7 @@ def _learning_panel(stage: str, metric: str, by_split: Mapping[str, Curve]) -> s
         formatter = ScalarFormatter(useOffset=False)
         formatter.set_powerlimits((-3, 5))
         axes.yaxis.set_major_formatter(formatter)
-    epochs = np.concatenate([curve.epochs for curve in by_split.values()])
-    if epochs.min() == epochs.max():
-        axes.set_xticks([int(epochs[0])])
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set(title=title, xlabel="Epoch")
     last = "; ".join(
         f"{split} {curve.values[-1]:.4g}" for split, curve in sorted(by_split.items(), reverse=True)
@@ -274,9 +391,9 @@ def level_name(index: int) -> str:
 
 
 def _clips_with(results: EvaluationResults) -> dict[int, np.ndarray]:
-    """Return levels (from 0) that are predicted and present, with the rows that have them."""
+    """Return levels (from 0) that are predicted and present in two clips, with their rows."""
     present = ~np.isnan(results.network.abs_errors)
-    return {level: rows for level, rows in enumerate(present.T) if rows.any()}
+    return {level: rows for level, rows in enumerate(present.T) if rows.sum() > 1}
 
 
 def _line_style(results: EvaluationResults, name: str) -> dict[str, Any]:
@@ -291,7 +408,13 @@ def _percent_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _correlation(true: np.ndarray, predicted: np.ndarray) -> str:
-    if np.ptp(true) == 0 or np.ptp(predicted) == 0:
-        return "no correlation, because one of the two is constant"
-    return f"correlation {np.corrcoef(true, predicted)[0, 1]:.2f}"
+def number(value: float, digits: int = 2) -> str:
+    """Format a number with a minus sign and without negative zero; a dash if it is not finite."""
+    if not math.isfinite(value):
+        return "\N{EN DASH}"
+    return f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """Format a number like `number`, with a plus sign if it is above zero as printed."""
+    return ("+" if round(value, digits) > 0 else "") + number(value, digits)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,17 +22,44 @@ from laser_dist.evaluation.baselines import CONSTANT, ONE_ENCODE, RIDGE, TREES
 from laser_dist.evaluation.example_clips import ExampleClip
 from laser_dist.evaluation.intervals import Interval
 from laser_dist.evaluation.metrics import mean_of_present
-from laser_dist.evaluation.results import EvaluationResults
+from laser_dist.evaluation.plots import METRIC_TITLES, number, signed
+from laser_dist.evaluation.results import EvaluationResults, to_csv, to_json
 from laser_dist.evaluation.trained_run import Curve
+from laser_dist.jnd.calibration import COVERAGE
 from laser_dist.models.variants import variant_named
 
-_MINUS = "\N{MINUS SIGN}"
-_NO_VALUE = "\N{EN DASH}"
+_NO_VALUE = number(math.nan)
+# What the groups of a dataset are, by its `split_by`.
+_GROUPS = {"film": "film", "footage": "photograph or video"}
 _SCRIPT = Path(__file__).parent / "templates" / "report.js"
 
 
+@dataclass(frozen=True, eq=False)
+class ClipRow:
+    """A row of the table of clips.
+
+    Attributes:
+      source_id: the clip.
+      group_id: its group.
+      thumbnail: uint8 [H, W, 3]; None if there is none.
+      mean_abs_error: mean over the clip's levels, on the dataset's scale.
+      levels: true and predicted level of each level that the network predicts.
+      mean_psnr_error_db: mean over the clip's levels, dB.
+    """
+
+    source_id: str
+    group_id: str
+    thumbnail: np.ndarray | None
+    mean_abs_error: float
+    levels: tuple[tuple[float, float], ...]
+    mean_psnr_error_db: float
+
+
 def render(
-    results: EvaluationResults, curves: Sequence[Curve] = (), examples: Sequence[ExampleClip] = ()
+    results: EvaluationResults,
+    curves: Sequence[Curve] = (),
+    examples: Sequence[ExampleClip] = (),
+    thumbnails: Mapping[str, np.ndarray] | None = None,
 ) -> str:
     """Render the report.
 
@@ -38,6 +67,7 @@ def render(
       results: results of the evaluation.
       curves: learning curves; may be empty.
       examples: example clips; may be empty.
+      thumbnails: source id to a small picture, uint8 [H, W, 3]; sources may be absent.
 
     Returns:
       HTML; the same input gives the same text.
@@ -58,16 +88,34 @@ def render(
         comparison=comparison(results),
         level_names=[plots.level_name(index) for index in range(results.test.levels.shape[1])],
         predicted_levels=_enumeration([f"JND{level}" for level in results.levels]),
+        clips_and_groups=_clips_and_groups(results),
         bits_saved=results.bits_saved,
+        has_label_noise=any(map(math.isfinite, results.label_noise)),
+        has_intervals=any(
+            one.score.prediction_interval is not None for one in results.predictors.values()
+        ),
+        nominal=COVERAGE,
+        has_sur=any(map(math.isfinite, results.network.score.sur_at_level)),
+        has_thumbnails=bool(thumbnails),
         error_intervals=Markup(plots.error_intervals(results)),
         agreement=_markup(plots.agreement(results)),
         distribution=_markup(plots.error_distribution(results)),
+        margins=_markup(plots.margin_curves(results)),
         learning=_markup(plots.learning_curves(curves)),
+        single_epochs=_single_epochs(curves),
+        clip_rows=clip_rows(results, thumbnails or {}),
+        downloads={
+            "results.json": _download("application/json", to_json(results)),
+            "predictions.csv": _download("text/csv", to_csv(results)),
+        },
         examples=examples,
         end_to_end=variant_named(results.model.partition("#")[0]).end_to_end,
         sur=sur,
         sur_curves=_markup(plots.sur_curves(results)),
         provenance=_provenance(results),
+        settings=json.dumps(results.provenance.settings, indent=2, default=str)
+        if results.provenance.settings
+        else "",
     )
 
 
@@ -77,7 +125,7 @@ def headline(results: EvaluationResults) -> str:
     name = plots.predictor_style(results.model).label
     if not math.isfinite(score.mean_abs_error):
         return f"No test clip has a level that {name} predicts."
-    clips, scale = _clips(results.num_sources), results.dataset.scale.name
+    clips, scale = _clips_and_groups(results), results.dataset.scale.name
     found = (
         f"On {clips} held out from training, {name} has a mean error of"
         f" {score.mean_abs_error:.2f} {scale}"
@@ -85,12 +133,23 @@ def headline(results: EvaluationResults) -> str:
     ratio, (low, high) = score.ratio_to_constant, score.ratio_to_constant_interval
     if not math.isfinite(ratio):
         return f"{found}; the constant baseline has no error on these clips."
+    if not math.isfinite(low):
+        return f"{found}; one group is too few for a comparison with the constant baseline."
     # A ratio of means could be chance, depending on the clips: its interval decides.
     if high < 1:
-        return f"{found}, {_percent(1 - ratio)} less than the constant baseline."
+        less = f"{_percent(1 - high)} to {_percent(1 - low)}"
+        return (
+            f"{found}, {_percent(1 - ratio)} less than the constant baseline (95% interval {less})."
+        )
     if low > 1:
-        return f"{found}, {_percent(ratio - 1)} more than the constant baseline."
-    return f"{found}; the difference from the constant baseline is not significant."
+        more = f"{_percent(low - 1)} to {_percent(high - 1)}"
+        return (
+            f"{found}, {_percent(ratio - 1)} more than the constant baseline (95% interval {more})."
+        )
+    return (
+        f"{found}; the difference from the constant baseline is not significant (ratio"
+        f" {number(ratio)}, 95% interval {number(low)} to {number(high)})."
+    )
 
 
 def comparison(results: EvaluationResults) -> str:
@@ -132,25 +191,28 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number,
+        number=number,
         interval=_interval,
-        signed=_signed,
+        signed=signed,
         clips=_clips,
         percent=_percent,
+        signed_percent=_signed_percent,
         data_uri=data_uri,
+        data_value=_data_value,
     )
     return environment.get_template("report.html.j2")
 
 
-def data_uri(rgb: np.ndarray) -> str:
-    """Encode an image as a data URI, losslessly, because readers compare the frames closely.
+def data_uri(rgb: np.ndarray, *, lossless: bool = True) -> str:
+    """Encode an image as a data URI.
 
     Args:
       rgb: uint8 [H, W, 3].
+      lossless: for frames, because readers compare them closely; thumbnails need not be.
     """
     buffer = io.BytesIO()
     # Lossless WebP is a third smaller than PNG for photographs; all current browsers decode it.
-    Image.fromarray(rgb).save(buffer, format="WEBP", lossless=True, quality=60, method=4)
+    Image.fromarray(rgb).save(buffer, format="WEBP", lossless=lossless, quality=60, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -159,30 +221,79 @@ def _markup(drawings: Sequence[str]) -> list[Markup]:
     return [Markup(drawing) for drawing in drawings]
 
 
-def _number(value: float, digits: int = 2) -> str:
-    if not math.isfinite(value):
-        return _NO_VALUE
-    return f"{value:z.{digits}f}".replace("-", _MINUS)  # z: no negative zero
-
-
-def _signed(value: float, digits: int = 1) -> str:
-    return ("+" if round(value, digits) > 0 else "") + _number(value, digits)
-
-
 def _interval(interval: Interval, digits: int = 2) -> str:
     if not all(map(math.isfinite, interval)):
         return _NO_VALUE
-    # Thin spaces set the dash apart; a line does not break at them.
-    return f"{interval[0]:.{digits}f}\u2009\N{EN DASH}\u2009{interval[1]:.{digits}f}"
+    low, high = (number(end, digits) for end in interval)
+    # An en dash next to a minus sign is hard to read. A line does not break at thin spaces.
+    dash = "to" if interval[0] < 0 else "\N{EN DASH}"
+    return f"{low}\u2009{dash}\u2009{high}"
 
 
 def _percent(fraction: float, digits: int = 0) -> str:
-    number = _number(fraction * 100, digits)
-    return number if number == _NO_VALUE else f"{number}%"
+    text = number(fraction * 100, digits)
+    return text if text == _NO_VALUE else f"{text}%"
+
+
+def _signed_percent(fraction: float) -> str:
+    text = signed(fraction * 100, 0)
+    return text if text == _NO_VALUE else f"{text}%"
 
 
 def _clips(count: int) -> str:
     return f"{count:,} clip" + ("" if count == 1 else "s")
+
+
+def _clips_and_groups(results: EvaluationResults) -> str:
+    """Return the number of test clips and, if some clips share one, of their groups."""
+    clips, count = _clips(results.num_sources), results.num_groups
+    if count == results.num_sources:
+        return clips
+    one = _GROUPS.get(results.dataset.split_by, "group")
+    many = " or ".join(f"{word}s" for word in one.split(" or "))
+    return f"{clips} from {count} {one if count == 1 else many}"
+
+
+def clip_rows(
+    results: EvaluationResults, thumbnails: Mapping[str, np.ndarray]
+) -> tuple[ClipRow, ...]:
+    """Return all test clips, the highest mean error first and those without levels last."""
+    test, network = results.test, results.network
+    errors = mean_of_present(network.abs_errors, axis=1)
+    psnr_errors_db = mean_of_present(network.psnr_errors_db, axis=1)
+    columns = [level - 1 for level in results.levels]
+    return tuple(
+        ClipRow(
+            test.source_ids[row],
+            test.group_ids[row],
+            thumbnails.get(test.source_ids[row]),
+            float(errors[row]),
+            tuple((float(test.levels[row, c]), float(network.predicted[row, c])) for c in columns),
+            float(psnr_errors_db[row]),
+        )
+        for row in np.argsort(-errors, kind="stable")  # NaN last
+    )
+
+
+def _single_epochs(curves: Sequence[Curve]) -> list[tuple[str, str, float, float]]:
+    """Return stage, metric, training and validation value of stages of one epoch."""
+    last = {(curve.stage, curve.metric): curve for curve in curves if len(curve.epochs) == 1}
+    values = {key: float(curve.values[0]) for key, curve in last.items()}
+    return [
+        (stage, METRIC_TITLES[metric], value, values.get((stage, f"val_{metric}"), math.nan))
+        for (stage, metric), value in values.items()
+        if metric in METRIC_TITLES
+    ]
+
+
+def _download(media_type: str, text: str) -> str:
+    """Return a file of the page as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(text.encode()).decode('ascii')}"
+
+
+def _data_value(value: float) -> str:
+    """Return the value that a table is sorted by; empty if it is not finite."""
+    return f"{value:z.4f}" if math.isfinite(value) else ""
 
 
 def _enumeration(names: Sequence[str]) -> str:
@@ -202,8 +313,7 @@ def _provenance(results: EvaluationResults) -> list[tuple[str, str]]:
         ("Viewers", f"simulated: {dataset.simulation}" if dataset.simulated else "human"),
         ("Level", dataset.level_definition),
         ("Clips per split", splits),
-        ("Test clips", f"{_clips(results.num_sources)} from {results.num_groups} recordings"
-                       " or photographs"),
+        ("Test clips", _clips_and_groups(results)),
         ("Run", made.run),
         ("Command", made.command),
         ("Commit", made.commit),

@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from laser_dist.evaluation import report
 from laser_dist.evaluation.baselines import CONSTANT, baseline_predictions
 from laser_dist.evaluation.dataset import DatasetInfo, LevelFrames, SourceTable, present_samples
-from laser_dist.evaluation.example_clips import choose_examples, example_clip
+from laser_dist.evaluation.example_clips import choose_examples, example_clip, thumbnails
 from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.provenance import Provenance
 from laser_dist.evaluation.quality_curves import QualityCurve
@@ -207,10 +207,13 @@ def render(results: EvaluationResults, **size) -> str:
             row,
             make_frames(results.test.source_ids[row], photo=number % 2, **size),
             backbones,
+            make_curve(),
         )
         for number, (rank, row) in enumerate(chosen.items())
     ]
-    return report.render(results, make_learning_curves(), examples)
+    frames = make_frames("", **size).raw
+    pictures = thumbnails([([one], frames[None]) for one in results.test.source_ids])
+    return report.render(results, make_learning_curves(), examples, pictures)
 
 
 def _jpeg(image: Image.Image, quality: int) -> np.ndarray:

@@ -1,18 +1,28 @@
 import base64
 import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from evaluation_fakes import MODEL, make_results, render
+from evaluation_fakes import MODEL, make_curve, make_results, render
 from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_dist.evaluation import report
 from laser_dist.evaluation.example_clips import choose_examples
-from laser_dist.evaluation.plots import learning_curves
+from laser_dist.evaluation.metrics import Difference
+from laser_dist.evaluation.plots import (
+    agreement,
+    error_distribution,
+    learning_curves,
+    predictor_style,
+    rate_curve,
+)
+from laser_dist.evaluation.quality_curves import QualityCurve
+from laser_dist.evaluation.results import to_csv, to_json
 from laser_dist.evaluation.trained_run import Curve
 from laser_dist.jnd.scale import QF
 
@@ -22,12 +32,12 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.elements, self.open = [], []
+        self.elements, self.open, self.texts = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "img"}:
+        if tag not in {"meta", "link", "img", "input"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -35,6 +45,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style", "pre"} & set(self.open):
+            self.texts.append(data)
 
     def all(self, *tags):
         return [attrs for tag, attrs in self.elements if tag in tags]
@@ -89,8 +103,8 @@ def test_the_page_is_well_formed_and_every_image_has_an_alt_text(html):
         attrs.get("aria-label") or attrs.get("aria-hidden") == "true" for attrs in page.all("svg")
     )
     assert len(page.all("h1")) == 1
-    # Three clips: raw, and at three levels encoded and from the backbone.
-    assert len(page.all("img")) == 3 * 7
+    # Three clips: raw, and at three levels encoded and from the backbone. And 24 thumbnails.
+    assert len(page.all("img")) == 3 * 7 + 24
 
 
 def test_ids_are_unique_and_every_reference_has_a_target(html):
@@ -137,7 +151,7 @@ def test_a_missing_level_is_marked_and_has_no_frame(qf_html):
     page = Page(qf_html)
     assert page.open == []
     assert qf_html.count("no level in the labels") == 2
-    assert len(page.all("img")) == 3 * 7 - 2
+    assert len(page.all("img")) == 3 * 7 - 2 + 12
     assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]*", "", qf_html), re.IGNORECASE)
 
 
@@ -192,7 +206,7 @@ def test_the_report_of_a_single_level_shows_only_that_level():
     assert "The network predicts JND2 from" in html
     assert "a backbone and a head are trained together" in html
     # Three clips: raw, encoded at the level, and from the backbone.
-    assert len(page.all("img")) == 3 * 3
+    assert len(page.all("img")) == 3 * 3 + 12
     labels = [attrs.get("aria-label") or "" for attrs in page.all("svg")]
     assert [one[:4] for one in labels if "against the true QP" in one] == ["JND2"]
     assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]*", "", html), re.IGNORECASE)
@@ -225,16 +239,38 @@ def with_ratio(results, ratio, interval):
 @pytest.mark.parametrize(
     ("ratio", "interval", "claim"),
     [
-        (0.71, (0.6, 0.8), "29% less than the constant"),
-        (0.93, (0.8, 1.1), "not significant"),
-        (1.25, (1.1, 1.4), "25% more than the constant"),
+        (0.71, (0.6, 0.8), "29% less than the constant baseline (95% interval 20% to 40%)"),
+        (0.93, (0.8, 1.1), "not significant (ratio 0.93, 95% interval 0.80 to 1.10)"),
+        (1.25, (1.1, 1.4), "25% more than the constant baseline (95% interval 10% to 40%)"),
         (float("nan"), (float("nan"),) * 2, "has no error"),
     ],
 )
 def test_the_headline_depends_on_the_interval_of_the_ratio(results, ratio, interval, claim):
     sentence = report.headline(with_ratio(results, ratio, interval))
     assert claim in sentence
-    assert sentence.startswith("On 24 clips held out from training, MJ-LAT has a mean error of ")
+    start = "On 24 clips from 8 films held out from training, MJ-LAT has a mean error of "
+    assert sentence.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("split_by", "group_ids", "text"),
+    [
+        ("footage", ["a", "a", "b", "b", "c", "d"], "6 clips from 4 photographs or videos"),
+        ("film", ["a"] * 6, "6 clips from 1 film"),
+        ("", ["a", "a", "b", "b", "c", "c"], "6 clips from 3 groups"),
+        ("source", list("abcdef"), "6 clips held out"),
+    ],
+)
+def test_the_headline_names_the_groups_that_clips_come_from(split_by, group_ids, text):
+    made = make_results(6, split_by=split_by)
+    made = replace(made, test=replace(made.test, group_ids=tuple(group_ids)))
+    assert f"On {text} " in report.headline(made) + " "
+
+
+def test_without_an_interval_the_headline_compares_nothing(results):
+    sentence = report.headline(with_ratio(results, 0.5, (float("nan"),) * 2))
+    assert "one group is too few for a comparison" in sentence
+    assert "less" not in sentence
 
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=20))
@@ -262,10 +298,119 @@ def test_signed_numbers_have_no_negative_zero(results, value, text):
     assert template.render(value=value) == text
 
 
-@pytest.mark.parametrize("num_epochs", [1, 2])
-def test_learning_curves_have_ticks_at_whole_epochs_only(num_epochs):
-    epochs = np.arange(1, num_epochs + 1)
-    (drawing,) = learning_curves([Curve("jnd1", "loss", epochs, 2.0 + epochs)])
+def test_learning_curves_have_ticks_at_whole_epochs_only():
+    (drawing,) = learning_curves([Curve("jnd1", "loss", np.arange(1, 3), np.array([3.0, 4.0]))])
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
-    x_labels = labels[: labels.index("Epoch")]
-    assert x_labels == [str(epoch) for epoch in epochs]
+    assert labels[: labels.index("Epoch")] == ["1", "2"]
+
+
+def test_a_stage_of_one_epoch_is_a_row_of_a_table_and_no_plot_of_one_point(results):
+    one = np.array([1])
+    curves = [
+        Curve("jnd1", "loss", one, np.array([0.1234])),
+        Curve("jnd1", "val_loss", one, np.array([0.5678])),
+    ]
+    assert learning_curves(curves) == ()
+    html = report.render(results, curves)
+    assert (
+        '<th scope="row">jnd1</th><td class="left">loss</td><td>0.1234</td><td>0.5678</td>' in html
+    )
+    assert "Learning curve of stage" not in html
+
+
+@pytest.mark.parametrize("num_sources", [1, 2])
+def test_a_single_clip_has_no_scatter_plot_and_no_distribution(num_sources):
+    made = make_results(num_sources)
+    assert len(agreement(made)) == len(error_distribution(made)) == (0 if num_sources == 1 else 3)
+
+
+def test_a_rate_curve_of_one_quantizer_is_not_drawn(results):
+    curve = make_curve()
+    one = QualityCurve(
+        *(values[20:21] for values in (curve.quantizers, curve.psnr_rgb_db, curve.num_bits))
+    )
+    assert rate_curve(results, 0, one) == ""
+    unknown = replace(curve, num_bits=np.full_like(curve.num_bits, np.nan))
+    assert rate_curve(results, 0, unknown) == ""
+    assert rate_curve(results, 0, curve).count("<svg") == 1
+
+
+def downloads(html):
+    return {
+        attrs["download"]: base64.b64decode(attrs["href"].split(",")[1]).decode()
+        for attrs in Page(html).all("a")
+        if "download" in attrs
+    }
+
+
+def test_the_page_contains_its_data_as_files(html, results):
+    files = downloads(html)
+    assert files == {"results.json": to_json(results), "predictions.csv": to_csv(results)}
+
+
+def test_the_numbers_of_the_page_are_those_of_the_results_file(html):
+    text = re.sub(r"\s+", " ", " ".join(Page(html).texts)).replace("\N{MINUS SIGN}", "-")
+    stored = json.loads(downloads(html)["results.json"])
+    for name, score in stored["predictors"].items():
+        label = predictor_style(name).label
+        for level in range(3):
+            bias, rmse = f"{score['bias'][level]:z.2f}", f"{score['rmse'][level]:.2f}"
+            # The interval is between the two.
+            assert re.search(rf"{label} \+?{bias} [^%]{{9,20}} {rmse} ", text), (name, level)
+            shares = " ".join(f"{100 * each[level]:.0f}%" for each in score["overshoot"].values())
+            bits = (
+                f"{100 * score['extra_bits'][level]:.1f}% {100 * score['missing_bits'][level]:.1f}%"
+            )
+            assert f"{label} {shares} {bits}" in text
+            within = " ".join(f"{100 * values[level]:.0f}%" for values in score["within"].values())
+            assert within in text
+    margin = stored["predictors"][MODEL]["margin"]
+    for step, safe, extra in zip(
+        margin["margins"], margin["safe"], margin["extra_bits"], strict=True
+    ):
+        cells = " ".join(
+            f"{100 * one:.0f}% {100 * other:+.0f}%" for one, other in zip(safe, extra, strict=True)
+        )
+        assert f"{step} {cells}" in text
+
+
+def test_each_clip_has_a_row_that_can_be_sorted(html, results):
+    table = html[html.index('<table class="sortable">') :]
+    table = table[: table.index("</table>")]
+    headers = re.findall(r"<th scope=\"col\"[^>]*>", table)
+    rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1], re.S)
+    cells = [re.findall(r'<td data-value="([^"]*)">', row) for row in rows]
+    assert len(rows) == 24
+    # Per level: true, predicted and error; then the mean error and that in dB.
+    values = np.array(cells, np.float64)
+    assert values.shape == (24, 3 * 3 + 2)
+    assert len(headers) == 3 + values.shape[1]
+    assert table.count("aria-sort") == len(headers) - 1  # pictures have no order
+    np.testing.assert_allclose(values[:, 2:9:3], values[:, 1:9:3] - values[:, 0:9:3], atol=2e-4)
+    np.testing.assert_allclose(values[:, 9], np.abs(values[:, 2:9:3]).mean(axis=1), atol=2e-4)
+    assert list(values[:, 9]) == sorted(values[:, 9], reverse=True)
+    assert {re.search(r'<th scope="row">(\w+)', row)[1] for row in rows} == set(
+        results.test.source_ids
+    )
+
+
+def test_no_number_is_a_negative_zero(results):
+    network = results.predictors[MODEL]
+    score = replace(
+        network.score,
+        bias=(-0.001,) * 3,
+        bias_interval=((-0.004, 0.2),) * 3,
+        pearson=(-0.001,) * 3,
+        extra_bits=(-0.0001,) * 3,
+        differences={name: Difference(-0.001, (-0.001, 0.001)) for name in results.predictors},
+        margin=replace(network.score.margin, extra_bits=((-0.001,) * 3,) * 11),
+    )
+    # Predictions just below the viewers' levels.
+    close = replace(network, predicted=results.test.levels - 0.01, score=score)
+    html = render(replace(results, predictors={**results.predictors, MODEL: close}))
+    texts = Page(html).texts + [
+        value for tag in Page(html).all("svg") if (value := tag.get("aria-label"))
+    ]
+    assert "0.00" in " ".join(texts)
+    zero = re.compile(r"(?<![\w.])[-\N{MINUS SIGN}]0(\.0+)?(?![\d.])")
+    assert [one for one in texts if zero.search(one)] == []
