@@ -280,7 +280,7 @@ def rate_curve(results: EvaluationResults, row: int, curve: QualityCurve) -> str
                 va="bottom" if name == "viewers" else "top",
                 color=color,
             )
-            shown.append(f"{level_name(level)} {name} {at[0]:.3g} kB, {at[1]:.1f} dB")
+            shown.append(f"{level_name(int(level))} {name} {at[0]:.3g} kB, {at[1]:.1f} dB")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -245,8 +245,8 @@ def test_the_intervals_of_the_model_are_next_to_those_of_the_constant(tmp_path):
 def test_the_report_shows_the_backbones_that_were_kept(tmp_path, backbones):
     evaluate_on(MemoryDataset(tmp_path), [make_run(backbones=backbones)], tmp_path / "out")
     page = (tmp_path / "out" / "report" / "index.html").read_text()
-    # Three clips: raw, encoded at three levels, and from the backbones.
-    assert page.count('<img src="') == 3 * (1 + 3 + len(backbones))
+    # Three clips: raw, encoded at three levels, and from the backbones. And a thumbnail per clip.
+    assert page.count('<img src="') == 3 * (1 + 3 + len(backbones)) + page.count('alt="Frame of ')
     assert ("Backbone frames are" in page) == bool(backbones)
     assert page.count("not stored in the run") == 3 * 2 * len(backbones)
 
