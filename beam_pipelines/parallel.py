@@ -9,8 +9,6 @@ from queue import SimpleQueue
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipelines.isolation import Crashed, Isolated, OutOfMemory
@@ -24,7 +22,8 @@ class InChildProcesses(beam.DoFn):
 
     Beam's own worker processes are not used: their ports accept anyone, on all network interfaces.
     And its local runner distributes the elements in advance, which leaves all but the slowest
-    worker idle at the end. Here, the next free process gets the next element.
+    worker idle at the end. Here, the next free process gets the next element. Each output has the
+    timestamp and the window of its element.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class InChildProcesses(beam.DoFn):
     def setup(self) -> None:
         """Prepare the child processes, which start at their first element."""
         self._pool = ThreadPoolExecutor(self._num_processes)
-        self._running: set[Future[Any]] = set()
+        self._running: dict[Future[Any], WindowedValue] = {}
         self._children = [self._isolate(self._step_seconds) for _ in range(self._num_processes)]
         self._free: SimpleQueue[Isolated] = SimpleQueue()
         for child in self._children:
@@ -63,25 +62,25 @@ class InChildProcesses(beam.DoFn):
         for child in self._children:
             child.close()
 
-    def process(self, element: Any) -> Iterable[Any]:
+    def process(
+        self,
+        element: Any,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterable[Any]:
         """Yield the outputs of whichever elements are finished.
 
         With several processes, the last ones are emitted when the bundle ends.
         """
-        self._running.add(self._pool.submit(self.work, element))
+        future = self._pool.submit(self.work, element)
+        self._running[future] = WindowedValue(element, timestamp, (window,))
         if len(self._running) >= self._num_processes:
             yield from self._finished()
 
     def finish_bundle(self) -> Iterable[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Yield the rest."""
-        window, start = GlobalWindow(), MIN_TIMESTAMP
         while self._running:
-            for output in self._finished():
-                if isinstance(output, beam.pvalue.TaggedOutput):
-                    value = WindowedValue(output.value, start, (window,))
-                    yield beam.pvalue.TaggedOutput(output.tag, value)
-                else:
-                    yield WindowedValue(output, start, (window,))
+            yield from self._finished()
 
     def work(self, element: Any, /) -> Any:
         """Return the outcome of an element; runs in a thread, and may call `in_child`."""
@@ -129,11 +128,17 @@ class InChildProcesses(beam.DoFn):
                 self._free.put(child)
 
     def _finished(self) -> Iterable[Any]:
-        """Wait for one or more elements and yield their outputs."""
-        done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
+        """Wait for one or more elements and yield their outputs, each as if its element made it."""
+        done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         for future in done:
+            made_from = self._running.pop(future)
             try:
                 outcome = future.result()
             except Crashed as crash:
                 raise UserError(crash.message) from crash
-            yield from self.outputs(outcome)
+            for output in self.outputs(outcome):
+                if isinstance(output, beam.pvalue.TaggedOutput):
+                    value = made_from.with_value(output.value)
+                    yield beam.pvalue.TaggedOutput(output.tag, value)
+                else:
+                    yield made_from.with_value(output)

@@ -22,7 +22,7 @@ RejectOutput: TypeAlias = beam.pvalue.TaggedOutput[Literal["rejects"], Reject]
 Outcome: TypeAlias = tuple[str, MeasuredFiles | None, tuple[Reject, ...]]
 
 
-class MeasureSources(InChildProcesses):
+class MeasureSource(InChildProcesses):
     """Measures every source that no earlier build has measured; emits `rejects` too."""
 
     def __init__(

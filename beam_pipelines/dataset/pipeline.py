@@ -1,8 +1,11 @@
 """The dataset pipeline, on one machine or on Dataflow.
 
-    sources ─ reshuffle ─▶ measure ─▶ two files a source ─┬─▶ quality/
-                              └─▶ rejects (too many: stop) └─▶ plan shards ─┬─ reshuffle ─▶ write
-                                                                            └─▶ labels/
+    MatchInputs   sources ─ reshuffle
+    MeasureSources   └─▶ measure ─▶ two files a source, rejects
+    WriteDataset            ├─▶ rejects (too many: stop)
+                            ├─▶ quality/
+                            └─▶ plan shards ─┬─ reshuffle ─▶ write
+                                             └─▶ labels/
 
 Elements are small: ids, locations of files, counts. Frames are passed in files, so memory does not
 grow with the number of clips on any runner.
@@ -20,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipelines.dataset.measured_files import PAIRS_SUFFIX, MeasuredFiles, made_by
-from beam_pipelines.dataset.measuring import MeasureSources
+from beam_pipelines.dataset.measuring import MeasureSource
 from beam_pipelines.dataset.shards import (
     LABELS_SCHEMA,
     Shard,
@@ -35,6 +38,8 @@ from laser_dist import storage
 
 QUALITY_FOLDER = "quality"
 LABELS_FOLDER = "labels"
+MEASURED = "measured"
+"""Main output of `MeasureSources`; the other one is `REJECTS`."""
 _WRITTEN_FILE = "written.json"
 
 
@@ -133,57 +138,97 @@ def add_build(
       pipeline: pipeline to extend.
       plan: the build.
       write_shard: turns a `Shard` into a `WrittenShard`.
-      measure: replaces `MeasureSources`.
+      measure: replaces `MeasureSource`.
     """
-    locations = plan.locations
-    limit = RejectLimit(
-        refusal=locations.refusal,
+    sources = pipeline | MatchInputs(plan)
+    measured = sources | MeasureSources(plan, measure)
+    _ = {name: measured[name] for name in (MEASURED, REJECTS)} | WriteDataset(plan, write_shard)
+
+
+class MatchInputs(beam.PTransform):
+    """Returns the matched sources of a build, `LabeledSource`; their names and labels are known."""
+
+    def __init__(self, plan: BuildPlan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, input_or_inputs: Any) -> Any:
+        """Return the sources, spread over the workers."""
+        return (
+            input_or_inputs
+            # A single worker keeps this order, so that the last sources are short ones.
+            | "Sources" >> beam.Create(longest_first(self._plan.sources), reshuffle=False)
+            # Several workers would otherwise get runs of neighbors, and a slow one would delay its
+            # run.
+            | "SpreadSources" >> beam.Reshuffle()
+        )
+
+
+class MeasureSources(beam.PTransform):
+    """Measures each `LabeledSource`; returns `MeasuredFiles` as `measured`, and `rejects`."""
+
+    def __init__(self, plan: BuildPlan, step: beam.DoFn | None = None) -> None:
+        super().__init__()
+        self._step = step or MeasureSource(
+            plan.settings,
+            plan.locations.work,
+            limit=_limit(plan),
+            num_processes=plan.num_processes,
+        )
+
+    def expand(self, input_or_inputs: Any) -> Any:
+        """Return both outputs."""
+        outputs = beam.ParDo(self._step).with_outputs(REJECTS, main=MEASURED)
+        return input_or_inputs | "MeasureSource" >> outputs
+
+
+class WriteDataset(beam.PTransform):
+    """Writes the outputs of `MeasureSources`: rejects, tables, shards, and what was written."""
+
+    def __init__(self, plan: BuildPlan, write_shard: beam.DoFn) -> None:
+        super().__init__()
+        self._plan = plan
+        self._write_shard = write_shard
+
+    def expand(self, input_or_inputs: Any) -> Any:
+        """Return the number of shards."""
+        measured, rejects = input_or_inputs[MEASURED], input_or_inputs[REJECTS]
+        plan, locations = self._plan, self._plan.locations
+        write_rejects = WriteRejects(storage.join(locations.dataset, REJECTS_FILE), _limit(plan))
+        num_rejects = (
+            rejects
+            | "GatherRejects" >> beam.combiners.ToList()
+            | "WriteRejects" >> beam.ParDo(write_rejects)
+        )
+        _ = measured | "PublishQuality" >> beam.ParDo(_PublishQuality(locations.dataset))
+        splits, limit = dict(plan.splits), plan.max_examples_per_split
+        shards = (
+            measured
+            | "GatherSources" >> beam.combiners.ToList()
+            # The number of rejects only makes this step wait until they are known to be few enough.
+            | "PlanShards"
+            >> beam.FlatMap(_plan, splits, limit, beam.pvalue.AsSingleton(num_rejects))
+        )
+        _ = (
+            shards
+            | "GroupBySplit" >> beam.GroupBy(lambda shard: shard.split)
+            | "WriteLabelTables" >> beam.ParDo(_WriteLabelTables(locations.dataset))
+        )
+        return (
+            shards
+            | "SpreadShards" >> beam.Reshuffle()
+            | "WriteShards" >> beam.ParDo(self._write_shard)
+            | "GatherShards" >> beam.combiners.ToList()
+            | "RecordBuild" >> beam.ParDo(_RecordBuild(locations.work, plan.about))
+        )
+
+
+def _limit(plan: BuildPlan) -> RejectLimit:
+    return RejectLimit(
+        refusal=plan.locations.refusal,
         found=plan.rejects,
         total=plan.num_sources,
         max_rate=plan.max_reject_rate,
-    )
-    measure = measure or MeasureSources(
-        plan.settings, locations.work, limit=limit, num_processes=plan.num_processes
-    )
-    outputs = (
-        pipeline
-        # A single worker keeps this order, so that the last sources are short ones.
-        | "Sources" >> beam.Create(longest_first(plan.sources), reshuffle=False)
-        # Several workers would otherwise get runs of neighbors, and a slow one would delay its run.
-        | "SpreadSources" >> beam.Reshuffle()
-        | "MeasureSources" >> beam.ParDo(measure).with_outputs(REJECTS, main="measured")
-    )
-    write_rejects = WriteRejects(storage.join(locations.dataset, REJECTS_FILE), limit)
-    num_rejects = (
-        outputs[REJECTS]
-        | "GatherRejects" >> beam.combiners.ToList()
-        | "WriteRejects" >> beam.ParDo(write_rejects)
-    )
-    measured = outputs["measured"]
-    _ = measured | "PublishQuality" >> beam.ParDo(_PublishQuality(locations.dataset))
-    shards = (
-        measured
-        | "GatherSources" >> beam.combiners.ToList()
-        # The number of rejects only makes this step wait until they are known to be few enough.
-        | "PlanShards"
-        >> beam.FlatMap(
-            _plan,
-            dict(plan.splits),
-            plan.max_examples_per_split,
-            beam.pvalue.AsSingleton(num_rejects),
-        )
-    )
-    _ = (
-        shards
-        | "GroupBySplit" >> beam.GroupBy(lambda shard: shard.split)
-        | "WriteLabelTables" >> beam.ParDo(_WriteLabelTables(locations.dataset))
-    )
-    _ = (
-        shards
-        | "SpreadShards" >> beam.Reshuffle()
-        | "WriteShards" >> beam.ParDo(write_shard)
-        | "GatherShards" >> beam.combiners.ToList()
-        | "RecordBuild" >> beam.ParDo(_RecordBuild(locations.work, plan.about))
     )
 
 

@@ -5,13 +5,24 @@ from collections import Counter
 import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.testing import test_pipeline as beam_testing
+from apache_beam.testing.util import assert_that, equal_to
 from labeled_fakes import QPS, SETTINGS, encoded, labeled, waves
 
-from beam_pipelines.dataset.measured_files import read_pairs
-from beam_pipelines.dataset.pipeline import BuildLocations, BuildPlan, add_build, written_build
+from beam_pipelines.dataset.measured_files import find_measured, read_pairs
+from beam_pipelines.dataset.pipeline import (
+    MEASURED,
+    BuildLocations,
+    BuildPlan,
+    MatchInputs,
+    MeasureSources,
+    WriteDataset,
+    add_build,
+    written_build,
+)
 from beam_pipelines.dataset.shards import WrittenShard
 from beam_pipelines.rejects import Reject, read_rejects
-from beam_pipelines.runner import local_options, translate_failures
+from beam_pipelines.runner import REJECTS, local_options, translate_failures
 from laser_dist.errors import UserError
 
 pytestmark = pytest.mark.beam
@@ -77,6 +88,32 @@ def run(plan):
         (counter.key.metric.namespace, counter.key.metric.name): counter.committed
         for counter in counters
     }
+
+
+def test_each_composite_can_be_used_alone(streams, locations, tmp_path):
+    plan = plan_of(streams, tmp_path / "in", locations)
+    with beam_testing.TestPipeline(options=local_options(1)) as pipeline:
+        sources = pipeline | MatchInputs(plan)
+        assert_that(sources | beam.Map(lambda source: source.source_id), equal_to(IDS))
+    with beam_testing.TestPipeline(options=local_options(1)) as pipeline:
+        outputs = pipeline | beam.Create(plan.sources[1:]) | MeasureSources(plan)
+        ids = outputs[MEASURED] | "ids" >> beam.Map(lambda each: each.source_id)
+        assert_that(ids, equal_to(IDS[1:2]), label="measured")
+        where = outputs[REJECTS] | "where" >> beam.Map(lambda reject: (reject.what, reject.stage))
+        expected = [("clip", "measure")] * 2 + [("source", "measure")]
+        assert_that(where, equal_to(expected), label="rejects")
+    (measured,) = find_all(plan.sources[1:2], locations)
+    with beam_testing.TestPipeline(options=local_options(1)) as pipeline:
+        inputs = {
+            MEASURED: pipeline | "measured" >> beam.Create([measured]),
+            REJECTS: pipeline | "none" >> beam.Create([]),
+        }
+        assert_that(inputs | WriteDataset(plan, CountExamples()), equal_to([1]))
+    assert [*written_build(locations.work).shards] == ["test"]
+
+
+def find_all(sources, locations):
+    return [find_measured(source, SETTINGS, locations.work) for source in sources]
 
 
 def test_counters_and_table_agree_on_the_rejects(streams, locations, tmp_path):

@@ -7,6 +7,8 @@ import isolated_work
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from labeled_fakes import QPS, SETTINGS, encoded, labeled, plain, waves
 
 from beam_pipelines.dataset.frame_pairs import measure_and_write
@@ -17,13 +19,14 @@ from beam_pipelines.dataset.measured_files import (
     location_of,
     read_pairs,
 )
-from beam_pipelines.dataset.measuring import MeasureSources
+from beam_pipelines.dataset.measuring import MeasureSource
 from beam_pipelines.isolation import Crashed, Isolated
 from beam_pipelines.rejects import RejectLimit
 from laser_dist.errors import UserError
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.containers import VideoError
 
+AT = (MIN_TIMESTAMP, GlobalWindow())
 LIMIT = RejectLimit(refusal="", found=(), total=10, max_rate=1.0)
 
 pytestmark = pytest.mark.slow  # most tests start and crash a process that loads the codecs
@@ -49,13 +52,13 @@ def run(isolated):
 
 def _run(isolated, source, folder, *, work=measure_and_write):
     """Return what the step yields for one source: measured files and rejects."""
-    step = MeasureSources(
+    step = MeasureSource(
         SETTINGS, str(folder), limit=LIMIT, measure=work, isolate=lambda seconds: isolated
     )
     step.setup()
-    outputs = list(step.process(source))
-    rejects = [output.value for output in outputs if isinstance(output, TaggedOutput)]
-    return [output for output in outputs if not isinstance(output, TaggedOutput)], rejects
+    outputs = list(step.process(source, *AT))
+    rejects = [output.value.value for output in outputs if isinstance(output, TaggedOutput)]
+    return [output.value for output in outputs if not isinstance(output, TaggedOutput)], rejects
 
 
 def rows_of(measured):
@@ -128,9 +131,9 @@ class TimesOut:
 def test_a_clip_that_times_out_costs_only_that_clip(streams, tmp_path):
     source = labeled(tmp_path / "in", streams, levels=(20, 20, 36))
     work = str(tmp_path / "work")
-    step = MeasureSources(SETTINGS, work, limit=LIMIT, clip_seconds=30.0, isolate=TimesOut)
+    step = MeasureSource(SETTINGS, work, limit=LIMIT, clip_seconds=30.0, isolate=TimesOut)
     step.setup()
-    measured, reject = step.process(source)
+    measured, reject = (output.value for output in step.process(source, *AT))
     step.teardown()
     assert reject.value.where.endswith("_qp_28.264")
     assert reject.value.why == "Cannot decode it: timed out after 30 s"
@@ -163,9 +166,9 @@ def test_after_a_crash_the_next_source_is_measured(run, streams, tmp_path):
 def test_the_codec_process_stops_with_the_step(streams, tmp_path):
     isolated = Isolated(60.0)
     work = str(tmp_path / "work")
-    step = MeasureSources(SETTINGS, work, limit=LIMIT, isolate=lambda seconds: isolated)
+    step = MeasureSource(SETTINGS, work, limit=LIMIT, isolate=lambda seconds: isolated)
     step.setup()
-    list(step.process(labeled(tmp_path / "in", streams)))
+    list(step.process(labeled(tmp_path / "in", streams), *AT))
     number = isolated.call(isolated_work.process_id)
     step.teardown()
     assert isolated_work.exits(number)
@@ -176,18 +179,13 @@ def test_two_processes_yield_every_source_once_by_the_end_of_the_bundle(streams,
     ids = ["x-none-1", "x-SIGSEGV-0", "x-none-2", "x-none-3"]
     sources = [labeled(tmp_path / "in", streams, source_id=name) for name in ids]
     work = str(tmp_path / "work")
-    step = MeasureSources(
-        SETTINGS, work, limit=LIMIT, num_processes=2, measure=faulty_codec.measure
-    )
+    step = MeasureSource(SETTINGS, work, limit=LIMIT, num_processes=2, measure=faulty_codec.measure)
     step.setup()
-    outputs = [output for source in sources for output in step.process(source)]
+    outputs = [output for source in sources for output in step.process(source, *AT)]
     assert len(outputs) < len(ids)  # one per process is still running
-    rest = list(step.finish_bundle())
+    outputs += step.finish_bundle()
     step.teardown()
-    found = [each.value if isinstance(each, TaggedOutput) else each for each in outputs]
-    for each in rest:
-        windowed = each.value if isinstance(each, TaggedOutput) else each
-        found.append(windowed.value)
+    found = [each.value.value if isinstance(each, TaggedOutput) else each.value for each in outputs]
     names = [getattr(each, "source_id", None) or each.where for each in found]
     assert sorted(names) == sorted(ids)
 

@@ -7,6 +7,7 @@ import apache_beam as beam
 import isolated_work
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from beam_pipelines.parallel import InChildProcesses
 from beam_pipelines.runner import local_options, new_pipeline, run_to_end
@@ -43,6 +44,23 @@ def test_every_element_is_worked_on_once_and_outputs_keep_their_tags(num_process
     assert_that(outputs["others"], equal_to([0, 1, 2, 3, 4]), label="others")
     assert_that(outputs["negative"], equal_to([-5, -4, -3, -2, -1]), label="negative")
     run_to_end(pipeline)
+
+
+def test_an_output_has_the_time_and_the_window_of_its_element():
+    pipeline = new_pipeline(local_options(3))
+    elements = [TimestampedValue((number, -5), number) for number in range(10)]
+    called = beam.ParDo(Call(isolated_work.add, 3)).with_outputs("negative", main="others")
+    outputs = pipeline | beam.Create(elements) | beam.WindowInto(FixedWindows(2)) | called
+    for name in ("others", "negative"):
+        when = outputs[name] | name >> beam.Map(when_of)
+        numbers = range(5) if name == "negative" else range(5, 10)
+        expected = [(number - 5, number, number // 2 * 2) for number in numbers]
+        assert_that(when, equal_to(expected), label=f"when {name}")
+    run_to_end(pipeline)
+
+
+def when_of(output, timestamp=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam):
+    return output, int(timestamp), int(window.start)
 
 
 def test_a_child_that_crashes_is_a_user_error():

@@ -231,12 +231,8 @@ def check_request(job):
 def check_pipeline(pipeline):
     order = steps(pipeline)
     for earlier, later in (
-        ("Sources", "SpreadSources"),
-        ("SpreadSources", "MeasureSources"),
-        ("MeasureSources", "PlanShards"),
-        ("PlanShards", "SpreadShards"),
-        ("SpreadShards", "WriteShards"),
-        ("WriteShards", "GatherShards"),
+        ("MatchInputs", "MeasureSources"),
+        ("MeasureSources", "WriteDataset"),
     ):
         assert order.index(earlier) < order.index(later)
     used = {
