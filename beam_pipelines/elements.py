@@ -57,12 +57,14 @@ class JndLevel:
     Attributes:
       value: the level, on the dataset's scale; NaN if missing.
       mean: mean of the samples; NaN if there are none.
-      samples: one value per viewer who has this level; the order does not identify viewers.
+      samples: one value per viewer who has this level.
+      viewers: name of the viewer of each sample; empty if the dataset does not name them.
     """
 
     value: float
     mean: float
     samples: tuple[int, ...]
+    viewers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

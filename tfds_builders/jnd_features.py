@@ -47,8 +47,11 @@ def pair_features(settings: PairSettings, scale: Scale) -> tfds.features.Feature
             # Always three, but without a length: TFDS cannot read a ragged feature that has one.
             "viewer_samples": tfds.features.Sequence(
                 tfds.features.Sequence(tfds.features.Scalar(np.int64)),
-                doc=f"{scale.name} at which each viewer noticed a difference, per level; positions "
-                "do not identify viewers.",
+                doc=f"{scale.name} at which each viewer noticed a difference, per level.",
+            ),
+            "viewer_ids": tfds.features.Sequence(
+                tfds.features.Sequence(tfds.features.Text()),
+                doc="Name of the viewer of each of the samples; empty if the dataset has none.",
             ),
             "level_origins": tfds.features.Sequence(
                 tfds.features.Text(),
@@ -78,6 +81,7 @@ def example_of(source: SourceMetadata, pair: StoredPair) -> dict[str, Any]:
         "jnd_levels": np.array([level.value for level in source.levels], np.float32),
         "jnd_level_means": np.array([level.mean for level in source.levels], np.float32),
         "viewer_samples": [list(level.samples) for level in source.levels],
+        "viewer_ids": [list(level.viewers) for level in source.levels],
         "level_origins": list(source.level_origins),
         "psnr_db": np.array(pair.psnr_db, np.float32),
         "spatial_information": np.float32(source.spatial_information),

@@ -240,7 +240,7 @@ def _pair_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
 def _source_metadata(table: pq.ParquetFile) -> SourceMetadata:
     source = json.loads(table.schema_arrow.metadata[_METADATA_KEY])["source"]
     first, second, third = (
-        JndLevel(value=level["value"], mean=level["mean"], samples=tuple(level["samples"]))
+        JndLevel(**level | {name: tuple(level[name]) for name in ("samples", "viewers")})
         for level in source.pop("levels")
     )
     origins = tuple(source.pop("level_origins"))

@@ -26,6 +26,7 @@ LABELS_SCHEMA = pa.schema(
         ("jnd_levels", _PER_LEVEL),
         ("jnd_level_means", _PER_LEVEL),
         ("viewer_samples", pa.list_(pa.list_(pa.int64()), NUM_LEVELS)),
+        ("viewer_ids", pa.list_(pa.list_(pa.string()), NUM_LEVELS)),
         ("level_origins", pa.list_(pa.string(), NUM_LEVELS)),
         ("psnr_db", _PER_LEVEL),
         ("spatial_information", pa.float32()),
@@ -119,6 +120,7 @@ def label_rows(shards: Iterable[Shard]) -> list[dict[str, Any]]:
             "jnd_levels": [level["value"] for level in levels],
             "jnd_level_means": [level["mean"] for level in levels],
             "viewer_samples": [level["samples"] for level in levels],
+            "viewer_ids": [level["viewers"] for level in levels],
         }
         rows_at[location] = [common | asdict(pair) for pair in pairs]
     return [rows_at[location][row] for location, row in examples]

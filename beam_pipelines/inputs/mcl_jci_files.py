@@ -87,8 +87,15 @@ class MclJciFiles:
     def levels(self, labels: MclJciSource) -> tuple[JndLevel, JndLevel, JndLevel]:
         """Return JND1..3 of a source."""
         first, second, third = (
-            JndLevel(value=value, mean=nan if isnan(value) else _mean(samples), samples=samples)
-            for value, samples in zip(labels.levels(self.definition), labels.samples, strict=True)
+            JndLevel(
+                value=value,
+                mean=nan if isnan(value) else _mean(samples),
+                samples=samples,
+                viewers=viewers,
+            )
+            for value, samples, viewers in zip(
+                labels.levels(self.definition), labels.samples, labels.viewers, strict=True
+            )
         )
         return first, second, third
 

@@ -87,14 +87,24 @@ class MclJciSource:
     def samples(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Samples of JND1 to JND3: [S] quality factors of the viewers who have that level.
 
-        S differs between levels, so positions do not identify viewers; `chains` does.
+        S differs between levels, so positions do not identify viewers; `viewers` does.
         """
-        chains = [chain.quality_factors for chain in self.chains]
         first, second, third = (
-            tuple(chain[level] for chain in chains if len(chain) > level)
+            tuple(chain.quality_factors[level] for chain in self._chains_with(level))
             for level in range(NUM_LEVELS)
         )
         return (first, second, third)
+
+    @property
+    def viewers(self) -> tuple[tuple[str, ...], ...]:
+        """Name of the viewer of each of the `samples`, for JND1 to JND3."""
+        return tuple(
+            tuple(chain.subject for chain in self._chains_with(level))
+            for level in range(NUM_LEVELS)
+        )
+
+    def _chains_with(self, level: int) -> list[ViewerChain]:
+        return [chain for chain in self.chains if len(chain.quality_factors) > level]
 
     def levels(self, convention: Convention) -> tuple[float, float, float]:
         """Return JND1 to JND3 as quality factors.

@@ -118,6 +118,12 @@ def test_levels_and_samples_are_those_of_the_labels(dataset, synthetic):
         np.testing.assert_array_equal(example["jnd_levels"], source.levels("viewers"))
         samples = [tuple(row) for row in example["viewer_samples"]]
         assert samples == list(source.samples)
+        answers = {chain.subject: chain.quality_factors for chain in source.chains}
+        for level, (values, names) in enumerate(
+            zip(samples, example["viewer_ids"].to_list(), strict=True)
+        ):
+            for value, name in zip(values, names, strict=True):
+                assert answers[name.decode()][level] == value
         for level, mean, row in zip(
             example["jnd_levels"], example["jnd_level_means"], samples, strict=True
         ):

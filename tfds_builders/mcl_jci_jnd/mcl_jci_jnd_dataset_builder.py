@@ -31,7 +31,8 @@ class Builder(JndBuilder):
     LICENSE = "Set by the publishers of MCL-JCI; read their terms before use."
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {
-        "2.0.0": "Corrected quality table, and levels rounded to the side of lower visibility.",
+        "2.0.0": "Corrected quality table, levels rounded to the side of lower visibility, and the "
+        "names of viewers.",
         "1.0.0": "Frame pairs, viewers' samples and the quality table.",
     }
     BUILDER_CONFIGS = [
