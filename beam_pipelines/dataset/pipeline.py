@@ -141,7 +141,7 @@ def add_build(
       measure: replaces `MeasureSource`.
     """
     sources = pipeline | MatchInputs(plan)
-    measured = sources | MeasureSources(plan, measure)
+    measured: Any = sources | MeasureSources(plan, measure)
     _ = {name: measured[name] for name in (MEASURED, REJECTS)} | WriteDataset(plan, write_shard)
 
 
