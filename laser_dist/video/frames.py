@@ -11,7 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.filter import Graph
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
@@ -196,11 +196,25 @@ class Clip:
         Returns:
           [height, width, 3] uint8, resized bicubically without keeping the aspect ratio.
         """
+        return self._rgb(index, width or self.width, height or self.height, VideoReformatter())
+
+    def rgb_frames(self, *, width: int, height: int) -> UInt8Array:
+        """Return all frames as `rgb` does: [T, height, width, 3] uint8."""
+        frames = np.empty((self.num_frames, height, width, 3), np.uint8)
+        reformatter = VideoReformatter()
+        for index in range(self.num_frames):
+            frames[index] = self._rgb(index, width, height, reformatter)
+        return frames
+
+    def _rgb(
+        self, index: int, width: int, height: int, reformatter: VideoReformatter
+    ) -> UInt8Array:
         # PyAV cannot set where the chroma of a frame is.
         location = f"chroma_location={self.color.chroma_location}"
-        converted = _filtered(self.frame(index), ("setparams", location)).reformat(
-            width=width or self.width,
-            height=height or self.height,
+        converted = reformatter.reformat(
+            _filtered(self.frame(index), ("setparams", location)),
+            width=width,
+            height=height,
             format="rgb24",
             src_colorspace=self.color.matrix,
             src_color_range=self.color.color_range,
@@ -209,13 +223,6 @@ class Clip:
             threads=1,
         )
         return _as_uint8(converted.to_ndarray())
-
-    def rgb_frames(self, *, width: int, height: int) -> UInt8Array:
-        """Return all frames as `rgb` does: [T, height, width, 3] uint8."""
-        frames = np.empty((self.num_frames, height, width, 3), np.uint8)
-        for index in range(self.num_frames):
-            frames[index] = self.rgb(index, width=width, height=height)
-        return frames
 
     def with_fps(self, fps: Fraction) -> "Clip":
         """Return the same frames at a constant frame rate, the first at 0 s."""
@@ -279,6 +286,12 @@ def to_420(frame: av.VideoFrame, color: ColorEncoding = VIDEO) -> av.VideoFrame:
     if not frame.format.is_rgb and frame.colorspace in _NO_MATRIX:
         is_sd = frame.height in _SD_HEIGHTS and frame.width <= _SD_WIDTH
         frame.colorspace = Colorspace.ITU601 if is_sd else Colorspace.ITU709
+    color_range = frame.color_range or ColorRange.MPEG
+    if frame.format.name == "yuv420p" and (frame.colorspace, color_range) == (
+        color.matrix,
+        color.color_range,
+    ):
+        return frame
     options = f"flags={SCALER_FLAGS}:out_color_matrix={int(color.matrix)}"
     target = f"out_range={int(color.color_range)}:out_chroma_loc={color.chroma_location}"
     return _filtered(frame, ("scale", f"{options}:{target}"), ("format", "yuv420p"))
