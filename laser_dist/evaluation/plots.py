@@ -67,9 +67,27 @@ _BASELINE_STYLES = {
 }
 
 
-def predictor_style(name: str) -> PredictorStyle:
-    """Return the style of a predictor; any name that is not a baseline's is the network."""
-    return _BASELINE_STYLES.get(name) or PredictorStyle(name.upper(), "model", "o", "-")
+# Networks share a color and differ in these; the first one is the evaluated network.
+_NETWORK_LINES = (
+    ("o", "-"),
+    ("s", (0, (5, 1.5))),
+    ("^", (0, (1.5, 1.5))),
+    ("v", (0, (8, 2, 1.5, 2))),
+    ("D", (0, (3, 3))),
+)
+
+
+def predictor_style(name: str, names: Iterable[str] = ()) -> PredictorStyle:
+    """Return the style of a predictor; any name that is not a baseline's is a network.
+
+    Args:
+      name: of the predictor.
+      names: of all predictors of the results, to tell several networks apart.
+    """
+    networks = [each for each in names if each not in _BASELINE_STYLES]
+    index = networks.index(name) if name in networks else 0
+    network = PredictorStyle(name.upper(), "model", *_NETWORK_LINES[index % len(_NETWORK_LINES)])
+    return _BASELINE_STYLES.get(name, network)
 
 
 @mpl.rc_context(STYLE)
@@ -80,7 +98,8 @@ def error_intervals(results: EvaluationResults) -> str:
     # The network's mark is at the top of each row, and larger.
     offsets = np.linspace(-0.26, 0.26, len(results.predictors))
     for (name, result), offset in zip(results.predictors.items(), offsets, strict=True):
-        style, rows = predictor_style(name), np.arange(len(shown)) + offset
+        style = predictor_style(name, results.predictors)
+        rows = np.arange(len(shown)) + offset
         low, high = np.array(result.score.abs_error_interval)[shown].T
         errors = np.array(result.score.abs_error)[shown]
         color, size = COLORS[style.color], 8.5 if name == results.model else 6.5
@@ -397,7 +416,7 @@ def _clips_with(results: EvaluationResults) -> dict[int, np.ndarray]:
 
 
 def _line_style(results: EvaluationResults, name: str) -> dict[str, Any]:
-    style = predictor_style(name)
+    style = predictor_style(name, results.predictors)
     width = 2.4 if name == results.model else 1.8
     return {"color": COLORS[style.color], "linestyle": style.dash, "linewidth": width}
 

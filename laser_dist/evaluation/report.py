@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jinja2
@@ -83,7 +83,7 @@ def render(
         dataset=results.dataset,
         scale=results.dataset.scale.name,
         model=plots.predictor_style(results.model),
-        style=plots.predictor_style,
+        style=partial(plots.predictor_style, names=tuple(results.predictors)),
         headline=headline(results),
         comparison=comparison(results),
         level_names=[plots.level_name(index) for index in range(results.test.levels.shape[1])],

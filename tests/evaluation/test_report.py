@@ -414,3 +414,18 @@ def test_no_number_is_a_negative_zero(results):
     assert "0.00" in " ".join(texts)
     zero = re.compile(r"(?<![\w.])[-\N{MINUS SIGN}]0(\.0+)?(?![\d.])")
     assert [one for one in texts if zero.search(one)] == []
+
+
+def test_several_networks_are_drawn_differently():
+    names = ["mj-lat#1", "mj-lat#2", "rec", "constant", "one-encode"]
+    styles = [predictor_style(name, names) for name in names]
+    assert len({(style.color, style.dash) for style in styles}) == len(names)
+    assert len({(style.color, style.marker) for style in styles}) == len(names)
+    assert [style.label for style in styles[:3]] == ["MJ-LAT#1", "MJ-LAT#2", "REC"]
+
+
+def test_notes_on_the_models_are_at_the_top(results):
+    note = "mj-lat was trained on <another> dataset."
+    made = replace(results, provenance=replace(results.provenance, notes=(note,)))
+    html = report.render(made)
+    assert html.index("mj-lat was trained on &lt;another&gt; dataset.") < html.index("<section")
