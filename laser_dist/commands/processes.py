@@ -43,7 +43,7 @@ def stop_on_signals() -> Iterator[None]:
 
     Workers stop before the stack unwinds, so that none writes into a folder that is being removed.
     If the unwinding hangs (a library may wait for its workers), the process exits all the same. A
-    library that replaces `Stopped` by an error of its own, such as a failed import, is overruled.
+    library that replaces `Stopped` by another error, such as a failed import, is overruled.
     """
     received: list[int] = []
 

@@ -68,7 +68,6 @@ def test_no_examples_at_all_are_refused(synthetic, tmp_path):
 
 
 def test_the_command_of_tfds_builds_the_dataset(tmp_path):
-    pytest.importorskip("mlcroissant")  # the command imports it
     settings = replace(SETTINGS, width=256, height=144)
     synthesize(photographs(tmp_path), settings, tmp_path / "mini", local_options(1))
     command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", "build"]

@@ -8,7 +8,6 @@ from videoset_builds import TINY
 
 from tfds_builders.videoset_jnd.videoset_jnd_dataset_builder import Builder
 
-pytest.importorskip("dill")  # TFDS's test case imports it
 pytestmark = [pytest.mark.beam, pytest.mark.slow]
 
 
