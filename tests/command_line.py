@@ -22,7 +22,10 @@ LASER_JND = (sys.executable, "-m", "laser_dist.commands.main")
 def laser_jnd(*arguments, **options):
     """Run a command as a process, and wait until it exits."""
     return subprocess.run(
-        [*LASER_JND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+        [*LASER_JND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **{"timeout": 120, **options},
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from laser_dist import __version__
 from laser_dist.commands import (
     build,
+    crossval,
     demo,
     evaluate,
     import_weights,
@@ -43,6 +44,7 @@ COMMANDS: dict[str, ModuleType] = {
     "build": build,
     "train": train,
     "evaluate": evaluate,
+    "crossval": crossval,
     "predict": predict,
     "models": models,
     "settings": settings,

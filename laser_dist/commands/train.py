@@ -54,12 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage_error=parser.error)
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("variant", choices=names, nargs="?", help="predictor to train")
-    parser.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        help=f"size and length of the training (default: {DEFAULT_PRESET})",
-    )
-    add_dataset(parser, "prepared dataset")
+    add_settings(parser)
     parser.add_argument(
         "--output",
         metavar="PATH_OR_URL",
@@ -83,6 +78,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STAGE[,STAGE]",
         help="train only these stages and those that they need",
     )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare the dataset and the settings of a training, the arguments of `resolve`."""
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help=f"size and length of the training (default: {DEFAULT_PRESET})",
+    )
+    add_dataset(parser, "prepared dataset")
     parser.add_argument(
         "--levels",
         type=level_list,
@@ -142,10 +147,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         _check_resume(arguments)
         store = run_store(arguments.resume)
-        training, dataset = read_run(store, work_settings(arguments))
+        training, dataset, splits = read_run(store, work_settings(arguments))
     else:
         training = resolve(arguments)
-        dataset = find_dataset(arguments.dataset, arguments.data_dir)
+        dataset, splits = find_dataset(arguments.dataset, arguments.data_dir), None
         preset = arguments.preset or DEFAULT_PRESET
         store = run_store(arguments.output or f"runs/{arguments.variant}-{preset}")
     check_stages(arguments.stages, training)
@@ -157,7 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
                 hint="Choose another folder with --output.",
             )
         pretrained = load_pretrained(terminal, arguments.init_from, training)
-    config = start_run(store, training, dataset)  # creates the run's folder
+    config = start_run(store, training, dataset, splits)  # creates the run's folder
     logger.info("Follow the metrics with: tensorboard --logdir %s/logs/tensorboard", store.location)
     started = time.monotonic()
     throughput = train_run(terminal, config, store, pretrained=pretrained, only=arguments.stages)

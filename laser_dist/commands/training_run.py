@@ -1,10 +1,11 @@
-"""Trains a run to its end: decides what to train, and shows its progress."""
+"""Trains runs to their end: decides what to train, and shows the progress."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -86,40 +87,60 @@ def train_run(
     pretrained: Path | None = None,
     only: Sequence[str] | None = None,
 ) -> list[tuple[str, str]]:
-    """Train a started run to its end.
+    """Train a started run to its end; see `train_runs`.
+
+    Returns:
+      The throughput and what the time was spent on, as names and values.
+    """
+    progress = train_runs(terminal, [(config, store)], pretrained=pretrained, only=only)
+    return progress[0].throughput() if progress else []
+
+
+def train_runs(
+    terminal: Terminal,
+    runs: Sequence[tuple[dict[str, Any], RunFiles]],
+    *,
+    pretrained: Path | None = None,
+    only: Sequence[str] | None = None,
+) -> list[TrainingProgress]:
+    """Train started runs to their end, in one Ray session.
 
     Args:
       terminal: shows the progress.
-      config: configuration of `start_run`.
-      store: storage of the run.
+      runs: configuration of `start_run` and storage of each.
       pretrained: folder of `load_pretrained`, whose backbones are reused.
       only: names of the stages to train, with those that they need; None for all.
 
     Returns:
-      The throughput and what the time was spent on, as names and values.
+      The progress of each run that had something to train.
 
     Raises:
-      UserError: another process trains the run.
+      UserError: another process trains one of the runs.
     """
-    if is_finished(store):
-        logger.info("%s is finished, with the same settings and data.", store.location)
-        return []
     from laser_dist.training.lease import leased
     from laser_dist.training.plan import waves
 
-    with leased(store) as check_lease:
-        plans, decisions = _decide(config, store, pretrained, only)
-        workers = _workers_text(config["training"]["cluster"])
-        logger.info("  %s in %s, %s", config["variant"], count_text(len(plans), "stage"), workers)
-        for each in decisions:
-            logger.info("  %s: %s", each.stage, _SOURCES[each.source])
-        work = {d.stage: {"key": d.key, "inputs": d.inputs} for d in decisions if d.trains}
-        if work:
-            groups = waves(plans, [each.stage for each in decisions if not each.trains])
-            return _train_with_progress(terminal, {**config, "work": work}, groups, check_lease)
-        if only is None:
-            _finish(config, store)
-        return []
+    with ExitStack() as stack:
+        jobs: list[tuple[dict[str, Any], list[tuple[str, ...]]]] = []
+        checks: list[Callable[[], None]] = []
+        for config, store in runs:
+            if is_finished(store):
+                logger.info("%s is finished, with the same settings and data.", store.location)
+                continue
+            checks.append(stack.enter_context(leased(store)))
+            plans, decisions = _decide(config, store, pretrained, only)
+            workers = _workers_text(config["training"]["cluster"])
+            stages = count_text(len(plans), "stage")
+            logger.info("  %s in %s, %s", config["variant"], stages, workers)
+            for each in decisions:
+                logger.info("  %s: %s", each.stage, _SOURCES[each.source])
+            work = {d.stage: {"key": d.key, "inputs": d.inputs} for d in decisions if d.trains}
+            if work:
+                groups = waves(plans, [each.stage for each in decisions if not each.trains])
+                jobs.append(({**config, "work": work}, groups))
+            elif only is None:
+                _finish(config, store)
+        return _train_with_progress(terminal, jobs, checks) if jobs else []
 
 
 def _decide(
@@ -175,45 +196,57 @@ def _workers_text(cluster: Mapping[str, Any]) -> str:
 
 def _train_with_progress(
     terminal: Terminal,
-    config: dict[str, Any],
-    groups: Sequence[Sequence[str]],
-    check_lease: Callable[[], None],
-) -> list[tuple[str, str]]:
+    jobs: Sequence[tuple[dict[str, Any], Sequence[Sequence[str]]]],
+    checks: Sequence[Callable[[], None]],
+) -> list[TrainingProgress]:
     """Train in another thread, so that this one receives Ctrl-C, and show the events.
 
     In the main thread, Ray would handle SIGINT and SIGTERM itself, and then exit with status 0 or
     leave its workers running.
     """
-    from laser_dist.training.ray_entry import ray_session, train
+    from laser_dist.training.ray_entry import Job, ray_session, train
 
-    events: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    events: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
     outcome: list[BaseException | None] = []
 
     def work() -> None:
         try:
-            train(config, groups, events.put)
+            train(
+                [
+                    Job(config, groups, lambda event, index=index: events.put((index, event)))
+                    for index, (config, groups) in enumerate(jobs)
+                ]
+            )
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             outcome.append(error)
         else:
             outcome.append(None)
 
     thread = threading.Thread(target=work, name="training", daemon=True)
-    stages = [name for group in groups for name in group]
-    progress = TrainingProgress(stages, each_epoch=not terminal.is_live)
+    progress = [
+        TrainingProgress(
+            [name for group in groups for name in group], each_epoch=not terminal.is_live
+        )
+        for _, groups in jobs
+    ]
+    folders = [config["run_dir"].rstrip("/").rpartition("/")[2] for config, _ in jobs]
+    prefixes = [f"  {folder}" if len(jobs) > 1 else "" for folder in folders]
+    current = 0
     # In this thread, so that a stopped command removes the session's folder.
     with ray_session(), terminal.progress() as show:
         thread.start()
         while not outcome or not events.empty():
             claim_signals()
-            check_lease()
-            try:
-                lines = progress.take(events.get(timeout=SECONDS_BETWEEN_LOOKS))
-            except Empty:
-                lines = []
+            for check in checks:
+                check()
+            lines: list[str] = []
+            with suppress(Empty):
+                current, event = events.get(timeout=SECONDS_BETWEEN_LOOKS)
+                lines = progress[current].take(event)
             for line in lines:
-                logger.info("%s", line)
-            show(progress.line)
+                logger.info("%s%s", prefixes[current], line)
+            show(f"{prefixes[current].strip()}  {progress[current].line}".strip())
     thread.join()
     if outcome[0] is not None:
         raise outcome[0]
-    return progress.throughput()
+    return progress

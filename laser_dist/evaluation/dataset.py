@@ -6,8 +6,8 @@ Only the adapter imports TFDS and TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import compress
+from dataclasses import dataclass, field, replace
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,6 +79,17 @@ class SourceTable:
     levels: np.ndarray
     activity: np.ndarray
     viewer_samples: tuple[tuple[np.ndarray, ...], ...] = ()
+
+    @staticmethod
+    def joined(tables: Sequence[SourceTable]) -> SourceTable:
+        """Return a table of the sources of all tables."""
+        return SourceTable(
+            source_ids=tuple(chain.from_iterable(table.source_ids for table in tables)),
+            group_ids=tuple(chain.from_iterable(table.group_ids for table in tables)),
+            levels=np.concatenate([table.levels for table in tables]),
+            activity=np.concatenate([table.activity for table in tables]),
+            viewer_samples=tuple(chain.from_iterable(table.viewer_samples for table in tables)),
+        )
 
     def select(self, rows: np.ndarray, levels: np.ndarray) -> SourceTable:
         """Return the table of some sources ([N] bool) and some of their levels ([L] bool)."""
@@ -170,7 +181,23 @@ class LabeledDataset(Protocol):
 class TfdsDataset:
     """A labeled dataset that one of the project's TFDS builders wrote."""
 
-    def __init__(self, folder: Path, *, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        splits: Mapping[str, Sequence[str]] | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        """Open the dataset.
+
+        Args:
+          folder: folder of one version of the dataset.
+          splits: split to ids of its sources, in place of the dataset's own.
+          batch_size: frames per batch.
+
+        Raises:
+          UserError: there is no dataset in the folder, or its metadata are incomplete.
+        """
         import tensorflow_datasets as tfds
 
         try:
@@ -184,6 +211,11 @@ class TfdsDataset:
             ) from error
         self._batch_size = batch_size
         self.info = _info(self._builder.info)
+        self._stored = self.info.splits
+        if splits is not None:
+            self.info = replace(
+                self.info, splits={split: tuple(ids) for split, ids in splits.items()}
+            )
         self.quality_path = folder / "quality"
         self._folder = folder
 
@@ -208,8 +240,12 @@ class TfdsDataset:
 
     def raw_batches(self, split: str) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield batches of (B source ids, uint8 [B, H, W, 3] raw frames), each frame once."""
+        wanted = set(self.info.splits[split])
         for batch in self._examples(split, ("source_id", "raw"), batch_size=self._batch_size):
-            yield [source_id.decode() for source_id in batch["source_id"]], batch["raw"]
+            source_ids = [source_id.decode() for source_id in batch["source_id"]]
+            rows = [row for row, source_id in enumerate(source_ids) if source_id in wanted]
+            if rows:
+                yield [source_ids[row] for row in rows], batch["raw"][rows]
 
     def middle_frames(self, split: str, source_ids: Collection[str]) -> dict[str, LevelFrames]:
         """Return the middle stored frame of each of these sources, by source id."""
@@ -229,9 +265,20 @@ class TfdsDataset:
         return found
 
     def _label_rows(self, split: str, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Return features other than frames, from the label table."""
-        num_examples = self._builder.info.splits[split].num_examples
-        return read_label_table(self._folder, split, num_examples, names).to_pylist()
+        """Return features other than frames of a split's examples, from the label tables."""
+        wanted = set(self.info.splits[split])
+        columns = list(dict.fromkeys(("source_id", *names)))
+        found: list[dict[str, Any]] = []
+        for stored in self._stored_splits(split):
+            num_examples = self._builder.info.splits[stored].num_examples
+            table = read_label_table(self._folder, stored, num_examples, columns)
+            found += [row for row in table.to_pylist() if row["source_id"] in wanted]
+        return found
+
+    def _stored_splits(self, split: str) -> list[str]:
+        """Return the stored splits that hold sources of a split."""
+        wanted = set(self.info.splits[split])
+        return [name for name, ids in self._stored.items() if wanted.intersection(ids)]
 
     def _examples(
         self,
@@ -241,19 +288,23 @@ class TfdsDataset:
         batch_size: int | None = None,
         encoded: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:
-        """Yield these features of each example; those in `encoded` as the stored bytes."""
+        """Yield these features of each example of the stored splits that a split needs.
+
+        Features in `encoded` are the stored bytes.
+        """
         import tensorflow_datasets as tfds
 
         features: Any = self._builder.info.features
-        dataset = self._builder.as_dataset(
-            split=split,
-            batch_size=batch_size,
-            decoders=tfds.decode.PartialDecoding(
-                {name: features[name] for name in names},
-                decoders={name: tfds.decode.SkipDecoding() for name in encoded},
-            ),
-        )
-        yield from tfds.as_numpy(dataset)
+        for stored in self._stored_splits(split):
+            dataset = self._builder.as_dataset(
+                split=stored,
+                batch_size=batch_size,
+                decoders=tfds.decode.PartialDecoding(
+                    {name: features[name] for name in names},
+                    decoders={name: tfds.decode.SkipDecoding() for name in encoded},
+                ),
+            )
+            yield from tfds.as_numpy(dataset)
 
 
 def _info(info: Any) -> DatasetInfo:

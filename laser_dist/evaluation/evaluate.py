@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,12 @@ from laser_dist.evaluation.dataset import (
     TfdsDataset,
     fit_frames,
 )
-from laser_dist.evaluation.example_clips import choose_examples, example_clip, thumbnails
+from laser_dist.evaluation.example_clips import (
+    ExampleClip,
+    choose_examples,
+    example_clip,
+    thumbnails,
+)
 from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.provenance import UNKNOWN, Provenance, collect_provenance
 from laser_dist.evaluation.quality_curves import QualityCurve, read_quality_curves
@@ -36,9 +42,11 @@ from laser_dist.evaluation.results import (
     to_json,
 )
 from laser_dist.evaluation.sur_metrics import constant_sur, network_sur
-from laser_dist.evaluation.trained_run import TrainedRun, load_trained_run
+from laser_dist.evaluation.trained_run import TrainedRun, dataset_record, load_trained_run
+from laser_dist.jnd.calibration import half_widths, held_out_half_widths
 from laser_dist.jnd.scale import NUM_LEVELS
 from laser_dist.storage import join, write_text
+from laser_dist.training.runs import load_run
 
 TEST_SPLIT = "test"
 TRAIN_SPLIT = "train"
@@ -91,7 +99,7 @@ def evaluate_on(
     provenance: Provenance = UNKNOWN,
 ) -> EvaluationResults:
     """Evaluate loaded models of distinct names on a loaded dataset; see `evaluate`."""
-    run, test = runs[0], dataset.sources(TEST_SPLIT)
+    test = dataset.sources(TEST_SPLIT)
     for each in runs:
         check_comparable(dataset, each, test)
     levels = _common_levels(runs)
@@ -106,24 +114,119 @@ def evaluate_on(
         levels=levels,
         provenance=provenance,
     )
+    write_results(results, curves, [(dataset, runs[0])], output)
+    return results
+
+
+def evaluate_folds(
+    dataset_dir: Path, folds: Mapping[str, Path], output: str | Path, *, run: str
+) -> EvaluationResults:
+    """Pool the predictions of a cross-validation, and write the files of `evaluate`.
+
+    The half-widths of the calibrated intervals, from the errors of all folds, are stored with the
+    model of each. Those in the results come from the other folds.
+
+    Args:
+      dataset_dir: folder of one version of a built dataset.
+      folds: location as the user knows it to the folder of each finished run.
+      output: path or URL of a folder, as for `evaluate`.
+      run: name of the cross-validation in the results.
+
+    Raises:
+      UserError: a folder is not what it should be, a run was trained on its test sources, or the
+        bucket cannot be written.
+      OSError: the disk cannot be written.
+    """
+    parts: list[tuple[LabeledDataset, TrainedRun]] = []
+    tests: list[SourceTable] = []
+    predicted: list[Predictions] = []
+    for name, path in folds.items():
+        splits = dataset_record(load_run(path).config, path)["splits"]
+        dataset = TfdsDataset(dataset_dir, splits=splits)
+        # Calibrated with its validation sources only, and maybe not at all.
+        trained = replace(load_trained_run(path), path=name, half_widths=None)
+        test = dataset.sources(TEST_SPLIT)
+        check_comparable(dataset, trained, test)
+        train = _training_sources(dataset, trained.levels)
+        ids = (*train.source_ids, *test.source_ids)
+        curves = read_quality_curves(dataset.quality_path, ids, dataset.info.scale)
+        predicted.append(all_predictions(dataset, [trained], train, test, curves))
+        parts.append((dataset, trained))
+        tests.append(test)
+    (dataset, trained), test = parts[0], SourceTable.joined(tests)
+    pooled = Predictions.joined(predicted)
+    numbers = np.repeat(np.arange(len(tests)), [len(table.source_ids) for table in tests])
+    errors = pooled.levels[trained.name] - test.levels
+    held_out = held_out_half_widths(errors, test.group_ids, numbers)
+    _calibrate(folds.values(), errors[:, [k - 1 for k in trained.levels]], test.group_ids)
+    note = (
+        f"Cross-validated in {len(folds)} folds of groups: a clip is predicted by the model of its"
+        " fold, which has not learned from its group."
+    )
+    curves = read_quality_curves(dataset.quality_path, test.source_ids, dataset.info.scale)
+    results = assess(
+        test,
+        curves,
+        replace(pooled, half_widths={**pooled.half_widths, trained.name: held_out}),
+        dataset=replace(dataset.info, splits={TEST_SPLIT: test.source_ids}),
+        levels=trained.levels,
+        provenance=collect_provenance(run, trained.settings, (note,)),
+    )
+    write_results(results, curves, parts, output)
+    return results
+
+
+def _calibrate(run_dirs: Iterable[Path], errors: np.ndarray, group_ids: tuple[str, ...]) -> None:
+    """Store the half-widths of all errors [N, L] with the model of each run."""
+    from laser_dist.models.predictor_spec import set_half_widths
+    from laser_dist.models.predictors import load_saved_model
+    from laser_dist.training.saving import save_model
+
+    widths = half_widths(errors, group_ids)
+    if np.isfinite(widths).all():
+        for run_dir in run_dirs:
+            path = load_run(run_dir).predictor_path
+            model = load_saved_model(path, is_trusted=True)
+            set_half_widths(model, tuple(round(float(width), 4) for width in widths))
+            save_model(model, path)
+
+
+def write_results(
+    results: EvaluationResults,
+    curves: Mapping[str, QualityCurve],
+    parts: Sequence[tuple[LabeledDataset, TrainedRun]],
+    output: str | Path,
+) -> None:
+    """Write the files of `evaluate`.
+
+    Args:
+      results: results to write.
+      curves: source id to its quality curve, of the test sources.
+      parts: the dataset and the model that the report shows; of a cross-validation, those of each
+        fold. Each test source is in one of the datasets' test splits.
+      output: path or URL of a folder.
+    """
     chosen = choose_examples(mean_of_present(results.network.abs_errors, axis=1))
-    frames = dataset.middle_frames(TEST_SPLIT, [test.source_ids[row] for row in chosen.values()])
-    examples = [
-        example_clip(
-            results,
-            rank,
-            row,
-            _fitted(frames[test.source_ids[row]], run),
-            run.backbones,
-            curves[test.source_ids[row]],
-        )
-        for rank, row in chosen.items()
-    ]
-    pictures = thumbnails(dataset.raw_batches(TEST_SPLIT))
-    write_text(join(output, REPORT), report.render(results, run.curves, examples, pictures))
+    found: dict[str, tuple[LevelFrames, TrainedRun]] = {}
+    for dataset, run in parts:
+        own = {results.test.source_ids[row] for row in chosen.values()}
+        if len(parts) > 1:
+            own.intersection_update(dataset.info.splits[TEST_SPLIT])
+        if own:
+            frames = dataset.middle_frames(TEST_SPLIT, own)
+            found |= {source_id: (frames[source_id], run) for source_id in own}
+    examples: list[ExampleClip] = []
+    for rank, row in chosen.items():
+        frames, run = found[results.test.source_ids[row]]
+        curve = curves[frames.source_id]
+        fitted = _fitted(frames, run)
+        examples.append(example_clip(results, rank, row, fitted, run.backbones, curve))
+    learning = parts[0][1].curves if len(parts) == 1 else ()  # of one training
+    batches = (dataset.raw_batches(TEST_SPLIT) for dataset, _ in parts)
+    pictures = thumbnails(chain.from_iterable(batches))
+    write_text(join(output, REPORT), report.render(results, learning, examples, pictures))
     write_text(join(output, PREDICTIONS), to_csv(results))
     write_text(join(output, RESULTS), to_json(results))  # last: an evaluation with it is complete
-    return results
 
 
 def all_predictions(

@@ -81,6 +81,30 @@ def folds(groups: Mapping[str, str], num_folds: int, *, seed: int = 0) -> list[t
     ]
 
 
+def cross_validation(groups: Mapping[str, str], num_folds: int) -> list[dict[str, list[str]]]:
+    """Return the splits of each run of a cross-validation.
+
+    Each fold is the test split of one run. Of the other sources, about a fifth validates, by group.
+
+    Args:
+      groups: source id to group id.
+      num_folds: from 2; each fold must leave two groups or more.
+
+    Returns:
+      For each fold, split to source ids, ascending.
+
+    Raises:
+      ValueError: there are not enough groups.
+    """
+    found: list[dict[str, list[str]]] = []
+    for test in folds(groups, num_folds):
+        rest = {source: group for source, group in groups.items() if source not in set(test)}
+        validation = folds(rest, min(5, len(set(rest.values()))))[-1]
+        train = sorted(rest.keys() - set(validation))
+        found.append({"train": train, "validation": list(validation), "test": list(test)})
+    return found
+
+
 def _ranked(sizes: Mapping[str, int], salt: str = "") -> list[str]:
     """Return the group ids by size, descending, then by hash, and by id if two hashes agree."""
     return sorted(

@@ -5,6 +5,7 @@ does not have this fault.
 """
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import keras
@@ -13,30 +14,30 @@ import numpy as np
 from laser_dist.jnd.calibration import COVERAGE, half_widths
 from laser_dist.models.predictor_spec import predictor_spec_of
 from laser_dist.training.examples.example_codec import LEVELS, RAW, decode_frame, encoded_images
-from laser_dist.training.examples.records import open_records
-from laser_dist.training.storage.label_table import read_label_table
+from laser_dist.training.examples.records import open_examples
 
-_SPLIT = "validation"
 _MAX_FRAMES = 8  # of a clip, as in `laser-jnd predict`
 
 logger = logging.getLogger(__name__)
 
 
-def validation_half_widths(predictor: keras.Model, dataset: str | Path) -> tuple[float, ...] | None:
+def validation_half_widths(
+    predictor: keras.Model, dataset: str | Path, source_ids: Collection[str]
+) -> tuple[float, ...] | None:
     """Return the half-width of the interval of each level that a predictor predicts.
 
     Args:
       predictor: from `build_predictor`.
       dataset: location of the prepared dataset, path or URL.
+      source_ids: ids of the validation sources.
 
     Returns:
       Half-widths in steps of the scale; None if the split has fewer than two groups with one of
       the levels, or a prediction is not finite.
     """
     spec = predictor_spec_of(predictor)
-    records = open_records(dataset, _SPLIT)
-    names = ("source_id", "group_id", LEVELS)
-    table = read_label_table(dataset, _SPLIT, len(records), names).to_pydict()
+    records, labels = open_examples(dataset, source_ids, ("source_id", "group_id", LEVELS))
+    table = labels.to_pydict()
     rows_of: dict[str, list[int]] = {}
     for row, source_id in enumerate(table["source_id"]):
         rows_of.setdefault(source_id, []).append(row)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,46 +44,63 @@ _MAX_BASE_BYTES = 103 - 68 - len("/laser-jnd-12345678")
 logger = logging.getLogger(__name__)
 
 
-def train(
-    run_config: dict[str, Any],
-    groups: Sequence[Sequence[str]],
-    on_event: Callable[[dict[str, Any]], None],
-) -> None:
-    """Train stages of a run to their end.
+@dataclass(frozen=True)
+class Job:
+    """Stages of one run to train.
 
-    If the cluster has room for the run's workers more than once, stages that do not need each other
-    are trained at the same time. Otherwise the same workers train all of them in turn.
+    Attributes:
+      config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values.
+      groups: names of the stages; each group needs those before it.
+      on_event: called with every event of the run's log. There is none if the run is in a bucket
+        and trained on a cluster: then the workers print their progress, and Ray forwards it.
+    """
+
+    config: dict[str, Any]
+    groups: Sequence[Sequence[str]]
+    on_event: Callable[[dict[str, Any]], None]
+
+
+def train(jobs: Sequence[Job]) -> None:
+    """Train runs with the same settings of workers to their end, in one Ray session.
+
+    If the cluster has room for a run's workers more than once, runs, and stages of a run that do
+    not need each other, are trained at the same time. Otherwise the runs are trained in turn, and
+    the same workers train all stages of one.
 
     The training runs on the cluster that `RAY_ADDRESS` or the surrounding Ray job names; if there
     is none, on a Ray that is started on this machine. The caller needs `ray_session`.
-
-    Args:
-      run_config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values.
-      groups: names of the stages to train; each group needs those before it.
-      on_event: called with every event of the run's log. There is none if the run is in a bucket
-        and trained on a cluster: then the workers print their progress, and Ray forwards it.
 
     Raises:
       TrainingFailedError: of Ray: workers failed more often than the run allows.
       UserError: a machine ran out of memory.
     """
-    cluster = _cluster_of(run_config)
+    first = jobs[0].config
+    cluster = _cluster_of(first)
     # A stopped process cannot notice that it hangs, but Ray's health check does.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.hang_timeout_s)
     import ray
 
-    is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunFiles(run_config["run_dir"]).is_remote
+    is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunFiles(first["run_dir"]).is_remote
     if not ray.is_initialized():
         _connect(ray, cluster, log_to_driver=is_remote)
     resources = ray.cluster_resources()
     room = num_fits(cluster, resources)
     if not room:
         logger.info(_too_small_text(cluster, resources))
-    for concurrent in sessions(groups, room):
-        # If one fails, the others still run to their end: their work is kept.
+    at_once = max(1, min(room, len(jobs)))
+    # If one fails, the others still run to their end: their work is kept.
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(_train_job, job, room // at_once, is_remote) for job in jobs]
+    for future in futures:
+        future.result()
+
+
+def _train_job(job: Job, room: int, is_remote: bool) -> None:
+    """Train the stages of one run, with room for its workers this many times."""
+    for concurrent in sessions(job.groups, room):
         with ThreadPoolExecutor(len(concurrent)) as pool:
             futures = [
-                pool.submit(_fit, run_config, stages, None if is_remote else on_event)
+                pool.submit(_fit, job.config, stages, None if is_remote else job.on_event)
                 for stages in concurrent
             ]
         for future in futures:

@@ -1,7 +1,7 @@
 """A run's folder: its resolved configuration, and loading a finished run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -45,13 +45,19 @@ class Run:
         return scale_named(self.config["dataset"].get("scale"), of=f"run {self.dir}")
 
 
-def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) -> dict[str, Any]:
+def start_run(
+    store: RunFiles,
+    training: dict[str, Any],
+    dataset: str | Path,
+    splits: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Write a run's resolved configuration, or check that it equals the one that is there.
 
     Args:
       store: storage of the run; created if it does not exist.
       training: `TrainingConfig` as plain values.
       dataset: location of the prepared dataset, path or URL.
+      splits: ids of the sources of each split; None for the dataset's own.
 
     Returns:
       The configuration: `run_dir`, `variant`, `training`, `dataset`, `packages`.
@@ -65,7 +71,8 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
         "run_dir": store.location if store.is_remote else str(store.local.resolve()),
         "variant": training["variant"],
         "training": training,
-        "dataset": read_dataset_card(dataset),
+        "dataset": read_dataset_card(dataset)
+        | ({} if splits is None else {"splits": dict(splits)}),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
     path = store.local / CONFIG_FILE
@@ -83,8 +90,10 @@ def start_run(store: RunFiles, training: dict[str, Any], dataset: str | Path) ->
     return config
 
 
-def read_run(store: RunFiles, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """Return the settings of an existing run as plain values, and the location of its dataset.
+def read_run(
+    store: RunFiles, changes: Sequence[str] = ()
+) -> tuple[dict[str, Any], str, dict[str, list[str]]]:
+    """Return the arguments of `start_run` for an existing run: settings, dataset and splits.
 
     Args:
       store: storage of the run.
@@ -107,7 +116,8 @@ def read_run(store: RunFiles, changes: Sequence[str] = ()) -> tuple[dict[str, An
             f"{path} has settings of another version of laser-jnd. {error}",
             hint="Start a new run. It can reuse the backbones: --init-from RUN.",
         ) from error
-    return to_dict(override(before, changes)), config["dataset"]["dir"]
+    dataset = config["dataset"]
+    return to_dict(override(before, changes)), dataset["dir"], dataset["splits"]
 
 
 def holds_run(folder: Path) -> bool:

@@ -76,7 +76,7 @@ def finish_predictor(
     Args:
       config: configuration of the run.
       run_dir: folder of the run.
-      card: the dataset's card, with `scale` and `simulated`.
+      card: the dataset's card, with `scale`, `simulated` and `splits`.
       dataset: location of the dataset, path or URL.
     """
     variant = variant_named(config.variant)
@@ -99,7 +99,9 @@ def finish_predictor(
         heads = [load(model_path(run_dir, model_names(plan)[-1])) for plan in last]
         backbones = [load(model_path(run_dir, name)) for name in names]
         predictor = build_predictor(backbones, heads, answer)
-    set_half_widths(predictor, validation_half_widths(predictor, dataset))
+    set_half_widths(
+        predictor, validation_half_widths(predictor, dataset, card["splits"]["validation"])
+    )
     save_model(predictor, model_path(run_dir, PREDICTOR))
 
 

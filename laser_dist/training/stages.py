@@ -21,9 +21,14 @@ from laser_dist.training.config import StageConfig, TrainingConfig
 from laser_dist.training.examples.example_codec import RAW, num_with, rows_with, sample_frames
 from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
 from laser_dist.training.examples.frame_pairs import FramePairs
-from laser_dist.training.examples.labels import Labeled, present_means, read_labels
+from laser_dist.training.examples.labels import (
+    LABEL_COLUMNS,
+    Labeled,
+    labels_in,
+    present_means,
+)
 from laser_dist.training.examples.order import WorkerShard, has_level, num_steps
-from laser_dist.training.examples.records import Records, open_records
+from laser_dist.training.examples.records import Records, open_examples
 from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.learning.collectives import (
     all_agree,
@@ -78,10 +83,13 @@ def run_stages(
     models = context.run_dir / MODELS
     with context.suspended():  # takes minutes for a large dataset in a bucket
         context.store.fetch_all(models)
-        records = {split: open_records(dataset, split) for split in (TRAIN, VALIDATION)}
-        labels = {
-            split: read_labels(dataset, split, len(of_split)) for split, of_split in records.items()
+        splits = context.config["dataset"]["splits"]
+        opened = {
+            split: open_examples(dataset, splits[split], LABEL_COLUMNS)
+            for split in (TRAIN, VALIDATION)
         }
+    records = {split: of_split for split, (of_split, _) in opened.items()}
+    labels = {split: labels_in(table) for split, (_, table) in opened.items()}
     trainer = _Trainer(config, records, shard, context, labels)
     for plan in plans:
         if plan.name in work:

@@ -10,8 +10,9 @@ from videoset_builds import examples
 
 from laser_dist.errors import UserError
 from laser_dist.training.examples.example_codec import features_of
-from laser_dist.training.examples.labels import read_labels
+from laser_dist.training.examples.labels import LABEL_COLUMNS, labels_in
 from laser_dist.training.examples.records import open_records
+from laser_dist.training.storage.label_table import read_label_table
 
 pytestmark = [
     pytest.mark.beam,
@@ -53,7 +54,7 @@ def test_rows_are_in_the_order_of_the_examples(dataset, split):
 def test_training_reads_the_labels_of_the_examples(dataset, split):
     stored = {each["source_id"].decode(): each for each in examples(dataset, split)}
     table = pq.read_table(dataset / "labels" / f"{split}.parquet")
-    labels = read_labels(dataset, split, len(table))
+    labels = labels_in(read_label_table(dataset, split, len(table), LABEL_COLUMNS))
     assert len(labels.levels) == len(table)
     for row, source_id in enumerate(table["source_id"].to_pylist()):
         levels, samples = (plain(stored[source_id][k]) for k in ("jnd_levels", "viewer_samples"))
@@ -75,4 +76,4 @@ def test_a_table_that_does_not_match_the_examples_is_an_error(dataset, tmp_path,
     else:
         pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(UserError, match=r"label table .*train\.parquet cannot be used"):
-        read_labels(folder, "train", len(open_records(folder, "train")))
+        read_label_table(folder, "train", len(open_records(folder, "train")), LABEL_COLUMNS)

@@ -21,7 +21,7 @@ import pathlib, sys, time
 from laser_dist.commands import main, train
 from laser_dist.training import ray_entry, runs
 
-def endless(config, groups, watch):
+def endless(jobs):
     import ray
 
     ray.init(
@@ -36,8 +36,8 @@ def endless(config, groups, watch):
     ray.get(work.remote(str(pathlib.Path("working").absolute())))
 
 ray_entry.train = endless
-runs.start_run = lambda run_dir, training, _: {
-    "variant": "mj-lat", "training": training, "dataset": {"fingerprint": "f"}
+runs.start_run = lambda run_dir, training, *_: {
+    "run_dir": "run", "variant": "mj-lat", "training": training, "dataset": {"fingerprint": "f"}
 }
 train.find_dataset = lambda path, _: path
 arguments = ["train", "mj-lat", "--preset", "tiny", "--dataset", "x", "--output", "run"]

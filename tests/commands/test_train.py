@@ -122,7 +122,7 @@ def test_the_files_of_a_neighboring_run_are_never_opened(folder, monkeypatch):
         (models / f"{stage}.keras").write_bytes(b"hostile")
         (models / f"{stage}.json").write_text("{}")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray_entry, "train", lambda *_: None)
+    monkeypatch.setattr(ray_entry, "train", lambda _: None)
     opened = []
     watches = True
 

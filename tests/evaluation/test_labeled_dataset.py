@@ -144,6 +144,23 @@ def test_raw_batches_yield_each_frame_once_with_its_source(dataset):
     assert sorted(seen) == [(source, index, 0) for source in (1, 2) for index in (0, 3, 6)]
 
 
+def test_other_splits_take_sources_from_several_stored_splits(tmp_path):
+    splits = {"train": ["videoSRC001"], "test": ["videoSRC009", "videoSRC002"]}
+    dataset = TfdsDataset(Path(build(TinyJnd, tmp_path)), splits=splits, batch_size=4)
+    assert dataset.info.splits["test"] == ("videoSRC009", "videoSRC002")
+    assert dataset.sources("test").source_ids == ("videoSRC002", "videoSRC009")
+    assert dataset.sources("train").source_ids == ("videoSRC001",)
+    seen = []
+    for source_ids, raw in dataset.raw_batches("test"):
+        seen += zip(source_ids, *raw[:, 0, 0, :2].T.tolist(), strict=True)
+    expected = [(f"videoSRC{n:03d}", n, index) for n in (2, 9) for index in FRAMES]
+    assert sorted(seen) == sorted(expected)
+    frames = dataset.middle_frames("test", ["videoSRC009", "videoSRC002"])
+    assert {key: each.raw[0, 0, 0] for key, each in frames.items()} == {
+        "videoSRC002": 2, "videoSRC009": 9,
+    }  # fmt: skip
+
+
 def test_middle_frames_are_returned_at_all_levels(dataset):
     (frames,) = dataset.middle_frames("test", ["videoSRC002"]).values()
     assert (frames.source_id, frames.frame_index) == ("videoSRC002", 3)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold
 
-from laser_dist.jnd.splits import SPLITS, assign_splits, folds
+from laser_dist.jnd.splits import SPLITS, assign_splits, cross_validation, folds
 
 ids = st.text(min_size=1, max_size=6)
 groupings = st.dictionaries(ids, ids, max_size=40)
@@ -171,3 +171,21 @@ def test_folds_do_not_depend_on_the_order_of_input(groups, random):
 def test_an_invalid_number_of_folds_is_refused(num_folds):
     with pytest.raises(ValueError, match=rf"2 to 5, the number of groups: {num_folds}"):
         folds(one_group_each(5), num_folds)
+
+
+@pytest.mark.parametrize("num_folds", [2, 4, 11])
+def test_a_cross_validation_tests_each_source_once_and_splits_no_group(num_folds):
+    groups = videoset()
+    runs = cross_validation(groups, num_folds)
+    assert sorted(source for run in runs for source in run["test"]) == sorted(groups)
+    for run in runs:
+        assert sorted(source for ids in run.values() for source in ids) == sorted(groups)
+        in_groups = [{groups[source] for source in ids} for ids in run.values()]
+        assert all(in_groups)
+        assert sum(map(len, in_groups)) == len(set(groups.values()))
+        assert len(run["validation"]) < len(run["train"])
+
+
+def test_a_fold_that_leaves_one_group_is_refused():
+    with pytest.raises(ValueError, match="2 to 1, the number of groups: 1"):
+        cross_validation(one_group_each(2), 2)

@@ -24,10 +24,11 @@ from training_fakes import (
     worker_sources,
 )
 
+from laser_dist.errors import UserError
 from laser_dist.training.examples.example_codec import features_of, num_with, sample_frames
 from laser_dist.training.examples.labels import present_means
 from laser_dist.training.examples.order import WorkerShard, num_steps
-from laser_dist.training.examples.records import open_records
+from laser_dist.training.examples.records import open_examples, open_records
 from laser_dist.video.frames import resize_rgb
 
 # Six examples fit 1, 2 and 3 workers. The last step has one of the seven examples and five padded
@@ -270,6 +271,22 @@ def test_the_stored_order_is_the_order_of_the_shards(tmp_path):
 def test_the_examples_of_each_split_are_counted(dataset_dir):
     assert len(open_records(dataset_dir, "train")) == NUM_TRAIN
     assert len(open_records(dataset_dir, "validation")) == NUM_VALIDATION
+
+
+def test_examples_of_some_sources_come_from_all_stored_splits_with_their_labels(dataset_dir):
+    records, table = open_examples(dataset_dir, {"8", "1", "4"}, ("jnd_levels", "source_id"))
+    assert sorted(table["source_id"].to_pylist()) == ["1", "4", "8"]
+    assert table.column_names == ["jnd_levels", "source_id"]
+    frames = sample_frames(records, 3, height=HEIGHT, width=WIDTH)
+    assert frames[:, 0, 0, 0].astype(int).astype(str).tolist() == table["source_id"].to_pylist()
+    assert [levels[0] - 20 for levels in table["jnd_levels"].to_pylist()] == [
+        int(source_id) for source_id in table["source_id"].to_pylist()
+    ]
+
+
+def test_sources_that_the_dataset_lacks_are_a_user_error(dataset_dir):
+    with pytest.raises(UserError, match="has no example of the 1 sources"):
+        open_examples(dataset_dir, {"99"}, ("source_id",))
 
 
 @given(num_examples=st.integers(1, 50), batch_size=st.integers(1, 20))

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+from training_fakes import SPLITS
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import QP
@@ -35,7 +36,7 @@ def test_the_dataset_card_contains_the_dataset_metadata(dataset_dir):
         "fingerprint": "abc",
         "scale": "QP",
         "simulated": True,
-        "splits": {"train": ["0"]},
+        "splits": SPLITS,
     }
 
 

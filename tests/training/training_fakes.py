@@ -17,15 +17,20 @@ from laser_dist.training.config import StageConfig
 from laser_dist.training.examples.example_codec import rows_with
 from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
 from laser_dist.training.examples.frame_pairs import FramePairs
-from laser_dist.training.examples.labels import read_labels
+from laser_dist.training.examples.labels import LABEL_COLUMNS, labels_in
 from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.examples.records import open_records
 from laser_dist.training.learning.loop import Stage, TrainingContext
 from laser_dist.training.learning.objectives import LevelObjective
+from laser_dist.training.storage.label_table import read_label_table
 from laser_dist.training.storage.logs import RunLog
 
 HEIGHT, WIDTH = 32, 48
 NUM_TRAIN, NUM_VALIDATION = 7, 2
+SPLITS = {
+    "train": [str(number) for number in range(NUM_TRAIN)],
+    "validation": [str(NUM_TRAIN + number) for number in range(NUM_VALIDATION)],
+}
 IMAGES = ("raw", "jnd1", "jnd2", "jnd3")
 LACKING = {2: (3,), 5: (2, 3)}  # levels that the gappy dataset lacks, by example
 
@@ -54,7 +59,7 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
         features["source_id"] = features["group_id"] = tfds.features.Text()
         features["jnd_levels"] = tfds.features.Tensor(shape=(3,), dtype=np.float32)
         metadata = {
-            "simulated": True, "scale": "QP", "fingerprint": "abc", "splits": {"train": ["0"]},
+            "simulated": True, "scale": "QP", "fingerprint": "abc", "splits": SPLITS,
         }  # fmt: skip
         return tfds.core.DatasetInfo(
             builder=self,
@@ -102,7 +107,8 @@ class ManyPairs(TinyPairs):
 
 def labels_of(dataset_dir, split="train"):
     """Read the labels of a split."""
-    return read_labels(dataset_dir, split, len(open_records(dataset_dir, split)))
+    num_examples = len(open_records(dataset_dir, split))
+    return labels_in(read_label_table(dataset_dir, split, num_examples, LABEL_COLUMNS))
 
 
 def frame_pairs(dataset_dir, target, *, split="train", **settings):
@@ -111,7 +117,7 @@ def frame_pairs(dataset_dir, target, *, split="train", **settings):
     return FramePairs(
         records=records,
         target=target,
-        rows=rows_with(target, read_labels(dataset_dir, split, len(records)).levels),
+        rows=rows_with(target, labels_of(dataset_dir, split).levels),
         **{"height": HEIGHT, "width": WIDTH, **settings},
     )
 
@@ -250,5 +256,7 @@ def context(run_dir, after_epoch=lambda _: None):
         is_chief=True,
         store=store,
         log=ObservedLog(store, after_epoch),
-        config={"dataset": {"scale": "QP", "simulated": True, "fingerprint": "abc"}},
+        config={
+            "dataset": {"scale": "QP", "simulated": True, "fingerprint": "abc", "splits": SPLITS}
+        },
     )

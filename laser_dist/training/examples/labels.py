@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from laser_dist.training.examples.example_codec import IMAGES, LEVELS
-from laser_dist.training.storage.label_table import read_label_table
 
-_SAMPLES = "viewer_samples"
+LABEL_COLUMNS = (LEVELS, "viewer_samples")
 
 
 @dataclass(frozen=True, eq=False)
 class Labeled:
-    """Labels of a split's examples, in stored order; NaN where a level is missing.
+    """Labels of examples; NaN where a level is missing.
 
     Attributes:
       levels: [N, 3] float32, on the dataset's scale.
@@ -40,18 +39,8 @@ class Labeled:
         return np.stack([part[:, columns] for part in parts], axis=-1)
 
 
-def read_labels(dataset: str | Path, split: str, num_examples: int) -> Labeled:
-    """Read a split's labels from the label table.
-
-    Args:
-      dataset: location of the prepared dataset, path or URL.
-      split: such as "train".
-      num_examples: number of examples of the split.
-
-    Raises:
-      UserError: the label table is missing, damaged or of another build.
-    """
-    table = read_label_table(dataset, split, num_examples, (LEVELS, _SAMPLES))
+def labels_in(table: pa.Table) -> Labeled:
+    """Return the labels in a label table with the columns `LABEL_COLUMNS`."""
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
     labels = np.array([_with_moments(*row) for row in rows], np.float32)
     labels = labels.reshape(-1, 3, len(IMAGES) - 1)

@@ -1,4 +1,4 @@
-"""Random access to the examples of a prepared dataset's split, on a disk or in a bucket.
+"""Random access to the examples of a prepared dataset, on a disk or in a bucket.
 
 The examples are records of TFRecord files. A record is the payload's length (8 bytes,
 little-endian), a checksum of the length (4), the payload, and a checksum of the payload (4). A
@@ -7,16 +7,20 @@ checksum is a CRC-32C, rotated by 15 bits, plus a constant.
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.training.storage.label_table import read_label_table
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
@@ -26,7 +30,7 @@ _REBUILD = "Copy the dataset again, or build it again."
 
 
 class Records:
-    """The examples of a split in stored order, each a serialized `tf.train.Example`.
+    """Examples in stored order, each a serialized `tf.train.Example`.
 
     The position of each record is found once, when the files are opened.
     """
@@ -62,6 +66,21 @@ class Records:
         """
         return list(self._map(self._read_one, indices))
 
+    @staticmethod
+    def joined(parts: Sequence[tuple["Records", np.ndarray]]) -> "Records":
+        """Return some examples of one split or more, by their [n] positions in each."""
+        firsts = np.cumsum([0, *(len(records._files) for records, _ in parts)])
+        result = copy(parts[0][0])
+        result._files = [file for records, _ in parts for file in records._files]
+        result._shards = np.concatenate(
+            [
+                records._shards[rows] + first
+                for (records, rows), first in zip(parts, firsts[:-1], strict=True)
+            ]
+        )
+        result._positions = np.concatenate([records._positions[rows] for records, rows in parts])
+        return result
+
     def _read_one(self, index: int) -> bytes:
         file = self._files[self._shards[index]]
         offset, length = map(int, self._positions[index])
@@ -77,8 +96,59 @@ class Records:
         return (self._pool.map if self._pool else map)(function, *arguments)
 
 
+def open_examples(
+    location: str | Path, source_ids: Collection[str], columns: Sequence[str]
+) -> tuple[Records, pa.Table]:
+    """Open the examples of some sources of a prepared dataset, whichever stored split has them.
+
+    Args:
+      location: path or URL of the dataset.
+      source_ids: ids of the sources.
+      columns: names of the columns of the label table to return.
+
+    Returns:
+      The examples, and a row of labels for each.
+
+    Raises:
+      UserError: there is no such dataset, it has none of the sources, or a file is missing or
+        damaged.
+    """
+    wanted = pa.array(sorted(source_ids), pa.string())
+    parts: list[tuple[Records, np.ndarray]] = []
+    tables: list[pa.Table] = []
+    for split, lengths in _shard_lengths(location)[2].items():
+        if not lengths:
+            continue
+        names = list(dict.fromkeys(("source_id", *columns)))
+        table = read_label_table(location, split, sum(lengths), names)
+        rows = np.flatnonzero(pc.is_in(table["source_id"], wanted).to_numpy(zero_copy_only=False))
+        if len(rows):  # opening a split reads all its files
+            parts.append((open_records(location, split), rows))
+            tables.append(table.take(rows).select(list(columns)))
+    if not parts:
+        raise UserError(
+            f"{location} has no example of the {len(source_ids)} sources of a split.",
+            hint="Build a larger dataset.",
+        )
+    return Records.joined(parts), pa.concat_tables(tables)
+
+
+def read_groups(location: str | Path) -> dict[str, str]:
+    """Return the group id of each source of a prepared dataset, by source id.
+
+    Raises:
+      UserError: there is no such dataset, or a label table is missing or damaged.
+    """
+    groups: dict[str, str] = {}
+    for split, lengths in _shard_lengths(location)[2].items():
+        if lengths:
+            table = read_label_table(location, split, sum(lengths), ("source_id", "group_id"))
+            groups |= dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return groups
+
+
 def open_records(location: str | Path, split: str) -> Records:
-    """Open a split of a prepared dataset.
+    """Open a stored split of a prepared dataset.
 
     Args:
       location: path or URL of the dataset.
@@ -87,16 +157,7 @@ def open_records(location: str | Path, split: str) -> Records:
     Raises:
       UserError: there is no such dataset or split, or a file is missing or damaged.
     """
-    try:
-        info = json.loads(storage.read_bytes(storage.join(location, "dataset_info.json")))
-        name, file_format = info["name"], info.get("fileFormat", _FILE_FORMAT)
-        splits = {each["name"]: each.get("shardLengths", ()) for each in info["splits"]}
-        lengths = [int(length) for length in splits.get(split, ())]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{location} is not a prepared dataset: it has no valid dataset_info.json.",
-            hint="Build one; see `laser-jnd help build`.",
-        ) from error
+    name, file_format, splits = _shard_lengths(location)
     if split not in splits:
         raise UserError(
             f'{location} has no split "{split}"; it has {", ".join(splits) or "no splits"}.',
@@ -107,9 +168,26 @@ def open_records(location: str | Path, split: str) -> Records:
             f"{location} holds {file_format} files; training reads {_FILE_FORMAT} files only.",
             hint="Build it with laser-jnd build.",
         )
+    lengths = splits[split]
     stem, count = f"{name}-{split}.{_FILE_FORMAT}", len(lengths)
     names = [f"{stem}-{index:05d}-of-{count:05d}" for index in range(count)]
     return Records([storage.join(location, each) for each in names], lengths)
+
+
+def _shard_lengths(location: str | Path) -> tuple[str, str, dict[str, list[int]]]:
+    """Return name and file format of a dataset, and the lengths of each stored split's shards."""
+    try:
+        info = json.loads(storage.read_bytes(storage.join(location, "dataset_info.json")))
+        splits = {
+            each["name"]: [int(length) for length in each.get("shardLengths", ())]
+            for each in info["splits"]
+        }
+        return info["name"], info.get("fileFormat", _FILE_FORMAT), splits
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{location} is not a prepared dataset: it has no valid dataset_info.json.",
+            hint="Build one; see `laser-jnd help build`.",
+        ) from error
 
 
 def _open(location: str) -> storage.RandomAccessFile:
