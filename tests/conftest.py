@@ -25,6 +25,7 @@ settings.load_profile(
 _LONGEST = (
     "test_end_to_end",
     "test_ray_jobs",
+    "test_crossval",
     "test_bucket",
     "test_ports",
     "test_stages",

@@ -117,9 +117,7 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     for note in results.provenance.notes:
         terminal.say(f"  {note}")
     terminal.say("  Lower is better.\n  ratio: mean error divided by the constant baseline's.")
-    terminal.say(
-        f"  difference: mean error of {results.model} minus this column's, paired by clip."
-    )
+    terminal.say(f"  difference: mean error of {results.model} minus the column's.")
     terminal.say(f"  ±: interval for {COVERAGE:.0%} of the clips (share that is in it).")
     noise = ", ".join(number_text(value) for value in results.label_noise)
     terminal.say(f"  Label noise, from resampling the viewers: {noise}.")

@@ -22,6 +22,7 @@ from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
 
 LEASE_FILE = "lease.json"
+_FILE_CHARACTERS = 400
 HEARTBEAT_S = 10.0
 # A shared folder may show a heartbeat up to a minute late.
 EXPIRES_S = 90.0
@@ -195,7 +196,8 @@ def _read(store: RunFiles) -> Lease | None:
 
 
 def _write(store: RunFiles, lease: Lease) -> None:
-    storage.write_text(_location(store), json.dumps(asdict(lease)) + "\n")
+    # Of one size: a reader of a bucket may take the size from the text before.
+    storage.write_text(_location(store), f"{json.dumps(asdict(lease)):<{_FILE_CHARACTERS}}\n")
 
 
 def _time_text(seconds: float) -> str:

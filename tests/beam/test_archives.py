@@ -21,7 +21,7 @@ from beam_pipelines.inputs.archives import (
 from beam_pipelines.inputs.tar_index import GzipCheck, index_tar
 from beam_pipelines.runner import local_options
 from laser_dist.errors import UserError
-from laser_dist.storage import StoredFile, files, list_files
+from laser_dist.storage import StoredFile, list_files, listing
 from laser_dist.video.containers import VideoError
 
 FORMS = ("tar.gz", "tgz", "zip")
@@ -326,7 +326,7 @@ class Failing(io.BytesIO):
 def test_a_read_error_is_not_taken_for_truncation(tmp_path, monkeypatch, size):
     archive = stored(tmp_path / "a.tar.gz", tar_of(contents(5, size)))
     with monkeypatch.context() as patched:
-        patched.setattr(files, "open_binary", lambda at: Failing(Path(at).read_bytes()))
+        patched.setattr(listing, "open_binary", lambda at: Failing(Path(at).read_bytes()))
         with pytest.raises(UserError, match=r"a\.tar\.gz cannot be read: Input/output error"):
             index_tar(archive, str(tmp_path / "index"))
     assert needs_index(archive, str(tmp_path / "index"))
@@ -354,7 +354,7 @@ def test_a_member_that_cannot_be_read_at_present_is_not_taken_for_a_damaged_one(
         members, _ = list_members(archive, tmp_path / "index")
         with monkeypatch.context() as patched:
             patched.setattr(archives, "_OPEN", archives._OpenArchives(most=2))
-            patched.setattr(files, "open_binary", lambda at: Failing(Path(at).read_bytes()))
+            patched.setattr(listing, "open_binary", lambda at: Failing(Path(at).read_bytes()))
             with pytest.raises(UserError, match=r"cannot be read: Input/output error") as raised:
                 read_stored(members[-1])
         assert not isinstance(raised.value, VideoError)

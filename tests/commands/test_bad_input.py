@@ -112,7 +112,7 @@ CASES = [
     # Builds.
     ("build videoset_jnd --manual-dir none --data-dir new", "none", ""),
     ("build videoset_jnd --manual-dir photos --data-dir new --config 36p", "36p", "360p"),
-    ("build mcl_jci_jnd --manual-dir photos --data-dir new --all-frames", "still images", ""),
+    ("build mcl_jci_jnd --manual-dir photos --data-dir new --all-frames", "videoset_jnd only", ""),
     # Weights.
     ("import-weights --variant mj-lat weights.h5 --output new.keras", "weights.h5", ""),
     ("import-weights --variant mj-lat weights.h5 --output new.h5", "new.h5", ".keras"),

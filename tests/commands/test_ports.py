@@ -183,6 +183,17 @@ def test_every_port_is_on_the_loopback_interface(followed):
         assert [each for each in found.items() if not is_loopback(each[0][0])] == [], command
 
 
+def test_several_workers_name_the_ports_that_they_open_to_the_network(followed):
+    folder, _, _ = followed
+    train = ("second" if word == "run" else word for word in TRAIN)
+    words = (*LASER_JND, *train, "--init-from", "run", "--workers", "2")
+    seen, output = follow(words, folder)
+    (ports,) = re.findall(r"its 2 workers listen on all .* on ports ([\d, ]+), and req", output)
+    named = {int(port) for port in ports.split(", ")}
+    assert {port for address, port in seen if not is_loopback(address)} == named
+    assert len(named) == 2
+
+
 def test_a_client_without_the_token_is_refused_by_every_port_of_ray(followed):
     _, _, intruder = followed
     assert "OK" not in intruder.without_token.values()
