@@ -19,7 +19,8 @@ SECONDS_TO_STOP = 3.0
 SECONDS_TO_BE_KILLED = 1.0
 SECONDS_TO_CLEAN_UP = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# If Ray's node stops first, Ray exits the process that started it at once, with status 1.
+# Seen on a busy machine: when Ray's servers stop first, the process that started them exits with
+# status 1 before it has cleaned up.
 _SUSPENDED = {"gcs_server", "raylet"}
 
 

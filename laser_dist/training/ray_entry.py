@@ -111,8 +111,8 @@ def _train_job(job: Job, room: int, is_remote: bool) -> None:
 def ray_session() -> Iterator[None]:
     """Prepare Ray for `train`, and disconnect from it, or stop it, after the block.
 
-    If the block is interrupted, nothing is disconnected: the process is about to exit, and Ray
-    exits it with status 1 if its own processes have been stopped before.
+    If the block is interrupted, nothing is disconnected: the process is about to exit, and Ray's
+    servers may not answer any more.
 
     Raises:
       UserError: the environment turns the token of a local Ray off.
