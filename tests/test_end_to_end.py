@@ -16,6 +16,7 @@ import nbformat
 import pyarrow.parquet as pq
 import pytest
 from command_line import laser_jnd_here
+from listening import is_loopback, watching_commands
 from nbclient import NotebookClient
 from s3 import local_s3
 
@@ -46,15 +47,23 @@ def notebook():
 
 
 @pytest.fixture(scope="module")
-def folder(notebook, tmp_path_factory):
-    """Folder of the files that the notebook writes."""
+def executed(notebook, tmp_path_factory):
+    """Folder of the files that the notebook writes, and what its commands listened on."""
     folder = tmp_path_factory.mktemp("notebook")
     resources = {"metadata": {"path": str(folder)}}
     with pytest.MonkeyPatch.context() as environment:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment.setenv("PATH", path)
-        NotebookClient(notebook, timeout=500, kernel_name="python3", resources=resources).execute()
-    return folder / "runs"
+        client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources=resources)
+        with watching_commands() as ports:
+            client.execute()
+    return folder / "runs", ports
+
+
+@pytest.fixture(scope="module")
+def folder(executed):
+    """Folder of the files that the notebook writes."""
+    return executed[0]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,15 @@ def test_the_notebook_prints_results_and_shows_frames(notebook, folder):
     assert "simulated viewers: True" in printed
     assert "QPs of JND1, JND2, JND3: [" in printed
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.attack("Network ports")
+def test_every_port_of_a_command_is_on_the_loopback_interface(executed):
+    _, ports = executed
+    assert {"synthesize", "build", "train", "evaluate", "predict"} <= ports.keys()
+    assert ports["train"]  # of Ray: the search finds ports
+    for command, found in ports.items():
+        assert [each for each in found.items() if not is_loopback(each[0][0])] == [], command
 
 
 def test_results_cover_the_test_sources_and_all_predictors_and_are_simulated(folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from laser_dist.commands import train
 from laser_dist.commands.evaluate import print_results
-from laser_dist.commands.locations import find_dataset
+from laser_dist.commands.locations import add_dataset, find_dataset
 from laser_dist.commands.options import whole_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.training_run import train_runs
@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder or location in a bucket (gs://, s3://) for the results and a run of each fold,"
         " fold-1 to fold-K; unfinished runs with the same settings are resumed",
     )
+    add_dataset(parser, "prepared dataset")
+    train.add_levels(parser)
     train.add_settings(parser)
 
 
@@ -76,10 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
         dirs = {location: local_run(location, show) for location in locations}
         dataset_dir = local_dataset(dataset, ("train", "validation", "test"), show)
         show("Predicting the sources of each fold")
-        from laser_dist.evaluation.evaluate import REPORT, RESULTS, evaluate_folds
+        from laser_dist.evaluation.evaluate import evaluate_folds
 
         results = evaluate_folds(dataset_dir, dirs, output, run=output)
     for store in stores:
         store.push(Path(store.local) / "models" / "predictor.keras")  # calibrated
-    print_results(terminal, results)
-    terminal.pairs([("results", join(output, RESULTS)), ("report", join(output, REPORT))])
+    print_results(terminal, results, output)

@@ -34,6 +34,7 @@ examples:
   laser-jnd evaluate --model s3://bucket/runs/first --data-dir s3://bucket/data \\
       --dataset videoset_jnd/1080p
 """
+SIMULATED = "  SIMULATED viewers: the results say nothing about people."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,34 +73,42 @@ def run(arguments: argparse.Namespace) -> None:
         )
     output = arguments.output or models[0]
     check_writable(output)
-    evaluate_models(Terminal(), dataset, models, output)
+    terminal = Terminal()
+    print_results(terminal, evaluate_models(terminal, dataset, models, output), output)
 
 
-def evaluate_models(terminal: Terminal, dataset: str, models: Sequence[str], output: str) -> None:
-    """Evaluate models, write the results and the report, and print the tables.
+def evaluate_models(
+    terminal: Terminal, dataset: str, models: Sequence[str], output: str
+) -> EvaluationResults:
+    """Evaluate models, and write the results and the report.
 
     Args:
-      terminal: terminal for the tables and the progress.
+      terminal: terminal for the progress.
       dataset: location of the prepared dataset, path or URL.
       models: locations of the runs, paths or URLs, or paths of model files.
       output: location for the results and the report, path or URL.
     """
-    from laser_dist.storage import join
     from laser_dist.storage.local_copies import local_dataset, local_run, naming_locations
 
     with terminal.progress() as show, naming_locations(*models, dataset):
         paths = {model: local_run(model, show) for model in models}
         dataset_dir = local_dataset(dataset, ("test",), show)
         show("Predicting the test sources")
-        from laser_dist.evaluation.evaluate import REPORT, RESULTS, evaluate
+        from laser_dist.evaluation.evaluate import evaluate
 
-        results = evaluate(dataset_dir, paths, output)
-    print_results(terminal, results)
-    terminal.pairs([("results", join(output, RESULTS)), ("report", join(output, REPORT))])
+        return evaluate(dataset_dir, paths, output)
 
 
-def print_results(terminal: Terminal, results: EvaluationResults) -> None:
-    """Print the results of an evaluation as tables."""
+def written(output: str) -> list[tuple[str, str]]:
+    """Return the names and locations of the files that an evaluation writes for people."""
+    from laser_dist.evaluation.evaluate import REPORT, RESULTS
+    from laser_dist.storage import join
+
+    return [("results", join(output, RESULTS)), ("report", join(output, REPORT))]
+
+
+def print_results(terminal: Terminal, results: EvaluationResults, output: str) -> None:
+    """Print the results of an evaluation as tables, and where its files are."""
     from laser_dist.jnd.calibration import COVERAGE
 
     scale, sur, saved = results.dataset.scale, results.sur, results.bits_saved
@@ -142,7 +151,8 @@ def print_results(terminal: Terminal, results: EvaluationResults) -> None:
     if saved.num_left_out:
         terminal.say(f"  Bit counts are unknown for {count_text(saved.num_left_out, 'clip')}.")
     if results.dataset.simulated:
-        terminal.say("  SIMULATED viewers: the results say nothing about people.")
+        terminal.say(SIMULATED)
+    terminal.pairs(written(output))
 
 
 def error_sections(scores: Sequence[PredictorScore], scale: str) -> list[list[list[str]]]:

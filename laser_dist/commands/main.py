@@ -24,6 +24,7 @@ from laser_dist.commands import (
     logs,
     models,
     predict,
+    reproduce,
     settings,
     synthesize,
     train,
@@ -31,6 +32,7 @@ from laser_dist.commands import (
 from laser_dist.commands.faults import USER_ERROR, Explanation, explain
 from laser_dist.commands.processes import (
     Stopped,
+    adopt_orphans,
     kill_descendants,
     stop_descendants,
     stop_on_signals,
@@ -45,6 +47,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "evaluate": evaluate,
     "crossval": crossval,
+    "reproduce": reproduce,
     "predict": predict,
     "models": models,
     "settings": settings,
@@ -139,6 +142,7 @@ def main() -> None:
     Without Python's own shutdown: libraries' C++ threads that still run during it have aborted
     processes that had done their work.
     """
+    adopt_orphans()
     status = run(context=_own_temporary_files())
     stop_descendants()
     _exit_at_once(status)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -22,6 +24,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seen on a busy machine: when Ray's servers stop first, the process that started them exits with
 # status 1 before it has cleaned up.
 _SUSPENDED = {"gcs_server", "raylet"}
+# Servers of Ray that hold nothing to clean up, but take seconds to react to SIGTERM.
+_KILLED = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+_PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
 
 
 class Stopped(KeyboardInterrupt):
@@ -68,6 +73,15 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of each descendant whose own parent exits, so that none is lost sight of.
+
+    Ray's agents run for seconds after the server that started them. On Linux only.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def claim_signals() -> None:
     """Take SIGINT and SIGTERM back from a library whose C++ code replaced Python's handlers.
 
@@ -97,9 +111,11 @@ def stop_descendants(
         alive = {each for each in asked.union(_children()) - kept if _is_alive(each)}
         for process in alive - asked:
             with suppress(psutil.NoSuchProcess):
-                if process.name() in suspended:
+                if (name := process.name()) in suspended:
                     process.suspend()
                     kept.add(process)
+                elif name in _KILLED:
+                    process.kill()
                 else:
                     process.terminate()
         alive -= kept

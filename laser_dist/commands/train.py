@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.training_run import check_stages, is_finished, load_pretrained, train_run
 from laser_dist.commands.wording import time_text
 from laser_dist.errors import UserError
-from laser_dist.models.variants import VARIANTS, variant_named
+from laser_dist.models.variants import VARIANTS, Variant, variant_named
 from laser_dist.training.config import PRESETS, override, to_dict
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage_error=parser.error)
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("variant", choices=names, nargs="?", help="predictor to train")
+    add_dataset(parser, "prepared dataset")
+    add_levels(parser)
     add_settings(parser)
     parser.add_argument(
         "--output",
@@ -80,19 +83,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Declare the dataset and the settings of a training, the arguments of `resolve`."""
-    parser.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        help=f"size and length of the training (default: {DEFAULT_PRESET})",
-    )
-    add_dataset(parser, "prepared dataset")
+def add_levels(parser: argparse.ArgumentParser) -> None:
+    """Declare `--levels`."""
     parser.add_argument(
         "--levels",
         type=level_list,
         metavar="LEVELS",
         help="JND levels to train a single-level variant for, such as 2 or 1,3 (default: 1,2,3)",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare the settings of a training, the arguments of `settings_of`."""
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help=f"size and length of the training (default: {DEFAULT_PRESET})",
     )
     parser.add_argument(
         "--no-feature-cache",
@@ -195,26 +201,39 @@ def _check_resume(arguments: argparse.Namespace) -> None:
 
 
 def resolve(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of a new training as plain values.
+    """Return the settings of the command line's training as plain values; see `settings_of`.
 
     Exits with the command's usage if a required argument is missing.
-
-    Raises:
-      UserError: an unknown setting, or a value out of range.
     """
     required = {"VARIANT": arguments.variant, "--dataset": arguments.dataset}
     if missing := [name for name, value in required.items() if value is None]:
         names = ", ".join(missing)
         arguments.usage_error(f"the following arguments are required (or --resume RUN): {names}")
-    variant = variant_named(arguments.variant)
-    if arguments.levels is not None and variant.num_levels > 1:
+    variant, levels = variant_named(arguments.variant), arguments.levels
+    if levels is not None and variant.num_levels > 1:
         raise UserError(
             f"--levels does not apply to {variant.name}, which always learns all three levels.",
             hint="Leave it out, or train lat.",
         )
+    return settings_of(arguments, variant, levels)
+
+
+def settings_of(
+    arguments: argparse.Namespace, variant: Variant, levels: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Return the settings of a new training as plain values.
+
+    Args:
+      arguments: parsed arguments of `add_settings`.
+      variant: predictor to train.
+      levels: JND levels of a single-level variant; None for all.
+
+    Raises:
+      UserError: an unknown setting, or a value out of range.
+    """
     flags = {
         "seed": arguments.seed,
-        "levels": arguments.levels and ",".join(map(str, sorted(arguments.levels))),
+        "levels": levels and ",".join(map(str, sorted(levels))),
         "feature_cache": "false" if arguments.no_feature_cache else None,
     }
     assignments = [f"{path}={value}" for path, value in flags.items() if value is not None]

@@ -18,15 +18,13 @@ class FailurePolicy:
     workers restart, but not twice from the same checkpoint.
     """
 
-    def __init__(self, store: RunFiles, stages: Sequence[str]) -> None:
+    def __init__(self, trained: Sequence[tuple[RunFiles, Sequence[str]]]) -> None:
         """Create the policy.
 
         Args:
-          store: storage of the run.
-          stages: names of the stages that the workers train.
+          trained: storage of each run, and the names of the stages that the workers train.
         """
-        self._store = store
-        self._stages = stages
+        self._trained = trained
         self._when_out_of_memory: list[list[str]] | None = None
 
     def fatal_error(self, errors: Iterable[BaseException]) -> BaseException | None:
@@ -49,8 +47,11 @@ class FailurePolicy:
         return out_of_memory_error() if self._when_out_of_memory == before else None
 
     def _checkpoints(self) -> list[list[str]]:
-        folders = (checkpoints_folder(self._store.local, stage) for stage in self._stages)
-        return [self._store.names(folder) for folder in folders]
+        return [
+            store.names(checkpoints_folder(store.local, stage))
+            for store, stages in self._trained
+            for stage in stages
+        ]
 
 
 def may_follow_from_a_lost_worker(error: BaseException) -> bool:

@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ _ON_ONE_MACHINE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of 2: the end of a training is noticed sooner
 }
 # Ray adds up to 68 bytes to its folder for its sockets, whose paths are limited to 103.
 _MAX_BASE_BYTES = 103 - 68 - len("/laser-jnd-12345678")
@@ -64,8 +64,8 @@ def train(jobs: Sequence[Job]) -> None:
     """Train runs with the same settings of workers to their end, in one Ray session.
 
     If the cluster has room for a run's workers more than once, runs, and stages of a run that do
-    not need each other, are trained at the same time. Otherwise the runs are trained in turn, and
-    the same workers train all stages of one.
+    not need each other, are trained at the same time. Otherwise the same workers train them in
+    turn.
 
     The training runs on the cluster that `RAY_ADDRESS` or the surrounding Ray job names; if there
     is none, on a Ray that is started on this machine. The caller needs `ray_session`.
@@ -81,53 +81,52 @@ def train(jobs: Sequence[Job]) -> None:
     import ray
 
     is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunFiles(first["run_dir"]).is_remote
-    if not ray.is_initialized():
-        _connect(ray, cluster, log_to_driver=is_remote)
-    resources = ray.cluster_resources()
+    # In one thread: a driver that disconnects in another one takes seconds longer.
+    with _connected(ray, cluster, log_to_driver=is_remote):
+        _train_on(ray.cluster_resources(), jobs, is_remote)
+
+
+def _train_on(resources: Mapping[str, float], jobs: Sequence[Job], is_remote: bool) -> None:
+    """Train runs on a Ray cluster with these resources."""
+    cluster = _cluster_of(jobs[0].config)
     room = num_fits(cluster, resources)
     if not room:
         logger.info(_too_small_text(cluster, resources))
     at_once = max(1, min(room, len(jobs)))
     # If one fails, the others still run to their end: their work is kept.
     with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(_train_job, job, room // at_once, is_remote) for job in jobs]
+        futures = [
+            pool.submit(_train_in_turn, jobs[lane::at_once], room // at_once, is_remote)
+            for lane in range(at_once)
+        ]
     for future in futures:
         future.result()
 
 
-def _train_job(job: Job, room: int, is_remote: bool) -> None:
-    """Train the stages of one run, with room for its workers this many times."""
-    for concurrent in sessions(job.groups, room):
+def _train_in_turn(jobs: Sequence[Job], room: int, is_remote: bool) -> None:
+    """Train runs by the same workers, or the only one with room for its workers this many times."""
+    if len(jobs) > 1:
+        steps = [[[(job, [name for group in job.groups for name in group]) for job in jobs]]]
+    else:
+        (job,) = jobs
+        steps = [[[(job, stages)] for stages in step] for step in sessions(job.groups, room)]
+    for concurrent in steps:
         with ThreadPoolExecutor(len(concurrent)) as pool:
-            futures = [
-                pool.submit(_fit, job.config, stages, None if is_remote else job.on_event)
-                for stages in concurrent
-            ]
+            futures = [pool.submit(_fit, parts, is_remote) for parts in concurrent]
         for future in futures:
             future.result()
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Prepare Ray for `train`, and disconnect from it, or stop it, after the block.
-
-    If the block is interrupted, nothing is disconnected: the process is about to exit, and Ray's
-    servers may not answer any more.
+    """Prepare the environment of this process for `train`.
 
     Raises:
       UserError: the environment turns the token of a local Ray off.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report leaves this machine
     with nullcontext() if os.environ.get("RAY_ADDRESS") else _private_session():
-        is_interrupted = False
-        try:
-            yield
-        except KeyboardInterrupt:
-            is_interrupted = True
-            raise
-        finally:
-            if not is_interrupted and (ray := sys.modules.get("ray")):
-                ray.shutdown()
+        yield
 
 
 @contextmanager
@@ -211,25 +210,24 @@ def _too_small_text(cluster: ClusterConfig, resources: Mapping[str, float]) -> s
     return f"The cluster has {there} for {cluster.num_workers} workers of {asked}: {waits}."
 
 
-def _fit(
-    run_config: dict[str, Any],
-    stages: Sequence[str],
-    on_event: Callable[[dict[str, Any]], None] | None,
-) -> None:
+def _fit(parts: Sequence[tuple[Job, Sequence[str]]], prints_progress: bool) -> None:
+    """Train stages of runs by one group of workers."""
     from ray.exceptions import OutOfMemoryError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    cluster = _cluster_of(run_config)
-    store = RunFiles(run_config["run_dir"])
+    stores = [RunFiles(job.config["run_dir"]) for job, _ in parts]
+    policy = FailurePolicy(
+        [(store, stages) for store, (_, stages) in zip(stores, parts, strict=True)]
+    )
+    cluster = _cluster_of(parts[0][0].config)
     least, most = cluster.min_workers, cluster.num_workers
     trainer = DataParallelTrainer(
         _on_worker,
         backend_config=_tensorflow_cluster(),
         train_loop_config={
-            "run": run_config,
-            "stages": list(stages),
-            "prints_progress": on_event is None,
+            "runs": [(job.config, list(stages)) for job, stages in parts],
+            "prints_progress": prints_progress,
         },
         scaling_config=ScalingConfig(
             num_workers=most if least is None else (least, most),
@@ -237,14 +235,16 @@ def _fit(
             resources_per_worker=_worker_resources(cluster),
         ),
         run_config=RunConfig(
-            name=f"ray-{stages[0]}",
-            storage_path=store.location,
+            name=f"ray-{parts[0][1][0]}",
+            storage_path=stores[0].location,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            callbacks=[_end_at_fatal_errors(FailurePolicy(store, stages))],
+            callbacks=[_end_at_fatal_errors(policy)],
         ),
     )
-    follows = contextlib.nullcontext() if on_event is None else _following(store, stages, on_event)
-    with follows:
+    with contextlib.ExitStack() as follows:
+        for store, (job, stages) in zip(stores, parts, strict=True):
+            if not prints_progress:
+                follows.enter_context(_following(store, stages, job.on_event))
         try:
             trainer.fit()
         except (OutOfMemoryError, TrainingFailedError) as error:
@@ -263,8 +263,7 @@ def _on_worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     work(
-        config["run"],
-        config["stages"],
+        config["runs"],
         worker_index=context.get_world_rank(),
         num_workers=context.get_world_size(),
         prints_progress=config["prints_progress"],
@@ -322,12 +321,21 @@ def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
     return EndAtFatalErrors()
 
 
-def _connect(ray: Any, cluster: ClusterConfig, *, log_to_driver: bool) -> None:
-    """Connect to Ray, or start it if there is none."""
+@contextmanager
+def _connected(ray: Any, cluster: ClusterConfig, *, log_to_driver: bool) -> Iterator[None]:
+    """Connect to Ray, or start it if there is none, while the block runs."""
     options = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
-        return
+    else:
+        _start_locally(ray, cluster, options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_locally(ray: Any, cluster: ClusterConfig, options: Mapping[str, Any]) -> None:
     from ray._raylet import AuthenticationTokenLoader, Config
 
     # Otherwise Ray takes an address of the network for its own, even if told to use 127.0.0.1.

@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.training.config import TrainingConfig, from_dict
 
 if TYPE_CHECKING:
+    from laser_dist.training.examples.order import WorkerShard
     from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.storage.logs import RunLog
 
@@ -19,19 +21,18 @@ logger = logging.getLogger(__name__)
 
 
 def work(
-    run_config: dict[str, Any],
-    stages: Sequence[str],
+    runs: Sequence[tuple[dict[str, Any], Sequence[str]]],
     *,
     worker_index: int = 0,
     num_workers: int = 1,
     prints_progress: bool = False,
 ) -> None:
-    """Run stages on this worker.
+    """Run stages of one or several runs on this worker.
 
     Args:
-      run_config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values
-        that can be sent to another process.
-      stages: names of the stages to train, in order.
+      runs: for each run, with the same settings of workers, its configuration of `runs.start_run`
+        with `work`, as for `run_stages`, and the names of the stages to train, in order. Plain
+        values that can be sent to another process.
       worker_index: number of this worker, from 0, the chief.
       num_workers: number of workers; above 1, `TF_CONFIG` names them all.
       prints_progress: whether the chief prints progress to stderr.
@@ -39,27 +40,42 @@ def work(
     Raises:
       RuntimeError: `keras` is not Keras 3 on TensorFlow.
     """
-    config: TrainingConfig = from_dict(run_config["training"])
+    config: TrainingConfig = from_dict(runs[0][0]["training"])
     strategy = _set_up_tensorflow(config, num_workers)
 
-    from laser_dist.storage.run_files import RunFiles
     from laser_dist.training.examples.order import WorkerShard
+
+    replicas = strategy.num_replicas_in_sync // num_workers
+    shard = WorkerShard(worker_index, num_workers, replicas)
+    _set_up_logging(prints_progress=prints_progress)
+    for run_config, stages in runs:
+        _train(run_config, stages, strategy, shard, prints_progress=prints_progress)
+
+
+def _train(
+    run_config: dict[str, Any],
+    stages: Sequence[str],
+    strategy: Any,
+    shard: "WorkerShard",
+    *,
+    prints_progress: bool,
+) -> None:
+    """Run stages of one run."""
+    from laser_dist.storage.run_files import RunFiles
     from laser_dist.training.learning.collectives import check_shared
     from laser_dist.training.learning.loop import TrainingContext
     from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.stages import run_stages
     from laser_dist.training.storage.logs import RunLog
 
-    is_chief = worker_index == 0
+    config: TrainingConfig = from_dict(run_config["training"])
+    is_chief, num_workers = shard.index == 0, shard.num_workers
     store = RunFiles(run_config["run_dir"])
     log = RunLog(store, is_chief=is_chief, name=stages[0], prints=prints_progress)
     watchdog = Watchdog(config.cluster.hang_timeout_s)
-    _set_up_logging(log, watchdog, prints_progress=prints_progress)
-    if is_chief and num_workers > 1:
-        _warn_of_ports()
     context = TrainingContext(
         strategy=strategy,
-        local_replicas=strategy.num_replicas_in_sync // num_workers,
+        local_replicas=shard.devices,
         is_chief=is_chief,
         store=store,
         log=log,
@@ -69,8 +85,9 @@ def work(
         heartbeat=watchdog.heartbeat,
         suspended=watchdog.suspended,
     )
-    shard = WorkerShard(worker_index, num_workers, context.local_replicas)
-    with watchdog.watching():
+    with _logging_to(log, watchdog), watchdog.watching():
+        if is_chief and num_workers > 1:
+            _warn_of_ports()
         if num_workers > 1:
             check_shared(strategy, store, is_chief=is_chief)
         if num_workers != config.cluster.num_workers:
@@ -107,15 +124,24 @@ class _EventHandler(logging.Handler):
         self._log.event("note", text=text, warning=record.levelno >= logging.WARNING)
 
 
-def _set_up_logging(log: "RunLog", watchdog: "Watchdog", *, prints_progress: bool) -> None:
+def _set_up_logging(*, prints_progress: bool) -> None:
     from laser_dist.training.storage.logs import progress_logger
 
-    ours = logging.getLogger("laser_dist")
-    ours.setLevel(logging.INFO)
-    ours.addHandler(_EventHandler(log, watchdog))
+    logging.getLogger("laser_dist").setLevel(logging.INFO)
     if prints_progress:
         progress_logger.setLevel(logging.INFO)
         progress_logger.addHandler(logging.StreamHandler())
+
+
+@contextmanager
+def _logging_to(log: "RunLog", watchdog: "Watchdog") -> Iterator[None]:
+    """Add log records to a run's events while the block runs."""
+    ours, handler = logging.getLogger("laser_dist"), _EventHandler(log, watchdog)
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
 
 
 def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> Any:

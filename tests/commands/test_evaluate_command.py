@@ -91,7 +91,7 @@ def printed(results, columns, monkeypatch):
     """Return what is printed of an evaluation."""
     monkeypatch.setenv("COLUMNS", str(columns))
     file = io.StringIO()
-    evaluate.print_results(Terminal(file), results)
+    evaluate.print_results(Terminal(file), results, "runs/first")
     return file.getvalue()
 
 

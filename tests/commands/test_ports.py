@@ -1,6 +1,5 @@
 """With default settings, no command opens a port to the network, and Ray's ask for a token."""
 
-import ipaddress
 import platform
 import re
 import socket
@@ -11,26 +10,16 @@ import time
 from pathlib import Path
 
 import grpc
-import psutil
 import pytest
 from command_line import LASER_JND, laser_jnd, laser_jnd_here
+from listening import command_line, is_loopback, listening, tree
 from ray_head import PATIENT, plain_environment
 
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=6", "head.filters=4,4", "image.epochs=1",
     "jnd.epochs=1", "heads.epochs=1",
 )  # fmt: skip
-TRAIN = (
-    "train", "lat", "--levels", "1", "--preset", "tiny", "--dataset", "data", "--output", "run",
-    *(part for setting in SETTINGS for part in ("--set", setting)),
-)  # fmt: skip
-COMMANDS = (
-    ("synthesize", "--output", "videoset", "--num-sources", "15", "--qps", "22,38"),
-    ("build", "videoset_jnd", "--manual-dir", "videoset", "--data-dir", "data"),
-    TRAIN,
-    ("evaluate", "--model", "run", "--dataset", "data"),
-)
-# The demo, of the size of the commands above.
+# The demo, at a tiny size.
 DEMO = f"""
 import dataclasses, sys
 from laser_dist.commands import demo, main, synthesize
@@ -57,34 +46,6 @@ pytestmark = [
     pytest.mark.beam,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
-
-
-def tree(pid):
-    """Return a process and all below it."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def listening(pid):
-    """Return what a process and all below it listen on: {(address, port): name of the process}."""
-    found = {}
-    for process in tree(pid):
-        try:
-            for each in process.net_connections("inet"):
-                is_open = each.status == psutil.CONN_LISTEN or each.type == socket.SOCK_DGRAM
-                if is_open and each.laddr and not each.raddr:
-                    found[each.laddr.ip, each.laddr.port] = process.name()
-        except psutil.Error:  # it has ended
-            continue
-    return found
-
-
-def is_loopback(address):
-    address = ipaddress.ip_address(address)
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def follow(program, cwd, look=lambda pid, found: None):
@@ -139,7 +100,7 @@ class Intruder:
 
     def look(self, pid, found):
         names = found.values()
-        workers = [each for each in tree(pid) if "TrainWorker" in " ".join(_command(each))]
+        workers = [each for each in tree(pid) if "TrainWorker" in " ".join(command_line(each))]
         if self.modes or not workers or not {"gcs_server", "raylet"} <= set(names):
             return
         environment = workers[0].environ()
@@ -148,7 +109,8 @@ class Intruder:
         self.modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (token, token.parent)}
         self.modes["session"] = stat.S_IMODE(session.stat().st_mode)
         self.session = session
-        self.pid, self.second = pid, laser_jnd(*TRAIN, cwd=self.folder)
+        self.pid = pid
+        self.second = laser_jnd("train", "--resume", "demo/run", cwd=self.folder)
         bearer = (("authorization", f"Bearer {token.read_text()}"),)
         for port in sorted({port for _, port in found}):
             self.http[port] = http_status(port)
@@ -157,37 +119,34 @@ class Intruder:
                 self.with_token[port, method] = answer(port, method, bearer)
 
 
-def _command(process):
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    """Run all commands; return what each listened on, and what an intruder found meanwhile."""
+    """Run the demo; return what it listened on, and what an intruder found meanwhile."""
     folder = tmp_path_factory.mktemp("ports")
-    intruder, seen = Intruder(folder), {}
-    for command in COMMANDS:
-        seen[command[0]], _ = follow([*LASER_JND, *command], folder, intruder.look)
-    seen["demo"], _ = follow([sys.executable, "-c", DEMO], folder)
+    intruder = Intruder(folder)
+    seen, _ = follow([sys.executable, "-c", DEMO], folder, intruder.look)
     return folder, seen, intruder
 
 
-def test_every_port_is_on_the_loopback_interface(followed):
+def test_every_port_of_the_demo_is_on_the_loopback_interface(followed):
     _, seen, _ = followed
-    assert seen["train"]  # of Ray: the search finds ports
-    assert seen["demo"]
-    for command, found in seen.items():
-        assert [each for each in found.items() if not is_loopback(each[0][0])] == [], command
+    assert seen  # of Ray: the search finds ports
+    assert [each for each in seen.items() if not is_loopback(each[0][0])] == []
+
+
+def train(run, *options):
+    """Return the words that train a small predictor on the demo's dataset."""
+    settings = (part for setting in SETTINGS for part in ("--set", setting))
+    return (
+        "train", "lat", "--levels", "1", "--preset", "tiny", "--dataset", "demo/data",
+        "--output", run, *settings, *options,
+    )  # fmt: skip
 
 
 def test_several_workers_name_the_ports_that_they_open_to_the_network(followed):
     folder, _, _ = followed
-    train = ("second" if word == "run" else word for word in TRAIN)
-    words = (*LASER_JND, *train, "--init-from", "run", "--workers", "2")
-    seen, output = follow(words, folder)
+    words = train("second", "--init-from", "demo/run", "--workers", "2")
+    seen, output = follow([*LASER_JND, *words], folder)
     (ports,) = re.findall(r"its 2 workers listen on all .* on ports ([\d, ]+), and req", output)
     named = {int(port) for port in ports.split(", ")}
     assert {port for address, port in seen if not is_loopback(address)} == named
@@ -209,7 +168,7 @@ def test_a_second_training_of_the_run_is_refused(followed):
     _, _, intruder = followed
     text = refusal_of(intruder.second)
     owner = f"process {intruder.pid} on host {platform.node()}"
-    assert re.match(rf"run is being trained by {owner} since \d{{4}}-\d\d-\d\d \d\d:", text)
+    assert re.match(rf"demo/run is being trained by {owner} since \d{{4}}-\d\d-\d\d \d\d:", text)
 
 
 def test_only_the_user_can_enter_the_session_which_is_removed(followed):
@@ -223,8 +182,7 @@ def test_a_training_without_a_token_is_refused(followed, monkeypatch):
     folder, _, _ = followed
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    command = [word if word != "run" else "other" for word in TRAIN]
-    text = refusal_of(laser_jnd_here(*command, cwd=folder))
+    text = refusal_of(laser_jnd_here(*train("other"), cwd=folder))
     assert text.startswith("RAY_AUTH_MODE=disabled would let every user of this machine run")
 
 

@@ -44,6 +44,40 @@ def test_a_signal_stops_all_descendants_also_one_that_ignores_it(number):
     assert marked_processes(mark) == set()
 
 
+ORPHANED = """
+import subprocess, sys, time
+from laser_dist.commands.processes import adopt_orphans, stop_on_signals
+grandchild = "import time; print('up', flush=True); time.sleep(60)"
+child = (
+    "import subprocess, sys;"
+    "subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True)"
+)
+adopt_orphans()
+with stop_on_signals():
+    subprocess.run([sys.executable, "-c", child, grandchild])
+    print("orphaned", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such call")
+def test_a_signal_stops_a_descendant_whose_parent_has_exited(tmp_path):
+    mark = f"LASER_JND_TEST_ORPHANS_{os.getpid()}"
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHANED],
+        env={**os.environ, mark: "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        assert {parent.stdout.readline(), parent.stdout.readline()} == {"up\n", "orphaned\n"}
+        assert len(marked_processes(mark)) == 2
+        parent.send_signal(signal.SIGINT)
+        parent.wait(timeout=20)
+    assert marked_processes(mark) == set()
+
+
 HANGING = """
 import sys, time
 from pathlib import Path

@@ -18,7 +18,7 @@ SETTINGS = (
     "head.filters=4,4", "image.crop=32", "jnd.crop=32", "image.epochs=2", "jnd.epochs=1",
     "heads.epochs=1",
 )  # fmt: skip
-NUM_EPOCHS = 150  # of the stage that is stopped: a fraction of a second each
+NUM_EPOCHS = 100  # of the stage that is stopped: a fraction of a second each
 FIRST_EPOCH, LAST_EPOCH = (rf"1/3 image +epoch {epoch}/" for epoch in (1, NUM_EPOCHS))
 
 pytestmark = [

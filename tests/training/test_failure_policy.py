@@ -56,7 +56,7 @@ def test_out_of_memory_is_recognized_by_its_type(error):
 
 @pytest.fixture
 def policy(tmp_path):
-    return FailurePolicy(RunFiles(str(tmp_path)), ("image", "jnd1"))
+    return FailurePolicy([(RunFiles(str(tmp_path)), ("image", "jnd1"))])
 
 
 def test_an_error_that_would_recur_stops_the_training(policy):
