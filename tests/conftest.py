@@ -26,6 +26,7 @@ _LONGEST = (
     "test_end_to_end",
     "test_ray_jobs",
     "test_crossval",
+    "test_reproduce",
     "test_bucket",
     "test_ports",
     "test_stages",

@@ -11,6 +11,8 @@ from beam_pipelines.isolation import Crashed, Isolated, OutOfMemory, Stopped
 from laser_dist.errors import UserError
 from laser_dist.video.containers import VideoError
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 
 @pytest.fixture
 def isolated():

@@ -24,6 +24,7 @@ from evaluation_fakes import (
 )
 
 from laser_dist.errors import UserError
+from laser_dist.evaluation import baselines
 from laser_dist.evaluation.evaluate import evaluate_on, named, notes_on
 from laser_dist.evaluation.results import Predictions, to_json
 from laser_dist.evaluation.trained_run import TrainedRun
@@ -78,6 +79,12 @@ class MemoryDataset:
 
     def middle_frames(self, split, source_ids):
         return {source_id: make_frames(source_id) for source_id in source_ids}
+
+
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch):
+    """Fit a few trees: most of an evaluation is spent on them, and test_baselines.py tests them."""
+    monkeypatch.setattr(baselines, "MAX_TREES", 5)
 
 
 def make_run(**changes):

@@ -21,7 +21,8 @@ from laser_dist.models import predictors, weight_files
 from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
 from laser_dist.prediction.predict import load_predictor, predict_frames
 
-pytestmark = pytest.mark.attack("Model and weight files")
+# Slow: a separate process reads each model.
+pytestmark = [pytest.mark.attack("Model and weight files"), pytest.mark.slow]
 
 SIZE = (8, 16)  # height and width
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
