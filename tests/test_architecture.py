@@ -27,8 +27,9 @@ LAYERS = {
     "laser_dist.video": 1,
     "laser_dist.jnd": 1,
     "laser_dist.storage": 0,
-    # Every package may import these two.
+    # Every package may import these.
     "laser_dist.errors": -1,
+    "laser_dist.keras_import": -1,
     "laser_dist": -1,
 }
 # Subpackages that import only from those before them. The package's other modules import any.

@@ -12,6 +12,7 @@ from laser_dist.commands.options import whole_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.training_run import train_runs
 from laser_dist.errors import UserError
+from laser_dist.keras_import import import_keras
 from laser_dist.models.variants import VARIANTS
 
 HELP = "train a predictor on each fold of a dataset, and evaluate them together"
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         dirs = {location: local_run(location, show) for location in locations}
         dataset_dir = local_dataset(dataset, ("train", "validation", "test"), show)
         show("Predicting the sources of each fold")
+        import_keras()
         from laser_dist.evaluation.evaluate import evaluate_folds
 
         results = evaluate_folds(dataset_dir, dirs, output, run=output)

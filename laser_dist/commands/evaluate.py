@@ -18,6 +18,7 @@ from laser_dist.commands.wording import (
 )
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import NUM_LEVELS
+from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ def evaluate_models(
         paths = {model: local_run(model, show) for model in models}
         dataset_dir = local_dataset(dataset, ("test",), show)
         show("Predicting the test sources")
+        import_keras()
         from laser_dist.evaluation.evaluate import evaluate
 
         return evaluate(dataset_dir, paths, output)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from laser_dist.commands.options import level_list, size
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
+from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
     import keras
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         show("reading the weights")
         files = [read_file(path) for path in paths]  # before Keras is imported
         show("building the model")
+        import_keras()
         from laser_dist.training.saving import save_model
 
         model = build(arguments.variant, files, levels, arguments.frame_size)

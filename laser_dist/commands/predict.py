@@ -14,6 +14,7 @@ from laser_dist.commands.options import ratio, whole_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR, SCALES, Scale, scale_named
+from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +95,7 @@ def predict_clips(
     """Predict each clip with one model, a run folder or a model file."""
     with terminal.progress() as show:
         show("loading the model")
+        import_keras()
         from laser_dist.prediction.predict import load_predictor, predict_clip
 
         predictor = load_predictor(model)

@@ -14,6 +14,7 @@ from laser_dist.commands.processes import claim_signals
 from laser_dist.commands.training_progress import TrainingProgress
 from laser_dist.commands.wording import count_text
 from laser_dist.errors import UserError, nearest
+from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
     from laser_dist.commands.terminal import Terminal
@@ -67,6 +68,7 @@ def load_pretrained(terminal: Terminal, location: str, training: Mapping[str, An
     Raises:
       UserError: there is no backbone that the variant needs, or one of another size.
     """
+    import_keras()
     from laser_dist.storage.local_copies import local_models, naming_locations
     from laser_dist.training.config import from_dict
     from laser_dist.training.reuse import pretrained_backbones
@@ -176,6 +178,7 @@ def _plans(training: Mapping[str, Any]) -> tuple[StagePlan, ...]:
 
 def _finish(config: Mapping[str, Any], store: RunFiles) -> None:
     """Make the predictor of a run of which every stage is trained."""
+    import_keras()
     from laser_dist.training.config import from_dict
     from laser_dist.training.reuse import model_path
     from laser_dist.training.saving import PREDICTOR, finish_predictor

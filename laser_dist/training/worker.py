@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from laser_dist.keras_import import import_keras
 from laser_dist.training.config import TrainingConfig, from_dict
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def _logging_to(log: "RunLog", watchdog: "Watchdog") -> Iterator[None]:
 
 def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> Any:
     """Set threads and precision; return the strategy."""
+    import_keras()
     import keras
     import tensorflow as tf
 

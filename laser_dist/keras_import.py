@@ -1,0 +1,27 @@
+"""Imports Keras without the optional packages that it and TensorFlow import if they are installed.
+
+They take nearly half of the time: on one machine 5.4 s of processor time instead of 9.6 s.
+"""
+
+import importlib
+import os
+import sys
+
+_OPTIONAL = ("IPython", "jax", "matplotlib", "pandas", "sklearn")
+
+
+def import_keras() -> None:
+    """Import Keras, and with it TensorFlow.
+
+    For processes of this project only: Keras then has no wrappers for scikit-learn and no plots.
+    The packages themselves can be imported afterwards.
+    """
+    backend = os.environ.get("KERAS_BACKEND")
+    hidden = [name for name in _OPTIONAL if name not in sys.modules and name != backend]
+    # Python takes a module that is None for one that is not installed.
+    sys.modules.update(dict.fromkeys(hidden))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    try:
+        importlib.import_module("keras")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
