@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+SECONDS_BETWEEN_LOOKS = 0.5  # each look at a tree of processes takes a tenth of that
+
 
 def tree(pid):
     """Return a process and all below it."""
@@ -55,7 +57,7 @@ def watching_commands():
     seen, ended = {}, threading.Event()
 
     def watch():
-        while not ended.wait(0.2):
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
             for process in tree(psutil.Process().pid):
                 words = command_line(process)
                 scripts = [word for word in words[:2] if Path(word).name == "laser-jnd"]

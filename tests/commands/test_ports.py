@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from command_line import LASER_JND, laser_jnd, laser_jnd_here
-from listening import command_line, is_loopback, listening, tree
+from listening import SECONDS_BETWEEN_LOOKS, command_line, is_loopback, listening, tree
 from ray_head import PATIENT, plain_environment
 
 SETTINGS = (
@@ -63,7 +63,7 @@ def follow(program, cwd, look=lambda pid, found: None):
             found = listening(process.pid)
             seen |= found
             look(process.pid, found)
-            time.sleep(0.2)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
         output = process.stdout.read()
     assert process.returncode == 0, output
     return seen, output
