@@ -81,6 +81,17 @@ def test_a_benchmark_result_is_complete(path):
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
 
 
+def test_the_readme_states_the_measured_accuracy():
+    (row, *_) = json.loads((ROOT / "benchmarks/results/accuracy.json").read_text())["tables"][0][
+        "rows"
+    ]
+    stated = (ROOT / "README.md").read_text().partition("Cross-validated")[2].partition("\n\n")[0]
+    assert row[0] == "`mj-lat`"
+    numbers = re.findall(r"[0-9]+\.[0-9]+", row[5] + row[7])
+    assert len(numbers) == 6
+    assert re.findall(r"[0-9]+\.[0-9]+", stated) == numbers
+
+
 def test_a_broken_link_is_found(tmp_path):
     hooks = load("hooks")
     page = tmp_path / "page.md"
