@@ -146,8 +146,8 @@ def test_the_results_are_pooled_and_the_models_calibrated(finished):
 def test_a_killed_fold_resumes_and_gives_the_same_figures(finished, dataset, tmp_path):
     output = tmp_path / "folds"
     command = Started(*crossval(dataset, output), cwd=tmp_path)
-    image = output / "fold-1" / "models" / "image.keras"
-    command.wait_for(image.exists, seconds=600)  # then the next stage is being trained
+    record = output / "fold-1" / "models" / "image.json"
+    command.wait_for(record.exists, seconds=600)  # then the next stage is being trained
     for process in command.processes():
         os.kill(process, signal.SIGKILL)
     command.process.communicate(timeout=60)
