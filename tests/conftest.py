@@ -50,13 +50,6 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = _VISIBLE_GPUS
 
 
-def pytest_xdist_auto_num_workers(config):
-    """Return one process more than cores if there are slow tests, which often wait for servers."""
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return cores + ("slow" not in config.getoption("markexpr"))
-
-
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))

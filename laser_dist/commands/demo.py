@@ -58,9 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     with _step(terminal, 3, "Train a predictor"):
         config = _train(terminal, run_dir, dataset_dir, seed)
     with _step(terminal, 4, "Evaluate it on the test split"):
-        run = str(run_dir)
-        results = evaluate.evaluate_models(terminal, str(dataset_dir), [run], run)
-        evaluate.print_results(terminal, results, run)
+        location = str(run_dir)
+        results = evaluate.evaluate_models(terminal, str(dataset_dir), [location], location)
+        evaluate.print_results(terminal, results, location)
     with _step(terminal, 5, "Predict one test clip"):
         _predict(terminal, videoset, run_dir, config)
     terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Open the report:")

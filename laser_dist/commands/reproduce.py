@@ -30,7 +30,11 @@ LEVELS = tuple(f"JND{level}" for level in range(1, NUM_LEVELS + 1))
 MISSING = "not available"
 LABEL_NOISE = "label noise"
 PUBLISHED = "published"
-# Of the paper's best variant with three levels. It gives no other figure that fits this table.
+SIMULATED = (
+    "**The viewers are SIMULATED: the figures say nothing about people, and cannot be compared "
+    "with the published ones.**"
+)
+# Of the paper's best variant with three levels. Its other figures are not known to this project.
 PUBLISHED_JND1_ERROR_QP = 1.57
 PUBLISHED_JND1_PSNR_ERROR_DB = 0.72
 
@@ -117,15 +121,9 @@ def table(results: EvaluationResults) -> tuple[list[str], list[list[str]]]:
     noise = [number_text(value) for value in results.label_noise]
     rows.append([LABEL_NOISE, *noise, *[MISSING] * NUM_LEVELS])
     others = [MISSING] * (NUM_LEVELS - 1)
-    rows.append(
-        [
-            PUBLISHED,
-            number_text(PUBLISHED_JND1_ERROR_QP),
-            *others,
-            number_text(PUBLISHED_JND1_PSNR_ERROR_DB, " dB"),
-            *others,
-        ]
-    )
+    error = number_text(PUBLISHED_JND1_ERROR_QP)
+    psnr_error = number_text(PUBLISHED_JND1_PSNR_ERROR_DB, " dB")
+    rows.append([PUBLISHED, error, *others, psnr_error, *others])
     return header, rows
 
 
@@ -149,23 +147,16 @@ def to_markdown(results: EvaluationResults, preset: str) -> str:
         f"intervals over the groups. Dataset: {dataset.full_name}, split by {dataset.split_by}. "
         f"Preset: {preset}.",
         "",
-        *(
-            [
-                "**The viewers are SIMULATED: the figures say nothing about people, and cannot be "
-                "compared with the published ones.**",
-                "",
-            ]
-            if dataset.simulated
-            else []
-        ),
+        *([SIMULATED, ""] if dataset.simulated else []),
         *_markdown_rows([header, [":---", *["---:"] * (len(header) - 1)], *rows]),
         "",
         f'"{LABEL_NOISE.capitalize()}" is how far a level moves on average if its viewers are '
-        f'resampled. "{PUBLISHED.capitalize()}" is the best variant with three levels of the paper '
-        "(LASeR-JND, IEEE TCSVT 2024) on VideoSet. Its split is not published.",
+        f'resampled. "{PUBLISHED.capitalize()}" is the best three-level variant of the paper '
+        "(LASeR-JND, IEEE TCSVT 2024) on VideoSet; its split is not published.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in escaped]

@@ -61,7 +61,7 @@ class Job:
 
 
 def train(jobs: Sequence[Job]) -> None:
-    """Train runs with the same settings of workers to their end, in one Ray session.
+    """Train runs with the same workers and precision to their end, in one Ray session.
 
     If the cluster has room for a run's workers more than once, runs, and stages of a run that do
     not need each other, are trained at the same time. Otherwise the same workers train them in
@@ -93,7 +93,7 @@ def _train_on(resources: Mapping[str, float], jobs: Sequence[Job], is_remote: bo
     if not room:
         logger.info(_too_small_text(cluster, resources))
     at_once = max(1, min(room, len(jobs)))
-    # If one fails, the others still run to their end: their work is kept.
+    # If one group of workers fails, the others still finish their runs: their work is kept.
     with ThreadPoolExecutor(at_once) as pool:
         futures = [
             pool.submit(_train_in_turn, jobs[lane::at_once], room // at_once, is_remote)
@@ -104,7 +104,10 @@ def _train_on(resources: Mapping[str, float], jobs: Sequence[Job], is_remote: bo
 
 
 def _train_in_turn(jobs: Sequence[Job], room: int, is_remote: bool) -> None:
-    """Train runs by the same workers, or the only one with room for its workers this many times."""
+    """Train several runs by one group of workers, or a single run by up to `room` groups.
+
+    `cluster.max_failures` of the first run counts for all runs of a group.
+    """
     if len(jobs) > 1:
         steps = [[[(job, [name for group in job.groups for name in group]) for job in jobs]]]
     else:

@@ -31,9 +31,9 @@ def work(
     """Run stages of one or several runs on this worker.
 
     Args:
-      runs: for each run, with the same settings of workers, its configuration of `runs.start_run`
-        with `work`, as for `run_stages`, and the names of the stages to train, in order. Plain
-        values that can be sent to another process.
+      runs: for each run, its configuration of `runs.start_run` with `work`, as for `run_stages`,
+        and the names of the stages to train, in order: plain values that can be sent to another
+        process. All runs have the same settings of workers and the same precision.
       worker_index: number of this worker, from 0, the chief.
       num_workers: number of workers; above 1, `TF_CONFIG` names them all.
       prints_progress: whether the chief prints progress to stderr.
@@ -103,7 +103,7 @@ def _warn_of_ports() -> None:
     """
     addresses = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
     hosts, _, ports = zip(*(address.rpartition(":") for address in addresses), strict=True)
-    if set(hosts) == {"127.0.0.1"}:
+    if len(set(hosts)) == 1:
         logger.warning(
             "While this training runs, its %d workers listen on all network interfaces of this "
             "machine, on ports %s, and require no password",

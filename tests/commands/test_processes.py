@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 
 import pytest
 from command_line import marked_processes
@@ -24,26 +25,6 @@ with stop_on_signals():
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_descendants_also_one_that_ignores_it(number):
-    mark = f"LASER_JND_TEST_PROCESSES_{os.getpid()}_{int(number)}"
-    with subprocess.Popen(
-        [sys.executable, "-c", PROCESSES],
-        env={**os.environ, mark: "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "up\n"  # the grandchild ignores SIGTERM by now
-        assert len(marked_processes(mark)) == 3
-        parent.send_signal(number)
-        parent.wait(timeout=20)
-    assert marked_processes(mark) == set()
-
-
 ORPHANED = """
 import subprocess, sys, time
 from laser_dist.commands.processes import adopt_orphans, stop_on_signals
@@ -60,20 +41,27 @@ with stop_on_signals():
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such call")
-def test_a_signal_stops_a_descendant_whose_parent_has_exited(tmp_path):
-    mark = f"LASER_JND_TEST_ORPHANS_{os.getpid()}"
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    ("code", "lines", "count"),
+    [(PROCESSES, {"up"}, 3), (ORPHANED, {"up", "orphaned"}, 2)],
+    ids=["one that ignores it", "one whose parent has exited"],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_descendants(code, lines, count, number):
+    mark = f"LASER_JND_TEST_PROCESSES_{uuid.uuid4().hex}"
     with subprocess.Popen(
-        [sys.executable, "-c", ORPHANED],
+        [sys.executable, "-c", code],
         env={**os.environ, mark: "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     ) as parent:
         assert parent.stdout is not None
-        assert {parent.stdout.readline(), parent.stdout.readline()} == {"up\n", "orphaned\n"}
-        assert len(marked_processes(mark)) == 2
-        parent.send_signal(signal.SIGINT)
+        assert {parent.stdout.readline().strip() for _ in lines} == lines
+        assert len(marked_processes(mark)) == count
+        parent.send_signal(number)
         parent.wait(timeout=20)
     assert marked_processes(mark) == set()
 

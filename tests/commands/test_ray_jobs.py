@@ -105,6 +105,10 @@ def test_a_job_with_a_range_of_workers_trains_to_the_end(head, dataset, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lat in 3 stages, 2 to 3 workers" in done.stdout
     assert re.search(r"1/3 image +epoch 2/", done.stdout)
+    # TensorFlow's servers, of which the workers warn if all of them are on one machine.
+    assert (
+        len(re.findall(r"its 2 workers listen on all .* on ports \d+, \d+, and", done.stdout)) == 1
+    )
     assert "\x1b[" not in done.stdout.partition("lat in 3 stages")[2].partition("Next:")[0]
     assert (run / "models" / "predictor.keras").exists()
 
