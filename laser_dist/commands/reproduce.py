@@ -103,7 +103,11 @@ def run(arguments: argparse.Namespace) -> None:
     results = evaluate.evaluate_models(terminal, dataset, models, output)
     write_text(join(output, TABLE), to_markdown(results, arguments.preset or train.DEFAULT_PRESET))
     header, rows = table(results)
-    terminal.table(header, evaluate.wrap_intervals(terminal.width, header, [rows]))
+    # Two tables: one is too wide for a terminal.
+    for columns in (slice(1, 1 + NUM_LEVELS), slice(1 + NUM_LEVELS, None)):
+        titles, *own = ([row[0], *row[columns]] for row in (header, *rows))
+        terminal.table(titles, evaluate.wrap_intervals(terminal.width, titles, [own]))
+        terminal.say()
     if results.dataset.simulated:
         terminal.say(evaluate.SIMULATED)
     terminal.pairs([("table", join(output, TABLE)), *evaluate.written(output)])
