@@ -15,6 +15,7 @@ the same command is run again: it must succeed, and leave the files of the undis
 """
 
 import argparse
+import collections
 import dataclasses
 import hashlib
 import json
@@ -155,7 +156,7 @@ def fresh(base: Path, inputs: Path, command: Command) -> Path:
 def stopped(
     name: str, base: Path, inputs: Path, expected: dict[str, str], moment_s: float, number: int
 ) -> Outcome | None:
-    """Stop a command at a moment, and run it again; None if it ended before the moment."""
+    """Stop a command at a moment, and run it again; None if it had not begun or was done."""
     command = COMMANDS[name]
     folder = fresh(base, inputs, command)
     before = contents(folder).keys()
@@ -177,6 +178,8 @@ def stopped(
     status = started.process.wait()
     if status == 0:  # it had done its work
         return None
+    if b"Fatal Python error: init_" in (base / "output.txt").read_bytes():
+        return None  # Python itself was not up yet, so no line of the command had run
     if number != signal.SIGKILL:
         if status not in (128 + number, -number):  # the same in a shell
             problems.append(f"exit status {status}")
@@ -226,7 +229,8 @@ def measure(name: str, base: Path, moments: int, seed: int) -> list[Outcome]:
     inputs, rng = base / "inputs", np.random.default_rng((seed, len(outcomes)))
     length_s, expected = undisturbed(name, base / name, inputs)
     while len(outcomes) < moments * len(SIGNALS):
-        number = SIGNALS[len(outcomes) // moments]
+        done = collections.Counter(each.signal for each in outcomes)
+        number = next(each for each in SIGNALS if done[each.name] < moments)
         moment_s = float(rng.uniform(0, length_s))
         outcome = stopped(name, base / name, inputs, expected, moment_s, number)
         if outcome is not None:
