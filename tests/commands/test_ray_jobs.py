@@ -1,5 +1,6 @@
 """Training runs as jobs on a real Ray head that requires a token, by `ray job submit`."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,9 +8,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
+from listening import SECONDS_BETWEEN_LOOKS, is_loopback, listening
 from ray_head import RAY, plain_environment, ray_head
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +24,9 @@ SETTINGS = (
 )  # fmt: skip
 NUM_EPOCHS = 100  # of the stage that is stopped: a fraction of a second each
 FIRST_EPOCH, LAST_EPOCH = (rf"1/3 image +epoch {epoch}/" for epoch in (1, NUM_EPOCHS))
+
+# On a cluster Ray's own servers in the workers, which ask for the token, listen on these.
+PORTS_OF_RAY = range(10002, 20000)
 
 pytestmark = [
     pytest.mark.ray,
@@ -96,19 +103,37 @@ def wait_for(condition, seconds):
         time.sleep(0.1)
 
 
-def test_a_job_with_a_range_of_workers_trains_to_the_end(head, dataset, tmp_path):
+def ports_of_workers(head):
+    """Return the ports that the workers of a head's jobs open to the network."""
+    token = head.environment["RAY_AUTH_TOKEN_PATH"]
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            is_worker = "TrainWorker" in " ".join(process.cmdline())
+            if is_worker and process.environ().get("RAY_AUTH_TOKEN_PATH") == token:
+                found |= {each for each in listening(process.pid) if not is_loopback(each[0])}
+    return {port for _, port in found if port not in PORTS_OF_RAY}
+
+
+@pytest.mark.attack("Network ports")
+def test_a_job_with_a_range_of_workers_trains_and_names_the_ports_it_opens(head, dataset, tmp_path):
     run, code = tmp_path / "run", tmp_path / "code"
     code.mkdir()
     (code / "notes.txt").touch()
     command = train(dataset, run, workers="2:3")  # the head has two cores
-    done = ray_job(head, "submit", "--working-dir", code, "--", *command)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(ray_job, head, "submit", "--working-dir", code, "--", *command)
+        opened = set()
+        while not job.done():
+            opened |= ports_of_workers(head)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    done = job.result()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lat in 3 stages, 2 to 3 workers" in done.stdout
     assert re.search(r"1/3 image +epoch 2/", done.stdout)
     # TensorFlow's servers, of which the workers warn if all of them are on one machine.
-    assert (
-        len(re.findall(r"its 2 workers listen on all .* on ports \d+, \d+, and", done.stdout)) == 1
-    )
+    (ports,) = re.findall(r"its 2 workers listen on all .* on ports (\d+, \d+), and", done.stdout)
+    assert {int(port) for port in ports.split(", ")} == opened
     assert "\x1b[" not in done.stdout.partition("lat in 3 stages")[2].partition("Next:")[0]
     assert (run / "models" / "predictor.keras").exists()
 
