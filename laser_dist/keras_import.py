@@ -7,15 +7,21 @@ takes 5.4 s.
 import importlib
 import os
 import sys
+from typing import Literal
 
 _OPTIONAL = ("IPython", "jax", "matplotlib", "pandas", "sklearn")
 
 
-def import_keras() -> None:
+def import_keras(gpus: Literal["hidden", "shared", "all"] = "hidden") -> None:
     """Import Keras, and with it TensorFlow.
 
     For processes of this project only: Keras then has no wrappers for scikit-learn and no plots.
     The packages themselves can be imported afterwards.
+
+    Args:
+      gpus: "hidden" uses the CPU only. "shared" takes memory of a GPU as it is needed. "all" leaves
+        TensorFlow as it is: it takes nearly all memory of every GPU that it sees, also in a process
+        that only reads a model while workers train.
     """
     backend = os.environ.get("KERAS_BACKEND")
     hidden = [name for name in _OPTIONAL if name not in sys.modules and name != backend]
@@ -26,3 +32,10 @@ def import_keras() -> None:
     finally:
         for name in hidden:
             del sys.modules[name]
+    if gpus != "all":
+        import tensorflow as tf
+
+        if gpus == "hidden":
+            tf.config.set_visible_devices([], "GPU")
+        for device in tf.config.get_visible_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         dirs = {location: local_run(location, show) for location in locations}
         dataset_dir = local_dataset(dataset, ("train", "validation", "test"), show)
         show("Predicting the sources of each fold")
-        import_keras()
+        import_keras(gpus="shared")
         from laser_dist.evaluation.evaluate import evaluate_folds
 
         results = evaluate_folds(dataset_dir, dirs, output, run=output)

@@ -95,7 +95,7 @@ def evaluate_models(
         paths = {model: local_run(model, show) for model in models}
         dataset_dir = local_dataset(dataset, ("test",), show)
         show("Predicting the test sources")
-        import_keras()
+        import_keras(gpus="shared")
         from laser_dist.evaluation.evaluate import evaluate
 
         return evaluate(dataset_dir, paths, output)

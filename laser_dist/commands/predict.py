@@ -95,7 +95,7 @@ def predict_clips(
     """Predict each clip with one model, a run folder or a model file."""
     with terminal.progress() as show:
         show("loading the model")
-        import_keras()
+        import_keras(gpus="shared")
         from laser_dist.prediction.predict import load_predictor, predict_clip
 
         predictor = load_predictor(model)

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from laser_dist.commands.locations import add_dataset, find_dataset
 from laser_dist.commands.options import level_list, whole_number, worker_range
 from laser_dist.commands.terminal import Terminal
-from laser_dist.commands.training_run import check_stages, is_finished, load_pretrained, train_run
+from laser_dist.commands.training_run import (
+    check_gpus_here,
+    check_stages,
+    is_finished,
+    load_pretrained,
+    train_run,
+)
 from laser_dist.commands.wording import time_text
 from laser_dist.errors import UserError
 from laser_dist.models.variants import VARIANTS, Variant, variant_named
@@ -160,6 +166,7 @@ def run(arguments: argparse.Namespace) -> None:
         preset = arguments.preset or DEFAULT_PRESET
         store = run_store(arguments.output or f"runs/{arguments.variant}-{preset}")
     check_stages(arguments.stages, training)
+    check_gpus_here(training)
     pretrained = None
     if arguments.init_from is not None:
         if is_finished(store):

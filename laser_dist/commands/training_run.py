@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -55,6 +56,25 @@ def check_stages(names: Sequence[str] | None, training: Mapping[str, Any]) -> No
                 f'{variant} has no stage "{name}"; its stages are {", ".join(known)}.',
                 hint=nearest(name, known),
             )
+
+
+def check_gpus_here(training: Mapping[str, Any]) -> None:
+    """Check that this machine has a GPU if the training needs one and is not sent to a cluster.
+
+    Args:
+      training: `TrainingConfig` as plain values.
+
+    Raises:
+      UserError: it has none.
+    """
+    from laser_dist.training.devices import has_gpu
+
+    wanted = training["cluster"]["gpus_per_worker"]
+    if wanted and not os.environ.get("RAY_ADDRESS") and not has_gpu():
+        raise UserError(
+            f"This machine has no NVIDIA GPU, but --gpus-per-worker is {wanted}.",
+            hint="Train on a cluster with `ray job submit`, or on the CPU: --gpus-per-worker 0.",
+        )
 
 
 def load_pretrained(terminal: Terminal, location: str, training: Mapping[str, Any]) -> Path:

@@ -72,7 +72,7 @@ def train(jobs: Sequence[Job]) -> None:
 
     Raises:
       TrainingFailedError: of Ray: workers failed more often than the run allows.
-      UserError: a machine ran out of memory.
+      UserError: a machine ran out of memory, or this machine has too few GPUs.
     """
     first = jobs[0].config
     cluster = _cluster_of(first)
@@ -91,6 +91,12 @@ def _train_on(resources: Mapping[str, float], jobs: Sequence[Job], is_remote: bo
     cluster = _cluster_of(jobs[0].config)
     room = num_fits(cluster, resources)
     if not room:
+        if not os.environ.get("RAY_ADDRESS"):  # this machine alone does not grow
+            raise UserError(
+                f"This machine has {resources.get('GPU', 0):g} GPUs, but the training needs "
+                f"{cluster.num_workers * cluster.gpus_per_worker}.",
+                hint="Set --workers and --gpus-per-worker to fit; `laser-jnd doctor` lists GPUs.",
+            )
         logger.info(_too_small_text(cluster, resources))
     at_once = max(1, min(room, len(jobs)))
     # If one group of workers fails, the others still finish their runs: their work is kept.

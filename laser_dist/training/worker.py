@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from laser_dist.keras_import import import_keras
 from laser_dist.training.config import TrainingConfig, from_dict
+from laser_dist.training.devices import use_devices
 
 if TYPE_CHECKING:
     from laser_dist.training.examples.order import WorkerShard
@@ -42,12 +43,15 @@ def work(
       RuntimeError: `keras` is not Keras 3 on TensorFlow.
     """
     config: TrainingConfig = from_dict(runs[0][0]["training"])
-    strategy = _set_up_tensorflow(config, num_workers)
+    strategy, devices = _set_up_tensorflow(config, num_workers)
 
     from laser_dist.training.examples.order import WorkerShard
+    from laser_dist.training.learning.collectives import check_same_devices
 
     replicas = strategy.num_replicas_in_sync // num_workers
     shard = WorkerShard(worker_index, num_workers, replicas)
+    if num_workers > 1:
+        check_same_devices(strategy, devices)
     _set_up_logging(prints_progress=prints_progress)
     for run_config, stages in runs:
         _train(run_config, stages, strategy, shard, prints_progress=prints_progress)
@@ -145,9 +149,9 @@ def _logging_to(log: "RunLog", watchdog: "Watchdog") -> Iterator[None]:
         ours.removeHandler(handler)
 
 
-def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> Any:
-    """Set threads and precision; return the strategy."""
-    import_keras()
+def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> tuple[Any, str]:
+    """Set devices, threads and precision; return the strategy and the model of the devices."""
+    import_keras(gpus="all")
     import keras
     import tensorflow as tf
 
@@ -160,32 +164,21 @@ def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> Any:
     threads = config.cluster.num_cpus
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    strategy = make_strategy(num_workers, config.cluster.cpu_devices)
+    devices = use_devices(config.cluster.gpus_per_worker, config.cluster.cpu_devices)
+    strategy = make_strategy(num_workers)
     if config.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    return strategy
+    return strategy, devices
 
 
-def make_strategy(num_workers: int, cpu_devices: int = 1) -> Any:
-    """Return the strategy for one device, several mirrored devices, or several workers.
-
-    Args:
-      num_workers: number of workers.
-      cpu_devices: number of logical CPU devices to make, if more than 1; TensorFlow must not have
-        been used before.
-    """
+def make_strategy(num_workers: int) -> Any:
+    """Return the strategy for all devices that this process can use, times the workers."""
     import tensorflow as tf
 
     if num_workers > 1:
         # Otherwise the complete gradient is copied into one piece before any of it is all-reduced.
         packs = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK_BYTES)
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=packs)
-    if cpu_devices > 1:
-        tf.config.set_visible_devices([], "GPU")
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0],
-            [tf.config.LogicalDeviceConfiguration()] * cpu_devices,
-        )
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -9,7 +9,7 @@ from command_line import laser_jnd_here, refusal
 
 from laser_dist.commands import main, train
 from laser_dist.models.variants import VARIANTS
-from laser_dist.training import ray_entry
+from laser_dist.training import devices, ray_entry
 from laser_dist.training.config import PRESETS, override, to_dict
 
 NEW_RUN = ("lat", "--preset", "tiny", "--dataset", "data", "--output", "run")
@@ -53,6 +53,13 @@ def refused(folder, *arguments):
 )
 def test_a_wrong_command_line_creates_nothing(folder, changes, message):
     assert refused(folder, *NEW_RUN, *changes).startswith(message)
+
+
+def test_gpus_are_refused_on_a_machine_that_has_none(folder, monkeypatch):
+    monkeypatch.setattr(devices, "has_gpu", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    text = refused(folder, *NEW_RUN, "--gpus-per-worker", "1")
+    assert text.startswith("This machine has no NVIDIA GPU, but --gpus-per-worker is 1.")
 
 
 def test_levels_are_refused_for_a_multi_level_variant(folder):

@@ -38,12 +38,23 @@ def main(index, ports, path):
     )
     import tensorflow as tf
 
-    from laser_dist.training.learning.collectives import broadcast_from_chief, wait_for_all
+    from laser_dist.errors import UserError
+    from laser_dist.training.learning.collectives import (
+        broadcast_from_chief,
+        check_same_devices,
+        wait_for_all,
+    )
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     received = broadcast_from_chief(strategy, arrays_of(index))
     wait_for_all(strategy)
-    np.savez(path, *received, mean=shared_mean(strategy, index))
+    check_same_devices(strategy, "NVIDIA A")
+    refusals = []
+    try:
+        check_same_devices(strategy, f"NVIDIA {'AB'[index]}")
+    except UserError as error:
+        refusals.append(error.message)
+    np.savez(path, *received, mean=shared_mean(strategy, index), refusals=refusals)
 
 
 if __name__ == "__main__":

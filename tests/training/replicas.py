@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.training.config import StageConfig
+from laser_dist.training.devices import use_devices
 from laser_dist.training.examples.order import Batch
 from laser_dist.training.learning.collectives import average_statistics
 from laser_dist.training.learning.loop import make_optimizer
@@ -81,7 +82,8 @@ def largest_difference(weights, others):
 
 
 def main(path):
-    two_devices = make_strategy(num_workers=1, cpu_devices=2)
+    use_devices(gpus=0, cpu_devices=2)
+    two_devices = make_strategy(num_workers=1)
     start, one, means_of_one = train(tf.distribute.get_strategy())
     same_start, two, means_of_two = train(two_devices)
     assert largest_difference(start, same_start) == 0

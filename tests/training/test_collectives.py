@@ -15,10 +15,12 @@ from laser_dist.training.learning.collectives import broadcast_from_chief, wait_
 SCRIPT = Path(__file__).with_name("chief_of_two.py")
 
 
-@pytest.mark.slow
-def test_both_workers_receive_the_arrays_of_the_chief_bit_for_bit(tmp_path):
+@pytest.fixture(scope="module")
+def received(tmp_path_factory):
+    """Return the arrays that each of two workers ends with, by name."""
+    folder = tmp_path_factory.mktemp("workers")
     ports = [str(port) for port in free_ports(2)]
-    files = [tmp_path / f"{index}.npz" for index in (0, 1)]
+    files = [folder / f"{index}.npz" for index in (0, 1)]
     workers = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(index), *ports, str(files[index])],
@@ -33,13 +35,28 @@ def test_both_workers_receive_the_arrays_of_the_chief_bit_for_bit(tmp_path):
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], errors
-    for path in files:
-        with np.load(path) as received:
-            assert received["mean"] == [0.5]
-            names = [name for name in received.files if name != "mean"]
-            for name, expected in zip(names, arrays_of(0), strict=True):
-                np.testing.assert_array_equal(received[name], expected)
-                assert received[name].dtype == expected.dtype
+    return [dict(np.load(path)) for path in files]
+
+
+@pytest.mark.slow
+def test_both_workers_receive_the_arrays_of_the_chief_bit_for_bit(received):
+    for arrays in received:
+        for number, expected in enumerate(arrays_of(0)):
+            np.testing.assert_array_equal(arrays[f"arr_{number}"], expected)
+            assert arrays[f"arr_{number}"].dtype == expected.dtype
+
+
+@pytest.mark.slow
+def test_statistics_are_averaged_over_the_workers(received):
+    assert [arrays["mean"] for arrays in received] == [[0.5], [0.5]]
+
+
+@pytest.mark.slow
+def test_every_worker_refuses_to_train_with_devices_of_different_models(received):
+    for index, arrays in enumerate(received):
+        (refusal,) = arrays["refusals"]
+        assert refusal.startswith("The workers have different devices;")
+        assert refusal.endswith(f"has NVIDIA {'AB'[index]}.")
 
 
 def test_a_single_worker_receives_its_own_arrays():

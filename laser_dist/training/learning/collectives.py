@@ -1,5 +1,6 @@
 """Operations that all workers of a run do together: barriers, broadcasts, shared moments."""
 
+import hashlib
 import platform
 import uuid
 from collections.abc import Sequence
@@ -103,6 +104,25 @@ def check_shared(strategy: tf.distribute.Strategy, store: RunFiles, *, is_chief:
             f"The run folder {store.location} is not shared: the chief's files are missing "
             f"{where}.",
             hint="Use a bucket (--output s3://…, gs://…) or a folder on a shared disk.",
+        )
+
+
+def check_same_devices(strategy: tf.distribute.Strategy, model: str) -> None:
+    """Check that all workers have devices of the same model.
+
+    Args:
+      strategy: spans the workers; all of them call this.
+      model: model of this worker's devices, of `use_devices`.
+
+    Raises:
+      UserError: a worker has devices of another model than the chief.
+    """
+    digest = np.frombuffer(hashlib.sha256(model.encode()).digest(), np.uint8).astype(np.float32)
+    is_same = np.array_equal(broadcast_from_chief(strategy, [digest])[0], digest)
+    if not all_agree(strategy, is_same):
+        raise UserError(
+            f"The workers have different devices; one on {platform.node()} has {model}.",
+            hint="Train on machines of one kind: the slowest device would set the pace of all.",
         )
 
 
