@@ -199,9 +199,9 @@ def test_a_package_does_not_import(package, libraries):
             assert not libraries & set(map(top, reachable(module))), module
 
 
-def test_ray_is_imported_only_in_functions_of_the_entry_module():
+def test_ray_is_imported_only_in_functions_of_two_modules():
     ray = {each for each in IMPORTS if top(each.imported) == "ray"}
-    allowed = {"laser_dist.training.ray_entry"}
+    allowed = {"laser_dist.training.ray_entry", "laser_dist.commands.doctor"}
     assert {each.importer for each in ray} <= allowed
     assert not any(each.is_eager for each in ray)
 

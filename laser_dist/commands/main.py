@@ -19,6 +19,7 @@ from laser_dist.commands import (
     build,
     crossval,
     demo,
+    doctor,
     evaluate,
     import_weights,
     logs,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
     "models": models,
     "settings": settings,
+    "doctor": doctor,
     "import-weights": import_weights,
 }
 DESCRIPTION = "Predict the coarsest quantizer at which a video clip still looks like its source."

@@ -49,7 +49,8 @@ def plain_environment():
 
 
 @contextmanager
-def ray_head(num_cpus):
+def ray_head(num_cpus, num_gpus=0):
+    """Start a head with these numbers of cores and GPUs, whether or not its machine has them."""
     mark = f"LASER_JND_TEST_{uuid.uuid4().hex}"
     folder = Path(tempfile.mkdtemp(prefix="jnd-"))  # the paths of sockets must be short
     try:
@@ -62,7 +63,8 @@ def ray_head(num_cpus):
             head = subprocess.Popen(
                 [
                     RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-                    "--dashboard-host=127.0.0.1", f"--num-cpus={num_cpus}", "--num-gpus=0",
+                    "--dashboard-host=127.0.0.1",
+                    f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}",
                     f"--temp-dir={folder / 'ray'}", "--object-store-memory=100000000",
                     "--disable-usage-stats", *(f"--{name}={port}" for name, port in ports.items()),
                 ],

@@ -38,7 +38,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def head():
-    with ray_head(num_cpus=2) as running:
+    with ray_head(num_cpus=2, num_gpus=1) as running:  # there is none: the worker must notice
         yield running
 
 
@@ -158,6 +158,14 @@ def test_a_stopped_job_resumes_when_it_is_submitted_again(head, dataset, tmp_pat
     assert not re.search(FIRST_EPOCH, done.stdout)
     assert re.search(LAST_EPOCH, done.stdout)
     assert (run / "models" / "predictor.keras").exists()
+
+
+def test_doctor_finds_that_a_worker_of_the_cluster_cannot_use_its_gpu(head):
+    command = ("laser-jnd", "doctor", "--gpus-per-worker", "1")
+    done = ray_job(head, "submit", "--", *command)
+    assert done.returncode != 0
+    assert re.search(r"resources now +2 CPUs, 1 GPUs", done.stdout)
+    assert "error: TensorFlow sees 0 of the 1 GPUs of a worker on" in done.stdout
 
 
 @pytest.mark.parametrize(
