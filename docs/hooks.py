@@ -225,15 +225,16 @@ def _epilog(text: str) -> str:
 
 def settings_reference(_: str) -> str:
     """Return a table of the settings in each section of the configuration."""
-    from laser_dist.training.config import describe_settings
+    from laser_dist.training.config import PRESETS, describe_settings
 
     sections: dict[str, list[str]] = {}
     for setting in describe_settings():
         section, dot, _name = setting.path.rpartition(".")
-        presets = [_code(setting.defaults[name]) for name in ("tiny", "paper")]
+        presets = [_code(setting.defaults[name]) for name in PRESETS]
         cells = [f"`{setting.path}`", setting.type, *presets, setting.meaning]
         sections.setdefault(section, []).append(_row(cells))
-    head = _row(["Path", "Type", "`tiny`", "`paper`", "Meaning"]) + "\n" + _row(["---"] * 5)
+    titles = ["Path", "Type", *map(_code, PRESETS), "Meaning"]
+    head = _row(titles) + "\n" + _row(["---"] * len(titles))
     return "\n".join(
         f"\n## {f'`{section}`' if section else 'Run'}\n\n{head}\n" + "\n".join(rows) + "\n"
         for section, rows in sorted(sections.items())

@@ -36,7 +36,7 @@ examples:
   laser-jnd train mj-lat --dataset videoset_jnd/1080p --data-dir gs://bucket/data
   laser-jnd train --resume runs/first
   laser-jnd train mj-lat --dataset videoset_jnd/1080p --data-dir gs://bucket/data \\
-    --output gs://bucket/runs/first --workers 4:8
+    --output gs://bucket/runs/first --workers 4:8 --gpus-per-worker 4 --per-replica-batch-size 8
 """
 DEFAULT_PRESET = "paper"
 # Options that a resumed run cannot change: their names among the parsed arguments.
@@ -49,6 +49,7 @@ _FIXED = {
     "init_from": "--init-from",
     "levels": "--levels",
     "no_feature_cache": "--no-feature-cache",
+    "per_replica_batch_size": "--per-replica-batch-size",
     "assignments": "--set",
     "seed": "--seed",
 }
@@ -128,6 +129,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "(cluster.num_workers, cluster.min_workers)",
     )
     parser.add_argument(
+        "--per-replica-batch-size",
+        type=whole_number(1),
+        metavar="N",
+        help="examples per step and device: sets the batch sizes to N times the largest number of "
+        "devices asked for, and they stay when workers come and go",
+    )
+    parser.add_argument(
         "--gpus-per-worker",
         type=whole_number(0),
         metavar="N",
@@ -176,6 +184,13 @@ def run(arguments: argparse.Namespace) -> None:
             )
         pretrained = load_pretrained(terminal, arguments.init_from, training)
     config = start_run(store, training, dataset, splits)  # creates the run's folder
+    if arguments.preset == "large" and (rate := config["dataset"]["frames_per_second"]):
+        logger.warning(
+            "The preset large is meant for a dataset with all frames of its clips. %s has %g per "
+            "second, so an epoch has few steps.",
+            config["dataset"]["dir"],
+            rate,
+        )
     logger.info("Follow the metrics with: tensorboard --logdir %s/logs/tensorboard", store.location)
     started = time.monotonic()
     throughput = train_run(terminal, config, store, pretrained=pretrained, only=arguments.stages)
@@ -246,7 +261,8 @@ def settings_of(
     assignments = [f"{path}={value}" for path, value in flags.items() if value is not None]
     assignments += work_settings(arguments)
     preset = PRESETS[arguments.preset or DEFAULT_PRESET]
-    return to_dict(override(preset(variant), [*assignments, *arguments.assignments]))
+    changes = [*assignments, *arguments.assignments]
+    return to_dict(override(preset(variant), changes, arguments.per_replica_batch_size))
 
 
 def work_settings(arguments: argparse.Namespace) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from laser_dist.models.layers import (
-    NORM_MOMENTUM,
     OrderedLevels,
     SignedLog,
     conv_block,
@@ -127,7 +126,7 @@ def _joined(outputs: Sequence[Any], *, name: str) -> Any:
 
 def _branch(features: Any, spec: HeadSpec, *, name: str) -> Any:
     """Apply batch norm, compression if configured, and the first block of one branch."""
-    x = keras.layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(features)
+    x = keras.layers.BatchNormalization(momentum=spec.norm_momentum, name=f"{name}_norm")(features)
     if spec.knee is not None:
         x = SignedLog(spec.knee, name=f"{name}_log")(x)
     return _block(x, spec, 1, name=f"{name}_block1")
@@ -145,7 +144,11 @@ def _trunk(x: Any, spec: HeadSpec) -> Any:
 def _block(x: Any, spec: HeadSpec, number: int, *, name: str) -> Any:
     """Apply block `number`, counted from 1, and the pool after it if one is due."""
     x = conv_block(
-        x, filters=spec.filters[number - 1], attention_ratio=spec.attention_ratio, name=name
+        x,
+        filters=spec.filters[number - 1],
+        attention_ratio=spec.attention_ratio,
+        norm_momentum=spec.norm_momentum,
+        name=name,
     )
     return halve(x, name=f"{name}_pool") if number % spec.pool_every == 0 else x
 

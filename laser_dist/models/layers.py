@@ -7,7 +7,6 @@ import keras
 ops: Any = keras.ops  # pyright infers the wrong types of one backend
 
 _POOL = 2
-NORM_MOMENTUM = 0.9  # Keras's 0.99 lags for hundreds of steps, much of a short training
 
 
 @keras.saving.register_keras_serializable(package="laser_jnd")
@@ -116,7 +115,9 @@ class OrderedLevels(keras.layers.Layer):
         return {**super().get_config(), "higher_is_worse": self.higher_is_worse}
 
 
-def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) -> Any:
+def conv_block(
+    x: Any, *, filters: int, attention_ratio: int | None, norm_momentum: float, name: str
+) -> Any:
     """Apply Conv 3×3, batch norm, ReLU and, given a ratio, channel attention.
 
     With attention this is the paper's block L (latent heads); without it, followed by `halve`, it
@@ -126,13 +127,14 @@ def conv_block(x: Any, *, filters: int, attention_ratio: int | None, name: str) 
       x: symbolic tensor [B, H, W, C].
       filters: channels of the result.
       attention_ratio: ratio of `ChannelAttention`; None for no attention.
+      norm_momentum: momentum of the batch norm's moving averages.
       name: prefix of the layer names.
 
     Returns:
       Symbolic tensor [B, H, W, filters].
     """
     x = keras.layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
-    x = keras.layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(x)
+    x = keras.layers.BatchNormalization(momentum=norm_momentum, name=f"{name}_norm")(x)
     x = keras.layers.ReLU(name=f"{name}_relu")(x)
     if attention_ratio is not None:
         x = ChannelAttention(attention_ratio, name=f"{name}_attention")(x)

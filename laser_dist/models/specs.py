@@ -11,6 +11,7 @@ STRIDE = 2**NUM_STAGES  # input pixels per latent position, along each axis
 NUM_CHANNELS = 3
 POOLINGS = ("flatten", "average")
 OUTPUTS = ("linear", "relu")
+STARTS = ("mean", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,10 @@ class HeadSpec:
       output: activation. "linear" has a gradient everywhere, so training from scratch always
         starts; "relu" is that of the published weights, and about half of such outputs are dead
         at random initialization.
+      start: outputs of a new head. "mean" starts at the mean levels of the training split; "zero"
+        starts at 0, as published.
+      norm_momentum: momentum of the moving averages of batch norms. Keras's 0.99, as published,
+        lags for hundreds of steps, which is much of a short training.
       ordered: whether three levels are ordered by construction, each no better than the previous
         one, on the dataset's scale; the published heads do not order them.
       spread: whether the head also predicts the standard deviation of the viewers' samples per
@@ -86,6 +91,8 @@ class HeadSpec:
     shared_dense: bool = False
     pooling: Literal["flatten", "average"] = "flatten"
     output: Literal["linear", "relu"] = "linear"
+    start: Literal["mean", "zero"] = "mean"
+    norm_momentum: float = 0.9
     ordered: bool = False
     spread: bool = False
     knee: float | None = None
@@ -106,7 +113,11 @@ class HeadSpec:
             raise UserError(f"head.ordered=true requires head.output=linear, not {self.output}.")
         if self.knee is not None and not 0 < self.knee < math.inf:
             raise UserError(f"head.knee must be above 0 or none, not {self.knee}.")
-        for field, choices in (("pooling", POOLINGS), ("output", OUTPUTS)):
+        if not 0 <= self.norm_momentum < 1:
+            raise UserError(
+                f"head.norm_momentum must be 0 or more and below 1, not {self.norm_momentum}."
+            )
+        for field, choices in (("pooling", POOLINGS), ("output", OUTPUTS), ("start", STARTS)):
             value = getattr(self, field)
             if value not in choices:
                 raise UserError(

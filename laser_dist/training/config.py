@@ -41,11 +41,13 @@ class StageConfig:
     Attributes:
       epochs: number of passes over the training split.
       batch_size: number of examples per step, over all workers and devices together.
-      learning_rate: highest learning rate of Adam.
+      learning_rate: highest learning rate of Adam, at a batch of `base_batch_size`.
+      base_batch_size: batch size that `learning_rate` is meant for, where `learning_rate_scaling`
+        scales it.
       schedule: learning-rate schedule. `constant`; `cosine` decays to zero over the stage after 5%
         of warm-up; `plateau` halves the rate when the validation loss has not fallen for five
         epochs.
-      clip_norm: largest global norm of the gradient.
+      clip_norm: largest global norm of the gradient; `none` does not clip.
       weight_decay: decoupled weight decay (Loshchilov and Hutter 2019), times the learning rate.
         Biases and norm parameters are not decayed.
       patience: number of epochs without a lower validation loss after which the stage stops; `none`
@@ -62,8 +64,9 @@ class StageConfig:
     epochs: int = _limited(ge=1)
     batch_size: int = _limited(8, ge=1)
     learning_rate: float = _limited(1e-5, gt=0, lt=math.inf)
+    base_batch_size: int = _limited(8, ge=1)
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    clip_norm: float = _limited(1.0, gt=0, lt=math.inf)
+    clip_norm: float | None = _limited(1.0, gt=0, lt=math.inf)
     weight_decay: float = _limited(0.0, ge=0, lt=math.inf)
     patience: int | None = _limited(None, ge=1)
     flips: bool = False
@@ -128,6 +131,12 @@ class TrainingConfig:
       levels: JND levels that a single-level variant is trained for, each in its own stage.
         Multi-level variants always learn all three.
       cluster: workers and their resources.
+      learning_rate_scaling: how the learning rates follow the batch sizes. `none` uses them as they
+        are; `sqrt` multiplies each by the square root of `batch_size / base_batch_size`, as suits
+        Adam (Malladi et al. 2022); `linear` by the quotient itself (Goyal et al. 2017).
+      backbone_start: weights that the image backbone starts from. `principal`: such that it
+        reconstructs frames from their principal components; `random`: Keras's initialization, as
+        published.
       seed: random seed of initial weights, order of examples and augmentation; below 2**31.
       precision: number format in which layers compute. Weights, losses, frames and levels stay in
         float32. `bfloat16` is fast on hardware that supports it.
@@ -150,6 +159,8 @@ class TrainingConfig:
     joint: StageConfig
     levels: tuple[int, ...] = (1, 2, 3)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    learning_rate_scaling: Literal["none", "sqrt", "linear"] = "none"
+    backbone_start: Literal["principal", "random"] = "principal"
     seed: int = _limited(0, ge=0, lt=2**31)
     precision: Literal["float32", "bfloat16"] = "float32"
     jit_compile: bool = False
@@ -162,6 +173,17 @@ class TrainingConfig:
         for path, rule in self._contradictions():
             value = operator.attrgetter(path)(self)
             raise UserError(f"`{path}` must be {rule}, but is {_text(value)}.")
+
+    def scaled(self, name: str) -> StageConfig:
+        """Return the settings of a stage with the learning rate for its batch size.
+
+        Args:
+          name: one of `STAGE_SETTINGS`.
+        """
+        settings: StageConfig = getattr(self, name)
+        power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.learning_rate_scaling]
+        factor = (settings.batch_size / settings.base_batch_size) ** power
+        return replace(settings, learning_rate=settings.learning_rate * factor)
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         """Yield the path and the rule of each setting that does not fit the others."""
@@ -201,6 +223,7 @@ def tiny(variant: Variant) -> TrainingConfig:
     squares = StageConfig(
         epochs=3,
         batch_size=4,
+        base_batch_size=4,
         learning_rate=1e-3,
         schedule="cosine",
         flips=True,
@@ -215,6 +238,7 @@ def tiny(variant: Variant) -> TrainingConfig:
     heads = StageConfig(
         epochs=12,
         batch_size=16,
+        base_batch_size=16,
         learning_rate=2e-3,
         schedule="cosine",
         flips=True,
@@ -227,7 +251,9 @@ def tiny(variant: Variant) -> TrainingConfig:
         image=squares,
         jnd=replace(squares, epochs=1, learning_rate=5e-4),
         heads=heads,
-        joint=replace(heads, epochs=4, batch_size=8, learning_rate=1e-3, mixup=0.0),
+        joint=replace(
+            heads, epochs=4, batch_size=8, base_batch_size=8, learning_rate=1e-3, mixup=0.0
+        ),
         # A step takes a few hundredths of a second: the norms' all-reduces would be a third of it.
         cluster=ClusterConfig(cpu_devices=2, synchronized_batch_norm=False),
     )
@@ -236,11 +262,32 @@ def tiny(variant: Variant) -> TrainingConfig:
 def paper(variant: Variant) -> TrainingConfig:
     """Return the published size and training: 640×352 frames, Adam at 1e-5, batch 8, 300 epochs.
 
-    Command: `laser-jnd train mj-lat --preset paper --dataset DIR`. How the published backbones
-    were trained is not known: they get the heads' settings. Made for GPUs: on two cores one step of
-    a backbone takes about 6 s.
+    Command: `laser-jnd train mj-lat --preset paper --dataset DIR`. Made for GPUs: on two cores one
+    step of a backbone takes about 6 s. How the published backbones were trained is not known: they
+    get the heads' settings. Known differences from the published training, and how to undo each:
+
+    - Gradients are clipped: `--set heads.clip_norm=none`, and so for `image`, `jnd` and `joint`.
+    - Heads end without an activation, not with a ReLU, which is often dead at the start:
+      `--set head.output=relu`.
+    - Heads start at the mean levels of the training split: `--set head.start=zero`.
+    - Moving averages of batch norms have momentum 0.9, not 0.99: `--set head.norm_momentum=0.99`.
+    - The image backbone starts from principal components: `--set backbone_start=random`.
     """
-    stage = StageConfig(epochs=300)
+    return _full_size(variant, StageConfig(epochs=300))
+
+
+def large(variant: Variant) -> TrainingConfig:
+    """Return the published size for many devices and a dataset with all frames of its clips.
+
+    Command: `laser-jnd train mj-lat --preset large --dataset DIR --workers 8 --gpus-per-worker 4`,
+    on a dataset of `laser-jnd build --all-frames`. Batches of 256 with a learning rate that follows
+    the batch size. Nobody has trained with it yet: it has not run on GPUs.
+    """
+    stage = StageConfig(epochs=100, batch_size=256, schedule="cosine")
+    return replace(_full_size(variant, stage), learning_rate_scaling="sqrt")
+
+
+def _full_size(variant: Variant, stage: StageConfig) -> TrainingConfig:
     return TrainingConfig(
         variant=variant.name,
         backbone=BackboneSpec(),
@@ -252,7 +299,11 @@ def paper(variant: Variant) -> TrainingConfig:
     )
 
 
-PRESETS: dict[str, Callable[[Variant], TrainingConfig]] = {"tiny": tiny, "paper": paper}
+PRESETS: dict[str, Callable[[Variant], TrainingConfig]] = {
+    "tiny": tiny,
+    "paper": paper,
+    "large": large,
+}
 
 
 @dataclass(frozen=True)
@@ -326,12 +377,17 @@ def from_dict(values: Mapping[str, Any], kind: type = TrainingConfig) -> Any:
     return kind(**{name: _from_plain(hints[name], value) for name, value in values.items()})
 
 
-def override(config: TrainingConfig, assignments: Sequence[str]) -> TrainingConfig:
+def override(
+    config: TrainingConfig, assignments: Sequence[str], per_replica_batch_size: int | None = None
+) -> TrainingConfig:
     """Change settings by path, such as `heads.epochs=20` or `head.filters=32,64`.
 
     Args:
       config: configuration to start from; it stays as it is.
       assignments: `PATH=VALUE` each; commas separate the values of a tuple.
+      per_replica_batch_size: number of examples per step and device, of the largest number of
+        devices that the changed settings ask for. It sets the batch size of each stage for which
+        the assignments have none.
 
     Raises:
       UserError: no `=`, an unknown path, or a value of another type or out of range.
@@ -343,6 +399,12 @@ def override(config: TrainingConfig, assignments: Sequence[str]) -> TrainingConf
             hint = "For example: --set heads.epochs=20"
             raise UserError(f"`--set {assignment}` is not of the form PATH=VALUE.", hint=hint)
         _assign(values, path.strip(), text.strip())
+    if per_replica_batch_size is not None:
+        assigned = {assignment.partition("=")[0].strip() for assignment in assignments}
+        total = per_replica_batch_size * from_dict(values["cluster"], ClusterConfig).num_devices
+        for name in STAGE_SETTINGS:
+            if f"{name}.batch_size" not in assigned:
+                values[name]["batch_size"] = total
     # All at once: a batch size and the number of workers that it fits may change together.
     return from_dict(values)
 

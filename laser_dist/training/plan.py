@@ -105,11 +105,14 @@ def inputs_of(
         "data": fingerprint,
         "backbone": training["backbone"],
         settings: training[settings],
+        "learning_rate_scaling": training["learning_rate_scaling"],
         "levels": list(stage.levels),
         "seed": training["seed"],
         "precision": training["precision"],
         **{f"model {name}": keys[name] for name in stage.needs},
     }
+    if stage.kind == "image":
+        inputs["backbone_start"] = training["backbone_start"]
     if stage.kind in ("head", "joint"):
         inputs |= {"variant": training["variant"], "head": training["head"]}
     return inputs

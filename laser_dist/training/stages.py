@@ -168,12 +168,12 @@ class _Trainer:
     def backbone(self, plan: StagePlan) -> None:
         """Train an autoencoder, from principal components or from the image backbone."""
         config, is_image = self.config, plan.kind == "image"
-        settings = config.image if is_image else config.jnd
+        settings = config.scaled(plan.kind)
         side = settings.crop
         spec = (
             config.backbone if side is None else replace(config.backbone, height=side, width=side)
         )
-        start = self._principal_start(spec) if is_image else self._loaded("image").get_weights()
+        start = self._start(spec) if is_image else self._loaded("image").get_weights()
         # Convolutions fit any size: weights learned on squares are used on full frames.
         with self.context.strategy.scope():
             model = build_autoencoder(spec, plan.name)
@@ -196,7 +196,7 @@ class _Trainer:
     def head(self, plan: StagePlan) -> None:
         """Train a head on features of its frozen backbones."""
         config, variant = self.config, variant_named(self.config.variant)
-        settings = config.heads
+        settings = config.scaled("heads")
         extractors = {name: feature_extractor(variant, self._loaded(name)) for name in plan.needs}
         versions = 2 if settings.flips else 1
         if config.feature_cache:
@@ -244,7 +244,7 @@ class _Trainer:
     def joint(self, plan: StagePlan) -> None:
         """Train backbone and head together, from the image backbone."""
         config, variant = self.config, variant_named(self.config.variant)
-        settings, target = config.joint, f"jnd{plan.levels[0]}"
+        settings, target = config.scaled("joint"), f"jnd{plan.levels[0]}"
         image = self._loaded("image")
 
         def new_autoencoder() -> keras.Model:
@@ -290,14 +290,15 @@ class _Trainer:
         model.load_weights(path)
         return model
 
-    def _principal_start(self, spec: BackboneSpec) -> list[np.ndarray]:
+    def _start(self, spec: BackboneSpec) -> list[np.ndarray]:
         """Return the start weights of the image backbone, the same on every worker."""
-        size = {"height": self.config.backbone.height, "width": self.config.backbone.width}
-        frames = sample_frames(self.records[TRAIN], NUM_SAMPLE, **size)
         # Outside the strategy's scope: plain variables, which each worker computes on its own.
         model = build_autoencoder(spec, "start")
-        start_from_principal_components(model, frames)
-        logger.info("image: starting from the principal components of %d frames", len(frames))
+        if self.config.backbone_start == "principal":
+            size = {"height": self.config.backbone.height, "width": self.config.backbone.width}
+            frames = sample_frames(self.records[TRAIN], NUM_SAMPLE, **size)
+            start_from_principal_components(model, frames)
+            logger.info("image: starting from the principal components of %d frames", len(frames))
         return broadcast_from_chief(self.context.strategy, model.get_weights())
 
     def _new_head(self, plan: StagePlan) -> keras.Model:
@@ -309,7 +310,9 @@ class _Trainer:
             self.config.head,
             variant.feature_shape(self.config.backbone),
             levels=len(plan.levels),
-            initial_levels=present_means(labels.levels[:, columns]).tolist(),
+            initial_levels=present_means(labels.levels[:, columns]).tolist()
+            if self.config.head.start == "mean"
+            else None,
             initial_spreads=None
             if spreads is None
             else np.maximum(spreads, 2 * LEAST_SPREAD).tolist(),

@@ -110,6 +110,29 @@ def test_options_become_settings(preset):
     assert train.resolve(parsed) == to_dict(override(PRESETS[preset or "paper"](rec), settings))
 
 
+def test_the_batch_per_device_is_that_of_the_largest_group_of_workers():
+    words = ["--workers", "4:8", "--gpus-per-worker", "4", "--per-replica-batch-size", "2"]
+    training = train.resolve(main.parse(["train", "rec", "--dataset", "data", *words]))
+    sizes = {training[name]["batch_size"] for name in ("image", "jnd", "heads", "joint")}
+    assert sizes == {2 * 8 * 4}
+    assert training["heads"]["base_batch_size"] == 8
+
+
+def test_the_large_preset_asks_for_a_dataset_with_all_frames(folder, monkeypatch):
+    monkeypatch.setattr(train, "train_run", lambda *_, **__: [])
+    about = json.loads((folder / "data" / "metadata.json").read_text())
+    for rate, expected in ((None, False), (1.0, True)):
+        (folder / "data" / "metadata.json").write_text(
+            json.dumps({**about, "frames_per_second": rate})
+        )
+        done = laser_jnd_here(
+            "train", "lat", "--preset", "large", "--dataset", "data", "--output", f"{rate}",
+            cwd=folder,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("meant for a dataset with all frames" in done.stderr) == expected
+
+
 def test_only_one_worker_without_gpus_has_several_cpu_devices():
     def devices(*words):
         parsed = main.parse(["train", "rec", "--preset", "tiny", "--dataset", "data", *words])

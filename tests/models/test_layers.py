@@ -87,10 +87,11 @@ def test_channel_attention_refuses_invalid_arguments():
 def test_conv_block_is_conv_norm_relu_attention():
     features = keras.Input((6, 5, 3))
     with_attention = keras.Model(
-        features, conv_block(features, filters=16, attention_ratio=8, name="l")
+        features, conv_block(features, filters=16, attention_ratio=8, norm_momentum=0.9, name="l")
     )
     without = keras.Model(
-        features, conv_block(features, filters=16, attention_ratio=None, name="r")
+        features,
+        conv_block(features, filters=16, attention_ratio=None, norm_momentum=0.9, name="r"),
     )
     assert [type(layer).__name__ for layer in with_attention.layers[1:]] == [
         "Conv2D",

@@ -133,11 +133,26 @@ def test_every_setting_is_described():
     assert all(each.meaning.endswith(".") for each in settings.values())
     epochs = settings["heads.epochs"]
     assert epochs.type == "integer, 1 or more"
-    assert epochs.defaults == {"tiny": "12", "paper": "300"}
+    assert epochs.defaults == {"tiny": "12", "paper": "300", "large": "100"}
     assert epochs.meaning == "Number of passes over the training split."
     assert settings["head.pooling"].type == "flatten or average"
     assert settings["image.learning_rate"].type == "number, more than 0 and finite"
     assert settings["image.crop"].type == "integer or none, 16 or more and a multiple of 16"
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("none", 1), ("sqrt", 2), ("linear", 4)])
+def test_learning_rates_follow_the_batch_size_by_the_named_rule(scaling, factor):
+    joint = StageConfig(epochs=1, batch_size=32, base_batch_size=8, learning_rate=1e-3)
+    scaled = config(joint=joint, learning_rate_scaling=scaling).scaled("joint")
+    assert scaled.learning_rate == pytest.approx(factor * 1e-3)
+    assert replace(scaled, learning_rate=1e-3) == joint
+
+
+def test_the_batch_per_replica_counts_all_devices_and_yields_to_an_explicit_size():
+    changes = ["cluster.num_workers=8", "cluster.min_workers=4", "cluster.gpus_per_worker=4"]
+    found = override(PRESETS["paper"](VARIANTS[0]), [*changes, "heads.batch_size=48"], 2)
+    sizes = [getattr(found, name).batch_size for name in ("image", "jnd", "heads", "joint")]
+    assert sizes == [2 * 8 * 4, 2 * 8 * 4, 48, 2 * 8 * 4]
 
 
 @pytest.mark.parametrize("name", PRESETS)
