@@ -23,7 +23,7 @@ def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[st
 
     from laser_dist.training.config import StageConfig
     from laser_dist.training.examples.read_ahead import ReadAhead
-    from laser_dist.training.learning.collectives import synchronize_batch_norms
+    from laser_dist.training.learning.collectives import weigh_batch_norms
     from laser_dist.training.learning.loop import make_optimizer
     from laser_dist.training.learning.step import Stepper
 
@@ -32,15 +32,15 @@ def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[st
         model, objective, spec = _model(kind, size)
         optimizer = make_optimizer(StageConfig(epochs=1), STEPS)
         optimizer.build(model.trainable_variables)
-    synchronize_batch_norms(strategy, model)
+    weigh_batch_norms(strategy, model, synchronized=True)
     stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)
     with tempfile.TemporaryDirectory() as scratch:
         source = _batches(kind, spec, Path(scratch), shard, batch)
         times = []
-        batches = ReadAhead(source())
+        batches = ReadAhead(map(stepper.to_devices, source()))
         started = time.perf_counter()
         for number, one in enumerate(batches):
-            stepper.train(one)
+            stepper.train(one)()
             if number:  # the first builds the graph
                 times.append(time.perf_counter() - started)
             started = time.perf_counter()
@@ -143,6 +143,7 @@ def _batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, int], batch:
     from laser_dist.training.examples.feature_files import FeatureFiles
     from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
     from laser_dist.training.examples.frame_pairs import FramePairs
+    from laser_dist.training.examples.frames import DecodedFrames
     from laser_dist.training.examples.order import WorkerShard
 
     rng, own, total = np.random.default_rng(0), WorkerShard(*shard), batch * STEPS
@@ -160,11 +161,9 @@ def _batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, int], batch:
             features=kept, targets=levels, batch_size=batch, shard=own, seed=0
         ).epoch(1)
     pairs = FramePairs(
-        records=_Noise(spec, rng, total),
+        frames=DecodedFrames(_Noise(spec, rng, total), (spec.width, spec.height)),
         target="jnd1",
         rows=np.arange(total),
-        height=spec.height,
-        width=spec.width,
         batch_size=batch,
         shard=own,
         seed=0,

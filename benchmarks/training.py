@@ -172,13 +172,13 @@ def our_epoch(
         make = lambda: batches.epoch(1)  # noqa: E731
 
     def epoch() -> None:
-        for batch in ReadAhead(make()):
-            stepper.train(batch)
+        for batch in ReadAhead(map(stepper.to_devices, make())):
+            stepper.train(batch)()
 
     def validation() -> dict[str, float]:
         sums: dict[str, Any] = {}
         for batch in joint_batches(*arrays(seed=1)):
-            for name, mean in stepper.measure(batch).items():
+            for name, mean in stepper.measure(stepper.to_devices(batch))().items():
                 sums[name] = sums[name].merge(mean) if name in sums else mean
         return {name: mean.compute() for name, mean in sums.items()}
 
@@ -290,8 +290,8 @@ def memory_of(count: int) -> None:
         optimizer = make_optimizer(StageConfig(epochs=1), 1)
         optimizer.build(head.trainable_variables)
         stepper = Stepper(tf.distribute.get_strategy(), head, LevelObjective(), optimizer, 1)
-        for batch in ReadAhead(batches.epoch(0)):
-            stepper.train(batch)
+        for batch in ReadAhead(map(stepper.to_devices, batches.epoch(0))):
+            stepper.train(batch)()
     status = Path("/proc/self/status").read_text().splitlines()
     # The system can reclaim the memory of mapped files.
     anonymous = next(line for line in status if line.startswith("RssAnon"))

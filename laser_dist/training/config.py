@@ -143,6 +143,8 @@ class TrainingConfig:
       jit_compile: whether XLA compiles the steps.
       checkpoint_every_steps: number of steps of a stage between checkpoints within an epoch; `none`
         saves only after each epoch.
+      frame_cache_gb: largest size in GB (10**9 bytes) of the decoded frames that each machine keeps
+        in the user's cache directory. Larger splits, and all with 0, are decoded in every epoch.
       feature_cache: whether features of frozen backbones are computed once and cached in the run's
         folder, or recomputed in every epoch.
 
@@ -165,6 +167,7 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     jit_compile: bool = False
     checkpoint_every_steps: int | None = _limited(None, ge=1)
+    frame_cache_gb: float = _limited(32.0, ge=0, lt=math.inf)
     feature_cache: bool = True
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Cache of the features of frozen backbones in the run's folder; all workers fill it together."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from laser_dist.training.examples.feature_files import (
 )
 from laser_dist.training.examples.features import CachedFeatures
 from laser_dist.training.examples.frame_pairs import FramePairs
+from laser_dist.training.examples.frames import Frames
 from laser_dist.training.examples.order import WorkerShard
-from laser_dist.training.examples.records import Records
 from laser_dist.training.learning.collectives import all_agree, wait_for_all
 from laser_dist.training.learning.loop import TrainingContext
 from laser_dist.training.reuse import model_path
@@ -38,13 +38,15 @@ class FeatureCache:
     """Feature cache of one run.
 
     Attributes:
-      records: records of each split.
+      frames: returns the frames of a split; called if features are missing.
+      num_examples: number of examples of each split.
       shard: this worker's part of the batches.
       context: devices and storage of the run.
       space: space of the features, "latent" or "reconstructed".
     """
 
-    records: Mapping[str, Records]
+    frames: Callable[[str], Frames]
+    num_examples: Mapping[str, int]
     shard: WorkerShard
     context: TrainingContext
     space: str
@@ -59,7 +61,7 @@ class FeatureCache:
           extractors: extractor of each backbone, by the name of its stage, in branch order.
           versions: 1 for frames as stored, 2 to add mirrored ones.
         """
-        total = len(self.records[split])
+        total = self.num_examples[split]
         keys = {name: self._key(name, extractors[name], total, versions) for name in extractors}
         # All lookups come before the first write, so that all workers find the same.
         found = {name: self._found(name, split, keys[name]) for name in extractors}
@@ -74,7 +76,7 @@ class FeatureCache:
             logger.info("features of %s: %d frames, %.0f MB", split, total, size)
             parts_written = write_parts(
                 {self._folder(name, keys[name]): one for name, one in missing.items()},
-                self._frames(split, next(iter(missing.values()))),
+                self._pairs(split),
                 split,
                 versions=versions,
                 heartbeat=lambda: self.context.heartbeat(f"features of {split}"),
@@ -134,14 +136,11 @@ class FeatureCache:
             versions=versions,
         )
 
-    def _frames(self, split: str, extractor: keras.Model) -> FramePairs:
-        height, width = extractor.input_shape[1:3]
+    def _pairs(self, split: str) -> FramePairs:
         return FramePairs(
-            records=self.records[split],
+            frames=self.frames(split),
             target=RAW,
-            rows=np.arange(len(self.records[split])),
-            height=height,
-            width=width,
+            rows=np.arange(self.num_examples[split]),
             batch_size=BATCH_SIZE * self.shard.num_workers,
             shard=replace(self.shard, devices=1),
         )

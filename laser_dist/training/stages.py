@@ -1,8 +1,11 @@
 """Trains the stages of a run, each from the models of the stages that it needs."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,13 @@ from laser_dist.models.predictors import build_joint_model, feature_extractor
 from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
+from laser_dist.storage.cache import cache_folder
 from laser_dist.training.config import StageConfig, TrainingConfig
-from laser_dist.training.examples.example_codec import RAW, num_with, rows_with, sample_frames
+from laser_dist.training.examples.example_codec import RAW, num_with, rows_with
 from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
+from laser_dist.training.examples.frame_cache import cached_frames
 from laser_dist.training.examples.frame_pairs import FramePairs
+from laser_dist.training.examples.frames import DecodedFrames, Frames, sample_frames
 from laser_dist.training.examples.labels import (
     LABEL_COLUMNS,
     Labeled,
@@ -33,8 +39,8 @@ from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.learning.collectives import (
     all_agree,
     broadcast_from_chief,
-    synchronize_batch_norms,
     wait_for_all,
+    weigh_batch_norms,
 )
 from laser_dist.training.learning.loop import Stage, TrainingContext, train_stage
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective, frame_objective
@@ -51,6 +57,7 @@ from laser_dist.training.saving import PREDICTOR, finish_predictor, save_in_floa
 from laser_dist.training.storage.checkpoints import claim_folder
 
 TRAIN, VALIDATION = "train", "validation"
+FRAMES = "frames"  # folder of the cache
 NUM_SAMPLE = 64  # frames whose principal components a backbone starts from
 
 logger = logging.getLogger(__name__)
@@ -90,7 +97,9 @@ def run_stages(
         }
     records = {split: of_split for split, (of_split, _) in opened.items()}
     labels = {split: labels_in(table) for split, (_, table) in opened.items()}
-    trainer = _Trainer(config, records, shard, context, labels)
+    trained = [plan for plan in plans if plan.name in stages]
+    images = {RAW, *(f"jnd{plan.levels[0]}" for plan in trained if plan.kind in ("jnd", "joint"))}
+    trainer = _Trainer(config, records, shard, context, labels, tuple(sorted(images)))
     for plan in plans:
         if plan.name in work:
             _check_present(plan, config, labels, dataset)
@@ -150,6 +159,33 @@ class _Trainer:
     shard: WorkerShard
     context: TrainingContext
     labels: Mapping[str, Labeled]
+    images: tuple[str, ...]
+
+    @cached_property
+    def _opened(self) -> dict[str, Frames]:
+        return {}
+
+    def frames(self, split: str) -> Frames:
+        """Return the frames of a split, decoded into the cache when first needed."""
+        if split in self._opened:
+            return self._opened[split]
+        context, backbone = self.context, self.config.backbone
+        decoded = DecodedFrames(self.records[split], (backbone.width, backbone.height))
+        data = context.config["dataset"]
+        about = [data["fingerprint"], sorted(data["splits"][split]), decoded.size]
+        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        self._opened[split] = frames = cached_frames(
+            decoded,
+            self.images,
+            cache_folder(FRAMES, f"{split}-{key}"),
+            1e9 * self.config.frame_cache_gb,
+            name=f"frames of {split}",
+            heartbeat=lambda: context.heartbeat(f"frames of {split}"),
+            waiting=context.suspended,
+        )
+        with context.suspended():
+            wait_for_all(context.strategy)  # other machines may have more to decode
+        return frames
 
     def train(self, plan: StagePlan, key: str) -> None:
         """Train a stage and save its models; resume only from checkpoints of the same key."""
@@ -200,14 +236,15 @@ class _Trainer:
         extractors = {name: feature_extractor(variant, self._loaded(name)) for name in plan.needs}
         versions = 2 if settings.flips else 1
         if config.feature_cache:
-            cache = FeatureCache(self.records, self.shard, self.context, variant.space)
+            counts = {split: len(records) for split, records in self.records.items()}
+            cache = FeatureCache(self.frames, counts, self.shard, self.context, variant.space)
             features = {
                 split: cache.features(split, extractors, number)
                 for split, number in ((TRAIN, versions), (VALIDATION, 1))
             }
         else:
             features = {
-                split: ComputedFeatures(self.records[split], [*extractors.values()])
+                split: ComputedFeatures(self.frames(split), [*extractors.values()])
                 for split in (TRAIN, VALIDATION)
             }
         targets = self._targets(plan)
@@ -270,8 +307,8 @@ class _Trainer:
         self._save(lambda: self._new_head(plan), head, model_names(plan)[-1])
 
     def _train(self, stage: Stage) -> None:
-        if self.config.cluster.synchronized_batch_norm:
-            synchronize_batch_norms(self.context.strategy, stage.model)
+        synchronized = self.config.cluster.synchronized_batch_norm
+        weigh_batch_norms(self.context.strategy, stage.model, synchronized=synchronized)
         train_stage(stage, self.context)
 
     def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:
@@ -295,8 +332,7 @@ class _Trainer:
         # Outside the strategy's scope: plain variables, which each worker computes on its own.
         model = build_autoencoder(spec, "start")
         if self.config.backbone_start == "principal":
-            size = {"height": self.config.backbone.height, "width": self.config.backbone.width}
-            frames = sample_frames(self.records[TRAIN], NUM_SAMPLE, **size)
+            frames = sample_frames(self.frames(TRAIN), NUM_SAMPLE)
             start_from_principal_components(model, frames)
             logger.info("image: starting from the principal components of %d frames", len(frames))
         return broadcast_from_chief(self.context.strategy, model.get_weights())
@@ -347,11 +383,9 @@ class _Trainer:
         labels: np.ndarray | None = None,
     ) -> FramePairs:
         return FramePairs(
-            records=self.records[split],
+            frames=self.frames(split),
             target=target,
             rows=rows_with(target, self.labels[split].levels),
-            height=self.config.backbone.height,
-            width=self.config.backbone.width,
             batch_size=settings.batch_size,
             shard=self.shard,
             seed=seed,

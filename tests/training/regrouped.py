@@ -20,7 +20,7 @@ from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import E2E_LAT, MJ_LAT
 from laser_dist.training.config import StageConfig
 from laser_dist.training.examples.order import Batch, WorkerShard
-from laser_dist.training.learning.collectives import average_statistics, synchronize_batch_norms
+from laser_dist.training.learning.collectives import average_statistics, weigh_batch_norms
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective
 from laser_dist.training.learning.step import Stepper
@@ -81,8 +81,7 @@ class Learner:
             optimizer = make_optimizer(SETTINGS, NUM_STEPS)
             optimizer.build(self.model.trainable_variables)
         config = json.dumps(self.model.get_config(), default=str)
-        if synchronized:
-            synchronize_batch_norms(strategy, self.model)
+        weigh_batch_norms(strategy, self.model, synchronized=synchronized)
         assert json.dumps(self.model.get_config(), default=str) == config, (
             "the saved configuration changed"
         )
@@ -95,7 +94,7 @@ class Learner:
         for variable, value in zip(self.state, self.start, strict=True):
             variable.assign(value)
         for batch in batches:
-            self.stepper.train(batch)
+            self.stepper.train(self.stepper.to_devices(batch))
         average_statistics(self.strategy, self.model.non_trainable_variables)
         return self.weights()
 

@@ -1,7 +1,9 @@
 """Train one model on one device and on two, and write the differences to FILE.json."""
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
@@ -10,14 +12,15 @@ import tensorflow as tf
 
 from laser_dist.training.config import StageConfig
 from laser_dist.training.devices import use_devices
-from laser_dist.training.examples.order import Batch
-from laser_dist.training.learning.collectives import average_statistics
+from laser_dist.training.examples.order import Batch, WorkerShard
+from laser_dist.training.learning.collectives import average_statistics, weigh_batch_norms
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.learning.step import Stepper
 from laser_dist.training.worker import make_strategy
 
 NUM_STEPS = 5
+NUM_DEVICES = (3, 5, 6, 7)
 
 
 def batches():
@@ -44,10 +47,36 @@ def train(strategy):
     start = model.get_weights()
     replicas = strategy.num_replicas_in_sync
     stepper = Stepper(strategy, model, LevelObjective((1, 2)), optimizer, local_replicas=replicas)
-    means = [stepper.train(batch) for batch in batches()]
-    means += [stepper.measure(batch) for batch in batches()]
+    means = [stepper.train(stepper.to_devices(batch))() for batch in batches()]
+    means += [stepper.measure(stepper.to_devices(batch))() for batch in batches()]
     plain = [{name: (one.total, one.count) for name, one in each.items()} for each in means]
     return start, model.get_weights(), plain
+
+
+def train_norm(strategy, *, synchronized=True):
+    """Return the final weights of a model with a batch norm; its batches of 8 end with one of 5."""
+    devices = strategy.num_replicas_in_sync
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        frames = keras.Input((2, 2, 3))
+        normed = keras.layers.BatchNormalization(momentum=0.5)(
+            keras.layers.Dense(4, use_bias=False)(frames)
+        )
+        pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(normed))
+        model = keras.Model(frames, keras.layers.Dense(1)(pooled))
+        optimizer = make_optimizer(StageConfig(epochs=1, learning_rate=0.05), NUM_STEPS)
+        optimizer.build(model.trainable_variables)
+    weigh_batch_norms(strategy, model, synchronized=synchronized)
+    stepper = Stepper(strategy, model, LevelObjective((1,)), optimizer, local_replicas=devices)
+    rng, start = np.random.default_rng(0), model.get_weights()
+    for count in [8] * (NUM_STEPS - 1) + [5]:
+        inputs = rng.normal(3, 1, size=(count, 2, 2, 3)).astype(np.float32)
+        targets = rng.normal(0, 5, size=(count, 1)).astype(np.float32)
+        part = WorkerShard(0, 1, devices).slice_of(count, 8)
+        one = Batch(inputs[part.places], targets[part.places], part.weights, count)
+        stepper.train(stepper.to_devices(one))()
+    average_statistics(strategy, model.non_trainable_variables)
+    return start, model.get_weights()
 
 
 def shared_mean(strategy):
@@ -81,13 +110,45 @@ def largest_difference(weights, others):
     return max(float(abs(a - b).max()) for a, b in zip(weights, others, strict=True))
 
 
-def main(path):
+def smallest_difference(weights, others):
+    return min(float(abs(a - b).max()) for a, b in zip(weights, others, strict=True))
+
+
+def compare_norms(devices):
+    """Return how far the final weights of several devices are from those of one device."""
+    use_devices(gpus=0, cpu_devices=devices)
+    start, one = train_norm(tf.distribute.get_strategy())
+    strategy = make_strategy(num_workers=1)
+    assert strategy.num_replicas_in_sync == devices
+    found = {
+        "moved": smallest_difference(start, one),
+        "difference": largest_difference(one, train_norm(strategy)[1]),
+    }
+    if devices == NUM_DEVICES[0]:
+        alone = train_norm(strategy, synchronized=False)[1]
+        found["unsynchronized"] = largest_difference(one, alone)
+    return found
+
+
+def in_child(function, *arguments):
+    """Call a function in a child process: TensorFlow has one number of devices in each."""
+    with tempfile.TemporaryFile("w+") as file:
+        if not (child := os.fork()):
+            json.dump(function(*arguments), file)
+            file.flush()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        file.seek(0)
+        return json.load(file)
+
+
+def compare_two_devices():
     use_devices(gpus=0, cpu_devices=2)
     two_devices = make_strategy(num_workers=1)
     start, one, means_of_one = train(tf.distribute.get_strategy())
     same_start, two, means_of_two = train(two_devices)
     assert largest_difference(start, same_start) == 0
-    result = {
+    return {
         "replicas": two_devices.num_replicas_in_sync,
         "moved": largest_difference(start, one),
         "largest_difference": largest_difference(one, two),
@@ -95,6 +156,11 @@ def main(path):
         "means_of_two": means_of_two,
         "shared": shared_mean(two_devices),
     }
+
+
+def main(path):
+    result = in_child(compare_two_devices)
+    result["norms"] = {count: in_child(compare_norms, count) for count in NUM_DEVICES}
     path.write_text(json.dumps(result))
 
 

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from training_fakes import HEIGHT, WIDTH, RecordingRecords, context, labels_of
+from training_fakes import HEIGHT, WIDTH, RecordingRecords, context, labels_of, prepared
 
 from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
+from laser_dist.training.examples.frames import DecodedFrames
 from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.examples.records import open_records
 from laser_dist.training.feature_cache import FeatureCache
@@ -28,9 +29,18 @@ def cached(gappy_dir, tmp_path, extractors):
     (tmp_path / "models").mkdir()
     for name in NAMES:
         model_path(tmp_path, name).write_text(f"weights of {name}")
-    records = {"train": open_records(gappy_dir, "train")}
-    cache = FeatureCache(records, WorkerShard(), context(tmp_path), "latent")
+    cache = feature_cache(gappy_dir, tmp_path)
     return cache.features("train", extractors, 2)
+
+
+def frames_of(dataset_dir):
+    return DecodedFrames(open_records(dataset_dir, "train"), (WIDTH, HEIGHT))
+
+
+def feature_cache(dataset_dir, run_dir):
+    frames = frames_of(dataset_dir)
+    counts = {"train": len(frames)}
+    return FeatureCache(lambda _: frames, counts, WorkerShard(), context(run_dir), "latent")
 
 
 def batches(features, dataset_dir, **changes):
@@ -47,14 +57,14 @@ def batches(features, dataset_dir, **changes):
 def test_computed_features_give_the_same_batches_as_cached_features(
     gappy_dir, cached, extractors, changes, shard
 ):
-    computed = ComputedFeatures(open_records(gappy_dir, "train"), [*extractors.values()])
+    computed = ComputedFeatures(frames_of(gappy_dir), [*extractors.values()])
     expected = list(batches(cached, gappy_dir, shard=shard, **changes).epoch(2))
     actual = list(batches(computed, gappy_dir, shard=shard, **changes).epoch(2))
     assert len(actual) == len(expected) == 2
     for one, other in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(one.targets, other.targets)
         np.testing.assert_array_equal(one.weights, other.weights)
-        for branch, values in zip(one.inputs, other.inputs, strict=True):
+        for branch, values in zip(prepared(one)[0], prepared(other)[0], strict=True):
             # float16 rounds with a relative error of 1/2048; a blend adds two rounded values.
             np.testing.assert_allclose(branch, values, rtol=2**-10, atol=2**-10)
 
@@ -65,8 +75,7 @@ def test_cached_features_are_not_recomputed(gappy_dir, tmp_path, cached, extract
 
     before = times()
     assert len(before) == 4
-    records = {"train": open_records(gappy_dir, "train")}
-    cache = FeatureCache(records, WorkerShard(), context(tmp_path), "latent")
+    cache = feature_cache(gappy_dir, tmp_path)
     cache.features("train", extractors, 2)
     assert times() == before
     model_path(tmp_path, "jnd2").write_text("other weights")
@@ -83,7 +92,8 @@ def test_cached_features_are_not_recomputed(gappy_dir, tmp_path, cached, extract
 
 def test_without_mixup_a_worker_reads_only_its_own_examples(gappy_dir, extractors):
     records = RecordingRecords(open_records(gappy_dir, "train"))
-    computed = ComputedFeatures(records, [*extractors.values()])
+    frames = DecodedFrames(records, (WIDTH, HEIGHT))
+    computed = ComputedFeatures(frames, [*extractors.values()])
     source = batches(computed, gappy_dir, mixup=0.0, shard=WorkerShard(1, 2))
     seen = []
     for batch in source.epoch(0):

@@ -25,7 +25,8 @@ from training_fakes import (
 )
 
 from laser_dist.errors import UserError
-from laser_dist.training.examples.example_codec import features_of, num_with, sample_frames
+from laser_dist.training.examples.example_codec import features_of, num_with
+from laser_dist.training.examples.frames import DecodedFrames, sample_frames
 from laser_dist.training.examples.labels import present_means
 from laser_dist.training.examples.order import WorkerShard, num_steps
 from laser_dist.training.examples.records import open_examples, open_records
@@ -98,11 +99,11 @@ def test_every_batch_is_full_and_padding_has_weight_zero(pairs, num_workers, cha
 def test_a_worker_reads_only_the_examples_of_its_shard(pairs, target, num_workers):
     pairs = replace(pairs, target=target)
     for worker in worker_sources(pairs, num_workers):
-        records = RecordingRecords(pairs.records)
-        source = replace(worker, records=records)
+        records = RecordingRecords(pairs.frames.records)
+        source = replace(worker, frames=DecodedFrames(records, pairs.frames.size))
         for batch in source.epoch(1):
             own = {int(raw[0, 0, 0]) for raw in batch.inputs}  # padding is from this batch too
-            read = pairs.records.read(records.seen)
+            read = pairs.frames.records.read(records.seen)
             names = [features_of(each)["source_id"].bytes_list.value[0] for each in read]
             assert sorted(map(int, names)) == sorted(own)
             records.seen.clear()
@@ -111,8 +112,9 @@ def test_a_worker_reads_only_the_examples_of_its_shard(pairs, target, num_worker
 @pytest.mark.parametrize("shard", [WorkerShard(), WorkerShard(1, 4), WorkerShard(0, 1, 4)])
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
 def test_an_epoch_that_starts_later_is_the_rest_of_a_complete_epoch(pairs, start, shard):
-    records = RecordingRecords(pairs.records)
-    source = replace(pairs, records=records, shard=shard, batch_size=4, flips=True, **SQUARES)
+    records = RecordingRecords(pairs.frames.records)
+    frames = DecodedFrames(records, pairs.frames.size)
+    source = replace(pairs, frames=frames, shard=shard, batch_size=4, flips=True, **SQUARES)
     complete = list(source.epoch(2))
     records.seen.clear()
     rest = list(source.epoch(2, start))
@@ -185,7 +187,9 @@ def test_squares_cover_the_frame_up_to_its_edges(pairs):
 
 
 def test_frames_of_another_size_are_resized_by_resize_rgb(pairs):
-    (first, _), *_ = joined(replace(pairs, height=16, width=32, seed=None), 1)
+    (first, _), *_ = joined(
+        replace(pairs, frames=DecodedFrames(pairs.frames.records, (32, 16)), seed=None), 1
+    )
     expected = {
         number: resize_rgb(frame(number), width=32, height=16) for number in range(NUM_TRAIN)
     }
@@ -196,7 +200,8 @@ def test_frames_of_another_size_are_resized_by_resize_rgb(pairs):
 @pytest.mark.parametrize("most", [1, 3, NUM_TRAIN, 20])
 def test_a_sample_is_spread_evenly_over_the_stored_frames(most, pairs, dataset_dir):
     stored = [batch.inputs[0] for batch in replace(pairs, batch_size=1, seed=None).epoch(0)]
-    sample = sample_frames(open_records(dataset_dir, "train"), most, height=HEIGHT, width=WIDTH)
+    frames = DecodedFrames(open_records(dataset_dir, "train"), (WIDTH, HEIGHT))
+    sample = sample_frames(frames, most)
     assert len(sample) == min(most, NUM_TRAIN)
     positions = [
         int(np.flatnonzero([np.array_equal(f, each) for f in stored])[0]) for each in sample
@@ -208,7 +213,7 @@ def test_a_sample_is_spread_evenly_over_the_stored_frames(most, pairs, dataset_d
 
 
 def test_a_sample_has_the_requested_size(dataset_dir):
-    sample = sample_frames(open_records(dataset_dir, "train"), 2, height=16, width=32)
+    sample = sample_frames(DecodedFrames(open_records(dataset_dir, "train"), (32, 16)), 2)
     assert sample.shape == (2, 16, 32, 3)
     assert sample.dtype == np.float32
 
@@ -277,7 +282,7 @@ def test_examples_of_some_sources_come_from_all_stored_splits_with_their_labels(
     records, table = open_examples(dataset_dir, {"8", "1", "4"}, ("jnd_levels", "source_id"))
     assert sorted(table["source_id"].to_pylist()) == ["1", "4", "8"]
     assert table.column_names == ["jnd_levels", "source_id"]
-    frames = sample_frames(records, 3, height=HEIGHT, width=WIDTH)
+    frames = sample_frames(DecodedFrames(records, (WIDTH, HEIGHT)), 3)
     assert frames[:, 0, 0, 0].astype(int).astype(str).tolist() == table["source_id"].to_pylist()
     assert [levels[0] - 20 for levels in table["jnd_levels"].to_pylist()] == [
         int(source_id) for source_id in table["source_id"].to_pylist()

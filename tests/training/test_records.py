@@ -15,7 +15,8 @@ from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined,
 
 from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
-from laser_dist.training.examples.example_codec import features_of, sample_frames
+from laser_dist.training.examples.example_codec import features_of
+from laser_dist.training.examples.frames import DecodedFrames, sample_frames
 from laser_dist.training.examples.records import open_records
 from laser_dist.training.runs import read_dataset_card
 
@@ -114,7 +115,7 @@ def test_a_bucket_gives_the_same_batches_as_a_folder(folder, url):
     for step, expected_step in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(step[0], expected_step[0])
         np.testing.assert_array_equal(step[1], expected_step[1])
-    sample = sample_frames(open_records(url, "train"), 5, height=16, width=32)
+    sample = sample_frames(DecodedFrames(open_records(url, "train"), (32, 16)), 5)
     assert sample.shape == (5, 16, 32, 3)
 
 

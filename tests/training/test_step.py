@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_fakes import linear_model
+from training_fakes import linear_model, prepared
 
 from laser_dist.training.examples.order import Batch
 from laser_dist.training.learning.objectives import LevelObjective
@@ -36,6 +36,10 @@ def plain(means):
     }
 
 
+def measure(stepper, batch):
+    return stepper.measure(stepper.to_devices(batch))()
+
+
 class Learner:
     """Linear model of two weights; with learning rate 1, a step equals the gradient."""
 
@@ -48,7 +52,7 @@ class Learner:
 
     def gradient(self, batch):
         self.model.set_weights([START])
-        means = self.stepper.train(batch)
+        means = self.stepper.train(self.stepper.to_devices(batch))()
         return START - self.model.get_weights()[0], means
 
 
@@ -124,8 +128,8 @@ def test_the_gradients_of_a_batchs_parts_add_up(learner, first):
 def test_measure_returns_the_sums_and_does_not_change_the_weights(learner):
     _, means = learner.gradient(batch(range(5)))
     learner.model.set_weights([START])
-    assert learner.stepper.measure(batch(range(5))) == means
-    padded = learner.stepper.measure(batch([0, 2, 4], weights=[1, 1, 0]))
+    assert measure(learner.stepper, batch(range(5))) == means
+    padded = measure(learner.stepper, batch([0, 2, 4], weights=[1, 1, 0]))
     assert padded == {"loss": Mean(2, 2), "output": Mean(-5, 2)}
     np.testing.assert_array_equal(learner.model.get_weights()[0], START)
 
@@ -141,8 +145,9 @@ def test_missing_levels_are_excluded_for_any_division_of_a_batch(level_stepper, 
     levels = np.where(missing, np.nan, LEVELS).astype(np.float32)
     parts = [slice(0, first), slice(first, 5)]
     one, other = (
-        level_stepper.measure(
-            Batch(INPUTS[part], levels[part], np.ones(len(levels[part]), np.float32), 5)
+        measure(
+            level_stepper,
+            Batch(INPUTS[part], levels[part], np.ones(len(levels[part]), np.float32), 5),
         )
         for part in parts
     )
@@ -157,8 +162,8 @@ def test_missing_levels_are_excluded_for_any_division_of_a_batch(level_stepper, 
 
 def test_a_nan_loss_is_not_treated_as_a_missing_value(learner):
     one = Batch(np.full((2, 2), np.nan, np.float32), TARGETS[:2], np.ones(2, np.float32), 2)
-    assert np.isnan(learner.stepper.measure(one)["loss"].total)
-    assert learner.stepper.measure(one)["output"] == Mean()
+    assert np.isnan(measure(learner.stepper, one)["loss"].total)
+    assert measure(learner.stepper, one)["output"] == Mean()
 
 
 def test_merged_means_equal_the_mean_of_all_values_and_an_empty_mean_is_neutral():
@@ -175,16 +180,31 @@ def test_measure_runs_the_model_in_inference_mode():
     stepper = Stepper(
         tf.distribute.get_strategy(), model, squares, keras.optimizers.SGD(), local_replicas=1
     )
-    assert stepper.measure(batch([2]))["output"].total == 0
-    assert stepper.measure(batch([1]))["output"].total == 2
+    assert measure(stepper, batch([2]))["output"].total == 0
+    assert measure(stepper, batch([1]))["output"].total == 2
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    """Return what `replicas.py` writes."""
+    # Devices must be configured before TensorFlow starts, which needs a separate process.
+    path = tmp_path_factory.mktemp("replicas") / "result.json"
+    subprocess.run([sys.executable, str(REPLICAS), str(path)], check=True, timeout=300)
+    return json.loads(path.read_text())
 
 
 @pytest.mark.slow
-def test_two_devices_learn_the_same_as_one(tmp_path):
-    # Devices must be configured before TensorFlow starts, which needs a separate process.
-    path = tmp_path / "result.json"
-    subprocess.run([sys.executable, str(REPLICAS), str(path)], check=True, timeout=300)
-    result = json.loads(path.read_text())
+def test_batch_norms_ignore_padding_on_any_number_of_devices(replicas):
+    """Batches of 8 are padded on these numbers of devices, and the last one, of 5, on one too."""
+    assert replicas["norms"].keys() == {"3", "5", "6", "7"}
+    for found in replicas["norms"].values():
+        assert found["difference"] < 1e-3 * found["moved"]
+    assert replicas["norms"]["3"]["unsynchronized"] > 0.1 * replicas["norms"]["3"]["moved"]
+
+
+@pytest.mark.slow
+def test_two_devices_learn_the_same_as_one(replicas):
+    result = replicas
     assert result["replicas"] == 2
     # Adam divides by gradients near zero, which amplifies rounding errors.
     assert result["largest_difference"] < 1e-3 * result["moved"]
@@ -196,3 +216,39 @@ def test_two_devices_learn_the_same_as_one(tmp_path):
     # Every third of the 26 examples in five batches lacks its second level; each is used twice.
     assert sum(means["jnd1"][1] for means in result["means_of_one"]) == 2 * 26
     assert sum(means["jnd2"][1] for means in result["means_of_one"]) == 2 * (4 * 4 + 1)
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_the_model_gets_float_frames_that_are_mirrored_or_features_that_are_blended(blended):
+    """The values are those of NumPy's operations on the batch."""
+    rng = np.random.default_rng(0)
+    weights, levels = np.ones(4, np.float32), rng.normal(size=(4, 1)).astype(np.float32)
+    if blended:
+        features = [rng.normal(size=(4, 2, 3, 5)).astype(np.float16) for _ in range(4)]
+        kept = np.array([0, 0.25, 0.5, 1], np.float32)
+        one = Batch(features[:2], levels, weights, 4, mates=features[2:], kept=kept)
+        inputs = [keras.Input((2, 3, 5)) for _ in range(2)]
+    else:
+        raw, target = rng.integers(256, size=(2, 4, 6, 8, 3), dtype=np.uint8)
+        mirrored = np.array([True, False, True, False])
+        one = Batch(raw, [target, levels], weights, 4, mirrored=mirrored)
+        inputs = [keras.Input((6, 8, 3))]
+
+    def objective(outputs, targets):
+        arrays = tf.nest.flatten((outputs, targets))
+        return {"loss": tf.zeros(4)} | {f"{i}": moment(x) for i, x in enumerate(arrays)}
+
+    def moment(array):
+        """Return [b]: sums of the values times their positions, which show where each is."""
+        flat = tf.reshape(array, [4, -1])
+        return tf.linalg.matvec(flat, tf.range(flat.shape[1], dtype=tf.float32))
+
+    model = keras.Model(inputs, [keras.layers.Identity()(each) for each in inputs])
+    stepper = Stepper(tf.distribute.get_strategy(), model, objective, keras.optimizers.SGD(), 1)
+    means = measure(stepper, one)
+    expected = tf.nest.flatten(prepared(one))
+    assert len(means) == 1 + len(expected)
+    for number, array in enumerate(expected):
+        flat = array.reshape(4, -1).astype(np.float64)
+        total = (flat @ np.arange(flat.shape[1])).sum()
+        assert means[str(number)].total == pytest.approx(total, rel=1e-4)

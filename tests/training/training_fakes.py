@@ -17,6 +17,7 @@ from laser_dist.training.config import StageConfig
 from laser_dist.training.examples.example_codec import rows_with
 from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
 from laser_dist.training.examples.frame_pairs import FramePairs
+from laser_dist.training.examples.frames import DecodedFrames
 from laser_dist.training.examples.labels import LABEL_COLUMNS, labels_in
 from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.examples.records import open_records
@@ -115,10 +116,10 @@ def frame_pairs(dataset_dir, target, *, split="train", **settings):
     """Return the frame pairs of a split's examples that have the target, unshuffled by default."""
     records = open_records(dataset_dir, split)
     return FramePairs(
-        records=records,
+        frames=DecodedFrames(records, (WIDTH, HEIGHT)),
         target=target,
         rows=rows_with(target, labels_of(dataset_dir, split).levels),
-        **{"height": HEIGHT, "width": WIDTH, **settings},
+        **settings,
     )
 
 
@@ -134,6 +135,24 @@ class RecordingRecords:
     def read(self, indices):
         self.seen += np.asarray(indices).tolist()
         return self.records.read(indices)
+
+
+def prepared(batch):
+    """Return inputs and targets of a batch as the model gets them, mirrored and blended."""
+
+    def mirror(array):
+        if array.dtype != np.uint8 or batch.mirrored is None:
+            return array
+        return np.where(batch.mirrored[:, None, None, None], array[:, :, ::-1], array)
+
+    def blend(own, other):
+        share = batch.kept.reshape(-1, *[1] * (own.ndim - 1))
+        return share * own.astype(np.float32) + (1 - share) * other.astype(np.float32)
+
+    inputs, targets = tf.nest.map_structure(mirror, (batch.inputs, batch.targets))
+    if batch.mates is not None:
+        inputs = tf.nest.map_structure(blend, inputs, batch.mates)
+    return inputs, targets
 
 
 def linear_model(start):
@@ -216,10 +235,8 @@ def joined(source, num_workers, epoch=1, *, start=0, devices=1):
     for parts in zip(*(worker.epoch(epoch, start) for worker in workers), strict=True):
         present = [part.weights > 0 for part in parts]
         inputs, targets = (
-            np.concatenate(
-                [getattr(part, name)[mask] for part, mask in zip(parts, present, strict=True)]
-            )
-            for name in ("inputs", "targets")
+            np.concatenate([array[mask] for array, mask in zip(arrays, present, strict=True)])
+            for arrays in zip(*map(prepared, parts), strict=True)
         )
         assert {part.global_count for part in parts} == {len(inputs)}
         steps.append((inputs, targets))

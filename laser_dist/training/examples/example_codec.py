@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.examples.records import Records
 from laser_dist.video.frames import resize_rgb
 from laser_dist.video.images import open_image
 
@@ -55,18 +54,17 @@ def decode_frame(image: bytes, height: int, width: int) -> np.ndarray:
     return resize_rgb(frame, width=width, height=height)
 
 
-def sample_frames(records: Records, most: int, *, height: int, width: int) -> np.ndarray:
-    """Return raw frames spread evenly over a split, the same on every worker.
+def as_float(frames: Any, mirrored: Any = None) -> Any:
+    """Return frames as models take them, in a TensorFlow graph.
 
     Args:
-      records: records of the split.
-      most: largest number of frames.
-      height: height of the returned frames in pixels.
-      width: width of the returned frames in pixels.
+      frames: [b, H, W, 3] uint8.
+      mirrored: [b] bool: which frames to mirror left to right; None mirrors none.
 
     Returns:
-      [N, height, width, 3] float32, RGB in 0..255.
+      [b, H, W, 3] float32, 0..255.
     """
-    chosen = sorted({index * len(records) // most for index in range(most)})
-    images = (encoded_images(record, [RAW])[0] for record in records.read(chosen))
-    return np.stack([decode_frame(image, height, width) for image in images]).astype(np.float32)
+    frames = tf.cast(frames, tf.float32)
+    if mirrored is None:
+        return frames
+    return tf.where(mirrored[:, None, None, None], tf.reverse(frames, axis=[2]), frames)

@@ -20,7 +20,10 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.storage import write_text
+from laser_dist.training.examples.example_codec import as_float
 from laser_dist.training.examples.frame_pairs import FramePairs
+from laser_dist.training.examples.memory_maps import gather, new_map
+from laser_dist.training.examples.read_ahead import ReadAhead
 
 BATCH_SIZE = 8  # frames per worker and step
 
@@ -45,10 +48,14 @@ class FeatureFiles:
         """Return [n, h, w, c] float16: the features of examples, by stored positions [n]."""
         batches, places = np.divmod(indices, BATCH_SIZE * self.num_parts)
         parts, offsets = np.divmod(places, BATCH_SIZE)
+        if self.num_parts == 1:
+            return gather(self._parts[0], indices)
         found = np.empty((len(indices), *self._parts[0].shape[1:]), np.float16)
         for part in np.unique(parts):
             chosen = parts == part
-            found[chosen] = self._parts[part][batches[chosen] * BATCH_SIZE + offsets[chosen]]
+            found[chosen] = gather(
+                self._parts[part], batches[chosen] * BATCH_SIZE + offsets[chosen]
+            )
         return found
 
     def part_path(self, index: int) -> Path:
@@ -133,7 +140,7 @@ def write_parts(
       FloatingPointError: a feature is too large for float16.
     """
     writers = [_Writer(folder, one, frames, split, versions) for folder, one in extractors.items()]
-    for batch in frames.epoch(0):
+    for batch in ReadAhead(frames.epoch(0)):
         present = batch.inputs[batch.weights > 0]
         if len(present):
             for writer in writers:
@@ -155,8 +162,8 @@ class _Writer:
         files = [FeatureFiles(folder, split, v, shard.num_workers) for v in range(versions)]
         self._finals = [each.part_path(shard.index) for each in files]
         self._unfinished = [path.with_suffix(".unfinished") for path in self._finals]
-        self._parts = [_new_file(path, shape) for path in self._unfinished]
-        self._extract = tf.function(lambda raw: extractor(raw, training=False))
+        self._parts = [new_map(path, shape, np.float16) for path in self._unfinished]
+        self._extract = tf.function(lambda raw: extractor(as_float(raw), training=False))
         self._name = folder.name
         self._done = 0
 
@@ -196,15 +203,6 @@ def num_bytes(extractors: Iterable[keras.Model], count: int, versions: int) -> i
     """Return the size of all extractors' files for a split of `count` examples."""
     shapes: Sequence[Any] = [extractor.output_shape[1:] for extractor in extractors]
     return sum(2 * math.prod(shape) for shape in shapes) * count * versions
-
-
-def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Map a new file with its disk space allocated: a full disk would kill the process later."""
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # macOS has none
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return mapped
 
 
 def _num_own(frames: FramePairs) -> int:

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.examples.example_codec import RAW
+from laser_dist.training.examples.example_codec import RAW, as_float
 from laser_dist.training.examples.feature_files import FeatureFiles
-from laser_dist.training.examples.frame_reader import frame_reader
+from laser_dist.training.examples.frames import Frames
 from laser_dist.training.examples.order import (
     Batch,
     EpochOrder,
@@ -22,13 +22,12 @@ from laser_dist.training.examples.order import (
     epoch_order,
     has_level,
 )
-from laser_dist.training.examples.records import Records
 
 
 class Features(Protocol):
     """A source of features."""
 
-    def read(self, rows: np.ndarray, versions: np.ndarray) -> np.ndarray:
+    def read(self, rows: np.ndarray, versions: np.ndarray) -> list[np.ndarray]:
         """Return the features of examples.
 
         Args:
@@ -36,7 +35,7 @@ class Features(Protocol):
           versions: [b] 0 for a frame as stored, 1 for a mirrored one.
 
         Returns:
-          [b, branches, h, w, c].
+          [b, h, w, c] of each backbone.
         """
         ...
 
@@ -51,8 +50,8 @@ class CachedFeatures:
 
     branches: Sequence[Sequence[FeatureFiles]]
 
-    def read(self, rows: np.ndarray, versions: np.ndarray) -> np.ndarray:
-        """Return the features of examples, as `Features.read`."""
+    def read(self, rows: np.ndarray, versions: np.ndarray) -> list[np.ndarray]:
+        """Return the features of examples, as `Features.read`, in float16."""
         parts: list[np.ndarray] = []
         for branch in self.branches:
             found = branch[0].rows(rows)
@@ -60,7 +59,7 @@ class CachedFeatures:
                 chosen = versions == version
                 found[chosen] = branch[version].rows(rows[chosen])
             parts.append(found)
-        return np.stack(parts, axis=1)
+        return parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,28 +67,27 @@ class ComputedFeatures:
     """Features that are computed when they are read.
 
     Attributes:
-      records: records of the split.
+      frames: frames of the split.
       extractors: frozen extractors from frames to features [b, h, w, c], one per branch.
     """
 
-    records: Records
+    frames: Frames
     extractors: Sequence[keras.Model]
 
-    def read(self, rows: np.ndarray, versions: np.ndarray) -> np.ndarray:
-        """Return the features of examples, as `Features.read`."""
-        height, width = self.extractors[0].input_shape[1:3]
-        with frame_reader(self.records, (RAW,), height=height, width=width) as reader:
-            (frames,) = reader.frames(rows)
-        mirrored = versions[:, None, None, None] == 1
-        return self._extract(np.where(mirrored, frames[:, :, ::-1], frames)).numpy()
+    def read(self, rows: np.ndarray, versions: np.ndarray) -> list[np.ndarray]:
+        """Return the features of examples, as `Features.read`, in float32."""
+        (frames,) = self.frames.read((RAW,), rows)
+        return [features.numpy() for features in self._extract(frames, versions == 1)]
 
     @cached_property
     def _extract(self) -> Callable[..., Any]:
         return tf.function(self._features_of)  # traced once, not in every epoch
 
-    def _features_of(self, frames: Any) -> Any:
-        parts = [extractor(frames, training=False) for extractor in self.extractors]
-        return tf.cast(tf.stack(parts, axis=1), tf.float32)
+    def _features_of(self, frames: Any, mirrored: Any) -> Any:
+        frames = as_float(frames, mirrored)
+        return [
+            tf.cast(extractor(frames, training=False), tf.float32) for extractor in self.extractors
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,16 +144,19 @@ class FeatureBatches:
         count: int,
     ) -> Batch:
         """Return the examples at some positions of an epoch, each blended with its mate."""
-        mates = order.mates[places]
-        features = self.features.read(rows[places], order.versions[places]).astype(np.float32)
+        mates, kept = order.mates[places], order.kept[places]
+        features = self.features.read(rows[places], order.versions[places])
         targets = self.targets[rows[places]]
-        if not np.array_equal(mates, places):
-            others = self.features.read(rows[mates], order.versions[mates])
-            kept = order.kept[places]
-            features = _blend(features, others, kept)
-            targets = _blend(targets, self.targets[rows[mates]], kept)
-        branches = [features[:, branch] for branch in range(features.shape[1])]
-        return Batch(branches[0] if len(branches) == 1 else branches, targets, weights, count)
+        if np.array_equal(mates, places):
+            return Batch(_only(features), targets, weights, count)
+        others = self.features.read(rows[mates], order.versions[mates])
+        targets = _blend(targets, self.targets[rows[mates]], kept)
+        return Batch(_only(features), targets, weights, count, mates=_only(others), kept=kept)
+
+
+def _only(branches: list[np.ndarray]) -> Any:
+    """Return features as a model takes them: of a single backbone, no list."""
+    return branches[0] if len(branches) == 1 else branches
 
 
 def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from laser_dist.training.examples.example_codec import RAW
-from laser_dist.training.examples.frame_reader import FrameReader, frame_reader
+from laser_dist.training.examples.frames import Frames
 from laser_dist.training.examples.order import Batch, WorkerShard, num_steps, shuffled, step_rng
-from laser_dist.training.examples.records import Records
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,11 +19,9 @@ class FramePairs:
     out examples without the target.
 
     Attributes:
-      records: records of the split.
+      frames: frames of the split.
       target: "raw", "jnd1", "jnd2" or "jnd3".
       rows: [N] stored positions of the examples that have the target.
-      height: frame height in pixels; stored frames of another size are resized.
-      width: frame width in pixels.
       batch_size: size of the global batch.
       shard: this worker's part of the batches.
       seed: seed of the order; None uses the stored order.
@@ -36,11 +33,9 @@ class FramePairs:
         are then a list of two, frames and labels.
     """
 
-    records: Records
+    frames: Frames
     target: str
     rows: np.ndarray
-    height: int
-    width: int
     batch_size: int
     shard: WorkerShard = WorkerShard()
     seed: int | None = None
@@ -57,22 +52,17 @@ class FramePairs:
           start: number of global batches to skip, without reading them.
         """
         rows = self.rows[shuffled(len(self.rows), index, self.seed)]
-        images = (RAW,) if self.target == RAW else (RAW, self.target)
-        with frame_reader(self.records, images, height=self.height, width=self.width) as reader:
-            for step in range(start, num_steps(len(rows), self.batch_size)):
-                of_batch = rows[step * self.batch_size : (step + 1) * self.batch_size]
-                yield self._batch(reader, of_batch, step_rng(self.seed, index, step))
+        for step in range(start, num_steps(len(rows), self.batch_size)):
+            of_batch = rows[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self._batch(of_batch, step_rng(self.seed, index, step))
 
-    def _batch(self, reader: FrameReader, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+    def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         """Return this worker's part of the global batch of some stored examples."""
         part = self.shard.slice_of(len(rows), self.batch_size)
         own = rows[part.places]
-        frames = reader.frames(own)
+        frames = self.frames.read((RAW,) if self.target == RAW else (RAW, self.target), own)
         # Drawn for the complete batch, so that it does not depend on the worker.
-        mirrored = rng.random(self.batch_size) < 0.5
-        if self.flips:
-            choose = mirrored[part.places, None, None, None]
-            frames = [np.where(choose, each[:, :, ::-1], each) for each in frames]
+        mirrored = (rng.random(self.batch_size) < 0.5)[part.places] & self.flips
         copies = 1
         if self.crop is not None:
             copies = self.crops_per_frame
@@ -84,11 +74,13 @@ class FramePairs:
             target if self.labels is None else [target, self.labels[own]],
             np.repeat(part.weights, copies),
             len(rows) * copies,
+            mirrored=np.repeat(mirrored, copies),
         )
 
     def _corners(self, rng: np.random.Generator, side: int) -> np.ndarray:
         """Return [batch_size, crops_per_frame, 2]: row and column of each square's first pixel."""
-        ends = [self.height - side + 1, self.width - side + 1]
+        width, height = self.frames.size
+        ends = [height - side + 1, width - side + 1]
         return rng.integers(ends, size=(self.batch_size, self.crops_per_frame, 2))
 
 

@@ -15,16 +15,24 @@ class Batch:
     """A worker's part of one global batch.
 
     Attributes:
-      inputs: model inputs: [b, ...] array, or a list of such.
+      inputs: model inputs: [b, ...] array, or a list of such: frames uint8 [b, H, W, 3], features
+        float16 or float32. The step casts them to float32.
       targets: targets of the objective: [b, ...] array, or a list of such.
       weights: [b] float32, 1 for an example, 0 for padding.
       global_count: number of examples of the global batch, over all workers, without padding.
+      mirrored: [b] bool: whether the step mirrors the frames of inputs and targets left to right;
+        None mirrors none.
+      mates: inputs that each example is blended with, as `inputs`; None blends none.
+      kept: [b] float32, share of the example itself in its blend, if there are `mates`.
     """
 
     inputs: Any
     targets: Any
     weights: Any
     global_count: int
+    mirrored: Any = None
+    mates: Any = None
+    kept: Any = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from laser_dist.training.learning.collectives import (
     broadcast_from_chief,
     wait_for_all,
 )
-from laser_dist.training.learning.step import Mean, Objective, Stepper
+from laser_dist.training.learning.step import DeviceBatch, Mean, Means, Objective, Stepper
 from laser_dist.training.learning.throughput import EpochTimer
 from laser_dist.training.storage.checkpoints import (
     Progress,
@@ -205,15 +205,16 @@ class _StageRun:
         stage, context = self._stage, self._context
         epoch = progress.epochs_done + 1
         timer = EpochTimer(checkpoint_s=self._saving_s)
-        batches = ReadAhead(stage.training.epoch(epoch, start=progress.steps_done))
+        batches = self._ahead(stage.training.epoch(epoch, start=progress.steps_done))
         progress = self._train(batches, progress, timer)
         timer.add_input_wait(batches.waited_s)
         timer.stop_training()
         context.heartbeat(f"{stage.name}, validation")
         average_statistics(context.strategy, stage.model.non_trainable_variables)
         measured: dict[str, Mean] = {}
-        for batch in ReadAhead(stage.validation.epoch(0)):
-            measured = _merged(measured, self._stepper.measure(batch))
+        validation = self._ahead(stage.validation.epoch(0))
+        for _, _, means in _one_late(self._stepper.measure, validation):
+            measured = _merged(measured, means())
             context.heartbeat(f"{stage.name}, validation")
         losses = _computed(measured)
         _check_finite(losses["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
@@ -232,13 +233,26 @@ class _StageRun:
         self._saving_s = time.monotonic() - started
         return metrics, progress
 
-    def _train(self, batches: Iterable[Batch], progress: Progress, timer: EpochTimer) -> Progress:
+    def _ahead(self, batches: Iterator[Batch]) -> ReadAhead[DeviceBatch]:
+        """Return batches that are copied to the devices while earlier steps run."""
+        return ReadAhead(map(self._stepper.to_devices, batches))
+
+    def _train(
+        self, batches: Iterable[DeviceBatch], progress: Progress, timer: EpochTimer
+    ) -> Progress:
         """Run the steps of an epoch; return the progress after them."""
         stage, context = self._stage, self._context
         epoch, every = progress.epochs_done + 1, context.checkpoint_every_steps
         sums = {name: Mean(*pair) for name, pair in progress.sums.items()}
-        for step, batch in enumerate(batches, start=progress.steps_done + 1):
-            means = self._stepper.train(batch)
+
+        def is_saved(step: int) -> bool:
+            # After the last step the epoch itself is saved, with its validation.
+            done = (epoch - 1) * stage.steps_per_epoch + step
+            return bool(every) and done % every == 0 and step < stage.steps_per_epoch
+
+        first = progress.steps_done + 1
+        for step, batch, started in _one_late(self._stepper.train, batches, first, is_saved):
+            means = started()
             _check_finite(means["loss"].total, f"Stage {stage.name}, epoch {epoch}, step {step}")
             context.log.step(
                 stage=stage.name,
@@ -256,9 +270,7 @@ class _StageRun:
                 steps_done=step,
                 sums={name: (mean.total, mean.count) for name, mean in sums.items()},
             )
-            done = (epoch - 1) * stage.steps_per_epoch + step
-            # After the last step the epoch itself is saved, with its validation.
-            if every and done % every == 0 and step < stage.steps_per_epoch:
+            if is_saved(step):
                 with timer.checkpoint():
                     average_statistics(context.strategy, stage.model.non_trainable_variables)
                     self._save(progress)
@@ -341,6 +353,32 @@ class ReplicatedAdam(keras.optimizers.Adam):
 
     def _all_reduce_sum_gradients(self, grads_and_vars: list[Any]) -> list[Any]:
         return grads_and_vars
+
+
+def _one_late(
+    start: Callable[[DeviceBatch], Means],
+    batches: Iterable[DeviceBatch],
+    first: int = 1,
+    is_last: Callable[[int], bool] = lambda _: False,
+) -> Iterator[tuple[int, DeviceBatch, Means]]:
+    """Start steps, and yield each when the next one has been started, so that devices never wait.
+
+    Args:
+      start: starts a step.
+      batches: batches of the steps.
+      first: number of the first step.
+      is_last: whether the step with a number must be yielded before the next one is started, as for
+        a checkpoint of the weights after it.
+
+    Yields:
+      Number, batch and result of each step.
+    """
+    waiting: list[tuple[int, DeviceBatch, Means]] = []
+    for step, batch in enumerate(batches, start=first):
+        waiting.append((step, batch, start(batch)))
+        while len(waiting) > (not is_last(step)):
+            yield waiting.pop(0)
+    yield from waiting
 
 
 def _check_finite(loss: float, where: str) -> None:

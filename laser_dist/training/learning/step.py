@@ -14,11 +14,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from laser_dist.training.examples.example_codec import as_float
 from laser_dist.training.examples.order import Batch
+from laser_dist.training.learning.collectives import norms_weighted_by
 
 # Maps model outputs and targets to {name: [B] values}; "loss" is minimized. NaN means that an
 # example has no such value, except in the loss, where it is an error.
 Objective = Callable[[Any, Any], dict[str, Any]]
+Means = Callable[[], dict[str, "Mean"]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,19 @@ class Mean:
     def compute(self) -> float:
         """Return the mean, NaN if there is no value."""
         return self.total / self.count if self.count else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceBatch:
+    """A worker's part of a global batch on its devices.
+
+    Attributes:
+      values: tensors of a `Batch` by their names, on each device its part.
+      global_count: number of examples of the global batch.
+    """
+
+    values: dict[str, Any]
+    global_count: int
 
 
 class Stepper:
@@ -72,40 +88,70 @@ class Stepper:
         self._strategy = strategy
         self._local_replicas = local_replicas
 
-        def learn(inputs: Any, targets: Any, weights: Any, count: Any) -> Any:
-            with tf.GradientTape() as tape:
+        def learn(batch: Mapping[str, Any], count: Any) -> Any:
+            inputs, targets = _prepared(batch)
+            with tf.GradientTape() as tape, norms_weighted_by(batch["weights"]):
                 values = objective(model(inputs, training=True), targets)
-                loss = tf.reduce_sum(values["loss"] * weights) / count
+                loss = tf.reduce_sum(values["loss"] * batch["weights"]) / count
             gradients = tape.gradient(loss, model.trainable_variables)
-            return gradients, _sums_and_counts(values, weights)
+            return gradients, _sums_and_counts(values, batch["weights"])
 
-        def look(inputs: Any, targets: Any, weights: Any) -> Any:
-            return _sums_and_counts(objective(model(inputs, training=False), targets), weights)
+        def look(batch: Mapping[str, Any]) -> Any:
+            inputs, targets = _prepared(batch)
+            values = objective(model(inputs, training=False), targets)
+            return _sums_and_counts(values, batch["weights"])
 
         if jit_compile:  # not the optimizer, which all-reduces
             learn = tf.function(learn, jit_compile=True)
             look = tf.function(look, jit_compile=True)
 
-        def train_replica(inputs: Any, targets: Any, weights: Any, count: Any) -> Any:
-            gradients, sums = learn(inputs, targets, weights, count)
+        def train_replica(batch: Mapping[str, Any], count: Any) -> Any:
+            gradients, sums = learn(batch, count)
             optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
             return sums
 
-        def measure_replica(inputs: Any, targets: Any, weights: Any, _: Any) -> Any:
-            return look(inputs, targets, weights)
+        def measure_replica(batch: Mapping[str, Any], _: Any) -> Any:
+            return look(batch)
 
         self._train = self._compiled(train_replica)
         self._measure = self._compiled(measure_replica)
 
-    def train(self, batch: Batch) -> dict[str, Mean]:
-        """Update the weights by one step; return means over the global batch before the update."""
-        return self._run(self._train, batch)
+    def to_devices(self, batch: Batch) -> DeviceBatch:
+        """Copy a batch to this worker's devices; any thread can call this, ahead of the step."""
+        values = {name: value for name, value in vars(batch).items() if value is not None}
+        count = values.pop("global_count")
+        if self._local_replicas == 1:
+            return DeviceBatch(tf.nest.map_structure(tf.convert_to_tensor, values), count)
+        devices = self._strategy.extended.worker_devices
 
-    def measure(self, batch: Batch) -> dict[str, Mean]:
-        """Return means over the global batch, without an update."""
-        return self._run(self._measure, batch)
+        def share(context: tf.distribute.experimental.ValueContext) -> Any:
+            index = context.replica_id_in_sync_group % self._local_replicas
+            with tf.device(devices[index]):  # otherwise all of it goes to the first device first
+                return tf.nest.map_structure(
+                    lambda array: tf.convert_to_tensor(
+                        np.array_split(array, self._local_replicas)[index]
+                    ),
+                    values,
+                )
 
-    def _compiled(self, replica_fn: Callable[..., Any]) -> Callable[..., dict[str, Mean]]:
+        return DeviceBatch(
+            self._strategy.experimental_distribute_values_from_function(share), count
+        )
+
+    def train(self, batch: DeviceBatch) -> Means:
+        """Start one step that updates the weights.
+
+        Returns:
+          A function that waits for the step, and returns means over the global batch before the
+          update.
+        """
+        return self._train(batch.values, tf.constant(batch.global_count, tf.float32))
+
+    def measure(self, batch: DeviceBatch) -> Means:
+        """Start one step without an update; see `train`."""
+        return self._measure(batch.values, tf.constant(batch.global_count, tf.float32))
+
+    def _compiled(self, replica_fn: Callable[..., Any]) -> Callable[..., Means]:
         names: list[str] = []
 
         def replica(*args: Any) -> Any:
@@ -119,32 +165,34 @@ class Stepper:
             parts = self._strategy.run(replica, args=args)
             return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
-        def named(*args: Any) -> dict[str, Mean]:
-            rows = step(*args).numpy().tolist()
-            return {name: Mean(*row) for name, row in zip(names, rows, strict=True)}
+        def started(*args: Any) -> Means:
+            result = step(*args)
+            # Copies the numbers from the device, when that has computed them.
+            return lambda: {
+                name: Mean(*row) for name, row in zip(names, result.numpy().tolist(), strict=True)
+            }
 
-        return named
+        return started
 
-    def _run(self, step: Callable[..., dict[str, Mean]], batch: Batch) -> dict[str, Mean]:
-        count = tf.constant(batch.global_count, tf.float32)
-        parts = [self._spread(part) for part in (batch.inputs, batch.targets, batch.weights)]
-        return step(*parts, count)
 
-    def _spread(self, array: Any) -> Any:
-        """Divide this worker's part evenly over its devices."""
-        if self._local_replicas == 1:
-            return tf.nest.map_structure(tf.convert_to_tensor, array)
+def _prepared(batch: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return inputs and targets of a batch as float32: mirrored, and blended."""
+    mirrored = batch.get("mirrored")
 
-        def share(context: tf.distribute.experimental.ValueContext) -> Any:
-            index = context.replica_id_in_sync_group % self._local_replicas
-            return tf.nest.map_structure(
-                lambda values: tf.convert_to_tensor(
-                    np.array_split(values, self._local_replicas)[index]
-                ),
-                array,
-            )
+    def prepare(array: Any) -> Any:
+        if array.dtype == tf.uint8:
+            return as_float(array, mirrored)
+        return tf.cast(array, tf.float32)
 
-        return self._strategy.experimental_distribute_values_from_function(share)
+    inputs, targets = tf.nest.map_structure(prepare, (batch["inputs"], batch["targets"]))
+    if "mates" in batch:
+
+        def blend(own: Any, other: Any) -> Any:
+            share = tf.reshape(batch["kept"], [-1, *[1] * (len(own.shape) - 1)])
+            return share * own + (1.0 - share) * tf.cast(other, tf.float32)
+
+        inputs = tf.nest.map_structure(blend, inputs, batch["mates"])
+    return inputs, targets
 
 
 def _sums_and_counts(values: Mapping[str, Any], weights: Any) -> dict[str, Any]:
