@@ -91,9 +91,6 @@ class ClusterConfig:
       max_failures: number of times that lost workers are replaced before the run fails.
       hang_timeout_s: seconds without a completed step after which a worker counts as hung and all
         workers restart from the last checkpoint. Make it longer than storage outages.
-      synchronized_batch_norm: whether batch norms use the statistics of the global batch, so that
-        the result does not depend on the number of devices. This costs one all-reduce per norm
-        and step. Otherwise each device uses the statistics of its own examples.
     """
 
     num_workers: int = _limited(1, ge=1)
@@ -103,7 +100,6 @@ class ClusterConfig:
     cpu_devices: int = _limited(1, ge=1)
     max_failures: int = _limited(20, ge=0)
     hang_timeout_s: int = _limited(600, ge=5)
-    synchronized_batch_norm: bool = True
 
     @property
     def num_devices(self) -> int:
@@ -137,6 +133,9 @@ class TrainingConfig:
       backbone_start: weights that the image backbone starts from. `principal`: such that it
         reconstructs frames from their principal components; `random`: Keras's initialization, as
         published.
+      synchronized_batch_norm: whether batch norms use the statistics of the global batch, so that
+        the result does not depend on the number of devices. This costs one all-reduce per norm
+        and step. Otherwise each device uses the statistics of its own examples.
       seed: random seed of initial weights, order of examples and augmentation; below 2**31.
       precision: number format in which layers compute. Weights, losses, frames and levels stay in
         float32. `bfloat16` is fast on hardware that supports it.
@@ -163,6 +162,7 @@ class TrainingConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     learning_rate_scaling: Literal["none", "sqrt", "linear"] = "none"
     backbone_start: Literal["principal", "random"] = "principal"
+    synchronized_batch_norm: bool = True
     seed: int = _limited(0, ge=0, lt=2**31)
     precision: Literal["float32", "bfloat16"] = "float32"
     jit_compile: bool = False
@@ -202,9 +202,9 @@ class TrainingConfig:
         for name in STAGE_SETTINGS:
             if getattr(self, name).batch_size < devices:
                 yield f"{name}.batch_size", f"at least {devices}, one example per device"
-        if self.jit_compile and devices > 1 and cluster.synchronized_batch_norm:
+        if self.jit_compile and devices > 1 and self.synchronized_batch_norm:
             rule = "false if jit_compile is true: a compiled step cannot all-reduce"
-            yield "cluster.synchronized_batch_norm", rule
+            yield "synchronized_batch_norm", rule
         side = min(self.backbone.height, self.backbone.width)
         for name in ("image", "jnd"):
             if (getattr(self, name).crop or 0) > side:
@@ -258,7 +258,8 @@ def tiny(variant: Variant) -> TrainingConfig:
             heads, epochs=4, batch_size=8, base_batch_size=8, learning_rate=1e-3, mixup=0.0
         ),
         # A step takes a few hundredths of a second: the norms' all-reduces would be a third of it.
-        cluster=ClusterConfig(cpu_devices=2, synchronized_batch_norm=False),
+        cluster=ClusterConfig(cpu_devices=2),
+        synchronized_batch_norm=False,
     )
 
 

@@ -8,11 +8,14 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Literal
 
 from laser_dist.models.variants import Variant
 
 IMAGE = "image"
+RECIPE = 1
+"""Raised by a change of the code that changes what a stage learns from the same inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +94,7 @@ def inputs_of(
 ) -> dict[str, Any]:
     """Return the inputs that determine a stage's model.
 
-    Package versions, the cluster settings and the feature cache are not inputs. That includes
-    `cluster.synchronized_batch_norm`.
+    The workers and the caches are not inputs: they do not change what is learned, up to rounding.
 
     Args:
       stage: stage of `plan_stages`.
@@ -106,6 +108,9 @@ def inputs_of(
         "backbone": training["backbone"],
         settings: training[settings],
         "learning_rate_scaling": training["learning_rate_scaling"],
+        "synchronized_batch_norm": training["synchronized_batch_norm"],
+        "recipe": RECIPE,
+        "keras": metadata.version("keras"),
         "levels": list(stage.levels),
         "seed": training["seed"],
         "precision": training["precision"],

@@ -307,7 +307,7 @@ class _Trainer:
         self._save(lambda: self._new_head(plan), head, model_names(plan)[-1])
 
     def _train(self, stage: Stage) -> None:
-        synchronized = self.config.cluster.synchronized_batch_norm
+        synchronized = self.config.synchronized_batch_norm
         weigh_batch_norms(self.context.strategy, stage.model, synchronized=synchronized)
         train_stage(stage, self.context)
 

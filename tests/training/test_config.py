@@ -37,7 +37,6 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
             gpus_per_worker=st.integers(0, 2),
             max_failures=st.integers(0, 5),
             hang_timeout_s=st.integers(5, 5000),
-            synchronized_batch_norm=st.booleans(),
         )
     )
     devices = cluster.num_workers * max(1, cluster.gpus_per_worker)
@@ -80,7 +79,8 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         cluster=cluster,
         seed=draw(st.integers(0, 2**31 - 1)),
         precision=draw(st.sampled_from(["float32", "bfloat16"])),
-        jit_compile=draw(st.booleans()) and not cluster.synchronized_batch_norm,
+        synchronized_batch_norm=(synchronized := draw(st.booleans())),
+        jit_compile=draw(st.booleans()) and not synchronized,
         checkpoint_every_steps=draw(st.none() | st.integers(1, 99)),
         feature_cache=draw(st.booleans()),
     )

@@ -225,6 +225,7 @@ def test_metrics_are_means_over_the_examples_of_unequal_batches(tmp_path):
     assert times["seconds"] > 0
     assert times["samples_per_second"] > 0
     assert sum(times[name] for name in SHARES) == pytest.approx(1)
+    assert metrics.pop("gradient_norm") > 0
     both = expected | {f"val_{name}": value for name, value in expected.items()}
     assert metrics == pytest.approx(both, rel=1e-5)
 
@@ -253,7 +254,9 @@ def test_a_level_that_all_examples_lack_has_no_metric(tmp_path):
     levels = np.where([True, False], LEVELS, np.nan)
     stage = linear_stage(START, FEATURES, levels, epochs=2, learning_rate=0.05)
     train_stage(stage, context(tmp_path, after_epoch=epochs.append))
-    assert epochs[1].keys() == {"loss", "jnd1", "val_loss", "val_jnd1", *TIMES}
+    assert epochs[1].keys() == {
+        "loss", "jnd1", "gradient_norm", "val_loss", "val_jnd1", *TIMES,
+    }  # fmt: skip
 
     # The weights of the other level are unchanged bit for bit, and not NaN.
     weights = stage.model.get_weights()[0]
@@ -271,6 +274,20 @@ def test_a_training_loss_that_is_not_finite_is_reported_with_stage_and_step(tmp_
         train_stage(stage, context(tmp_path))
     saved = [path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()]
     assert saved == ["epoch-001.npz"]
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
+    """The root of a square has a finite value at 0, but no derivative."""
+
+    def roots(outputs, targets):
+        error = tf.sqrt(tf.square(outputs[:, 0] - targets[:, 0]))
+        return {"loss": error, "jnd1": error}
+
+    stage = linear_stage([[2.0]], [[1.0]] * 8, [[2.0]] * 8, epochs=2)
+    stage = replace(stage, objective=roots)
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1: the gradient norm is nan"):
+        train_stage(stage, replace(context(tmp_path), checkpoint_every_steps=1))
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

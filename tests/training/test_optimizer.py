@@ -55,16 +55,16 @@ def test_any_cosine_rate_rises_to_one_maximum_and_ends_at_zero(epochs, steps_per
     assert rates(optimizer, [max(2, steps)])[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_gradient_is_clipped_to_its_norm_over_all_weights():
+@pytest.mark.parametrize(("clip_norm", "expected"), [(2.0, 2 / math.sqrt(6)), (None, 10.0)])
+def test_the_norm_of_a_gradient_is_kept_and_clipping_can_be_switched_off(clip_norm, expected):
     model = linear_model(np.zeros((3, 2), np.float32))
-    optimizer = make_optimizer(StageConfig(epochs=1, clip_norm=2.0), steps_per_epoch=1)
+    optimizer = make_optimizer(StageConfig(epochs=1, clip_norm=clip_norm), steps_per_epoch=1)
     optimizer.build(model.trainable_variables)
-    gradient = keras.ops.ones((3, 2)) * 10
-    optimizer.apply([gradient], model.trainable_variables)
-    # Adam's first moment after one step is a tenth of the clipped gradient, which has six equal
-    # elements and a norm of 2.
+    optimizer.apply([keras.ops.ones((3, 2)) * 10], model.trainable_variables)
+    assert float(optimizer.gradient_norm) == pytest.approx(10 * math.sqrt(6))
+    # Adam's first moment after one step is a tenth of the gradient.
     momentum = next(v.numpy() for v in optimizer.variables if "momentum" in v.path)
-    np.testing.assert_allclose(momentum, 0.1 * 2 / math.sqrt(6), rtol=1e-5)
+    np.testing.assert_allclose(momentum, 0.1 * expected, rtol=1e-5)
 
 
 def test_weight_decay_does_not_apply_to_biases_and_norms():

@@ -1,6 +1,9 @@
 from dataclasses import replace
 
+import pytest
+
 from laser_dist.models.variants import E2E_LAT, LAT, MJ_LAT, MJ_REC, VARIANTS, variant_named
+from laser_dist.training import plan
 from laser_dist.training.config import ClusterConfig, override, tiny, to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages, waves, with_needs
 from laser_dist.training.ray_entry import num_fits, sessions
@@ -58,8 +61,8 @@ def test_num_fits_counts_complete_trainings():
 
 def keys_of(config, fingerprint="data"):
     keys = {}
-    for plan in plan_stages(variant_named(config.variant), config.levels):
-        keys[plan.name] = key_of(inputs_of(plan, to_dict(config), fingerprint, keys))
+    for stage in plan_stages(variant_named(config.variant), config.levels):
+        keys[stage.name] = key_of(inputs_of(stage, to_dict(config), fingerprint, keys))
     return keys
 
 
@@ -76,6 +79,25 @@ def test_a_stages_key_depends_only_on_inputs_that_change_its_model():
     assert same(["jnd.epochs=3"]) == {"image"}
     assert same([], variant=MJ_REC) == {"image", "jnd1", "jnd2", "jnd3"}
     assert same([], variant=E2E_LAT) == {"image"}
-    for everything in (["image.epochs=9"], ["seed=1"], ["backbone.filters=8"]):
+    assert same(["backbone_start=random"]) == set()
+    assert same(["head.start=zero"]) == {"image", "jnd1", "jnd2", "jnd3"}
+    for everything in (
+        ["image.epochs=9"],
+        ["seed=1"],
+        ["backbone.filters=8"],
+        ["synchronized_batch_norm=true"],
+        ["learning_rate_scaling=sqrt"],
+    ):
         assert same(everything) == set()
     assert same([], fingerprint="other") == set()
+
+
+@pytest.mark.parametrize("change", ["keras", "recipe"])
+def test_models_of_other_code_are_not_taken_for_the_same(monkeypatch, change):
+    before = keys_of(tiny(MJ_LAT))
+    if change == "keras":
+        monkeypatch.setattr(plan.metadata, "version", lambda package: f"other {package}")
+    else:
+        monkeypatch.setattr(plan, "RECIPE", 2)
+    after = keys_of(tiny(MJ_LAT))
+    assert not {*before.values()} & {*after.values()}

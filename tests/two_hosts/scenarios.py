@@ -56,7 +56,7 @@ SETTINGS = {
     "backbone.filters": 4, "backbone.latent_filters": 6, "backbone.height": 32,
     "backbone.width": 48, "head.filters": "6,8", "image.crop": "none", "image.epochs": NUM_EPOCHS,
     "jnd.crop": "none", "jnd.epochs": 2, "heads.epochs": 3, "heads.batch_size": 4,
-    "cluster.num_workers": 2, "cluster.cpu_devices": 1, "cluster.synchronized_batch_norm": "true",
+    "cluster.num_workers": 2, "cluster.cpu_devices": 1, "synchronized_batch_norm": "true",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import logging
 import math
 import platform
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,14 @@ from laser_dist.training.learning.collectives import (
     broadcast_from_chief,
     wait_for_all,
 )
-from laser_dist.training.learning.step import DeviceBatch, Mean, Means, Objective, Stepper
+from laser_dist.training.learning.step import (
+    GRADIENT_NORM,
+    DeviceBatch,
+    Mean,
+    Means,
+    Objective,
+    Stepper,
+)
 from laser_dist.training.learning.throughput import EpochTimer
 from laser_dist.training.storage.checkpoints import (
     Progress,
@@ -253,7 +261,9 @@ class _StageRun:
         first = progress.steps_done + 1
         for step, batch, started in _one_late(self._stepper.train, batches, first, is_saved):
             means = started()
-            _check_finite(means["loss"].total, f"Stage {stage.name}, epoch {epoch}, step {step}")
+            where = f"Stage {stage.name}, epoch {epoch}, step {step}"
+            _check_finite(means["loss"].total, where)
+            _check_finite(means[GRADIENT_NORM].total, where, "gradient norm")
             context.log.step(
                 stage=stage.name,
                 epoch=epoch,
@@ -341,15 +351,26 @@ def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimiz
 
 
 class ReplicatedAdam(keras.optimizers.Adam):
-    """Adam that clips the gradient of the global batch.
+    """Adam that clips the gradient of the global batch, and keeps its norm.
 
     Keras 3.15 clips each replica's gradient and then sums, so the result would depend on how a
     batch is divided. Here the sum comes first.
     """
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._last = threading.local()  # each replica is traced in its own thread
+
+    @property
+    def gradient_norm(self) -> Any:
+        """Global norm, before it is clipped, of the gradient that this replica applied last."""
+        return self._last.norm
+
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         context = tf.distribute.get_replica_context()
-        return super()._clip_gradients(context.all_reduce(tf.distribute.ReduceOp.SUM, grads))
+        grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        self._last.norm = tf.linalg.global_norm(grads)
+        return super()._clip_gradients(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars: list[Any]) -> list[Any]:
         return grads_and_vars
@@ -381,10 +402,10 @@ def _one_late(
     yield from waiting
 
 
-def _check_finite(loss: float, where: str) -> None:
-    if not math.isfinite(loss):
+def _check_finite(value: float, where: str, what: str = "loss") -> None:
+    if not math.isfinite(value):
         raise FloatingPointError(
-            f"{where}: the loss is {loss}. Lower the learning rate or the clip norm."
+            f"{where}: the {what} is {value}. Lower the learning rate or the clip norm."
         )
 
 

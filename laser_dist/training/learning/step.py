@@ -15,12 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.training.examples.example_codec import as_float
+from laser_dist.training.examples.memory_maps import ALIGNMENT
 from laser_dist.training.examples.order import Batch
 from laser_dist.training.learning.collectives import norms_weighted_by
 
 # Maps model outputs and targets to {name: [B] values}; "loss" is minimized. NaN means that an
 # example has no such value, except in the loss, where it is an error.
 Objective = Callable[[Any, Any], dict[str, Any]]
+_LEAST_SHARED_BYTES = 1 << 16
+GRADIENT_NORM = "gradient_norm"  # name of its mean over the steps
 Means = Callable[[], dict[str, "Mean"]]
 
 
@@ -108,6 +111,10 @@ class Stepper:
         def train_replica(batch: Mapping[str, Any], count: Any) -> Any:
             gradients, sums = learn(batch, count)
             optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            norm = getattr(optimizer, "gradient_norm", None)
+            if norm is not None:  # the same in all replicas, whose values are summed
+                part = tf.stack([norm, tf.ones_like(norm)]) / strategy.num_replicas_in_sync
+                sums[GRADIENT_NORM] = tf.cast(part, tf.float32)
             return sums
 
         def measure_replica(batch: Mapping[str, Any], _: Any) -> Any:
@@ -121,16 +128,14 @@ class Stepper:
         values = {name: value for name, value in vars(batch).items() if value is not None}
         count = values.pop("global_count")
         if self._local_replicas == 1:
-            return DeviceBatch(tf.nest.map_structure(tf.convert_to_tensor, values), count)
+            return DeviceBatch(tf.nest.map_structure(_to_device, values), count)
         devices = self._strategy.extended.worker_devices
 
         def share(context: tf.distribute.experimental.ValueContext) -> Any:
             index = context.replica_id_in_sync_group % self._local_replicas
             with tf.device(devices[index]):  # otherwise all of it goes to the first device first
                 return tf.nest.map_structure(
-                    lambda array: tf.convert_to_tensor(
-                        np.array_split(array, self._local_replicas)[index]
-                    ),
+                    lambda array: _to_device(np.array_split(array, self._local_replicas)[index]),
                     values,
                 )
 
@@ -173,6 +178,14 @@ class Stepper:
             }
 
         return started
+
+
+def _to_device(array: np.ndarray) -> Any:
+    """Return an array as a tensor on the current device; on the CPU, a large one is not copied."""
+    is_aligned = array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
+    if not is_aligned or array.nbytes < _LEAST_SHARED_BYTES:
+        return tf.convert_to_tensor(array)
+    return tf.identity(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
 
 
 def _prepared(batch: Mapping[str, Any]) -> tuple[Any, Any]:
