@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-ALIGNMENT = 64  # bytes: TensorFlow takes over arrays that start at a multiple, without a copy
+ALIGNMENT = 64  # bytes: TensorFlow uses an array that starts at a multiple without a copy
 
 
 def new_map(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
