@@ -243,7 +243,7 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for stage in MODELS[:-1]:
         with np.load(max((run / "checkpoints" / stage).glob("epoch-*.npz"))) as checkpoint:
-            state = [name for name in checkpoint.files if name.startswith("arr_")]
+            state = [name for name in checkpoint.files if name != "about"]
             found |= {f"checkpoint of {stage}:{name}": checkpoint[name] for name in state}
     for model in MODELS:
         with zipfile.ZipFile(run / "models" / f"{model}.keras") as archive:

@@ -50,7 +50,10 @@ def plain_environment():
 
 @contextmanager
 def ray_head(num_cpus, num_gpus=0):
-    """Start a head with these numbers of cores and GPUs, whether or not its machine has them."""
+    """Start a head with these numbers of cores and GPUs, whether or not its machine has them.
+
+    TensorFlow sees none of the GPUs.
+    """
     mark = f"LASER_JND_TEST_{uuid.uuid4().hex}"
     folder = Path(tempfile.mkdtemp(prefix="jnd-"))  # the paths of sockets must be short
     try:
@@ -58,7 +61,8 @@ def ray_head(num_cpus, num_gpus=0):
         token.write_text(secrets.token_hex(32))
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         named = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        environment = plain_environment() | named
+        no_device = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(90, 90 + num_gpus)))}
+        environment = plain_environment() | named | no_device
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
                 [

@@ -3,6 +3,7 @@ import json
 import math
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -348,6 +349,15 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path):
     assert "Stage tiny, epoch 3, step 2" in str(caught.value)
     assert f"Last good checkpoint: {last}." in str(caught.value)
     assert last.is_file()
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_the_names_of_its_variables(tmp_path):
+    """The shapes are equal: by their order, the values would fit."""
+    stage = noisy_stage()
+    train_stage(stage, context(tmp_path))
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False, name="b")])
+    with pytest.raises(UserError, match="is of another model: .*kernel.* differ"):
+        train_stage(replace(stage, model=other), context(tmp_path))
 
 
 def test_jit_compile_does_not_change_the_weights(tmp_path):

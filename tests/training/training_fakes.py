@@ -158,8 +158,8 @@ def prepared(batch):
 def linear_model(start):
     """Build the model x @ start, [B, N] to [B, L]: one layer with weights [N, L] and no bias."""
     start = np.asarray(start, np.float32)
-    layer = keras.layers.Dense(start.shape[1], use_bias=False)
-    model = keras.Sequential([keras.Input(start.shape[:1]), layer])
+    layer = keras.layers.Dense(start.shape[1], use_bias=False, name="levels")
+    model = keras.Sequential([keras.Input(start.shape[:1]), layer], name="linear")
     model.set_weights([start])
     return model
 

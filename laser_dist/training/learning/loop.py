@@ -165,7 +165,14 @@ class _StageRun:
         with context.strategy.scope():
             self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
             self._optimizer.build(stage.model.trainable_variables)
-        self._state = [*stage.model.variables, *self._optimizer.variables]
+        self._state = {
+            **{f"model/{each.path}": each for each in stage.model.variables},
+            # Without the optimizer's own name, which counts the optimizers of a process.
+            **{
+                f"optimizer/{each.path.partition('/')[2]}": each
+                for each in self._optimizer.variables
+            },
+        }
         self._stepper = Stepper(
             context.strategy,
             stage.model,
@@ -289,7 +296,7 @@ class _StageRun:
     def _save(self, progress: Progress) -> None:
         context = self._context
         if context.is_chief:
-            values = [variable.numpy() for variable in self._state]
+            values = {name: variable.numpy() for name, variable in self._state.items()}
             save_checkpoint(context.store, self._folder, values, progress, context.config)
             prune(context.store, self._folder, self._saved, progress)
             self._saved = progress
@@ -311,8 +318,13 @@ class _StageRun:
 
     def _restore(self, path: Path) -> Progress:
         values, progress = load_checkpoint(path)
-        for variable, value in zip(self._state, values, strict=True):
-            variable.assign(value)
+        if differing := sorted(values.keys() ^ self._state.keys()):
+            raise UserError(
+                f"Checkpoint {path} is of another model: {', '.join(differing[:3])} differ.",
+                hint="Resume with the versions of laser-jnd and Keras that started the run.",
+            )
+        for name, variable in self._state.items():
+            variable.assign(values[name])
         return progress
 
     def _out_of_memory(self, error: Exception) -> UserError:

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def claim_folder(store: RunFiles, folder: Path, key: str) -> None:
 def save_checkpoint(
     store: RunFiles,
     folder: Path,
-    variables: Sequence[np.ndarray],
+    variables: Mapping[str, np.ndarray],
     progress: Progress,
     config: Mapping[str, Any],
 ) -> Path:
@@ -90,7 +90,7 @@ def save_checkpoint(
     Args:
       store: files of the run.
       folder: folder of the stage's checkpoints, below `store.local`.
-      variables: variables of model and optimizer, in the order of their restoration.
+      variables: variables of model and optimizer, by their names.
       progress: progress of the stage.
       config: the run's resolved configuration, stored with the weights.
 
@@ -118,8 +118,8 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
-    """Load the variables and the progress of a checkpoint.
+def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], Progress]:
+    """Load the variables, by their names, and the progress of a checkpoint.
 
     Raises:
       OSError: the file cannot be read.
@@ -131,7 +131,7 @@ def load_checkpoint(path: Path) -> tuple[list[np.ndarray], Progress]:
         if altered is not None:
             raise ValueError(f"{altered} has another checksum")
         with np.load(path, allow_pickle=False) as state:
-            variables = [state[f"arr_{index}"] for index in range(len(state.files) - 1)]
+            variables = {name: state[name] for name in state.files if name != _ABOUT}
             progress = json.loads(str(state[_ABOUT]))["progress"]
         sums = {name: (total, count) for name, (total, count) in progress.pop("sums").items()}
         return variables, Progress(**progress, sums=sums)
@@ -209,10 +209,9 @@ def _fetched(store: RunFiles, path: Path) -> Progress:
     return load_checkpoint(path)[1]
 
 
-def _write(final: Path, variables: Sequence[np.ndarray], about: str) -> None:
-    arrays = {f"arr_{index}": value for index, value in enumerate(variables)}
+def _write(final: Path, variables: Mapping[str, np.ndarray], about: str) -> None:
     with atomic_path(final) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays, **{_ABOUT: np.array(about)})
+        np.savez(file, allow_pickle=False, **variables, **{_ABOUT: np.array(about)})
 
 
 def _checkpoints(store: RunFiles, folder: Path) -> list[str]:
