@@ -1,21 +1,23 @@
 """Decides after a worker's error whether the workers restart or the training ends."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage.checkpoints import checkpoints_folder
 
 # TensorFlow's errors in the workers that are left when another one is lost.
-_LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal", "Unknown")
+_LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded")
 
 
 class FailurePolicy:
     """Decides on the errors of one training's workers, one attempt after the other.
 
-    All workers restart after an error. That helps if one of them was lost, but not if the code or
-    the settings are wrong. If a machine ran out of memory, other programs may have used it, so the
-    workers restart, but not twice from the same checkpoint.
+    All workers restart after an error. That helps if one of them was lost, a machine was reclaimed,
+    or storage failed, but not if the settings are wrong. Any other error may be either: cuDNN and
+    NCCL raise the same types for a wrong driver and for a lost peer, and other programs may have
+    used a machine's memory. So the workers restart, but not twice from the same checkpoint.
     """
 
     def __init__(self, trained: Sequence[tuple[RunFiles, Sequence[str]]]) -> None:
@@ -25,7 +27,7 @@ class FailurePolicy:
           trained: storage of each run, and the names of the stages that the workers train.
         """
         self._trained = trained
-        self._when_out_of_memory: list[list[str]] | None = None
+        self._checkpoints_at_failure: list[list[str]] | None = None
 
     def fatal_error(self, errors: Iterable[BaseException]) -> BaseException | None:
         """Return the error that ends the training, or None if the workers should restart.
@@ -33,18 +35,22 @@ class FailurePolicy:
         Args:
           errors: errors of the workers: raised by the training function, or by Ray about them.
         """
-        errors = list(errors)
-        for error in errors:
-            if not may_follow_from_a_lost_worker(error):
-                return error
-        if not any(map(is_out_of_memory, errors)):
+        kinds = {error: kind_of(error) for error in errors}
+        for kind in ("fatal", "lost worker"):
+            for error in kinds:
+                if kinds[error] == kind:
+                    return error if kind == "fatal" else None
+        unclear = [error for error in kinds if kinds[error] == "unclear"]
+        if not unclear:
             return None
-        before = self._when_out_of_memory
+        before = self._checkpoints_at_failure
         try:
-            self._when_out_of_memory = self._checkpoints()
+            self._checkpoints_at_failure = self._checkpoints()
         except (OSError, UserError):  # storage failed, so whether there was progress is not known
             return None
-        return out_of_memory_error() if self._when_out_of_memory == before else None
+        if self._checkpoints_at_failure != before:
+            return None
+        return out_of_memory_error() if any(map(is_out_of_memory, unclear)) else unclear[0]
 
     def _checkpoints(self) -> list[list[str]]:
         return [
@@ -54,11 +60,22 @@ class FailurePolicy:
         ]
 
 
-def may_follow_from_a_lost_worker(error: BaseException) -> bool:
-    """Return whether an error, by its type, may be the consequence of another worker's loss."""
+def kind_of(error: BaseException) -> Literal["fatal", "lost worker", "passing", "unclear"]:
+    """Return what an error says, by its type.
+
+    "fatal": it would only come again. "lost worker": Ray lost one, whatever the others raise.
+    "passing": a peer or the storage did not answer. "unclear": it may come again.
+    """
     package, name = type(error).__module__.partition(".")[0], type(error).__name__
-    left_behind = package == "tensorflow" and name.removesuffix("Error") in _LEFT_BEHIND
-    return package == "ray" or left_behind
+    # The loop turns a device's lack of memory into a `UserError`.
+    if isinstance(error, UserError | FloatingPointError):
+        return "fatal"
+    if is_out_of_memory(error):
+        return "unclear"
+    if package == "ray":
+        return "lost worker"
+    is_left_behind = package == "tensorflow" and name.removesuffix("Error") in _LEFT_BEHIND
+    return "passing" if is_left_behind or isinstance(error, OSError) else "unclear"
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -10,41 +10,37 @@ from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.failure_policy import (
     FailurePolicy,
     is_out_of_memory,
-    may_follow_from_a_lost_worker,
+    kind_of,
 )
 
 PEER_LOST = tf.errors.UnavailableError(None, None, "Graph execution error: all_reduce")
 OUT_OF_MEMORY = WorkerHealthCheckFailedError("poll failed", OutOfMemoryError("15 of 16 GB"))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        PEER_LOST,
-        tf.errors.AbortedError(None, None, "peer is gone"),
-        tf.errors.CancelledError(None, None, "RPC: cancelled"),
-        ActorDiedError(),
-        OUT_OF_MEMORY,
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_errors_that_may_follow_from_a_lost_worker(error):
-    assert may_follow_from_a_lost_worker(error)
+CUDNN = tf.errors.InternalError(None, None, "CUDNN_STATUS_EXECUTION_FAILED")
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "kind"),
     [
-        NameError("name 'x' is not defined"),
-        FloatingPointError("Stage image, epoch 1, step 3: the loss is nan."),
-        OSError(28, "No space left on device"),
-        UserError("Wrong.", hint="Correct it."),
-        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+        (ActorDiedError(), "lost worker"),
+        (PEER_LOST, "passing"),
+        (tf.errors.AbortedError(None, None, "peer is gone"), "passing"),
+        (tf.errors.CancelledError(None, None, "RPC: cancelled"), "passing"),
+        (ConnectionResetError(104, "Connection reset by peer"), "passing"),
+        (OSError(5, "Input/output error"), "passing"),
+        (OUT_OF_MEMORY, "unclear"),
+        (CUDNN, "unclear"),
+        (tf.errors.UnknownError(None, None, "NCCL: unhandled system error"), "unclear"),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), "unclear"),
+        (NameError("name 'x' is not defined"), "unclear"),
+        (FloatingPointError("Stage image, epoch 1, step 3: the loss is nan."), "fatal"),
+        (UserError("Wrong.", hint="Correct it."), "fatal"),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda each: each if isinstance(each, str) else type(each).__name__,
 )
-def test_errors_that_would_recur(error):
-    assert not may_follow_from_a_lost_worker(error)
+def test_the_kind_of_an_error_follows_from_its_type(error, kind):
+    assert kind_of(error) == kind
 
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, OutOfMemoryError("15 of 16 GB")])
@@ -59,10 +55,31 @@ def policy(tmp_path):
     return FailurePolicy([(RunFiles(str(tmp_path)), ("image", "jnd1"))])
 
 
-def test_an_error_that_would_recur_stops_the_training(policy):
-    error = NameError("name 'x' is not defined")
+def add_checkpoint(folder, epoch):
+    checkpoint = folder / "checkpoints" / "jnd1" / f"epoch-00{epoch}.npz"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.touch()
+
+
+def test_a_user_error_stops_the_training_at_once(policy):
+    error = UserError("Wrong.", hint="Correct it.")
+    assert policy.fatal_error([PEER_LOST]) is None
+    assert policy.fatal_error([PEER_LOST, ActorDiedError(), error]) is error
+
+
+@pytest.mark.parametrize("error", [CUDNN, NameError("name 'x' is not defined")])
+def test_any_other_error_stops_the_training_if_it_recurs_without_a_checkpoint(
+    policy, tmp_path, error
+):
+    assert policy.fatal_error([error]) is None
+    add_checkpoint(tmp_path, 1)
+    assert policy.fatal_error([error, PEER_LOST]) is None
     assert policy.fatal_error([PEER_LOST]) is None
     assert policy.fatal_error([PEER_LOST, error]) is error
+
+
+def test_what_the_others_raise_when_a_worker_is_lost_never_stops_the_training(policy):
+    assert [policy.fatal_error([CUDNN, ActorDiedError()]) for _ in range(5)] == [None] * 5
 
 
 def test_lost_workers_never_stop_the_training(policy):
@@ -71,9 +88,7 @@ def test_lost_workers_never_stop_the_training(policy):
 
 def test_out_of_memory_stops_the_training_if_it_recurs_without_a_new_checkpoint(policy, tmp_path):
     assert policy.fatal_error([PEER_LOST, OUT_OF_MEMORY]) is None
-    checkpoint = tmp_path / "checkpoints" / "jnd1" / "epoch-001.npz"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    add_checkpoint(tmp_path, 1)
     assert policy.fatal_error([PEER_LOST, OUT_OF_MEMORY]) is None  # there was progress
     assert policy.fatal_error([ActorDiedError()]) is None
     error = policy.fatal_error([PEER_LOST, OUT_OF_MEMORY])

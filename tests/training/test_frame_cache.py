@@ -10,7 +10,7 @@ from training_fakes import HEIGHT, IMAGES, NUM_TRAIN, WIDTH, RecordingRecords
 
 from laser_dist.training.examples.frame_cache import cached_frames
 from laser_dist.training.examples.frames import CachedFrames, DecodedFrames
-from laser_dist.training.examples.memory_maps import gather
+from laser_dist.training.examples.memory_maps import aligned, gather
 from laser_dist.training.examples.records import open_records
 
 BYTES = NUM_TRAIN * HEIGHT * WIDTH * 3  # of one image of the split
@@ -141,4 +141,7 @@ def test_a_process_waits_for_the_one_that_decodes(decoded, tmp_path):
 def test_gathered_rows_are_those_of_the_array(count):
     array = np.random.default_rng(0).normal(size=(50, 300, 200)).astype(np.float32)
     rows = np.random.default_rng(1).integers(50, size=count)
-    np.testing.assert_array_equal(gather(array, rows), array[rows])
+    found, other = aligned([(count, 300, 200), (3,)], np.float32)
+    assert found.ctypes.data % 64 == other.ctypes.data % 64 == 0
+    gather(array, rows, found)
+    np.testing.assert_array_equal(found, array[rows])

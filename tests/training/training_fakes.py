@@ -195,8 +195,16 @@ class ArrayRows:
 
     array: np.ndarray
 
-    def rows(self, indices):
-        return self.array[indices]
+    @property
+    def shape(self):
+        return self.array.shape[1:]
+
+    @property
+    def dtype(self):
+        return self.array.dtype
+
+    def read(self, indices, out):
+        out[:] = self.array[indices]
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,19 +44,26 @@ class FeatureFiles:
     version: int
     num_parts: int
 
-    def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return [n, h, w, c] float16: the features of examples, by stored positions [n]."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (h, w, c) of the features of an example."""
+        return self._parts[0].shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the features."""
+        return self._parts[0].dtype
+
+    def read(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Copy the features of examples, by stored positions [n], to [n, h, w, c]."""
+        if self.num_parts == 1:
+            gather(self._parts[0], indices, out)
+            return
         batches, places = np.divmod(indices, BATCH_SIZE * self.num_parts)
         parts, offsets = np.divmod(places, BATCH_SIZE)
-        if self.num_parts == 1:
-            return gather(self._parts[0], indices)
-        found = np.empty((len(indices), *self._parts[0].shape[1:]), np.float16)
         for part in np.unique(parts):
             chosen = parts == part
-            found[chosen] = gather(
-                self._parts[part], batches[chosen] * BATCH_SIZE + offsets[chosen]
-            )
-        return found
+            out[chosen] = self._parts[part][batches[chosen] * BATCH_SIZE + offsets[chosen]]
 
     def part_path(self, index: int) -> Path:
         """Return the path of a worker's part."""

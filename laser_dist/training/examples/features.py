@@ -15,6 +15,7 @@ import tensorflow as tf
 from laser_dist.training.examples.example_codec import RAW, as_float
 from laser_dist.training.examples.feature_files import FeatureFiles
 from laser_dist.training.examples.frames import Frames
+from laser_dist.training.examples.memory_maps import aligned
 from laser_dist.training.examples.order import (
     Batch,
     EpochOrder,
@@ -52,14 +53,18 @@ class CachedFeatures:
 
     def read(self, rows: np.ndarray, versions: np.ndarray) -> list[np.ndarray]:
         """Return the features of examples, as `Features.read`, in float16."""
-        parts: list[np.ndarray] = []
-        for branch in self.branches:
-            found = branch[0].rows(rows)
-            for version in np.unique(versions[versions > 0]):
-                chosen = versions == version
-                found[chosen] = branch[version].rows(rows[chosen])
-            parts.append(found)
-        return parts
+        shapes = [(len(rows), *branch[0].shape) for branch in self.branches]
+        found = aligned(shapes, self.branches[0][0].dtype)
+        for version in np.unique(versions):
+            chosen = versions == version
+            for branch, out in zip(self.branches, found, strict=True):
+                if chosen.all():
+                    branch[version].read(rows, out)
+                    continue
+                own = np.empty((int(chosen.sum()), *out.shape[1:]), out.dtype)
+                branch[version].read(rows[chosen], own)
+                out[chosen] = own
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from laser_dist.training.examples.example_codec import RAW, decode_frame, encoded_images
-from laser_dist.training.examples.memory_maps import gather, num_cores
+from laser_dist.training.examples.memory_maps import aligned, gather, num_cores
 from laser_dist.training.examples.records import Records
 
 
@@ -101,7 +101,10 @@ class CachedFrames:
 
     def read(self, images: Sequence[str], rows: np.ndarray) -> list[np.ndarray]:
         """Return some images of some examples, as `Frames.read`."""
-        return [gather(self.maps[name], rows) for name in images]
+        found = aligned([(len(rows), *self._any.shape[1:])] * len(images), np.uint8)
+        for name, out in zip(images, found, strict=True):
+            gather(self.maps[name], rows, out)
+        return found
 
     @property
     def _any(self) -> np.ndarray:
