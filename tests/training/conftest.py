@@ -14,3 +14,9 @@ def gappy_dir(tmp_path_factory):
     builder = GappyPairs(data_dir=tmp_path_factory.mktemp("gappy_pairs"))
     builder.download_and_prepare()
     return builder.data_path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """Cache decoded frames for this test only: the datasets of the tests have one fingerprint."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
