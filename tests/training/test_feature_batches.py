@@ -105,6 +105,14 @@ def test_features_and_levels_of_two_examples_are_blended_equally(source):
     assert ((targets > 0).sum(1) <= 2).all()
 
 
+@given(source=feature_batches(mixup=1.0), num_workers=st.sampled_from([1, 2, 3]))
+def test_every_batch_of_a_blended_epoch_has_the_same_parts(source, num_workers):
+    """Otherwise a worker with nothing to blend would trace another graph, and all would hang."""
+    for worker in worker_sources(source, num_workers):
+        assert all(batch.mates is not None for batch in worker.epoch(0))
+        assert all(batch.kept is not None for batch in worker.epoch(0))
+
+
 def test_blend_weights_are_beta_distributed():
     count = 2000
     source = batches(

@@ -152,10 +152,13 @@ class FeatureBatches:
         mates, kept = order.mates[places], order.kept[places]
         features = self.features.read(rows[places], order.versions[places])
         targets = self.targets[rows[places]]
-        if np.array_equal(mates, places):
+        if self.seed is None or self.mixup <= 0:
             return Batch(_only(features), targets, weights, count)
-        others = self.features.read(rows[mates], order.versions[mates])
-        targets = _blend(targets, self.targets[rows[mates]], kept)
+        # Also if this worker has nothing to blend: the step's graph is the same on all workers.
+        others = features
+        if not np.array_equal(mates, places):
+            others = self.features.read(rows[mates], order.versions[mates])
+            targets = _blend(targets, self.targets[rows[mates]], kept)
         return Batch(_only(features), targets, weights, count, mates=_only(others), kept=kept)
 
 
