@@ -142,6 +142,7 @@ def test_gathered_rows_are_those_of_the_array(count):
     array = np.random.default_rng(0).normal(size=(50, 300, 200)).astype(np.float32)
     rows = np.random.default_rng(1).integers(50, size=count)
     found, other = aligned([(count, 300, 200), (3,)], np.float32)
-    assert found.ctypes.data % 64 == other.ctypes.data % 64 == 0
+    assert other.ctypes.data % 64 == 0
+    assert found.ctypes.data % 64 == 0 or not count
     gather(array, rows, found)
     np.testing.assert_array_equal(found, array[rows])

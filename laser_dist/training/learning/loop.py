@@ -173,6 +173,8 @@ class _StageRun:
                 for each in self._optimizer.variables
             },
         }
+        num_variables = len(stage.model.variables) + len(self._optimizer.variables)
+        assert len(self._state) == num_variables, "two variables have the same name"
         self._stepper = Stepper(
             context.strategy,
             stage.model,
