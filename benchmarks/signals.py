@@ -178,7 +178,8 @@ def stopped(
     status = started.process.wait()
     if status == 0:  # it had done its work
         return None
-    if b"Fatal Python error: init_" in (base / "output.txt").read_bytes():
+    output = (base / "output.txt").read_bytes()
+    if b"Fatal Python error: init_" in output or b"Could not import runpy module" in output:
         return None  # Python itself was not up yet, so no line of the command had run
     if number != signal.SIGKILL:
         if status not in (128 + number, -number):  # the same in a shell
