@@ -274,8 +274,8 @@ def main() -> None:
         "signals",
         title="Stop commands",
         simulated=True,
-        summary="Commands were stopped at random moments and run again. Right are those that left "
-        "no process and no stray file, and that then completed.",
+        summary="Commands were stopped at random moments and run again. Right counts those that "
+        "left no process and no stray file, and then completed.",
         tables=tables,
         notes=["Moments before Python itself has started are drawn again."],
     )

@@ -132,11 +132,14 @@ def cluster_facts(gpus: int | None, show: Show) -> Found:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (RuntimeError, ConnectionError) as error:  # also for another version of Ray or Python
-        return facts, [f"Cannot connect to Ray at {address}: {error}"]
+        return facts, [f"Cannot connect to Ray at {address}: {str(error).splitlines()[0]}"]
     try:
         resources = ray.cluster_resources()
         there = ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
-        facts += [("nodes", str(len(ray.nodes()))), ("resources now", there)]
+        facts += [
+            ("nodes", str(sum(node["Alive"] for node in ray.nodes()))),
+            ("resources now", there),
+        ]
         if gpus is None:
             return facts, []
         show(f"waiting for a machine with {count_text(gpus, 'GPU')}")

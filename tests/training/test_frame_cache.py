@@ -110,6 +110,15 @@ def test_the_frames_that_were_not_used_for_longest_make_room(decoded, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"old", "newest", "another"}
 
 
+def test_frames_that_another_process_decodes_are_not_removed(decoded, tmp_path):
+    def decode_another():
+        cached_frames(decoded, ("raw",), tmp_path / "another", 1.5 * BYTES)
+
+    cached_frames(decoded, ("raw",), tmp_path / "split", 1e9, heartbeat=decode_another)
+    assert {path.name for path in tmp_path.iterdir()} >= {"split", "another"}
+    assert (tmp_path / "split" / "raw.json").exists()
+
+
 def test_a_process_waits_for_the_one_that_decodes(decoded, tmp_path):
     entered, seen = threading.Event(), []
 

@@ -5,6 +5,7 @@ the stored order, and `IMAGE.json` the checksum of each frame. All workers of a 
 files: the first one decodes, with all cores, while the others wait.
 """
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -87,15 +88,17 @@ def _locked(folder: Path, waiting: Callable[[], AbstractContextManager[None]]) -
 
 
 def _make_room(folder: Path, left_bytes: float) -> None:
-    """Remove the folders next to this one that were not used for longest, until they fit."""
+    """Remove the folders next to this one that were not used for longest, until the rest fits."""
     others = [each for each in folder.parent.iterdir() if each != folder and each.is_dir()]
     sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in others}
     for each in sorted(others, key=_last_use):
         if sum(sizes.values()) <= left_bytes:
             return
-        # A process that has mapped the files keeps them until it ends.
-        shutil.rmtree(each)
-        del sizes[each]
+        with (each / _LOCK).open("a") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another process may decode into it
+            # A process that has mapped the files keeps them until it ends.
+            shutil.rmtree(each)
+            del sizes[each]
 
 
 def _last_use(folder: Path) -> float:

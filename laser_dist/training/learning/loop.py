@@ -411,7 +411,8 @@ def _one_late(
     waiting: list[tuple[int, DeviceBatch, Means]] = []
     for step, batch in enumerate(batches, start=first):
         waiting.append((step, batch, start(batch)))
-        while len(waiting) > (not is_last(step)):
+        num_waiting = 0 if is_last(step) else 1
+        while len(waiting) > num_waiting:
             yield waiting.pop(0)
     yield from waiting
 
