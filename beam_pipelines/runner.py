@@ -27,6 +27,7 @@ from apache_beam.runners.runner import PipelineState
 from beam_pipelines.isolation import MEMORY_BYTES
 from beam_pipelines.rejects import Reject, RejectLimit, check_refusal, write_rejects
 from laser_dist import storage
+from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
 
 REJECTS = "rejects"
@@ -265,10 +266,7 @@ def _submit(pipeline: beam.Pipeline) -> Any:
 
 
 def _num_workers() -> int:
-    # macOS has no affinity.
-    affinity = getattr(os, "sched_getaffinity", None)
-    num_cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(num_cores, 2 * free_memory() // MEMORY_BYTES))
+    return max(1, min(num_cores(), 2 * free_memory() // MEMORY_BYTES))
 
 
 def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from laser_dist.commands.options import whole_number
 from laser_dist.commands.terminal import Show, Terminal
 from laser_dist.commands.wording import count_text, size_text
+from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
 from laser_dist.keras_import import import_keras
 
@@ -80,13 +81,12 @@ def machine_facts() -> Facts:
 
     folders = {"here": Path(), "temporary": Path(tempfile.gettempdir())}
     free = [f"{size_text(shutil.disk_usage(path).free)} {name}" for name, path in folders.items()]
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
     memory = psutil.virtual_memory()
     return [
         ("host", platform.node()),
         ("system", platform.platform()),
         ("python", platform.python_version()),
-        ("cores", str(len(affinity(0)) if affinity else os.cpu_count())),
+        ("cores", str(num_cores())),
         ("memory", f"{size_text(memory.available)} free of {size_text(memory.total)}"),
         ("disk free", ", ".join(free)),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from laser_dist.cores import num_cores
 
 _PACKAGES = ("laser-jnd", "tensorflow", "keras", "scikit-learn", "scipy", "numpy", "av")
 
@@ -81,10 +82,9 @@ def _commit() -> str:
 
 
 def _hardware() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
     processor = platform.processor() or platform.machine()
-    return f"{cores} cores of {processor}, {', '.join(gpus.splitlines()) or 'no GPU'}"
+    return f"{num_cores()} cores of {processor}, {', '.join(gpus.splitlines()) or 'no GPU'}"
 
 
 def _output(command: list[str]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.storage.temporary import temporary_folder
@@ -388,10 +389,8 @@ def _start_locally(ray: Any, cluster: ClusterConfig, options: Mapping[str, Any])
     # An earlier session of this process had another token.
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     needed = cluster.num_workers * cluster.num_cpus
-    ray.init("local", num_cpus=max(cores, needed), include_dashboard=False, **options)
+    ray.init("local", num_cpus=max(num_cores(), needed), include_dashboard=False, **options)
 
 
 @contextmanager

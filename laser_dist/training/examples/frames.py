@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from laser_dist.cores import num_cores
 from laser_dist.training.examples.example_codec import RAW, decode_frame, encoded_images
-from laser_dist.training.examples.memory_maps import aligned, gather, num_cores
+from laser_dist.training.examples.memory_maps import aligned, gather
 from laser_dist.training.examples.records import Records
 
 

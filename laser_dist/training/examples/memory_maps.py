@@ -51,9 +51,3 @@ def gather(array: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
     assert not len(rows) or 0 <= rows.min() <= rows.max() < len(array)  # "clip" does not check
     # Without a mode that needs no check, NumPy would copy into another buffer first.
     np.take(array, rows, axis=0, out=out, mode="clip")
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
