@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_free(run_dir)
     free(train.run_store(str(run_dir)))
     terminal = Terminal()
-    terminal.say(f"All files are written to {output}.")
+    terminal.say(f"Files are written to {output}, and decoded frames to the cache directory.")
     with _step(terminal, 1, "Create a synthetic VideoSet"):
         _synthesize(terminal, videoset, seed)
     with _step(terminal, 2, "Build the dataset"):
