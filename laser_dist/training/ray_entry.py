@@ -28,6 +28,7 @@ from laser_dist.training.failure_policy import (
 from laser_dist.training.storage.logs import events_path
 
 SECONDS_BETWEEN_LOOKS = 0.3
+TRIES_TO_START = 3
 _ON_ONE_MACHINE = {
     # Nobody reads the metrics, which Ray serves to clients without a token.
     "RAY_enable_metrics_collection": "0",
@@ -374,14 +375,16 @@ def _connected(ray: Any, cluster: ClusterConfig, *, log_to_driver: bool) -> Iter
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**options)
     else:
-        _start_locally(ray, cluster, options)
+        start_locally(ray, cluster, options)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _start_locally(ray: Any, cluster: ClusterConfig, options: Mapping[str, Any]) -> None:
+def start_locally(ray: Any, cluster: ClusterConfig, options: Mapping[str, Any]) -> None:
+    """Start Ray on this machine; again, if a busy machine needs more than Ray's 30 seconds."""
+    import psutil
     from ray._raylet import AuthenticationTokenLoader, Config
 
     # Otherwise Ray takes an address of the network for its own, even if told to use 127.0.0.1.
@@ -390,7 +393,26 @@ def _start_locally(ray: Any, cluster: ClusterConfig, options: Mapping[str, Any])
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     needed = cluster.num_workers * cluster.num_cpus
-    ray.init("local", num_cpus=max(num_cores(), needed), include_dashboard=False, **options)
+    this = psutil.Process()
+    before = set(this.children(recursive=True))
+    for left in reversed(range(TRIES_TO_START)):
+        try:
+            ray.init("local", num_cpus=max(num_cores(), needed), include_dashboard=False, **options)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            # Ray keeps no handle to the processes of a start that it gave up.
+            for process in set(this.children(recursive=True)) - before:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if not left:
+                raise UserError(
+                    "Ray did not start in time: this machine is too busy or short of memory.",
+                    hint="Run the command again when less runs on this machine.",
+                ) from error
+            logger.warning("Ray took too long to start: it is started again.")
+        else:
+            return
 
 
 @contextmanager
