@@ -81,7 +81,7 @@ def command(data: Path, run: Path, *extra: str) -> list[str]:
     settings = [f"--set={each}" for each in (*SETTINGS, *extra)]
     where = ("--dataset", str(data), "--output", str(run), "--workers", "2")
     program = [sys.executable, "-m", "laser_dist.commands.main"]
-    often = ("--checkpoint-every-steps", "3")
+    often = ("--checkpoint-every", "3steps")
     return [*program, "train", "mj-lat", "--preset", "tiny", *where, *often, *settings]
 
 

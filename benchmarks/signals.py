@@ -43,7 +43,7 @@ SETTINGS = (
 )  # fmt: skip
 TRAIN = (
     "train", "lat", "--levels", "1", "--preset", "tiny", "--dataset", "data", "--output", "run",
-    "--checkpoint-every-steps", "2", *(f"--set={each}" for each in SETTINGS),
+    "--checkpoint-every", "2steps", *(f"--set={each}" for each in SETTINGS),
 )  # fmt: skip
 # Of interrupted work, in folders that a later run of the same command continues and removes.
 RESUMABLE = re.compile(r"(^|/)(\.unfinished-[^/]+|\.archives|run/(checkpoints|cache|ray-\w+))/")

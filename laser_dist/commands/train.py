@@ -149,10 +149,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="cores and threads per worker (cluster.cpus_per_worker)",
     )
     parser.add_argument(
-        "--checkpoint-every-steps",
-        type=whole_number(1),
-        metavar="N",
-        help="also save a checkpoint every N steps within an epoch (checkpoint_every_steps)",
+        "--checkpoint-every",
+        metavar="INTERVAL",
+        help="steps, epochs or minutes between two checkpoints, such as 200steps or 10minutes "
+        "(checkpoint_every)",
     )
     parser.add_argument(
         "--seed", type=whole_number(0, 2**31 - 1), metavar="S", help="random seed (seed)"
@@ -275,6 +275,6 @@ def work_settings(arguments: argparse.Namespace) -> list[str]:
         "cluster.min_workers": least or ("none" if most else None),
         "cluster.gpus_per_worker": arguments.gpus_per_worker,
         "cluster.cpus_per_worker": arguments.cpus_per_worker,
-        "checkpoint_every_steps": arguments.checkpoint_every_steps,
+        "checkpoint_every": arguments.checkpoint_every,
     }
     return [f"{path}={value}" for path, value in flags.items() if value is not None]

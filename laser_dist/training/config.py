@@ -20,18 +20,36 @@ from laser_dist.models.specs import STRIDE, BackboneSpec, HeadSpec
 from laser_dist.models.variants import Variant, variant_named
 
 STAGE_SETTINGS = ("image", "jnd", "heads", "joint")
+INTERVAL_UNITS = "steps, epochs or minutes, such as `10 minutes`"
+_INTERVAL = re.compile(r"([1-9]\d*) *(step|epoch|minute)s?")
 _FIXED = {"variant"}  # decides the command and the stages: an argument of `train`, not a setting
 _LIMITS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "ge": (operator.ge, "{} or more"),
     "gt": (operator.gt, "more than {}"),
     "lt": (operator.lt, "below {}"),
     "multiple_of": (lambda value, of: value % of == 0, "a multiple of {}"),
+    "interval": (lambda value, of: bool(of.fullmatch(value)), f"a number of {INTERVAL_UNITS}"),
 }
 
 
-def _limited(default: Any = dataclasses.MISSING, **limits: float) -> Any:
+def _limited(default: Any = dataclasses.MISSING, **limits: Any) -> Any:
     """Declare a field and the range of its values; `_LIMITS` lists the keywords."""
     return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInterval:
+    """When a checkpoint is due, after the last one: as soon as one of these has passed.
+
+    Attributes:
+      steps: number of steps of a stage.
+      epochs: number of epochs of a stage.
+      seconds: time.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +109,9 @@ class ClusterConfig:
       max_failures: number of times that lost workers are replaced before the run fails.
       hang_timeout_s: seconds without a completed step after which a worker counts as hung and all
         workers restart from the last checkpoint. Make it longer than storage outages.
+      resize_interval_s: seconds between two looks at whether the cluster has room for more workers,
+        if `min_workers` is set. A training that grows restarts from a checkpoint of which it is
+        made sure that it is at most half as old.
     """
 
     num_workers: int = _limited(1, ge=1)
@@ -100,6 +121,7 @@ class ClusterConfig:
     cpu_devices: int = _limited(1, ge=1)
     max_failures: int = _limited(20, ge=0)
     hang_timeout_s: int = _limited(600, ge=5)
+    resize_interval_s: int = _limited(600, ge=10)
 
     @property
     def num_devices(self) -> int:
@@ -140,8 +162,7 @@ class TrainingConfig:
       precision: number format in which layers compute. Weights, losses, frames and levels stay in
         float32. `bfloat16` is fast on hardware that supports it.
       jit_compile: whether XLA compiles the steps.
-      checkpoint_every_steps: number of steps of a stage between checkpoints within an epoch; `none`
-        saves only after each epoch.
+      checkpoint_every: number of steps, epochs or minutes between two checkpoints of a stage.
       frame_cache_gb: largest size in GB (10**9 bytes) of the decoded frames that each machine keeps
         in the user's cache directory. Larger splits, and all with 0, are decoded in every epoch.
       feature_cache: whether features of frozen backbones are computed once and cached in the run's
@@ -166,7 +187,7 @@ class TrainingConfig:
     seed: int = _limited(0, ge=0, lt=2**31)
     precision: Literal["float32", "bfloat16"] = "float32"
     jit_compile: bool = False
-    checkpoint_every_steps: int | None = _limited(None, ge=1)
+    checkpoint_every: str = _limited("10 minutes", interval=_INTERVAL)
     frame_cache_gb: float = _limited(32.0, ge=0, lt=math.inf)
     feature_cache: bool = True
 
@@ -187,6 +208,21 @@ class TrainingConfig:
         power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.learning_rate_scaling]
         factor = (settings.batch_size / settings.base_batch_size) ** power
         return replace(settings, learning_rate=settings.learning_rate * factor)
+
+    @property
+    def checkpoint_interval(self) -> CheckpointInterval:
+        """Return when checkpoints are due, also for workers whose number may grow."""
+        found = _INTERVAL.fullmatch(self.checkpoint_every)
+        assert found, "checked when the configuration was made"
+        count, unit = int(found[1]), found[2]
+        limits = [60.0 * count] if unit == "minute" else []
+        if self.cluster.min_workers is not None:
+            limits.append(self.cluster.resize_interval_s / 2)
+        return CheckpointInterval(
+            steps=count if unit == "step" else None,
+            epochs=count if unit == "epoch" else None,
+            seconds=min(limits, default=None),
+        )
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         """Yield the path and the rule of each setting that does not fit the others."""
@@ -260,6 +296,7 @@ def tiny(variant: Variant) -> TrainingConfig:
         # A step takes a few hundredths of a second: the norms' all-reduces would be a third of it.
         cluster=ClusterConfig(cpu_devices=2),
         synchronized_batch_norm=False,
+        checkpoint_every="1 epoch",
     )
 
 
@@ -463,7 +500,7 @@ def _unknown_setting(path: str, known: Any) -> UserError:
     return UserError(f"There is no setting `{path}`.", hint=hint)
 
 
-def _check_range(path: str, limits: Mapping[str, float], hint: Any, value: Any) -> None:
+def _check_range(path: str, limits: Mapping[str, Any], hint: Any, value: Any) -> None:
     if typing.get_origin(hint) is Literal:
         fits = value in typing.get_args(hint)
     else:
@@ -473,7 +510,7 @@ def _check_range(path: str, limits: Mapping[str, float], hint: Any, value: Any) 
         raise UserError(f"`{path}` must be {rule}, but is {_text(value)}.")
 
 
-def _range_text(limits: Mapping[str, float]) -> str:
+def _range_text(limits: Mapping[str, Any]) -> str:
     names = {math.inf: "infinity", 2**31: "2**31"}
     texts = (_LIMITS[name][1].format(names.get(limit, limit)) for name, limit in limits.items())
     return " and ".join(texts).replace("below infinity", "finite")
@@ -512,6 +549,8 @@ def _type_text(hint: Any, *, article: bool = False) -> str:
         return f"{_type_text(arguments[0], article=article)} or none"
     if hint is bool:
         return "true or false"
+    if hint is str:  # its range says what it is
+        return ""
     text = "integer" if hint is int else "number"
     return f"{'an' if hint is int else 'a'} {text}" if article else text
 

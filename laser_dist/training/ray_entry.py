@@ -243,6 +243,7 @@ def _fit(parts: Sequence[tuple[Job, Sequence[str]]], prints_progress: bool) -> N
             num_workers=most if least is None else (least, most),
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=_worker_resources(cluster),
+            elastic_resize_monitor_interval_s=cluster.resize_interval_s,
         ),
         run_config=RunConfig(
             name=f"ray-{parts[0][1][0]}",
@@ -314,6 +315,7 @@ def _on_worker(config: dict[str, Any]) -> None:
         worker_index=context.get_world_rank(),
         num_workers=context.get_world_size(),
         prints_progress=config["prints_progress"],
+        is_preempted=lambda: ray.train.get_preemption_info() is not None,
     )
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ def work(
     worker_index: int = 0,
     num_workers: int = 1,
     prints_progress: bool = False,
+    is_preempted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run stages of one or several runs on this worker.
 
@@ -38,6 +39,7 @@ def work(
       worker_index: number of this worker, from 0, the chief.
       num_workers: number of workers; above 1, `TF_CONFIG` names them all.
       prints_progress: whether the chief prints progress to stderr.
+      is_preempted: as in `TrainingContext`.
 
     Raises:
       RuntimeError: `keras` is not Keras 3 on TensorFlow.
@@ -54,7 +56,14 @@ def work(
         check_same_devices(strategy, devices)
     _set_up_logging(prints_progress=prints_progress)
     for run_config, stages in runs:
-        _train(run_config, stages, strategy, shard, prints_progress=prints_progress)
+        _train(
+            run_config,
+            stages,
+            strategy,
+            shard,
+            prints_progress=prints_progress,
+            is_preempted=is_preempted,
+        )
 
 
 def _train(
@@ -64,6 +73,7 @@ def _train(
     shard: "WorkerShard",
     *,
     prints_progress: bool,
+    is_preempted: Callable[[], bool],
 ) -> None:
     """Run stages of one run."""
     from laser_dist.storage.run_files import RunFiles
@@ -86,7 +96,9 @@ def _train(
         log=log,
         config={name: value for name, value in run_config.items() if name != "work"},
         jit_compile=config.jit_compile,
-        checkpoint_every_steps=config.checkpoint_every_steps,
+        checkpoint_interval=config.checkpoint_interval,
+        is_preempted=is_preempted,
+        has_equal_statistics=config.synchronized_batch_norm,
         heartbeat=watchdog.heartbeat,
         suspended=watchdog.suspended,
     )

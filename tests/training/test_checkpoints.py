@@ -1,6 +1,8 @@
 import json
 import os
+import threading
 from dataclasses import replace
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ from hypothesis import strategies as st
 from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage.checkpoints import (
+    CheckpointWriter,
     DamagedCheckpointError,
     Progress,
+    best_path,
     checkpoint_path,
     claim_folder,
     intact_checkpoint,
     latest_checkpoint,
+    load_best,
     load_checkpoint,
     prune,
     save_checkpoint,
@@ -43,7 +48,18 @@ def folder(tmp_path):
 
 def save(store, folder, epoch, step=0, best=1):
     progress = replace(PROGRESS, epochs_done=epoch, steps_done=step, best_epoch=best)
-    return save_checkpoint(store, folder, {"position": np.array([epoch, step])}, progress, {})
+    position = {"position": np.array([epoch, step])}
+    return save_checkpoint(store, folder, position, progress, {}, best=weights_of(best))
+
+
+def states(folder):
+    """Return the complete checkpoints; all else in the folder are weights of best epochs."""
+    found = sorted(folder.iterdir())
+    return [path for path in found if not path.name.startswith("best-")]
+
+
+def weights_of(epoch):
+    return {"model/weight": np.array([epoch], np.float32)} if epoch else None
 
 
 def assert_state(values):
@@ -76,7 +92,7 @@ def test_saving_again_replaces_the_checkpoint(store, folder):
     values, progress = load_checkpoint(path)
     assert values == {"other": 1}
     assert progress.best_loss == 9
-    assert list(folder.iterdir()) == [path]
+    assert states(folder) == [path]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,7 @@ def test_a_failed_write_leaves_no_file(store, folder, monkeypatch, fails):
     monkeypatch.setattr({"savez": np, "replace": os}[fails], fails, interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(store, folder, 2)
-    assert list(folder.iterdir()) == [first]
+    assert states(folder) == [first]
 
 
 def test_an_unfinished_file_of_a_killed_process_is_ignored_and_removed(store, folder):
@@ -123,7 +139,7 @@ def test_an_unfinished_file_of_a_killed_process_is_ignored_and_removed(store, fo
     path = save(store, folder, 1)
     assert latest_checkpoint(store, folder) == path
     prune(store, folder, load_checkpoint(path)[1])
-    assert list(folder.iterdir()) == [path]
+    assert states(folder) == [path]
 
 
 @given(
@@ -137,19 +153,22 @@ def test_the_last_and_the_best_checkpoint_are_retained(tmp_path_factory, positio
         save(store, folder, epoch, step)
     last = max(positions)
     progress = replace(PROGRESS, epochs_done=last[0], steps_done=last[1], best_epoch=best)
+    save_checkpoint(store, folder, {}, progress, {}, best=weights_of(best))
     prune(store, folder, progress)
-    retained = {last} | ({(best, 0)} & positions)
-    assert set(folder.iterdir()) == {checkpoint_path(folder, *position) for position in retained}
+    weights = {best_path(folder, best)} if best else set()
+    assert set(folder.iterdir()) == {checkpoint_path(folder, *last)} | weights
 
 
 def test_what_another_checkpoint_needs_is_retained_too(store, folder):
     for epoch in range(1, 6):
-        save(store, folder, epoch)
+        save(store, folder, epoch, best=epoch)
     steps = [
         replace(PROGRESS, epochs_done=n, steps_done=0, best_epoch=b) for n, b in ((4, 2), (5, 5))
     ]
     prune(store, folder, *steps)
-    assert {path.name for path in folder.iterdir()} == {f"epoch-00{n}.npz" for n in (2, 4, 5)}
+    assert {path.name for path in folder.iterdir()} == {
+        "epoch-004.npz", "epoch-005.npz", "best-002.npz", "best-005.npz",
+    }  # fmt: skip
 
 
 def test_no_altered_byte_of_a_checkpoint_is_believed(store, folder):
@@ -188,8 +207,9 @@ def test_a_checkpoint_is_skipped_if_the_best_one_before_it_is_damaged_or_missing
     store, folder, caplog
 ):
     save(store, folder, 1)
-    second = save(store, folder, 2, best=2)
+    save(store, folder, 2, best=2)
     save(store, folder, 3, best=2)
+    second = best_path(folder, 2)
     assert intact_checkpoint(store, folder).name == "epoch-003.npz"
     second.write_bytes(second.read_bytes()[:-1])
     assert intact_checkpoint(store, folder).name == "epoch-001.npz"
@@ -235,7 +255,7 @@ def test_full_storage_stops_the_run_and_names_the_last_checkpoint(store, folder,
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match=r"No space left .* complete checkpoint is epoch-001"):
         save(store, folder, 1, step=3)
-    assert list(folder.iterdir()) == [first]
+    assert states(folder) == [first]
     assert first.read_bytes() == before
 
 
@@ -253,6 +273,77 @@ def test_a_transient_write_error_is_retried(folder, monkeypatch, caplog):
     monkeypatch.setattr(os, "replace", failing)
     path = save(RunFiles(str(folder.parent)), folder, 1)
     assert latest_checkpoint(RunFiles(str(folder.parent)), folder) == path
-    assert list(folder.iterdir()) == [path]
+    assert states(folder) == [path]
     assert len(caplog.messages) == 3
     assert all("Input/output error" in line for line in caplog.messages)
+
+
+def test_a_checkpoint_of_another_version_of_a_package_is_resumed_with_a_warning(
+    store, folder, monkeypatch, caplog
+):
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda n: "1.2.3" if n == "tensorflow" else real(n))
+    path = save(store, folder, 1)
+    monkeypatch.undo()
+    assert load_checkpoint(path)[1].epochs_done == 1
+    (warning,) = caplog.messages
+    assert warning.startswith("epoch-001.npz was written with tensorflow 1.2.3, and is resumed")
+    assert real("tensorflow") in warning
+
+
+class Slow:
+    """Variables that are copied when they may be."""
+
+    def __init__(self, values):
+        self.values, self.may_be_copied = values, threading.Event()
+
+    def __call__(self):
+        assert self.may_be_copied.wait(60)
+        return self.values
+
+
+def position(epoch, best):
+    return replace(PROGRESS, epochs_done=epoch, steps_done=0, best_epoch=best)
+
+
+def test_a_checkpoint_is_written_while_the_caller_goes_on(store, folder):
+    writer = CheckpointWriter(store, folder, {}, position(0, best=0))
+    slow = Slow({"position": np.array(1)})
+    writer.save(slow, lambda: weights_of(1), position(1, best=1))
+    writer.check()
+    assert latest_checkpoint(store, folder) is None
+    slow.may_be_copied.set()
+    writer.finish()
+    writer.close()
+    assert latest_checkpoint(store, folder).name == "epoch-001.npz"
+    assert load_best(folder, 1) == weights_of(1)
+
+
+def test_the_best_weights_are_written_once(store, folder):
+    def fail():
+        raise AssertionError("they are stored already")
+
+    writer = CheckpointWriter(store, folder, {}, position(0, best=0))
+    for epoch in (1, 2, 3):
+        best = (lambda: weights_of(1)) if epoch == 1 else fail
+        writer.save(lambda: {}, best, position(epoch, best=1))
+    writer.finish()
+    writer.close()
+    assert {path.name for path in folder.iterdir()} == {
+        "epoch-002.npz", "epoch-003.npz", "best-001.npz",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ask", [CheckpointWriter.check, CheckpointWriter.finish])
+def test_the_error_of_a_checkpoint_that_cannot_be_written_reaches_the_caller(
+    store, folder, monkeypatch, ask
+):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    writer = CheckpointWriter(store, folder, {}, position(0, best=0))
+    writer.save(lambda: {}, lambda: weights_of(1), position(1, best=1))
+    writer.close()
+    with pytest.raises(UserError, match="No space left"):
+        ask(writer)

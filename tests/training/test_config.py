@@ -21,6 +21,7 @@ from laser_dist.training.config import (
 )
 
 POSITIVE = st.floats(1e-9, 1e9)
+UNITS = ["step", "steps", "epoch", "epochs", "minute", "minutes"]
 SIZES = st.lists(st.integers(1, 512), max_size=4).map(tuple)
 SIDES = st.integers(1, 20).map(lambda count: 16 * count)
 
@@ -81,7 +82,7 @@ def configs(draw, variants=("lat", "mj-lat", "mj-rec")):
         precision=draw(st.sampled_from(["float32", "bfloat16"])),
         synchronized_batch_norm=(synchronized := draw(st.booleans())),
         jit_compile=draw(st.booleans()) and not synchronized,
-        checkpoint_every_steps=draw(st.none() | st.integers(1, 99)),
+        checkpoint_every=f"{draw(st.integers(1, 99))} {draw(st.sampled_from(UNITS))}",
         feature_cache=draw(st.booleans()),
     )
 

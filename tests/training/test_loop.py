@@ -10,6 +10,7 @@ import tensorflow as tf
 from training_fakes import context, linear_stage
 
 from laser_dist.errors import UserError
+from laser_dist.training.config import CheckpointInterval
 from laser_dist.training.learning.loop import train_stage
 from laser_dist.training.storage.logs import METRICS_FOLDER, events_path
 
@@ -103,7 +104,7 @@ def test_a_training_resumes_from_the_checkpoint_before_a_cut_one(tmp_path, every
 
 def within_epochs(run_dir, every=3):
     """Return a context that also saves within the epochs of four steps."""
-    return replace(context(run_dir), checkpoint_every_steps=every)
+    return replace(context(run_dir), checkpoint_interval=CheckpointInterval(steps=every, epochs=1))
 
 
 @pytest.mark.parametrize("every", [1, 3, 4])
@@ -150,9 +151,81 @@ def test_the_checkpoint_interval_does_not_change_the_weights(tmp_path):
     train_stage(seldom, context(tmp_path / "seldom"))
     for actual, expected in zip(often.model.get_weights(), seldom.model.get_weights(), strict=True):
         np.testing.assert_array_equal(actual, expected)
-    saved = {path.name for path in (tmp_path / "often" / "checkpoints" / "tiny").iterdir()}
-    before_the_last = {"epoch-003-step-000003.npz"}
-    assert before_the_last < saved <= {f"epoch-00{n}.npz" for n in range(1, 5)} | before_the_last
+    saved = {path.name for path in (tmp_path / "often" / "checkpoints" / "tiny").glob("epoch-*")}
+    assert saved == {"epoch-003-step-000003.npz", "epoch-004.npz"}
+
+
+def saved_states(run_dir):
+    return sorted(path.name for path in (run_dir / "checkpoints" / "tiny").glob("epoch-*"))
+
+
+def test_a_checkpoint_is_due_when_the_time_has_passed(tmp_path, monkeypatch):
+    """Each step takes 4 s of a clock that stands still otherwise."""
+    clock = [1000.0]
+    monkeypatch.setattr("laser_dist.training.learning.loop.time.monotonic", lambda: clock[0])
+
+    class Timed:
+        def __init__(self, batches):
+            self.batches = batches
+
+        def epoch(self, index, start=0):
+            for batch in self.batches.epoch(index, start):
+                clock[0] += 4
+                yield batch
+
+    timed, plain = noisy_stage(), noisy_stage()
+    monkeypatch.setattr("laser_dist.training.learning.loop.ReadAhead", InTurn)
+    every = CheckpointInterval(seconds=36)
+    # 36 s have passed when the ninth of 16 steps starts. Its result is read when the tenth has been
+    # started, so all workers save after the tenth, the second step of the third epoch.
+    train_stage(
+        replace(timed, training=Timed(timed.training)),
+        replace(context(tmp_path / "timed"), checkpoint_interval=every),
+    )
+    assert saved_states(tmp_path / "timed") == ["epoch-002-step-000002.npz"]
+    train_stage(plain, context(tmp_path / "plain"))
+    np.testing.assert_array_equal(timed.model.get_weights(), plain.model.get_weights())
+
+
+class InTurn:
+    """Batches without a thread."""
+
+    waited_s = 0.0
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_a_notice_of_preemption_leads_to_one_checkpoint(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("laser_dist.training.learning.loop.SECONDS_BETWEEN_NOTICES", 0)
+    answers = iter([False, False, True])
+    where = replace(
+        context(tmp_path),
+        checkpoint_interval=CheckpointInterval(),
+        is_preempted=lambda: next(answers, True),
+    )
+    train_stage(noisy_stage(), where)
+    # Asked after each step; the fourth step had been started when the third one's answer came.
+    assert saved_states(tmp_path) == ["epoch-001.npz"]
+    assert [text for text in caplog.messages if "reclaimed" in text] == [
+        "tiny: a machine is about to be reclaimed"
+    ]
+
+
+def test_a_training_that_saves_seldom_ends_with_the_weights_of_its_best_epoch(tmp_path):
+    """The second epoch is the best; the only checkpoint comes after the third."""
+    seldom = CheckpointInterval(epochs=3)
+    stage = rising_stage(4)
+    train_stage(stage, replace(context(tmp_path), checkpoint_interval=seldom))
+    assert saved_states(tmp_path) == ["epoch-003.npz"]
+    assert stage.model.get_weights()[0].item() == pytest.approx(0.2, abs=1e-5)
+    resumed = rising_stage(4)
+    train_stage(resumed, replace(context(tmp_path), checkpoint_interval=seldom))
+    assert resumed.model.get_weights() == stage.model.get_weights()
 
 
 def test_the_done_event_contains_the_time_of_the_last_checkpoint(tmp_path):
@@ -200,8 +273,9 @@ def test_the_model_ends_with_the_weights_of_the_best_epoch(tmp_path, epochs, bes
     assert (progress.epochs_done, progress.best_epoch) == (epochs, best)
     assert progress.best_loss == pytest.approx(abs(weight - 0.2), abs=1e-6)
     saved = {path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()}
-    kept = {best, epochs} | {epochs - 1} - {0}  # and the one before the last
-    assert saved == {f"epoch-{epoch:03d}.npz" for epoch in kept}
+    kept = {f"epoch-{epoch:03d}.npz" for epoch in {epochs, epochs - 1} - {0}}
+    before = {1} if epochs == 2 else set()  # the best one of the checkpoint before the last
+    assert saved == kept | {f"best-{epoch:03d}.npz" for epoch in {best} | before}
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path):
@@ -273,8 +347,8 @@ def test_a_training_loss_that_is_not_finite_is_reported_with_stage_and_step(tmp_
         FloatingPointError, match=f"Stage tiny, epoch 2, step 3: the loss is {value}"
     ):
         train_stage(stage, context(tmp_path))
-    saved = [path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()]
-    assert saved == ["epoch-001.npz"]
+    saved = {path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()}
+    assert saved == {"epoch-001.npz", "best-001.npz"}
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
@@ -287,7 +361,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
     stage = linear_stage([[2.0]], [[1.0]] * 8, [[2.0]] * 8, epochs=2)
     stage = replace(stage, objective=roots)
     with pytest.raises(FloatingPointError, match="epoch 1, step 1: the gradient norm is nan"):
-        train_stage(stage, replace(context(tmp_path), checkpoint_every_steps=1))
+        train_stage(stage, within_epochs(tmp_path, 1))
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -141,7 +141,7 @@ def test_a_run_resumes_with_other_workers_and_the_same_global_batch(dataset, tmp
     store = RunFiles(str(tmp_path / "run"))
     before = start_run(store, TRAINING, dataset)
     several = ("cluster.num_workers=4", "cluster.cpu_devices=1")
-    after = start_run(store, *read_run(store, [*several, "checkpoint_every_steps=5"]))
+    after = start_run(store, *read_run(store, [*several, "checkpoint_every=5 steps"]))
     assert after["training"]["cluster"]["num_workers"] == 4
     assert after["training"]["heads"] == TRAINING["heads"]
     assert before["training"]["heads"] == TRAINING["heads"]

@@ -13,7 +13,7 @@ from training_fakes import linear_model, prepared
 
 from laser_dist.training.examples.order import Batch
 from laser_dist.training.learning.objectives import LevelObjective
-from laser_dist.training.learning.step import Mean, Stepper
+from laser_dist.training.learning.step import REQUESTS, Mean, Stepper
 
 REPLICAS = Path(__file__).with_name("replicas.py")
 START = np.array([[1.0], [-2.0]], np.float32)
@@ -53,6 +53,7 @@ class Learner:
     def gradient(self, batch):
         self.model.set_weights([START])
         means = self.stepper.train(self.stepper.to_devices(batch))()
+        assert means.pop(REQUESTS) == Mean(0, 0)
         return START - self.model.get_weights()[0], means
 
 

@@ -14,7 +14,7 @@ from training_fakes import HEIGHT, WIDTH, ObservedLog, context
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.storage import retries
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.config import StageConfig, TrainingConfig
+from laser_dist.training.config import CheckpointInterval, StageConfig, TrainingConfig
 
 pytestmark = pytest.mark.attack("Failing storage")
 
@@ -35,7 +35,8 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "input_wait", "che
 def train(dataset, location):
     store = RunFiles(location)
     where = replace(context(store.local), store=store, log=ObservedLog(store, lambda _: None))
-    run_all(CONFIG, dataset, replace(where, checkpoint_every_steps=1))
+    every_step = CheckpointInterval(steps=1, epochs=1)
+    run_all(CONFIG, dataset, replace(where, checkpoint_interval=every_step))
 
 
 def contents(files):

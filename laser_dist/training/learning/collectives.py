@@ -4,7 +4,7 @@ import hashlib
 import platform
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -165,6 +165,14 @@ def average_statistics(strategy: tf.distribute.Strategy, variables: Sequence[Any
 
     for variable, summed in zip(floats, add_up(), strict=True):
         variable.assign(strategy.experimental_local_results(summed)[0].numpy() / total)
+
+
+def snapshot(strategy: tf.distribute.Strategy, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that variables have now, as tensors on this worker's first device.
+
+    Nothing is copied until a step changes a variable, and then on the device.
+    """
+    return {name: tf.identity(_replicas(strategy, each)[0]) for name, each in variables.items()}
 
 
 def weigh_batch_norms(

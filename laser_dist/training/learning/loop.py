@@ -18,16 +18,17 @@ import tensorflow as tf
 
 from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.config import StageConfig
+from laser_dist.training.config import CheckpointInterval, StageConfig
 from laser_dist.training.examples.order import Batch
 from laser_dist.training.examples.read_ahead import ReadAhead
 from laser_dist.training.learning.collectives import (
     average_statistics,
     broadcast_from_chief,
-    wait_for_all,
+    snapshot,
 )
 from laser_dist.training.learning.step import (
     GRADIENT_NORM,
+    REQUESTS,
     DeviceBatch,
     Mean,
     Means,
@@ -36,20 +37,23 @@ from laser_dist.training.learning.step import (
 )
 from laser_dist.training.learning.throughput import EpochTimer
 from laser_dist.training.storage.checkpoints import (
+    CheckpointWriter,
     Progress,
+    best_path,
     checkpoint_path,
     checkpoints_folder,
     intact_checkpoint,
     latest_checkpoint,
+    load_best,
     load_checkpoint,
     position_of,
-    prune,
-    save_checkpoint,
 )
 from laser_dist.training.storage.logs import RunLog
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
+SECONDS_BETWEEN_NOTICES = 10.0  # of preemption; each look is a round trip of all workers
+_MODEL = "model/"
 NOT_DECAYED = ["bias", "gamma", "beta"]  # Keras's names of biases and norm parameters
 
 logger = logging.getLogger(__name__)
@@ -105,8 +109,11 @@ class TrainingContext:
       log: log of the run.
       config: the run's resolved configuration, as plain values.
       jit_compile: whether XLA compiles the steps.
-      checkpoint_every_steps: steps between checkpoints within an epoch; None saves only after each
-        epoch.
+      checkpoint_interval: when checkpoints are due.
+      is_preempted: whether a machine of the training is about to be reclaimed; all workers call it
+        after the same step, some seconds apart.
+      has_equal_statistics: whether all devices have the same moving averages, as batch norms that
+        are synchronized give them.
       heartbeat: called after each unit of work, with a label for the next.
       suspended: context in which the watchdog is off, such as while waiting for other workers.
     """
@@ -118,7 +125,9 @@ class TrainingContext:
     log: RunLog
     config: dict[str, Any]
     jit_compile: bool = False
-    checkpoint_every_steps: int | None = None
+    checkpoint_interval: CheckpointInterval = CheckpointInterval(epochs=1)
+    is_preempted: Callable[[], bool] = lambda: False
+    has_equal_statistics: bool = False
     heartbeat: Callable[[str], None] = lambda _: None
     suspended: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -160,13 +169,15 @@ class _StageRun:
         self._stage = stage
         self._context = context
         self._folder = checkpoints_folder(context.run_dir, stage.name)
-        self._saving_s = 0.0  # seconds that the last checkpoint took
-        self._saved = Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
+        self._saving_s = 0.0  # seconds that training has waited for the last checkpoint
+        self._saved_at = self._looked_at = time.monotonic()
+        self._is_due = self._was_preempted = False
+        self._best: Mapping[str, Any] = {}  # the model's variables after the best epoch
         with context.strategy.scope():
             self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
             self._optimizer.build(stage.model.trainable_variables)
         self._state = {
-            **{f"model/{each.path}": each for each in stage.model.variables},
+            **{f"{_MODEL}{each.path}": each for each in stage.model.variables},
             # Without the optimizer's own name, which counts the optimizers of a process.
             **{
                 f"optimizer/{each.path.partition('/')[2]}": each
@@ -197,22 +208,26 @@ class _StageRun:
             parameters=stage.model.count_params(),
         )
         progress = self._resume()
+        self._writer = CheckpointWriter(context.store, self._folder, context.config, progress)
         context.heartbeat(f"{stage.name}, first step")
-        while not _is_done(progress, stage.settings):
-            try:
+        try:
+            while not _is_done(progress, stage.settings):
                 metrics, progress = self._epoch(progress)
-            except FloatingPointError as error:
-                last = latest_checkpoint(context.store, self._folder) or "none"
-                raise FloatingPointError(f"{error} Last good checkpoint: {last}.") from error
-            except tf.errors.ResourceExhaustedError as error:
-                raise self._out_of_memory(error) from error
-            context.log.event(
-                "epoch", stage=stage.name, epoch=progress.epochs_done, metrics=metrics
-            )
-        with context.suspended():
-            wait_for_all(context.strategy)  # until the chief has saved the last one
-            best = context.store.await_file(checkpoint_path(self._folder, progress.best_epoch))
-        self._restore(best)
+                context.log.event(
+                    "epoch", stage=stage.name, epoch=progress.epochs_done, metrics=metrics
+                )
+            started = time.monotonic()
+            self._writer.finish()
+            self._saving_s += time.monotonic() - started
+        except FloatingPointError as error:
+            self._writer.close()
+            last = latest_checkpoint(context.store, self._folder) or "none"
+            raise FloatingPointError(f"{error} Last good checkpoint: {last}.") from error
+        except tf.errors.ResourceExhaustedError as error:
+            raise self._out_of_memory(error) from error
+        finally:
+            self._writer.close()
+        self._assign(self._best)
         # No epoch's metrics contain the time of the last checkpoint: they are logged before it.
         context.log.event("done", stage=stage.name, checkpoint_seconds=self._saving_s)
         return progress
@@ -227,10 +242,10 @@ class _StageRun:
         timer.add_input_wait(batches.waited_s)
         timer.stop_training()
         context.heartbeat(f"{stage.name}, validation")
-        average_statistics(context.strategy, stage.model.non_trainable_variables)
+        self._average_statistics()
         measured: dict[str, Mean] = {}
         validation = self._ahead(stage.validation.epoch(0))
-        for _, _, means in _one_late(self._stepper.measure, validation):
+        for _, _, means, _ in _one_late(self._stepper.measure, validation):
             measured = _merged(measured, means())
             context.heartbeat(f"{stage.name}, validation")
         losses = _computed(measured)
@@ -238,6 +253,8 @@ class _StageRun:
         trained = {name: Mean(*pair) for name, pair in progress.sums.items()}
         metrics = {**_computed(trained), **{f"val_{k}": value for k, value in losses.items()}}
         progress = _next(progress, losses["loss"])
+        if progress.best_epoch == epoch:
+            self._best = self._snapshot(_MODEL)
         if stage.settings.schedule == "plateau" and _is_on_plateau(progress):
             # Part of the optimizer's state, so a checkpoint contains it.
             self._optimizer.learning_rate = 0.5 * float(self._optimizer.learning_rate.numpy())
@@ -245,8 +262,10 @@ class _StageRun:
         # Before the checkpoint: an epoch that is trained again replaces its metrics, but one that
         # has a checkpoint is not trained again.
         context.log.epoch(stage.name, epoch, metrics)
+        every = context.checkpoint_interval
         started = time.monotonic()
-        self._save(progress)
+        if self._is_due or _is_multiple(epoch, every.epochs) or self._is_multiple_step(progress):
+            self._save(progress)
         self._saving_s = time.monotonic() - started
         return metrics, progress
 
@@ -259,17 +278,18 @@ class _StageRun:
     ) -> Progress:
         """Run the steps of an epoch; return the progress after them."""
         stage, context = self._stage, self._context
-        epoch, every = progress.epochs_done + 1, context.checkpoint_every_steps
+        epoch = progress.epochs_done + 1
         sums = {name: Mean(*pair) for name, pair in progress.sums.items()}
 
         def is_saved(step: int) -> bool:
             # After the last step the epoch itself is saved, with its validation.
-            done = (epoch - 1) * stage.steps_per_epoch + step
-            return bool(every) and done % every == 0 and step < stage.steps_per_epoch
+            is_due = self._is_due or self._is_multiple_step(replace(progress, steps_done=step))
+            return is_due and step < stage.steps_per_epoch
 
         first = progress.steps_done + 1
-        for step, batch, started in _one_late(self._stepper.train, batches, first, is_saved):
+        for step, batch, started, saves in _one_late(self._start, batches, first, is_saved):
             means = started()
+            self._answer(means.pop(REQUESTS))
             where = f"Stage {stage.name}, epoch {epoch}, step {step}"
             _check_finite(means["loss"].total, where)
             _check_finite(means[GRADIENT_NORM].total, where, "gradient norm")
@@ -289,20 +309,54 @@ class _StageRun:
                 steps_done=step,
                 sums={name: (mean.total, mean.count) for name, mean in sums.items()},
             )
-            if is_saved(step):
+            if saves:
                 with timer.checkpoint():
-                    average_statistics(context.strategy, stage.model.non_trainable_variables)
+                    self._average_statistics()
                     self._save(progress)
         return progress
 
+    def _start(self, batch: DeviceBatch) -> Means:
+        """Start a step. The chief asks all workers in it for what only its clock knows."""
+        now, seconds = time.monotonic(), self._context.checkpoint_interval.seconds
+        is_late = seconds is not None and now - self._saved_at >= seconds
+        looks = now - self._looked_at >= SECONDS_BETWEEN_NOTICES
+        is_chief = self._context.is_chief
+        return self._stepper.train(batch, (is_chief and is_late, is_chief and looks))
+
+    def _answer(self, requests: Mean) -> None:
+        """Do what was asked for in a step, as all workers do after it."""
+        asks_for_checkpoint, asks_for_notice = requests.total > 0, requests.count > 0
+        self._is_due |= asks_for_checkpoint
+        if asks_for_notice:
+            self._looked_at = time.monotonic()
+            with self._context.suspended():
+                is_preempted = self._context.is_preempted()
+            if is_preempted and not self._was_preempted:
+                logger.info("%s: a machine is about to be reclaimed", self._stage.name)
+                self._is_due = True
+            self._was_preempted = is_preempted
+
+    def _is_multiple_step(self, progress: Progress) -> bool:
+        done = progress.epochs_done * self._stage.steps_per_epoch + progress.steps_done
+        return _is_multiple(done, self._context.checkpoint_interval.steps)
+
+    def _average_statistics(self) -> None:
+        if not self._context.has_equal_statistics:
+            variables = self._stage.model.non_trainable_variables
+            average_statistics(self._context.strategy, variables)
+
     def _save(self, progress: Progress) -> None:
-        context = self._context
-        if context.is_chief:
-            values = {name: variable.numpy() for name, variable in self._state.items()}
-            save_checkpoint(context.store, self._folder, values, progress, context.config)
-            prune(context.store, self._folder, self._saved, progress)
-            self._saved = progress
-        context.heartbeat(f"{self._stage.name}, after a checkpoint")
+        """Have a checkpoint written while training continues."""
+        self._is_due, self._saved_at = False, time.monotonic()
+        if self._context.is_chief:
+            state, best = self._snapshot(), self._best
+            self._writer.save(lambda: _copied(state), lambda: _copied(best), progress)
+        self._context.heartbeat(f"{self._stage.name}, after a checkpoint")
+
+    def _snapshot(self, prefix: str = "") -> dict[str, Any]:
+        """Return the values of variables as they are now, on the device; a step copies nothing."""
+        chosen = {name: each for name, each in self._state.items() if name.startswith(prefix)}
+        return snapshot(self._context.strategy, chosen)
 
     def _resume(self) -> Progress:
         """Load the last intact checkpoint that the chief sees: others may see fewer or more."""
@@ -311,9 +365,12 @@ class _StageRun:
         own = (0, 0) if found is None else position_of(found.name)
         (choice,) = broadcast_from_chief(context.strategy, [np.array(own, np.float32)])
         if not choice.any():
-            return self._saved
+            return Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
         path = checkpoint_path(self._folder, *map(int, choice))
-        self._saved = progress = self._restore(context.store.await_file(path))
+        progress = self._restore(context.store.await_file(path))
+        if progress.best_epoch:
+            context.store.await_file(best_path(self._folder, progress.best_epoch))
+            self._best = load_best(self._folder, progress.best_epoch)
         within = f", step {progress.steps_done}" if progress.steps_done else ""
         logger.info("%s: resumed after epoch %d%s", self._stage.name, progress.epochs_done, within)
         return progress
@@ -325,9 +382,12 @@ class _StageRun:
                 f"Checkpoint {path} is of another model: {', '.join(differing[:3])} differ.",
                 hint="Resume with the versions of laser-jnd and Keras that started the run.",
             )
-        for name, variable in self._state.items():
-            variable.assign(values[name])
+        self._assign(values)
         return progress
+
+    def _assign(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            self._state[name].assign(value)
 
     def _out_of_memory(self, error: Exception) -> UserError:
         """Return the error for a device that cannot hold a step."""
@@ -394,27 +454,42 @@ def _one_late(
     start: Callable[[DeviceBatch], Means],
     batches: Iterable[DeviceBatch],
     first: int = 1,
-    is_last: Callable[[int], bool] = lambda _: False,
-) -> Iterator[tuple[int, DeviceBatch, Means]]:
+    is_stop: Callable[[int], bool] = lambda _: False,
+) -> Iterator[tuple[int, DeviceBatch, Means, bool]]:
     """Start steps, and yield each when the next one has been started, so that devices never wait.
 
     Args:
       start: starts a step.
       batches: batches of the steps.
       first: number of the first step.
-      is_last: whether the step with a number must be yielded before the next one is started, as for
-        a checkpoint of the weights after it.
+      is_stop: whether the step with a number must be yielded before the next one is started, as for
+        a checkpoint of the weights after it; called just before that.
 
     Yields:
-      Number, batch and result of each step.
+      Number, batch and result of each step, and whether it is such a stop.
     """
-    waiting: list[tuple[int, DeviceBatch, Means]] = []
-    for step, batch in enumerate(batches, start=first):
-        waiting.append((step, batch, start(batch)))
-        num_waiting = 0 if is_last(step) else 1
-        while len(waiting) > num_waiting:
-            yield waiting.pop(0)
-    yield from waiting
+    waiting: tuple[int, DeviceBatch, Means] | None = None
+    numbered = enumerate(batches, start=first)
+    while True:
+        if waiting and is_stop(waiting[0]):  # also if reading the next batch fails
+            yield *waiting, True
+            waiting = None
+        step, batch = next(numbered, (0, None))
+        started = None if batch is None else (step, batch, start(batch))
+        if waiting:
+            yield *waiting, False
+        if started is None:
+            return
+        waiting = started
+
+
+def _is_multiple(count: int, every: int | None) -> bool:
+    return every is not None and count % every == 0
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Copy values from the device."""
+    return {name: np.asarray(value) for name, value in values.items()}
 
 
 def _check_finite(value: float, where: str, what: str = "loss") -> None:

@@ -24,6 +24,7 @@ from laser_dist.training.learning.collectives import norms_weighted_by
 Objective = Callable[[Any, Any], dict[str, Any]]
 _LEAST_SHARED_BYTES = 1 << 16
 GRADIENT_NORM = "gradient_norm"  # name of its mean over the steps
+REQUESTS = "requests"  # how many devices' workers asked for each of two things in a step
 Means = Callable[[], dict[str, "Mean"]]
 
 
@@ -108,8 +109,9 @@ class Stepper:
             learn = tf.function(learn, jit_compile=True)
             look = tf.function(look, jit_compile=True)
 
-        def train_replica(batch: Mapping[str, Any], count: Any) -> Any:
-            gradients, sums = learn(batch, count)
+        def train_replica(batch: Mapping[str, Any], numbers: Any) -> Any:
+            gradients, sums = learn(batch, numbers[0])
+            sums[REQUESTS] = numbers[1:]
             optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
             norm = getattr(optimizer, "gradient_norm", None)
             if norm is not None:  # the same in all replicas, whose values are summed
@@ -143,14 +145,19 @@ class Stepper:
             self._strategy.experimental_distribute_values_from_function(share), count
         )
 
-    def train(self, batch: DeviceBatch) -> Means:
+    def train(self, batch: DeviceBatch, requests: tuple[bool, bool] = (False, False)) -> Means:
         """Start one step that updates the weights.
+
+        Args:
+          batch: this worker's part of the global batch.
+          requests: whether this worker asks for each of two things; no more all-reduces.
 
         Returns:
           A function that waits for the step, and returns means over the global batch before the
-          update.
+          update. `REQUESTS` counts the devices whose workers asked for the first thing, as `total`,
+          and for the second, as `count`.
         """
-        return self._train(batch.values, tf.constant(batch.global_count, tf.float32))
+        return self._train(batch.values, tf.constant([batch.global_count, *requests], tf.float32))
 
     def measure(self, batch: DeviceBatch) -> Means:
         """Start one step without an update; see `train`."""
