@@ -36,6 +36,7 @@ TARGET = 1.8
 BATCH_SIZE = 8
 ROUNDS = 3
 KINDS = ("mj-lat", "e2e-lat")
+PRECISIONS = {"mj-lat": ("float32", "bfloat16"), "e2e-lat": ("float32",)}
 NUM_GPUS = (1, 8, 64, 512)
 
 
@@ -152,7 +153,7 @@ def _free_port() -> int:
 
 
 def measure_workers(
-    kind: str, size: str, rounds: int, link: dict[str, float]
+    kind: str, size: str, precision: str, rounds: int, link: dict[str, float]
 ) -> tuple[list[Any], Costs, float]:
     """Compare two workers with one.
 
@@ -165,7 +166,7 @@ def measure_workers(
     measured: dict[str, float] = {}
     for _ in range(rounds):
         for name, (number, batch) in configurations.items():
-            measured_now = workers(number, kind, size, str(batch))
+            measured_now = workers(number, kind, size, str(batch), precision)
             steps[name] = min(steps[name], measured_now["step_s"])
             measured = measured_now if number == 1 else measured
     rates = {name: configurations[name][1] / steps[name] for name in configurations}
@@ -175,8 +176,9 @@ def measure_workers(
         norms=int(measured["norms"]),
         input_rate=measured["input_rate"],
     )
-    seconds = costs.gradient_bytes / link["bytes_per_s"] + (1 + 2 * costs.norms) * link["delay_s"]
-    cells: list[Any] = [f"`{kind}`, {size} size", round(rates["one"], 2)]
+    sent = costs.gradient_bytes / (2 if precision == "bfloat16" else 1)
+    seconds = sent / link["bytes_per_s"] + (1 + 2 * costs.norms) * link["delay_s"]
+    cells: list[Any] = [f"`{kind}`, {size} size", precision, round(rates["one"], 2)]
     for name in ("same", "each"):
         cells += [round(rates[name], 2), round(rates[name] / rates["one"], 2)]
     return cells, costs, 2 * steps["one"] / (steps["one"] + seconds)
@@ -224,7 +226,7 @@ def on_worker(index: int, number: int, what: list[str]) -> None:
     elif what[0] == "costs":
         result = costs_of(what[1], what[2])
     else:
-        result = measure(what[0], what[1], (index, number), int(what[2]))
+        result = measure(what[0], what[1], (index, number), int(what[2]), what[3])
     print(json.dumps(result), flush=True)
 
 
@@ -257,22 +259,30 @@ def main() -> None:
     link = workers(2, "all-reduce")
     rows, notes, published = [], [], {}
     for kind in KINDS:
-        cells, costs, ratio = measure_workers(
-            kind, sizes[kind], 1 if arguments.smoke else ROUNDS, link
-        )
-        rows.append(cells)
+        predicted = {}
+        for precision in PRECISIONS[kind]:
+            rounds = 1 if arguments.smoke else ROUNDS
+            cells, costs, ratio = measure_workers(kind, sizes[kind], precision, rounds, link)
+            rows.append(cells)
+            predicted[precision] = f"{ratio:.2f} ({precision})"
         published[kind] = costs = published_costs(kind, costs, sizes[kind])
         step = step_of(costs, assumed, 1, BATCH_SIZE)
         notes.append(
-            f"`{kind}`: the step model predicts {ratio:.2f} for two workers with the same batch "
-            f"each. A GPU needs {BATCH_SIZE / step.compute / costs.input_rate:.1f} cores for its "
+            f"`{kind}`: the step model predicts {' and '.join(predicted.values())} for two workers "
+            "with the same batch each. A GPU needs "
+            f"{BATCH_SIZE / step.compute / costs.input_rate:.1f} cores for its "
             "input. With 512 examples in all, more than half of a step is not computation "
             f"{half_computing(costs, assumed)}."
         )
     measured = table(
         "Measured: two workers of one core each, joined over loopback, compared with one worker of "
-        "one core; best of three rounds, float32",
-        ["Stage", "1 worker, batch 8 (samples/s)", "2 workers, global batch 8 (samples/s)"]
+        "one core; best of three rounds; the step computes in float32",
+        [
+            "Stage",
+            "Gradients sent as",
+            "1 worker, batch 8 (samples/s)",
+            "2 workers, global batch 8 (samples/s)",
+        ]
         + ["Ratio", "2 workers, 8 each (samples/s)", "Ratio "],
         rows,
     )

@@ -10,7 +10,9 @@ ALL_REDUCE_BYTES = 32 * 2**20
 LEVELS = (26.0, 30.0, 35.0)
 
 
-def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[str, float]:
+def measure(
+    kind: str, size: str, shard: tuple[int, int], batch: int, precision: str
+) -> dict[str, float]:
     """Return the seconds of this worker's fastest step, and the costs of its model.
 
     Args:
@@ -18,6 +20,7 @@ def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[st
       size: "published", "tiny" (the preset) or "smoke".
       shard: worker's index and number of workers.
       batch: global.
+      precision: number format in which gradients are all-reduced.
     """
     import tensorflow as tf
 
@@ -30,7 +33,7 @@ def measure(kind: str, size: str, shard: tuple[int, int], batch: int) -> dict[st
     strategy = _strategy(shard[1])
     with strategy.scope():
         model, objective, spec = _model(kind, size)
-        optimizer = make_optimizer(StageConfig(epochs=1), STEPS)
+        optimizer = make_optimizer(StageConfig(epochs=1), STEPS, precision)
         optimizer.build(model.trainable_variables)
     weigh_batch_norms(strategy, model, synchronized=True)
     stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)

@@ -161,6 +161,9 @@ class TrainingConfig:
       seed: random seed of initial weights, order of examples and augmentation; below 2**31.
       precision: number format in which layers compute. Weights, losses, frames and levels stay in
         float32. `bfloat16` is fast on hardware that supports it.
+      gradient_precision: number format in which devices all-reduce their gradients. `bfloat16`
+        halves what they send. It rounds each part of a sum by up to 0.4%, and with each further
+        worker the sum once more. One device sends none.
       jit_compile: whether XLA compiles the steps.
       checkpoint_every: number of steps, epochs or minutes between two checkpoints of a stage.
       frame_cache_gb: largest size in GB (10**9 bytes) of the decoded frames that each machine keeps
@@ -186,6 +189,7 @@ class TrainingConfig:
     synchronized_batch_norm: bool = True
     seed: int = _limited(0, ge=0, lt=2**31)
     precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_precision: Literal["float32", "bfloat16"] = "float32"
     jit_compile: bool = False
     checkpoint_every: str = _limited("10 minutes", interval=_INTERVAL)
     frame_cache_gb: float = _limited(32.0, ge=0, lt=math.inf)

@@ -109,6 +109,7 @@ def inputs_of(
         settings: training[settings],
         "learning_rate_scaling": training["learning_rate_scaling"],
         "synchronized_batch_norm": training["synchronized_batch_norm"],
+        "gradient_precision": training["gradient_precision"],
         "recipe": RECIPE,
         "keras": metadata.version("keras"),
         "levels": list(stage.levels),

@@ -96,6 +96,7 @@ def _train(
         log=log,
         config={name: value for name, value in run_config.items() if name != "work"},
         jit_compile=config.jit_compile,
+        gradient_precision=config.gradient_precision,
         checkpoint_interval=config.checkpoint_interval,
         is_preempted=is_preempted,
         has_equal_statistics=config.synchronized_batch_norm,

@@ -9,21 +9,29 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from listening import SECONDS_BETWEEN_LOOKS, is_loopback, listening
 from ray_head import RAY, plain_environment, ray_head
 
 ROOT = Path(__file__).parents[2]
+TRAINING = ROOT / "tests" / "training"
+SEVERAL_DEVICES = TRAINING / "several_devices"  # workers that import from it have two devices
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=6", "backbone.height=32", "backbone.width=48",
-    "head.filters=4,4", "image.crop=32", "jnd.crop=32", "image.epochs=2", "jnd.epochs=1",
+    "head.filters=6,8", "image.crop=32", "jnd.crop=32", "image.epochs=2", "jnd.epochs=1",
     "heads.epochs=1",
 )  # fmt: skip
 NUM_EPOCHS = 100  # of the stage that is stopped: a fraction of a second each
 FIRST_EPOCH, LAST_EPOCH = (rf"1/3 image +epoch {epoch}/" for epoch in (1, NUM_EPOCHS))
+
+OF_RAY = re.compile(r"\x1b\[\d+m\((raylet|\w+ pid=)")  # lines that Ray itself prints
+# Batch norms subtract it, so its gradient is rounding error, which Adam turns into steps.
+WITHOUT_GRADIENT = re.compile(r"_conv/bias$|_norm/moving_mean$")
 
 # On a cluster Ray's own servers in the workers, which ask for the token, listen on these.
 PORTS_OF_RAY = range(10002, 20000)
@@ -42,18 +50,24 @@ def head():
         yield running
 
 
+def python(*arguments):
+    """Run Python with the helpers of the training tests."""
+    path = os.pathsep.join(map(str, [TRAINING, ROOT / "tests", ROOT]))
+    script, *others = map(str, arguments)
+    subprocess.run(
+        [sys.executable, *([script] if script == "-c" else [TRAINING / script]), *others],
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+        capture_output=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Return the folder of a tiny prepared dataset."""
     folder = tmp_path_factory.mktemp("pairs")
     code = f"from training_fakes import TinyPairs; TinyPairs(data_dir={str(folder)!r})"
-    path = os.pathsep.join(map(str, [ROOT / "tests" / "training", ROOT / "tests", ROOT]))
-    subprocess.run(
-        [sys.executable, "-c", f"{code}.download_and_prepare()"],
-        env={**os.environ, "PYTHONPATH": path},
-        check=True,
-        capture_output=True,
-    )
+    python("-c", f"{code}.download_and_prepare()")
     return folder
 
 
@@ -103,39 +117,107 @@ def wait_for(condition, seconds):
         time.sleep(0.1)
 
 
-def ports_of_workers(head):
-    """Return the ports that the workers of a head's jobs open to the network."""
-    token = head.environment["RAY_AUTH_TOKEN_PATH"]
-    found = set()
+def workers_of(head):
+    """Return the workers of a head's jobs."""
+    token, found = head.environment["RAY_AUTH_TOKEN_PATH"], []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it has ended
             is_worker = "TrainWorker" in " ".join(process.cmdline())
             if is_worker and process.environ().get("RAY_AUTH_TOKEN_PATH") == token:
-                found |= {each for each in listening(process.pid) if not is_loopback(each[0])}
+                found.append(process)
+    return found
+
+
+def ports_of(workers):
+    """Return the ports that workers open to the network."""
+    found = set()
+    for process in workers:
+        with contextlib.suppress(psutil.Error):
+            found |= {each for each in listening(process.pid) if not is_loopback(each[0])}
     return {port for _, port in found if port not in PORTS_OF_RAY}
 
 
-@pytest.mark.attack("Network ports")
-def test_a_job_with_a_range_of_workers_trains_and_names_the_ports_it_opens(head, dataset, tmp_path):
-    run, code = tmp_path / "run", tmp_path / "code"
+@dataclass(frozen=True)
+class KilledJob:
+    """A job, of which a worker was killed, that trained with two workers of two devices each."""
+
+    run: Path
+    output: str
+    opened: set
+
+
+@pytest.fixture(scope="module")
+def flagship(head, dataset, tmp_path_factory):
+    """Train with a range of workers, and kill one of them in the third epoch of the image stage."""
+    folder = tmp_path_factory.mktemp("flagship")
+    run, code = folder / "run", folder / "code"
     code.mkdir()
     (code / "notes.txt").touch()
-    command = train(dataset, run, workers="2:3")  # the head has two cores
+    settings = (
+        "synchronized_batch_norm=true", "image.epochs=20", "heads.epochs=6",
+        "checkpoint_every=3 steps",
+    )  # fmt: skip
+    command = train(dataset, run, *settings, workers="2:3")  # the head has two cores
+    environment = json.dumps({"env_vars": {"PYTHONPATH": str(SEVERAL_DEVICES)}})
+    options = ("--working-dir", code, "--runtime-env-json", environment)
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(ray_job, head, "submit", "--working-dir", code, "--", *command)
-        opened = set()
+        job = pool.submit(ray_job, head, "submit", *options, "--", *command)
+        opened, is_killed = set(), False
         while not job.done():
-            opened |= ports_of_workers(head)
+            workers = workers_of(head)
+            opened |= ports_of(workers)
+            if not is_killed and len(epochs_trained(run)) > 2:
+                workers[-1].kill()
+                is_killed = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
     done = job.result()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "lat in 3 stages, 2 to 3 workers" in done.stdout
-    assert re.search(r"1/3 image +epoch 2/", done.stdout)
+    assert is_killed
+    return KilledJob(run, done.stdout, opened)
+
+
+@pytest.mark.attack("Network ports")
+def test_a_job_with_a_range_of_workers_trains_and_names_the_ports_it_opens(flagship):
+    output = flagship.output
+    assert "lat in 3 stages, 2 to 3 workers" in output
+    assert re.search(r"1/3 image +epoch 20/", output)
     # TensorFlow's servers, of which the workers warn if all of them are on one machine.
-    (ports,) = re.findall(r"its 2 workers listen on all .* on ports (\d+, \d+), and", done.stdout)
-    assert {int(port) for port in ports.split(", ")} == opened
-    assert "\x1b[" not in done.stdout.partition("lat in 3 stages")[2].partition("Next:")[0]
-    assert (run / "models" / "predictor.keras").exists()
+    named = re.findall(r"its 2 workers listen on all .* on ports (\d+), (\d+), and", output)
+    assert len(named) >= 2  # once before and once after a worker was killed
+    assert {int(port) for pair in named for port in pair} == flagship.opened
+    ours = output.partition("lat in 3 stages")[2].partition("Next:")[0].splitlines()
+    assert [line for line in ours if "\x1b[" in line and not OF_RAY.match(line)] == []
+
+
+def test_two_workers_of_two_devices_learn_the_weights_of_one_device_although_one_is_killed(
+    flagship, dataset, tmp_path
+):
+    """Differences are compared with how far a variable moves from where it starts."""
+    from laser_dist.models.predictors import load_saved_model
+
+    events = (flagship.run / "logs" / "events" / "image.jsonl").read_text().splitlines()
+    started = [event for event in map(json.loads, events) if event["kind"] == "stage"]
+    assert len(started) > 1
+    assert {event["replicas"] for event in started} == {4}
+    folders = {}
+    for epochs in (20, 1):
+        config = json.loads((flagship.run / "config.json").read_text())
+        config["training"]["image"]["epochs"] = epochs
+        (tmp_path / f"{epochs}.json").write_text(json.dumps(config))
+        folders[epochs] = tmp_path / f"{epochs}"
+        python("one_device.py", tmp_path / f"{epochs}.json", folders[epochs])
+    for model in ("image", "jnd1", "lat-jnd1"):
+        one, four, early = (
+            {weight.path: weight.numpy() for weight in load_saved_model(path).weights}
+            for path in (
+                run / "models" / f"{model}.keras" for run in (folders[20], flagship.run, folders[1])
+            )
+        )
+        names = [name for name in one if not WITHOUT_GRADIENT.search(name)]
+        moved = {name: np.abs(one[name] - early[name]).max() for name in names}
+        for name in names:
+            assert np.abs(one[name] - four[name]).max() <= 1e-3 * moved[name] + 1e-6, name
+        assert np.mean([each > 1e-3 for each in moved.values()]) > 0.5, model
 
 
 def test_a_stopped_job_resumes_when_it_is_submitted_again(head, dataset, tmp_path):

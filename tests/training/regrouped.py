@@ -1,7 +1,8 @@
 """Train a head and an end-to-end model on the same global batches, grouped in several ways.
 
-Arguments: FILE.npz for a single process with two devices; FILE.npz, index and both ports for one of
-two workers. The arrays in the file are named MODEL/RUN/VARIABLE.
+Arguments: FILE.npz for a single process with two devices; FILE.npz, the number of devices of each
+worker, index and both ports for one of two workers. The arrays in the file are named
+MODEL/RUN/VARIABLE.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from flagship import prepare_worker
 
 from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_autoencoder
 from laser_dist.models.heads import build_head
@@ -121,24 +123,28 @@ def one_process():
             yield f"{name}/{run}", learner.train(batches(name))
 
 
-def one_of_two_workers(index):
+def one_of_two_workers(index, devices):
     """Train as one of two workers; both end with the same weights."""
+    if devices > 1:
+        prepare_worker()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    assert strategy.num_replicas_in_sync == 2 * devices
+    shard = WorkerShard(index, 2, devices)
     for name in MODELS:
         for synchronized in (True, False):
-            learner = Learner(name, strategy, synchronized=synchronized)
+            learner = Learner(name, strategy, synchronized=synchronized, local_replicas=devices)
             run = "synchronized" if synchronized else "unsynchronized"
-            yield f"{name}/{run}", learner.train(batches(name, shard=WorkerShard(index, 2)))
+            yield f"{name}/{run}", learner.train(batches(name, shard=shard))
 
 
-def main(path, index=None, *ports):
-    if index is None:
+def main(path, devices=None, index=None, *ports):
+    if devices is None:
         runs = one_process()
     else:
         cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
         task = {"type": "worker", "index": int(index)}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-        runs = one_of_two_workers(int(index))
+        runs = one_of_two_workers(int(index), int(devices))
     arrays = {f"{run}/{name}": array for run, weights in runs for name, array in weights.items()}
     np.savez(Path(path), **arrays)
 

@@ -21,6 +21,7 @@ from laser_dist.training.worker import make_strategy
 
 NUM_STEPS = 5
 NUM_DEVICES = (3, 5, 6, 7)
+PRECISIONS = ("float32", "bfloat16")
 
 
 def batches():
@@ -106,6 +107,25 @@ def shared_mean(strategy):
     return before, means()
 
 
+def sent_gradients(strategy, precision):
+    """Return the gradients of two devices, [2, 50], and the sum that each of them gets, [2, 50]."""
+    gradients = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
+    with strategy.scope():
+        settings = StageConfig(epochs=1, clip_norm=None)
+        optimizer = make_optimizer(settings, NUM_STEPS, precision)
+
+    @tf.function
+    def add_up():
+        def replica():
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return optimizer._clip_gradients([tf.gather(tf.constant(gradients), index)])[0]
+
+        return strategy.run(replica)
+
+    sums = [each.numpy().tolist() for each in strategy.experimental_local_results(add_up())]
+    return gradients.tolist(), sums
+
+
 def largest_difference(weights, others):
     return max(float(abs(a - b).max()) for a, b in zip(weights, others, strict=True))
 
@@ -155,6 +175,7 @@ def compare_two_devices():
         "means_of_one": means_of_one,
         "means_of_two": means_of_two,
         "shared": shared_mean(two_devices),
+        "gradients": {each: sent_gradients(two_devices, each) for each in PRECISIONS},
     }
 
 

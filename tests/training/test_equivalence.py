@@ -1,11 +1,14 @@
-"""One worker, two workers and two devices learn the same weights from the same global batches.
+"""One worker, two devices, and two workers of one or two devices each learn the same weights.
+
+They train on the same global batches.
 
 Sums that are grouped differently are rounded differently, so the weights are not equal bit for bit.
 The tests measure the effect of rounding on a variable in twenty steps. One device trains on the
 same batches with the examples of each batch in several other orders: like a division into parts,
 this changes only the rounding. The tolerance of a variable is its largest difference over these
-orders, but at least one unit in the last place, times `FACTOR`. The factor is needed because few
-orders are tried, and because global moments are computed by another formula than on one device.
+orders, times `FACTOR`, but at least `LAST_PLACES` units in the last place. The factor is needed
+because few orders are tried, and because global moments are computed by another formula than on one
+device. Four devices add up in more parts than any order of one device.
 
 Each variable has its own tolerance. For example, the bias of a convolution before a batch norm has
 no gradient, because the norm subtracts it, and Adam turns rounding errors into steps. The moving
@@ -24,8 +27,13 @@ from regrouped import MODELS, NUM_PERMUTATIONS
 
 SCRIPT = Path(__file__).with_name("regrouped.py")
 FACTOR = 4
+LAST_PLACES = 16
+RUNS = ("synchronized", "unsynchronized")
 WITHOUT_GRADIENT = re.compile(r"_conv\.bias$|block\d_norm\.moving_mean$")
-ONE_PROCESS, *WORKERS = "one process", "worker 0", "worker 1"
+ONE_PROCESS = "one process"
+WORKERS = ["worker 0", "worker 1"]
+WORKERS_OF_TWO = ["worker 0 of two devices", "worker 1 of two devices"]
+PROCESSES = [ONE_PROCESS, *WORKERS, *WORKERS_OF_TWO]
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +42,13 @@ pytestmark = pytest.mark.slow
 def final_weights(tmp_path_factory):
     """Return the final weights: {(process, model, run): {variable: array}}."""
     folder = tmp_path_factory.mktemp("final_weights")
-    ports = [str(port) for port in free_ports(2)]
-    arguments = {ONE_PROCESS: [], WORKERS[0]: ["0", *ports], WORKERS[1]: ["1", *ports]}
+    arguments = {ONE_PROCESS: []}
+    for devices, workers in enumerate([WORKERS, WORKERS_OF_TWO], start=1):
+        ports = [str(port) for port in free_ports(2)]
+        for index, name in enumerate(workers):
+            arguments[name] = [str(devices), str(index), *ports]
     # The two workers need each other; a third process would only take cores from them.
-    for concurrent in (WORKERS, [ONE_PROCESS]):
+    for concurrent in (WORKERS, WORKERS_OF_TWO, [ONE_PROCESS]):
         run(folder, {name: arguments[name] for name in concurrent})
     found = {}
     for name in arguments:
@@ -80,13 +91,14 @@ def tolerances(final_weights, model):
     ]
     last_place = {name: np.spacing(np.abs(array).max()) for name, array in one.items()}
     return {
-        name: FACTOR * max(last_place[name], *(spread[name] for spread in spreads)) for name in one
+        name: max(LAST_PLACES * last_place[name], *(FACTOR * each[name] for each in spreads))
+        for name in one
     }
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("process", [ONE_PROCESS, *WORKERS])
-def test_two_devices_and_two_workers_learn_the_weights_of_one_device(final_weights, model, process):
+@pytest.mark.parametrize("process", PROCESSES)
+def test_devices_and_workers_learn_the_weights_of_one_device(final_weights, model, process):
     difference = differences(
         final_weights[process, model, "synchronized"], final_weights[ONE_PROCESS, model, "one"]
     )
@@ -98,8 +110,9 @@ def test_two_devices_and_two_workers_learn_the_weights_of_one_device(final_weigh
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_workers_have_equal_weights_bit_for_bit(final_weights, model):
-    for run_name in ("synchronized", "unsynchronized"):
-        one, other = (final_weights[worker, model, run_name] for worker in WORKERS)
+    pairs = [(run_name, each) for run_name in RUNS for each in (WORKERS, WORKERS_OF_TWO)]
+    for run_name, workers in pairs:
+        one, other = (final_weights[worker, model, run_name] for worker in workers)
         assert set(differences(one, other).values()) == {0}
 
 
@@ -111,11 +124,11 @@ def test_training_changes_weights_far_more_than_the_tolerance(final_weights, mod
     allowed = tolerances(final_weights, model)
     learned = [name for name in moved if not WITHOUT_GRADIENT.search(name)]
     assert len(learned) > 0.8 * len(moved)
-    assert {name: moved[name] for name in learned if moved[name] <= 100 * allowed[name]} == {}
+    assert {name: moved[name] for name in learned if moved[name] <= 50 * allowed[name]} == {}
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("process", [ONE_PROCESS, *WORKERS])
+@pytest.mark.parametrize("process", PROCESSES)
 def test_unsynchronized_batch_norms_exceed_the_tolerance(final_weights, model, process):
     difference = differences(
         final_weights[process, model, "unsynchronized"], final_weights[ONE_PROCESS, model, "one"]

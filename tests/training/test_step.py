@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import keras
+import ml_dtypes  # noqa: F401 - gives NumPy the type bfloat16
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -201,6 +202,22 @@ def test_batch_norms_ignore_padding_on_any_number_of_devices(replicas):
     for found in replicas["norms"].values():
         assert found["difference"] < 1e-3 * found["moved"]
     assert replicas["norms"]["3"]["unsynchronized"] > 0.1 * replicas["norms"]["3"]["moved"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradients_are_added_up_in_the_format_that_is_asked_for(replicas, precision):
+    """The sum is that of NumPy with the same format."""
+    gradients, sums = replicas["gradients"][precision]
+    parts = np.array(gradients, np.float32).astype(np.dtype(precision))
+    expected = (parts[0] + parts[1]).astype(np.float32)
+    for received in sums:
+        np.testing.assert_array_equal(np.array(received, np.float32), expected)
+    exact = np.sum(gradients, axis=0)
+    bound = (
+        0 if precision == "float32" else 1.01 * 2**-8 * (np.abs(gradients).sum(0) + np.abs(exact))
+    )
+    assert (np.abs(expected - exact) <= bound + 1e-6).all()
 
 
 @pytest.mark.slow

@@ -109,6 +109,7 @@ class TrainingContext:
       log: log of the run.
       config: the run's resolved configuration, as plain values.
       jit_compile: whether XLA compiles the steps.
+      gradient_precision: number format in which gradients are all-reduced.
       checkpoint_interval: when checkpoints are due.
       is_preempted: whether a machine of the training is about to be reclaimed; all workers call it
         after the same step, some seconds apart.
@@ -125,6 +126,7 @@ class TrainingContext:
     log: RunLog
     config: dict[str, Any]
     jit_compile: bool = False
+    gradient_precision: str = "float32"
     checkpoint_interval: CheckpointInterval = CheckpointInterval(epochs=1)
     is_preempted: Callable[[], bool] = lambda: False
     has_equal_statistics: bool = False
@@ -174,7 +176,9 @@ class _StageRun:
         self._is_due = self._was_preempted = False
         self._best: Mapping[str, Any] = {}  # the model's variables after the best epoch
         with context.strategy.scope():
-            self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
+            self._optimizer = make_optimizer(
+                stage.settings, stage.steps_per_epoch, context.gradient_precision
+            )
             self._optimizer.build(stage.model.trainable_variables)
         self._state = {
             **{f"{_MODEL}{each.path}": each for each in stage.model.variables},
@@ -404,8 +408,10 @@ class _StageRun:
         )
 
 
-def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Make Adam with the stage's schedule and weight decay."""
+def make_optimizer(
+    settings: StageConfig, steps_per_epoch: int, gradient_precision: str = "float32"
+) -> keras.optimizers.Optimizer:
+    """Make Adam with the stage's schedule, weight decay, and format of all-reduced gradients."""
     steps = settings.epochs * steps_per_epoch
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -417,7 +423,10 @@ def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimiz
             warmup_steps=warm_up,
         )
     optimizer = ReplicatedAdam(
-        rate, global_clipnorm=settings.clip_norm, weight_decay=settings.weight_decay or None
+        rate,
+        global_clipnorm=settings.clip_norm,
+        weight_decay=settings.weight_decay or None,
+        gradient_precision=gradient_precision,
     )
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
@@ -431,8 +440,11 @@ class ReplicatedAdam(keras.optimizers.Adam):
     batch is divided. Here the sum comes first.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, gradient_precision: str = "float32", **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
+        self._gradient_precision = gradient_precision
         self._last = threading.local()  # each replica is traced in its own thread
 
     @property
@@ -442,7 +454,10 @@ class ReplicatedAdam(keras.optimizers.Adam):
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         context = tf.distribute.get_replica_context()
-        grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        if context.num_replicas_in_sync > 1:
+            sent = [tf.cast(grad, self._gradient_precision) for grad in grads]
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sent)
+            grads = [tf.cast(each, grad.dtype) for each, grad in zip(sums, grads, strict=True)]
         self._last.norm = tf.linalg.global_norm(grads)
         return super()._clip_gradients(grads)
 
