@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dataset(parser, "prepared dataset")
     train.add_levels(parser)
+    train.add_config(parser)
     train.add_settings(parser)
 
 

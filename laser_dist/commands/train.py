@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from laser_dist.commands.training_run import (
     check_stages,
     is_finished,
     load_pretrained,
+    stages_of,
     train_run,
+    workers_text,
 )
 from laser_dist.commands.wording import time_text
 from laser_dist.errors import UserError
 from laser_dist.models.variants import VARIANTS, Variant, variant_named
-from laser_dist.training.config import PRESETS, override, to_dict
+from laser_dist.training.config import PRESETS, from_dict, override, read_settings, to_dict
 
 if TYPE_CHECKING:
     from laser_dist.storage.run_files import RunFiles
@@ -43,6 +46,7 @@ DEFAULT_PRESET = "paper"
 _FIXED = {
     "variant": "VARIANT",
     "preset": "--preset",
+    "config": "--config",
     "dataset": "--dataset",
     "data_dir": "--data-dir",
     "output": "--output",
@@ -64,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("variant", choices=names, nargs="?", help="predictor to train")
     add_dataset(parser, "prepared dataset")
     add_levels(parser)
+    add_config(parser)
     add_settings(parser)
     parser.add_argument(
         "--output",
@@ -88,6 +93,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STAGE[,STAGE]",
         help="train only these stages and those that they need",
     )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print all settings as JSON, as --config reads them, and exit",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, print the stages, and exit; nothing is created",
+    )
 
 
 def add_levels(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +112,16 @@ def add_levels(parser: argparse.ArgumentParser) -> None:
         type=level_list,
         metavar="LEVELS",
         help="JND levels to train a single-level variant for, such as 2 or 1,3 (default: 1,2,3)",
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Declare `--config`."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="JSON file of settings that replace the preset's; other options replace the file's",
     )
 
 
@@ -161,7 +186,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train the predictor, or the stages of it that are missing."""
-    from laser_dist.training.runs import read_run, start_run
+    from laser_dist.training.runs import check_run, read_run, start_run
 
     terminal = Terminal()
     if arguments.resume is not None:
@@ -169,12 +194,20 @@ def run(arguments: argparse.Namespace) -> None:
         store = run_store(arguments.resume)
         training, dataset, splits = read_run(store, work_settings(arguments))
     else:
-        training = resolve(arguments)
-        dataset, splits = find_dataset(arguments.dataset, arguments.data_dir), None
+        training = resolve(arguments, needs_dataset=not arguments.print_config)
+        dataset, splits = arguments.dataset, None
         preset = arguments.preset or DEFAULT_PRESET
         store = run_store(arguments.output or f"runs/{arguments.variant}-{preset}")
     check_stages(arguments.stages, training)
+    if arguments.print_config:
+        terminal.say(json.dumps(training, indent=2))
+        return
+    if arguments.resume is None:
+        dataset = find_dataset(arguments.dataset, arguments.data_dir)
     check_gpus_here(training)
+    if arguments.dry_run:
+        _print_plan(terminal, check_run(store, training, dataset, splits), store.location)
+        return
     pretrained = None
     if arguments.init_from is not None:
         if is_finished(store):
@@ -201,6 +234,30 @@ def run(arguments: argparse.Namespace) -> None:
         terminal.say(f"Next: laser-jnd evaluate --model {store.location} --dataset {dataset}")
 
 
+def _print_plan(terminal: Terminal, run_config: dict[str, Any], location: str) -> None:
+    """Print what a training would do: its data, its workers, and its stages."""
+    card, training = run_config["dataset"], run_config["training"]
+    config = from_dict(training)
+    sizes = ", ".join(f"{len(sources)} {name}" for name, sources in card["splits"].items())
+    terminal.pairs(
+        [
+            ("run", location),
+            ("dataset", f"{card['name']} {card['version']}, {card['scale']}"),
+            ("sources", sizes),
+            ("workers", workers_text(training["cluster"])),
+            ("checkpoints", f"every {config.checkpoint_every}"),
+        ]
+    )
+    rows = []
+    for plan in stages_of(training):
+        settings = config.scaled(plan.settings)
+        needs = ", ".join(plan.needs) or "-"
+        rate = f"{settings.learning_rate:.3g}"
+        rows.append([plan.name, needs, str(settings.epochs), str(settings.batch_size), rate])
+    terminal.say()
+    terminal.table(["stage", "starts from", "epochs", "batch", "learning rate"], [rows])
+
+
 def run_store(location: str) -> RunFiles:
     """Return the storage of a run, in a folder or a bucket."""
     from laser_dist.storage.locations import is_url
@@ -222,12 +279,14 @@ def _check_resume(arguments: argparse.Namespace) -> None:
         )
 
 
-def resolve(arguments: argparse.Namespace) -> dict[str, Any]:
+def resolve(arguments: argparse.Namespace, *, needs_dataset: bool = True) -> dict[str, Any]:
     """Return the settings of the command line's training as plain values; see `settings_of`.
 
     Exits with the command's usage if a required argument is missing.
     """
-    required = {"VARIANT": arguments.variant, "--dataset": arguments.dataset}
+    required = {"VARIANT": arguments.variant}
+    if needs_dataset:
+        required["--dataset"] = arguments.dataset
     if missing := [name for name, value in required.items() if value is None]:
         names = ", ".join(missing)
         arguments.usage_error(f"the following arguments are required (or --resume RUN): {names}")
@@ -237,11 +296,14 @@ def resolve(arguments: argparse.Namespace) -> dict[str, Any]:
             f"--levels does not apply to {variant.name}, which always learns all three levels.",
             hint="Leave it out, or train lat.",
         )
-    return settings_of(arguments, variant, levels)
+    return settings_of(arguments, variant, levels, arguments.config)
 
 
 def settings_of(
-    arguments: argparse.Namespace, variant: Variant, levels: Sequence[int] | None = None
+    arguments: argparse.Namespace,
+    variant: Variant,
+    levels: Sequence[int] | None = None,
+    file: Path | None = None,
 ) -> dict[str, Any]:
     """Return the settings of a new training as plain values.
 
@@ -249,9 +311,10 @@ def settings_of(
       arguments: parsed arguments of `add_settings`.
       variant: predictor to train.
       levels: JND levels of a single-level variant; None for all.
+      file: file of settings, as `read_settings` reads it.
 
     Raises:
-      UserError: an unknown setting, or a value out of range.
+      UserError: an unknown setting, a value out of range, or the file is of another variant.
     """
     flags = {
         "seed": arguments.seed,
@@ -260,9 +323,18 @@ def settings_of(
     }
     assignments = [f"{path}={value}" for path, value in flags.items() if value is not None]
     assignments += work_settings(arguments)
-    preset = PRESETS[arguments.preset or DEFAULT_PRESET]
+    config = PRESETS[arguments.preset or DEFAULT_PRESET](variant)
+    if file is not None:
+        of_file = read_settings(file)
+        named = f"variant={variant.name}"
+        if other := [each for each in of_file if each.startswith("variant=") and each != named]:
+            raise UserError(
+                f"{file} has settings for {other[0].partition('=')[2]}, not for {variant.name}.",
+                hint="Give the variant of the file, or remove `variant` from it.",
+            )
+        config = override(config, [each for each in of_file if each != named])
     changes = [*assignments, *arguments.assignments]
-    return to_dict(override(preset(variant), changes, arguments.per_replica_batch_size))
+    return to_dict(override(config, changes, arguments.per_replica_batch_size))
 
 
 def work_settings(arguments: argparse.Namespace) -> list[str]:

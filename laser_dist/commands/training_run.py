@@ -48,7 +48,7 @@ def check_stages(names: Sequence[str] | None, training: Mapping[str, Any]) -> No
     Raises:
       UserError: the variant has no such stage.
     """
-    known = [plan.name for plan in _plans(training)]
+    known = [plan.name for plan in stages_of(training)]
     for name in names or ():
         if name not in known:
             variant = training["variant"]
@@ -96,7 +96,7 @@ def load_pretrained(terminal: Terminal, location: str, training: Mapping[str, An
 
     with naming_locations(location), terminal.progress() as show:
         models = local_models(location, show)
-        for file in pretrained_backbones(models, location, _plans(training)):
+        for file in pretrained_backbones(models, location, stages_of(training)):
             check_fits(file, from_dict(training).backbone)
     return models
 
@@ -151,7 +151,7 @@ def train_runs(
                 continue
             checks.append(stack.enter_context(leased(store)))
             plans, decisions = _decide(config, store, pretrained, only)
-            workers = _workers_text(config["training"]["cluster"])
+            workers = workers_text(config["training"]["cluster"])
             stages = count_text(len(plans), "stage")
             logger.info("  %s in %s, %s", config["variant"], stages, workers)
             for each in decisions:
@@ -176,7 +176,7 @@ def _decide(
     from laser_dist.training.reuse import MODELS, decide, needed
 
     training, run_dir = config["training"], store.local
-    plans = _plans(training)
+    plans = stages_of(training)
     if only is not None:
         plans = with_needs(plans, only)
     store.fetch_all(run_dir / MODELS, exactly=True)
@@ -189,7 +189,8 @@ def _decide(
     return [plan for plan in plans if plan.name in names], decisions
 
 
-def _plans(training: Mapping[str, Any]) -> tuple[StagePlan, ...]:
+def stages_of(training: Mapping[str, Any]) -> tuple[StagePlan, ...]:
+    """Return the stages of a training, each after those that it needs."""
     from laser_dist.models.variants import variant_named
     from laser_dist.training.plan import plan_stages
 
@@ -208,7 +209,7 @@ def _finish(config: Mapping[str, Any], store: RunFiles) -> None:
     store.push(model_path(store.local, PREDICTOR))
 
 
-def _workers_text(cluster: Mapping[str, Any]) -> str:
+def workers_text(cluster: Mapping[str, Any]) -> str:
     """Describe the workers, such as "4 to 8 workers with 2 GPUs each"."""
     most, least, gpus = (cluster[n] for n in ("num_workers", "min_workers", "gpus_per_worker"))
     text = count_text(most, "worker") if least in (None, most) else f"{least} to {most} workers"

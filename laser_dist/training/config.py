@@ -6,6 +6,7 @@ range. `describe_settings` reads both.
 
 import dataclasses
 import inspect
+import json
 import math
 import operator
 import re
@@ -13,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from laser_dist.errors import UserError, nearest
@@ -452,6 +454,37 @@ def override(
                 values[name]["batch_size"] = total
     # All at once: a batch size and the number of workers that it fits may change together.
     return from_dict(values)
+
+
+def read_settings(path: Path) -> list[str]:
+    """Return the settings in a JSON file as `override` takes them, `PATH=VALUE` each.
+
+    Args:
+      path: file of nested objects, such as `{"heads": {"epochs": 20}}`; any settings can be left
+        out. `laser-jnd train --print-config` prints such a file, which also names the variant.
+
+    Raises:
+      UserError: the file cannot be read, or is no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"Cannot read the settings in {path}: {reason}.",
+            hint="Print an example with `laser-jnd train VARIANT --print-config`.",
+        ) from error
+    return [f"{name}={_text(value)}" for name, value in _flattened(values)]
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
 def known_paths(kind: type = TrainingConfig, prefix: str = "") -> list[str]:

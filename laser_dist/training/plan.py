@@ -34,6 +34,11 @@ class StagePlan:
     levels: tuple[int, ...] = ()
     needs: tuple[str, ...] = ()
 
+    @property
+    def settings(self) -> str:
+        """Name of its settings in a configuration."""
+        return "heads" if self.kind == "head" else self.kind
+
 
 def plan_stages(variant: Variant, levels: Sequence[int]) -> tuple[StagePlan, ...]:
     """Return a variant's stages, each after those that it needs.
@@ -102,7 +107,7 @@ def inputs_of(
       fingerprint: fingerprint of the dataset.
       keys: keys of the stages that it needs.
     """
-    settings = {"image": "image", "jnd": "jnd", "head": "heads", "joint": "joint"}[stage.kind]
+    settings = stage.settings
     inputs: dict[str, Any] = {
         "data": fingerprint,
         "backbone": training["backbone"],

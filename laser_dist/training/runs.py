@@ -67,6 +67,25 @@ def start_run(
         damaged configuration or folders of another program that are named as its own, or another
         process trains the run.
     """
+    config = check_run(store, training, dataset, splits)
+    path = store.local / CONFIG_FILE
+    if store.fetch(path) and store.fetch(_predictor_path(store.local)):
+        # Finished, maybe with other packages.
+        return {**_read_config(path), "run_dir": config["run_dir"]}
+    storage.check_writable(store.location)
+    free(store)
+    storage.write_text(path, json.dumps(config, indent=2) + "\n")
+    store.push(path)
+    return config
+
+
+def check_run(
+    store: RunFiles,
+    training: dict[str, Any],
+    dataset: str | Path,
+    splits: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Return the configuration that `start_run` would write, after its checks; write nothing."""
     config = {
         "run_dir": store.location if store.is_remote else str(store.local.resolve()),
         "variant": training["variant"],
@@ -77,16 +96,9 @@ def start_run(
     }
     path = store.local / CONFIG_FILE
     if store.fetch(path):
-        before = _read_config(path)
-        _check_same(store.location, before, config)
-        if store.fetch(_predictor_path(store.local)):  # finished, maybe with other packages
-            return {**before, "run_dir": config["run_dir"]}
+        _check_same(store.location, _read_config(path), config)
     else:
         _check_free(store)
-    storage.check_writable(store.location)
-    free(store)
-    storage.write_text(path, json.dumps(config, indent=2) + "\n")
-    store.push(path)
     return config
 
 

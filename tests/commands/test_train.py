@@ -166,3 +166,59 @@ def test_the_files_of_a_neighboring_run_are_never_opened(folder, monkeypatch):
     assert done.returncode == 0, done
     assert str(folder / "run" / "lease.json") in opened
     assert [path for path in opened if path.startswith(str(folder / "neighbor"))] == []
+
+
+def printed_config(folder, *arguments):
+    done = laser_jnd_here("train", *arguments, "--print-config", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_printed_config_gives_the_same_training(tmp_path):
+    changes = ("--set", "heads.epochs=7", "--set", "head.filters=4,8", "--workers", "2:3")
+    printed = printed_config(tmp_path, "lat", "--preset", "tiny", "--levels", "1,3", *changes)
+    assert (printed["heads"]["epochs"], printed["head"]["filters"]) == (7, [4, 8])
+    (tmp_path / "settings.json").write_text(json.dumps(printed))
+    again = printed_config(tmp_path, "lat", "--config", "settings.json")
+    assert again == printed
+
+
+def test_options_replace_the_settings_of_a_file_and_those_replace_the_presets(tmp_path):
+    settings = {"seed": 3, "heads": {"epochs": 20, "batch_size": 10}, "jit_compile": True}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    options = ("--preset", "tiny", "--config", "settings.json")
+    printed = printed_config(
+        tmp_path, "mj-lat", *options, "--seed", "4", "--per-replica-batch-size", "8"
+    )
+    before = to_dict(PRESETS["tiny"](VARIANTS[0]))
+    assert (printed["seed"], printed["heads"]["epochs"]) == (4, 20)
+    assert printed["heads"]["batch_size"] == 8 * before["cluster"]["cpu_devices"]
+    assert printed["jit_compile"] is True
+    assert printed["image"]["epochs"] == before["image"]["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Cannot read the settings in data/settings.json: "),
+        ("[1]", "Cannot read the settings in data/settings.json: it is not an object."),
+        ('{"heads": {"epoch": 1}}', "There is no setting `heads.epoch`."),
+        ('{"heads": {"epochs": "x"}}', "`heads.epochs` must be an integer, but is 'x'."),
+        ('{"heads": {"epochs": 0}}', "`heads.epochs` must be 1 or more, but is 0."),
+        ('{"heads": 1}', "There is no setting `heads`."),
+        ('{"variant": "mj-rec"}', "data/settings.json has settings for mj-rec, not for lat."),
+    ],
+)
+def test_a_wrong_file_of_settings_creates_nothing(folder, text, message):
+    (folder / "data" / "settings.json").write_text(text)
+    assert refused(folder, *NEW_RUN, "--config", "data/settings.json").startswith(message)
+
+
+def test_a_dry_run_prints_the_stages_and_creates_nothing(folder):
+    done = laser_jnd_here("train", *NEW_RUN, "--set", "jnd.epochs=9", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    rows = {row.split()[0]: row.split()[1:3] for row in done.stdout.splitlines() if row.split()}
+    assert rows["image"] == ["-", "3"]
+    assert rows["jnd2"] == ["image", "9"]
+    assert rows["lat-jnd3"] == ["jnd3", "12"]
+    assert [path.name for path in folder.iterdir()] == ["data"]
