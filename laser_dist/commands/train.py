@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything, print the stages, and exit; nothing is created",
+        help="check the settings and the dataset, print the stages, and exit; nothing is created",
     )
 
 
@@ -206,7 +206,8 @@ def run(arguments: argparse.Namespace) -> None:
         dataset = find_dataset(arguments.dataset, arguments.data_dir)
     check_gpus_here(training)
     if arguments.dry_run:
-        _print_plan(terminal, check_run(store, training, dataset, splits), store.location)
+        run_config = check_run(store, training, dataset, splits)
+        _print_plan(terminal, run_config, store.location, arguments.stages)
         return
     pretrained = None
     if arguments.init_from is not None:
@@ -234,8 +235,12 @@ def run(arguments: argparse.Namespace) -> None:
         terminal.say(f"Next: laser-jnd evaluate --model {store.location} --dataset {dataset}")
 
 
-def _print_plan(terminal: Terminal, run_config: dict[str, Any], location: str) -> None:
+def _print_plan(
+    terminal: Terminal, run_config: dict[str, Any], location: str, only: Sequence[str] | None
+) -> None:
     """Print what a training would do: its data, its workers, and its stages."""
+    from laser_dist.training.plan import with_needs
+
     card, training = run_config["dataset"], run_config["training"]
     config = from_dict(training)
     sizes = ", ".join(f"{len(sources)} {name}" for name, sources in card["splits"].items())
@@ -248,8 +253,8 @@ def _print_plan(terminal: Terminal, run_config: dict[str, Any], location: str) -
             ("checkpoints", f"every {config.checkpoint_every}"),
         ]
     )
-    rows = []
-    for plan in stages_of(training):
+    rows, plans = [], stages_of(training)
+    for plan in plans if only is None else with_needs(plans, only):
         settings = config.scaled(plan.settings)
         needs = ", ".join(plan.needs) or "-"
         rate = f"{settings.learning_rate:.3g}"

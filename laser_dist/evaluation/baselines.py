@@ -112,7 +112,7 @@ def constant_half_widths(train: SourceTable) -> np.ndarray:
     Each training group is predicted by the median of the others.
 
     Returns:
-      [L] float64; NaN for a level of fewer than two groups.
+      [L] float64; NaN for a level of fewer than two groups or nine clips.
     """
     groups = np.array(train.group_ids)
     errors = np.full_like(train.levels, np.nan)

@@ -289,7 +289,12 @@ def check_comparable(dataset: LabeledDataset, run: TrainedRun, test: SourceTable
             hint=f"Name a dataset with levels in {run.scale}, or another model.",
         )
     splits = dataset.info.splits
-    seen = run.trained_on.union(*(ids for split, ids in splits.items() if split != TEST_SPLIT))
+    seen = {id_ for split, ids in splits.items() if split != TEST_SPLIT for id_ in ids}
+    if (
+        run.dataset.partition("/")[0] == dataset.info.name
+        and run.simulated == dataset.info.simulated
+    ):
+        seen |= run.trained_on  # elsewhere, the same ids name other sources
     if overlap := sorted(seen.intersection(test.source_ids)):
         raise UserError(
             f"{run.path} was trained on {len(overlap)} of the test sources, for example"
@@ -300,18 +305,22 @@ def check_comparable(dataset: LabeledDataset, run: TrainedRun, test: SourceTable
 
 def notes_on(dataset: LabeledDataset, run: TrainedRun) -> list[str]:
     """Return what a reader must know of a model that was not trained on this dataset."""
-    name = dataset.info.full_name
+    name, simulated = dataset.info.full_name, []
+    if run.simulated and not dataset.info.simulated:
+        simulated = [f"{run.name} was trained on simulated viewers, not on people."]
     if not run.fingerprint:
         return [
             f"{run.name} is a model file, which does not record its training sources: it may have"
-            f" been trained on test sources of {name}."
+            f" been trained on test sources of {name}.",
+            *simulated,
         ]
+    notes = []
     if run.fingerprint != dataset.info.fingerprint:
-        return [
+        notes.append(
             f"{run.name} was trained on {run.dataset} (fingerprint {run.fingerprint}), not on this"
             f" dataset. It predicts from frames scaled to {run.width}x{run.height}."
-        ]
-    return []
+        )
+    return notes + simulated
 
 
 def _common_levels(runs: Sequence[TrainedRun]) -> tuple[int, ...]:

@@ -26,6 +26,9 @@ CONFIDENCE = 0.95
 
 Interval = tuple[float, float]
 NO_INTERVAL: Interval = (float("nan"), float("nan"))
+LEAST_DEGREES_OF_FREEDOM = (
+    0.5  # two equal groups leave 1; below, a bound is hundreds of times the spread
+)
 
 
 def mean_interval(
@@ -70,8 +73,8 @@ def ratio_interval(
       confidence: as in `mean_interval`.
 
     Returns:
-      (low, high), low at least 0 if no numerator is negative; (nan, nan) if fewer than two groups
-      have a denominator above 0.
+      (low, high), low at least 0 if no numerator is negative; (nan, nan) for one group, or if
+      nearly all sources are in one, so that `LEAST_DEGREES_OF_FREEDOM` are not left.
     """
     above, below = (_group_totals(values, group_ids) for values in (numerators, denominators))
     total = below.sum()
@@ -81,6 +84,8 @@ def ratio_interval(
     # How far the ratio moves without each group.
     shifts = (ratio * below - above) / (total - below)
     degrees_of_freedom = 1 / np.square(below / total).sum() - 1
+    if degrees_of_freedom < LEAST_DEGREES_OF_FREEDOM:
+        return NO_INTERVAL
     quantile = stats.t.ppf((1 + confidence) / 2, degrees_of_freedom)
     reach = quantile * np.sqrt(np.square(shifts).sum())
     low, high = float(ratio - reach), float(ratio + reach)

@@ -5,6 +5,7 @@ Curves are compared at every quantizer of the scale that is lossy, from its lowe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -160,18 +161,39 @@ def label_noise(table: SourceTable, scale: Scale) -> PerLevel:
     random numbers: a resampled level is at most the `j`-th of `n` ordered samples if at least as
     many of `n` draws as the level needs are among the first `j`.
 
+    If the levels are the means of their samples, a resampled one is nearly normal around the mean,
+    with the variance of the samples divided by their number.
+
     Returns:
-      Mean distance for each level, in steps of the scale; NaN for a level without samples.
+      Mean distance for each level, in steps of the scale; NaN for a level without samples, and for
+      all if levels are neither means nor SUR levels of their samples.
     """
     noise = np.full(table.levels.shape, np.nan)
+    definition = _definition(table, scale)
     for row, level, samples in _samples(table):
         num = len(samples)
+        if definition == "mean":
+            noise[row, level] = np.std(samples) * math.sqrt(2 / (math.pi * num))
+        if definition != "sur":
+            continue
         distances = np.abs(
             np.sort(scale.sign * samples) - scale.sign * level_at_sur(samples, scale=scale)
         )
         at_most = stats.binom.sf(viewers_at_level(num) - 1, num, np.arange(num + 1) / num)
         noise[row, level] = np.diff(at_most) @ distances
     return level_means(noise)
+
+
+def _definition(table: SourceTable, scale: Scale) -> str | None:
+    """Return what the levels of a table are of their samples, if one is off by half a step."""
+    off: dict[str, list[float]] = {"sur": [], "mean": []}
+    for row, level, samples in _samples(table):
+        given = table.levels[row, level]
+        off["sur"].append(abs(given - level_at_sur(samples, scale=scale)))
+        off["mean"].append(abs(given - np.mean(samples)))
+    means = {name: np.nanmean(values) for name, values in off.items() if np.isfinite(values).any()}
+    close = [name for name in off if means.get(name, math.inf) <= 0.5]
+    return min(close, key=means.__getitem__, default=None)
 
 
 def _samples(table: SourceTable) -> Iterator[tuple[int, int, np.ndarray]]:

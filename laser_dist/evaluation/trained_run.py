@@ -56,6 +56,7 @@ class TrainedRun:
       scale: name of the levels' scale.
       dataset: name and version of the dataset it was trained on; empty for a model file.
       fingerprint: fingerprint of that dataset; empty for a model file.
+      simulated: whether it was trained on simulated viewers.
       trained_on: ids of its training and validation sources; empty for a model file.
       width: input width of its models, pixels.
       height: input height of its models, pixels.
@@ -77,6 +78,7 @@ class TrainedRun:
     scale: str = "QP"
     dataset: str = ""
     fingerprint: str = ""
+    simulated: bool = False
     trained_on: frozenset[str] = frozenset()
     levels: tuple[int, ...] = (1, 2, 3)
     spread: bool = False
@@ -108,6 +110,7 @@ def load_trained_run(path: Path) -> TrainedRun:
         height=predictor.height,
         predict=partial(predict_frames, predictor),
         scale=spec.scale,
+        simulated=bool(spec.simulated),
         levels=spec.levels,
         spread=spec.spread,
         half_widths=spec.half_widths,

@@ -29,7 +29,8 @@ def half_widths(
       coverage: share of the clips of new groups to be inside the interval, in (0, 1).
 
     Returns:
-      [L], at least 0, in steps of the scale; NaN for a level of fewer than two groups.
+      [L], at least 0, in steps of the scale; NaN for a level of fewer than two groups, or of fewer
+      clips than any interval of this coverage needs: 9 for 90%.
     """
     groups = np.asarray(group_ids)
     return np.array([_half_width(column, groups, coverage) for column in np.abs(errors).T])
@@ -66,7 +67,8 @@ def _half_width(sizes: NDArray[np.floating], groups: NDArray[np.str_], coverage:
     present = ~np.isnan(sizes)
     sizes, groups = sizes[present], groups[present]
     names = np.unique(groups)
-    if len(names) < 2:
+    # The largest of n errors is above the next one with probability n / (n + 1) only.
+    if len(names) < 2 or len(sizes) < coverage / (1 - coverage) - 1e-9:
         return float("nan")
     ranks = np.empty(len(sizes))
     for name in names:

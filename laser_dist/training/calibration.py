@@ -32,8 +32,8 @@ def validation_half_widths(
       source_ids: ids of the validation sources.
 
     Returns:
-      Half-widths in steps of the scale; None if the split has fewer than two groups with one of
-      the levels, or a prediction is not finite.
+      Half-widths in steps of the scale; None if the split has too few clips or groups with one of
+      the levels, as `half_widths` says, or a prediction is not finite.
     """
     spec = predictor_spec_of(predictor)
     records, labels = open_examples(dataset, source_ids, ("source_id", "group_id", LEVELS))
@@ -54,7 +54,7 @@ def validation_half_widths(
     groups = [table["group_id"][rows[0]] for rows in rows_of.values()]
     widths = half_widths(np.array(errors), groups)
     if not np.isfinite(widths).all():
-        logger.info("Not calibrated: the validation split has fewer than two groups with a level")
+        logger.info("Not calibrated: the validation split has too few clips or groups with a level")
         return None
     text = ", ".join(
         f"JND{level} ± {width:.2f}" for level, width in zip(spec.levels, widths, strict=True)

@@ -41,12 +41,12 @@ def _limited(default: Any = dataclasses.MISSING, **limits: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInterval:
-    """When a checkpoint is due, after the last one: as soon as one of these has passed.
+    """When a checkpoint is due: at each of these, where given.
 
     Attributes:
-      steps: number of steps of a stage.
-      epochs: number of epochs of a stage.
-      seconds: time.
+      steps: every so many steps of a stage.
+      epochs: after every so many epochs of a stage.
+      seconds: so long after the last one.
     """
 
     steps: int | None = None
@@ -112,8 +112,8 @@ class ClusterConfig:
       hang_timeout_s: seconds without a completed step after which a worker counts as hung and all
         workers restart from the last checkpoint. Make it longer than storage outages.
       resize_interval_s: seconds between two looks at whether the cluster has room for more workers,
-        if `min_workers` is set. A training that grows restarts from a checkpoint of which it is
-        made sure that it is at most half as old.
+        if `min_workers` is set. A training that grows restarts from its last checkpoint.
+        Checkpoints are then due at least twice per interval.
     """
 
     num_workers: int = _limited(1, ge=1)
@@ -165,7 +165,8 @@ class TrainingConfig:
         float32. `bfloat16` is fast on hardware that supports it.
       gradient_precision: number format in which devices all-reduce their gradients. `bfloat16`
         halves what they send. It rounds each part of a sum by up to 0.4%, and with each further
-        worker the sum once more. One device sends none.
+        worker the sum once more. One device sends none. Not for GPUs: NCCL in TensorFlow does not
+        add up this format.
       jit_compile: whether XLA compiles the steps.
       checkpoint_every: number of steps, epochs or minutes between two checkpoints of a stage.
       frame_cache_gb: largest size in GB (10**9 bytes) of the decoded frames that each machine keeps
@@ -241,6 +242,8 @@ class TrainingConfig:
             yield "cluster.min_workers", f"at most cluster.num_workers ({cluster.num_workers})"
         if cluster.cpu_devices > 1 and (cluster.num_workers > 1 or cluster.gpus_per_worker):
             yield "cluster.cpu_devices", "1 with several workers or GPUs"
+        if cluster.gpus_per_worker and devices > 1 and self.gradient_precision != "float32":
+            yield "gradient_precision", "float32 with several GPUs"
         for name in STAGE_SETTINGS:
             if getattr(self, name).batch_size < devices:
                 yield f"{name}.batch_size", f"at least {devices}, one example per device"

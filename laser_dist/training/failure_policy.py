@@ -5,7 +5,7 @@ from typing import Literal
 
 from laser_dist.errors import UserError
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.storage.checkpoints import checkpoints_folder
+from laser_dist.training.storage.checkpoints import checkpoint_names, checkpoints_folder
 
 # TensorFlow's errors in the workers that are left when another one is lost.
 _LEFT_BEHIND = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded")
@@ -54,7 +54,7 @@ class FailurePolicy:
 
     def _checkpoints(self) -> list[list[str]]:
         return [
-            store.names(checkpoints_folder(store.local, stage))
+            checkpoint_names(store, checkpoints_folder(store.local, stage))
             for store, stages in self._trained
             for stage in stages
         ]

@@ -137,8 +137,12 @@ class _EventHandler(logging.Handler):
         self._log, self._watchdog = log, watchdog
 
     def emit(self, record: logging.LogRecord) -> None:
+        from laser_dist.training.storage.checkpoints import WRITING_THREAD
+
         text = record.getMessage()
-        self._watchdog.heartbeat(text)
+        # What the thread that writes checkpoints says does not show that the steps go on.
+        if not (record.threadName or "").startswith(WRITING_THREAD):
+            self._watchdog.heartbeat(text)
         self._log.event("note", text=text, warning=record.levelno >= logging.WARNING)
 
 
@@ -190,8 +194,13 @@ def make_strategy(num_workers: int) -> Any:
 
     if num_workers > 1:
         # Otherwise the complete gradient is copied into one piece before any of it is all-reduced.
-        packs = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK_BYTES)
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=packs)
+        kinds = tf.distribute.experimental.CommunicationImplementation
+        options = tf.distribute.experimental.CommunicationOptions(
+            bytes_per_pack=PACK_BYTES,
+            # TensorFlow's own choice is never NCCL.
+            implementation=kinds.NCCL if tf.config.get_visible_devices("GPU") else kinds.AUTO,
+        )
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -93,6 +93,7 @@ def make_run(**changes):
         name=MODEL,
         dataset="videoset_jnd/synthetic 1.0.0",
         fingerprint=make_info().fingerprint,
+        simulated=True,
         trained_on=frozenset(),
         width=32,
         height=16,
@@ -376,6 +377,14 @@ def test_a_run_trained_on_a_test_source_is_a_user_error(tmp_path):
         UserError, match="trained on 1 of the test sources, for example videoSRC103"
     ):
         evaluate_on(MemoryDataset(tmp_path), [run], tmp_path / "out")
+
+
+def test_equal_ids_of_simulated_and_real_sources_do_not_clash(tmp_path):
+    """Each synthetic VideoSet names its sources as VideoSet does."""
+    run = make_run(trained_on=frozenset({"videoSRC103"}), fingerprint="another")
+    dataset = MemoryDataset(tmp_path, simulated=False, simulation="")
+    evaluate_on(dataset, [run], tmp_path / "out")
+    assert "mj-lat was trained on simulated viewers, not on people." in notes_on(dataset, run)
 
 
 def test_a_source_in_two_splits_is_a_user_error(tmp_path):

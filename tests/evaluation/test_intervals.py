@@ -147,3 +147,13 @@ def test_a_fixed_ratio_has_a_point_as_interval():
 
 def test_a_ratio_to_a_perfect_baseline_has_no_interval():
     assert np.isnan(ratio_interval(np.ones(3), np.zeros(3), ["a", "b", "c"])).all()
+
+
+@pytest.mark.parametrize("sizes", [(40, 5), (1000, 1)])
+def test_two_groups_of_very_different_sizes_have_no_interval(sizes):
+    """Two equal groups have one degree of freedom, of which the t interval is 12.7 wide."""
+    values = np.random.default_rng(0).normal(size=sum(sizes))
+    groups = np.repeat(["a", "b"], sizes).tolist()
+    assert np.isnan(mean_interval(values, groups)).all()
+    equal = np.repeat(["a", "b"], 20).tolist()
+    assert np.isfinite(mean_interval(values[:40], equal)).all()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from evaluation_fakes import VIEWERS_SPREAD, make_results, make_sources, with_gaps, with_viewers
@@ -112,8 +114,24 @@ def test_label_noise_is_what_resampling_gives(scale):
     drawn = np.sort(rng.choice(samples, size=(40_000, 30)), axis=1)
     resampled = drawn[:, 7] if scale.higher_is_worse else drawn[:, -8]
     expected = np.abs(resampled - ordered[7]).mean()
-    (found,) = label_noise(one_source(*samples), scale)
+    table = replace(one_source(*samples), levels=np.array([[float(ordered[7])]]))
+    (found,) = label_noise(table, scale)
     assert found == pytest.approx(expected, abs=0.01)
+
+
+@EACH_SCALE
+def test_label_noise_of_levels_that_are_means_is_that_of_the_mean(scale):
+    rng = np.random.default_rng(0)
+    samples = np.rint(rng.normal(30, 4.7, size=30)).astype(int)
+    table = replace(one_source(*samples), levels=np.array([[samples.mean()]]))
+    resampled = rng.choice(samples, size=(40_000, 30)).mean(axis=1)
+    (found,) = label_noise(table, scale)
+    assert found == pytest.approx(np.abs(resampled - samples.mean()).mean(), rel=0.02)
+
+
+def test_label_noise_is_unknown_if_levels_are_of_another_kind():
+    table = replace(one_source(*[20] * 10, *[40] * 20), levels=np.array([[28.0]]))
+    assert np.isnan(label_noise(table, QP)).all()
 
 
 def test_label_noise_of_unanimous_viewers_is_0_and_unknown_without_samples():

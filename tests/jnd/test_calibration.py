@@ -79,3 +79,13 @@ def test_a_half_width_is_one_of_the_errors_and_ignores_their_sign(errors):
     for width, column in zip(widths, errors.T, strict=True):
         assert width in np.abs(column)
     np.testing.assert_array_equal(half_widths(-errors, groups), widths)
+
+
+@pytest.mark.parametrize(("coverage", "least"), [(0.9, 9), (0.5, 1), (0.8, 4)])
+def test_fewer_clips_than_any_interval_needs_have_none(coverage, least):
+    """The largest of n exchangeable errors is above the next one with probability n / (n + 1)."""
+    rng = np.random.default_rng(0)
+    for num in range(2, 12):
+        errors, groups = rng.normal(size=(num, 1)), [f"g{i}" for i in range(num)]
+        (found,) = half_widths(errors, groups, coverage=coverage)
+        assert np.isfinite(found) == (num >= least)

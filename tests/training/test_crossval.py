@@ -15,8 +15,8 @@ from training_fakes import IMAGES, frame, levels_of
 
 from laser_dist.prediction.predict import load_predictor
 
-NUM_SOURCES = 8  # four groups of two
-SPLITS = {"train": range(4), "validation": range(4, 6), "test": range(6, 8)}
+NUM_SOURCES = 12  # six groups of two; fewer than nine clips would have no calibrated interval
+SPLITS = {"train": range(8), "validation": range(8, 10), "test": range(10, 12)}
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=4", "backbone.height=32", "backbone.width=48",
     "head.filters=4", "image.epochs=1", "jnd.epochs=1", "heads.epochs=2", "image.crop=32",
@@ -99,7 +99,7 @@ def finished(dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed") / "folds"
     done = laser_jnd(*crossval(dataset, output), timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 held-out clips in 4 groups" in done.stdout
+    assert "12 held-out clips in 6 groups" in done.stdout
     return output
 
 
@@ -109,10 +109,11 @@ def config_of(run):
 
 def test_each_source_is_predicted_by_the_run_that_has_not_seen_its_group(finished):
     runs = [config_of(finished / f"fold-{number}")["dataset"]["splits"] for number in (1, 2)]
-    assert sorted(runs[0]["test"] + runs[1]["test"]) == [f"source{n}" for n in range(NUM_SOURCES)]
+    tested = [source for splits in runs for source in splits["test"]]
+    assert sorted(tested) == sorted(f"source{number}" for number in range(NUM_SOURCES))
     for splits in runs:
         groups = {name: {int(each[6:]) // 2 for each in ids} for name, ids in splits.items()}
-        assert len(set.union(*groups.values())) == sum(map(len, groups.values())) == 4
+        assert len(set.union(*groups.values())) == sum(map(len, groups.values())) == 6
     with (finished / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     # The constant baseline of a fold is the median of its own training sources.
@@ -125,13 +126,13 @@ def test_each_source_is_predicted_by_the_run_that_has_not_seen_its_group(finishe
 
 def test_the_results_are_pooled_and_the_models_calibrated(finished):
     document = json.loads((finished / "results.json").read_text())
-    assert (document["num_sources"], document["num_groups"]) == (8, 4)
-    assert document["sources_per_split"] == {"test": 8}
+    assert (document["num_sources"], document["num_groups"]) == (12, 6)
+    assert document["sources_per_split"] == {"test": 12}
     assert document["provenance"]["notes"][0].startswith("Cross-validated in 2 folds of groups")
     assert (finished / "report" / "index.html").exists()
     with (finished / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    errors = np.array([float(row["mj-lat"]) - float(row["true"]) for row in rows]).reshape(8, 3)
+    errors = np.array([float(row["mj-lat"]) - float(row["true"]) for row in rows]).reshape(12, 3)
     score = document["predictors"]["mj-lat"]
     np.testing.assert_allclose(score["bias"], errors.mean(axis=0), atol=1e-3)
     widths = [load_predictor(finished / f"fold-{n}").spec.half_widths for n in (1, 2)]
@@ -171,8 +172,8 @@ def test_a_fold_alone_can_be_resumed_with_its_own_splits(finished):
 
 def test_too_many_folds_are_refused(dataset, tmp_path):
     words = [*crossval(dataset, tmp_path / "folds")]
-    words[words.index("--folds") + 1] = 5
+    words[words.index("--folds") + 1] = 7
     done = laser_jnd(*words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "has too few groups for 5 folds: 4." in done.stderr
+    assert "has too few groups for 7 folds: 6." in done.stderr
     assert not (tmp_path / "folds").exists()

@@ -221,7 +221,8 @@ class _StageRun:
                     "epoch", stage=stage.name, epoch=progress.epochs_done, metrics=metrics
                 )
             started = time.monotonic()
-            self._writer.finish()
+            with context.suspended():
+                self._writer.finish()
             self._saving_s += time.monotonic() - started
         except FloatingPointError as error:
             self._writer.close()
@@ -324,6 +325,8 @@ class _StageRun:
         now, seconds = time.monotonic(), self._context.checkpoint_interval.seconds
         is_late = seconds is not None and now - self._saved_at >= seconds
         looks = now - self._looked_at >= SECONDS_BETWEEN_NOTICES
+        if looks:
+            self._looked_at = now
         is_chief = self._context.is_chief
         return self._stepper.train(batch, (is_chief and is_late, is_chief and looks))
 
@@ -331,8 +334,8 @@ class _StageRun:
         """Do what was asked for in a step, as all workers do after it."""
         asks_for_checkpoint, asks_for_notice = requests.total > 0, requests.count > 0
         self._is_due |= asks_for_checkpoint
+        self._writer.check()
         if asks_for_notice:
-            self._looked_at = time.monotonic()
             with self._context.suspended():
                 is_preempted = self._context.is_preempted()
             if is_preempted and not self._was_preempted:
@@ -354,7 +357,7 @@ class _StageRun:
         self._is_due, self._saved_at = False, time.monotonic()
         if self._context.is_chief:
             state, best = self._snapshot(), self._best
-            self._writer.save(lambda: _copied(state), lambda: _copied(best), progress)
+            self._writer.save(lambda: _moved(state), lambda: _copied(best), progress)
         self._context.heartbeat(f"{self._stage.name}, after a checkpoint")
 
     def _snapshot(self, prefix: str = "") -> dict[str, Any]:
@@ -505,6 +508,11 @@ def _is_multiple(count: int, every: int | None) -> bool:
 def _copied(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Copy values from the device."""
     return {name: np.asarray(value) for name, value in values.items()}
+
+
+def _moved(values: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Copy values from the device, and free each there."""
+    return {name: np.asarray(values.pop(name)) for name in list(values)}
 
 
 def _check_finite(value: float, where: str, what: str = "loss") -> None:

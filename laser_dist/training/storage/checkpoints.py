@@ -25,6 +25,7 @@ from laser_dist.storage.retries import reason, retrying
 from laser_dist.storage.run_files import RunFiles
 
 KEY_FILE = "key"
+WRITING_THREAD = "checkpoint"  # start of the name of the thread that writes
 PACKAGES = ("keras", "laser-jnd", "numpy", "tensorflow")  # whose versions are recorded
 Variables = Callable[[], Mapping[str, np.ndarray]]
 _ABOUT = "about"
@@ -89,7 +90,7 @@ class CheckpointWriter:
         """
         self._store, self._folder, self._config = store, folder, config
         self._last = resumed
-        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pool = ThreadPoolExecutor(1, WRITING_THREAD)
         self._writing: Future[None] | None = None
 
     def save(self, variables: Variables, best: Variables, progress: Progress) -> None:
@@ -126,10 +127,9 @@ class CheckpointWriter:
     def _write(
         self, variables: Variables, best: Variables, progress: Progress, last: Progress
     ) -> None:
+        state = variables()  # first, as it takes memory of the device until then
         weights = best() if progress.best_epoch != last.best_epoch else None
-        save_checkpoint(
-            self._store, self._folder, variables(), progress, self._config, best=weights
-        )
+        save_checkpoint(self._store, self._folder, state, progress, self._config, best=weights)
         prune(self._store, self._folder, last, progress)
 
 
@@ -144,7 +144,7 @@ def claim_folder(store: RunFiles, folder: Path, key: str) -> None:
     claim = folder / KEY_FILE
     if store.fetch(claim) and claim.read_text() == key:
         return
-    if _checkpoints(store, folder):
+    if checkpoint_names(store, folder):
         logger.warning(
             "%s: its checkpoints are removed, as they are of other settings, data or packages",
             folder.name,
@@ -258,7 +258,7 @@ def intact_checkpoint(store: RunFiles, folder: Path) -> Path | None:
       store: files of the run.
       folder: folder of the stage's checkpoints.
     """
-    for name in sorted(_checkpoints(store, folder), key=position_of, reverse=True):
+    for name in sorted(checkpoint_names(store, folder), key=position_of, reverse=True):
         path = folder / name
         try:
             about = _fetched(store, path)
@@ -278,7 +278,7 @@ def latest_checkpoint(store: RunFiles, folder: Path) -> Path | None:
       store: files of the run.
       folder: folder of the stage's checkpoints.
     """
-    names = _checkpoints(store, folder)
+    names = checkpoint_names(store, folder)
     return folder / max(names, key=position_of) if names else None
 
 
@@ -327,7 +327,8 @@ def _write(final: Path, variables: Mapping[str, np.ndarray], about: str) -> None
         np.savez(file, allow_pickle=False, **variables, **{_ABOUT: np.array(about)})
 
 
-def _checkpoints(store: RunFiles, folder: Path) -> list[str]:
+def checkpoint_names(store: RunFiles, folder: Path) -> list[str]:
+    """Return the names of the complete checkpoints in a folder, sorted."""
     return [name for name in store.names(folder) if _NAME.fullmatch(name)]
 
 
