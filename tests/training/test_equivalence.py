@@ -6,9 +6,9 @@ Sums that are grouped differently are rounded differently, so the weights are no
 The tests measure the effect of rounding on a variable in twenty steps. One device trains on the
 same batches with the examples of each batch in several other orders: like a division into parts,
 this changes only the rounding. The tolerance of a variable is its largest difference over these
-orders, times `FACTOR`, but at least `LAST_PLACES` units in the last place. The factor is needed
-because few orders are tried, and because global moments are computed by another formula than on one
-device. Four devices add up in more parts than any order of one device.
+orders, times `FACTOR`, but at least as many units in the last place. The factor is needed because
+few orders are tried, and because global moments are computed by another formula than on one device.
+Four devices add up in more parts than any order of one device, so they may be off by `LAST_PLACES`.
 
 Each variable has its own tolerance. For example, the bias of a convolution before a batch norm has
 no gradient, because the norm subtracts it, and Adam turns rounding errors into steps. The moving
@@ -82,7 +82,7 @@ def differences(weights, others):
     return {name: np.abs(array - others[name]).max() for name, array in weights.items()}
 
 
-def tolerances(final_weights, model):
+def tolerances(final_weights, model, last_places=FACTOR):
     """Return the tolerance of each variable, as explained in the module docstring."""
     one = final_weights[ONE_PROCESS, model, "one"]
     spreads = [
@@ -91,7 +91,7 @@ def tolerances(final_weights, model):
     ]
     last_place = {name: np.spacing(np.abs(array).max()) for name, array in one.items()}
     return {
-        name: max(LAST_PLACES * last_place[name], *(FACTOR * each[name] for each in spreads))
+        name: max(last_places * last_place[name], *(FACTOR * each[name] for each in spreads))
         for name in one
     }
 
@@ -102,7 +102,8 @@ def test_devices_and_workers_learn_the_weights_of_one_device(final_weights, mode
     difference = differences(
         final_weights[process, model, "synchronized"], final_weights[ONE_PROCESS, model, "one"]
     )
-    allowed = tolerances(final_weights, model)
+    last_places = LAST_PLACES if process in WORKERS_OF_TWO else FACTOR
+    allowed = tolerances(final_weights, model, last_places)
     assert {
         name: (value, allowed[name]) for name, value in difference.items() if value > allowed[name]
     } == {}
@@ -124,7 +125,7 @@ def test_training_changes_weights_far_more_than_the_tolerance(final_weights, mod
     allowed = tolerances(final_weights, model)
     learned = [name for name in moved if not WITHOUT_GRADIENT.search(name)]
     assert len(learned) > 0.8 * len(moved)
-    assert {name: moved[name] for name in learned if moved[name] <= 50 * allowed[name]} == {}
+    assert {name: moved[name] for name in learned if moved[name] <= 100 * allowed[name]} == {}
 
 
 @pytest.mark.parametrize("model", MODELS)
