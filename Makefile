@@ -12,6 +12,9 @@ SLOW := slow or ray or beam or alone or gpu
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The same Hypothesis examples in each run; run pytest by hand to search for new ones.
 check test coverage: export HYPOTHESIS_PROFILE := ci
+# Compiled modules are kept even where the environment says not to write them: compiling
+# TensorFlow again takes each process ten seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:  ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
