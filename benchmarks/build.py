@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from results import table, write_result
+from results import add_tables, table, write_result
 
 SIZE = (640, 360)
 FRAME_SIZE = (640, 352)
@@ -338,7 +338,7 @@ def print_rates() -> None:
 
 
 def compare_measuring(num_rounds: int = 4) -> None:
-    """Print the CPU time of decoding and measuring a frame, alternating with `BASELINE`."""
+    """Measure the CPU time of decoding and measuring a frame, alternating with `BASELINE`."""
     import numpy as np
 
     from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
@@ -369,7 +369,10 @@ def compare_measuring(num_rounds: int = 4) -> None:
                 rows.append([f"{height}p, {work}", *values])
         subprocess.run(["git", "worktree", "remove", "--force", old], check=True)
     columns = ["Work per frame", f"{BASELINE} (CPU ms)", "Now (CPU ms)", "Ratio"]
-    table(f"Least of {num_rounds} rounds", columns, rows)
+    caption = (
+        f"Decoding and measuring, least of {num_rounds} rounds that alternate with an older commit"
+    )
+    add_tables("build", [table(caption, columns, rows)])
 
 
 def _measured(root: Path, paths: list[Path]) -> list[float]:

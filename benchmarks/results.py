@@ -32,16 +32,29 @@ def write_result(name: str, *, tables: list[dict[str, Any]], **fields: Any) -> N
       **fields: `title`, `summary`, `simulated` and `notes`.
     """
     path = FOLDER / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else []
-    captions = {each["caption"] for each in tables}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"tables": []}
     result = {
         "machine": machine(),
         "date": f"{datetime.date.today():%Y-%m}",
         "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         **fields,
-        "tables": tables + [each for each in before if each["caption"] not in captions],
     }
-    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(path, result, tables, before)
+
+
+def add_tables(name: str, tables: list[dict[str, Any]]) -> None:
+    """Add tables to the result of a script, which must exist; each says how it was measured."""
+    path = FOLDER / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    origin = {"machine": machine(), "date": f"{datetime.date.today():%Y-%m}"}
+    _write(path, before, [each | origin for each in tables], before)
+
+
+def _write(path: Path, result: dict[str, Any], tables: list[Any], before: dict[str, Any]) -> None:
+    captions = {each["caption"] for each in tables}
+    kept = [each for each in before["tables"] if each["caption"] not in captions]
+    text = json.dumps(result | {"tables": tables + kept}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
     print(f"\nWrote {path}")
 
 

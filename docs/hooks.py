@@ -270,7 +270,8 @@ def benchmark_section(result: dict[str, Any]) -> str:
     for table in result["tables"]:
         rows = "\n".join(_row(row) for row in table["rows"])
         head = f"{_row(table['columns'])}\n{_row(['---'] * len(table['columns']))}\n"
-        text = f"{table['caption']}:\n\n{head}{rows}\n"
+        where = f" ({table['machine']}, {table['date']})" if "machine" in table else ""
+        text = f"{table['caption']}{where}:\n\n{head}{rows}\n"
         if table.get("details"):
             text = f"<details markdown><summary>All runs</summary>\n\n{text}\n</details>\n"
         parts.append(text)

@@ -31,6 +31,17 @@ def clip_score(name, reference, distorted):
     return float(re.search(rf"{name.upper()}\s+[yY]:\s*([\d.]+|inf)", log)[1])
 
 
+def rgb_psnr(reference, distorted, *, width, height):
+    """Return the PSNR over R, G and B of a clip that FFmpeg prints, both scaled to a size."""
+    scaled = (
+        f"scale={width}:{height}:flags=bicubic+accurate_rnd+bitexact+full_chroma_int+full_chroma_inp"
+        ":in_color_matrix=bt709:in_range=tv:out_range=pc:in_chroma_loc=left"
+        ",format=rgb24,format=gbrp"
+    )
+    _, log = _compare("psnr", reference, distorted, scaled)
+    return float(re.search(r"PSNR .*average:([\d.]+|inf)", log)[1])
+
+
 def frame_scores(name, key, reference, distorted):
     """Return the score that an FFmpeg filter gives each frame, by its key in the metadata."""
     scores, _ = _compare(name, reference, distorted)
@@ -67,10 +78,11 @@ def yuv4mpeg(clip):
     return header.encode() + b"".join(b"FRAME\n" + frame.tobytes() for frame in frames)
 
 
-def _compare(name, reference, distorted):
+def _compare(name, reference, distorted, prepare="null"):
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / "reference.y4m", Path(folder) / "distorted.y4m"]
         for path, clip in zip(paths, (reference, distorted), strict=True):
             path.write_bytes(yuv4mpeg(clip))
         first, second = paths if name in _REFERENCE_FIRST else reversed(paths)
-        return printed_by(f"movie={first}[a];movie={second}[b];[a][b]{name}[out0]")
+        inputs = f"movie={first},{prepare}[a];movie={second},{prepare}[b]"
+        return printed_by(f"{inputs};[a][b]{name}[out0]")

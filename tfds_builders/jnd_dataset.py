@@ -224,7 +224,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             max_rate=request.max_reject_rate,
             table=locations.refusal,
         )
-        splits = assign_splits({each.source_id: each.group_id for each in inventory.sources})
+        splits = assign_splits(inventory.kept_together)
         _check_every_split(splits, request.manual_dir)
         limit = request.max_examples_per_split
         if limit is not None:
@@ -433,6 +433,6 @@ def _check_every_split(splits: Mapping[str, str], folder: str) -> None:
         raise UserError(
             f"{folder} holds {len(splits)} usable sources, which leaves none for "
             f"{', '.join(missing)}: at least three groups are needed.",
-            hint="Add sources from other footage. For your clips in VideoSet's layout, use "
-            "--split-by source.",
+            hint="Add sources from other footage. Number your own clips in VideoSet's layout from "
+            "221, because those below belong to its films.",
         )

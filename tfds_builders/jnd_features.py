@@ -29,7 +29,9 @@ def pair_features(settings: PairSettings, scale: Scale) -> tfds.features.Feature
     return tfds.features.FeaturesDict(
         {
             "source_id": tfds.features.Text(doc="Name of the source clip."),
-            "group_id": tfds.features.Text(doc="Group of sources that splits keep together."),
+            "group_id": tfds.features.Text(
+                doc="Sources of similar content: one film, photograph or video."
+            ),
             "frame_index": tfds.features.Scalar(
                 np.int64, doc="Position of the frame in the clip, from 0."
             ),

@@ -36,6 +36,7 @@ class Inventory:
       marker: content of a synthetic dataset's marker; empty for labels from people.
       fingerprint: hash of labels, of names, sizes and known checksums of the clips, of groups and
         marker, 16 hex digits.
+      keeps_groups: whether splits keep the sources of a group together.
       part: patterns of the source ids, if this is a part of the input; empty if it is all.
     """
 
@@ -45,6 +46,7 @@ class Inventory:
     level_definition: str
     marker: Mapping[str, Any]
     fingerprint: str
+    keeps_groups: bool = True
     part: tuple[str, ...] = ()
 
     @property
@@ -59,10 +61,18 @@ class Inventory:
 
     @property
     def split_by(self) -> str:
-        """What a group is: a `source`, `footage` of a synthetic dataset, or a `film`."""
-        if all(source.group_id == source.source_id for source in self.sources):
+        """What splits keep together: a `source`, `footage` of a synthetic dataset, or a `film`."""
+        if all(kept == source_id for source_id, kept in self.kept_together.items()):
             return "source"
         return "footage" if self.marker else "film"
+
+    @property
+    def kept_together(self) -> dict[str, str]:
+        """Source id to the id that it shares with the sources of its split: group or source."""
+        return {
+            source.source_id: source.group_id if self.keeps_groups else source.source_id
+            for source in self.sources
+        }
 
     @property
     def num_sources(self) -> int:
@@ -140,7 +150,10 @@ def take_inventory(files: Sequence[StoredFile], folder: str, layout: Layout) -> 
         repairs=table.repairs,
         level_definition=layout.level_definition,
         marker=marker,
-        fingerprint=_fingerprint((table.sources, layout.definition, groups), found, layout, marker),
+        fingerprint=_fingerprint(
+            (table.sources, layout.definition, groups, layout.keeps_groups), found, layout, marker
+        ),
+        keeps_groups=layout.keeps_groups,
     )
 
 

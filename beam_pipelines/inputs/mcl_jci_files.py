@@ -37,6 +37,7 @@ class MclJciFiles:
 
     definition: Convention
     scale = QF
+    keeps_groups = True
     example = "ImageJND_SRC01_050.jpg"
 
     @property
@@ -80,7 +81,7 @@ class MclJciFiles:
         return None, None
 
     def group_of(self, source_id: str, clips: SourceClips, footage: Mapping[str, str]) -> str:
-        """Return what splits keep together: the footage if it is known, or the source."""
+        """Return what similar images have in common: the footage if it is known, or the source."""
         del clips
         return footage.get(source_id, source_id)
 

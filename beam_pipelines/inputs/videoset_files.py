@@ -33,8 +33,8 @@ class VideosetFiles:
       resolution: resolution of the clips, such as "1280x720".
       definition: whether the value of a level is column `jnd` of the label tables, or the mean of
         the viewers' samples. Frames come from the clip at `Scale.quantizer_at` of it.
-      split_by: whether the clips of one film, or of a synthetic dataset's footage, form a group, or
-        each source does.
+      split_by: whether splits keep the clips of one film together, or of a synthetic dataset's
+        footage, or only those of one source.
     """
 
     resolution: str
@@ -46,6 +46,11 @@ class VideosetFiles:
     def example(self) -> str:
         """File name of a clip, for messages."""
         return f"videoSRC001_{self.resolution}_30_qp_22.264"
+
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether splits keep groups together."""
+        return self.split_by != "source"
 
     @property
     def level_definition(self) -> str:
@@ -85,9 +90,7 @@ class VideosetFiles:
         return name.fps, (name.width, name.height)
 
     def group_of(self, source_id: str, clips: SourceClips, footage: Mapping[str, str]) -> str:
-        """Return what splits keep together: the footage if it is known, the film, or the source."""
-        if self.split_by == "source":
-            return source_id
+        """Return what similar clips have in common: the footage if it is known, or the film."""
         film = film_of(_parsed(clips[min(clips)].name).source_index)
         return footage.get(source_id, film or source_id)
 

@@ -55,18 +55,21 @@ def run(arguments: argparse.Namespace) -> None:
     from laser_dist.storage import join
     from laser_dist.storage.local_copies import local_dataset, local_run, naming_locations
     from laser_dist.training.examples.records import read_groups
-    from laser_dist.training.runs import start_run
+    from laser_dist.training.runs import read_dataset_card, start_run
 
     training = train.resolve(arguments)
     dataset = find_dataset(arguments.dataset, arguments.data_dir)
     groups = read_groups(dataset)
+    kept = "groups"
+    if read_dataset_card(dataset)["split_by"] == "source":  # folds share groups, like the splits
+        groups, kept = {source_id: source_id for source_id in groups}, "sources"
     try:
         splits = cross_validation(groups, arguments.folds)
     except ValueError as error:
         raise UserError(
-            f"{dataset} has too few groups for {arguments.folds} folds:"
+            f"{dataset} has too few {kept} for {arguments.folds} folds:"
             f" {len(set(groups.values()))}.",
-            hint="Use fewer folds (--folds), or build a dataset with more groups.",
+            hint=f"Use fewer folds (--folds), or build a dataset with more {kept}.",
         ) from error
     terminal, output = Terminal(), arguments.output
     stores = [train.run_store(join(output, f"fold-{fold + 1}")) for fold in range(len(splits))]

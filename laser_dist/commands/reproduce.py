@@ -13,7 +13,12 @@ from laser_dist.commands.terminal import Terminal
 from laser_dist.commands.training_run import load_pretrained, train_runs
 from laser_dist.commands.wording import count_text, interval_text, number_text
 from laser_dist.jnd.scale import NUM_LEVELS
-from laser_dist.models.variants import MJ_LAT, VARIANTS
+from laser_dist.models.variants import (
+    MJ_LAT,
+    PUBLISHED_JND1_ERROR_QP,
+    PUBLISHED_JND1_PSNR_ERROR_DB,
+    VARIANTS,
+)
 
 if TYPE_CHECKING:
     from laser_dist.evaluation.metrics import PredictorScore
@@ -34,9 +39,6 @@ SIMULATED = (
     "**The viewers are SIMULATED: the figures say nothing about people, and cannot be compared "
     "with the published ones.**"
 )
-# Of the paper's best variant with three levels. Its other figures are not known to this project.
-PUBLISHED_JND1_ERROR_QP = 1.57
-PUBLISHED_JND1_PSNR_ERROR_DB = 0.72
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -173,6 +173,10 @@ class LabeledDataset(Protocol):
         """Yield batches of (B source ids, uint8 [B, H, W, 3] raw frames), each frame once."""
         ...
 
+    def first_frames(self, split: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the id and a stored frame of each source, uint8 [H, W, 3], raw."""
+        ...
+
     def middle_frames(self, split: str, source_ids: Collection[str]) -> dict[str, LevelFrames]:
         """Return the middle stored frame of each of these sources, by source id."""
         ...
@@ -246,6 +250,14 @@ class TfdsDataset:
             rows = [row for row, source_id in enumerate(source_ids) if source_id in wanted]
             if rows:
                 yield [source_ids[row] for row in rows], batch["raw"][rows]
+
+    def first_frames(self, split: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the id and a stored frame of each source, uint8 [H, W, 3], raw."""
+        left = set(self.info.splits[split])
+        for example in self._examples(split, ("source_id", "raw"), encoded=("raw",)):
+            if (source_id := example["source_id"].decode()) in left:
+                left.remove(source_id)
+                yield source_id, _decode_png(example["raw"])
 
     def middle_frames(self, split: str, source_ids: Collection[str]) -> dict[str, LevelFrames]:
         """Return the middle stored frame of each of these sources, by source id."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +35,7 @@ from laser_dist.evaluation.example_clips import (
     thumbnails,
 )
 from laser_dist.evaluation.metrics import mean_of_present
-from laser_dist.evaluation.provenance import UNKNOWN, Provenance, collect_provenance
+from laser_dist.evaluation.provenance import UNKNOWN, ModelCost, Provenance, collect_provenance
 from laser_dist.evaluation.quality_curves import QualityCurve, read_quality_curves
 from laser_dist.evaluation.results import (
     EvaluationResults,
@@ -222,8 +225,8 @@ def write_results(
         fitted = _fitted(frames, run)
         examples.append(example_clip(results, rank, row, fitted, run.backbones, curve))
     learning = parts[0][1].curves if len(parts) == 1 else ()  # of one training
-    batches = (dataset.raw_batches(TEST_SPLIT) for dataset, _ in parts)
-    pictures = thumbnails(chain.from_iterable(batches))
+    frames = (dataset.first_frames(TEST_SPLIT) for dataset, _ in parts)
+    pictures = thumbnails(chain.from_iterable(frames))
     write_text(join(output, REPORT), report.render(results, learning, examples, pictures))
     write_text(join(output, PREDICTIONS), to_csv(results))
     write_text(join(output, RESULTS), to_json(results))  # last: an evaluation with it is complete
@@ -247,7 +250,7 @@ def all_predictions(
     """
     scale = dataset.info.scale
     found = {run.name: network_predictions(dataset, run, test.source_ids) for run in runs}
-    levels, spreads = found[runs[0].name]
+    levels, spreads, _ = found[runs[0].name]
     widths = {CONSTANT: constant_half_widths(train)}
     for run in runs:
         if run.half_widths is not None:
@@ -259,13 +262,19 @@ def all_predictions(
         sur[CONSTANT] = constant_sur(train, len(test.source_ids), scale)
     return Predictions(
         levels={
-            **{name: each for name, (each, _) in found.items()},
+            **{name: each for name, (each, *_) in found.items()},
             **baseline_predictions(train, test, curves, scale),
         },
         spreads=spreads,
         sur=sur,
         half_widths={
             name: np.tile(each, (len(test.source_ids), 1)) for name, each in widths.items()
+        },
+        costs={
+            run.name: ModelCost(
+                num_parameters=run.num_parameters, seconds_per_frame=found[run.name][2]
+            )
+            for run in runs
         },
     )
 
@@ -357,25 +366,33 @@ def _training_sources(dataset: LabeledDataset, levels: tuple[int, ...]) -> Sourc
 
 def network_predictions(
     dataset: LabeledDataset, run: TrainedRun, source_ids: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray | None, float]:
     """Predict the levels of the test sources, as means over the stored frames of each.
 
     Returns:
       Levels and spreads, [N, 3] float64 each, in the order of `source_ids`; NaN for levels that
-      the network does not predict. Spreads are None if it predicts none.
+      the network does not predict. Spreads are None if it predicts none. And the seconds per
+      frame, as in `ModelCost`.
     """
     row_of = {source_id: row for row, source_id in enumerate(source_ids)}
     num_outputs = 2 if run.spread else 1
     totals = np.zeros((len(source_ids), len(run.levels), num_outputs))
     counts = np.zeros((len(source_ids), 1, 1))
+    times: list[tuple[int, float]] = []
     for frame_ids, raw in dataset.raw_batches(TEST_SPLIT):
-        predicted = run.predict(fit_frames(raw, width=run.width, height=run.height))
+        frames = fit_frames(raw, width=run.width, height=run.height)
+        started = time.perf_counter()
+        predicted = run.predict(frames)
+        times.append((len(frames), time.perf_counter() - started))
         rows = [row_of[source_id] for source_id in frame_ids]
         np.add.at(totals, rows, predicted.reshape(len(rows), len(run.levels), num_outputs))
         np.add.at(counts, rows, 1)
     means = np.full((len(source_ids), NUM_LEVELS, num_outputs), np.nan)
     means[:, [level - 1 for level in run.levels]] = totals / counts
-    return means[..., 0], means[..., 1] if run.spread else None
+    # The model is compiled in the first batch, and again in a last one of another size.
+    timed = [seconds / count for count, seconds in times[1:] if count == times[0][0]]
+    spreads = means[..., 1] if run.spread else None
+    return means[..., 0], spreads, statistics.median(timed) if timed else math.nan
 
 
 def _fitted(frames: LevelFrames, run: TrainedRun) -> LevelFrames:

@@ -59,7 +59,7 @@ class ExampleClip:
       mean_abs_error: mean error of the network over the clip's levels, on the dataset's scale.
       raw: uint8 [H, W, 3], RGB.
       levels: JND1..3.
-      rate_curve: SVG of PSNR over size; empty if it cannot be drawn.
+      rate_curve: SVG of PSNR over bit rate or size; empty if it cannot be drawn.
     """
 
     rank: str
@@ -104,23 +104,21 @@ def choose_examples(mean_abs_errors: np.ndarray) -> dict[str, int]:
 
 
 def thumbnails(
-    batches: Iterable[tuple[list[str], np.ndarray]], *, height: int = 54
+    frames: Iterable[tuple[str, np.ndarray]], *, height: int = 54
 ) -> dict[str, np.ndarray]:
-    """Return a small picture of the first frame of each source.
+    """Return a small picture of each frame.
 
     Args:
-      batches: source ids and uint8 [B, H, W, 3] raw frames.
+      frames: source ids and uint8 [H, W, 3] raw frames.
       height: of the pictures, pixels.
 
     Returns:
       Source id to uint8 [height, W', 3].
     """
     found: dict[str, np.ndarray] = {}
-    for source_ids, raw in batches:
-        for source_id, frame in zip(source_ids, raw, strict=True):
-            if source_id not in found:
-                width = max(1, round(frame.shape[1] * height / frame.shape[0]))
-                found[source_id] = resize_rgb(frame, width=width, height=height)
+    for source_id, frame in frames:
+        width = max(1, round(frame.shape[1] * height / frame.shape[0]))
+        found[source_id] = resize_rgb(frame, width=width, height=height)
     return found
 
 

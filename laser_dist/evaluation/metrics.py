@@ -74,6 +74,11 @@ def level_bits(curves: Sequence[QualityCurve], levels: np.ndarray) -> np.ndarray
     return np.stack([c.bits_at(row) for c, row in zip(curves, levels, strict=True)])
 
 
+def level_rates(curves: Sequence[QualityCurve], levels: np.ndarray) -> np.ndarray:
+    """Return the bit rate in kbit/s of each source encoded at each level, like `level_bits`."""
+    return np.stack([c.kbps_at(row) for c, row in zip(curves, levels, strict=True)])
+
+
 @dataclass(frozen=True)
 class Difference:
     """Paired comparison of a predictor's errors with another's, over all levels of all sources.
@@ -149,6 +154,8 @@ class PredictorScore:
       ratio_to_constant: `mean_abs_error` over the constant predictor's; NaN if that is 0.
       ratio_to_constant_interval: its interval.
       differences: name of another predictor to the paired comparison with it.
+      order_violations: share of sources with predicted levels out of order, such as a JND2 finer
+        than JND1; lower is better. NaN if only one level is predicted.
       prediction_interval: calibrated interval around the predictions; None if there is none.
     """
 
@@ -170,6 +177,7 @@ class PredictorScore:
     mean_abs_error: float
     ratio_to_constant: float
     ratio_to_constant_interval: Interval
+    order_violations: float = float("nan")
     differences: Mapping[str, Difference] = field(default_factory=dict)
     prediction_interval: PredictionInterval | None = None
 
@@ -229,6 +237,7 @@ def score(
         ratio_to_constant_interval=ratio_interval(
             np.nan_to_num(abs_errors), np.nan_to_num(constant_errors), group_ids
         ),
+        order_violations=_order_violations(predicted, scale),
         differences={
             name: _difference(abs_errors - np.abs(other - true), group_ids)
             for name, other in (others or {}).items()
@@ -267,6 +276,14 @@ def _relative_bits(
 ) -> np.ndarray:
     """Return bits at the predicted level / bits at the viewers' level - 1, [N, L]."""
     return level_bits(curves, predicted) / level_bits(curves, true) - 1
+
+
+def _order_violations(predicted: np.ndarray, scale: Scale) -> float:
+    """Return the share of sources of which a level is finer than the one before it."""
+    levels = predicted[:, ~np.isnan(predicted).all(axis=0)]
+    if levels.shape[1] < 2 or not len(levels):  # noqa: PLR2004 - no order
+        return float("nan")
+    return float(np.mean(np.any(np.diff(levels, axis=1) * scale.sign < 0, axis=1)))
 
 
 def _difference(differences: np.ndarray, group_ids: Sequence[str]) -> Difference:

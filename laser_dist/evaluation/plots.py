@@ -20,6 +20,7 @@ from matplotlib.ticker import (
 )
 
 from laser_dist.evaluation.baselines import CONSTANT, ONE_ENCODE, RIDGE, TREES
+from laser_dist.evaluation.metrics import mean_of_present
 from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.evaluation.results import EvaluationResults
 from laser_dist.evaluation.sur_metrics import SurComparison, lossy_quantizers
@@ -39,7 +40,9 @@ METRIC_TITLES = {
 _LOG_SCALE_FROM = 10.0  # ratio of the largest to the smallest value
 _ALT_TEXT_ERROR = 2.0  # the alt text of an error distribution gives the fraction within this error
 _MARGIN = 3  # quantizers shown on both sides of where SUR curves fall
+_MANY_TICKS_TO = 200.0  # ratio of the ends of a logarithmic axis, up to which it has many ticks
 _LABELED_MARGINS = (0, 2, 4, 6)
+_ACTIVITY_TITLES = ("Spatial information", "Temporal information")
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,48 @@ def _agreement_panel(
     return inline_svg(figure, name=f"agreement-{level + 1}", description=description)
 
 
+def residuals(results: EvaluationResults) -> tuple[str, ...]:
+    """Draw the signed error over the content: a panel for SI and one for TI, a dot per clip.
+
+    The error of a clip is its mean over the levels. A feature that no two clips differ in, such as
+    TI of images, has no panel.
+    """
+    errors = mean_of_present(results.network.predicted - results.test.levels, axis=1)
+    present = np.isfinite(errors)
+    features = zip(_ACTIVITY_TITLES, results.test.activity[present].T, strict=True)
+    return tuple(
+        _residual_panel(results, title, values, errors[present])
+        for title, values in features
+        if len(values) > 1 and np.ptp(values) > 0
+    )
+
+
+@mpl.rc_context(STYLE)
+def _residual_panel(
+    results: EvaluationResults, title: str, values: np.ndarray, errors: np.ndarray
+) -> str:
+    scale = results.dataset.scale.name
+    figure, axes = panel(430, 290, left=50, right=8, top=28, bottom=44)
+    axes.axhline(0, color=COLORS["ink"], linewidth=1.1)
+    dots = {"color": COLORS["model"], "edgecolors": COLORS["paper"], "linewidths": 0.8}
+    axes.scatter(values, errors, s=34, alpha=0.7, zorder=3, **dots)
+    ends = np.array([values.min(), values.max()])
+    axes.plot(ends, np.polyval(np.polyfit(values, errors, 1), ends), color=COLORS["model"])
+    reach = max(1.0, 1.1 * float(np.abs(errors).max()))
+    axes.set(ylim=(-reach, reach), title=title)
+    axes.set(xlabel=f"{title} of the clip (ITU-T P.910)", ylabel=f"Predicted − true {scale}")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 0)))
+    axes.yaxis.set_major_locator(MaxNLocator(7, integer=True))
+    correlation = ""
+    if len(values) > 2 and np.ptp(errors) > 0:  # noqa: PLR2004 - two are always on a line
+        correlation = f"r {number(float(np.corrcoef(values, errors)[0, 1]))}"
+        axes.text(0.02, 0.97, correlation, transform=axes.transAxes, va="top", fontsize=11.5)
+    description = (
+        f"Error of {len(values)} clips over {title.lower()}: {correlation or 'two clips'}."
+    )
+    return inline_svg(figure, name=f"residuals-{title.partition(' ')[0]}", description=description)
+
+
 def error_distribution(results: EvaluationResults) -> tuple[str, ...]:
     """Draw the cumulative distribution of the error: a panel per level, a line per predictor."""
     errors = {
@@ -263,7 +308,9 @@ def _margin_panel(results: EvaluationResults, level: int) -> str:
 
 @mpl.rc_context(STYLE)
 def rate_curve(results: EvaluationResults, row: int, curve: QualityCurve) -> str:
-    """Draw PSNR over size of one clip, with the viewers' and the predicted levels.
+    """Draw PSNR over the bit rate of one clip, with the viewers' and the predicted levels.
+
+    Of an image, or if the duration is unknown, over the size.
 
     Args:
       results: results of the evaluation.
@@ -277,8 +324,15 @@ def rate_curve(results: EvaluationResults, row: int, curve: QualityCurve) -> str
     if measured.sum() < 2:  # noqa: PLR2004 - a line needs two points
         return ""
     figure, axes = panel(330, 236, left=44, right=26, top=8, bottom=44)
-    kilobytes = curve.num_bits[measured] / 8000
-    axes.plot(kilobytes, curve.psnr_rgb_db[measured], color=COLORS["constant"], linewidth=1.6)
+    has_rate = np.isfinite(curve.seconds)
+    unit = "kbit/s" if has_rate else "kB"
+    per_bit = 1 / (1000 * curve.seconds) if has_rate else 1 / 8000
+    axes.plot(
+        curve.num_bits[measured] * per_bit,
+        curve.psnr_rgb_db[measured],
+        color=COLORS["constant"],
+        linewidth=1.6,
+    )
     marks = {
         "viewers": (results.test.levels[row], COLORS["ink"], "o", 7.0, (-5, 4), "right"),
         "predicted": (results.network.predicted[row], COLORS["model"], "D", 6.0, (5, -4), "left"),
@@ -286,7 +340,7 @@ def rate_curve(results: EvaluationResults, row: int, curve: QualityCurve) -> str
     shown: list[str] = []
     for name, (levels, color, marker, size, offset, side) in marks.items():
         for level in np.flatnonzero(np.isfinite(levels)):
-            at = float(curve.bits_at(levels[level])) / 8000, float(curve.psnr_at(levels[level]))
+            at = float(curve.bits_at(levels[level]) * per_bit), float(curve.psnr_at(levels[level]))
             if not np.isfinite(at[0]):
                 continue
             axes.plot(*at, marker, color=color, markersize=size, markerfacecolor="none", mew=1.8)
@@ -299,14 +353,19 @@ def rate_curve(results: EvaluationResults, row: int, curve: QualityCurve) -> str
                 va="bottom" if name == "viewers" else "top",
                 color=color,
             )
-            shown.append(f"{level_name(int(level))} {name} {at[0]:.3g} kB, {at[1]:.1f} dB")
+            shown.append(f"{level_name(int(level))} {name} {at[0]:.3g} {unit}, {at[1]:.1f} dB")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    low, high = axes.get_xlim()
+    steps = (1, 2, 5) if high / low < _MANY_TICKS_TO else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set(xlabel="Size, kB", ylabel="PSNR, dB")
-    description = f"PSNR over size of {results.test.source_ids[row]}. {'; '.join(shown)}."
+    x_label = f"{'Bit rate' if has_rate else 'Size'}, {unit}"
+    axes.set(xlabel=x_label, ylabel="PSNR, dB")
+    description = (
+        f"PSNR over {x_label.lower()} of {results.test.source_ids[row]}. {'; '.join(shown)}."
+    )
     return inline_svg(figure, name=f"rate-{row}", description=description)
 
 

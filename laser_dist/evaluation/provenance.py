@@ -18,6 +18,20 @@ _PACKAGES = ("laser-jnd", "tensorflow", "keras", "scikit-learn", "scipy", "numpy
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """What a model costs.
+
+    Attributes:
+      num_parameters: number of parameters, of the backbone and the head together.
+      seconds_per_frame: time of a prediction, without reading the frame, on `hardware`; NaN if all
+        frames fit in the first batch, in which the model is compiled.
+    """
+
+    num_parameters: int
+    seconds_per_frame: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """How results were made.
 
@@ -29,6 +43,7 @@ class Provenance:
       commit: Git commit of the source tree, with "-dirty" if it had changes; empty for an
         installed package.
       settings: resolved settings of the training; of several models, by name.
+      models: name to cost of each evaluated network.
       packages: package name to version.
       hardware: processor, cores and GPUs.
       date: UTC, ISO 8601, to the second.
@@ -39,6 +54,7 @@ class Provenance:
     command: str = ""
     commit: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, ModelCost] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
     hardware: str = ""
     date: str = ""

@@ -27,11 +27,13 @@ class QualityCurve:
       psnr_rgb_db: [Q] float64, dB, at the model's resolution; higher is better. NaN for the
         reference, which would be compared with itself; at least one value is finite.
       num_bits: [Q] float64, size of the encoded clip; NaN where unknown.
+      seconds: duration of the clip; NaN for an image, or if unknown.
     """
 
     quantizers: np.ndarray
     psnr_rgb_db: np.ndarray
     num_bits: np.ndarray
+    seconds: float = math.nan
 
     def __post_init__(self) -> None:
         lengths = [len(self.quantizers), len(self.psnr_rgb_db), len(self.num_bits)]
@@ -72,6 +74,14 @@ class QualityCurve:
             return np.full_like(quantizers, np.nan)
         return np.exp(np.interp(quantizers, self.quantizers, np.log(self.num_bits)))
 
+    def kbps_at(self, quantizers: np.ndarray) -> np.ndarray:
+        """Interpolate the bit rate, kilobits (1000) per second, like `bits_at`.
+
+        Returns:
+          float64 of the same shape; NaN for an image.
+        """
+        return self.bits_at(quantizers) / 1000 / self.seconds
+
     def finest(self, scale: Scale) -> float:
         """Return the measured quantizer of highest quality."""
         return float(self.quantizers[0 if scale.higher_is_worse else -1])
@@ -98,14 +108,17 @@ def read_quality_curves(
         missing.
     """
     rows: dict[str, dict[int, tuple[float, float]]] = {one: {} for one in sorted(set(source_ids))}
+    seconds: dict[str, float] = {}
     columns = _read_columns(folder, list(rows), scale)
-    for source_id, quantizer, psnr_db, num_bits in zip(
+    for source_id, quantizer, psnr_db, num_bits, kbps in zip(
         *map(pa.ChunkedArray.to_pylist, columns), strict=True
     ):
         rows[source_id][quantizer] = (
             math.nan if quantizer == scale.reference else psnr_db,
             math.nan if num_bits is None else num_bits,
         )
+        if num_bits and kbps:
+            seconds[source_id] = num_bits / 1000 / kbps
     missing = [source_id for source_id, row in rows.items() if row.keys() <= {scale.reference}]
     if missing:
         raise UserError(
@@ -115,25 +128,26 @@ def read_quality_curves(
         )
     return {
         source_id: QualityCurve(
-            *np.array([(quantizer, *row[quantizer]) for quantizer in sorted(row)], np.float64).T
+            *np.array([(quantizer, *row[quantizer]) for quantizer in sorted(row)], np.float64).T,
+            seconds=seconds.get(source_id, math.nan),
         )
         for source_id, row in rows.items()
     }
 
 
 def _read_columns(folder: Path, source_ids: list[str], scale: Scale) -> list[pa.ChunkedArray]:
-    """Return source id, quantizer, PSNR and bits of the sources' rows within the scale."""
+    """Return source id, quantizer, PSNR, bits and kbit/s of the sources' rows within the scale."""
     # Checked here because pyarrow's errors for a missing and for an empty folder are unclear.
     if not any(folder.glob("*.parquet")):
         raise UserError(f"The quality table {folder} has no Parquet files.", hint=_REBUILD)
     quantizer = scale.name.lower()
     # The last one is not used, but tables of version 1, whose PSNR and bits mean less, lack it.
-    columns = ["source_id", quantizer, "psnr_rgb_db", "num_bits", "psnr_y_min_db"]
+    columns = ["source_id", quantizer, "psnr_rgb_db", "num_bits", "bitrate_kbps", "psnr_y_min_db"]
     in_scale = (pc.field(quantizer) >= scale.lowest) & (pc.field(quantizer) <= scale.highest)
     try:
         return pq.read_table(
             folder, columns=columns, filters=pc.field("source_id").isin(source_ids) & in_scale
-        ).columns[:4]
+        ).columns[:5]
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"Cannot read the columns {', '.join(columns)} from the quality table {folder}:"

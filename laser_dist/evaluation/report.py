@@ -21,17 +21,43 @@ from laser_dist.evaluation import plots
 from laser_dist.evaluation.baselines import CONSTANT, ONE_ENCODE, RIDGE, TREES
 from laser_dist.evaluation.example_clips import ExampleClip
 from laser_dist.evaluation.intervals import Interval
-from laser_dist.evaluation.metrics import mean_of_present
+from laser_dist.evaluation.metrics import level_means, mean_of_present
 from laser_dist.evaluation.plots import METRIC_TITLES, number, signed
+from laser_dist.evaluation.provenance import ModelCost
 from laser_dist.evaluation.results import EvaluationResults, to_csv, to_json
 from laser_dist.evaluation.trained_run import Curve
 from laser_dist.jnd.calibration import COVERAGE
-from laser_dist.models.variants import variant_named
+from laser_dist.models.variants import (
+    PUBLISHED_JND1_ERROR_QP,
+    PUBLISHED_JND1_PSNR_ERROR_DB,
+    variant_named,
+)
 
 _NO_VALUE = number(math.nan)
 # What the groups of a dataset are, by its `split_by`.
 _GROUPS = {"film": "film", "footage": "photograph or video"}
 _SCRIPT = Path(__file__).parent / "templates" / "report.js"
+
+
+# Option for the quantizer of a level: of FFmpeg's libx264, and of cjpeg.
+_ENCODER_OPTIONS = {"QP": "-qp", "QF": "-quality"}
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A row of the table of groups; errors are on the dataset's scale.
+
+    Attributes:
+      group_id: the group.
+      num_sources: its number of test clips.
+      mean_abs_error: mean over their levels.
+      bias: [3], mean of predicted - true for each level.
+    """
+
+    group_id: str
+    num_sources: int
+    mean_abs_error: float
+    bias: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +71,7 @@ class ClipRow:
       mean_abs_error: mean over the clip's levels, on the dataset's scale.
       levels: true and predicted level of each level that the network predicts.
       mean_psnr_error_db: mean over the clip's levels, dB.
+      bitrate_kbps: of the clip encoded at the first predicted level; NaN for an image.
     """
 
     source_id: str
@@ -53,6 +80,7 @@ class ClipRow:
     mean_abs_error: float
     levels: tuple[tuple[float, float], ...]
     mean_psnr_error_db: float
+    bitrate_kbps: float
 
 
 def render(
@@ -99,11 +127,21 @@ def render(
         has_thumbnails=bool(thumbnails),
         error_intervals=Markup(plots.error_intervals(results)),
         agreement=_markup(plots.agreement(results)),
+        order_violations=[
+            (plots.predictor_style(name, results.predictors).label, one.score.order_violations)
+            for name, one in results.predictors.items()
+            if math.isfinite(one.score.order_violations)
+        ],
+        published=_published(results),
+        encoder_option=_ENCODER_OPTIONS[results.dataset.scale.name],
+        residuals=_markup(plots.residuals(results)),
+        group_rows=group_rows(results),
         distribution=_markup(plots.error_distribution(results)),
         margins=_markup(plots.margin_curves(results)),
         learning=_markup(plots.learning_curves(curves)),
         single_epochs=_single_epochs(curves),
         clip_rows=clip_rows(results, thumbnails or {}),
+        has_rates=bool(np.isfinite(results.network.bitrate_kbps).any()),
         downloads={
             "results.json": _download("application/json", to_json(results)),
             "predictions.csv": _download("text/csv", to_csv(results)),
@@ -270,9 +308,43 @@ def clip_rows(
             float(errors[row]),
             tuple((float(test.levels[row, c]), float(network.predicted[row, c])) for c in columns),
             float(psnr_errors_db[row]),
+            float(network.bitrate_kbps[row, columns[0]]),
         )
         for row in np.argsort(-errors, kind="stable")  # NaN last
     )
+
+
+def group_rows(results: EvaluationResults) -> tuple[GroupRow, ...]:
+    """Return the groups, the highest mean error first; empty if each clip is its own group."""
+    test, network = results.test, results.network
+    if results.num_groups == results.num_sources:
+        return ()
+    group_ids = np.array(test.group_ids)
+    rows = [
+        GroupRow(
+            group_id,
+            int(members.sum()),
+            float(mean_of_present(network.abs_errors[members])),
+            level_means((network.predicted - test.levels)[members]),
+        )
+        for group_id in sorted(set(test.group_ids))
+        for members in [group_ids == group_id]
+    ]
+    return tuple(sorted(rows, key=lambda row: -np.nan_to_num(row.mean_abs_error, nan=-1.0)))
+
+
+def _published(results: EvaluationResults) -> tuple[float, float] | None:
+    """Return the published JND1 errors in QP and dB; None if they are of other data."""
+    is_comparable = results.dataset.name == "videoset_jnd" and not results.dataset.simulated
+    published = PUBLISHED_JND1_ERROR_QP, PUBLISHED_JND1_PSNR_ERROR_DB
+    return published if is_comparable and 1 in results.levels else None
+
+
+def _cost(cost: ModelCost) -> str:
+    text = f"{cost.num_parameters:,} parameters"
+    if math.isfinite(cost.seconds_per_frame):
+        text += f", {1000 * cost.seconds_per_frame:.3g} ms per frame, without reading it"
+    return text
 
 
 def _single_epochs(curves: Sequence[Curve]) -> list[tuple[str, str, float, float]]:
@@ -317,6 +389,10 @@ def _provenance(results: EvaluationResults) -> list[tuple[str, str]]:
         ("Run", made.run),
         ("Command", made.command),
         ("Commit", made.commit),
+        *(
+            (plots.predictor_style(name, results.predictors).label, _cost(cost))
+            for name, cost in made.models.items()
+        ),
         ("Hardware", made.hardware),
         ("Date", made.date),
         ("Versions", ", ".join(f"{name} {value}" for name, value in made.packages.items())),

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ from laser_dist.evaluation.metrics import (
     PredictorScore,
     bits_saved,
     level_psnrs,
+    level_rates,
     score,
 )
-from laser_dist.evaluation.provenance import UNKNOWN, Provenance
+from laser_dist.evaluation.provenance import UNKNOWN, ModelCost, Provenance
 from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.evaluation.sur_metrics import (
     SurComparison,
@@ -47,12 +48,14 @@ class Predictions:
         network predicts spreads, else empty.
       half_widths: predictor's name to [N, 3], half-width of its calibrated intervals, for each that
         has them.
+      costs: network's name to its cost.
     """
 
     levels: Mapping[str, np.ndarray]
     spreads: np.ndarray | None = None
     sur: Mapping[str, np.ndarray] = field(default_factory=dict)
     half_widths: Mapping[str, np.ndarray] = field(default_factory=dict)
+    costs: Mapping[str, ModelCost] = field(default_factory=dict)
 
     @staticmethod
     def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -67,6 +70,7 @@ class Predictions:
             spreads=np.concatenate(spreads) if spreads else None,
             sur=join([part.sur for part in parts]),
             half_widths=join([part.half_widths for part in parts]),
+            costs=parts[0].costs,
         )
 
 
@@ -81,12 +85,14 @@ class PredictorResult:
       predicted: [N, 3] float64, on the dataset's scale.
       abs_errors: [N, 3] float64, on the dataset's scale.
       psnr_errors_db: [N, 3] float64, dB, at least 0.
+      bitrate_kbps: [N, 3] float64, of the clip encoded at the predicted level; NaN for images.
       score: means and intervals.
     """
 
     predicted: np.ndarray
     abs_errors: np.ndarray
     psnr_errors_db: np.ndarray
+    bitrate_kbps: np.ndarray
     score: PredictorScore
 
 
@@ -101,6 +107,7 @@ class EvaluationResults:
       test: the N test sources.
       true_psnr_db: [N, 3] float64, dB, of each source encoded at its true levels; NaN where a
         level is missing.
+      true_bitrate_kbps: [N, 3] float64, in the same way; NaN for images.
       label_noise: for each level, how far it moves on average if its viewers are resampled; NaN
         for a level without samples.
       bits_saved: bits saved at the predicted and at the viewers' levels.
@@ -114,6 +121,7 @@ class EvaluationResults:
     levels: tuple[int, ...]
     test: SourceTable
     true_psnr_db: np.ndarray
+    true_bitrate_kbps: np.ndarray
     label_noise: PerLevel
     bits_saved: BitsSaved
     predictors: Mapping[str, PredictorResult]
@@ -171,6 +179,7 @@ def assess(
             predicted,
             np.abs(predicted - test.levels),
             np.abs(level_psnrs(ordered, predicted) - true_psnr_db),
+            level_rates(ordered, predicted),
             score(
                 predicted,
                 test.levels,
@@ -194,11 +203,12 @@ def assess(
         levels=levels,
         test=test,
         true_psnr_db=true_psnr_db,
+        true_bitrate_kbps=level_rates(ordered, test.levels),
         label_noise=label_noise(test, scale),
         bits_saved=bits_saved(ordered, compared[model], test.levels, scale),
         predictors=results,
         sur=sur,
-        provenance=provenance,
+        provenance=replace(provenance, models=predictions.costs),
     )
 
 
@@ -265,18 +275,26 @@ def to_json(results: EvaluationResults) -> str:
 def to_csv(results: EvaluationResults) -> str:
     """Format results as the text of `predictions.csv`, one row per (source, level).
 
-    A cell is empty where the level is missing or not predicted. With this file and `results.json`
-    every plot of the report can be drawn again. Columns:
+    A cell is empty where the level is missing or not predicted. Columns:
 
     - `source_id`, `group_id`, `jnd_index` (level, from 1).
-    - `true`, `true_psnr_db`: the viewers' level, and the PSNR there.
-    - `NAME`, `NAME_abs_psnr_error_db`: level and PSNR error of each predictor.
+    - `true`, `true_psnr_db`, `true_bitrate_kbps`: the viewers' level, and the PSNR and the bit rate
+      there; images have no bit rate.
+    - `NAME`, `NAME_abs_psnr_error_db`, `NAME_bitrate_kbps`: level, PSNR error and bit rate of each
+      predictor.
     - `MODEL_spread`, `NAME_sur_distance`: if the network predicts spreads.
     """
-    columns = {"true": results.test.levels, "true_psnr_db": results.true_psnr_db}
+    columns = {
+        "true": results.test.levels,
+        "true_psnr_db": results.true_psnr_db,
+        "true_bitrate_kbps": results.true_bitrate_kbps,
+    }
     columns |= {name: one.predicted for name, one in results.predictors.items()}
     columns |= {
         f"{name}_abs_psnr_error_db": one.psnr_errors_db for name, one in results.predictors.items()
+    }
+    columns |= {
+        f"{name}_bitrate_kbps": one.bitrate_kbps for name, one in results.predictors.items()
     }
     if results.sur is not None:
         columns[f"{results.model}_spread"] = results.sur.spreads

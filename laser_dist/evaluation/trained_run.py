@@ -66,6 +66,7 @@ class TrainedRun:
       half_widths: [L], half-width of its calibrated intervals; None if it is not calibrated.
       backbones: level, from 1, to a function from uint8 raw frames to frames of the same shape and
         type as they would look at that level. Levels whose backbone was not kept are absent.
+      num_parameters: number of parameters of its predictor.
       curves: the learning curves.
       settings: its resolved settings.
     """
@@ -84,6 +85,7 @@ class TrainedRun:
     spread: bool = False
     half_widths: tuple[float, ...] | None = None
     backbones: Mapping[int, FramesToFrames] = field(default_factory=dict)
+    num_parameters: int = 0
     curves: tuple[Curve, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,6 +116,7 @@ def load_trained_run(path: Path) -> TrainedRun:
         levels=spec.levels,
         spread=spec.spread,
         half_widths=spec.half_widths,
+        num_parameters=predictor.model.count_params(),
     )
     if not config:
         return model

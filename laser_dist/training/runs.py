@@ -160,6 +160,7 @@ def read_dataset_card(dataset: str | Path) -> dict[str, Any]:
             "scale": about["scale"],
             "simulated": about["simulated"],
             "splits": about["splits"],
+            "split_by": about.get("split_by") or "",
             "frames_per_second": about.get("frames_per_second"),
         }
     except (OSError, ValueError, KeyError) as error:

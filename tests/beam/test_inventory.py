@@ -286,11 +286,12 @@ def test_a_group_is_a_film_footage_or_a_source(tmp_path):
     (tmp_path / MARKER_NAME).write_text(json.dumps(marker))
     found += [inventory_of(tmp_path), inventory_of(tmp_path, split_by="source")]
     names = [f"videoSRC{number:03d}" for number in numbers]
-    assert [[source.group_id for source in each.sources] for each in found] == [
-        ["El Fuente", "El Fuente", "Chimera", "Chimera", "videoSRC221"],
-        names,
-        ["a", "El Fuente", "a", "Chimera", "videoSRC221"],
-        names,
-    ]
+    films = ["El Fuente", "El Fuente", "Chimera", "Chimera", "videoSRC221"]
+    footage = ["a", "El Fuente", "a", "Chimera", "videoSRC221"]
+    # Splits by source keep the groups: intervals are over groups in any case.
+    groups = [[source.group_id for source in each.sources] for each in found]
+    assert groups == [films, films, footage, footage]
+    kept = [list(each.kept_together.values()) for each in found]
+    assert kept == [films, names, footage, names]
     assert [each.split_by for each in found] == ["film", "source", "footage", "source"]
     assert len({each.fingerprint for each in found}) == 4

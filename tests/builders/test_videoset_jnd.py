@@ -136,14 +136,15 @@ def test_without_a_marker_the_viewers_are_people(synthetic, tmp_path):
     shutil.copytree(synthetic, tmp_path / "real")
     (tmp_path / "real" / "SIMULATED.json").unlink()
     # By number, all six are from the first film.
-    with pytest.raises(UserError, match="(?s)at least three groups.*--split-by source"):
+    with pytest.raises(UserError, match="(?s)at least three groups.*from 221"):
         build(tmp_path / "real", tmp_path / "data")
     config = replace(TINY, split_by="source")
     folder = build(tmp_path / "real", tmp_path / "data", config=config)
     metadata = tfds.builder_from_directory(folder).info.metadata
     assert (metadata["simulated"], metadata["simulation"]) == (False, "")
     assert metadata["split_by"] == "source"
-    assert {e["group_id"] for e in examples(folder)} == {e["source_id"] for e in examples(folder)}
+    assert {e["group_id"] for e in examples(folder)} == {b"El Fuente"}
+    assert all(metadata["splits"].values())
 
 
 def test_a_marker_below_the_manual_folder_is_found(synthetic, tmp_path):

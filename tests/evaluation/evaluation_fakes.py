@@ -71,7 +71,9 @@ def make_curve(slope: float = 0.6, *, scale: Scale = QP) -> QualityCurve:
     quantizers = np.arange(scale.lowest, scale.highest + 1.0)
     coarseness = quantizers if scale.higher_is_worse else scale.highest - quantizers
     # The size halves every 6 QP, as a rule of thumb for H.264.
-    return QualityCurve(quantizers, 58.0 - slope * coarseness, 1e6 * 2 ** (-coarseness / 6))
+    seconds = 5.0 if scale is QP else float("nan")
+    bits = 1e7 * 2 ** (-coarseness / 6)
+    return QualityCurve(quantizers, 58.0 - slope * coarseness, bits, seconds)
 
 
 def make_curves(*tables: SourceTable, scale: Scale = QP) -> dict[str, QualityCurve]:
@@ -92,7 +94,7 @@ def make_info(**changes) -> DatasetInfo:
         fingerprint="3f6c0d9a51b2e874",
         simulated=True,
         simulation="30 viewers per clip: a visibility model of masking by texture and motion, with"
-        " a sensitivity and a lapse rate for each viewer.",
+        " a sensitivity and a lapse rate for each viewer",
         level_definition="the QP at which a quarter of the viewers notice",
         seed=7,
         split_by="film",
@@ -212,7 +214,7 @@ def render(results: EvaluationResults, **size) -> str:
         for number, (rank, row) in enumerate(chosen.items())
     ]
     frames = make_frames("", **size).raw
-    pictures = thumbnails([([one], frames[None]) for one in results.test.source_ids])
+    pictures = thumbnails([(one, frames) for one in results.test.source_ids])
     return report.render(results, make_learning_curves(), examples, pictures)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -56,6 +57,7 @@ class MemoryDataset:
                 "psnr_rgb_db": psnr,
                 "psnr_y_min_db": psnr,
                 "num_bits": int(bits),
+                "bitrate_kbps": bits / 1000 / curve.seconds,
             }
             for table in self.tables.values()
             for source_id in table.source_ids
@@ -77,6 +79,9 @@ class MemoryDataset:
             raw[0], raw[1] = known - 1, known + 1
             yield [source_id] * 2, raw
 
+    def first_frames(self, split):
+        return ((one, make_frames(one).raw) for one in self.tables[split].source_ids)
+
     def middle_frames(self, split, source_ids):
         return {source_id: make_frames(source_id) for source_id in source_ids}
 
@@ -85,6 +90,12 @@ class MemoryDataset:
 def _few_trees(monkeypatch):
     """Fit a few trees: most of an evaluation is spent on them, and test_baselines.py tests them."""
     monkeypatch.setattr(baselines, "MAX_TREES", 5)
+
+
+@pytest.fixture(autouse=True)
+def _stopped_clock(monkeypatch):
+    """Let predictions take no time, so that the same evaluation gives the same files."""
+    monkeypatch.setattr("laser_dist.evaluation.evaluate.time.perf_counter", lambda: 0.0)
 
 
 def make_run(**changes):
@@ -131,6 +142,39 @@ def test_results_predictions_and_report_are_written(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == [
         "index.html", "predictions.csv", "report", "results.json",
     ]  # fmt: skip
+
+
+def documented_keys(heading):
+    """Return the keys that a table of the page on file formats names, below a line."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "file-formats.md").read_text()
+    table = page.partition(heading)[2].partition("\n\n| Key |")[2].partition("\n\n")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    return [key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)]
+
+
+def test_the_results_have_the_documented_keys_and_three_values_per_level(tmp_path):
+    evaluate_on(MemoryDataset(tmp_path), [make_run(num_parameters=7)], tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sorted(document) == sorted(documented_keys("## results.json"))
+    assert np.shape(document["label_noise"]) == (3,)
+    per_level = {
+        "abs_error", "bias", "rmse", "pearson", "spearman", "abs_psnr_error_db", "extra_bits",
+        "missing_bits", "sur_at_level",
+    }  # fmt: skip
+    keys = documented_keys("Each of `predictors` has")
+    for one in document["predictors"].values():
+        assert sorted(one) == sorted(keys)
+        assert {name: np.shape(one[name]) for name in per_level} == dict.fromkeys(per_level, (3,))
+        assert {name: np.shape(values) for name, values in one["within"].items()} == {
+            "1": (3,), "2": (3,), "3": (3,),
+        }  # fmt: skip
+        assert {name: np.shape(values) for name, values in one["overshoot"].items()} == {
+            "0": (3,), "2": (3,), "4": (3,),
+        }  # fmt: skip
+        assert np.shape(one["bias_interval"]) == np.shape(one["abs_error_interval"]) == (3, 2)
+    assert document["provenance"]["models"] == {
+        MODEL: {"num_parameters": 7, "seconds_per_frame": 0.0},
+    }
 
 
 def test_results_in_a_bucket_equal_those_on_a_disk(tmp_path, s3):

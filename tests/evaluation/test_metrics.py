@@ -92,6 +92,18 @@ def test_errors_of_each_level_match_a_calculation_by_hand():
     assert found.ratio_to_constant == pytest.approx(11 / 16)
 
 
+@pytest.mark.parametrize(("scale", "rising"), [(QP, True), (QF, False)])
+def test_levels_are_out_of_order_if_a_later_one_is_finer(scale, rising):
+    # In order, equal, JND3 finer than JND2, JND2 finer than JND1 but JND3 not.
+    levels = np.array([[20, 25, 30], [25, 25, 25], [20, 31, 30], [26, 25, 30]], float)
+    levels = levels if rising else 100 - levels
+    assert scored(levels, levels, scale=scale).order_violations == 2 / 4
+    assert np.isnan(scored(levels[:, :1], levels[:, :1], scale=scale).order_violations)
+    # The level that is not predicted has no order.
+    levels[:, 1] = np.nan
+    assert scored(levels, levels, scale=scale).order_violations == 0
+
+
 def test_overshoot_in_quality_factors_is_below_the_viewers_level():
     found = scored([[29], [33], [20], [30]], [[30]] * 4, scale=QF)
     assert found.overshoot == {0: (2 / 4,), 2: (1 / 4,), 4: (1 / 4,)}

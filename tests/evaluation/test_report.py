@@ -10,6 +10,7 @@ import pytest
 from evaluation_fakes import MODEL, make_curve, make_results, render
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from laser_dist.evaluation import report
 from laser_dist.evaluation.example_clips import choose_examples
@@ -20,6 +21,7 @@ from laser_dist.evaluation.plots import (
     learning_curves,
     predictor_style,
     rate_curve,
+    residuals,
 )
 from laser_dist.evaluation.quality_curves import QualityCurve
 from laser_dist.evaluation.results import to_csv, to_json
@@ -335,6 +337,70 @@ def test_a_rate_curve_of_one_quantizer_is_not_drawn(results):
     assert rate_curve(results, 0, curve).count("<svg") == 1
 
 
+def test_a_clip_has_a_bit_rate_and_an_image_a_size(results):
+    # The fake curve has 10 Mbit at QP 0, which halve every 6 QP, in 5 seconds.
+    row = 3
+    true = results.test.levels[row, 0]
+    rate = 1e7 * 2 ** (-true / 6) / 5 / 1000
+    assert results.true_bitrate_kbps[row, 0] == pytest.approx(
+        rate * (1 + results.test.activity[row, 0])
+    )
+    video, image = (
+        rate_curve(results, row, replace(make_curve(), seconds=seconds))
+        for seconds in (5.0, float("nan"))
+    )
+    assert f"JND1 viewers {rate:.3g} kbit/s" in video
+    assert ">Bit rate, kbit/s<" in video
+    assert f"JND1 viewers {rate * 5 / 8:.3g} kB" in image
+    assert ">Size, kB<" in image
+
+
+def test_groups_are_listed_with_their_errors_the_worst_first(html, results):
+    rows = report.group_rows(results)
+    errors = [row.mean_abs_error for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    assert sum(row.num_sources for row in rows) == 24
+    own = rows[0]
+    members = np.array(results.test.group_ids) == own.group_id
+    expected = (results.network.predicted - results.test.levels)[members]
+    np.testing.assert_allclose(own.bias, expected.mean(axis=0))
+    np.testing.assert_allclose(own.mean_abs_error, np.abs(expected).mean())
+    assert f'<th scope="row">{own.group_id}</th>' in html
+    alone = replace(results.test, group_ids=results.test.source_ids)
+    assert report.group_rows(replace(results, test=alone)) == ()
+
+
+def test_errors_are_drawn_over_the_content_that_differs(results):
+    spatial, temporal = residuals(results)
+    errors = (results.network.predicted - results.test.levels).mean(axis=1)
+    for drawing, values in zip((spatial, temporal), results.test.activity.T, strict=True):
+        correlation = stats.pearsonr(values, errors).statistic
+        assert f"r {correlation:.2f}".replace("-", "\N{MINUS SIGN}") in drawing
+    still = replace(results.test, activity=results.test.activity * [1, 0])
+    assert len(residuals(replace(results, test=still))) == 1
+
+
+def test_published_errors_are_next_to_those_on_videoset_only():
+    real = make_results(12, simulated=False, simulation="")
+    page = report.render(real)
+    assert page.count(">Published</abbr>") == 2
+    assert ">Published</abbr></th><td>1.57</td>" in page
+    assert ">Published</abbr></th><td>0.72</td>" in page
+    for other in (make_results(12), make_results(12, simulated=False, name="mcl_jci_jnd")):
+        assert ">Published<" not in report.render(other)
+
+
+@pytest.mark.parametrize(("fixture", "option"), [("html", "-qp"), ("qf_html", "-quality")])
+def test_an_example_has_the_encoders_option_for_its_predicted_levels(fixture, option, request):
+    page = request.getfixturevalue(fixture)
+    predicted = re.findall(rf"<td>([\d.]+)<small>{option}&nbsp;(\d+)</small></td>", page)
+    assert len(predicted) == 3 * 3
+    for level, quantizer in predicted:
+        # The finer side: down in QP, up in quality factors. The level is shown rounded to 0.1.
+        finer = (float(level) - int(quantizer)) * (1 if option == "-qp" else -1)
+        assert -0.05 <= finer < 1.05
+
+
 def downloads(html):
     return {
         attrs["download"]: base64.b64decode(attrs["href"].split(",")[1]).decode()
@@ -375,15 +441,15 @@ def test_the_numbers_of_the_page_are_those_of_the_results_file(html):
 
 
 def test_each_clip_has_a_row_that_can_be_sorted(html, results):
-    table = html[html.index('<table class="sortable">') :]
+    table = html[html.index('<table class="sortable">', html.index('id="all-clips"')) :]
     table = table[: table.index("</table>")]
     headers = re.findall(r"<th scope=\"col\"[^>]*>", table)
     rows = re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1], re.S)
     cells = [re.findall(r'<td data-value="([^"]*)">', row) for row in rows]
     assert len(rows) == 24
-    # Per level: true, predicted and error; then the mean error and that in dB.
+    # Per level: true, predicted and error; then the mean error, that in dB, and the bit rate.
     values = np.array(cells, np.float64)
-    assert values.shape == (24, 3 * 3 + 2)
+    assert values.shape == (24, 3 * 3 + 3)
     assert len(headers) == 3 + values.shape[1]
     assert table.count("aria-sort") == len(headers) - 1  # pictures have no order
     np.testing.assert_allclose(values[:, 2:9:3], values[:, 1:9:3] - values[:, 0:9:3], atol=2e-4)

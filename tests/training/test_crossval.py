@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -75,7 +76,8 @@ def dataset(tmp_path_factory):
     write_label_tables(builder.data_path)
     rows = [
         {"source_id": f"source{number}", "qp": qp, "psnr_rgb_db": 60.0 - qp / 2,
-         "psnr_y_min_db": 60.0 - qp / 2, "num_bits": int(1e6 / (qp + number))}
+         "psnr_y_min_db": 60.0 - qp / 2, "num_bits": int(1e6 / (qp + number)),
+         "bitrate_kbps": 1e3 / (qp + number)}
         for number in range(NUM_SOURCES)
         for qp in range(1, 52)
     ]  # fmt: skip
@@ -177,3 +179,14 @@ def test_too_many_folds_are_refused(dataset, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert "has too few groups for 7 folds: 6." in done.stderr
     assert not (tmp_path / "folds").exists()
+
+
+def test_folds_of_a_dataset_split_by_source_may_share_a_group(dataset, tmp_path):
+    by_source = shutil.copytree(dataset, tmp_path / "by_source")
+    metadata = json.loads((by_source / "metadata.json").read_text())
+    (by_source / "metadata.json").write_text(json.dumps({**metadata, "split_by": "source"}))
+    words = [*crossval(by_source, tmp_path / "folds")]
+    words[words.index("--folds") + 1] = NUM_SOURCES + 1
+    done = laser_jnd(*words)
+    assert done.returncode == 2
+    assert f"has too few sources for {NUM_SOURCES + 1} folds: {NUM_SOURCES}." in done.stderr

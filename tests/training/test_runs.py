@@ -37,6 +37,7 @@ def test_the_dataset_card_contains_the_dataset_metadata(dataset_dir):
         "scale": "QP",
         "simulated": True,
         "splits": SPLITS,
+        "split_by": "",
         "frames_per_second": None,
     }
 

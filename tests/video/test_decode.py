@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
+from skimage.metrics import peak_signal_noise_ratio
 from video_clips import NTSC, moving_clip, muxed, num_decoded_frames, random_clip
 
 from beam_pipelines.isolation import Isolated
@@ -18,6 +19,7 @@ from laser_dist.errors import UserError
 from laser_dist.video.codec import decode, encode_h264, frame_size, sample_frames
 from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip
+from laser_dist.video.quality import measure_quality
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,32 @@ def test_odd_sizes_are_cropped_to_even():
     odd = decode(image_bytes(np.ascontiguousarray(rgb[:33, :19]), "PNG"))
     assert (odd.height, odd.width) == (32, 18)
     assert np.array_equal(odd.y, decode(image_bytes(rgb, "PNG")).y[:, :32, :18])
+
+
+def odd_video(seed, width=75, height=51):
+    """Return a lossless file of an odd size, and its luma, [T, H, W]."""
+    target, luma = io.BytesIO(), []
+    with av.open(target, "w", format="matroska") as output:
+        stream = output.add_stream("ffv1", rate=NTSC)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for rgb in np.random.default_rng(seed).integers(0, 256, (3, height, width, 3), np.uint8):
+            frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format="yuv420p")
+            luma.append(np.asarray(frame.planes[0]).reshape(height, -1)[:, :width].copy())
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return target.getvalue(), np.stack(luma)
+
+
+def test_a_video_of_odd_size_is_measured_without_its_last_row_and_column():
+    (before, y), (after, other) = odd_video(0), odd_video(1)
+    clips = [decode(before), decode(after)]
+    assert np.array_equal(clips[0].y, y[:, :50, :74])
+    assert clips[0].u.shape == (3, 25, 37)
+    rgb = [clip.rgb_frames(width=64, height=48) for clip in clips]
+    quality = measure_quality(*clips, reference_rgb=rgb[0], distorted_rgb=rgb[1])
+    assert quality.psnr_y_db == pytest.approx(
+        peak_signal_noise_ratio(y[:, :50, :74], other[:, :50, :74]), rel=1e-9
+    )
 
 
 def test_ten_bits_become_eight(clip):

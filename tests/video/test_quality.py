@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ffmpeg_scores import clip_score, frame_scores
+from ffmpeg_scores import clip_score, frame_scores, rgb_psnr
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -135,6 +135,14 @@ def test_psnr_is_what_ffmpeg_prints_for_the_clip_and_each_frame(pair):
     assert quality.psnr_y_min_db == pytest.approx(min(frames), abs=1e-5)
     capped = np.minimum(frames, PSNR_CAP_DB)
     assert quality.psnr_y_p5_db == pytest.approx(np.percentile(capped, 5), abs=1e-5)
+
+
+@each_pair
+def test_psnr_of_the_resized_rgb_frames_is_what_ffmpeg_prints(pair):
+    reference, distorted = pair()
+    assert measured(reference, distorted).psnr_rgb_db == pytest.approx(
+        rgb_psnr(reference, distorted, width=64, height=48), abs=1e-5
+    )
 
 
 @each_pair

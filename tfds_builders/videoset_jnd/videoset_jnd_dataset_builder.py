@@ -18,8 +18,8 @@ class VideosetJndConfig(JndConfig):
     Attributes:
       resolution: resolution of the encoded clips, such as "1280x720".
       level_definition: "jnd" for column jnd of the label tables, "mean" for the samples' mean.
-      split_by: "film" to keep the clips of one film in one split, "source" to split them, as the
-        literature does.
+      split_by: "film" to keep the clips of one film in one split, "source" to let splits share
+        films, as the literature does.
     """
 
     resolution: str = "640x360"
