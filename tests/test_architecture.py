@@ -16,7 +16,8 @@ PACKAGES = ("laser_dist", "beam_pipelines", "tfds_builders")
 # A module imports from its own package and from lower layers. Packages of one layer do not import
 # each other.
 LAYERS = {
-    "laser_dist.commands": 5,
+    "laser_dist.commands": 6,
+    "laser_dist.api": 5,
     "laser_dist.evaluation": 4,
     "tfds_builders": 4,
     "laser_dist.training": 3,
@@ -31,6 +32,7 @@ LAYERS = {
     "laser_dist.errors": -1,
     "laser_dist.cores": -1,
     "laser_dist.keras_import": -1,
+    "laser_dist.wording": -1,
     "laser_dist": -1,
 }
 # Subpackages that import only from those before them. The package's other modules import any.

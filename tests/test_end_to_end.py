@@ -15,10 +15,12 @@ import h5py
 import nbformat
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from command_line import laser_jnd_here
 from listening import is_loopback, watching_commands
 from nbclient import NotebookClient
 from s3 import local_s3
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "tutorials" / "demo.ipynb"
@@ -144,6 +146,51 @@ def test_every_stage_writes_its_model_and_logs(folder):
         assert any((run / "checkpoints" / stage).iterdir())
         assert stage in (run / "logs" / "metrics" / f"{stage}.csv").read_text()
     assert any(run.rglob("events.out.tfevents.*"))
+
+
+def test_a_training_from_python_calls_its_callback_after_each_epoch(notebook, folder):
+    lines = [line.split() for line in (folder / "lat" / "epochs.txt").read_text().splitlines()]
+    assert [line[:2] for line in lines] == [["lat-jnd1", str(epoch)] for epoch in (1, 2, 3)]
+    logged = (folder / "lat" / "logs" / "metrics" / "lat-jnd1.csv").read_text().splitlines()
+    losses = [float(row.split(",")[3]) for row in logged if ",val_loss," in row]
+    assert [float(line[2]) for line in lines] == pytest.approx(losses, abs=6e-4)
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())
+    )
+    error = json.loads((folder / "lat" / "results.json").read_text())["predictors"]["lat"]
+    assert f"mean |ΔQP| of JND1: {error['abs_error'][0]:.2f}" in printed
+
+
+def test_tensorboard_has_the_metrics_and_reconstructions_of_a_backbone(folder):
+    logged = EventAccumulator(str(folder / "first" / "logs" / "tensorboard" / "jnd1")).Reload()
+    tags = set(logged.Tags()["tensors"])
+    assert {"loss", "val_loss", "learning_rate", "gradient_norm", "reconstructions"} <= tags
+    (image,) = logged.Tensors("reconstructions")
+    width, height, *_ = tf.make_ndarray(image.tensor_proto)
+    assert (int(width), int(height)) == (2 * 256, 144)
+    head = EventAccumulator(str(folder / "first" / "logs" / "tensorboard" / "mj-lat")).Reload()
+    assert "reconstructions" not in head.Tags()["tensors"]
+
+
+def test_ray_tune_finds_the_best_settings(folder, tmp_path):
+    """The script of the guide, with the sizes of the notebook's backbones, and short."""
+    page = (ROOT / "docs" / "how-to" / "train-from-python.md").read_text()
+    script = page.partition('```python title="search.py"\n')[2].partition("```")[0]
+    before = '{"cluster.cpu_devices": 1}'
+    sizes = '"backbone.filters": 16, "backbone.latent_filters": 32, "heads.epochs": 2}'
+    assert before in script
+    path = tmp_path / "search.py"
+    path.write_text(script.replace(before, f"{before[:-1]}, {sizes}"))
+    output = tmp_path / "search"
+    done = python(folder.parent, path, folder / "data", folder / "first", output)
+    losses = {}
+    for run in output.glob("*/config.json"):
+        rate = json.loads(run.read_text())["training"]["heads"]["learning_rate"]
+        rows = (run.parent / "logs" / "metrics" / "mj-lat.csv").read_text().splitlines()
+        losses[rate] = [float(row.split(",")[3]) for row in rows if ",val_loss," in row][-1]
+    assert losses.keys() == {1e-4, 1e-3}
+    best = min(losses, key=losses.get)
+    assert f"best: {{'heads.learning_rate': {best}}}" in done.stdout
 
 
 def test_the_dataset_loads_by_name_in_any_python_session(folder):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from laser_dist.commands.wording import count_text, notes, size_text
 from laser_dist.errors import UserError
+from laser_dist.wording import count_text, notes, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.wording import count_text, notes, size_text
 from laser_dist.errors import UserError
+from laser_dist.wording import count_text, notes, size_text
 
 if TYPE_CHECKING:
     from laser_dist.storage import StoredFile

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from laser_dist import storage
-from laser_dist.commands import build, evaluate, predict, synthesize, train, training_run
+from laser_dist import api, storage
+from laser_dist.commands import build, evaluate, predict, synthesize
 from laser_dist.commands.datasets import RESOLUTIONS, VIDEOSET
 from laser_dist.commands.options import add_seed
 from laser_dist.commands.terminal import Terminal
-from laser_dist.commands.wording import time_text
+from laser_dist.commands.training_progress import TerminalFollower
 from laser_dist.errors import UserError
+from laser_dist.wording import time_text
 
 HELP = "run the full pipeline on a small synthetic dataset and write an HTML report"
 EXAMPLE = """\
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_output(videoset)
     check_free(run_dir)
-    free(train.run_store(str(run_dir)))
+    free(api.run_store(run_dir))
     terminal = Terminal()
     terminal.say(f"Files are written to {output}, and decoded frames to the cache directory.")
     with _step(terminal, 1, "Create a synthetic VideoSet"):
@@ -103,18 +104,18 @@ def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
 
 def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> dict[str, Any]:
     from laser_dist.models.variants import MJ_LAT
-    from laser_dist.training.config import override, tiny, to_dict
+    from laser_dist.training.config import override, tiny
     from laser_dist.training.lease import free
-    from laser_dist.training.runs import start_run
 
-    store = train.run_store(str(run_dir))
-    free(store)
+    free(api.run_store(run_dir))
     if run_dir.exists():  # the demo's own, after `check_free`
         storage.remove(run_dir)
-    training = override(tiny(MJ_LAT), [f"seed={seed}"])
-    config = start_run(store, to_dict(training), dataset_dir)
-    training_run.train_run(terminal, config, store)
-    return config
+    config = override(tiny(MJ_LAT), [f"seed={seed}"])
+    run = api.train(
+        MJ_LAT.name, dataset_dir, run_dir, config=config, follower=TerminalFollower(terminal)
+    )
+    assert run is not None  # all stages
+    return run.config
 
 
 def check_free(run_dir: Path) -> None:

@@ -7,18 +7,17 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.locations import add_dataset, find_dataset
+from laser_dist.commands.options import add_dataset
 from laser_dist.commands.terminal import Terminal
-from laser_dist.commands.wording import (
+from laser_dist.errors import UserError
+from laser_dist.jnd.scale import NUM_LEVELS
+from laser_dist.wording import (
     NO_VALUE,
     count_text,
     interval_text,
     number_text,
     share_text,
 )
-from laser_dist.errors import UserError
-from laser_dist.jnd.scale import NUM_LEVELS
-from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate the models and print the tables."""
     from laser_dist.storage import check_writable, is_url
+    from laser_dist.storage.prepared_datasets import find_dataset
     from laser_dist.training.runs import load_run
 
     # Check first, before anything large is imported or downloaded.
@@ -81,24 +81,11 @@ def run(arguments: argparse.Namespace) -> None:
 def evaluate_models(
     terminal: Terminal, dataset: str, models: Sequence[str], output: str
 ) -> EvaluationResults:
-    """Evaluate models, and write the results and the report.
+    """Evaluate models as `api.evaluate` does, and show the progress on the terminal."""
+    from laser_dist import api
 
-    Args:
-      terminal: terminal for the progress.
-      dataset: location of the prepared dataset, path or URL.
-      models: locations of the runs, paths or URLs, or paths of model files.
-      output: location for the results and the report, path or URL.
-    """
-    from laser_dist.storage.local_copies import local_dataset, local_run, naming_locations
-
-    with terminal.progress() as show, naming_locations(*models, dataset):
-        paths = {model: local_run(model, show) for model in models}
-        dataset_dir = local_dataset(dataset, ("test",), show)
-        show("Predicting the test sources")
-        import_keras(gpus="shared")
-        from laser_dist.evaluation.evaluate import evaluate
-
-        return evaluate(dataset_dir, paths, output)
+    with terminal.progress() as show:
+        return api.evaluate(models, dataset, output, show=show)
 
 
 def written(output: str) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from laser_dist.commands.wording import printable
 from laser_dist.errors import HINT, UserError
+from laser_dist.wording import printable
 
 USER_ERROR = 2
 BUG = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_dist.commands import terminal
-from laser_dist.commands.wording import printable
+from laser_dist.wording import printable
 
 PACKAGES = ("laser_dist", "beam_pipelines", "tfds_builders")
 FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -104,3 +104,20 @@ def worker_range(text: str) -> tuple[int | None, int]:
             f"must be a number such as 8 or a range such as 4:8, not {text!r}"
         )
     return few, many
+
+
+def add_dataset(parser: argparse.ArgumentParser, what: str, *, required: bool = False) -> None:
+    """Declare `--dataset` and `--data-dir`, the arguments of `prepared_datasets.find_dataset`."""
+    parser.add_argument(
+        "--dataset",
+        required=required,
+        metavar="PATH_OR_URL",
+        help=f"{what}: its folder, the --data-dir of a build if it holds only one dataset, or "
+        "NAME/CONFIG[/VERSION] with --data-dir",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="PATH_OR_URL",
+        help="folder or bucket (gs://, s3://) of prepared datasets; the newest version is used "
+        "unless --dataset names one",
+    )

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from laser_dist import api
 from laser_dist.commands import build, evaluate, train
 from laser_dist.commands.build_request import BuildOptions, resolve
 from laser_dist.commands.datasets import RESOLUTIONS, VIDEOSET
 from laser_dist.commands.terminal import Terminal
-from laser_dist.commands.training_run import load_pretrained, train_runs
-from laser_dist.commands.wording import count_text, interval_text, number_text
+from laser_dist.commands.training_progress import TerminalFollower
 from laser_dist.jnd.scale import NUM_LEVELS
 from laser_dist.models.variants import (
     MJ_LAT,
@@ -19,6 +19,7 @@ from laser_dist.models.variants import (
     PUBLISHED_JND1_PSNR_ERROR_DB,
     VARIANTS,
 )
+from laser_dist.wording import count_text, interval_text, number_text
 
 if TYPE_CHECKING:
     from laser_dist.evaluation.metrics import PredictorScore
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Build, train and evaluate what is missing, and write the table."""
     from laser_dist.storage import check_writable, join, write_text
     from laser_dist.training.runs import start_run
+    from laser_dist.training.session import load_pretrained, train_runs
 
     terminal, output = Terminal(), arguments.output
     trainings = {variant: train.settings_of(arguments, variant) for variant in VARIANTS}
@@ -91,16 +93,21 @@ def run(arguments: argparse.Namespace) -> None:
         )
     check_writable(output)
     dataset = build.build_or_reuse(terminal, resolved)
-    stores = {variant: train.run_store(join(output, variant.name)) for variant in VARIANTS}
+    stores = {variant: api.run_store(join(output, variant.name)) for variant in VARIANTS}
     configs = {
         variant: start_run(store, trainings[variant], dataset) for variant, store in stores.items()
     }
     # This variant has all backbones, and the others start from them.
-    train_runs(terminal, [(configs[MJ_LAT], stores[MJ_LAT])])
+    train_runs([(configs[MJ_LAT], stores[MJ_LAT])], follower=TerminalFollower(terminal))
     first = stores[MJ_LAT].location
     others = [variant for variant in VARIANTS if variant is not MJ_LAT]
-    backbones = load_pretrained(terminal, first, trainings[MJ_LAT])
-    train_runs(terminal, [(configs[each], stores[each]) for each in others], pretrained=backbones)
+    with terminal.progress() as show:
+        backbones = load_pretrained(first, trainings[MJ_LAT], show)
+    train_runs(
+        [(configs[each], stores[each]) for each in others],
+        pretrained=backbones,
+        follower=TerminalFollower(terminal),
+    )
     models = [store.location for store in stores.values()]
     results = evaluate.evaluate_models(terminal, dataset, models, output)
     write_text(join(output, TABLE), to_markdown(results, arguments.preset or train.DEFAULT_PRESET))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.options import add_seed, add_workers, whole_number
 from laser_dist.commands.terminal import Terminal
-from laser_dist.commands.wording import count_text, notes, size_text
 from laser_dist.errors import UserError
+from laser_dist.wording import count_text, notes, size_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import IO, TYPE_CHECKING, Protocol
 
-from laser_dist.commands.wording import printable
+from laser_dist.wording import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

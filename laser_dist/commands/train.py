@@ -8,27 +8,18 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from laser_dist.commands.locations import add_dataset, find_dataset
-from laser_dist.commands.options import level_list, whole_number, worker_range
+from laser_dist import api
+from laser_dist.commands.options import add_dataset, level_list, whole_number, worker_range
 from laser_dist.commands.terminal import Terminal
-from laser_dist.commands.training_run import (
-    check_gpus_here,
-    check_stages,
-    is_finished,
-    load_pretrained,
-    stages_of,
-    train_run,
-    workers_text,
-)
-from laser_dist.commands.wording import time_text
+from laser_dist.commands.training_progress import TerminalFollower
 from laser_dist.errors import UserError
 from laser_dist.models.variants import VARIANTS, Variant, variant_named
-from laser_dist.training.config import PRESETS, from_dict, override, read_settings, to_dict
-
-if TYPE_CHECKING:
-    from laser_dist.storage.run_files import RunFiles
+from laser_dist.storage.prepared_datasets import find_dataset
+from laser_dist.training.config import PRESETS, from_dict, override, to_dict
+from laser_dist.training.session import check_gpus_here, check_stages, stages_of, workers_text
+from laser_dist.wording import time_text
 
 HELP = "train a predictor: backbones first, then heads"
 EXAMPLE = """\
@@ -180,24 +171,30 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "(checkpoint_every)",
     )
     parser.add_argument(
+        "--profile",
+        type=whole_number(1),
+        metavar="N",
+        help="trace N steps of each stage for TensorBoard's profiler (profile_steps)",
+    )
+    parser.add_argument(
         "--seed", type=whole_number(0, 2**31 - 1), metavar="S", help="random seed (seed)"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train the predictor, or the stages of it that are missing."""
-    from laser_dist.training.runs import check_run, read_run, start_run
+    from laser_dist.training.runs import check_run, read_dataset_card, read_run
 
     terminal = Terminal()
     if arguments.resume is not None:
         _check_resume(arguments)
-        store = run_store(arguments.resume)
+        store = api.run_store(arguments.resume)
         training, dataset, splits = read_run(store, work_settings(arguments))
     else:
         training = resolve(arguments, needs_dataset=not arguments.print_config)
         dataset, splits = arguments.dataset, None
         preset = arguments.preset or DEFAULT_PRESET
-        store = run_store(arguments.output or f"runs/{arguments.variant}-{preset}")
+        store = api.run_store(arguments.output or f"runs/{arguments.variant}-{preset}")
     check_stages(arguments.stages, training)
     if arguments.print_config:
         terminal.say(json.dumps(training, indent=2))
@@ -209,29 +206,28 @@ def run(arguments: argparse.Namespace) -> None:
         run_config = check_run(store, training, dataset, splits)
         _print_plan(terminal, run_config, store.location, arguments.stages)
         return
-    pretrained = None
-    if arguments.init_from is not None:
-        if is_finished(store):
-            raise UserError(
-                f"{store.location} is a finished run, so --init-from cannot change its backbones.",
-                hint="Choose another folder with --output.",
-            )
-        pretrained = load_pretrained(terminal, arguments.init_from, training)
-    config = start_run(store, training, dataset, splits)  # creates the run's folder
-    if arguments.preset == "large" and (rate := config["dataset"]["frames_per_second"]):
+    rate = read_dataset_card(dataset)["frames_per_second"]
+    if arguments.preset == "large" and rate:
         logger.warning(
             "The preset large is meant for a dataset with all frames of its clips. %s has %g per "
             "second, so an epoch has few steps.",
-            config["dataset"]["dir"],
+            dataset,
             rate,
         )
-    logger.info("Follow the metrics with: tensorboard --logdir %s/logs/tensorboard", store.location)
-    started = time.monotonic()
-    throughput = train_run(terminal, config, store, pretrained=pretrained, only=arguments.stages)
+    started, follower = time.monotonic(), TerminalFollower(terminal)
+    run = api.train(
+        training["variant"],
+        dataset,
+        store.location,
+        config=from_dict(training),
+        init_from=arguments.init_from,
+        stages=arguments.stages,
+        splits=splits,
+        follower=follower,
+    )
     took = time_text(time.monotonic() - started)
-    terminal.pairs([("run", store.location), ("time", took), *throughput])
-    if is_finished(store):
-        dataset = config["dataset"]["dir"]
+    terminal.pairs([("run", store.location), ("time", took), *follower.throughput])
+    if run is not None:
         terminal.say(f"Next: laser-jnd evaluate --model {store.location} --dataset {dataset}")
 
 
@@ -261,14 +257,6 @@ def _print_plan(
         rows.append([plan.name, needs, str(settings.epochs), str(settings.batch_size), rate])
     terminal.say()
     terminal.table(["stage", "starts from", "epochs", "batch", "learning rate"], [rows])
-
-
-def run_store(location: str) -> RunFiles:
-    """Return the storage of a run, in a folder or a bucket."""
-    from laser_dist.storage.locations import is_url
-    from laser_dist.storage.run_files import RunFiles
-
-    return RunFiles(location if is_url(location) else str(Path(location)))
 
 
 def _check_resume(arguments: argparse.Namespace) -> None:
@@ -328,16 +316,8 @@ def settings_of(
     }
     assignments = [f"{path}={value}" for path, value in flags.items() if value is not None]
     assignments += work_settings(arguments)
-    config = PRESETS[arguments.preset or DEFAULT_PRESET](variant)
-    if file is not None:
-        of_file = read_settings(file)
-        named = f"variant={variant.name}"
-        if other := [each for each in of_file if each.startswith("variant=") and each != named]:
-            raise UserError(
-                f"{file} has settings for {other[0].partition('=')[2]}, not for {variant.name}.",
-                hint="Give the variant of the file, or remove `variant` from it.",
-            )
-        config = override(config, [each for each in of_file if each != named])
+    preset = arguments.preset or DEFAULT_PRESET
+    config = api.resolve_config(variant.name, file or preset, preset=preset)
     changes = [*assignments, *arguments.assignments]
     return to_dict(override(config, changes, arguments.per_replica_batch_size))
 
@@ -353,5 +333,6 @@ def work_settings(arguments: argparse.Namespace) -> list[str]:
         "cluster.gpus_per_worker": arguments.gpus_per_worker,
         "cluster.cpus_per_worker": arguments.cpus_per_worker,
         "checkpoint_every": arguments.checkpoint_every,
+        "profile_steps": arguments.profile,
     }
     return [f"{path}={value}" for path, value in flags.items() if value is not None]

@@ -1,10 +1,17 @@
-"""Progress of a training, as lines of text."""
+"""Progress of trainings on the terminal."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from laser_dist.commands.wording import count_text, figure_text, time_text
+from laser_dist.commands.processes import claim_signals
+from laser_dist.commands.terminal import Show, Terminal
+from laser_dist.training.session import Follower
+from laser_dist.wording import count_text, figure_text, time_text
+
+logger = logging.getLogger(__name__)
 
 _SHARES = {"input_wait": "input", "compute": "compute", "checkpoint": "checkpoints"}
 
@@ -147,3 +154,52 @@ def _time_left(event: Mapping[str, Any], first_step: Mapping[str, Any]) -> str:
 def _steps(event: Mapping[str, Any]) -> int:
     """Return the number of steps since the start of the stage."""
     return (event["epoch"] - 1) * event["steps"] + event["step"]
+
+
+class TerminalFollower(Follower):
+    """Shows the progress of trainings on the terminal."""
+
+    def __init__(self, terminal: Terminal, show: Show | None = None) -> None:
+        """Take the terminal to show it on.
+
+        Args:
+          terminal: terminal for the lines that stay.
+          show: shows the line that changes; None to open a progress line while runs are trained.
+        """
+        self._terminal = terminal
+        self._show = show
+        self._progress: list[TrainingProgress] = []
+        self._prefixes: list[str] = []
+
+    @property
+    def throughput(self) -> list[tuple[str, str]]:
+        """Throughput of the first run, and what its time was spent on, as names and values."""
+        return self._progress[0].throughput() if self._progress else []
+
+    @contextmanager
+    def following(self, runs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[None]:
+        """Show a line that changes while the block runs."""
+        each_epoch = not self._terminal.is_live
+        self._progress = [TrainingProgress(stages, each_epoch=each_epoch) for _, stages in runs]
+        names = [location.rpartition("/")[2] for location, _ in runs]
+        self._prefixes = [f"  {name}" if len(runs) > 1 else "" for name in names]
+        self._current = 0
+        if self._show is not None:
+            yield
+            return
+        with self._terminal.progress() as self._show:
+            yield
+        self._show = None
+
+    def take(self, index: int, event: Mapping[str, Any]) -> None:
+        """Log the lines that stay."""
+        self._current = index
+        for line in self._progress[index].take(event):
+            logger.info("%s%s", self._prefixes[index], line)
+
+    def look(self) -> None:
+        """Show the line that changes, and keep the signals from Ray."""
+        claim_signals()
+        prefix = self._prefixes[self._current].strip()
+        assert self._show is not None  # set while runs are trained
+        self._show(f"{prefix}  {self._progress[self._current].line}".strip())

@@ -173,6 +173,8 @@ class TrainingConfig:
         in the user's cache directory. Larger splits, and all with 0, are decoded in every epoch.
       feature_cache: whether features of frozen backbones are computed once and cached in the run's
         folder, or recomputed in every epoch.
+      profile_steps: number of steps of each stage that the first worker traces for TensorBoard's
+        profiler.
 
     Raises:
       UserError: a setting is out of its range, or two settings contradict each other.
@@ -197,13 +199,14 @@ class TrainingConfig:
     checkpoint_every: str = _limited("10 minutes", interval=_INTERVAL)
     frame_cache_gb: float = _limited(32.0, ge=0, lt=math.inf)
     feature_cache: bool = True
+    profile_steps: int = _limited(0, ge=0)
 
     def __post_init__(self) -> None:
         for path, declared, hint, value in _leaves(self):
             _check_range(path, declared.metadata, hint, value)
         for path, rule in self._contradictions():
             value = operator.attrgetter(path)(self)
-            raise UserError(f"`{path}` must be {rule}, but is {_text(value)}.")
+            raise UserError(f"`{path}` must be {rule}, but is {setting_text(value)}.")
 
     def scaled(self, name: str) -> StageConfig:
         """Return the settings of a stage with the learning rate for its batch size.
@@ -391,7 +394,10 @@ def describe_settings(variant: str = "mj-lat") -> list[Setting]:
             Setting(
                 path,
                 ", ".join(filter(None, [_type_text(hint), rule])),
-                {name: _text(operator.attrgetter(path)(each)) for name, each in presets.items()},
+                {
+                    name: setting_text(operator.attrgetter(path)(each))
+                    for name, each in presets.items()
+                },
                 _meanings(kind)[name],
             )
         )
@@ -479,7 +485,7 @@ def read_settings(path: Path) -> list[str]:
             f"Cannot read the settings in {path}: {reason}.",
             hint="Print an example with `laser-jnd train VARIANT --print-config`.",
         ) from error
-    return [f"{name}={_text(value)}" for name, value in _flattened(values)]
+    return [f"{name}={setting_text(value)}" for name, value in _flattened(values)]
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -487,7 +493,7 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, dict):
             yield from _flattened(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, tuple(value) if isinstance(value, list) else value
+            yield prefix + name, value
 
 
 def known_paths(kind: type = TrainingConfig, prefix: str = "") -> list[str]:
@@ -547,7 +553,7 @@ def _check_range(path: str, limits: Mapping[str, Any], hint: Any, value: Any) ->
         fits = value is None or all(_LIMITS[name][0](value, limits[name]) for name in limits)
     if not fits:
         rule = _range_text(limits) or _type_text(hint)
-        raise UserError(f"`{path}` must be {rule}, but is {_text(value)}.")
+        raise UserError(f"`{path}` must be {rule}, but is {setting_text(value)}.")
 
 
 def _range_text(limits: Mapping[str, Any]) -> str:
@@ -595,9 +601,9 @@ def _type_text(hint: Any, *, article: bool = False) -> str:
     return f"{'an' if hint is int else 'a'} {text}" if article else text
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """Return a value as `--set` takes it."""
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 

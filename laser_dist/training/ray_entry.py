@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
@@ -27,9 +28,14 @@ from laser_dist.training.failure_policy import (
 )
 from laser_dist.training.storage.logs import events_path
 
+if TYPE_CHECKING:
+    from laser_dist.training.learning.callbacks import Callback
+
 SECONDS_BETWEEN_LOOKS = 0.3
 TRIES_TO_START = 3
+_OWN_RAY = "LASER_JND_OWN_RAY"  # set while a Ray that `ray_session` prepares is used
 _ON_ONE_MACHINE = {
+    _OWN_RAY: "1",
     # Nobody reads the metrics, which Ray serves to clients without a token.
     "RAY_enable_metrics_collection": "0",
     "AUTOSCALER_METRIC_PORT": "-1",
@@ -55,11 +61,14 @@ class Job:
       groups: names of the stages; each group needs those before it.
       on_event: called with every event of the run's log. There is none if the run is in a bucket
         and trained on a cluster: then the workers print their progress, and Ray forwards it.
+      callbacks: called by the chief worker; those of the first run count for the runs that the same
+        workers train.
     """
 
     config: dict[str, Any]
     groups: Sequence[Sequence[str]]
     on_event: Callable[[dict[str, Any]], None]
+    callbacks: "tuple[Callback, ...]" = ()
 
 
 def train(jobs: Sequence[Job]) -> None:
@@ -82,7 +91,7 @@ def train(jobs: Sequence[Job]) -> None:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.hang_timeout_s)
     import ray
 
-    is_remote = bool(os.environ.get("RAY_ADDRESS")) and RunFiles(first["run_dir"]).is_remote
+    is_remote = uses_cluster() and RunFiles(first["run_dir"]).is_remote
     # In one thread: a driver that disconnects in another one takes seconds longer.
     with _connected(ray, cluster, log_to_driver=is_remote):
         _train_on(ray.cluster_resources(), jobs, is_remote)
@@ -93,7 +102,7 @@ def _train_on(resources: Mapping[str, float], jobs: Sequence[Job], is_remote: bo
     cluster = _cluster_of(jobs[0].config)
     room = num_fits(cluster, resources)
     if not room:
-        if not os.environ.get("RAY_ADDRESS"):  # this machine alone does not grow
+        if not uses_cluster():  # this machine alone does not grow
             raise UserError(
                 f"This machine has {resources.get('GPU', 0):g} GPUs, but the training needs "
                 f"{cluster.num_workers * cluster.gpus_per_worker}.",
@@ -128,6 +137,39 @@ def _train_in_turn(jobs: Sequence[Job], room: int, is_remote: bool) -> None:
             future.result()
 
 
+def uses_cluster() -> bool:
+    """Return whether there is a Ray to train on: named by RAY_ADDRESS, or this process is of it."""
+    return _OWN_RAY not in os.environ and (bool(os.environ.get("RAY_ADDRESS")) or _is_connected())
+
+
+def _is_connected() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+@contextmanager
+def local_ray(num_cpus: int | None = None) -> Iterator[None]:
+    """Connect this process to a Ray of this machine that only its user can reach.
+
+    It listens on the loopback interface, asks for a token, and ends with the block. Trainings
+    within the block use it.
+
+    Args:
+      num_cpus: CPUs that Ray may use; None for all.
+
+    Raises:
+      UserError: Ray did not start, or the environment turns its token off.
+    """
+    import ray
+
+    with _private_session():
+        start_locally(ray, num_cpus or num_cores(), {"log_to_driver": False})
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Prepare the environment of this process for `train`.
@@ -136,7 +178,7 @@ def ray_session() -> Iterator[None]:
       UserError: the environment turns the token of a local Ray off.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report leaves this machine
-    with nullcontext() if os.environ.get("RAY_ADDRESS") else _private_session():
+    with nullcontext() if uses_cluster() or _is_connected() else _private_session():
         yield
 
 
@@ -159,7 +201,8 @@ def _private_session() -> Iterator[None]:
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        own = {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token"}
+        # TensorFlow leaves files in the temporary folder of a worker that is ended.
+        own = {"RAY_TMPDIR": str(folder), "TMPDIR": str(folder), "RAY_AUTH_MODE": "token"}
         with _environment(**_ON_ONE_MACHINE, **own, RAY_AUTH_TOKEN_PATH=str(token)):
             yield
 
@@ -238,6 +281,7 @@ def _fit(parts: Sequence[tuple[Job, Sequence[str]]], prints_progress: bool) -> N
         train_loop_config={
             "runs": [(job.config, list(stages)) for job, stages in parts],
             "prints_progress": prints_progress,
+            "callbacks": parts[0][0].callbacks,
         },
         scaling_config=ScalingConfig(
             num_workers=most if least is None else (least, most),
@@ -249,7 +293,7 @@ def _fit(parts: Sequence[tuple[Job, Sequence[str]]], prints_progress: bool) -> N
             name=f"ray-{parts[0][1][0]}",
             storage_path=stores[0].location,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            callbacks=[_end_at_fatal_errors(policy)],
+            callbacks=[_end_at_fatal_errors(policy), *_reports_to_tune()],
         ),
     )
     with contextlib.ExitStack() as follows:
@@ -275,7 +319,7 @@ def _trainer_class() -> type:
     """
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    is_local = not os.environ.get("RAY_ADDRESS")
+    is_local = not uses_cluster()
     unused = {"DatasetsCallback", *(["PlacementGroupCleanerCallback"] if is_local else [])}
 
     class Trainer(DataParallelTrainer):
@@ -315,6 +359,8 @@ def _on_worker(config: dict[str, Any]) -> None:
         worker_index=context.get_world_rank(),
         num_workers=context.get_world_size(),
         prints_progress=config["prints_progress"],
+        callbacks=config["callbacks"],
+        report=ray.train.report,
         is_preempted=lambda: ray.train.get_preemption_info() is not None,
     )
 
@@ -357,6 +403,17 @@ def _set_tf_config(addresses: list[str], index: int) -> None:
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
 
 
+def _reports_to_tune() -> list[Any]:
+    """Return a callback of Ray that hands metrics to Ray Tune, if this is one of its trials."""
+    from ray.tune.trainable.trainable_fn_utils import _in_tune_session
+
+    if not _in_tune_session():
+        return []
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return [TuneReportCallback()]
+
+
 def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
     """Return a callback of Ray that ends the run at an error that would only come again."""
     from ray.train import UserCallback
@@ -374,17 +431,21 @@ def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
 def _connected(ray: Any, cluster: ClusterConfig, *, log_to_driver: bool) -> Iterator[None]:
     """Connect to Ray, or start it if there is none, while the block runs."""
     options = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
+    if _is_connected():  # by the caller, or this is a process of Ray
+        yield
+        return
+    if uses_cluster():
         ray.init(**options)
     else:
-        start_locally(ray, cluster, options)
+        needed = cluster.num_workers * cluster.num_cpus
+        start_locally(ray, max(num_cores(), needed), options)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def start_locally(ray: Any, cluster: ClusterConfig, options: Mapping[str, Any]) -> None:
+def start_locally(ray: Any, num_cpus: int, options: Mapping[str, Any]) -> None:
     """Start Ray on this machine; again, if a busy machine needs more than Ray's 30 seconds."""
     import psutil
     from ray._raylet import AuthenticationTokenLoader, Config
@@ -394,12 +455,11 @@ def start_locally(ray: Any, cluster: ClusterConfig, options: Mapping[str, Any]) 
     # An earlier session of this process had another token.
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-    needed = cluster.num_workers * cluster.num_cpus
     this = psutil.Process()
     before = set(this.children(recursive=True))
     for left in reversed(range(TRIES_TO_START)):
         try:
-            ray.init("local", num_cpus=max(num_cores(), needed), include_dashboard=False, **options)
+            ray.init("local", num_cpus=num_cpus, include_dashboard=False, **options)
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise

@@ -17,7 +17,9 @@ from laser_dist.training.lease import free
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
 # Location of the dataset and settings that may change when a run is resumed.
-MAY_CHANGE = {"dir", "cluster", "checkpoint_every", "feature_cache", "frame_cache_gb"}
+MAY_CHANGE = {
+    "dir", "cluster", "checkpoint_every", "feature_cache", "frame_cache_gb", "profile_steps",
+}  # fmt: skip
 PACKAGES = ("laser-jnd", "tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 

@@ -14,6 +14,7 @@ from laser_dist.training.devices import use_devices
 
 if TYPE_CHECKING:
     from laser_dist.training.examples.order import WorkerShard
+    from laser_dist.training.learning.callbacks import Callback
     from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.storage.logs import RunLog
 
@@ -28,6 +29,8 @@ def work(
     worker_index: int = 0,
     num_workers: int = 1,
     prints_progress: bool = False,
+    callbacks: "Sequence[Callback]" = (),
+    report: Callable[[dict[str, Any]], None] | None = None,
     is_preempted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run stages of one or several runs on this worker.
@@ -39,6 +42,8 @@ def work(
       worker_index: number of this worker, from 0, the chief.
       num_workers: number of workers; above 1, `TF_CONFIG` names them all.
       prints_progress: whether the chief prints progress to stderr.
+      callbacks: called by the chief, after those that write the run's own logs.
+      report: as in `TrainingContext`.
       is_preempted: as in `TrainingContext`.
 
     Raises:
@@ -62,6 +67,8 @@ def work(
             strategy,
             shard,
             prints_progress=prints_progress,
+            callbacks=callbacks,
+            report=report,
             is_preempted=is_preempted,
         )
 
@@ -73,10 +80,13 @@ def _train(
     shard: "WorkerShard",
     *,
     prints_progress: bool,
+    callbacks: "Sequence[Callback]",
+    report: Callable[[dict[str, Any]], None] | None,
     is_preempted: Callable[[], bool],
 ) -> None:
     """Run stages of one run."""
     from laser_dist.storage.run_files import RunFiles
+    from laser_dist.training.learning.callbacks import CsvLogger, TensorBoardLogger
     from laser_dist.training.learning.collectives import check_shared
     from laser_dist.training.learning.loop import TrainingContext
     from laser_dist.training.learning.watchdog import Watchdog
@@ -98,6 +108,9 @@ def _train(
         jit_compile=config.jit_compile,
         gradient_precision=config.gradient_precision,
         checkpoint_interval=config.checkpoint_interval,
+        callbacks=(CsvLogger(store), TensorBoardLogger(store), *callbacks) if is_chief else (),
+        report=report,
+        profile_steps=config.profile_steps,
         is_preempted=is_preempted,
         has_equal_statistics=config.synchronized_batch_norm,
         heartbeat=watchdog.heartbeat,

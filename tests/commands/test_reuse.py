@@ -2,9 +2,9 @@ import pytest
 
 from laser_dist import storage
 from laser_dist.commands import datasets, demo, synthesize
-from laser_dist.commands.locations import find_dataset
 from laser_dist.errors import UserError
 from laser_dist.storage import list_files
+from laser_dist.storage.prepared_datasets import find_dataset
 
 
 def test_a_synthetic_dataset_of_other_settings_is_not_reused(tmp_path):

@@ -119,7 +119,7 @@ def test_the_batch_per_device_is_that_of_the_largest_group_of_workers():
 
 
 def test_the_large_preset_asks_for_a_dataset_with_all_frames(folder, monkeypatch):
-    monkeypatch.setattr(train, "train_run", lambda *_, **__: [])
+    monkeypatch.setattr(train.api, "train", lambda *_, **__: None)
     about = json.loads((folder / "data" / "metadata.json").read_text())
     for rate, expected in ((None, False), (1.0, True)):
         (folder / "data" / "metadata.json").write_text(

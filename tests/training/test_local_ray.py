@@ -8,7 +8,6 @@ import psutil
 import pytest
 
 from laser_dist.errors import UserError
-from laser_dist.training.config import ClusterConfig
 from laser_dist.training.ray_entry import TRIES_TO_START, start_locally
 
 TIMED_OUT = (
@@ -45,7 +44,7 @@ def is_running(process):
 
 def test_a_late_start_is_repeated_and_its_processes_are_ended(fake_ray):
     ray, started = fake_ray(late_starts=TRIES_TO_START - 1)
-    start_locally(ray, ClusterConfig(), {})
+    start_locally(ray, 2, {})
     assert len(started) == TRIES_TO_START
     assert [process.wait(10) != 0 for process in started[:-1]] == [True] * (TRIES_TO_START - 1)
     assert is_running(started[-1])
@@ -54,7 +53,7 @@ def test_a_late_start_is_repeated_and_its_processes_are_ended(fake_ray):
 def test_a_machine_on_which_ray_never_starts_in_time_is_named_as_too_busy(fake_ray):
     ray, started = fake_ray(late_starts=TRIES_TO_START)
     with pytest.raises(UserError, match="too busy"):
-        start_locally(ray, ClusterConfig(), {})
+        start_locally(ray, 2, {})
     for process in started:
         process.wait(10)
 
@@ -62,5 +61,5 @@ def test_a_machine_on_which_ray_never_starts_in_time_is_named_as_too_busy(fake_r
 def test_any_other_error_of_a_start_is_not_repeated(fake_ray):
     ray, started = fake_ray(late_starts=1, message="no space left on the device")
     with pytest.raises(Exception, match="no space left"):
-        start_locally(ray, ClusterConfig(), {})
+        start_locally(ray, 2, {})
     assert len(started) == 1

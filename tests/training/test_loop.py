@@ -301,6 +301,7 @@ def test_metrics_are_means_over_the_examples_of_unequal_batches(tmp_path):
     assert times["samples_per_second"] > 0
     assert sum(times[name] for name in SHARES) == pytest.approx(1)
     assert metrics.pop("gradient_norm") > 0
+    assert metrics.pop("learning_rate") <= 1e-12
     both = expected | {f"val_{name}": value for name, value in expected.items()}
     assert metrics == pytest.approx(both, rel=1e-5)
 
@@ -330,7 +331,7 @@ def test_a_level_that_all_examples_lack_has_no_metric(tmp_path):
     stage = linear_stage(START, FEATURES, levels, epochs=2, learning_rate=0.05)
     train_stage(stage, context(tmp_path, after_epoch=epochs.append))
     assert epochs[1].keys() == {
-        "loss", "jnd1", "gradient_norm", "val_loss", "val_jnd1", *TIMES,
+        "loss", "jnd1", "gradient_norm", "val_loss", "val_jnd1", "learning_rate", *TIMES,
     }  # fmt: skip
 
     # The weights of the other level are unchanged bit for bit, and not NaN.

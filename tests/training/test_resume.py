@@ -7,6 +7,7 @@ import pytest
 from training_fakes import context, linear_stage
 
 from laser_dist.training.config import CheckpointInterval
+from laser_dist.training.learning.callbacks import CsvLogger
 from laser_dist.training.learning.loop import train_stage
 from laser_dist.training.storage.checkpoints import claim_folder, latest_checkpoint
 from laser_dist.training.storage.logs import METRICS_FOLDER, RunLog
@@ -27,7 +28,13 @@ def test_a_training_is_resumed_on_another_machine(machines, caplog):
 
     def at(store):
         log, every = RunLog(store, is_chief=True), CheckpointInterval(steps=3, epochs=1)
-        return replace(context(store.local), store=store, log=log, checkpoint_interval=every)
+        return replace(
+            context(store.local),
+            store=store,
+            log=log,
+            callbacks=(CsvLogger(store),),
+            checkpoint_interval=every,
+        )
 
     class Stopped(Exception):
         pass

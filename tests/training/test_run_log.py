@@ -1,65 +1,14 @@
-import csv
 import json
 
 import pytest
-import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage import logs
-from laser_dist.training.storage.logs import METRICS_FOLDER, TENSORBOARD_FOLDER, RunLog, events_path
-
-
-def rows(run_dir):
-    found = []
-    for path in sorted((run_dir / METRICS_FOLDER).glob("*.csv")):
-        with path.open(newline="") as file:
-            found += csv.DictReader(file)
-    return found
+from laser_dist.training.storage.logs import RunLog, events_path
 
 
 def events(run_dir):
     return [json.loads(line) for line in events_path(run_dir, "events").read_text().splitlines()]
-
-
-def test_every_metric_of_an_epoch_is_a_row(tmp_path):
-    log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
-    log.epoch("image", 1, {"loss": 12.5, "val_loss": 1e-9})
-    log.epoch("image", 2, {"loss": 11.0})
-    assert rows(tmp_path) == [
-        {"stage": "image", "epoch": "1", "metric": "loss", "value": "12.5"},
-        {"stage": "image", "epoch": "1", "metric": "val_loss", "value": "1e-09"},
-        {"stage": "image", "epoch": "2", "metric": "loss", "value": "11"},
-    ]
-
-
-def test_a_later_attempt_replaces_only_the_metrics_of_its_own_epochs(tmp_path):
-    first = RunLog(RunFiles(str(tmp_path)), is_chief=True)
-    for stage in ("image", "jnd1"):
-        for epoch in (1, 2, 10):
-            first.epoch(stage, epoch, {"loss": epoch})
-    RunLog(RunFiles(str(tmp_path)), is_chief=True).epoch("jnd1", 2, {"loss": 20})
-    logged = [(row["stage"], row["epoch"], row["value"]) for row in rows(tmp_path)]
-    unchanged = [
-        ("image", "1", "1"),
-        ("image", "2", "2"),
-        ("image", "10", "10"),
-        ("jnd1", "1", "1"),
-    ]
-    assert logged == [*unchanged, ("jnd1", "2", "20")]
-    assert not list((tmp_path / METRICS_FOLDER).glob("*.unfinished"))
-
-
-def test_tensorboard_reads_the_same_metrics(tmp_path):
-    log = RunLog(RunFiles(str(tmp_path)), is_chief=True)
-    log.epoch("image", 1, {"loss": 12.5})
-    log.epoch("image", 2, {"loss": 11.0})
-    accumulator = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER / "image")).Reload()
-    assert accumulator.Tags()["tensors"] == ["loss"]
-    values = [
-        (each.step, tf.make_ndarray(each.tensor_proto)) for each in accumulator.Tensors("loss")
-    ]
-    assert values == [(1, 12.5), (2, 11.0)]
 
 
 def test_events_are_appended_in_order_with_their_time(tmp_path):
@@ -85,7 +34,6 @@ def test_only_the_chief_writes(tmp_path):
     log = RunLog(RunFiles(str(tmp_path)), is_chief=False)
     log.event("note", text="x")
     log.step(step=1)
-    log.epoch("image", 1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())
 
 

@@ -21,6 +21,7 @@ from laser_dist.training.examples.frames import DecodedFrames
 from laser_dist.training.examples.labels import LABEL_COLUMNS, labels_in
 from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.examples.records import open_records
+from laser_dist.training.learning.callbacks import CsvLogger
 from laser_dist.training.learning.loop import Stage, TrainingContext
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.storage.label_table import read_label_table
@@ -281,6 +282,7 @@ def context(run_dir, after_epoch=lambda _: None):
         is_chief=True,
         store=store,
         log=ObservedLog(store, after_epoch),
+        callbacks=(CsvLogger(store),),
         config={
             "dataset": {"scale": "QP", "simulated": True, "fingerprint": "abc", "splits": SPLITS}
         },

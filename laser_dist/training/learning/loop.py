@@ -6,7 +6,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +21,13 @@ from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import CheckpointInterval, StageConfig
 from laser_dist.training.examples.order import Batch
 from laser_dist.training.examples.read_ahead import ReadAhead
+from laser_dist.training.learning.callbacks import Callback, StageInfo
 from laser_dist.training.learning.collectives import (
     average_statistics,
     broadcast_from_chief,
     snapshot,
 )
+from laser_dist.training.learning.profiling import Profiler
 from laser_dist.training.learning.step import (
     GRADIENT_NORM,
     REQUESTS,
@@ -48,10 +50,11 @@ from laser_dist.training.storage.checkpoints import (
     load_checkpoint,
     position_of,
 )
-from laser_dist.training.storage.logs import RunLog
+from laser_dist.training.storage.logs import TENSORBOARD_FOLDER, RunLog
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
+SECONDS_BETWEEN_REPORTS = 10.0  # to Ray; each waits until Ray's controller looks, up to seconds
 SECONDS_BETWEEN_NOTICES = 10.0  # of preemption; each look is a round trip of all workers
 _MODEL = "model/"
 NOT_DECAYED = ["bias", "gamma", "beta"]  # Keras's names of biases and norm parameters
@@ -111,6 +114,10 @@ class TrainingContext:
       jit_compile: whether XLA compiles the steps.
       gradient_precision: number format in which gradients are all-reduced.
       checkpoint_interval: when checkpoints are due.
+      callbacks: called by the chief worker, which alone has any.
+      report: tells Ray the metrics of an epoch; all workers call it after the same epoch. None
+        without Ray.
+      profile_steps: number of steps of each stage that the chief worker traces.
       is_preempted: whether a machine of the training is about to be reclaimed; all workers call it
         after the same step, some seconds apart.
       has_equal_statistics: whether all devices have the same moving averages, as batch norms that
@@ -128,6 +135,9 @@ class TrainingContext:
     jit_compile: bool = False
     gradient_precision: str = "float32"
     checkpoint_interval: CheckpointInterval = CheckpointInterval(epochs=1)
+    callbacks: Sequence[Callback] = ()
+    report: Callable[[dict[str, Any]], None] | None = None
+    profile_steps: int = 0
     is_preempted: Callable[[], bool] = lambda: False
     has_equal_statistics: bool = False
     heartbeat: Callable[[str], None] = lambda _: None
@@ -173,6 +183,8 @@ class _StageRun:
         self._folder = checkpoints_folder(context.run_dir, stage.name)
         self._saving_s = 0.0  # seconds that training has waited for the last checkpoint
         self._saved_at = self._looked_at = time.monotonic()
+        self._reported_at = -math.inf
+        self._steps_started = 0
         self._is_due = self._was_preempted = False
         self._best: Mapping[str, Any] = {}  # the model's variables after the best epoch
         with context.strategy.scope():
@@ -199,6 +211,17 @@ class _StageRun:
             jit_compile=context.jit_compile,
         )
 
+        self._info = StageInfo(
+            name=stage.name,
+            epochs=stage.settings.epochs,
+            model=stage.model,
+            inputs=lambda: next(stage.validation.epoch(0)).inputs,
+            run_dir=context.run_dir,
+            config=context.config,
+        )
+        folder = context.run_dir / TENSORBOARD_FOLDER / stage.name
+        self._profiler = Profiler(folder, context.profile_steps if context.is_chief else 0)
+
     def run(self) -> Progress:
         """Train from the last checkpoint to the end."""
         stage, context = self._stage, self._context
@@ -213,6 +236,8 @@ class _StageRun:
         )
         progress = self._resume()
         self._writer = CheckpointWriter(context.store, self._folder, context.config, progress)
+        for callback in context.callbacks:
+            callback.on_stage_begin(self._info)
         context.heartbeat(f"{stage.name}, first step")
         try:
             while not _is_done(progress, stage.settings):
@@ -220,9 +245,11 @@ class _StageRun:
                 context.log.event(
                     "epoch", stage=stage.name, epoch=progress.epochs_done, metrics=metrics
                 )
+                self._report(metrics, progress)
             started = time.monotonic()
             with context.suspended():
                 self._writer.finish()
+            self._announce_checkpoints()
             self._saving_s += time.monotonic() - started
         except FloatingPointError as error:
             self._writer.close()
@@ -232,7 +259,10 @@ class _StageRun:
             raise self._out_of_memory(error) from error
         finally:
             self._writer.close()
+            self._profiler.stop()
         self._assign(self._best)
+        for callback in context.callbacks:
+            callback.on_stage_end(self._info)
         # No epoch's metrics contain the time of the last checkpoint: they are logged before it.
         context.log.event("done", stage=stage.name, checkpoint_seconds=self._saving_s)
         return progress
@@ -260,13 +290,16 @@ class _StageRun:
         progress = _next(progress, losses["loss"])
         if progress.best_epoch == epoch:
             self._best = self._snapshot(_MODEL)
+        rate = float(self._optimizer.learning_rate.numpy())
         if stage.settings.schedule == "plateau" and _is_on_plateau(progress):
             # Part of the optimizer's state, so a checkpoint contains it.
-            self._optimizer.learning_rate = 0.5 * float(self._optimizer.learning_rate.numpy())
+            self._optimizer.learning_rate = 0.5 * rate
+        metrics["learning_rate"] = rate
         metrics |= timer.metrics(context.num_workers)
         # Before the checkpoint: an epoch that is trained again replaces its metrics, but one that
         # has a checkpoint is not trained again.
-        context.log.epoch(stage.name, epoch, metrics)
+        for callback in context.callbacks:
+            callback.on_epoch_end(self._info, epoch, metrics)
         every = context.checkpoint_interval
         started = time.monotonic()
         if self._is_due or _is_multiple(epoch, every.epochs) or self._is_multiple_step(progress):
@@ -328,6 +361,8 @@ class _StageRun:
         if looks:
             self._looked_at = now
         is_chief = self._context.is_chief
+        self._steps_started += 1
+        self._profiler.before_step(self._steps_started)
         return self._stepper.train(batch, (is_chief and is_late, is_chief and looks))
 
     def _answer(self, requests: Mean) -> None:
@@ -335,6 +370,7 @@ class _StageRun:
         asks_for_checkpoint, asks_for_notice = requests.total > 0, requests.count > 0
         self._is_due |= asks_for_checkpoint
         self._writer.check()
+        self._announce_checkpoints()
         if asks_for_notice:
             with self._context.suspended():
                 is_preempted = self._context.is_preempted()
@@ -342,6 +378,26 @@ class _StageRun:
                 logger.info("%s: a machine is about to be reclaimed", self._stage.name)
                 self._is_due = True
             self._was_preempted = is_preempted
+
+    def _announce_checkpoints(self) -> None:
+        """Tell the callbacks of the checkpoints that have been written since the last call."""
+        for path in self._writer.take_written():
+            for callback in self._context.callbacks:
+                callback.on_checkpoint(self._info, path)
+
+    def _report(self, metrics: Mapping[str, float], progress: Progress) -> None:
+        """Report an epoch to Ray, now and then: each report waits for Ray to look."""
+        stage, context = self._stage, self._context
+        if context.report is None:
+            return
+        is_due = time.monotonic() - self._reported_at >= SECONDS_BETWEEN_REPORTS
+        is_due |= _is_done(progress, stage.settings)
+        # The chief's clock decides for all.
+        (choice,) = broadcast_from_chief(context.strategy, [np.array([is_due], np.float32)])
+        if choice.any():
+            with context.suspended():
+                context.report({"stage": stage.name, "epoch": progress.epochs_done, **metrics})
+            self._reported_at = time.monotonic()
 
     def _is_multiple_step(self, progress: Progress) -> bool:
         done = progress.epochs_done * self._stage.steps_per_epoch + progress.steps_done

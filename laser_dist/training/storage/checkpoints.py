@@ -91,7 +91,8 @@ class CheckpointWriter:
         self._store, self._folder, self._config = store, folder, config
         self._last = resumed
         self._pool = ThreadPoolExecutor(1, WRITING_THREAD)
-        self._writing: Future[None] | None = None
+        self._writing: Future[Path] | None = None
+        self._written: list[Path] = []
 
     def save(self, variables: Variables, best: Variables, progress: Progress) -> None:
         """Write a checkpoint, when the one before has been written.
@@ -113,7 +114,7 @@ class CheckpointWriter:
         """Wait until all is written; raise the error of a checkpoint that could not be."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            self._written.append(writing.result())
 
     def close(self) -> None:
         """Wait until all is written, whether or not it could be, and end the thread."""
@@ -124,13 +125,21 @@ class CheckpointWriter:
         if self._writing is not None and self._writing.done():
             self.finish()
 
+    def take_written(self) -> list[Path]:
+        """Return the checkpoints that are known to be written and have not been returned before."""
+        written, self._written = self._written, []
+        return written
+
     def _write(
         self, variables: Variables, best: Variables, progress: Progress, last: Progress
-    ) -> None:
+    ) -> Path:
         state = variables()  # first, as it takes memory of the device until then
         weights = best() if progress.best_epoch != last.best_epoch else None
-        save_checkpoint(self._store, self._folder, state, progress, self._config, best=weights)
+        path = save_checkpoint(
+            self._store, self._folder, state, progress, self._config, best=weights
+        )
         prune(self._store, self._folder, last, progress)
+        return path
 
 
 def claim_folder(store: RunFiles, folder: Path, key: str) -> None:

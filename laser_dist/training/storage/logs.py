@@ -1,4 +1,4 @@
-"""Logs of a run: events for live progress, metrics for later.
+"""Events of a run for live progress, and where its logs are.
 
 `RUN/logs/events/FIRST-STAGE.jsonl` holds one event per line, oldest first, of the stages that some
 workers train one after the other. It stays on the chief's machine if the run is in a bucket.
@@ -8,7 +8,6 @@ of them write to one file.
 """
 
 import contextlib
-import csv
 import json
 import logging
 import os
@@ -17,13 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laser_dist.storage.files import atomic_path
 from laser_dist.storage.run_files import RunFiles
 
 METRICS_FOLDER = Path("logs") / "metrics"
 EVENTS_FOLDER = Path("logs") / "events"
 TENSORBOARD_FOLDER = Path("logs") / "tensorboard"
-COLUMNS = ("stage", "epoch", "metric", "value")
 SECONDS_BETWEEN_STEPS = 0.5
 
 # Not below `laser_dist`, whose records become events themselves.
@@ -44,15 +41,12 @@ class RunLog:
           name: name of the file of events.
           prints: whether progress also goes to `progress_logger`.
         """
-        self._store = store
         self._events = events_path(store.local, name)
         self._writes = is_chief
         self._prints = prints
         self._last_step = 0.0
-        self._writers: dict[str, Any] = {}
         if is_chief:
             self._events.parent.mkdir(parents=True, exist_ok=True)
-            (store.local / METRICS_FOLDER).mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError), self._events.open("ab+") as file:
                 file.seek(-min(1, file.tell()), os.SEEK_END)
                 if file.read() not in (b"", b"\n"):  # half a line of a worker that was killed
@@ -66,7 +60,7 @@ class RunLog:
         # Only for live progress: a disk that fails for a while must not end the run.
         with contextlib.suppress(OSError), self._events.open("a") as file:
             file.write(line)
-        if self._prints and (text := _progress_text(kind, values)):
+        if self._prints and (text := progress_text(kind, values)):
             progress_logger.info(text)
 
     def step(self, **values: Any) -> None:
@@ -76,38 +70,13 @@ class RunLog:
             self._last_step = now
             self.event("step", **values)
 
-    def epoch(self, stage: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Write an epoch's metrics everywhere, in place of those of an earlier attempt."""
-        if not self._writes:
-            return
-        path = self._store.local / METRICS_FOLDER / f"{stage}.csv"
-        if not self._store.fetch(path):
-            path.unlink(missing_ok=True)
-        rows = [row for row in _rows(path) if int(row[1]) < epoch]
-        rows += [(stage, str(epoch), name, f"{value:.6g}") for name, value in metrics.items()]
-        with atomic_path(path) as unfinished, unfinished.open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
-        self._write_summary(stage, epoch, metrics)
-        self._store.push(path, self._store.local / TENSORBOARD_FOLDER / stage)
-
-    def _write_summary(self, stage: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        import tensorflow as tf
-
-        if stage not in self._writers:
-            folder = self._store.local / TENSORBOARD_FOLDER / stage
-            self._writers[stage] = tf.summary.create_file_writer(str(folder))
-        with self._writers[stage].as_default(step=epoch):
-            for name, value in metrics.items():
-                tf.summary.scalar(name, value)
-        self._writers[stage].flush()
-
 
 def events_path(run_dir: Path, name: str) -> Path:
     """Return the file of events of the stages of which `name` is the first."""
     return run_dir / EVENTS_FOLDER / f"{name}.jsonl"
 
 
-def _progress_text(kind: str, values: Mapping[str, Any]) -> str:
+def progress_text(kind: str, values: Mapping[str, Any]) -> str:
     """Return an event as a line for a job's log; empty for steps."""
     if kind == "note":
         return values["text"]
@@ -120,10 +89,3 @@ def _progress_text(kind: str, values: Mapping[str, Any]) -> str:
             f"validation {metrics['val_loss']:.4g}, {metrics['seconds']:.0f} s"
         )
     return f"{values['stage']}: done" if kind == "done" else ""
-
-
-def _rows(path: Path) -> list[tuple[str, ...]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [tuple(row) for row in csv.reader(file)][1:]

@@ -1,25 +1,22 @@
-"""Trains runs to their end: decides what to train, and shows the progress."""
+"""Trains runs to their end, in one Ray session: decides what to train, and follows it."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.commands.processes import claim_signals
-from laser_dist.commands.training_progress import TrainingProgress
-from laser_dist.commands.wording import count_text
 from laser_dist.errors import UserError, nearest
 from laser_dist.keras_import import import_keras
+from laser_dist.wording import count_text
 
 if TYPE_CHECKING:
-    from laser_dist.commands.terminal import Terminal
     from laser_dist.storage.run_files import RunFiles
+    from laser_dist.training.learning.callbacks import Callback
     from laser_dist.training.plan import StagePlan
     from laser_dist.training.reuse import Decision
 
@@ -31,6 +28,36 @@ _SOURCES = {
 }
 
 logger = logging.getLogger(__name__)
+
+
+class Follower:
+    """Follows runs while they are trained, in the thread that called `train_runs`.
+
+    This one logs what has happened.
+    """
+
+    def following(self, runs: Sequence[tuple[str, Sequence[str]]]) -> AbstractContextManager[Any]:
+        """Return a context around the training.
+
+        Args:
+          runs: location of each run that is trained, and the names of its stages.
+        """
+        self._names = [location.rpartition("/")[2] for location, _ in runs]
+        return nullcontext()
+
+    def take(self, index: int, event: Mapping[str, Any]) -> None:
+        """Process an event of the log of a run, by its position in `following`."""
+        from laser_dist.training.storage.logs import progress_text
+
+        if text := progress_text(event["kind"], event):
+            logger.info("%s: %s", self._names[index], text)
+
+    def note(self, text: str) -> None:
+        """Say what is being done before the training."""
+        logger.info("%s", text)
+
+    def look(self) -> None:
+        """Do what is to be done several times a second."""
 
 
 def is_finished(store: RunFiles) -> bool:
@@ -68,22 +95,25 @@ def check_gpus_here(training: Mapping[str, Any]) -> None:
       UserError: it has none.
     """
     from laser_dist.training.devices import has_gpu
+    from laser_dist.training.ray_entry import uses_cluster
 
     wanted = training["cluster"]["gpus_per_worker"]
-    if wanted and not os.environ.get("RAY_ADDRESS") and not has_gpu():
+    if wanted and not uses_cluster() and not has_gpu():
         raise UserError(
             f"This machine has no NVIDIA GPU, but --gpus-per-worker is {wanted}.",
             hint="Train on a cluster with `ray job submit`, or on the CPU: --gpus-per-worker 0.",
         )
 
 
-def load_pretrained(terminal: Terminal, location: str, training: Mapping[str, Any]) -> Path:
+def load_pretrained(
+    location: str, training: Mapping[str, Any], show: Callable[[str], None] = lambda _: None
+) -> Path:
     """Return the local folder of pretrained models, after a check that the backbones fit.
 
     Args:
-      terminal: shows the progress.
       location: path or URL of a run, or of a folder of models.
       training: `TrainingConfig` as plain values.
+      show: called with what is being done.
 
     Raises:
       UserError: there is no backbone that the variant needs, or one of another size.
@@ -94,47 +124,29 @@ def load_pretrained(terminal: Terminal, location: str, training: Mapping[str, An
     from laser_dist.training.reuse import pretrained_backbones
     from laser_dist.training.saving import check_fits
 
-    with naming_locations(location), terminal.progress() as show:
+    with naming_locations(location):
         models = local_models(location, show)
         for file in pretrained_backbones(models, location, stages_of(training)):
             check_fits(file, from_dict(training).backbone)
     return models
 
 
-def train_run(
-    terminal: Terminal,
-    config: dict[str, Any],
-    store: RunFiles,
-    *,
-    pretrained: Path | None = None,
-    only: Sequence[str] | None = None,
-) -> list[tuple[str, str]]:
-    """Train a started run to its end; see `train_runs`.
-
-    Returns:
-      The throughput and what the time was spent on, as names and values.
-    """
-    progress = train_runs(terminal, [(config, store)], pretrained=pretrained, only=only)
-    return progress[0].throughput() if progress else []
-
-
 def train_runs(
-    terminal: Terminal,
     runs: Sequence[tuple[dict[str, Any], RunFiles]],
     *,
     pretrained: Path | None = None,
     only: Sequence[str] | None = None,
-) -> list[TrainingProgress]:
+    callbacks: Sequence[Callback] = (),
+    follower: Follower | None = None,
+) -> None:
     """Train started runs to their end, in one Ray session.
 
     Args:
-      terminal: shows the progress.
       runs: configuration of `start_run` and storage of each.
       pretrained: folder of `load_pretrained`, whose backbones are reused.
       only: names of the stages to train, with those that they need; None for all.
-
-    Returns:
-      The progress of each run that had something to train.
+      callbacks: called by the chief worker of each run.
+      follower: follows the runs; None to log what has happened.
 
     Raises:
       UserError: another process trains one of the runs.
@@ -162,7 +174,8 @@ def train_runs(
                 jobs.append(({**config, "work": work}, groups))
             elif only is None:
                 _finish(config, store)
-        return _train_with_progress(terminal, jobs, checks) if jobs else []
+        if jobs:
+            _train_and_follow(jobs, checks, tuple(callbacks), follower or Follower())
 
 
 def _decide(
@@ -218,12 +231,13 @@ def workers_text(cluster: Mapping[str, Any]) -> str:
     return f"{text} with {count_text(gpus, 'GPU')} each" if gpus else text
 
 
-def _train_with_progress(
-    terminal: Terminal,
+def _train_and_follow(
     jobs: Sequence[tuple[dict[str, Any], Sequence[Sequence[str]]]],
     checks: Sequence[Callable[[], None]],
-) -> list[TrainingProgress]:
-    """Train in another thread, so that this one receives Ctrl-C, and show the events.
+    callbacks: tuple[Callback, ...],
+    follower: Follower,
+) -> None:
+    """Train in another thread, so that this one receives Ctrl-C, and follow the events.
 
     In the main thread, Ray would handle SIGINT and SIGTERM itself, and then exit with status 0 or
     leave its workers running.
@@ -237,40 +251,34 @@ def _train_with_progress(
         try:
             train(
                 [
-                    Job(config, groups, lambda event, index=index: events.put((index, event)))
+                    Job(
+                        config,
+                        groups,
+                        lambda event, index=index: events.put((index, event)),
+                        callbacks,
+                    )
                     for index, (config, groups) in enumerate(jobs)
                 ]
             )
-        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             outcome.append(error)
         else:
             outcome.append(None)
 
     thread = threading.Thread(target=work, name="training", daemon=True)
-    progress = [
-        TrainingProgress(
-            [name for group in groups for name in group], each_epoch=not terminal.is_live
-        )
-        for _, groups in jobs
+    runs = [
+        (config["run_dir"].rstrip("/"), [name for group in groups for name in group])
+        for config, groups in jobs
     ]
-    folders = [config["run_dir"].rstrip("/").rpartition("/")[2] for config, _ in jobs]
-    prefixes = [f"  {folder}" if len(jobs) > 1 else "" for folder in folders]
-    current = 0
     # In this thread, so that a stopped command removes the session's folder.
-    with ray_session(), terminal.progress() as show:
+    with ray_session(), follower.following(runs):
         thread.start()
         while not outcome or not events.empty():
-            claim_signals()
+            follower.look()
             for check in checks:
                 check()
-            lines: list[str] = []
             with suppress(Empty):
-                current, event = events.get(timeout=SECONDS_BETWEEN_LOOKS)
-                lines = progress[current].take(event)
-            for line in lines:
-                logger.info("%s%s", prefixes[current], line)
-            show(f"{prefixes[current].strip()}  {progress[current].line}".strip())
+                follower.take(*events.get(timeout=SECONDS_BETWEEN_LOOKS))
     thread.join()
     if outcome[0] is not None:
         raise outcome[0]
-    return progress

@@ -1,34 +1,17 @@
-"""Finds the prepared dataset that the command line names."""
+"""Finds prepared datasets by name or folder."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 from laser_dist.errors import UserError, nearest
+from laser_dist.storage import exists, is_url, join, list_folder
 
 DATASET_INFO = "dataset_info.json"
 _DEPTHS = ("*", "*/*", "*/*/*")  # version; config/version; name/config/version
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _BUILD = "Build one; see `laser-jnd help build`."
-
-
-def add_dataset(parser: argparse.ArgumentParser, what: str, *, required: bool = False) -> None:
-    """Declare `--dataset` and `--data-dir`, the arguments of `find_dataset`."""
-    parser.add_argument(
-        "--dataset",
-        required=required,
-        metavar="PATH_OR_URL",
-        help=f"{what}: its folder, the --data-dir of a build if it holds only one dataset, or "
-        "NAME/CONFIG[/VERSION] with --data-dir",
-    )
-    parser.add_argument(
-        "--data-dir",
-        metavar="PATH_OR_URL",
-        help="folder or bucket (gs://, s3://) of prepared datasets; the newest version is used "
-        "unless --dataset names one",
-    )
 
 
 def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
@@ -42,13 +25,11 @@ def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
       UserError: there is no such folder, it does not hold exactly one dataset, or the bucket cannot
         be read.
     """
-    from laser_dist import storage
-
     if data_dir is not None:
         return _named_dataset(str(dataset), data_dir)
-    if not storage.is_url(dataset):
+    if not is_url(dataset):
         return str(_only_dataset(Path(dataset)))
-    if storage.exists(storage.join(dataset, DATASET_INFO)):
+    if exists(join(dataset, DATASET_INFO)):
         return str(dataset)
     raise UserError(
         f"{dataset} is not a prepared dataset: it has no {DATASET_INFO}.",
@@ -58,8 +39,6 @@ def find_dataset(dataset: str | Path, data_dir: str | None = None) -> str:
 
 def _named_dataset(name: str, data_dir: str) -> str:
     """Return the newest version of NAME/CONFIG below a data dir, or the version that is named."""
-    from laser_dist.storage import exists, join, list_folder
-
     location = join(data_dir, *name.strip("/").split("/"))
     if exists(join(location, DATASET_INFO)):
         return location

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from laser_dist.commands.faults import Explanation
 from laser_dist.commands.terminal import Terminal
-from laser_dist.commands.wording import (
+from laser_dist.wording import (
     count_text,
     figure_text,
     interval_text,
