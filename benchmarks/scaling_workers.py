@@ -32,13 +32,13 @@ def measure(
 
     strategy = _strategy(shard[1])
     with strategy.scope():
-        model, objective, spec = _model(kind, size)
+        model, objective, spec = build_model(kind, size)
         optimizer = make_optimizer(StageConfig(epochs=1), STEPS, precision)
         optimizer.build(model.trainable_variables)
     weigh_batch_norms(strategy, model, synchronized=True)
     stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)
     with tempfile.TemporaryDirectory() as scratch:
-        source = _batches(kind, spec, Path(scratch), shard, batch)
+        source = make_batches(kind, spec, Path(scratch), shard, batch)
         times = []
         batches = ReadAhead(map(stepper.to_devices, source()))
         started = time.perf_counter()
@@ -51,7 +51,7 @@ def measure(
         read = sum(len(one.weights) for one in source())
         input_rate = read / (time.perf_counter() - started)
     if shard[1] > 1:
-        _all_reduce(strategy, tf, 1)  # wait for each other
+        all_reduce(strategy, tf, 1)  # wait for each other
     return {"step_s": min(times), "input_rate": input_rate, **_costs(model, kind, size)}
 
 
@@ -60,8 +60,8 @@ def measure_all_reduce(shard: tuple[int, int]) -> dict[str, float]:
     import tensorflow as tf
 
     strategy = _strategy(shard[1])
-    large = min(_all_reduce(strategy, tf, ALL_REDUCE_BYTES // 4) for _ in range(5))
-    small = min(_all_reduce(strategy, tf, 1) for _ in range(20))
+    large = min(all_reduce(strategy, tf, ALL_REDUCE_BYTES // 4) for _ in range(5))
+    small = min(all_reduce(strategy, tf, 1) for _ in range(20))
     # In a ring of two, every byte crosses once in each of two phases, half of them at a time.
     return {"bytes_per_s": ALL_REDUCE_BYTES / (large - small), "delay_s": small}
 
@@ -69,7 +69,7 @@ def measure_all_reduce(shard: tuple[int, int]) -> dict[str, float]:
 _FUNCTIONS: dict[int, Any] = {}
 
 
-def _all_reduce(strategy: Any, tf: Any, count: int) -> float:
+def all_reduce(strategy: Any, tf: Any, count: int) -> float:
     """Return the seconds of an all-reduce of so many numbers."""
     if count not in _FUNCTIONS:
 
@@ -116,7 +116,7 @@ def _specs(kind: str, size: str) -> tuple[Any, Any]:
     return sizes[size]
 
 
-def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
+def build_model(kind: str, size: str) -> tuple[Any, Any, Any]:
     """Return a model as its stage trains it, its objective, and its backbone's size."""
     import keras
 
@@ -139,7 +139,7 @@ def _model(kind: str, size: str) -> tuple[Any, Any, Any]:
     return joint, JointObjective(LevelObjective((1,))), spec
 
 
-def _batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, int], batch: int) -> Any:
+def make_batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, ...], batch: int) -> Any:
     """Return a function that makes this worker's batches of noise as training makes them."""
     import numpy as np
 
@@ -219,7 +219,7 @@ def _costs(model: Any, kind: str, size: str) -> dict[str, float]:
 
 def costs_of(kind: str, size: str) -> dict[str, float]:
     """Return the costs of a model of some size, without training it."""
-    model, _, spec = _model(kind, size)
-    _, _, here = _model(kind, "tiny")
+    model, _, spec = build_model(kind, size)
+    _, _, here = build_model(kind, "tiny")
     pixels = {"pixels": spec.height * spec.width, "pixels_here": here.height * here.width}
     return {**_costs(model, kind, size), **pixels}

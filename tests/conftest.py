@@ -31,6 +31,7 @@ _LONGEST = (
     "test_ports",
     "test_stages",
     "test_equivalence",
+    "test_gpu_benchmark",
     "test_build",
     "test_stopping",
     "test_published",

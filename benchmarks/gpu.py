@@ -1,0 +1,314 @@
+"""Check and measure training on the GPUs of this machine, from 1 to 8.
+
+    python benchmarks/gpu.py                      # all GPUs that TensorFlow sees; some minutes
+    python benchmarks/gpu.py --cpu-devices 2      # the same on CPU devices, at a tiny size
+
+Each part runs in its own processes:
+
+- devices: what the driver and TensorFlow see.
+- weights: some steps in float32 on one CPU device, and on one and on all GPUs. The largest
+  difference of a weight may be at most `FACTOR` times that between one and two CPU devices, which
+  add up the same numbers in another order. TensorFloat-32 is off in this part.
+- workers: the same on two workers, which share the GPUs and all-reduce with NCCL, compared with all
+  GPUs of one worker.
+- speed: the time of a step of MJ-LAT's head and of E2E-LAT, at the published size, in float32 and
+  bfloat16, with and without XLA: with all batches on the devices beforehand (compute), and as in
+  training (step). The all-reduce is that of the gradients alone; in a step it overlaps with the
+  computation. The checkpoint is the copy of all variables to the host, which a thread does.
+"""
+
+import argparse
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from results import gpus, table, write_result
+
+KINDS = ("mj-lat", "e2e-lat")
+FACTOR = 30.0
+WEIGHT_STEPS = 6
+BATCH_PER_DEVICE = 8
+CHOICES = (("float32", False), ("bfloat16", False), ("bfloat16", True))  # precision, XLA
+
+
+class Setup:
+    """Model, stepper and batches of a training, as a stage makes them."""
+
+    def __init__(self, options: argparse.Namespace, *, batch: int, steps: int) -> None:
+        """Make them on the devices that the options name."""
+        import keras
+        import tensorflow as tf
+        from scaling_workers import build_model
+
+        from laser_dist.training.config import StageConfig
+        from laser_dist.training.devices import use_devices
+        from laser_dist.training.learning.collectives import weigh_batch_norms
+        from laser_dist.training.learning.loop import make_optimizer
+        from laser_dist.training.learning.step import Stepper
+        from laser_dist.training.worker import make_strategy
+
+        on_cpu = options.part_on == "cpu"
+        use_devices(0 if on_cpu else options.devices, options.devices if on_cpu else 1)
+        if options.precision == "bfloat16":
+            keras.config.set_dtype_policy("mixed_bfloat16")
+        if options.part == "weights":
+            tf.config.experimental.enable_tensor_float_32_execution(False)
+        self.strategy = make_strategy(options.workers)
+        self.local = self.strategy.num_replicas_in_sync // options.workers
+        with self.strategy.scope():
+            self.model, objective, self.spec = build_model(options.kind, options.size)
+            self.optimizer = make_optimizer(StageConfig(epochs=1, learning_rate=1e-4), steps)
+            self.optimizer.build(self.model.trainable_variables)
+        # A step that XLA compiles cannot all-reduce.
+        weigh_batch_norms(self.strategy, self.model, synchronized=not options.xla)
+        self.stepper = Stepper(
+            self.strategy, self.model, objective, self.optimizer, self.local,
+            jit_compile=options.xla,
+        )  # fmt: skip
+        self.shard = (options.worker, options.workers, self.local)
+        self.batch = batch
+
+    def batches(self, folder: Path, kind: str) -> Any:
+        """Return a function that makes the batches, copied to the devices ahead of the step."""
+        from scaling_workers import make_batches
+
+        from laser_dist.training.examples.read_ahead import ReadAhead
+
+        source = make_batches(kind, self.spec, folder, self.shard, self.batch)
+        return lambda: ReadAhead(map(self.stepper.to_devices, source()))
+
+
+def find_devices() -> dict[str, Any]:
+    """Return what the driver and TensorFlow see."""
+    import tensorflow as tf
+
+    from laser_dist.training.devices import gpu_facts, gpu_models
+
+    build = tf.sysconfig.get_build_info()
+    facts = dict(gpu_facts())
+    return {
+        "Driver": facts["driver"],
+        "GPUs of the driver": gpus(),
+        "GPUs of TensorFlow": ", ".join(gpu_models()) or "none",
+        "TensorFlow": tf.__version__,
+        "CUDA, cuDNN of TensorFlow": f"{build.get('cuda_version')}, {build.get('cudnn_version')}",
+    }
+
+
+def train_weights(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Return all weights after some steps of the same batches, whatever the devices."""
+    import numpy as np
+
+    batch = 2 * options.total
+    setup = Setup(options, batch=batch, steps=WEIGHT_STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        for one in setup.batches(Path(folder), options.kind)():
+            setup.stepper.train(one)()
+    return {
+        str(index): np.asarray(each).ravel().tolist()
+        for index, each in enumerate(setup.model.trainable_variables)
+    }
+
+
+def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Return seconds of a step and of its parts, and the memory of a device."""
+    import numpy as np
+    import tensorflow as tf
+    from scaling_workers import all_reduce
+
+    from laser_dist.training.learning.collectives import snapshot
+
+    batch = BATCH_PER_DEVICE * options.devices * options.workers
+    setup = Setup(options, batch=batch, steps=100)
+    with tempfile.TemporaryDirectory() as folder:
+        batches = setup.batches(Path(folder), options.kind)
+        on_devices = list(batches())
+        for one in on_devices[:2]:
+            setup.stepper.train(one)()  # builds the graph
+        compute = min(_timed(lambda one=one: setup.stepper.train(one)()) for one in on_devices)
+        steps, started = [], time.perf_counter()
+        for one in batches():
+            setup.stepper.train(one)()
+            steps.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        count = sum(int(tf.size(each)) for each in setup.model.trainable_variables)
+        reduce = min(all_reduce(setup.strategy, tf, count) for _ in range(3))
+    variables = [*setup.model.variables, *setup.optimizer.variables]
+    names = {str(index): each for index, each in enumerate(variables)}
+
+    def copy() -> None:
+        for value in snapshot(setup.strategy, names).values():
+            np.asarray(value)
+
+    checkpoint = min(_timed(copy) for _ in range(3))
+    memory = None
+    if options.part_on == "gpu":
+        memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
+    step = sorted(steps)[len(steps) // 2]
+    return {
+        "examples_per_s": batch / step, "step_s": step, "compute_s": compute,
+        "all_reduce_s": reduce, "checkpoint_s": checkpoint, "memory_gb": memory,
+    }  # fmt: skip
+
+
+def _timed(function: Any) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def run_part(options: argparse.Namespace, **changes: Any) -> Any:
+    """Run a part in a process of each worker; return what the first one prints."""
+    values = vars(options) | changes
+    ports = [_free_port() for _ in range(values["workers"])]
+    started = []
+    for worker in range(values["workers"]):
+        environment = dict(os.environ)
+        if values["workers"] > 1:
+            cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+            task = {"type": "worker", "index": worker}
+            environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+            if values["part_on"] == "gpu":
+                first = worker * values["devices"]
+                visible = map(str, range(first, first + values["devices"]))
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
+        elif values["part_on"] == "gpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(values["devices"])))
+        words = [sys.executable, __file__, "--run", json.dumps(values | {"worker": worker})]
+        started.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
+    outputs = [process.communicate()[0] for process in started]
+    for process in started:
+        if process.returncode:
+            sys.exit(f"Exit status {process.returncode} of part {values['part']}")
+    return json.loads(outputs[0].splitlines()[-1])
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def shapes_of(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """Return the numbers of devices per worker and of workers to compare."""
+    one = [(1, 1)] if options.on == "gpu" else []
+    several = [(options.total, 1), (options.total // 2, 2)] if options.total > 1 else []
+    return one + several
+
+
+def compare_weights(options: argparse.Namespace) -> list[list[Any]]:
+    """Return a row for each model and set of devices: its difference from one CPU device."""
+    import numpy as np
+
+    @functools.cache
+    def trained(kind: str, part_on: str, devices: int, workers: int = 1) -> Any:
+        found = run_part(
+            options, part="weights", kind=kind, part_on=part_on, devices=devices, workers=workers
+        )
+        return np.concatenate([np.array(values) for values in found.values()])
+
+    rows = []
+    for kind in options.models:
+        exact = trained(kind, "cpu", 1)
+        allowed = FACTOR * float(np.abs(trained(kind, "cpu", 2) - exact).max())
+        for devices, workers in shapes_of(options):
+            difference = float(np.abs(trained(kind, options.on, devices, workers) - exact).max())
+            where = f"{workers} × {devices}" if workers > 1 else str(devices)
+            verdict = "yes" if difference <= allowed else "NO"
+            rows.append([kind.upper(), where, f"{difference:.1e}", f"{allowed:.1e}", verdict])
+    return rows
+
+
+def compare_speed(options: argparse.Namespace) -> list[list[Any]]:
+    """Return a row for each model, precision and set of devices."""
+    rows = []
+    for kind in options.models:
+        for devices, workers in shapes_of(options):
+            for precision, xla in CHOICES if options.on == "gpu" else CHOICES[::2]:
+                found = run_part(
+                    options, part="speed", part_on=options.on, kind=kind, devices=devices,
+                    workers=workers, precision=precision, xla=xla,
+                )  # fmt: skip
+                where = f"{workers} × {devices}" if workers > 1 else str(devices)
+                memory = found["memory_gb"]
+                rows.append(
+                    [
+                        kind.upper(), where, precision + (", XLA" if xla else ""),
+                        round(found["examples_per_s"], 1),
+                        *(round(1000 * found[f"{name}_s"], 2)
+                          for name in ("step", "compute", "all_reduce", "checkpoint")),
+                        round(max(0.0, 1 - found["compute_s"] / found["step_s"]), 2),
+                        None if memory is None else round(memory, 2),
+                    ]
+                )  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cpu-devices", type=int, metavar="N", help="use N CPU devices, no GPU")
+    parser.add_argument("--models", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME")
+    parser.add_argument("--no-result", action="store_true", help="write no result file")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.run:
+        from laser_dist.keras_import import import_keras
+
+        import_keras(gpus="all")
+        options = argparse.Namespace(**json.loads(given.run))
+        part = {"weights": train_weights, "speed": measure_speed}.get(options.part)
+        print(json.dumps(part(options) if part else find_devices()))
+        return
+    emulated = given.cpu_devices is not None
+    options = argparse.Namespace(
+        part="devices", part_on="cpu" if emulated else "gpu", on="cpu" if emulated else "gpu",
+        kind="", size="smoke" if emulated else "published", precision="float32", xla=False,
+        models=given.models, devices=1, workers=1, total=given.cpu_devices or 1,
+    )  # fmt: skip
+    facts = run_part(options, part_on="cpu")
+    seen = [name for name in facts["GPUs of TensorFlow"].split(", ") if name != "none"]
+    tables = [table("Devices", ["", ""], [[name, value] for name, value in facts.items()])]
+    if not emulated:
+        if not seen:
+            sys.exit("TensorFlow sees no GPU. Run `laser-jnd doctor`; or use --cpu-devices 2.")
+        options.total = len(seen)
+    kind = "CPU devices" if emulated else "GPUs"
+    columns = ["Model", kind, "Largest difference", "Allowed", "Within"]
+    weights = compare_weights(options)
+    tables.append(
+        table(f"Weights after {WEIGHT_STEPS} steps, compared with one CPU device", columns, weights)
+    )
+    columns = [
+        "Model", kind, "Precision", "Examples/s", "Step (ms)", "Compute (ms)", "All-reduce (ms)",
+        "Checkpoint (ms)", "Share of waiting for input", "Peak memory (GB)",
+    ]  # fmt: skip
+    tables.append(table("Speed", columns, compare_speed(options)))
+    wrong = [row for row in weights if row[-1] == "NO"]
+    if not given.no_result:
+        write_result(
+            "gpu",
+            title="Train on GPUs",
+            simulated=False,
+            summary=(
+                "Not run on a GPU: the script's parts on CPU devices, at a tiny size. The figures "
+                "show only that it works."
+                if emulated
+                else f"Training on {len(seen)} GPUs learns the weights of the CPU up to rounding."
+            ),
+            tables=tables,
+            notes=[],
+        )
+    if wrong:
+        sys.exit(f"{len(wrong)} trainings differ from the CPU by more than rounding.")
+
+
+if __name__ == "__main__":
+    main()
