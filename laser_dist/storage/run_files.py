@@ -21,6 +21,14 @@ from laser_dist.storage.locations import is_url, join
 _ABANDONED_S = 3600
 
 
+def remove_unfinished(folder: Path, *, older_than_s: float = 0.0) -> None:
+    """Remove what a killed process was writing below a folder with `atomic_path`."""
+    for path in folder.rglob(".*.unfinished*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime >= older_than_s and not path.is_dir():
+                path.unlink()
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The files of a run, by their path below `local`.
@@ -40,11 +48,8 @@ class RunFiles:
             return Path(self.location)
         name = hashlib.sha256(f"{self.location.rstrip('/')}{self.purpose}".encode()).hexdigest()
         folder = cache_folder(name[:16])
-        # What a killed process was writing. A download that is under way changes every moment.
-        for path in folder.rglob(".*.unfinished*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.lstat().st_mtime > _ABANDONED_S:
-                    path.unlink()
+        # A download that is under way changes every moment.
+        remove_unfinished(folder, older_than_s=_ABANDONED_S)
         return folder
 
     @property

@@ -168,6 +168,8 @@ class TrainingConfig:
         worker the sum once more. One device sends none. Not for GPUs: NCCL in TensorFlow does not
         add up this format.
       jit_compile: whether XLA compiles the steps.
+      deterministic: whether TensorFlow uses only operations that give the same bits in every run,
+        which are slower on GPUs. On CPUs a run gives the same bits without it, too.
       checkpoint_every: number of steps, epochs or minutes between two checkpoints of a stage.
       frame_cache_gb: largest size in GB (10**9 bytes) of the decoded frames that each machine keeps
         in the user's cache directory. Larger splits, and all with 0, are decoded in every epoch.
@@ -196,6 +198,7 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_precision: Literal["float32", "bfloat16"] = "float32"
     jit_compile: bool = False
+    deterministic: bool = False
     checkpoint_every: str = _limited("10 minutes", interval=_INTERVAL)
     frame_cache_gb: float = _limited(32.0, ge=0, lt=math.inf)
     feature_cache: bool = True

@@ -13,6 +13,7 @@ from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.examples.example_codec import RAW
 from laser_dist.training.examples.feature_files import (
     BATCH_SIZE,
+    Extractor,
     FeatureFiles,
     FeatureKey,
     finish_files,
@@ -52,7 +53,7 @@ class FeatureCache:
     space: str
 
     def features(
-        self, split: str, extractors: Mapping[str, keras.Model], versions: int
+        self, split: str, extractors: Mapping[str, Extractor], versions: int
     ) -> CachedFeatures:
         """Return the features of a split; compute those that are missing.
 
@@ -62,7 +63,9 @@ class FeatureCache:
           versions: 1 for frames as stored, 2 to add mirrored ones.
         """
         total = self.num_examples[split]
-        keys = {name: self._key(name, extractors[name], total, versions) for name in extractors}
+        keys = {
+            name: self._key(name, each.model, total, versions) for name, each in extractors.items()
+        }
         # All lookups come before the first write, so that all workers find the same.
         found = {name: self._found(name, split, keys[name]) for name in extractors}
         missing = {name: extractors[name] for name in extractors if not found[name]}
@@ -72,7 +75,8 @@ class FeatureCache:
         self._wait()
         parts_written: list[Path] = []
         if missing:
-            size = num_bytes(missing.values(), total, versions) / 1e6
+            models = [each.model for each in missing.values()]
+            size = num_bytes(models, total, versions) / 1e6
             logger.info("features of %s: %d frames, %.0f MB", split, total, size)
             parts_written = write_parts(
                 {self._folder(name, keys[name]): one for name, one in missing.items()},

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from laser_dist import storage
 from laser_dist.errors import UserError
-from laser_dist.storage.run_files import RunFiles
+from laser_dist.storage.run_files import RunFiles, remove_unfinished
 
 LEASE_FILE = "lease.json"
 _FILE_CHARACTERS = 400
@@ -100,6 +100,7 @@ def leased(store: RunFiles) -> Iterator[Callable[[], None]]:
       UserError: as for `free`.
     """
     free(store)
+    remove_unfinished(store.local)  # nobody else writes here now
     own = Lease(*_this_process(), since_s=time.time(), heartbeat_s=time.time())
     _write(store, own)
     over = threading.Event()

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import scale_named
@@ -23,6 +24,7 @@ from laser_dist.models.variants import variant_named
 from laser_dist.storage.cache import cache_folder
 from laser_dist.training.config import StageConfig, TrainingConfig
 from laser_dist.training.examples.example_codec import RAW, num_with, rows_with
+from laser_dist.training.examples.feature_files import Extractor
 from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
 from laser_dist.training.examples.frame_cache import cached_frames
 from laser_dist.training.examples.frame_pairs import FramePairs
@@ -233,7 +235,14 @@ class _Trainer:
         """Train a head on features of its frozen backbones."""
         config, variant = self.config, variant_named(self.config.variant)
         settings = config.scaled("heads")
-        extractors = {name: feature_extractor(variant, self._loaded(name)) for name in plan.needs}
+        devices = self.context.local_devices if config.feature_cache else (None,)
+        extractors = {
+            name: Extractor(
+                [feature_extractor(variant, self._loaded(name, device)) for device in devices],
+                devices,
+            )
+            for name in plan.needs
+        }
         versions = 2 if settings.flips else 1
         if config.feature_cache:
             counts = {split: len(records) for split, records in self.records.items()}
@@ -244,7 +253,9 @@ class _Trainer:
             }
         else:
             features = {
-                split: ComputedFeatures(self.frames(split), [*extractors.values()])
+                split: ComputedFeatures(
+                    self.frames(split), [each.model for each in extractors.values()]
+                )
                 for split in (TRAIN, VALIDATION)
             }
         targets = self._targets(plan)
@@ -317,14 +328,15 @@ class _Trainer:
             save_in_float32(build, model.get_weights(), path)
             self.context.store.push(path)
 
-    def _loaded(self, name: str) -> keras.Model:
-        """Load a finished backbone that computes at the run's precision."""
+    def _loaded(self, name: str, device: str | None = None) -> keras.Model:
+        """Load a finished backbone that computes at the run's precision, on a device."""
         path = model_path(self.context.run_dir, name)
         if not self.context.is_chief:
             with self.context.suspended():
                 self.context.store.await_file(path)
-        model = build_autoencoder(self.config.backbone, name)
-        model.load_weights(path)
+        with tf.device(device):
+            model = build_autoencoder(self.config.backbone, name)
+            model.load_weights(path)
         return model
 
     def _start(self, spec: BackboneSpec) -> list[np.ndarray]:

@@ -196,6 +196,8 @@ def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> tuple[Any, s
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     devices = use_devices(config.cluster.gpus_per_worker, config.cluster.cpu_devices)
     strategy = make_strategy(num_workers)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     if config.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
     return strategy, devices

@@ -7,6 +7,7 @@ from training_fakes import HEIGHT, WIDTH, RecordingRecords, context, labels_of, 
 
 from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.specs import BackboneSpec
+from laser_dist.training.examples.feature_files import Extractor
 from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
 from laser_dist.training.examples.frames import DecodedFrames
 from laser_dist.training.examples.order import WorkerShard
@@ -21,7 +22,7 @@ NAMES = ("jnd1", "jnd2")
 @pytest.fixture(scope="module")
 def extractors():
     keras.utils.set_random_seed(0)
-    return {name: encoder_of(build_autoencoder(SPEC, name)) for name in NAMES}
+    return {name: Extractor([encoder_of(build_autoencoder(SPEC, name))]) for name in NAMES}
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def batches(features, dataset_dir, **changes):
 def test_computed_features_give_the_same_batches_as_cached_features(
     gappy_dir, cached, extractors, changes, shard
 ):
-    computed = ComputedFeatures(frames_of(gappy_dir), [*extractors.values()])
+    computed = ComputedFeatures(frames_of(gappy_dir), [each.model for each in extractors.values()])
     expected = list(batches(cached, gappy_dir, shard=shard, **changes).epoch(2))
     actual = list(batches(computed, gappy_dir, shard=shard, **changes).epoch(2))
     assert len(actual) == len(expected) == 2
@@ -93,7 +94,7 @@ def test_cached_features_are_not_recomputed(gappy_dir, tmp_path, cached, extract
 def test_without_mixup_a_worker_reads_only_its_own_examples(gappy_dir, extractors):
     records = RecordingRecords(open_records(gappy_dir, "train"))
     frames = DecodedFrames(records, (WIDTH, HEIGHT))
-    computed = ComputedFeatures(frames, [*extractors.values()])
+    computed = ComputedFeatures(frames, [each.model for each in extractors.values()])
     source = batches(computed, gappy_dir, mixup=0.0, shard=WorkerShard(1, 2))
     seen = []
     for batch in source.epoch(0):

@@ -21,7 +21,7 @@ SPLITS = {"train": range(8), "validation": range(8, 10), "test": range(10, 12)}
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=4", "backbone.height=32", "backbone.width=48",
     "head.filters=4", "image.epochs=1", "jnd.epochs=1", "heads.epochs=2", "image.crop=32",
-    "jnd.crop=32", "heads.batch_size=2",
+    "jnd.crop=32", "heads.batch_size=2", "deterministic=true",
 )  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]

@@ -10,6 +10,7 @@ from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame, fram
 
 from laser_dist.training.examples.feature_files import (
     BATCH_SIZE,
+    Extractor,
     FeatureFiles,
     FeatureKey,
     finish_files,
@@ -53,8 +54,9 @@ def key(split, **changes):
     return FeatureKey(**settings | changes)
 
 
-def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
+def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True, num_devices=1):
     """Write the parts of all workers, the last worker first."""
+    devices = [None] * num_devices
     for index in reversed(range(num_workers)):
         frames = frame_pairs(
             dataset_dir,
@@ -63,7 +65,9 @@ def write(folder, extractor, dataset_dir, split, num_workers, *, finish=True):
             batch_size=BATCH_SIZE * num_workers,
             shard=WorkerShard(index, num_workers),
         )
-        write_parts({folder: extractor}, frames, split, versions=2)
+        write_parts(
+            {folder: Extractor([extractor] * num_devices, devices)}, frames, split, versions=2
+        )
     if finish:
         finish_files(folder, split, key(split), num_workers)
 
@@ -75,6 +79,15 @@ def files_of(folder, split, wanted):
     return (
         [FeatureFiles(folder, split, v, parts) for v in range(wanted.versions)] if parts else None
     )
+
+
+def test_several_devices_write_the_files_of_one(extractor, dataset_dir, tmp_path):
+    for name, num_devices in (("one", 1), ("three", 3)):
+        write(tmp_path / name, extractor, dataset_dir, "train", 2, num_devices=num_devices)
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == 2 * 2 + 1
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "three" / path.name).read_bytes()
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])

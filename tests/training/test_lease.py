@@ -11,6 +11,7 @@ import pytest
 
 from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training import lease
 from laser_dist.training.lease import Lease, free, leased
 
@@ -164,3 +165,29 @@ def wait_for(condition, seconds=20):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from laser_dist.storage.files import atomic_path
+from laser_dist.storage.run_files import RunFiles
+from laser_dist.training.lease import leased
+with leased(RunFiles(sys.argv[1])), atomic_path(Path(sys.argv[1]) / "models" / "a.keras") as path:
+    path.write_text("half")
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "\n"
+    process.kill()
+    process.communicate()
+    (tmp_path / "models" / "b.keras").write_text("complete")
+    assert len(list((tmp_path / "models").iterdir())) == 2
+    with leased(RunFiles(str(tmp_path))):
+        assert [path.name for path in (tmp_path / "models").iterdir()] == ["b.keras"]

@@ -9,9 +9,12 @@ import hashlib
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +124,37 @@ def num_parts_of(folder: Path, split: str, key: FeatureKey, names: Collection[st
     return num_parts if {path.name for path in paths} <= set(names) else 0
 
 
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """A frozen backbone's model from frames to features [b, h, w, c], once on each device.
+
+    Attributes:
+      models: equal models, one for each device of this worker.
+      devices: name of each device; None is TensorFlow's default.
+    """
+
+    models: Sequence[keras.Model]
+    devices: Sequence[str | None] = (None,)
+
+    @property
+    def model(self) -> keras.Model:
+        """The first model, for shapes."""
+        return self.models[0]
+
+
 def write_parts(
-    extractors: Mapping[Path, keras.Model],
+    extractors: Mapping[Path, Extractor],
     frames: FramePairs,
     split: str,
     *,
     versions: int,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Compute and write this worker's part of a split's features, one batch at a time.
+    """Compute and write this worker's part of a split's features, a batch per device at a time.
 
     Args:
-      extractors: frozen extractors from frames to features [b, h, w, c], by the folder of their
-        features, which all workers share. The frames are read once for all of them.
+      extractors: extractors by the folder of their features, which all workers share, all with the
+        same devices. The frames are read once for all of them.
       frames: the split, unshuffled, in global batches of `BATCH_SIZE` per worker, independent of
         the number of devices.
       split: name of the split.
@@ -147,12 +168,26 @@ def write_parts(
       FloatingPointError: a feature is too large for float16.
     """
     writers = [_Writer(folder, one, frames, split, versions) for folder, one in extractors.items()]
-    for batch in ReadAhead(frames.epoch(0)):
-        present = batch.inputs[batch.weights > 0]
-        if len(present):
-            for writer in writers:
-                writer.add([present, present[:, :, ::-1]][:versions])
-        heartbeat()
+    num_devices = len(next(iter(extractors.values())).devices)
+    done, turn = 0, cycle(range(num_devices))
+    running: deque[Future[None]] = deque()
+
+    def extract(present: np.ndarray, start: int, device: int) -> None:
+        for writer in writers:
+            writer.put([present, present[:, :, ::-1]][:versions], start, device)
+
+    with ThreadPoolExecutor(num_devices) as pool:
+        for batch in ReadAhead(frames.epoch(0)):
+            present = batch.inputs[batch.weights > 0]
+            if len(present):
+                running.append(pool.submit(extract, present, done, next(turn)))
+                done += len(present)
+            if len(running) > num_devices:
+                running.popleft().result()
+            heartbeat()
+        for each in running:
+            each.result()
+            heartbeat()
     return [path for writer in writers for path in writer.finish()]
 
 
@@ -160,32 +195,34 @@ class _Writer:
     """Writes one worker's part of one backbone's features, a file per version."""
 
     def __init__(
-        self, folder: Path, extractor: keras.Model, frames: FramePairs, split: str, versions: int
+        self, folder: Path, extractor: Extractor, frames: FramePairs, split: str, versions: int
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shard = frames.shard
         # An empty file cannot be mapped.
-        shape = (max(_num_own(frames), 1), *extractor.output_shape[1:])
+        shape = (max(_num_own(frames), 1), *extractor.model.output_shape[1:])
         files = [FeatureFiles(folder, split, v, shard.num_workers) for v in range(versions)]
         self._finals = [each.part_path(shard.index) for each in files]
         self._unfinished = [path.with_suffix(".unfinished") for path in self._finals]
         self._parts = [new_map(path, shape, np.float16) for path in self._unfinished]
-        self._extract = tf.function(lambda raw: extractor(as_float(raw), training=False))
+        self._extract = [
+            tf.function(lambda raw, model=model: model(as_float(raw), training=False))
+            for model in extractor.models
+        ]
+        self._devices = extractor.devices
         self._name = folder.name
-        self._done = 0
 
-    def add(self, views: Sequence[np.ndarray]) -> None:
-        """Append the features of the same frames in each version."""
-        count = len(views[0])
+    def put(self, views: Sequence[np.ndarray], start: int, device: int) -> None:
+        """Compute the features of the same frames in each version, and write them from a row on."""
         for part, view in zip(self._parts, views, strict=True):
-            features = self._extract(view).numpy()
+            with tf.device(self._devices[device]):
+                features = self._extract[device](view).numpy()
             if not np.abs(features).max() <= np.finfo(np.float16).max:
                 raise FloatingPointError(
                     f"A feature of {self._name} is {np.abs(features).max()}, too large for "
                     "float16. Train with --no-feature-cache."
                 )
-            part[self._done : self._done + count] = features
-        self._done += count
+            part[start : start + len(view)] = features
 
     def finish(self) -> list[Path]:
         """Rename the files to their final names; return these."""

@@ -117,8 +117,8 @@ class CsvLogger(Callback):
 class TensorBoardLogger(Callback):
     """Writes `RUN/logs/tensorboard/STAGE`; every run has one.
 
-    It holds the metrics and, of models of frames, a few validation frames: raw on the left, as the
-    model reconstructs them on the right.
+    It holds the metrics and, of models of frames, a few validation frames, or crops of them if the
+    stage trains on crops: raw on the left, as the model reconstructs them on the right.
     """
 
     def __init__(self, store: RunFiles) -> None:

@@ -149,6 +149,11 @@ class TrainingContext:
         return self.store.local
 
     @property
+    def local_devices(self) -> tuple[str | None, ...]:
+        """Names of this worker's devices; None, TensorFlow's default, if there is only one."""
+        return self.strategy.extended.worker_devices if self.local_replicas > 1 else (None,)
+
+    @property
     def num_workers(self) -> int:
         """Number of processes that train together."""
         return self.strategy.num_replicas_in_sync // self.local_replicas
