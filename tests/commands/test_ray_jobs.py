@@ -234,9 +234,11 @@ def test_a_stopped_job_resumes_when_it_is_submitted_again(head, dataset, tmp_pat
     done = ray_job(head, "submit", "--", *command)
     assert done.returncode == 0, done.stdout + done.stderr
     epochs = epochs_trained(run)
-    # The event of an epoch is lost if the job stops between its checkpoint and its event.
-    assert epochs == sorted(set(epochs))
-    assert NUM_EPOCHS - 1 <= len(epochs) <= NUM_EPOCHS
+    # A checkpoint is written while the next epoch is trained: the job may stop between the two, so
+    # that one epoch has no event, or is trained again.
+    assert epochs == sorted(epochs)
+    assert NUM_EPOCHS - 1 <= len(set(epochs)) <= NUM_EPOCHS
+    assert len(epochs) - len(set(epochs)) <= 1
     assert not re.search(FIRST_EPOCH, done.stdout)
     assert re.search(LAST_EPOCH, done.stdout)
     assert (run / "models" / "predictor.keras").exists()
