@@ -12,6 +12,7 @@ to, otherwise on a Ray that is started on this machine until the training ends.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 Show = Callable[[str], None]
 Config = TrainingConfig | str | Path
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -98,11 +101,10 @@ def train(
     follower = follower or Follower()
     location, pretrained = find_dataset(dataset), None
     if init_from is not None:
-        pretrained = load_pretrained(str(init_from), training, follower.note)
+        with follower.preparing() as show:
+            pretrained = load_pretrained(str(init_from), training, show)
     started = start_run(store, training, location, splits)  # creates the folder
-    follower.note(
-        f"Follow the metrics with: tensorboard --logdir {store.location}/logs/tensorboard"
-    )
+    logger.info("Follow the metrics with: tensorboard --logdir %s/logs/tensorboard", store.location)
     train_runs(
         [(started, store)],
         pretrained=pretrained,

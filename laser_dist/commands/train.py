@@ -206,8 +206,7 @@ def run(arguments: argparse.Namespace) -> None:
         run_config = check_run(store, training, dataset, splits)
         _print_plan(terminal, run_config, store.location, arguments.stages)
         return
-    rate = read_dataset_card(dataset)["frames_per_second"]
-    if arguments.preset == "large" and rate:
+    if arguments.preset == "large" and (rate := read_dataset_card(dataset)["frames_per_second"]):
         logger.warning(
             "The preset large is meant for a dataset with all frames of its clips. %s has %g per "
             "second, so an epoch has few steps.",

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +175,10 @@ class TerminalFollower(Follower):
     def throughput(self) -> list[tuple[str, str]]:
         """Throughput of the first run, and what its time was spent on, as names and values."""
         return self._progress[0].throughput() if self._progress else []
+
+    def preparing(self) -> AbstractContextManager[Show]:
+        """Show a line that changes."""
+        return self._terminal.progress()
 
     @contextmanager
     def following(self, runs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[None]:

@@ -52,9 +52,9 @@ class Follower:
         if text := progress_text(event["kind"], event):
             logger.info("%s: %s", self._names[index], text)
 
-    def note(self, text: str) -> None:
-        """Say what is being done before the training."""
-        logger.info("%s", text)
+    def preparing(self) -> AbstractContextManager[Callable[[str], None]]:
+        """Return a function that shows what is being done before the training, for a block."""
+        return nullcontext(logger.info)
 
     def look(self) -> None:
         """Do what is to be done several times a second."""

@@ -18,8 +18,9 @@ STOPPED = ("synthesize", "build")
 # `laser-jnd train` with a training that starts Ray and a worker that sleeps.
 ENDLESS_TRAINING = """
 import pathlib, sys, time
+from laser_dist import api
 from laser_dist.commands import main, train
-from laser_dist.training import ray_entry, runs
+from laser_dist.training import ray_entry
 
 def endless(jobs):
     import ray
@@ -36,10 +37,10 @@ def endless(jobs):
     ray.get(work.remote(str(pathlib.Path("working").absolute())))
 
 ray_entry.train = endless
-runs.start_run = lambda run_dir, training, *_: {
+api.start_run = lambda run_dir, training, *_: {
     "run_dir": "run", "variant": "mj-lat", "training": training, "dataset": {"fingerprint": "f"}
 }
-train.find_dataset = lambda path, _: path
+api.find_dataset = train.find_dataset = lambda path, *_: path
 arguments = ["train", "mj-lat", "--preset", "tiny", "--dataset", "x", "--output", "run"]
 sys.exit(main.run(arguments))
 """

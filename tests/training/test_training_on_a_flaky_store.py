@@ -15,6 +15,7 @@ from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.storage import retries
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import CheckpointInterval, StageConfig, TrainingConfig
+from laser_dist.training.learning.callbacks import CsvLogger
 
 pytestmark = pytest.mark.attack("Failing storage")
 
@@ -34,7 +35,12 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "input_wait", "che
 
 def train(dataset, location):
     store = RunFiles(location)
-    where = replace(context(store.local), store=store, log=ObservedLog(store, lambda _: None))
+    where = replace(
+        context(store.local),
+        store=store,
+        log=ObservedLog(store, lambda _: None),
+        callbacks=(CsvLogger(store),),
+    )
     every_step = CheckpointInterval(steps=1, epochs=1)
     run_all(CONFIG, dataset, replace(where, checkpoint_interval=every_step))
 
