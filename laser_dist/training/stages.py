@@ -236,13 +236,19 @@ class _Trainer:
         config, variant = self.config, variant_named(self.config.variant)
         settings = config.scaled("heads")
         devices = self.context.local_devices if config.feature_cache else (None,)
-        extractors = {
-            name: Extractor(
-                [feature_extractor(variant, self._loaded(name, device)) for device in devices],
-                devices,
-            )
+        models = {
+            name: [feature_extractor(variant, self._loaded(name, devices[0]))]
             for name in plan.needs
         }
+        # Before the copies for other devices: each new model draws random numbers, and the head
+        # must start the same on any number of devices.
+        with self.context.strategy.scope():
+            head = self._new_head(plan)
+        for name in plan.needs:
+            models[name] += [
+                feature_extractor(variant, self._loaded(name, device)) for device in devices[1:]
+            ]
+        extractors = {name: Extractor(each, devices) for name, each in models.items()}
         versions = 2 if settings.flips else 1
         if config.feature_cache:
             counts = {split: len(records) for split, records in self.records.items()}
@@ -259,8 +265,6 @@ class _Trainer:
                 for split in (TRAIN, VALIDATION)
             }
         targets = self._targets(plan)
-        with self.context.strategy.scope():
-            head = self._new_head(plan)
 
         def batches(split: str, seed: int | None) -> FeatureBatches:
             return FeatureBatches(
