@@ -288,7 +288,7 @@ def main() -> None:
     )
     columns = [
         "Model", kind, "Precision", "Examples/s", "Step (ms)", "Compute (ms)", "All-reduce (ms)",
-        "Checkpoint (ms)", "Share of waiting for input", "Peak memory (GB)",
+        "Checkpoint (ms)", "Share of the step without computing", "Peak memory (GB)",
     ]  # fmt: skip
     tables.append(table("Speed", columns, compare_speed(options)))
     wrong = [row for row in weights if row[-1] == "NO"]
@@ -301,7 +301,8 @@ def main() -> None:
                 "Not run on a GPU: the script's parts on CPU devices, at a tiny size. The figures "
                 "show only that it works."
                 if emulated
-                else f"Training on {len(seen)} GPUs learns the weights of the CPU up to rounding."
+                else f"Of {len(weights)} trainings on GPUs, {len(weights) - len(wrong)} learned the "
+                "weights of the CPU up to rounding."
             ),
             tables=tables,
             notes=[],
