@@ -301,7 +301,7 @@ def main() -> None:
                 "Not run on a GPU: the script's parts on CPU devices, at a tiny size. The figures "
                 "show only that it works."
                 if emulated
-                else f"Of {len(weights)} trainings on GPUs, {len(weights) - len(wrong)} learned the "
+                else f"{len(weights) - len(wrong)} of {len(weights)} trainings on GPUs learned the "
                 "weights of the CPU up to rounding."
             ),
             tables=tables,

@@ -405,6 +405,8 @@ def _set_tf_config(addresses: list[str], index: int) -> None:
 
 def _reports_to_tune() -> list[Any]:
     """Return a callback of Ray that hands metrics to Ray Tune, if this is one of its trials."""
+    if "ray.tune" not in sys.modules:  # as in all processes that are no trial: it is slow to import
+        return []
     from ray.tune.trainable.trainable_fn_utils import _in_tune_session
 
     if not _in_tune_session():
