@@ -178,7 +178,7 @@ def our_epoch(
     def validation() -> dict[str, float]:
         sums: dict[str, Any] = {}
         for batch in joint_batches(*arrays(seed=1)):
-            for name, mean in stepper.measure(stepper.to_devices(batch))().items():
+            for name, mean in stepper.measure(stepper.to_devices(batch))()[0].items():
                 sums[name] = sums[name].merge(mean) if name in sums else mean
         return {name: mean.compute() for name, mean in sums.items()}
 

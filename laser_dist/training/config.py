@@ -168,6 +168,9 @@ class TrainingConfig:
         worker the sum once more. One device sends none. Not for GPUs: NCCL in TensorFlow does not
         add up this format.
       jit_compile: whether XLA compiles the steps.
+      steps_per_execution: number of training steps that run as one graph, without Python between
+        them. More than 1 suits GPUs that finish a step in a few milliseconds; compiling takes
+        longer by the same factor. Checkpoints are written between executions.
       deterministic: whether TensorFlow uses only operations that give the same bits in every run,
         which are slower on GPUs. On CPUs a run gives the same bits without it, too.
       checkpoint_every: number of steps, epochs or minutes between two checkpoints of a stage.
@@ -198,6 +201,7 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_precision: Literal["float32", "bfloat16"] = "float32"
     jit_compile: bool = False
+    steps_per_execution: int = _limited(1, ge=1)
     deterministic: bool = False
     checkpoint_every: str = _limited("10 minutes", interval=_INTERVAL)
     frame_cache_gb: float = _limited(32.0, ge=0, lt=math.inf)

@@ -19,6 +19,7 @@ CONFIG_PARTS = {"variant", "training", "dataset"}
 # Location of the dataset and settings that may change when a run is resumed.
 MAY_CHANGE = {
     "dir", "cluster", "checkpoint_every", "feature_cache", "frame_cache_gb", "profile_steps",
+    "steps_per_execution",
 }  # fmt: skip
 PACKAGES = ("laser-jnd", "tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 

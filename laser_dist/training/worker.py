@@ -110,6 +110,7 @@ def _train(
         checkpoint_interval=config.checkpoint_interval,
         callbacks=(CsvLogger(store), TensorBoardLogger(store), *callbacks) if is_chief else (),
         report=report,
+        steps_per_execution=config.steps_per_execution,
         profile_steps=config.profile_steps,
         is_preempted=is_preempted,
         has_equal_statistics=config.synchronized_batch_norm,

@@ -48,8 +48,8 @@ def train(strategy):
     start = model.get_weights()
     replicas = strategy.num_replicas_in_sync
     stepper = Stepper(strategy, model, LevelObjective((1, 2)), optimizer, local_replicas=replicas)
-    means = [stepper.train(stepper.to_devices(batch))() for batch in batches()]
-    means += [stepper.measure(stepper.to_devices(batch))() for batch in batches()]
+    means = [stepper.train(stepper.to_devices(batch))()[0] for batch in batches()]
+    means += [stepper.measure(stepper.to_devices(batch))()[0] for batch in batches()]
     plain = [{name: (one.total, one.count) for name, one in each.items()} for each in means]
     return start, model.get_weights(), plain
 

@@ -133,6 +133,50 @@ def test_a_training_interrupted_within_an_epoch_has_the_weights_of_an_uninterrup
     assert logged_metrics(tmp_path / "broken") == logged_metrics(tmp_path / "uninterrupted")
 
 
+@pytest.mark.parametrize("together", [2, 3, 9])
+@pytest.mark.parametrize("every", [1, 3])
+def test_steps_that_are_executed_together_change_no_weight_and_no_logged_loss(
+    tmp_path, together, every
+):
+    """An epoch has three steps of two examples and one of one, so the groups differ in shape."""
+    apart, grouped = noisy_stage(), noisy_stage()
+    progress = train_stage(apart, within_epochs(tmp_path / "apart", every))
+    options = replace(within_epochs(tmp_path / "grouped", every), steps_per_execution=together)
+    assert train_stage(grouped, options) == progress
+    np.testing.assert_array_equal(grouped.model.get_weights(), apart.model.get_weights())
+    assert logged_metrics(tmp_path / "grouped") == logged_metrics(tmp_path / "apart")
+
+
+@pytest.mark.parametrize(("together", "resumed"), [(2, 10), (3, 11), (4, 8)])
+def test_a_checkpoint_waits_for_the_steps_that_are_executed_together(tmp_path, together, resumed):
+    """With one due every five steps, epochs of four steps, and a stop in the twelfth."""
+
+    def options(run_dir, steps_per_execution):
+        interval = CheckpointInterval(steps=5, epochs=2)
+        changes = {"checkpoint_interval": interval, "steps_per_execution": steps_per_execution}
+        return replace(context(run_dir), **changes)
+
+    uninterrupted = noisy_stage()
+    train_stage(uninterrupted, options(tmp_path / "uninterrupted", 1))
+    stage = noisy_stage()
+    breaking = replace(stage, training=Breaking(stage.training, 3, 4))
+    with pytest.raises(Interrupted):
+        train_stage(breaking, options(tmp_path / "broken", together))
+    seen = []
+    stage = noisy_stage(START + 1)
+    watched = replace(stage, training=Watched(stage.training, seen))
+    train_stage(watched, options(tmp_path / "broken", together))
+    assert seen == list(range(resumed, 16))
+    np.testing.assert_array_equal(stage.model.get_weights(), uninterrupted.model.get_weights())
+
+
+def test_a_loss_that_is_not_finite_names_its_step_among_those_executed_together(tmp_path):
+    stage = noisy_stage()
+    breaking = replace(stage, training=Breaking(stage.training, 1, 2, math.inf))
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step 2: the loss is inf"):
+        train_stage(breaking, replace(context(tmp_path), steps_per_execution=4))
+
+
 class Watched:
     """Batches that record the number of each step, from 0, with four steps per epoch."""
 
@@ -192,7 +236,7 @@ class InTurn:
 
     waited_s = 0.0
 
-    def __init__(self, items):
+    def __init__(self, items, ahead):
         self.items = items
 
     def __iter__(self):

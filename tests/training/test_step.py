@@ -38,7 +38,7 @@ def plain(means):
 
 
 def measure(stepper, batch):
-    return stepper.measure(stepper.to_devices(batch))()
+    return stepper.measure(stepper.to_devices(batch))()[0]
 
 
 class Learner:
@@ -53,7 +53,7 @@ class Learner:
 
     def gradient(self, batch):
         self.model.set_weights([START])
-        means = self.stepper.train(self.stepper.to_devices(batch))()
+        (means,) = self.stepper.train(self.stepper.to_devices(batch))()
         assert means.pop(REQUESTS) == Mean(0, 0)
         return START - self.model.get_weights()[0], means
 

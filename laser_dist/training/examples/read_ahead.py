@@ -7,25 +7,24 @@ from queue import Full, Queue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_AHEAD = 2
 _POLL_S = 0.1
 
 
 class ReadAhead(Generic[T]):
-    """Iterates in a separate thread, two items ahead of the consumer.
+    """Iterates in a separate thread, some items ahead of the consumer.
 
     Attributes:
       waited_s: seconds that the consumer has waited so far.
     """
 
-    def __init__(self, items: Iterable[T]) -> None:
-        """Take the iterable; the thread starts with the first item."""
-        self._items = items
+    def __init__(self, items: Iterable[T], ahead: int = 2) -> None:
+        """Take the iterable, and how many items to be ahead; the thread starts with iteration."""
+        self._items, self._ahead = items, ahead
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[T]:
         """Yield the items in order; an error of the iterable is raised here."""
-        queue: Queue[tuple[bool, object]] = Queue(_AHEAD)
+        queue: Queue[tuple[bool, object]] = Queue(self._ahead)
         closed = threading.Event()
 
         def put(entry: tuple[bool, object]) -> bool:

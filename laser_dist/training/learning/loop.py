@@ -1,5 +1,6 @@
 """The training loop of one stage: epochs of steps, validation, checkpoints, best weights."""
 
+import itertools
 import logging
 import math
 import platform
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import keras
 import numpy as np
@@ -58,6 +59,9 @@ SECONDS_BETWEEN_REPORTS = 10.0  # to Ray; each waits until Ray's controller look
 SECONDS_BETWEEN_NOTICES = 10.0  # of preemption; each look is a round trip of all workers
 _MODEL = "model/"
 NOT_DECAYED = ["bias", "gamma", "beta"]  # Keras's names of biases and norm parameters
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +117,7 @@ class TrainingContext:
       config: the run's resolved configuration, as plain values.
       jit_compile: whether XLA compiles the steps.
       gradient_precision: number format in which gradients are all-reduced.
+      steps_per_execution: number of training steps that are started together.
       checkpoint_interval: when checkpoints are due.
       callbacks: called by the chief worker, which alone has any.
       report: tells Ray the metrics of an epoch; all workers call it after the same epoch. None
@@ -134,6 +139,7 @@ class TrainingContext:
     config: dict[str, Any]
     jit_compile: bool = False
     gradient_precision: str = "float32"
+    steps_per_execution: int = 1
     checkpoint_interval: CheckpointInterval = CheckpointInterval(epochs=1)
     callbacks: Sequence[Callback] = ()
     report: Callable[[dict[str, Any]], None] | None = None
@@ -189,7 +195,7 @@ class _StageRun:
         self._saving_s = 0.0  # seconds that training has waited for the last checkpoint
         self._saved_at = self._looked_at = time.monotonic()
         self._reported_at = -math.inf
-        self._steps_started = 0
+        self._saved_steps = 0  # steps of the stage before the last checkpoint
         self._is_due = self._was_preempted = False
         self._best: Mapping[str, Any] = {}  # the model's variables after the best epoch
         with context.strategy.scope():
@@ -285,8 +291,8 @@ class _StageRun:
         self._average_statistics()
         measured: dict[str, Mean] = {}
         validation = self._ahead(stage.validation.epoch(0))
-        for _, _, means, _ in _one_late(self._stepper.measure, validation):
-            measured = _merged(measured, means())
+        for _, means, _ in _one_late(self._stepper.measure, validation):
+            measured = _merged(measured, *means())
             context.heartbeat(f"{stage.name}, validation")
         losses = _computed(measured)
         _check_finite(losses["loss"], f"Stage {stage.name}, epoch {epoch}, validation")
@@ -307,14 +313,17 @@ class _StageRun:
             callback.on_epoch_end(self._info, epoch, metrics)
         every = context.checkpoint_interval
         started = time.monotonic()
-        if self._is_due or _is_multiple(epoch, every.epochs) or self._is_multiple_step(progress):
+        is_epoch_due = every.epochs is not None and epoch % every.epochs == 0
+        if self._is_due or is_epoch_due or self._is_step_due(progress):
             self._save(progress)
         self._saving_s = time.monotonic() - started
         return metrics, progress
 
     def _ahead(self, batches: Iterator[Batch]) -> ReadAhead[DeviceBatch]:
         """Return batches that are copied to the devices while earlier steps run."""
-        return ReadAhead(map(self._stepper.to_devices, batches))
+        # Enough for the next execution while one runs.
+        ahead = 1 + self._context.steps_per_execution
+        return ReadAhead(map(self._stepper.to_devices, batches), ahead)
 
     def _train(
         self, batches: Iterable[DeviceBatch], progress: Progress, timer: EpochTimer
@@ -324,29 +333,34 @@ class _StageRun:
         epoch = progress.epochs_done + 1
         sums = {name: Mean(*pair) for name, pair in progress.sums.items()}
 
-        def is_saved(step: int) -> bool:
+        def is_saved(steps: Sequence[tuple[int, DeviceBatch]]) -> bool:
             # After the last step the epoch itself is saved, with its validation.
-            is_due = self._is_due or self._is_multiple_step(replace(progress, steps_done=step))
-            return is_due and step < stage.steps_per_epoch
+            last = steps[-1][0]
+            is_due = self._is_due or self._is_step_due(replace(progress, steps_done=last))
+            return is_due and last < stage.steps_per_epoch
 
-        first = progress.steps_done + 1
-        for step, batch, started, saves in _one_late(self._start, batches, first, is_saved):
-            means = started()
-            self._answer(means.pop(REQUESTS))
-            where = f"Stage {stage.name}, epoch {epoch}, step {step}"
-            _check_finite(means["loss"].total, where)
-            _check_finite(means[GRADIENT_NORM].total, where, "gradient norm")
-            context.log.step(
-                stage=stage.name,
-                epoch=epoch,
-                epochs=stage.settings.epochs,
-                step=step,
-                steps=stage.steps_per_epoch,
-                loss=means["loss"].compute(),
-            )
+        numbered = enumerate(batches, start=progress.steps_done + 1)
+        executions = _in_groups(numbered, context.steps_per_execution)
+        for steps, started, saves in _one_late(self._start, executions, is_saved):
+            results = started()
+            requests = [means.pop(REQUESTS) for means in results]
+            self._answer(requests[-1])
+            for (step, batch), means in zip(steps, results, strict=True):
+                where = f"Stage {stage.name}, epoch {epoch}, step {step}"
+                _check_finite(means["loss"].total, where)
+                _check_finite(means[GRADIENT_NORM].total, where, "gradient norm")
+                context.log.step(
+                    stage=stage.name,
+                    epoch=epoch,
+                    epochs=stage.settings.epochs,
+                    step=step,
+                    steps=stage.steps_per_epoch,
+                    loss=means["loss"].compute(),
+                )
+                timer.add_examples(batch.global_count)
+            step = steps[-1][0]
             context.heartbeat(f"{stage.name}, epoch {epoch}, step {step + 1}")
-            sums = _merged(sums, means)
-            timer.add_examples(batch.global_count)
+            sums = _merged(sums, *results)
             progress = replace(
                 progress,
                 steps_done=step,
@@ -358,17 +372,17 @@ class _StageRun:
                     self._save(progress)
         return progress
 
-    def _start(self, batch: DeviceBatch) -> Means:
-        """Start a step. The chief asks all workers in it for what only its clock knows."""
+    def _start(self, steps: Sequence[tuple[int, DeviceBatch]]) -> Means:
+        """Start steps. The chief asks all workers in them for what only its clock knows."""
         now, seconds = time.monotonic(), self._context.checkpoint_interval.seconds
         is_late = seconds is not None and now - self._saved_at >= seconds
         looks = now - self._looked_at >= SECONDS_BETWEEN_NOTICES
         if looks:
             self._looked_at = now
         is_chief = self._context.is_chief
-        self._steps_started += 1
-        self._profiler.before_step(self._steps_started)
-        return self._stepper.train(batch, (is_chief and is_late, is_chief and looks))
+        self._profiler.before(len(steps))
+        requests = (is_chief and is_late, is_chief and looks)
+        return self._stepper.train(*(batch for _, batch in steps), requests=requests)
 
     def _answer(self, requests: Mean) -> None:
         """Do what was asked for in a step, as all workers do after it."""
@@ -404,9 +418,14 @@ class _StageRun:
                 context.report({"stage": stage.name, "epoch": progress.epochs_done, **metrics})
             self._reported_at = time.monotonic()
 
-    def _is_multiple_step(self, progress: Progress) -> bool:
-        done = progress.epochs_done * self._stage.steps_per_epoch + progress.steps_done
-        return _is_multiple(done, self._context.checkpoint_interval.steps)
+    def _is_step_due(self, progress: Progress) -> bool:
+        """Return whether a multiple of the interval has been reached since the last checkpoint."""
+        every = self._context.checkpoint_interval.steps
+        return every is not None and self._steps(progress) // every > self._saved_steps // every
+
+    def _steps(self, progress: Progress) -> int:
+        """Return the number of steps of the stage."""
+        return progress.epochs_done * self._stage.steps_per_epoch + progress.steps_done
 
     def _average_statistics(self) -> None:
         if not self._context.has_equal_statistics:
@@ -416,6 +435,7 @@ class _StageRun:
     def _save(self, progress: Progress) -> None:
         """Have a checkpoint written while training continues."""
         self._is_due, self._saved_at = False, time.monotonic()
+        self._saved_steps = self._steps(progress)
         if self._context.is_chief:
             state, best = self._snapshot(), self._best
             self._writer.save(lambda: _moved(state), lambda: _copied(best), progress)
@@ -436,6 +456,7 @@ class _StageRun:
             return Progress(epochs_done=0, best_epoch=0, best_loss=math.inf)
         path = checkpoint_path(self._folder, *map(int, choice))
         progress = self._restore(context.store.await_file(path))
+        self._saved_steps = self._steps(progress)
         if progress.best_epoch:
             context.store.await_file(best_path(self._folder, progress.best_epoch))
             self._best = load_best(self._folder, progress.best_epoch)
@@ -529,41 +550,42 @@ class ReplicatedAdam(keras.optimizers.Adam):
         return grads_and_vars
 
 
+def _in_groups(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Yield the items in groups of `size`, and a last group of the rest."""
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
 def _one_late(
-    start: Callable[[DeviceBatch], Means],
-    batches: Iterable[DeviceBatch],
-    first: int = 1,
-    is_stop: Callable[[int], bool] = lambda _: False,
-) -> Iterator[tuple[int, DeviceBatch, Means, bool]]:
-    """Start steps, and yield each when the next one has been started, so that devices never wait.
+    start: Callable[[_T], _R],
+    items: Iterable[_T],
+    is_stop: Callable[[_T], bool] = lambda _: False,
+) -> Iterator[tuple[_T, _R, bool]]:
+    """Start work, and yield each when the next one has been started, so that devices never wait.
 
     Args:
-      start: starts a step.
-      batches: batches of the steps.
-      first: number of the first step.
-      is_stop: whether the step with a number must be yielded before the next one is started, as for
-        a checkpoint of the weights after it; called just before that.
+      start: starts the work on an item.
+      items: what to work on.
+      is_stop: whether an item must be yielded before the next one is started, as for a checkpoint
+        of the weights after it; called just before that.
 
     Yields:
-      Number, batch and result of each step, and whether it is such a stop.
+      Each item, what `start` returned for it, and whether it is such a stop.
     """
-    waiting: tuple[int, DeviceBatch, Means] | None = None
-    numbered = enumerate(batches, start=first)
+    waiting: tuple[_T, _R] | None = None
+    iterator = iter(items)
     while True:
-        if waiting and is_stop(waiting[0]):  # also if reading the next batch fails
+        if waiting and is_stop(waiting[0]):  # also if reading the next item fails
             yield *waiting, True
             waiting = None
-        step, batch = next(numbered, (0, None))
-        started = None if batch is None else (step, batch, start(batch))
+        item = next(iterator, None)
+        started = None if item is None else (item, start(item))
         if waiting:
             yield *waiting, False
         if started is None:
             return
         waiting = started
-
-
-def _is_multiple(count: int, every: int | None) -> bool:
-    return every is not None and count % every == 0
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -583,8 +605,12 @@ def _check_finite(value: float, where: str, what: str = "loss") -> None:
         )
 
 
-def _merged(sums: Mapping[str, Mean], more: Mapping[str, Mean]) -> dict[str, Mean]:
-    return {**sums, **{name: sums.get(name, Mean()).merge(mean) for name, mean in more.items()}}
+def _merged(*parts: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Return the mean of each name over all parts."""
+    result: dict[str, Mean] = {}
+    for part in parts:
+        result |= {name: result.get(name, Mean()).merge(mean) for name, mean in part.items()}
+    return result
 
 
 def _computed(sums: Mapping[str, Mean]) -> dict[str, float]:

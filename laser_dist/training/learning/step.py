@@ -25,7 +25,7 @@ Objective = Callable[[Any, Any], dict[str, Any]]
 _LEAST_SHARED_BYTES = 1 << 16
 GRADIENT_NORM = "gradient_norm"  # name of its mean over the steps
 REQUESTS = "requests"  # how many devices' workers asked for each of two things in a step
-Means = Callable[[], dict[str, "Mean"]]
+Means = Callable[[], list[dict[str, "Mean"]]]
 
 
 @dataclass(frozen=True)
@@ -145,25 +145,26 @@ class Stepper:
             self._strategy.experimental_distribute_values_from_function(share), count
         )
 
-    def train(self, batch: DeviceBatch, requests: tuple[bool, bool] = (False, False)) -> Means:
-        """Start one step that updates the weights.
+    def train(self, *batches: DeviceBatch, requests: tuple[bool, bool] = (False, False)) -> Means:
+        """Start steps that update the weights, one after the other in a single graph.
 
         Args:
-          batch: this worker's part of the global batch.
+          batches: this worker's part of the global batch of each step.
           requests: whether this worker asks for each of two things; no more all-reduces.
 
         Returns:
-          A function that waits for the step, and returns means over the global batch before the
-          update. `REQUESTS` counts the devices whose workers asked for the first thing, as `total`,
-          and for the second, as `count`.
+          A function that waits for the steps, and returns for each the means over the global batch
+          before the update. `REQUESTS` counts the devices whose workers asked for the first thing,
+          as `total`, and for the second, as `count`.
         """
-        return self._train(batch.values, tf.constant([batch.global_count, *requests], tf.float32))
+        numbers = [tf.constant([each.global_count, *requests], tf.float32) for each in batches]
+        return self._train([each.values for each in batches], numbers)
 
     def measure(self, batch: DeviceBatch) -> Means:
         """Start one step without an update; see `train`."""
-        return self._measure(batch.values, tf.constant(batch.global_count, tf.float32))
+        return self._measure([batch.values], [tf.constant(batch.global_count, tf.float32)])
 
-    def _compiled(self, replica_fn: Callable[..., Any]) -> Callable[..., Means]:
+    def _compiled(self, replica_fn: Callable[..., Any]) -> Callable[[list[Any], list[Any]], Means]:
         names: list[str] = []
 
         def replica(*args: Any) -> Any:
@@ -173,16 +174,20 @@ class Stepper:
             return tf.stack(list(parts.values()))
 
         @tf.function
-        def step(*args: Any) -> Any:
-            parts = self._strategy.run(replica, args=args)
-            return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
+        def steps(batches: list[Any], numbers: list[Any]) -> Any:
+            results = []
+            for args in zip(batches, numbers, strict=True):
+                parts = self._strategy.run(replica, args=args)
+                results.append(self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None))
+            return tf.stack(results)
 
-        def started(*args: Any) -> Means:
-            result = step(*args)
+        def started(batches: list[Any], numbers: list[Any]) -> Means:
+            result = steps(batches, numbers)
             # Copies the numbers from the device, when that has computed them.
-            return lambda: {
-                name: Mean(*row) for name, row in zip(names, result.numpy().tolist(), strict=True)
-            }
+            return lambda: [
+                {name: Mean(*row) for name, row in zip(names, rows, strict=True)}
+                for rows in result.numpy().tolist()
+            ]
 
         return started
 
