@@ -19,12 +19,14 @@ def write_label_tables(folder):
     target = Path(folder) / "labels"
     target.mkdir()
     for split in builder.info.splits:
-        examples = builder.as_dataset(
-            split=split,
-            decoders=tfds.decode.PartialDecoding(features),
-            read_config=tfds.ReadConfig(interleave_cycle_length=1),  # one shard after the other
-        )
-        rows = [{k: plain(v) for k, v in each.items()} for each in tfds.as_numpy(examples)]
+        if builder.info.file_format in tfds.core.FileFormat.with_tf_data():
+            in_order = tfds.ReadConfig(interleave_cycle_length=1)  # one shard after the other
+            decoders = tfds.decode.PartialDecoding(features)
+            options = {"decoders": decoders, "read_config": in_order}
+            examples = tfds.as_numpy(builder.as_dataset(split=split, **options))
+        else:
+            examples = builder.as_data_source(split=split)
+        rows = [{k: plain(v) for k, v in each.items() if k in features} for each in examples]
         without_samples = {"viewer_samples": [[], [], []]}
         table = pa.Table.from_pylist([without_samples | row for row in rows])
         pq.write_table(table, target / f"{split}.parquet")

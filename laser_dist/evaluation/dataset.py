@@ -307,16 +307,32 @@ class TfdsDataset:
         import tensorflow_datasets as tfds
 
         features: Any = self._builder.info.features
+        skip = tfds.decode.SkipDecoding()
+        has_tf_data = self._builder.info.file_format in tfds.core.FileFormat.with_tf_data()
         for stored in self._stored_splits(split):
-            dataset = self._builder.as_dataset(
-                split=stored,
-                batch_size=batch_size,
-                decoders=tfds.decode.PartialDecoding(
-                    {name: features[name] for name in names},
-                    decoders={name: tfds.decode.SkipDecoding() for name in encoded},
-                ),
-            )
-            yield from tfds.as_numpy(dataset)
+            if has_tf_data:
+                decoders = tfds.decode.PartialDecoding(
+                    {name: features[name] for name in names}, decoders=dict.fromkeys(encoded, skip)
+                )
+                dataset = self._builder.as_dataset(stored, batch_size=batch_size, decoders=decoders)
+                yield from tfds.as_numpy(dataset)
+            else:  # an ArrayRecord file; its reader knows no partial decoding
+                skipped = [name for name in _IMAGES if name not in names or name in encoded]
+                decoders = dict.fromkeys(skipped, skip)
+                source = self._builder.as_data_source(stored, decoders=decoders)
+                yield from _batched(source, names, batch_size)
+
+
+def _batched(
+    examples: Sequence[Mapping[str, Any]], names: Sequence[str], batch_size: int | None
+) -> Iterator[dict[str, Any]]:
+    """Yield these features of the examples, or of batches of them, stacked."""
+    if batch_size is None:
+        yield from ({name: row[name] for name in names} for row in examples)
+        return
+    for start in range(0, len(examples), batch_size):
+        rows = [examples[row] for row in range(start, min(start + batch_size, len(examples)))]
+        yield {name: np.stack([row[name] for row in rows]) for name in names}
 
 
 def _info(info: Any) -> DatasetInfo:

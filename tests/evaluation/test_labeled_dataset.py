@@ -95,16 +95,17 @@ class NoSamplesJnd(TinyJnd):
             yield key, {k: value for k, value in values.items() if k != "viewer_samples"}
 
 
-def build(builder_class, folder):
-    builder = builder_class(data_dir=folder)
+def build(builder_class, folder, file_format=None):
+    builder = builder_class(data_dir=folder, file_format=file_format)
     builder.download_and_prepare()
     write_label_tables(builder.data_path)
     return builder.data_path
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return TfdsDataset(Path(build(TinyJnd, tmp_path_factory.mktemp("data"))), batch_size=4)
+@pytest.fixture(scope="module", params=["tfrecord", "parquet", "array_record"])
+def dataset(request, tmp_path_factory):
+    folder = build(TinyJnd, tmp_path_factory.mktemp("data"), request.param)
+    return TfdsDataset(Path(folder), batch_size=4)
 
 
 def test_metadata_is_read(dataset):

@@ -212,6 +212,60 @@ def test_an_unknown_bucket_is_named(s3):
         find_dataset("ftp://bucket/data")
 
 
+@pytest.fixture(scope="module", params=["array_record", "parquet"])
+def converted(request, tmp_path_factory):
+    """Return a dataset in another file format, and its source IDs as read by TFDS."""
+    folder = built(tmp_path_factory.mktemp("converted"), file_format=request.param)
+    rows = tfds.builder_from_directory(folder).as_data_source("train")
+    return folder, [row["source_id"].decode() for row in rows]
+
+
+def test_examples_in_other_file_formats_are_read_as_tfds_reads_them(converted, s3):
+    folder, numbers = converted
+    s3.upload(folder, folder.parents[2].name)
+    assert sorted(numbers, key=int) == [*map(str, range(NUM_MANY))]
+    for location in (folder, s3.url(folder.parents[2].name)):
+        records = open_records(location, "train")
+        assert sources(records, range(NUM_MANY)) == numbers
+        assert sources(records, [7, 0, 49]) == [numbers[7], numbers[0], numbers[49]]
+
+
+def test_a_replaced_shard_in_another_format_is_read_again(converted, tmp_path):
+    folder, _ = converted
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    first, second, _ = sorted(copy.glob("*-train.*"))
+    expected = sources(open_records(copy, "train"), range(NUM_MANY))
+    shards = json.loads((copy / "dataset_info.json").read_text())["splits"][0]["shardLengths"]
+    count, of_second = map(int, shards[:2])
+    shutil.copyfile(second, first)
+    info = copy / "dataset_info.json"
+    info.write_text(info.read_text().replace(f'"{count}"', f'"{of_second}"', 1))
+    replaced = open_records(copy, "train")
+    repeated = expected[count : count + of_second]
+    assert sources(replaced, range(2 * of_second)) == [*repeated, *repeated]
+    first.write_bytes(first.read_bytes()[:100])
+    with pytest.raises(UserError, match=rf"Dataset file .*{first.name} is damaged") as caught:
+        open_records(copy, "train")
+    assert "\n" not in caught.value.message
+    first.unlink()
+    with pytest.raises(UserError, match=rf"Dataset file .*{first.name} is missing"):
+        open_records(copy, "train")
+
+
+@pytest.mark.parametrize(
+    ("file_format", "message"),
+    [("riegeli", "cannot be read: No module"), ("zip", "zip files, which TFDS does not know")],
+)
+def test_a_file_format_that_cannot_be_read_is_named(folder, tmp_path, file_format, message):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    info = copy / "dataset_info.json"
+    info.write_text(info.read_text().replace('"tfrecord"', f'"{file_format}"'))
+    for path in copy.glob("*-train.*"):
+        path.rename(path.with_name(path.name.replace("tfrecord", file_format)))
+    with pytest.raises(UserError, match=message):
+        open_records(copy, "train")
+
+
 def test_an_unknown_split_or_dataset_is_named(folder, tmp_path):
     with pytest.raises(UserError, match='has no split "nothing"; it has train'):
         open_records(folder, "nothing")
@@ -266,10 +320,4 @@ def test_a_file_with_fewer_examples_than_in_the_metadata_is_damaged(tmp_path):
         split["shardLengths"] = ["9"]
     path.write_text(json.dumps(info))
     with pytest.raises(UserError, match=f"it has {NUM_TRAIN} of 9 examples"):
-        open_records(folder, "train")
-
-
-def test_another_file_format_is_refused(tmp_path):
-    folder = built(tmp_path, TinyPairs, 1, file_format="parquet")
-    with pytest.raises(UserError, match="holds parquet files"):
         open_records(folder, "train")

@@ -1,8 +1,9 @@
 """Random access to the examples of a prepared dataset, on a disk or in a bucket.
 
-The examples are records of TFRecord files. A record is the payload's length (8 bytes,
-little-endian), a checksum of the length (4), the payload, and a checksum of the payload (4). A
-checksum is a CRC-32C, rotated by 15 bits, plus a constant.
+The examples are records of TFRecord files; shards in another format are copied to such files first.
+A record is the payload's length (8 bytes, little-endian), a checksum of the length (4), the
+payload, and a checksum of the payload (4). A checksum is a CRC-32C, rotated by 15 bits, plus a
+constant.
 """
 
 import json
@@ -163,15 +164,14 @@ def open_records(location: str | Path, split: str) -> Records:
             f'{location} has no split "{split}"; it has {", ".join(splits) or "no splits"}.',
             hint="Build the dataset again.",
         )
-    if file_format != _FILE_FORMAT:
-        raise UserError(
-            f"{location} holds {file_format} files; training reads {_FILE_FORMAT} files only.",
-            hint="Build it with laser-jnd build.",
-        )
     lengths = splits[split]
-    stem, count = f"{name}-{split}.{_FILE_FORMAT}", len(lengths)
+    stem, count = f"{name}-{split}.{file_format}", len(lengths)
     names = [f"{stem}-{index:05d}-of-{count:05d}" for index in range(count)]
-    return Records([storage.join(location, each) for each in names], lengths)
+    if file_format == _FILE_FORMAT:
+        return Records([storage.join(location, each) for each in names], lengths)
+    from laser_dist.training.examples.converted_shards import converted_shards  # imports TFDS
+
+    return Records(converted_shards(str(location), names, file_format), lengths)
 
 
 def _shard_lengths(location: str | Path) -> tuple[str, str, dict[str, list[int]]]:
