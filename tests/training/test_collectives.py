@@ -59,6 +59,15 @@ def test_every_worker_refuses_to_train_with_devices_of_different_models(received
         assert refusal.endswith(f"has NVIDIA {'AB'[index]}.")
 
 
+@pytest.mark.slow
+def test_all_workers_save_after_the_same_steps_when_only_the_clock_of_the_chief_says_so(received):
+    """Three epochs have twelve steps."""
+    chief, other = (arrays["saves"].tolist() for arrays in received)
+    assert chief == other
+    assert 1 < len(chief) < 12
+    assert any(steps for _, steps in chief)
+
+
 def test_a_single_worker_receives_its_own_arrays():
     strategy = tf.distribute.get_strategy()
     wait_for_all(strategy)
