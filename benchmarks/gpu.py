@@ -231,7 +231,8 @@ def compare_speed(options: argparse.Namespace) -> list[list[Any]]:
     rows = []
     for kind in options.models:
         for devices, workers in shapes_of(options):
-            for precision, xla in CHOICES if options.on == "gpu" else CHOICES[::2]:
+            emulated = CHOICES[:1] if workers > 1 else CHOICES[::2]  # compiling takes minutes
+            for precision, xla in CHOICES if options.on == "gpu" else emulated:
                 found = run_part(
                     options, part="speed", part_on=options.on, kind=kind, devices=devices,
                     workers=workers, precision=precision, xla=xla,

@@ -131,7 +131,8 @@ def one_of_two_workers(index, devices):
     assert strategy.num_replicas_in_sync == 2 * devices
     shard = WorkerShard(index, 2, devices)
     for name in MODELS:
-        for synchronized in (True, False):
+        # Two devices show the effect of unsynchronized norms; compiling for four takes a minute.
+        for synchronized in (True, False) if devices == 1 else (True,):
             learner = Learner(name, strategy, synchronized=synchronized, local_replicas=devices)
             run = "synchronized" if synchronized else "unsynchronized"
             yield f"{name}/{run}", learner.train(batches(name, shard=shard))
