@@ -105,7 +105,8 @@ def _archive(path: Path, known: frozenset[str]) -> str:
 def _model(path: Path, known: frozenset[str]) -> str:
     import numpy as np
 
-    from laser_dist.prediction.predict import load_predictor, predict_frames
+    from laser_dist.prediction.load import load_predictor
+    from laser_dist.prediction.predict import predict_frames
 
     predictor = load_predictor(path)
     frames = np.zeros((1, predictor.height, predictor.width, 3), np.uint8)

@@ -19,7 +19,8 @@ from laser_dist.keras_import import import_keras
 if TYPE_CHECKING:
     import numpy as np
 
-    from laser_dist.prediction.predict import ClipPrediction, Predictor
+    from laser_dist.prediction.predict import ClipPrediction
+    from laser_dist.prediction.predictor import Predictor
 
 HELP = "predict the JND levels of videos or images"
 EXAMPLE = """\
@@ -27,9 +28,10 @@ examples:
   laser-jnd predict clip.mp4 --model runs/first
   laser-jnd predict clip.mp4 --model runs/first --sur 0.9
   laser-jnd predict *.mkv --model runs/first --json > levels.json
-  laser-jnd predict clip.mp4 --model mj-lat.keras
+  laser-jnd predict clip.mp4 --model mj-lat.onnx
 """
 NUM_FRAMES = 8
+EXPORTED = (".onnx", ".xml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="PATH_OR_URL",
-        help="folder or URL of a finished run, or a model file (.keras)",
+        help="folder or URL of a finished run, or a model file (.keras, or exported: .onnx, .xml)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument(
@@ -80,9 +82,11 @@ def run(arguments: argparse.Namespace) -> None:
         )
         config = config or _config_of(predictor)
         if arguments.json:
-            terminal.say(to_json(arguments.clips, predictions, config, arguments.model))
+            model_name, runtime = arguments.model, predictor.runtime
+            terminal.say(to_json(arguments.clips, predictions, config, model_name, runtime))
         else:
             say_predictions(terminal, arguments.clips, predictions, config)
+            terminal.say(f"Computed by {predictor.runtime}.")
 
 
 def predict_clips(
@@ -95,8 +99,10 @@ def predict_clips(
     """Predict each clip with one model, a run folder or a model file."""
     with terminal.progress() as show:
         show("loading the model")
-        import_keras(gpus="shared")
-        from laser_dist.prediction.predict import load_predictor, predict_clip
+        if model.suffix not in EXPORTED:
+            import_keras(gpus="shared")
+        from laser_dist.prediction.load import load_predictor
+        from laser_dist.prediction.predict import predict_clip
 
         predictor = load_predictor(model)
         predictions: list[ClipPrediction] = []
@@ -164,6 +170,7 @@ def to_json(
     predictions: Sequence[ClipPrediction],
     config: dict[str, Any],
     model: str,
+    runtime: str,
 ) -> str:
     """Return a JSON list with an object per clip; levels have the keys "jnd1" to "jnd3"."""
     documents = []
@@ -177,6 +184,7 @@ def to_json(
             "timestamps_s": list(prediction.timestamps_s),
             "levels_per_frame": _by_level(prediction, prediction.levels_per_frame.T),
             "model": model,
+            "runtime": runtime,
             "variant": config["variant"],
             "simulated": config["dataset"]["simulated"],
         }
@@ -194,9 +202,12 @@ def _run_config(model: Path) -> dict[str, Any] | None:
     from laser_dist.training.runs import load_run
 
     if model.is_file():
-        if not is_zipfile(model):  # here, before Keras takes seconds to load
+        if model.suffix not in EXPORTED and not is_zipfile(
+            model
+        ):  # here, before Keras takes seconds to load
             raise UserError(
-                f"{model} is not a .keras model, or is damaged.", hint="Name a model file (.keras)."
+                f"{model} is not a .keras model, or is damaged.",
+                hint="Name a model file (.keras, .onnx or .xml).",
             )
         return None
     config = load_run(model).config

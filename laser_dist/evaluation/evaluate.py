@@ -181,8 +181,7 @@ def evaluate_folds(
 
 def _calibrate(run_dirs: Iterable[Path], errors: np.ndarray, group_ids: tuple[str, ...]) -> None:
     """Store the half-widths of all errors [N, L] with the model of each run."""
-    from laser_dist.models.predictor_spec import set_half_widths
-    from laser_dist.models.predictors import load_saved_model
+    from laser_dist.models.predictors import load_saved_model, set_half_widths
     from laser_dist.training.saving import save_model
 
     widths = half_widths(errors, group_ids)

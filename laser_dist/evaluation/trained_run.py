@@ -99,7 +99,8 @@ def load_trained_run(path: Path) -> TrainedRun:
     Raises:
       UserError: a model is missing or unreadable, or the configuration or a log is incomplete.
     """
-    from laser_dist.prediction.predict import load_predictor, predict_frames
+    from laser_dist.prediction.load import load_predictor
+    from laser_dist.prediction.predict import predict_frames
 
     config = {} if path.is_file() else load_run(path).config
     dataset = dataset_record(config, path) if config else {}
@@ -116,7 +117,7 @@ def load_trained_run(path: Path) -> TrainedRun:
         levels=spec.levels,
         spread=spec.spread,
         half_widths=spec.half_widths,
-        num_parameters=predictor.model.count_params(),
+        num_parameters=predictor.num_parameters,
     )
     if not config:
         return model
@@ -178,7 +179,7 @@ def load_backbones(run_dir: Path, spec: PredictorSpec) -> dict[int, FramesToFram
       UserError: a file is not a Keras model.
     """
     from laser_dist.models.predictors import load_saved_model
-    from laser_dist.prediction.predict import predict_images
+    from laser_dist.prediction.keras_models import predict_images
 
     return {
         level: partial(predict_images, load_saved_model(path, is_trusted=True), origin=str(path))

@@ -13,9 +13,10 @@ cumulative distribution of a normal one, with the level where it falls to 75%.
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from laser_dist.jnd.scale import LEVEL_SUR, QP, Scale
 
@@ -117,7 +118,7 @@ def normal_level(
 
 
 def _level_at(level: ArrayLike, spread: ArrayLike, sur: float, scale: Scale) -> NDArray[np.float64]:
-    worse = float(_ndtri(LEVEL_SUR) - _ndtri(sur))
+    worse = _ndtri(LEVEL_SUR) - _ndtri(sur)
     return np.asarray(level, np.float64) + scale.sign * worse * _non_negative(spread)
 
 
@@ -130,9 +131,11 @@ def _non_negative(spread: ArrayLike) -> NDArray[np.float64]:
 
 def _ndtr(quantile: ArrayLike) -> NDArray[np.float64]:
     """Return the cumulative normal distribution at a quantile."""
+    from scipy import special  # not part of an installation that only predicts
+
     return np.asarray(special.ndtr(quantile), np.float64)
 
 
-def _ndtri(probability: float) -> NDArray[np.float64]:
+def _ndtri(probability: float) -> float:
     """Return the inverse of `_ndtr`."""
-    return np.asarray(special.ndtri(probability), np.float64)
+    return NormalDist().inv_cdf(probability)

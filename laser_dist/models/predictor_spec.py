@@ -1,11 +1,9 @@
 """The meaning of a predictor's output, stored inside the model so that its file is enough."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import keras
 
 from laser_dist.models.variants import VARIANTS
 
@@ -48,49 +46,19 @@ class PredictorSpec:
         ):
             raise ValueError(f"half_widths must be a number from 0 for each level, got {widths!r}")
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "PredictorSpec":
+        """Return a spec from plain values, as in a file, where tuples are lists.
+
+        Raises:
+          ValueError: the values are not those of a spec.
+          TypeError: a value is missing, unknown or of another type.
+        """
+        widths = values.get("half_widths")
+        parts = {"levels": tuple(values["levels"]), "half_widths": widths and tuple(widths)}
+        return cls(**{**values, **parts})
+
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output for one frame: (L,), or (L, 2) with spreads."""
         return (len(self.levels), 2) if self.spread else (len(self.levels),)
-
-
-@keras.saving.register_keras_serializable(package="laser_jnd")
-class PredictorSpecLayer(keras.layers.Layer):
-    """Identity layer that stores the `PredictorSpec`."""
-
-    def __init__(self, spec: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        widths = spec.get("half_widths")  # a list in a file, or absent
-        parts = {"levels": tuple(spec["levels"]), "half_widths": widths and tuple(widths)}
-        self.spec = PredictorSpec(**{**spec, **parts})
-
-    def call(self, inputs: Any) -> Any:
-        """Return the input."""
-        return inputs
-
-    def get_config(self) -> dict[str, Any]:
-        """Return every constructor argument, name, trainable and dtype."""
-        return {**super().get_config(), "spec": asdict(self.spec)}
-
-
-def predictor_spec_of(model: keras.Model) -> PredictorSpec:
-    """Return the spec stored in a predictor.
-
-    Raises:
-      ValueError: the model does not come from `predictors.build_predictor`.
-    """
-    return _layer_of(model).spec
-
-
-def set_half_widths(model: keras.Model, half_widths: tuple[float, ...] | None) -> None:
-    """Replace the half-widths in the spec of a predictor; see `predictor_spec_of`."""
-    layer = _layer_of(model)
-    layer.spec = replace(layer.spec, half_widths=half_widths)
-
-
-def _layer_of(model: keras.Model) -> PredictorSpecLayer:
-    layers: Iterable[Any] = model.layers
-    for layer in layers:
-        if isinstance(layer, PredictorSpecLayer):
-            return layer
-    raise ValueError(f"Model {model.name} has no predictor spec.")

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import keras
 import laser_dist.models.layers  # noqa: F401
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import decoder_of, encoder_of
-from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
+from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.variants import Variant, variant_named
 from laser_dist.models.weight_files import check_readable
 from laser_dist.storage import limit, open_regular, too_large
@@ -24,6 +24,38 @@ MAX_MODEL_BYTES = limit("MAX_MODEL_BYTES", 2 << 30)
 """Largest model file, 2 GiB, packed and unpacked."""
 
 logger = logging.getLogger(__name__)
+
+
+@keras.saving.register_keras_serializable(package="laser_jnd")
+class PredictorSpecLayer(keras.layers.Layer):
+    """Identity layer that stores the `PredictorSpec`."""
+
+    def __init__(self, spec: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = PredictorSpec.of(spec)
+
+    def call(self, inputs: Any) -> Any:
+        """Return the input."""
+        return inputs
+
+    def get_config(self) -> dict[str, Any]:
+        """Return every constructor argument, name, trainable and dtype."""
+        return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}
+
+
+def predictor_spec_of(model: keras.Model) -> PredictorSpec:
+    """Return the spec stored in a predictor.
+
+    Raises:
+      ValueError: the model does not come from `predictors.build_predictor`.
+    """
+    return _layer_of(model).spec
+
+
+def set_half_widths(model: keras.Model, half_widths: tuple[float, ...] | None) -> None:
+    """Replace the half-widths in the spec of a predictor; see `predictor_spec_of`."""
+    layer = _layer_of(model)
+    layer.spec = dataclasses.replace(layer.spec, half_widths=half_widths)
 
 
 def feature_extractor(variant: Variant, autoencoder: keras.Model) -> keras.Model:
@@ -180,6 +212,14 @@ def _limited_weights(most: int, created: list[int]) -> Iterator[None]:
         yield
     finally:
         layer.add_weight = add_weight
+
+
+def _layer_of(model: keras.Model) -> PredictorSpecLayer:
+    layers: Iterable[Any] = model.layers
+    for layer in layers:
+        if isinstance(layer, PredictorSpecLayer):
+            return layer
+    raise ValueError(f"Model {model.name} has no predictor spec.")
 
 
 def _raw_input(autoencoder: keras.Model) -> Any:

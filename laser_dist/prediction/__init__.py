@@ -1,1 +1,11 @@
-"""Prediction: load an exported or trained model and predict the JND levels of clips."""
+"""Prediction: load a trained or exported model and predict the JND levels of clips.
+
+- `predictor`: a model with the meaning of its output, whichever library runs it.
+- `load`: loads a predictor from a run or a model file of any kind.
+- `predict`: the levels of frames and of clips.
+- `keras_models`: models that Keras runs.
+- `exported`: exported models, which ONNX Runtime or OpenVINO runs.
+- `export`: writes exported models, and checks each against Keras.
+
+All but `keras_models` and `export` import neither Keras nor TensorFlow.
+"""

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from laser_dist.jnd.calibration import COVERAGE, half_widths
-from laser_dist.models.predictor_spec import predictor_spec_of
+from laser_dist.models.predictors import predictor_spec_of
 from laser_dist.training.examples.example_codec import LEVELS, RAW, decode_frame, encoded_images
 from laser_dist.training.examples.records import open_examples
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder
-from laser_dist.models.predictor_spec import PredictorSpec, set_half_widths
-from laser_dist.models.predictors import build_predictor, load_saved_model
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.models.predictors import build_predictor, load_saved_model, set_half_widths
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.storage.files import atomic_path

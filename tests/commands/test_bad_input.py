@@ -137,7 +137,7 @@ def write_run(folder, config):
 def write_nan_model(path):
     import keras
 
-    from laser_dist.models.predictor_spec import PredictorSpecLayer
+    from laser_dist.models.predictors import PredictorSpecLayer
 
     spec = {"variant": "mj-lat", "levels": (1, 2, 3), "scale": "QP", "simulated": True}
     x = frames = keras.Input((16, 16, 3))

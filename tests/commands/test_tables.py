@@ -54,7 +54,7 @@ def test_predictions_name_the_scale_and_its_direction(scale, sentence):
     file = io.StringIO()
     predict.say_predictions(Terminal(file), [Path("a.png")], [prediction], config)
     assert sentence in file.getvalue()
-    text = predict.to_json([Path("a.png")], [prediction], config, "run")
+    text = predict.to_json([Path("a.png")], [prediction], config, "run", "Keras 3")
     assert json.loads(text)[0]["scale"] == scale
     other = ({"QP", "QF"} - {scale}).pop()
     assert other not in file.getvalue()
@@ -70,7 +70,7 @@ def test_a_calibrated_prediction_has_intervals():
         predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
         sentence = "Intervals for 90% of clips: ± 3.1, ± 2.5, ± 2.0 QP."
         assert (sentence in file.getvalue()) == is_calibrated
-        (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
+        (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run", "Keras 3"))
         expected = {"jnd1": 3.14, "jnd2": 2.5, "jnd3": 2.0} if is_calibrated else None
         assert document.get("half_widths") == expected
 
@@ -84,7 +84,7 @@ def test_a_long_path_is_not_wrapped():
 def test_predictions_as_json():
     prediction = make_prediction([26.6, 31.0, 35.2])
     config = {"variant": "mj-lat", "dataset": {"simulated": True, "scale": "QP"}}
-    (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
+    (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run", "Keras 3"))
     assert document["clip"] == "a.mp4"
     assert (document["scale"], document["sur"]) == ("QP", 0.75)
     assert document["quantizers"] == {"jnd1": 26, "jnd2": 31, "jnd3": 35}
@@ -98,7 +98,7 @@ def test_predictions_as_json():
 def test_spreads_and_the_sur_are_printed():
     prediction = make_prediction([26.6, 35.2], levels=(1, 3), spreads=[2.0, 4.0], sur=0.9)
     config = {"variant": "lat", "dataset": {"simulated": True, "scale": "QP"}}
-    (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run"))
+    (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run", "Keras 3"))
     assert document["sur"] == 0.9
     assert document["spreads"] == {"jnd1": 2.0, "jnd3": 4.0}
     assert document["levels"] == pytest.approx({"jnd1": 26.6, "jnd3": 35.2}, abs=1e-5)

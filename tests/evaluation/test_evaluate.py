@@ -30,8 +30,9 @@ from laser_dist.evaluation.evaluate import evaluate_on, named, notes_on
 from laser_dist.evaluation.results import Predictions, to_json
 from laser_dist.evaluation.trained_run import TrainedRun
 from laser_dist.jnd.scale import QF
-from laser_dist.models.predictor_spec import PredictorSpecLayer
-from laser_dist.prediction.predict import from_model, predict_frames
+from laser_dist.models.predictors import PredictorSpecLayer
+from laser_dist.prediction.keras_models import from_model
+from laser_dist.prediction.predict import predict_frames
 
 
 class MemoryDataset:

@@ -31,7 +31,7 @@ ALL_LAYERS = HeadSpec(
 ANSWER = """
 import json, sys
 import keras, numpy
-import laser_dist.models.predictor_spec, laser_dist.models.layers
+import laser_dist.models.predictors
 
 assert keras.backend.backend() == "jax"
 frames = numpy.load("frames.npy")

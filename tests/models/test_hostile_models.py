@@ -18,8 +18,10 @@ from beam_pipelines.isolation import Isolated
 from laser_dist.commands.import_weights import read_file
 from laser_dist.errors import UserError
 from laser_dist.models import predictors, weight_files
-from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
-from laser_dist.prediction.predict import load_predictor, predict_frames
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.models.predictors import PredictorSpecLayer
+from laser_dist.prediction.load import load_predictor
+from laser_dist.prediction.predict import predict_frames
 
 # Slow: a separate process reads each model.
 pytestmark = [pytest.mark.attack("Model and weight files"), pytest.mark.slow]

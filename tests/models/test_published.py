@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from laser_dist.errors import UserError
-from laser_dist.models.predictor_spec import PredictorSpec, predictor_spec_of
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.models.predictors import predictor_spec_of
 from laser_dist.models.published import published_autoencoder, published_predictor
 from laser_dist.models.variants import LAT, MJ_LAT, VARIANTS, variant_named
 from laser_dist.models.weight_files import read_weight_file

@@ -10,8 +10,13 @@ from predictor_parts import predictor_of, spec_of
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.heads import build_head
-from laser_dist.models.predictor_spec import predictor_spec_of, set_half_widths
-from laser_dist.models.predictors import build_joint_model, build_predictor, feature_extractor
+from laser_dist.models.predictors import (
+    build_joint_model,
+    build_predictor,
+    feature_extractor,
+    predictor_spec_of,
+    set_half_widths,
+)
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import (
     E2E_LAT,

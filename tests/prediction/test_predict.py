@@ -7,8 +7,10 @@ import pytest
 from laser_dist.errors import UserError
 from laser_dist.jnd.normal_sur import normal_sur
 from laser_dist.jnd.scale import QF, QP
-from laser_dist.models.predictor_spec import PredictorSpec, PredictorSpecLayer
-from laser_dist.prediction import predict
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.models.predictors import PredictorSpecLayer
+from laser_dist.prediction import keras_models, predict
+from laser_dist.prediction.load import load_predictor
 
 WIDTH, HEIGHT = 16, 8
 
@@ -29,7 +31,7 @@ def mean_color_model(levels=(1, 2, 3), *, spread: bool = False, scale="QP", colu
 
 @pytest.fixture(scope="module")
 def predictor():
-    return predict.from_model(mean_color_model())
+    return keras_models.from_model(mean_color_model())
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_clip_levels_are_the_mean_over_its_frames(predictor, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("levels", [(1, 2, 3), (2,), (1, 3)])
 def test_a_model_predicts_the_levels_of_its_spec(levels, clip_of_two):
-    found = predict.predict_clip(predict.from_model(mean_color_model(levels)), clip_of_two)
+    found = predict.predict_clip(keras_models.from_model(mean_color_model(levels)), clip_of_two)
     assert found.spec.levels == levels
     assert found.levels == pytest.approx([30.5, 20.5, 60.5][: len(levels)], abs=1e-4)
     assert found.levels_per_frame.shape == (2, len(levels))
@@ -108,7 +110,7 @@ def test_a_model_predicts_the_levels_of_its_spec(levels, clip_of_two):
 
 
 def test_spreads_are_the_mean_over_the_frames(clip_of_two):
-    predictor = predict.from_model(mean_color_model((1, 2), spread=True))
+    predictor = keras_models.from_model(mean_color_model((1, 2), spread=True))
     found = predict.predict_clip(predictor, clip_of_two)
     assert found.levels == pytest.approx([30.5, 20.5], abs=1e-4)
     assert found.spreads == pytest.approx([3.05, 2.05], abs=1e-4)
@@ -121,7 +123,7 @@ def test_spreads_are_the_mean_over_the_frames(clip_of_two):
 @pytest.mark.parametrize("sur", [0.5, 0.9])
 def test_another_sur_is_read_off_the_curve(scale, sur, clip_of_two):
     model = mean_color_model((1, 2), spread=True, scale=scale.name)
-    found = predict.predict_clip(predict.from_model(model), clip_of_two, sur=sur)
+    found = predict.predict_clip(keras_models.from_model(model), clip_of_two, sur=sur)
     found_sur = normal_sur(found.levels, found.spreads, found.levels_at_sur, scale=scale)
     assert found_sur == pytest.approx([sur] * 2)
     rounded = np.floor if scale.higher_is_worse else np.ceil
@@ -140,10 +142,11 @@ def test_another_sur_needs_spreads(predictor, clip_of_two):
 
 
 def test_a_loaded_predictor_gives_the_same_levels(tmp_path):
-    predictor = predict.from_model(mean_color_model((1, 3), spread=True, scale="QF"))
+    model = mean_color_model((1, 3), spread=True, scale="QF")
+    predictor = keras_models.from_model(model)
     (tmp_path / "models").mkdir()
-    predictor.model.save(tmp_path / "models" / "predictor.keras")
-    loaded = predict.load_predictor(tmp_path)
+    model.save(tmp_path / "models" / "predictor.keras")
+    loaded = load_predictor(tmp_path)
     assert loaded.scale is QF
     assert loaded.spec == predictor.spec
     frames = plain_frames((20, 30, 40))
@@ -153,37 +156,37 @@ def test_a_loaded_predictor_gives_the_same_levels(tmp_path):
 
 def test_a_folder_without_a_model_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"has no finished model \(models/predictor\.keras\)"):
-        predict.load_predictor(tmp_path)
+        load_predictor(tmp_path)
 
 
 def test_a_damaged_model_file_is_a_user_error(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "predictor.keras").write_bytes(b"half a file")
     with pytest.raises(UserError, match="predictor.keras is not a .keras model, or is damaged"):
-        predict.load_predictor(tmp_path)
+        load_predictor(tmp_path)
 
 
 def test_a_model_with_another_output_shape_is_refused():
     with pytest.raises(UserError, match=r"maps .* not RGB frames to \(3,\)"):
-        predict.from_model(mean_color_model(columns=1))
+        keras_models.from_model(mean_color_model(columns=1))
 
 
 def test_a_model_without_a_spec_is_refused():
     frames = keras.Input((HEIGHT, WIDTH, 3))
     model = keras.Model(frames, keras.layers.GlobalAveragePooling2D()(frames))
     with pytest.raises(UserError, match="The model is not a predictor"):
-        predict.from_model(model)
+        keras_models.from_model(model)
 
 
 def test_a_model_with_an_unknown_scale_is_refused():
     with pytest.raises(UserError, match='The scale of The model is "CRF"'):
-        predict.from_model(mean_color_model(scale="CRF"))
+        keras_models.from_model(mean_color_model(scale="CRF"))
 
 
 def test_images_are_rounded_and_clipped():
     frames = keras.Input((HEIGHT, WIDTH, 3))
     brighter = keras.Model(frames, keras.layers.Rescaling(1.5, offset=-20.4)(frames))
-    images = predict.predict_images(brighter, plain_frames((0, 100, 250)))
+    images = keras_models.predict_images(brighter, plain_frames((0, 100, 250)))
     assert images.dtype == np.uint8
     # -20.4 and 354.6 are out of range; 150 - 20.4 rounds to 130.
     assert np.unique(images.reshape(-1, 3), axis=0).tolist() == [[0, 130, 255]]
@@ -191,7 +194,7 @@ def test_images_are_rounded_and_clipped():
 
 def test_a_model_file_contains_its_scale(tmp_path):
     mean_color_model(scale="QF").save(tmp_path / "any_name.keras")
-    loaded = predict.load_predictor(tmp_path / "any_name.keras")
+    loaded = load_predictor(tmp_path / "any_name.keras")
     assert loaded.scale is QF
     levels = predict.predict_frames(loaded, plain_frames((20, 30, 40)))
     assert levels == pytest.approx(np.array([[20, 30, 40]]), abs=1e-4)
@@ -199,4 +202,4 @@ def test_a_model_file_contains_its_scale(tmp_path):
     plain = keras.Sequential([keras.Input((HEIGHT, WIDTH, 3)), keras.layers.Flatten()])
     plain.save(tmp_path / "plain.keras")
     with pytest.raises(UserError, match="plain.keras is not a predictor"):
-        predict.load_predictor(tmp_path / "plain.keras")
+        load_predictor(tmp_path / "plain.keras")

@@ -22,7 +22,8 @@ from training_fakes import (
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.calibration import half_widths
-from laser_dist.models.predictor_spec import PredictorSpec, predictor_spec_of
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.models.predictors import predictor_spec_of
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.training import calibration
 from laser_dist.training.config import StageConfig, TrainingConfig

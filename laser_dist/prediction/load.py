@@ -1,0 +1,34 @@
+"""Load a predictor from a run or a model file of any kind."""
+
+from pathlib import Path
+
+from laser_dist.errors import UserError
+from laser_dist.prediction.exported import load_onnx, load_openvino
+from laser_dist.prediction.predictor import Predictor
+
+_PREDICTOR = Path("models") / "predictor.keras"
+
+
+def load_predictor(path: str | Path) -> Predictor:
+    """Load the predictor of a finished run, or of a model file.
+
+    Args:
+      path: a run folder with `models/predictor.keras`, a `.keras` file, or an exported `.onnx` or
+        `.xml` file.
+
+    Raises:
+      UserError: there is no finished model, the file is not a predictor, or the library that runs
+        it is not installed.
+    """
+    path = Path(path)
+    if path.suffix in (".onnx", ".xml"):
+        return load_onnx(path) if path.suffix == ".onnx" else load_openvino(path)
+    file = path / _PREDICTOR if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise UserError(
+            f"{path} has no finished model ({_PREDICTOR}).",
+            hint=f"Resume its training with `laser-jnd train --resume {path}`.",
+        )
+    from laser_dist.prediction.keras_models import load_keras
+
+    return load_keras(file, is_trusted=path.is_dir())
