@@ -36,8 +36,8 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 60.0  # for one file
 # Kind of file to its part of all mutations. A model takes longest to load.
 KINDS = {
-    "archive .zip": 0.2,
-    "archive .tar.gz": 0.2,
+    "archive .zip": 0.15,
+    "archive .tar.gz": 0.15,
     "labels .csv": 0.15,
     "labels .txt": 0.1,
     "media .264": 0.1,
@@ -45,6 +45,7 @@ KINDS = {
     "media .png": 0.05,
     "media .jpg": 0.05,
     "model .keras": 0.1,
+    "model .onnx": 0.1,
 }
 CSV_HEADER = "anchor,jnd,mean,normality,samples,samples_no,sequence_index,standard_deviation"
 
@@ -101,6 +102,7 @@ def seeds() -> dict[str, bytes]:
         file = io.BytesIO()
         Image.fromarray(frames[0]).save(file, form)
         images[suffix] = file.getvalue()
+    model = small_model()
     rows = [f'0,{n},{n}.5,1,"[{n}, {n + 1}]",2,{n},0.7071067812' for n in range(20, 40)]
     return {
         "archive .zip": zipped.getvalue(),
@@ -111,7 +113,8 @@ def seeds() -> dict[str, bytes]:
         "media .mp4": in_mp4(frames),
         "media .png": images["png"],
         "media .jpg": images["jpg"],
-        "model .keras": small_model(),
+        "model .keras": model,
+        "model .onnx": in_onnx(model),
     }
 
 
@@ -160,6 +163,20 @@ def small_model() -> bytes:
         path = Path(folder) / "model.keras"
         model.save(path)
         return path.read_bytes()
+
+
+def in_onnx(model: bytes) -> bytes:
+    """Return a model, given as a `.keras` file, as an exported `.onnx` file."""
+    from laser_dist.prediction.export import export_model
+
+    def frames_of(height: int, width: int) -> np.ndarray:
+        return np.zeros((1, height, width, 3), np.uint8)
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder) / "model.keras", Path(folder) / "model.onnx"
+        source.write_bytes(model)
+        export_model(source, output, frames_of, to="onnx", is_trusted=True)
+        return output.read_bytes()
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:

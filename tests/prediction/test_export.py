@@ -256,6 +256,7 @@ def test_a_hand_made_graph_with_the_metadata_is_a_predictor(tmp_path):
     np.testing.assert_allclose(predict_frames(load_onnx(path), FRAMES), [[20, 30, 40]] * 2)
 
 
+@pytest.mark.attack("Model and weight files")
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -291,6 +292,7 @@ def test_a_file_that_is_no_exported_predictor_is_refused(tmp_path, content, mess
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.attack("Model and weight files")
 @pytest.mark.parametrize(
     ("nodes", "shape", "message"),
     [
@@ -307,6 +309,7 @@ def test_a_graph_that_does_not_predict_levels_is_refused(tmp_path, nodes, shape,
         predict_frames(load_predictor(path), FRAMES)
 
 
+@pytest.mark.attack("Model and weight files")
 def test_no_other_file_that_a_graph_names_is_opened(tmp_path):
     secret = np.full(3, 7, np.float32)
     (tmp_path / "secret").write_bytes(secret.tobytes())
