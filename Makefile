@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo check test test-cluster coverage docs docs-assets notebook lint format lock wheel clean
+.PHONY: help demo light check test test-cluster coverage docs docs-assets notebook lint format lock wheel clean
 
 # Tests that take more than a few seconds, start servers or need hardware.
 SLOW := slow or ray or beam or alone or gpu
@@ -23,6 +23,12 @@ demo:  ## Run everything on this machine, from photographs to a report, in minut
 	@if $(MAKE) --question $(VENV)/.installed 2>/dev/null; \
 	  then echo "Reused: $(VENV), the environment"; else $(MAKE) --no-print-directory $(VENV)/.installed; fi
 	@$(BIN)/laser-jnd demo
+
+light:  ## Install only what predicting with an exported model needs, into .venv-light.
+	@$(PYTHON) -m venv .venv-light
+	@.venv-light/bin/pip install --quiet --disable-pip-version-check -r requirements-predict.lock
+	@.venv-light/bin/pip install --quiet --disable-pip-version-check --no-deps .
+	@echo "Installed .venv-light/bin/laser-jnd"
 
 check: $(VENV)/.installed-dev lint  ## Run what each commit must pass: format, lint, types, fast tests.
 	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m "not ($(SLOW))"
@@ -62,6 +68,8 @@ format: $(VENV)/.installed-dev  ## Format the code and sort its imports.
 lock: $(VENV)/.installed-dev  ## Resolve the pinned packages again, for every supported Python.
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --upgrade \
 	  --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --group predict --constraint requirements.lock \
+	  --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements-predict.lock
 
 wheel: $(VENV)/.installed-dev  ## Build the wheel under dist/.
 	$(BIN)/python -m build --wheel

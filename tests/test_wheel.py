@@ -1,5 +1,7 @@
 """The wheel that is built from this tree."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from onnx_graphs import write_light_inputs
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -87,6 +90,47 @@ def test_help_needs_no_dependency(wheel, tmp_path):
             [command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert done.stdout.startswith("usage: laser-jnd")
+
+
+def test_a_light_installation_predicts_and_has_less_than_350_mb(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python, command = (tmp_path / "env" / "bin" / name for name in ("python", "laser-jnd"))
+    # uv's own cache, from which the packages of this environment were installed.
+    environment = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"}
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python]
+    for words in (["-r", ROOT / "requirements-predict.lock"], ["--no-deps", wheel.filename]):
+        subprocess.run([*install, *words], check=True, env=environment)
+    files = [path for path in (tmp_path / "env").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 350e6
+    installed = {path.name.partition("-")[0] for path in (tmp_path / "env").rglob("*.dist-info")}
+    assert {"laser_jnd", "onnxruntime"} <= installed
+    assert installed.isdisjoint({"tensorflow", "keras", "ray", "apache_beam", "scipy", "pyarrow"})
+
+    def run(*words):
+        return subprocess.run([command, *words], cwd=tmp_path, capture_output=True, text=True)
+
+    write_light_inputs(tmp_path)
+    done = run("predict", "clip.mp4", "--model", "m.onnx", "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["levels"] == pytest.approx({"jnd1": 30, "jnd2": 30, "jnd3": 30}, abs=1.5)
+    for words in (["demo"], ["doctor"], ["synthesize", "--output", "x"]):
+        refused = run(*words)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "is not installed.\nhint: A light installation only predicts" in refused.stderr
+
+
+def test_the_light_lock_has_the_versions_of_the_other_lock():
+    light, all_pins = (
+        set((ROOT / name).read_text().splitlines())
+        for name in ("requirements-predict.lock", "requirements.lock")
+    )
+    assert light <= all_pins
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["predict"]
+    names = {line.partition("==")[0] for line in light}
+    assert {Requirement(each).name for each in group} <= names
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(group) <= set(project["dependencies"])
 
 
 def test_the_lock_pins_all_requirements():

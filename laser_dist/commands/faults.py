@@ -14,6 +14,10 @@ BUG = 1
 MAX_LENGTH = 400  # of the message of a bug; the traceback has all of it
 DEBUG_HINT = "Run it again with --debug to see the traceback."
 
+_INSTALL = (
+    "A light installation only predicts with exported models. For all commands: pip install "
+    "laser-jnd."
+)
 _FULL = "Free some space, or use another location."
 _READ_ONLY = "Use a location that can be written."
 _DENIED = "Change its permissions, or use another location."
@@ -67,6 +71,8 @@ def explain(error: BaseException) -> Explanation:
             return _user_error(each.message, each.hint)
         if isinstance(each, OSError) and each.errno in _DISK_HINTS:
             return _disk_error(each.errno, each.filename)
+        if isinstance(each, ModuleNotFoundError) and (package := _lacking(each.name or "")):
+            return _user_error(f"The package {package} is not installed.", _INSTALL)
     for text in map(str, chain):
         # The last one: a traceback starts with what the worker was doing and ends with the error.
         for carried in _CARRIED.findall(text)[-1:]:
@@ -75,6 +81,12 @@ def explain(error: BaseException) -> Explanation:
             if os.strerror(number) in text:
                 return _disk_error(number, _path_after(number, text))
     return Explanation(BUG, f"{type(error).__name__}: {_gist(str(error))}", DEBUG_HINT)
+
+
+def _lacking(module: str) -> str:
+    """Return the package of a missing module; "" if it is part of this project: a bug."""
+    package = module.partition(".")[0]
+    return "" if package in ("laser_dist", "beam_pipelines", "tfds_builders") else package
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -51,6 +51,18 @@ def test_a_location_that_cannot_be_written_is_named(number):
         assert explanation.hint
 
 
+def test_a_package_that_is_not_installed_is_named():
+    with pytest.raises(ModuleNotFoundError) as caught:
+        import no_such_package.part  # noqa: F401
+    explanation = explain(caught.value)
+    assert explanation.status == USER_ERROR
+    assert explanation.message == "The package no_such_package is not installed."
+    assert "pip install laser-jnd" in explanation.hint
+    with pytest.raises(ModuleNotFoundError) as caught:
+        import laser_dist.no_such_module  # noqa: F401
+    assert explain(caught.value).status == BUG
+
+
 def test_other_errors_are_bugs_and_their_message_is_short():
     assert str(explain(ZeroDivisionError("division by zero"))) == (
         "internal error: ZeroDivisionError: division by zero (this is a bug in laser-jnd)\n"

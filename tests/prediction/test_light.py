@@ -5,10 +5,8 @@ import re
 import subprocess
 import sys
 
-import av
-import numpy as np
 import pytest
-from onnx_graphs import about, graph_of, mean_color
+from onnx_graphs import write_light_inputs
 
 # What the framework is made of, and a person who only predicts does not need.
 HEAVY = {
@@ -21,16 +19,7 @@ HEAVY = {
 def folder(tmp_path_factory):
     """Return a folder with a clip of one gray, and a model whose levels are the mean color."""
     folder = tmp_path_factory.mktemp("light")
-    (folder / "m.onnx").write_bytes(
-        graph_of(mean_color(), [("levels", [None, 3])], metadata=about())
-    )
-    with av.open(folder / "clip.mp4", "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
-        gray = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 30, np.uint8), "rgb24")
-        for frame in [gray] * 5:
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_light_inputs(folder)
     return folder
 
 

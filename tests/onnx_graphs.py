@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict
 
+import av
+import numpy as np
 import onnx
 
 from laser_dist.models.predictor_spec import PredictorSpec
@@ -45,3 +47,16 @@ def about(**changes):
     spec = PredictorSpec(variant="mj-lat", levels=(1, 2, 3), scale="QP", simulated=True)
     metadata = Metadata(spec=spec, width=16, height=8, precision="float32", source="")
     return json.dumps({"format": 1, **asdict(metadata), **changes})
+
+
+def write_light_inputs(folder):
+    """Write `m.onnx`, whose levels are the mean color, and `clip.mp4`, which has a gray of 30."""
+    content = graph_of(mean_color(), [("levels", [None, 3])], metadata=about())
+    (folder / "m.onnx").write_bytes(content)
+    with av.open(folder / "clip.mp4", "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        gray = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 30, np.uint8), "rgb24")
+        for frame in [gray] * 5:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
