@@ -82,7 +82,9 @@ COMMANDS = {
         ("evaluate", "--model", "run", "--dataset", "data", "--output", "results"),
         ("data", "run"),
     ),
-    "predict": Command(("predict", "clip.264", "--model", "run", "--json"), ("run", "clip.264")),
+    "predict": Command(
+        ("predict", "clip.264", "--model", "run", "--format", "json"), ("run", "clip.264")
+    ),
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Predict the coarsest quantizer at which a video clip still looks like its source.
 
-`laser_dist.train`, `laser_dist.cross_validate` and `laser_dist.evaluate` are the library; see
-`laser_dist.api`. `laser_dist.Callback` is the base of callbacks of a training.
+`laser_dist.load` loads a model to predict with. `laser_dist.train`, `laser_dist.cross_validate` and
+`laser_dist.evaluate` do what the commands do; see `laser_dist.api`. `laser_dist.Callback` is the
+base of callbacks of a training.
 
 The packages by layer; each imports only from the layers below it:
 
@@ -23,6 +24,7 @@ from typing import Any
 __version__ = version("laser-jnd")
 
 _LAZY = {
+    "load": "laser_dist.prediction.model",
     "train": "laser_dist.api",
     "cross_validate": "laser_dist.api",
     "evaluate": "laser_dist.api",

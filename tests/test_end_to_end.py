@@ -256,7 +256,7 @@ def test_a_bucket_serves_as_well_as_a_disk(folder, commands):
 
 def predictions(folder, clip, model):
     """Return the predictions of a clip, which are the same wherever the model is stored."""
-    done = laser_jnd_here("predict", clip, "--json", "--model", model, cwd=folder)
+    done = laser_jnd_here("predict", clip, "--format", "json", "--model", model, cwd=folder)
     (document,) = json.loads(done.stdout)
     assert document["scale"] == "QP"
     assert all(1 <= quantizer <= 51 for quantizer in document["quantizers"].values())

@@ -110,7 +110,7 @@ def test_a_light_installation_predicts_and_has_less_than_350_mb(wheel, tmp_path)
         return subprocess.run([command, *words], cwd=tmp_path, capture_output=True, text=True)
 
     write_light_inputs(tmp_path)
-    done = run("predict", "clip.mp4", "--model", "m.onnx", "--json")
+    done = run("predict", "clip.mp4", "--model", "m.onnx", "--format", "json")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)
     assert found["levels"] == pytest.approx({"jnd1": 30, "jnd2": 30, "jnd3": 30}, abs=1.5)

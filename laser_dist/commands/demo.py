@@ -143,8 +143,8 @@ def _predict(terminal: Terminal, videoset: Path, run_dir: Path, config: dict[str
     labels = {s.source_id: s for s in read_videoset_labels(videoset, resolution).sources}
     clip = next(videoset.rglob(f"{source_id}_*_qp_00.264"))
     terminal.say(f"  laser-jnd predict {clip} --model {run_dir}")
-    _, predictions = predict.predict_clips(terminal, [clip], run_dir)
+    predictions = predict.predict_clips(terminal, [str(clip)], str(run_dir))
     terminal.say()
-    predict.say_predictions(terminal, [clip], predictions, config)
+    predict.say_predictions(terminal, predictions)
     levels = ", ".join(f"{level.jnd:.0f}" for level in labels[source_id].levels)
     terminal.say(f"Levels of the simulated viewers: {levels}.")

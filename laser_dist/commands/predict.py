@@ -3,47 +3,87 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import logging
+import os
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 from laser_dist.commands.options import ratio, whole_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
-from laser_dist.jnd.scale import LEVEL_SUR, SCALES, Scale, scale_named
+from laser_dist.jnd.scale import LEVEL_SUR, Scale, scale_named
 from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from laser_dist.prediction.model import FailedClip, Model
     from laser_dist.prediction.predict import ClipPrediction
-    from laser_dist.prediction.predictor import Predictor
 
 HELP = "predict the JND levels of videos or images"
 EXAMPLE = """\
 examples:
   laser-jnd predict clip.mp4 --model runs/first
   laser-jnd predict clip.mp4 --model runs/first --sur 0.9
-  laser-jnd predict *.mkv --model runs/first --json > levels.json
-  laser-jnd predict clip.mp4 --model mj-lat.onnx
+  laser-jnd predict *.mkv --model mj-lat.onnx --format json > levels.json
+  laser-jnd predict clips --recursive --model mj-lat.onnx --format csv --output levels.csv
+  laser-jnd predict @list.txt --model mj-lat.onnx --format ndjson --output levels.ndjson
 """
 NUM_FRAMES = 8
-EXPORTED = (".onnx", ".xml")
+FORMATS = ("table", "json", "ndjson", "csv")
+LEVEL_NAMES = ("jnd1", "jnd2", "jnd3")
+# What `--recursive` takes for videos and images, whatever they turn out to be.
+_VIDEO_SUFFIXES = (
+    ".264", ".265", ".3gp", ".avc", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts",
+    ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".obu", ".ogv", ".ts", ".webm",
+    ".wmv", ".y4m",
+)  # fmt: skip
+_IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
+    ".tiff", ".webp",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP", help="video or image")
+    parser.add_argument(
+        "clips",
+        nargs="+",
+        metavar="CLIP",
+        help="video or image; a folder with --recursive; or @FILE with a path per line",
+    )
     parser.add_argument(
         "--model",
         required=True,
         metavar="PATH_OR_URL",
         help="folder or URL of a finished run, or a model file (.keras, or exported: .onnx, .xml)",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="table; a JSON list; one JSON object per line, as each clip is done; or CSV "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="file to write (default: standard output)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the --output of --format ndjson: leave out the clips that are predicted "
+        "there",
+    )
+    parser.add_argument(
+        "--recursive", action="store_true", help="predict all videos and images below folders"
+    )
     parser.add_argument(
         "--frames",
         type=whole_number(1),
@@ -62,83 +102,184 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Predict each clip, and print the results when all are done."""
-    from laser_dist.storage.local_copies import local_run, naming_locations
+    """Predict each clip; those that fail are named, and do not stop the others."""
+    from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
     from laser_dist.video.codec import frame_size
 
     # Check all input before anything is downloaded or slow to import.
     if not is_url(arguments.model):
-        _run_config(Path(arguments.model))
-    for clip in arguments.clips:
-        frame_size(clip)
-    terminal = Terminal()
-    with naming_locations(arguments.model):
-        with terminal.progress() as show:
-            model = local_run(arguments.model, show, predictor_only=True)
-        config = _run_config(model)
-        predictor, predictions = predict_clips(
-            terminal, arguments.clips, model, arguments.frames, arguments.sur
+        check_model(Path(arguments.model))
+    clips = clips_of(arguments.clips, recursive=arguments.recursive)
+    if len(clips) == 1:
+        frame_size(Path(clips[0]))
+    output: Path | None = arguments.output
+    streamed = output if arguments.format == "ndjson" else None
+    if arguments.resume:
+        if streamed is None:
+            raise UserError("--resume needs --format ndjson and --output.")
+        done = kept_lines(streamed)
+        clips = [clip for clip in clips if clip not in done]
+        logger.info("%d clips are already predicted in %s", len(done), streamed)
+        if not clips:
+            return
+    opened = _appended(streamed, resume=arguments.resume) if streamed else _opened(output)
+    with naming_locations(arguments.model), opened as file:
+        terminal = Terminal(file)
+        results = predict_clips(
+            terminal, clips, arguments.model, arguments.frames, arguments.sur,
+            each=_ndjson_writer(file) if arguments.format == "ndjson" else None,
+        )  # fmt: skip
+        failed = [each for each in results if not is_prediction(each)]
+        if len(results) == len(failed) == 1:
+            raise UserError(failed[0].message, hint=failed[0].hint)
+        if arguments.format == "json":
+            documents = [each.to_dict() for each in results]
+            terminal.say(json.dumps(documents, indent=2, allow_nan=False))
+        elif arguments.format == "csv":
+            write_csv(file or sys.stdout, results)
+        elif arguments.format == "table" and len(failed) < len(results):
+            say_predictions(terminal, [each for each in results if is_prediction(each)])
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(results)} clips could not be predicted.",
+            hint="The messages above name them.",
         )
-        config = config or _config_of(predictor)
-        if arguments.json:
-            model_name, runtime = arguments.model, predictor.runtime
-            terminal.say(to_json(arguments.clips, predictions, config, model_name, runtime))
-        else:
-            say_predictions(terminal, arguments.clips, predictions, config)
-            terminal.say(f"Computed by {predictor.runtime}.")
 
 
 def predict_clips(
     terminal: Terminal,
-    clips: Sequence[Path],
-    model: Path,
+    clips: Sequence[str],
+    model: str,
     num_frames: int = NUM_FRAMES,
     sur: float = LEVEL_SUR,
-) -> tuple[Predictor, list[ClipPrediction]]:
-    """Predict each clip with one model, a run folder or a model file."""
+    *,
+    each: Callable[[ClipPrediction | FailedClip], None] | None = None,
+) -> list[Any]:
+    """Predict clips with one model.
+
+    Args:
+      terminal: shows the progress.
+      clips: paths.
+      model: path or URL of a run or model file.
+      num_frames: number of frames to sample from each clip.
+      sur: satisfied-user ratio to target.
+      each: called with each result when it is there.
+
+    Returns:
+      The prediction of each clip, or its failure, which is also logged if there are other clips.
+    """
+    found: list[ClipPrediction | FailedClip] = []
     with terminal.progress() as show:
         show("loading the model")
-        if model.suffix not in EXPORTED:
-            import_keras(gpus="shared")
-        from laser_dist.prediction.load import load_predictor
-        from laser_dist.prediction.predict import predict_clip
-
-        predictor = load_predictor(model)
-        predictions: list[ClipPrediction] = []
-        for index, clip in enumerate(clips):
-            show(f"predicting {clip}", index, len(clips))
-            predictions.append(predict_clip(predictor, clip, num_frames, sur=sur))
-    return predictor, predictions
+        loaded = _loaded(model)
+        for result in loaded.predict_many(_shown(clips, show), sur=sur, num_frames=num_frames):
+            found.append(result)
+            if each is not None:
+                each(result)
+            if not is_prediction(result) and len(clips) > 1:
+                hint = f" {result.hint}" if result.hint else ""
+                logger.error("%s%s", result.message, hint)
+    return found
 
 
-def say_predictions(
-    terminal: Terminal,
-    clips: Sequence[Path],
-    predictions: Sequence[ClipPrediction],
-    config: dict[str, Any],
-) -> None:
+def is_prediction(result: Any) -> bool:
+    """Return whether a result is a prediction, not a failure."""
+    from laser_dist.prediction.predict import ClipPrediction
+
+    return isinstance(result, ClipPrediction)
+
+
+def clips_of(words: Sequence[str], *, recursive: bool) -> list[str]:
+    """Return the paths that the arguments name, in order.
+
+    Args:
+      words: paths, and `@FILE` for a file with a path per line.
+      recursive: whether a folder stands for the videos and images below it.
+
+    Raises:
+      UserError: a list or folder cannot be read or names no clip, or a folder is not expected.
+    """
+    found: list[str] = []
+    for word in words:
+        if word.startswith("@"):
+            found += _listed(Path(word[1:]))
+        elif not os.path.isdir(word):  # unlike pathlib, for a name of any length
+            found.append(word)
+        elif not recursive:
+            raise UserError(f"{word} is a folder.", hint="Add --recursive.")
+        else:
+            below = sorted(path for path in Path(word).rglob("*") if path.is_file())
+            media = [str(path) for path in below if _is_media(path)]
+            if not media:
+                raise UserError(f"Folder {word} has no video or image.", hint="Name another one.")
+            found += media
+    return found
+
+
+def kept_lines(output: Path) -> set[str]:
+    """Return the clips that are predicted in an NDJSON file, and remove all other lines from it.
+
+    These are failures, which are tried again, and a last line that was cut.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    from laser_dist.storage import write_text
+
+    if not output.exists():
+        return set()
+    kept: dict[str, str] = {}
+    try:
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{output} cannot be read.", hint="Name another --output.") from error
+    for line in lines:
+        try:
+            document = json.loads(line)
+            if "quantizers" in document:
+                kept[document["clip"]] = line
+        except (ValueError, TypeError, KeyError):
+            continue
+    write_text(output, "".join(f"{line}\n" for line in kept.values()))
+    return set(kept)
+
+
+def say_predictions(terminal: Terminal, predictions: Sequence[ClipPrediction]) -> None:
     """Print a row per clip, a legend, and how to encode the first clip."""
     from laser_dist.jnd.calibration import COVERAGE
 
-    first, scale = predictions[0], SCALES[config["dataset"]["scale"]]
-    rows = [
-        [str(clip), *level_texts(prediction)]
-        for clip, prediction in zip(clips, predictions, strict=True)
-    ]
-    terminal.table(["clip", *(f"JND{level}" for level in first.spec.levels)], [rows])
+    first = predictions[0]
+    scale, spec = first.scale, first.spec
+    rows = [[each.clip, *level_texts(each)] for each in predictions]
+    terminal.table(["clip", *(f"JND{level}" for level in spec.levels)], [rows])
     terminal.say()
     terminal.say(legend_text(scale, first))
-    if first.spec.half_widths and first.sur == LEVEL_SUR:
-        widths = ", ".join(f"± {width:.1f}" for width in first.spec.half_widths)
+    if spec.half_widths and first.sur == LEVEL_SUR:
+        widths = ", ".join(f"± {width:.1f}" for width in spec.half_widths)
         terminal.say(f"Intervals for {COVERAGE:.0%} of clips: {widths} {scale.name}.")
-    if config["dataset"]["simulated"]:
+    if spec.simulated:
         terminal.say("The model was trained with SIMULATED viewers.")
+    terminal.say(f"Computed by {first.runtime}.")
     if scale.name == "QP":
-        clip, qp = shlex.quote(str(clips[0])), first.quantizers[0]
-        terminal.say(
-            f"Encode at JND{first.spec.levels[0]}: ffmpeg -i {clip} -c:v libx264 -qp {qp} out.mp4"
-        )
+        name = f"jnd{spec.levels[0]}"
+        words = shlex.join(["ffmpeg", "-i", first.clip, *first.ffmpeg_args(name), "out.mp4"])
+        terminal.say(f"Encode at {name.upper()}: {words}")
+
+
+def write_csv(file: IO[str], results: Sequence[ClipPrediction | FailedClip]) -> None:
+    """Write a row per clip: quantizers and levels, empty where there is none, and the error."""
+    columns = ["clip", "scale", "sur"]
+    columns += [f"{name}_{what}" for what in ("quantizer", "level") for name in LEVEL_NAMES]
+    rows = csv.DictWriter(file, [*columns, "simulated", "error"], lineterminator="\n")
+    rows.writeheader()
+    for result in results:
+        values = result.to_dict()
+        row = {name: values.get(name) for name in ("clip", "scale", "sur", "simulated", "error")}
+        for what in ("quantizer", "level"):
+            named = values.get(f"{what}s", {})
+            row |= {f"{name}_{what}": named.get(name) for name in LEVEL_NAMES}
+        rows.writerow(row)
 
 
 def legend_text(scale: Scale, prediction: ClipPrediction) -> str:
@@ -160,71 +301,88 @@ def level_texts(prediction: ClipPrediction) -> list[str]:
     return [
         f"{quantizer} ({level:.1f}{spread})"
         for quantizer, level, spread in zip(
-            prediction.quantizers.tolist(), prediction.levels_at_sur.tolist(), spreads, strict=True
+            prediction.quantizers.values(),
+            prediction.levels_at_sur.tolist(),
+            spreads,
+            strict=True,
         )
     ]
 
 
-def to_json(
-    clips: Sequence[Path],
-    predictions: Sequence[ClipPrediction],
-    config: dict[str, Any],
-    model: str,
-    runtime: str,
-) -> str:
-    """Return a JSON list with an object per clip; levels have the keys "jnd1" to "jnd3"."""
-    documents = []
-    for clip, prediction in zip(clips, predictions, strict=True):
-        document = {
-            "clip": str(clip),
-            "scale": config["dataset"]["scale"],
-            "sur": prediction.sur,
-            "quantizers": _by_level(prediction, prediction.quantizers),
-            "levels": _by_level(prediction, prediction.levels),
-            "timestamps_s": list(prediction.timestamps_s),
-            "levels_per_frame": _by_level(prediction, prediction.levels_per_frame.T),
-            "model": model,
-            "runtime": runtime,
-            "variant": config["variant"],
-            "simulated": config["dataset"]["simulated"],
-        }
-        if prediction.spreads is not None:
-            document["spreads"] = _by_level(prediction, prediction.spreads)
-        if prediction.spec.half_widths is not None:
-            pairs = zip(prediction.spec.levels, prediction.spec.half_widths, strict=True)
-            document["half_widths"] = {f"jnd{level}": width for level, width in pairs}
-        documents.append(document)
-    return json.dumps(documents, indent=2, allow_nan=False)
+def check_model(model: Path) -> None:
+    """Check a run or model file, as far as this takes no time.
 
-
-def _run_config(model: Path) -> dict[str, Any] | None:
-    """Return the configuration of a finished run; None for a model file, which has none."""
+    Raises:
+      UserError: there is no finished run, or the file is not a model.
+    """
+    from laser_dist.prediction.load import EXPORTED_SUFFIXES
     from laser_dist.training.runs import load_run
 
-    if model.is_file():
-        if model.suffix not in EXPORTED and not is_zipfile(
-            model
-        ):  # here, before Keras takes seconds to load
-            raise UserError(
-                f"{model} is not a .keras model, or is damaged.",
-                hint="Name a model file (.keras, .onnx or .xml).",
-            )
-        return None
-    config = load_run(model).config
-    scale_named(config["dataset"].get("scale"), of=f"run {model}")
-    return config
+    if not model.is_file():
+        config = load_run(model).config
+        scale_named(config["dataset"].get("scale"), of=f"run {model}")
+    elif model.suffix not in EXPORTED_SUFFIXES and not is_zipfile(model):
+        raise UserError(
+            f"{model} is not a .keras model, or is damaged.",
+            hint="Name a model file (.keras, .onnx or .xml).",
+        )
 
 
-def _config_of(predictor: Predictor) -> dict[str, Any]:
-    """Return the spec of a model file in the form of a run's configuration."""
-    spec = predictor.spec
-    return {
-        "variant": spec.variant,
-        "dataset": {"scale": spec.scale, "simulated": spec.simulated},
-    }
+def _loaded(model: str) -> Model:
+    from laser_dist.prediction.load import EXPORTED_SUFFIXES
+    from laser_dist.prediction.model import load
+
+    if not model.endswith(EXPORTED_SUFFIXES):
+        import_keras(gpus="shared")
+    return load(model)
 
 
-def _by_level(prediction: ClipPrediction, values: np.ndarray) -> dict[str, Any]:
-    """Return values [L, ...] of the model's levels by their names."""
-    pairs = zip(prediction.spec.levels, values.tolist(), strict=True)
-    return {f"jnd{level}": value for level, value in pairs}
+def _shown(clips: Sequence[str], show: Callable[[str, float, float], None]) -> Iterator[str]:
+    """Yield the clips, and show which one is being predicted."""
+    for index, clip in enumerate(clips):
+        show(f"predicting {clip}", index, len(clips))
+        yield clip
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[IO[str] | None]:
+    """Open the output file, which is complete or absent; None for standard output."""
+    if output is None:
+        yield None
+        return
+    from laser_dist.storage import atomic_path
+
+    with atomic_path(output) as path, path.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def _appended(output: Path, *, resume: bool) -> Iterator[IO[str]]:
+    """Open a file to which each line is added when it is there."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("a" if resume else "w", encoding="utf-8") as file:
+        yield file
+
+
+def _ndjson_writer(file: IO[str] | None) -> Callable[[ClipPrediction | FailedClip], None]:
+    def write(result: ClipPrediction | FailedClip) -> None:
+        line = json.dumps(result.to_dict(), allow_nan=False)
+        print(line, file=file, flush=True)
+
+    return write
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The list {path} cannot be read.", hint="Name a text file with a path per line."
+        ) from error
+    if not (found := [line.strip() for line in lines if line.strip()]):
+        raise UserError(f"The list {path} is empty.", hint="Write a path per line into it.")
+    return found
+
+
+def _is_media(path: Path) -> bool:
+    return path.suffix.lower() in (*_VIDEO_SUFFIXES, *_IMAGE_SUFFIXES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,4 +91,10 @@ def predict_images(
 
 
 def _forward_of(model: keras.Model) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    return lambda frames: np.asarray(model.predict_on_batch(frames.astype(np.float32)))
+    alone = threading.Lock()  # Keras compiles a model in its first call
+
+    def forward(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with alone:
+            return np.asarray(model.predict_on_batch(frames.astype(np.float32)))
+
+    return forward

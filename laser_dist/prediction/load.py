@@ -6,6 +6,8 @@ from laser_dist.errors import UserError
 from laser_dist.prediction.exported import load_onnx, load_openvino
 from laser_dist.prediction.predictor import Predictor
 
+EXPORTED_SUFFIXES = (".onnx", ".xml")
+MODEL_SUFFIXES = (".keras", *EXPORTED_SUFFIXES)
 _PREDICTOR = Path("models") / "predictor.keras"
 
 
@@ -21,7 +23,7 @@ def load_predictor(path: str | Path) -> Predictor:
         it is not installed.
     """
     path = Path(path)
-    if path.suffix in (".onnx", ".xml"):
+    if path.suffix in EXPORTED_SUFFIXES:
         return load_onnx(path) if path.suffix == ".onnx" else load_openvino(path)
     file = path / _PREDICTOR if path.is_dir() else path
     if path.is_dir() and not file.is_file():

@@ -1,4 +1,4 @@
-"""Predict the JND levels of frames or of a complete clip.
+"""Predict the JND levels of frames, and combine those of a clip.
 
 With a model that predicts a spread for each level, also the quantizers for any other satisfied-user
 ratio (SUR).
@@ -6,17 +6,21 @@ ratio (SUR).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.normal_sur import normal_level
-from laser_dist.jnd.scale import LEVEL_SUR
+from laser_dist.jnd.scale import LEVEL_SUR, Scale
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction.predictor import Predictor, run_in_batches, unusable
-from laser_dist.video.codec import sample_frames
+
+SCHEMA = 1
+"""Version of `ClipPrediction.to_dict`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,27 +28,94 @@ class ClipPrediction:
     """The levels of one clip.
 
     Attributes:
+      clip: name of the clip.
       spec: meaning of the model's output; `spec.levels` are the L levels of all fields below.
+      scale: scale of the levels.
       levels: [L] float32, mean over the sampled frames, on the scale of the training data; neither
         rounded nor forced to ascend.
       spreads: [L] float32, mean over the sampled frames of the standard deviation of the viewers'
         samples; None if the model does not predict it.
       levels_per_frame: [N, L] float32, the levels of each sampled frame.
-      timestamps_s: [N] time of each sampled frame in the clip.
+      timestamps_s: [N] time of each sampled frame in the clip; empty for frames without times.
       sur: targeted satisfied-user ratio.
       levels_at_sur: [L] float64, where the SUR is `sur`; at 0.75 these are `levels`.
-      quantizers: [L] int, `levels_at_sur` rounded by `Scale.quantizer_at`, for an
-        encoder.
+      model: origin of the model.
+      runtime: what ran the model.
     """
 
+    clip: str
     spec: PredictorSpec
-    levels: np.ndarray
-    spreads: np.ndarray | None
-    levels_per_frame: np.ndarray
+    scale: Scale
+    levels: NDArray[np.float32]
+    spreads: NDArray[np.float32] | None
+    levels_per_frame: NDArray[np.float32]
     timestamps_s: tuple[float, ...]
     sur: float
-    levels_at_sur: np.ndarray
-    quantizers: np.ndarray
+    levels_at_sur: NDArray[np.float64]
+    model: str
+    runtime: str
+
+    @property
+    def quantizers(self) -> dict[str, int]:
+        """`levels_at_sur` for an encoder, rounded by `Scale.quantizer_at`: "jnd1" to a number."""
+        return {
+            name: self.scale.quantizer_at(level)
+            for name, level in self._named(self.levels_at_sur).items()
+        }
+
+    def ffmpeg_args(self, level: str = "jnd1") -> list[str]:
+        """Return the options with which FFmpeg encodes at a level, such as "-c:v libx264 -qp 27".
+
+        Args:
+          level: "jnd1", "jnd2" or "jnd3".
+
+        Raises:
+          UserError: the model does not predict the level, or predicts it for JPEG.
+        """
+        if level not in self.quantizers:
+            raise UserError(
+                f"The model does not predict {level}.", hint=f"Name {', '.join(self.quantizers)}."
+            )
+        if self.scale.name != "QP":
+            raise UserError(f"A level in {self.scale.name} is for JPEG, not for FFmpeg's x264.")
+        return ["-c:v", "libx264", "-qp", str(self.quantizers[level])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; see "JSON output of predict" in the reference of file formats."""
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "clip": self.clip,
+            "scale": self.scale.name,
+            "sur": self.sur,
+            "quantizers": self.quantizers,
+            "levels": self._named(self.levels),
+            "timestamps_s": list(self.timestamps_s),
+            "levels_per_frame": self._named(self.levels_per_frame.T),
+            "model": self.model,
+            "runtime": self.runtime,
+            "variant": self.spec.variant,
+            "simulated": self.spec.simulated,
+        }
+        if self.spreads is not None:
+            document["spreads"] = self._named(self.spreads)
+        if self.spec.half_widths is not None:
+            document["half_widths"] = self._named(np.array(self.spec.half_widths))
+        return document
+
+    def _named(self, values: NDArray[Any]) -> dict[str, Any]:
+        """Return values [L, ...] by the names of the levels."""
+        pairs = zip(self.spec.levels, values.tolist(), strict=True)
+        return {f"jnd{level}": value for level, value in pairs}
+
+
+def check_sur(predictor: Predictor, sur: float) -> None:
+    """Raise UserError if the predictor cannot target a satisfied-user ratio."""
+    if sur != LEVEL_SUR and not predictor.spec.spread:
+        raise UserError(
+            f"This model only supports --sur {LEVEL_SUR}: it does not predict the spread of the"
+            " viewers.",
+            hint="Train one with `laser-jnd train --set head.spread=true`.",
+        )
 
 
 def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
@@ -76,42 +147,38 @@ def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int 
     return predicted
 
 
-def predict_clip(
-    predictor: Predictor, path: str | Path, num_frames: int = 8, *, sur: float = LEVEL_SUR
+def combined(
+    predictor: Predictor,
+    outputs: NDArray[np.float32],
+    *,
+    clip: str,
+    timestamps_s: Sequence[float] = (),
+    sur: float = LEVEL_SUR,
 ) -> ClipPrediction:
-    """Predict the levels of a video or image of a supported format.
+    """Combine the predictions of the frames of a clip.
 
     Args:
-      predictor: a loaded predictor.
-      path: the clip; its frames are scaled, not cropped, to the predictor's size.
-      num_frames: frames to sample evenly over the clip; fewer if it has fewer.
-      sur: satisfied-user ratio to target, in (0, 1).
-
-    Raises:
-      UserError: the file is missing or not a readable video or image, or `sur` is not 0.75 for a
-        predictor without spreads.
+      predictor: what predicted them.
+      outputs: from `predict_frames`, of one frame or more.
+      clip: name of the clip.
+      timestamps_s: time of each frame, if known.
+      sur: satisfied-user ratio to target, in (0, 1); see `check_sur`.
     """
-    if sur != LEVEL_SUR and not predictor.spec.spread:
-        raise UserError(
-            f"This model only supports --sur {LEVEL_SUR}: it does not predict the spread of the"
-            " viewers.",
-            hint="Train one with `laser-jnd train --set head.spread=true`.",
-        )
-    sampled = sample_frames(
-        Path(path), num_frames=num_frames, width=predictor.width, height=predictor.height
-    )
-    outputs = predict_frames(predictor, np.stack([frame.rgb for frame in sampled]))
-    per_frame = outputs[..., 0] if predictor.spec.spread else outputs
+    has_spread = predictor.spec.spread
+    per_frame = outputs[..., 0] if has_spread else outputs
     levels = per_frame.mean(axis=0)
-    spreads = outputs[..., 1].mean(axis=0) if predictor.spec.spread else None
+    spreads = outputs[..., 1].mean(axis=0) if has_spread else None
     at_sur = normal_level(levels, 0.0 if spreads is None else spreads, sur, scale=predictor.scale)
     return ClipPrediction(
+        clip=clip,
         spec=predictor.spec,
+        scale=predictor.scale,
         levels=levels,
         spreads=spreads,
         levels_per_frame=per_frame,
-        timestamps_s=tuple(float(frame.timestamp_s) for frame in sampled),
+        timestamps_s=tuple(timestamps_s),
         sur=sur,
         levels_at_sur=at_sur,
-        quantizers=np.array([predictor.scale.quantizer_at(level) for level in at_sur]),
+        model=predictor.origin,
+        runtime=predictor.runtime,
     )

@@ -184,7 +184,7 @@ def decode(
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
     if name is None:
-        name = f"{len(source)} bytes in memory" if isinstance(source, bytes) else str(source)
+        name = _name_of(source)
     with open_video(source, name) as (container, stream):
         rate, color = frame_rate(stream), VIDEO
         codec, is_still = stream.codec_context.name, is_still_image(container)
@@ -258,14 +258,16 @@ def frame_size(path: Path) -> tuple[int, int]:
         return width // 2 * 2, height // 2 * 2
 
 
-def sample_frames(path: Path, *, num_frames: int, width: int, height: int) -> list[SampledFrame]:
+def sample_frames(
+    source: bytes | Path, *, num_frames: int, width: int, height: int
+) -> list[SampledFrame]:
     """Pick frames evenly over a complete clip, in memory that does not grow with its length.
 
     The file is read twice, first without decoding. If it has timestamps, complete groups of
     pictures without a pick are skipped.
 
     Args:
-      path: a video or an image (which gives one frame).
+      source: content or path of a video or an image (which gives one frame).
       num_frames: N, at least 1; a clip with fewer frames gives each of them once.
       width: columns of each pick, resized as by `Clip.rgb`.
       height: rows of each pick.
@@ -278,12 +280,12 @@ def sample_frames(path: Path, *, num_frames: int, width: int, height: int) -> li
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    name = str(path)
-    with open_video(path, name) as (container, stream):
+    name = _name_of(source)
+    with open_video(source, name) as (container, stream):
         packets = scan_packets(container, stream, name)
     check_num_frames(name, packets.num_frames)
     indices = evenly_spaced_indices(packets.num_frames, min(num_frames, packets.num_frames))
-    with open_video(path, name) as (container, stream):
+    with open_video(source, name) as (container, stream):
         if packets.times:
             times = [packets.times[index] for index in indices]
             frames = decode_frames_at(container, stream, times, packets)
@@ -301,6 +303,10 @@ def sample_frames(path: Path, *, num_frames: int, width: int, height: int) -> li
             samples.append(SampledFrame(float(timestamp), clip.rgb(0, width=width, height=height)))
     check_num_frames(name, len(samples), len(indices))
     return samples
+
+
+def _name_of(source: bytes | Path) -> str:
+    return f"{len(source)} bytes in memory" if isinstance(source, bytes) else str(source)
 
 
 def picture_bytes(stream: bytes) -> int:

@@ -39,7 +39,7 @@ CASES = [
         for name in ("list.m3u8", "list.mp4", "concat.txt", "stream.sdp", "hello.txt", "hello.mp4")
     ),
     ("predict pipe --model run", "pipe is not a regular file.", "Name a video or image file."),
-    ("predict photos --model run", "photos is a folder.", "Name a video or image file."),
+    ("predict photos --model run", "photos is a folder.", "Add --recursive."),
     ("predict large.mp4 --model run", "large.mp4 has 68,719,476,737 bytes; the limit is", ""),
     ("predict 'a\x1b[31m.mp4' --model run", r"a\x1b[31m.mp4 does not exist.", ""),
     # Names that no file can have.
@@ -61,8 +61,15 @@ CASES = [
     (f"build videoset_jnd --manual-dir {LONG} --data-dir new", f"Folder {LONG} does not", ""),
     # Model files.
     ("predict good.264 --model nan.keras", "nan.keras predicts numbers that are not finite.", ""),
-    ("predict good.264 --json --model nan.keras", "nan.keras predicts numbers", "Train again"),
-    ("predict good.264 song.txt --json --model run", "Cannot decode song.txt", "Replace it with"),
+    (
+        "predict good.264 --format json --model nan.keras",
+        "nan.keras predicts numbers",
+        "Train again",
+    ),
+    ("predict song.txt --format json --model run", "Cannot decode song.txt", "Replace it with"),
+    ("predict run --recursive --model run", "Folder run has no video or image.", "another"),
+    ("predict @none.txt --model run", "The list none.txt cannot be read.", "a path per line"),
+    ("predict good.264 --resume --model run", "--resume needs --format ndjson and --output.", ""),
     ("predict dot.png --model run", "dot.png has 1x1 pixels; the minimum is 16x16.", "larger"),
     # Runs.
     ("predict good.264 --model none", "no run in none", "laser-jnd train"),

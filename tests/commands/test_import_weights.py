@@ -115,7 +115,9 @@ def test_imported_weights_predict_an_image(tmp_path, monkeypatch, capfd):
     assert f"Next: laser-jnd predict CLIP --model {made}" in capfd.readouterr().out
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["model.keras"]
 
-    predicted = laser_jnd_here("predict", "clip.png", "--model", made, "--json", cwd=tmp_path)
+    predicted = laser_jnd_here(
+        "predict", "clip.png", "--model", made, "--format", "json", cwd=tmp_path
+    )
     assert predicted.returncode == 0, predicted.stderr
     [document] = json.loads(predicted.stdout)
     # Decoding as video halves the chroma resolution, so compare with the decoded pixels.

@@ -45,8 +45,8 @@ def test_help_of_each_command_shows_an_example_that_parses(name, capsys):
         ),
         (("predcit", "x"), 'hint: Did you mean "predict"?'),
         (
-            ("predict", "x", "--model", "r", "--jsn"),
-            'error: Unknown arguments: --jsn.\nhint: Did you mean "--json"?',
+            ("predict", "x", "--model", "r", "--fromat", "csv"),
+            'error: Unknown arguments: --fromat csv.\nhint: Did you mean "--format"?',
         ),
     ],
 )

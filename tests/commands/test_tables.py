@@ -1,7 +1,6 @@
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +23,10 @@ def make_prediction(
         predicted, 0.0 if widths is None else widths, sur, scale=scale_named(scale, of="it")
     )
     return ClipPrediction(
+        clip="a.mp4",
+        model="run",
+        runtime="Keras 3",
+        scale=scale_named(scale, of="it"),
         spec=PredictorSpec(
             variant="mj-lat",
             levels=levels[: len(predicted)],
@@ -37,7 +40,6 @@ def make_prediction(
         timestamps_s=(0.5,),
         sur=sur,
         levels_at_sur=at_sur,
-        quantizers=np.floor(at_sur).astype(int),
     )
 
 
@@ -50,12 +52,11 @@ def make_prediction(
 )
 def test_predictions_name_the_scale_and_its_direction(scale, sentence):
     prediction = make_prediction([34.2, 23.7, 18.4], scale=scale)
-    config = {"variant": "mj-lat", "dataset": {"simulated": False, "scale": scale}}
     file = io.StringIO()
-    predict.say_predictions(Terminal(file), [Path("a.png")], [prediction], config)
+    predict.say_predictions(Terminal(file), [prediction])
     assert sentence in file.getvalue()
-    text = predict.to_json([Path("a.png")], [prediction], config, "run", "Keras 3")
-    assert json.loads(text)[0]["scale"] == scale
+    text = json.dumps(prediction.to_dict())
+    assert json.loads(text)["scale"] == scale
     other = ({"QP", "QF"} - {scale}).pop()
     assert other not in file.getvalue()
     assert other.lower() not in text.lower()
@@ -64,13 +65,12 @@ def test_predictions_name_the_scale_and_its_direction(scale, sentence):
 def test_a_calibrated_prediction_has_intervals():
     plain = make_prediction([26.6, 31.0, 35.2])
     spec = replace(plain.spec, half_widths=(3.14, 2.5, 2.0))
-    config = {"variant": "mj-lat", "dataset": {"simulated": False, "scale": "QP"}}
     for prediction, is_calibrated in ((plain, False), (replace(plain, spec=spec), True)):
         file = io.StringIO()
-        predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
+        predict.say_predictions(Terminal(file), [prediction])
         sentence = "Intervals for 90% of clips: ± 3.1, ± 2.5, ± 2.0 QP."
         assert (sentence in file.getvalue()) == is_calibrated
-        (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run", "Keras 3"))
+        document = json.loads(json.dumps(prediction.to_dict()))
         expected = {"jnd1": 3.14, "jnd2": 2.5, "jnd3": 2.0} if is_calibrated else None
         assert document.get("half_widths") == expected
 
@@ -83,8 +83,7 @@ def test_a_long_path_is_not_wrapped():
 
 def test_predictions_as_json():
     prediction = make_prediction([26.6, 31.0, 35.2])
-    config = {"variant": "mj-lat", "dataset": {"simulated": True, "scale": "QP"}}
-    (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run", "Keras 3"))
+    document = json.loads(json.dumps(prediction.to_dict()))
     assert document["clip"] == "a.mp4"
     assert (document["scale"], document["sur"]) == ("QP", 0.75)
     assert document["quantizers"] == {"jnd1": 26, "jnd2": 31, "jnd3": 35}
@@ -97,15 +96,14 @@ def test_predictions_as_json():
 
 def test_spreads_and_the_sur_are_printed():
     prediction = make_prediction([26.6, 35.2], levels=(1, 3), spreads=[2.0, 4.0], sur=0.9)
-    config = {"variant": "lat", "dataset": {"simulated": True, "scale": "QP"}}
-    (document,) = json.loads(predict.to_json(["a.mp4"], [prediction], config, "run", "Keras 3"))
+    document = json.loads(json.dumps(prediction.to_dict()))
     assert document["sur"] == 0.9
     assert document["spreads"] == {"jnd1": 2.0, "jnd3": 4.0}
     assert document["levels"] == pytest.approx({"jnd1": 26.6, "jnd3": 35.2}, abs=1e-5)
     # 0.607 spreads better than the levels: the distance between the 10% and the 25% quantile.
     assert document["quantizers"] == {"jnd1": 25, "jnd3": 32}
     file = io.StringIO()
-    predict.say_predictions(Terminal(file), [Path("a.mp4")], [prediction], config)
+    predict.say_predictions(Terminal(file), [prediction])
     text = file.getvalue()
     assert text.splitlines()[0].split() == ["clip", "JND1", "JND3"]
     assert "25 (25.4 ± 2.0)" in text

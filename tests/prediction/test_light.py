@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 def test_an_exported_model_predicts_without_the_framework(folder):
     command = [sys.executable, "-X", "importtime", "-m", "laser_dist.commands.main"]
-    words = ["predict", "clip.mp4", "--model", "m.onnx", "--json"]
+    words = ["predict", "clip.mp4", "--model", "m.onnx", "--format", "json"]
     done = subprocess.run(
         [*command, *words], cwd=folder, capture_output=True, text=True, timeout=60
     )

@@ -1,4 +1,4 @@
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import PredictorSpecLayer
 from laser_dist.prediction import keras_models, predict
 from laser_dist.prediction.load import load_predictor
+from laser_dist.prediction.model import Model
 
 WIDTH, HEIGHT = 16, 8
 
@@ -34,17 +35,13 @@ def predictor():
     return keras_models.from_model(mean_color_model())
 
 
-@pytest.fixture
-def clip_of_two(monkeypatch, tmp_path):
-    """Return a clip whose two frames differ by 1 in each channel."""
-    colors = plain_frames((30, 20, 60), (31, 21, 61))
-    frames = [Sampled(float(second), rgb) for second, rgb in enumerate(colors)]
-    monkeypatch.setattr(predict, "sample_frames", lambda path, **size: frames)
-    return tmp_path / "clip.mp4"
-
-
 def plain_frames(*colors) -> np.ndarray:
     return np.stack([np.full((HEIGHT, WIDTH, 3), color, np.uint8) for color in colors])
+
+
+def two_frames():
+    """Return two frames that differ by 1 in each channel."""
+    return plain_frames((30, 20, 60), (31, 21, 61))
 
 
 def test_the_frame_size_comes_from_the_model(predictor):
@@ -72,46 +69,29 @@ def test_frames_of_another_shape_or_type_are_refused(predictor, frames):
         predict.predict_frames(predictor, frames)
 
 
-@dataclass(frozen=True)
-class Sampled:
-    timestamp_s: float
-    rgb: np.ndarray
-
-
-def test_clip_levels_are_the_mean_over_its_frames(predictor, monkeypatch, tmp_path):
-    asked = {}
-
-    def sample_frames(path, **size):
-        asked.update(size, path=path)
-        colors = plain_frames((30, 20, 60), (31, 21, 61))
-        return [Sampled(0.5 + second, rgb) for second, rgb in enumerate(colors)]
-
-    monkeypatch.setattr(predict, "sample_frames", sample_frames)
-    found = predict.predict_clip(predictor, tmp_path / "clip.mp4", num_frames=2)
-    assert asked == {
-        "path": tmp_path / "clip.mp4", "num_frames": 2, "width": WIDTH, "height": HEIGHT,
-    }  # fmt: skip
+def test_clip_levels_are_the_mean_over_its_frames(predictor):
+    found = Model(predictor).predict(two_frames())
     # Neither rounded, nor clipped, nor ordered ...
     assert found.levels == pytest.approx([30.5, 20.5, 60.5], abs=1e-4)
-    assert found.timestamps_s == (0.5, 1.5)
     assert found.levels_per_frame.shape == (2, 3)
     # ... unlike the quantizers for an encoder.
-    assert found.quantizers.tolist() == [30, 20, 51]
+    assert found.quantizers == {"jnd1": 30, "jnd2": 20, "jnd3": 51}
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 3), (2,), (1, 3)])
-def test_a_model_predicts_the_levels_of_its_spec(levels, clip_of_two):
-    found = predict.predict_clip(keras_models.from_model(mean_color_model(levels)), clip_of_two)
+def test_a_model_predicts_the_levels_of_its_spec(levels):
+    found = Model(keras_models.from_model(mean_color_model(levels))).predict(two_frames())
     assert found.spec.levels == levels
     assert found.levels == pytest.approx([30.5, 20.5, 60.5][: len(levels)], abs=1e-4)
     assert found.levels_per_frame.shape == (2, len(levels))
-    assert found.quantizers.shape == found.levels_at_sur.shape == (len(levels),)
+    assert [*found.quantizers] == [f"jnd{level}" for level in levels]
+    assert found.levels_at_sur.shape == (len(levels),)
     assert found.spreads is None
 
 
-def test_spreads_are_the_mean_over_the_frames(clip_of_two):
+def test_spreads_are_the_mean_over_the_frames():
     predictor = keras_models.from_model(mean_color_model((1, 2), spread=True))
-    found = predict.predict_clip(predictor, clip_of_two)
+    found = Model(predictor).predict(two_frames())
     assert found.levels == pytest.approx([30.5, 20.5], abs=1e-4)
     assert found.spreads == pytest.approx([3.05, 2.05], abs=1e-4)
     assert found.levels_per_frame.shape == (2, 2)
@@ -121,13 +101,13 @@ def test_spreads_are_the_mean_over_the_frames(clip_of_two):
 
 @pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
 @pytest.mark.parametrize("sur", [0.5, 0.9])
-def test_another_sur_is_read_off_the_curve(scale, sur, clip_of_two):
+def test_another_sur_is_read_off_the_curve(scale, sur):
     model = mean_color_model((1, 2), spread=True, scale=scale.name)
-    found = predict.predict_clip(keras_models.from_model(model), clip_of_two, sur=sur)
+    found = Model(keras_models.from_model(model)).predict(two_frames(), sur=sur)
     found_sur = normal_sur(found.levels, found.spreads, found.levels_at_sur, scale=scale)
     assert found_sur == pytest.approx([sur] * 2)
     rounded = np.floor if scale.higher_is_worse else np.ceil
-    assert found.quantizers.tolist() == rounded(found.levels_at_sur).tolist()
+    assert [*found.quantizers.values()] == rounded(found.levels_at_sur).tolist()
     better = (
         found.levels_at_sur < found.levels
         if scale.higher_is_worse
@@ -136,9 +116,9 @@ def test_another_sur_is_read_off_the_curve(scale, sur, clip_of_two):
     assert better.all() == (sur > 0.75)
 
 
-def test_another_sur_needs_spreads(predictor, clip_of_two):
+def test_another_sur_needs_spreads(predictor):
     with pytest.raises(UserError, match=r"only supports --sur 0\.75(.|\n)*--set head\.spread=true"):
-        predict.predict_clip(predictor, clip_of_two, sur=0.9)
+        Model(predictor).predict(two_frames(), sur=0.9)
 
 
 def test_a_loaded_predictor_gives_the_same_levels(tmp_path):

@@ -1,0 +1,192 @@
+"""A loaded model that predicts clips: `laser_dist.load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laser_dist.errors import UserError
+from laser_dist.jnd.scale import LEVEL_SUR, Scale
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.prediction.load import MODEL_SUFFIXES, load_predictor
+from laser_dist.prediction.predict import (
+    SCHEMA,
+    ClipPrediction,
+    check_sur,
+    combined,
+    predict_frames,
+)
+from laser_dist.prediction.predictor import Predictor
+from laser_dist.storage import is_url, join, split
+from laser_dist.storage.local_copies import local_run
+from laser_dist.storage.run_files import RunFiles
+from laser_dist.video.codec import sample_frames
+from laser_dist.video.frames import check_rgb, evenly_spaced_indices, resize_rgb
+
+NUM_FRAMES = 8
+"""Frames that are sampled from a clip unless another number is given."""
+_BATCH = 16
+
+Source = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Iterable[NDArray[np.uint8]]
+"""A clip: a path, the content of a file, an array [N, H, W, 3] of any size, or single frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedClip:
+    """A clip that could not be predicted.
+
+    Attributes:
+      clip: name of the clip.
+      message: what is wrong, one sentence.
+      hint: what to do about it; may be empty.
+    """
+
+    clip: str
+    message: str
+    hint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "schema": SCHEMA, "clip": self.clip, "error": self.message, "hint": self.hint,
+        }  # fmt: skip
+
+
+class Model:
+    """Predicts the JND levels of clips; several threads may use one model."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        """Take a predictor; `load` makes both."""
+        self.predictor = predictor
+
+    @property
+    def spec(self) -> PredictorSpec:
+        """Meaning of the output: variant, levels, and whether the viewers were simulated."""
+        return self.predictor.spec
+
+    @property
+    def scale(self) -> Scale:
+        """Scale of the levels."""
+        return self.predictor.scale
+
+    @property
+    def runtime(self) -> str:
+        """What runs the model."""
+        return self.predictor.runtime
+
+    def predict(
+        self, clip: Source, *, sur: float = LEVEL_SUR, num_frames: int = NUM_FRAMES
+    ) -> ClipPrediction:
+        """Predict the levels of a clip.
+
+        Args:
+          clip: path or content of a video or image of a supported format; or RGB frames, uint8
+            [N, H, W, 3] of any size; or an iterator of frames [H, W, 3], of which all are used.
+          sur: satisfied-user ratio to target, in (0, 1).
+          num_frames: number of frames to sample evenly over a file or an array; fewer if it has
+            fewer. They are scaled, not cropped, to the model's size.
+
+        Raises:
+          UserError: the file is missing or not a readable video or image, there is no frame, or
+            `sur` is not 0.75 for a model without spreads.
+          ValueError: frames have another shape or type.
+        """
+        check_sur(self.predictor, sur)
+        name, width, height = _name_of(clip), self.predictor.width, self.predictor.height
+        if isinstance(clip, str | os.PathLike | bytes):
+            source = clip if isinstance(clip, bytes) else Path(clip)
+            sampled = sample_frames(source, num_frames=num_frames, width=width, height=height)
+            outputs = predict_frames(self.predictor, np.stack([frame.rgb for frame in sampled]))
+            times = [float(frame.timestamp_s) for frame in sampled]
+            return combined(self.predictor, outputs, clip=name, timestamps_s=times, sur=sur)
+        if isinstance(clip, np.ndarray):
+            if clip.ndim != 4:
+                raise ValueError(f"frames must be uint8 [N, H, W, 3], got {clip.shape}")
+            chosen = evenly_spaced_indices(len(clip), min(num_frames, len(clip)))
+            clip = clip[chosen]
+        outputs = [predict_frames(self.predictor, each) for each in self._batches(clip)]
+        if not outputs:
+            raise UserError(f"{name} has no frames.")
+        return combined(self.predictor, np.concatenate(outputs), clip=name, sur=sur)
+
+    def predict_many(
+        self, clips: Iterable[Source], *, sur: float = LEVEL_SUR, num_frames: int = NUM_FRAMES
+    ) -> Iterator[ClipPrediction | FailedClip]:
+        """Predict clips one after the other, in order; a clip that fails does not stop the others.
+
+        Args:
+          clips: clips, as for `predict`.
+          sur: as for `predict`.
+          num_frames: as for `predict`.
+
+        Yields:
+          The prediction of each clip, or why there is none.
+
+        Raises:
+          UserError: `sur` is not 0.75 for a model without spreads.
+        """
+        check_sur(self.predictor, sur)
+        for clip in clips:
+            try:
+                yield self.predict(clip, sur=sur, num_frames=num_frames)
+            except UserError as error:
+                yield FailedClip(clip=_name_of(clip), message=error.message, hint=error.hint)
+
+    def _batches(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+        """Yield some frames at a time, at the model's size."""
+        iterator, predictor = iter(frames), self.predictor
+        while some := list(islice(iterator, _BATCH)):
+            for frame in some:
+                check_rgb(frame)
+            size = {"width": predictor.width, "height": predictor.height}
+            yield np.stack([resize_rgb(frame, **size) for frame in some])
+
+
+def load(location: str | os.PathLike[str]) -> Model:
+    """Load a model to predict with.
+
+    Args:
+      location: path or `gs://` or `s3://` URL of a finished run, of a `.keras` file, or of an
+        exported `.onnx` or `.xml` file.
+
+    Raises:
+      UserError: there is no such model, the file is not one, or the library that runs it is not
+        installed.
+    """
+    place = os.fspath(location)
+    return Model(load_predictor(local_model(place)))
+
+
+def local_model(location: str) -> Path:
+    """Return the path of a run or model file, downloaded if it is in a bucket.
+
+    Raises:
+      UserError: there is none in the bucket, or the bucket cannot be read.
+    """
+    if not is_url(location):
+        return Path(location)
+    folder, name = split(location)
+    suffix = os.path.splitext(name)[1]
+    if suffix not in MODEL_SUFFIXES:
+        return local_run(location, predictor_only=True)
+    files = RunFiles(folder)
+    parts = [name] if suffix != ".xml" else [name, f"{name.removesuffix(suffix)}.bin"]
+    for each in parts:
+        if not files.fetch(files.local / each, reuse=True):
+            raise UserError(f"There is no {join(folder, each)}.", hint="Check its name.")
+    return files.local / name
+
+
+def _name_of(clip: Source) -> str:
+    if isinstance(clip, str | os.PathLike):
+        return os.fspath(clip)
+    if isinstance(clip, bytes):
+        return f"{len(clip)} bytes in memory"
+    return "The array" if isinstance(clip, np.ndarray) else "The iterator"
