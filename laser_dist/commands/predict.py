@@ -260,6 +260,9 @@ def say_predictions(terminal: Terminal, predictions: Sequence[ClipPrediction]) -
         terminal.say(f"Intervals for {COVERAGE:.0%} of clips: {widths} {scale.name}.")
     if spec.simulated:
         terminal.say("The model was trained with SIMULATED viewers.")
+    for each in predictions:
+        if each.warnings:
+            terminal.say(f"note: {each.clip}: {'; '.join(each.warnings)}.")
     terminal.say(f"Computed by {first.runtime}.")
     if scale.name == "QP":
         name = f"jnd{spec.levels[0]}"
@@ -271,11 +274,13 @@ def write_csv(file: IO[str], results: Sequence[ClipPrediction | FailedClip]) -> 
     """Write a row per clip: quantizers and levels, empty where there is none, and the error."""
     columns = ["clip", "scale", "sur"]
     columns += [f"{name}_{what}" for what in ("quantizer", "level") for name in LEVEL_NAMES]
-    rows = csv.DictWriter(file, [*columns, "simulated", "error"], lineterminator="\n")
+    columns += ["simulated", "warnings", "error"]
+    rows = csv.DictWriter(file, columns, lineterminator="\n")
     rows.writeheader()
     for result in results:
         values = result.to_dict()
         row = {name: values.get(name) for name in ("clip", "scale", "sur", "simulated", "error")}
+        row["warnings"] = "; ".join(values.get("warnings", ()))
         for what in ("quantizer", "level"):
             named = values.get(f"{what}s", {})
             row |= {f"{name}_{what}": named.get(name) for name in LEVEL_NAMES}

@@ -2,7 +2,9 @@
 
 - `predictor`: a model with the meaning of its output, whichever library runs it.
 - `load`: loads a predictor from a run or a model file of any kind.
-- `predict`: the levels of frames and of clips.
+- `predict`: the levels of frames, combined for a clip.
+- `model`: `laser_dist.load`, which predicts clips of any form.
+- `notes`: what about a clip differs from what a model has learned from.
 - `keras_models`: models that Keras runs.
 - `exported`: exported models, which ONNX Runtime or OpenVINO runs.
 - `export`: writes exported models, and checks each against Keras.

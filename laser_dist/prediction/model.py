@@ -16,6 +16,7 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR, Scale
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction.load import MODEL_SUFFIXES, load_predictor
+from laser_dist.prediction.notes import notes_on
 from laser_dist.prediction.predict import (
     SCHEMA,
     ClipPrediction,
@@ -28,6 +29,7 @@ from laser_dist.storage import is_url, join, split
 from laser_dist.storage.local_copies import local_run
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.video.codec import sample_frames
+from laser_dist.video.facts import clip_facts
 from laser_dist.video.frames import check_rgb, evenly_spaced_indices, resize_rgb
 
 NUM_FRAMES = 8
@@ -104,8 +106,14 @@ class Model:
             source = clip if isinstance(clip, bytes) else Path(clip)
             sampled = sample_frames(source, num_frames=num_frames, width=width, height=height)
             outputs = predict_frames(self.predictor, np.stack([frame.rgb for frame in sampled]))
-            times = [float(frame.timestamp_s) for frame in sampled]
-            return combined(self.predictor, outputs, clip=name, timestamps_s=times, sur=sur)
+            return combined(
+                self.predictor,
+                outputs,
+                clip=name,
+                timestamps_s=[float(frame.timestamp_s) for frame in sampled],
+                sur=sur,
+                warnings=notes_on(clip_facts(source), self.spec),
+            )
         if isinstance(clip, np.ndarray):
             if clip.ndim != 4:
                 raise ValueError(f"frames must be uint8 [N, H, W, 3], got {clip.shape}")

@@ -41,6 +41,7 @@ class ClipPrediction:
       levels_at_sur: [L] float64, where the SUR is `sur`; at 0.75 these are `levels`.
       model: origin of the model.
       runtime: what ran the model.
+      warnings: what about the clip is outside of what the model has learned; see `notes`.
     """
 
     clip: str
@@ -54,6 +55,7 @@ class ClipPrediction:
     levels_at_sur: NDArray[np.float64]
     model: str
     runtime: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def quantizers(self) -> dict[str, int]:
@@ -95,6 +97,7 @@ class ClipPrediction:
             "runtime": self.runtime,
             "variant": self.spec.variant,
             "simulated": self.spec.simulated,
+            "warnings": list(self.warnings),
         }
         if self.spreads is not None:
             document["spreads"] = self._named(self.spreads)
@@ -154,6 +157,7 @@ def combined(
     clip: str,
     timestamps_s: Sequence[float] = (),
     sur: float = LEVEL_SUR,
+    warnings: tuple[str, ...] = (),
 ) -> ClipPrediction:
     """Combine the predictions of the frames of a clip.
 
@@ -163,6 +167,7 @@ def combined(
       clip: name of the clip.
       timestamps_s: time of each frame, if known.
       sur: satisfied-user ratio to target, in (0, 1); see `check_sur`.
+      warnings: of the clip.
     """
     has_spread = predictor.spec.spread
     per_frame = outputs[..., 0] if has_spread else outputs
@@ -181,4 +186,5 @@ def combined(
         levels_at_sur=at_sur,
         model=predictor.origin,
         runtime=predictor.runtime,
+        warnings=warnings,
     )

@@ -29,6 +29,7 @@ from laser_dist.video.containers import (
     decode_frames_at,
     frame_rate,
     is_still_image,
+    name_of,
     open_video,
     presentation_time,
     scan_packets,
@@ -159,7 +160,7 @@ def decode(
     max_frames: int | None = None,
     name: str | None = None,
 ) -> Clip:
-    """Decode the first video stream of a file of a supported format; a still image is one frame.
+    """Decode the video stream of a file of a supported format; a still image is one frame.
 
     Frames are rotated as the file asks (see `upright_planes`), cropped to even sizes and converted
     to 4:2:0 (see `to_420`), still images in Y′CbCr as `JFIF` and all others as `VIDEO`, so RGB
@@ -184,7 +185,7 @@ def decode(
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
     if name is None:
-        name = _name_of(source)
+        name = name_of(source)
     with open_video(source, name) as (container, stream):
         rate, color = frame_rate(stream), VIDEO
         codec, is_still = stream.codec_context.name, is_still_image(container)
@@ -280,7 +281,7 @@ def sample_frames(
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    name = _name_of(source)
+    name = name_of(source)
     with open_video(source, name) as (container, stream):
         packets = scan_packets(container, stream, name)
     check_num_frames(name, packets.num_frames)
@@ -303,10 +304,6 @@ def sample_frames(
             samples.append(SampledFrame(float(timestamp), clip.rgb(0, width=width, height=height)))
     check_num_frames(name, len(samples), len(indices))
     return samples
-
-
-def _name_of(source: bytes | Path) -> str:
-    return f"{len(source)} bytes in memory" if isinstance(source, bytes) else str(source)
 
 
 def picture_bytes(stream: bytes) -> int:

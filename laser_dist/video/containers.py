@@ -86,6 +86,7 @@ _CONTAINER_OPTIONS = {
 }
 # Containers with an index of file positions and with exact seeking.
 _INDEXED = ("mov,", "matroska,")
+_DEFAULT_PIXELS = 5_000_000  # of `ffmpeg`: what the mark of a default stream counts
 _FALLBACK_FPS = Fraction(25)  # FFmpeg's own default for a raw stream without a rate
 
 
@@ -112,7 +113,7 @@ class PacketTimes:
 
 @contextmanager
 def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContainer, VideoStream]]:
-    """Open the first real video stream of a file; convert FFmpeg errors inside the block.
+    """Open the video stream of a file that `ffmpeg` picks; convert FFmpeg errors inside the block.
 
     Args:
       source: content or path of the file.
@@ -159,6 +160,11 @@ def h264_stream(content: bytes, name: str) -> bytes | None:
         to_annexb = BitStreamFilterContext("h264_mp4toannexb", stream)
         packets = (packet for packet in container.demux(stream) if packet.size)
         return b"".join(bytes(part) for packet in packets for part in to_annexb.filter(packet))
+
+
+def name_of(source: bytes | Path) -> str:
+    """Return the name of a file, given as its path or content, for messages."""
+    return f"{len(source)} bytes in memory" if isinstance(source, bytes) else str(source)
 
 
 def damaged(name: str, reason: str) -> VideoError:
@@ -272,6 +278,11 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    """Return the stream that the `ffmpeg` program picks: by default marks first, then by pixels.
+
+    So the largest of several versions is read, and the colors of an AVIF file, not its mask.
+    """
+    found: list[VideoStream] = []
     for stream in container.streams.video:
         # Skip the cover picture of a song. A stream without a decoder has no context (whatever
         # PyAV's stubs say).
@@ -279,11 +290,19 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
         if stream.disposition & Disposition.attached_pic or context is None:
             continue
         if context.name in CODECS and context.width and context.pix_fmt:
-            context.options = dict(_DECODER_OPTIONS)
-            context.thread_count = 1
-            return stream
+            found.append(stream)
+    if found:
+        best = max(found, key=_rank)  # the first one of several that are equal
+        best.codec_context.options = dict(_DECODER_OPTIONS)
+        best.codec_context.thread_count = 1
+        return best
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
     raise damaged(name, f"it has no video stream of a supported codec (streams: {kinds})")
+
+
+def _rank(stream: VideoStream) -> int:
+    is_default = bool(stream.disposition & Disposition.default)
+    return stream.codec_context.width * stream.codec_context.height + _DEFAULT_PIXELS * is_default
 
 
 def _packets(

@@ -8,6 +8,7 @@ from functools import partial
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
@@ -309,6 +310,37 @@ def test_an_audio_file_is_refused(container, problem):
         output.mux(stream.encode(None))
     with pytest.raises(VideoError, match=problem):
         decode(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "defaults", "picked"),
+    [
+        ([(32, 16), (64, 32), (48, 32)], [0, 1, 2], 1),  # the most pixels
+        ([(32, 16), (64, 32)], [0], 0),  # but a default stream first
+        ([(64, 32), (64, 32)], [0, 1], 0),  # and the first of equal ones
+        ([(64, 32), (64, 32)], [1], 1),
+    ],
+)
+def test_of_several_streams_the_one_is_read_that_ffmpeg_picks(tmp_path, sizes, defaults, picked):
+    """FFmpeg's manual, "Automatic stream selection": for video, the highest resolution.
+
+    Its program adds 5,000,000 pixels to a stream that is marked as default.
+    """
+    path = tmp_path / "several.mkv"
+    with av.open(path, "w") as output:
+        streams = []
+        for number, (width, height) in enumerate(sizes):
+            stream = output.add_stream("ffv1", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.disposition = Disposition.default if number in defaults else Disposition(0)
+            streams.append(stream)
+        for number, stream in enumerate(streams):
+            gray = np.full((stream.height, stream.width, 3), 60 + 40 * number, np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(gray, "rgb24")))
+            output.mux(stream.encode())
+    read = decode(path)
+    assert (read.width, read.height) == sizes[picked]
+    assert read.rgb(0).mean() == pytest.approx(60 + 40 * picked, abs=1.5)
 
 
 def test_a_missing_file_and_a_directory_are_named(tmp_path):

@@ -1,0 +1,36 @@
+"""Notes on clips that differ from what a model has learned from."""
+
+from collections.abc import Iterator
+
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.video.facts import ClipFacts
+
+LONGEST_SCENE_S = 10.0
+"""Length up to which a clip counts as one scene; those of VideoSet have 5 s."""
+_LEARNED_BITS = 8
+
+
+def notes_on(facts: ClipFacts, spec: PredictorSpec) -> tuple[str, ...]:
+    """Return what about a clip is outside of what a model has learned, in a few words each.
+
+    The labels are from 8-bit SDR video of a single scene, progressive, with square pixels.
+    """
+    return tuple(_notes(facts, spec))
+
+
+def _notes(facts: ClipFacts, spec: PredictorSpec) -> Iterator[str]:
+    if facts.hdr:
+        yield f"HDR ({facts.hdr}), judged as SDR"
+    if facts.bits > _LEARNED_BITS:
+        yield f"{facts.bits} bits, judged at {_LEARNED_BITS}"
+    if facts.interlaced:
+        yield "interlaced, judged as stored"
+    if facts.pixel_aspect != 1:
+        ratio = facts.pixel_aspect
+        yield f"pixels of {ratio.numerator}:{ratio.denominator}, judged as square"
+    if facts.height > facts.width:
+        yield "portrait, but learned from landscape"
+    if spec.scale == "QP" and facts.duration_s == 0:
+        yield "a still image, but learned from video"
+    if facts.duration_s is not None and facts.duration_s > LONGEST_SCENE_S:
+        yield f"{facts.duration_s:.0f} s, judged as one scene"

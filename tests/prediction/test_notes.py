@@ -1,0 +1,85 @@
+"""What a model has not learned is said: clips are written with PyAV, and their facts read back."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.prediction.notes import notes_on
+from laser_dist.video.facts import ClipFacts, clip_facts
+
+QP, QF = (
+    PredictorSpec(variant="lat", levels=(1,), scale=scale, simulated=True) for scale in ("QP", "QF")
+)
+PLAIN = ClipFacts(
+    width=64, height=32, duration_s=0.2, bits=8, hdr="", interlaced=False, pixel_aspect=Fraction(1)
+)
+
+
+def write(
+    path, *, size=(64, 32), frames=5, fps=25, pix_fmt="yuv420p", trc=None, sar=None, **options
+):
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        if trc is not None:
+            stream.codec_context.color_trc = trc
+        if sar is not None:
+            stream.codec_context.sample_aspect_ratio = sar
+        for index in range(frames):
+            picture = np.full((size[1], size[0], 3), 50 + index % 100, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def changed(**changes):
+    return ClipFacts(**(vars(PLAIN) | changes))
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "notes"),
+    [
+        ({}, PLAIN, ()),
+        ({"trc": 16}, changed(hdr="PQ"), ("HDR (PQ), judged as SDR",)),
+        (
+            {"trc": 18, "pix_fmt": "yuv420p10le"},
+            changed(hdr="HLG", bits=10),
+            ("HDR (HLG), judged as SDR", "10 bits, judged at 8"),
+        ),
+        (
+            {"flags": "+ildct+ilme", "x264-params": "tff=1"},
+            changed(interlaced=True),
+            ("interlaced, judged as stored",),
+        ),
+        (
+            {"sar": Fraction(4, 3)},
+            changed(pixel_aspect=Fraction(4, 3)),
+            ("pixels of 4:3, judged as square",),
+        ),
+        (
+            {"size": (32, 64)},
+            changed(width=32, height=64),
+            ("portrait, but learned from landscape",),
+        ),
+        ({"frames": 121, "fps": 10}, changed(duration_s=12.1), ("12 s, judged as one scene",)),
+        ({"frames": 100, "fps": 10}, changed(duration_s=10.0), ()),
+    ],
+)
+def test_a_video_that_differs_from_what_was_learned_has_a_note(tmp_path, settings, facts, notes):
+    path = write(tmp_path / "clip.mp4", **settings)
+    for source in (path, path.read_bytes()):
+        assert clip_facts(source) == facts
+    assert notes_on(facts, QP) == notes
+
+
+def test_a_still_image_has_a_note_for_a_model_of_video(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
+    facts = clip_facts(tmp_path / "a.png")
+    assert facts == changed(duration_s=0)
+    assert notes_on(facts, QP) == ("a still image, but learned from video",)
+    assert notes_on(facts, QF) == ()
