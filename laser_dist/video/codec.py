@@ -262,7 +262,7 @@ def frame_size(path: Path) -> tuple[int, int]:
 def sample_frames(
     source: bytes | Path, *, num_frames: int, width: int, height: int
 ) -> list[SampledFrame]:
-    """Pick frames evenly over a complete clip, in memory that does not grow with its length.
+    """Pick frames evenly over the time of a clip, in memory that does not grow with its length.
 
     The file is read twice, first without decoding. If it has timestamps, complete groups of
     pictures without a pick are skipped.
@@ -274,7 +274,9 @@ def sample_frames(
       height: rows of each pick.
 
     Returns:
-      min(N, T) frames at `evenly_spaced_indices`, ordered by time.
+      The frames that are shown at the centers of N equal intervals of time, each once, in order;
+      all T frames if there are no more than N. Without times in the file, as in raw H.264, the
+      frames at `evenly_spaced_indices`.
 
     Raises:
       VideoError: as `decode`.
@@ -285,7 +287,10 @@ def sample_frames(
     with open_video(source, name) as (container, stream):
         packets = scan_packets(container, stream, name)
     check_num_frames(name, packets.num_frames)
-    indices = evenly_spaced_indices(packets.num_frames, min(num_frames, packets.num_frames))
+    if packets.times and num_frames < packets.num_frames:
+        indices = packets.shown_at_centers(num_frames)
+    else:
+        indices = evenly_spaced_indices(packets.num_frames, min(num_frames, packets.num_frames))
     with open_video(source, name) as (container, stream):
         if packets.times:
             times = [packets.times[index] for index in indices]

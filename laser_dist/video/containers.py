@@ -87,6 +87,7 @@ _CONTAINER_OPTIONS = {
 # Containers with an index of file positions and with exact seeking.
 _INDEXED = ("mov,", "matroska,")
 _DEFAULT_PIXELS = 5_000_000  # of `ffmpeg`: what the mark of a default stream counts
+_ROUNDING_S = Fraction(1, 1000)  # Matroska's unit of time
 _FALLBACK_FPS = Fraction(25)  # FFmpeg's own default for a raw stream without a rate
 
 
@@ -102,13 +103,34 @@ class PacketTimes:
       num_frames: number of encoded pictures to be shown.
       start: earliest presentation time in seconds; None if some pictures have none.
       times: all presentation times, ascending; empty if the container cannot seek to them exactly.
-      key_times: those of the pictures at which decoding can start, ascending.
+      key_times: those of the pictures at which decoding can start, ascending; also of pictures that
+        an edit list hides, but that others need.
+      end: time at which the last picture ends, if it is shown for as long as the mean.
     """
 
     num_frames: int
     start: Fraction | None
     times: tuple[Fraction, ...]
     key_times: tuple[Fraction, ...]
+    end: Fraction = Fraction(0)
+
+    def shown_at_centers(self, count: int) -> list[int]:
+        """Return the pictures that are shown at the centers of `count` equal intervals of time.
+
+        At a variable frame rate these are other pictures than those at equal distances.
+
+        Args:
+          count: number of intervals, at least 1.
+
+        Returns:
+          Ascending positions in `times`; a picture that is shown at several centers is there once.
+        """
+        assert self.start is not None, "there are no times"
+        step = (self.end - self.start) / (2 * count)
+        centers = [self.start + (2 * index + 1) * step for index in range(count)]
+        # Containers round times: a picture may start a moment after the center that it starts at.
+        found = {bisect_right(self.times, center + _ROUNDING_S) - 1 for center in centers}
+        return sorted(found)
 
 
 @contextmanager
@@ -247,17 +269,24 @@ def scan_packets(container: InputContainer, stream: VideoStream, name: str) -> P
     Raises:
       VideoError: a packet is truncated, or the file ends before the stated end.
     """
-    shown = [
-        (packet.pts, packet.is_keyframe)
-        for packet in _packets(container, stream, name)
-        if packet.size and not packet.is_discard
-    ]
-    times = sorted((pts * _time_base(stream), is_key) for pts, is_key in shown if pts is not None)
-    start = times[0][0] if times and len(times) == len(shown) else None
-    keys = tuple(time for time, is_key in times if is_key)
+    shown: list[Fraction | None] = []
+    keys: list[Fraction] = []
+    for packet in _packets(container, stream, name):
+        if not packet.size:
+            continue
+        time = None if packet.pts is None else packet.pts * _time_base(stream)
+        if time is not None and packet.is_keyframe:
+            keys.append(time)
+        if packet.is_discard:
+            continue
+        shown.append(time)
+    times = sorted(time for time in shown if time is not None)
+    start = times[0] if times and len(times) == len(shown) else None
     if start is None or not keys or not _is_indexed(container):
         return PacketTimes(len(shown), start, (), ())
-    return PacketTimes(len(shown), start, tuple(time for time, _ in times), keys)
+    # Not by the duration of the last packet: in MP4 that is the time to the next one to decode.
+    end = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)
+    return PacketTimes(len(shown), start, tuple(times), tuple(sorted(keys)), end)
 
 
 def _open_file(source: bytes | Path) -> BinaryIO:

@@ -403,6 +403,57 @@ def test_sampled_frames_are_the_centers_of_equal_intervals(kind, num_frames, tmp
     assert len(samples) == num_frames
 
 
+def numbered(path, times, **options):
+    """Write frames of growing brightness that start at these times, in ms."""
+    with av.open(path, "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"qp": "4", **options})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            picture = np.full((32, 64, 3), 20 + 4 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_frames_are_sampled_evenly_over_time_at_a_variable_rate(tmp_path, kind):
+    """One frame for 4 s, then eight of 0.5 s: the centers of four quarters of 8 s."""
+    path = tmp_path / f"clip.{kind}"
+    numbered(path, [0, *range(4000, 8000, 500)])
+    samples = sample_frames(path, num_frames=4, width=64, height=32)
+    # At 1 s and 3 s the first frame is shown.
+    assert [each.timestamp_s for each in samples] == pytest.approx([0, 5, 7], abs=0.002)
+    expected = [20, 20 + 4 * 3, 20 + 4 * 7]
+    assert [each.rgb.mean() for each in samples] == pytest.approx(expected, abs=2)
+
+
+def test_frames_that_need_a_hidden_key_frame_are_those_of_a_complete_decode(tmp_path):
+    """An edit list starts after the first key frame, as phones write it when a clip is trimmed."""
+    whole, trimmed = tmp_path / "whole.mp4", tmp_path / "trimmed.mp4"
+    numbered(whole, range(0, 1200, 40), g="10", bf="0")
+    with av.open(whole) as source, av.open(trimmed, "w") as output:
+        given = source.streams.video[0]
+        stream = output.add_stream_from_template(given)
+        for packet in source.demux(given):
+            if packet.size:
+                # Times below 0 are what an MP4 hides with an edit list.
+                packet.pts -= round(Fraction(200, 1000) / packet.time_base)
+                packet.dts -= round(Fraction(200, 1000) / packet.time_base)
+                packet.stream = stream
+                output.mux(packet)
+    with av.open(trimmed) as container:
+        shown = [(float(frame.time), frame.to_ndarray(format="rgb24").mean())
+                 for frame in container.decode(video=0)]  # fmt: skip
+    samples = sample_frames(trimmed, num_frames=5, width=64, height=32)
+    # Of 25 frames the centers of five intervals are the frames 2, 7, 12, 17 and 22.
+    assert len(shown) == 25
+    for sample, index in zip(samples, (2, 7, 12, 17, 22), strict=True):
+        assert sample.timestamp_s == pytest.approx(shown[index][0] - shown[0][0], abs=0.001)
+        assert sample.rgb.mean() == pytest.approx(shown[index][1], abs=1)
+
+
 def test_a_short_clip_gives_each_frame_once(files, tmp_path):
     path = tmp_path / "clip"
     path.write_bytes(files["mp4"])
