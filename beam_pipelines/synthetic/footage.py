@@ -186,11 +186,25 @@ def videos_in(folder: Path, *, min_frames: int) -> tuple[tuple[Footage, ...], tu
 def load_photo(path: Path) -> np.ndarray:
     """Load an image file, turned upright as its EXIF block asks: [H, W, 3] uint8 RGB.
 
+    Gray of 16 bits is scaled to 8.
+
     Raises:
       VideoError: the file is missing, not an image, or damaged.
     """
-    with open_image(path, f"photograph {path}") as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    name = f"photograph {path}"
+    with open_image(path, name) as image:
+        upright = ImageOps.exif_transpose(image)
+        if not upright.mode.startswith("I"):
+            return np.asarray(upright.convert("RGB"))
+        gray = np.asarray(
+            upright, np.int64
+        )  # 16 bits, of which Pillow would clip all but the least
+    if gray.min() < 0 or gray.max() >= 1 << 16:
+        raise VideoError(
+            f"{name} has more than 16 bits per sample.", hint="Convert it to 8 or 16 bits."
+        )
+    eight_bits = ((gray * 255 + 32767) // 65535).astype(np.uint8)
+    return np.repeat(eight_bits[..., None], 3, axis=2)
 
 
 def photo_size(path: Path) -> tuple[int, int]:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.util
 from PIL import Image
 
 from beam_pipelines.synthetic.footage import (
@@ -84,6 +85,20 @@ def test_a_folder_without_usable_files_is_an_error(tmp_path, find):
         find(tmp_path)
     with pytest.raises(UserError, match="none does not exist"):
         find(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.pgm", "deep.tiff"])
+def test_gray_of_16_bits_is_scaled_as_scikit_image_does(tmp_path, name):
+    deep = np.linspace(0, 65535, 32 * 40).astype(np.uint16).reshape(32, 40)
+    Image.fromarray(deep).save(tmp_path / name)
+    loaded = load_photo(tmp_path / name)
+    assert loaded.shape == (32, 40, 3)
+    for channel in range(3):
+        off = loaded[..., channel].astype(int) - skimage.util.img_as_ubyte(deep)
+        assert np.abs(off).max() <= 1  # it rounds down
+    Image.fromarray(np.full((32, 40), 70000, np.int32)).save(tmp_path / "deeper.tiff")
+    with pytest.raises(VideoError, match=r"has more than 16 bits per sample"):
+        load_photo(tmp_path / "deeper.tiff")
 
 
 @pytest.mark.parametrize("read", [load_photo, photo_size])
