@@ -2,11 +2,12 @@
 
     python benchmarks/prediction.py      # some minutes
 
-Each command runs in its own process, by turns, three times; the fastest run counts. The clips are
-filmed with a virtual camera from a photograph of scikit-image: five seconds of 1080p at 25 frames
-per second. The models have the published size and random weights, which take as long as trained
-ones. A search probes four QPs: it encodes the clip with x264's preset medium, decodes it, and
-computes XPSNR. CPU seconds are those of all processes of a command, their start included.
+Each command runs in its own process, three times, each time after all others; the fastest run
+counts. The clips are filmed with a virtual camera from a photograph of scikit-image: five seconds
+of 1080p at 25 frames per second. The models have the published size and random weights, which take
+as long as trained ones. A search probes four QPs: it encodes the clip with x264's preset medium,
+decodes it, and computes XPSNR. CPU seconds are those of all processes of a command, their start
+included.
 """
 
 import argparse

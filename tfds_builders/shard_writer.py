@@ -64,6 +64,7 @@ class WriteShards(beam.DoFn):
                 # TFDS's own writer imports TensorFlow: seconds of CPU time in each worker.
                 for serialized in examples:
                     _TFRecordUtil.write_record(file, serialized)
+            storage.check_not_removed(self._folder)
             storage.upload(Path(path), storage.join(self._folder, path.name))
         yield WrittenShard(
             split=shard.split,

@@ -194,6 +194,8 @@ class WriteDataset(beam.PTransform):
         """Return the number of shards."""
         measured, rejects = input_or_inputs[MEASURED], input_or_inputs[REJECTS]
         plan, locations = self._plan, self._plan.locations
+        if not storage.is_url(locations.dataset):  # its workers do not make it
+            Path(locations.dataset).mkdir(parents=True, exist_ok=True)
         write_rejects = WriteRejects(storage.join(locations.dataset, REJECTS_FILE), _limit(plan))
         num_rejects = (
             rejects
@@ -273,7 +275,9 @@ class _PublishQuality(beam.DoFn):
 
     def process(self, measured: MeasuredFiles) -> Iterable[str]:
         location = storage.join(self._dataset, QUALITY_FOLDER, f"{measured.source_id}.parquet")
-        storage.write_bytes(location, storage.read_bytes(measured.quality))
+        content = storage.read_bytes(measured.quality)
+        storage.check_not_removed(self._dataset)
+        storage.write_bytes(location, content)
         yield location
 
 
@@ -291,6 +295,7 @@ class _WriteLabelTables(beam.DoFn):
         file = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(label_rows(shards), schema=LABELS_SCHEMA), file)
         location = storage.join(self._dataset, LABELS_FOLDER, f"{split}.parquet")
+        storage.check_not_removed(self._dataset)
         storage.write_bytes(location, file.getvalue())
         yield location
 

@@ -196,9 +196,8 @@ def load_photo(path: Path) -> np.ndarray:
         upright = ImageOps.exif_transpose(image)
         if not upright.mode.startswith("I"):
             return np.asarray(upright.convert("RGB"))
-        gray = np.asarray(
-            upright, np.int64
-        )  # 16 bits, of which Pillow would clip all but the least
+        # 16 bits, of which Pillow would clip what is above 8.
+        gray = np.asarray(upright, np.int64)
     if gray.min() < 0 or gray.max() >= 1 << 16:
         raise VideoError(
             f"{name} has more than 16 bits per sample.", hint="Convert it to 8 or 16 bits."

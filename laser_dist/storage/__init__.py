@@ -10,6 +10,7 @@ from laser_dist.storage.files import (
     RandomAccessFile,
     Stream,
     atomic_path,
+    check_not_removed,
     check_writable,
     download,
     exists,

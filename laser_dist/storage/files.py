@@ -8,6 +8,7 @@ In a bucket, a transient error is retried for five minutes. What then still fail
 """
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -127,6 +128,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(unfinished)):
             error.filename = str(path)
         raise
+
+
+def check_not_removed(folder: str | Path) -> None:
+    """Raise FileNotFoundError if a folder on a disk was removed, as a stopped command does.
+
+    Call it before a thread writes into the folder, because writing would make the folder again.
+    """
+    if not is_url(folder) and not Path(folder).is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def upload(path: Path, location: str | Path) -> None:

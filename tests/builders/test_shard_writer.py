@@ -45,6 +45,16 @@ writer.setup()
 (written,) = writer.process(shard)
 assert written.num_examples == 1
 assert list(Path(folder).glob("videoset_jnd-train.tfrecord-00000-of-00001"))
+# A stopped build removes its folder, while a thread may still write: it must not come back.
+gone = Path(folder) / "incomplete.ABC_2.0.0"
+writer = WriteShards("videoset_jnd", str(gone), settings, QP)
+writer.setup()
+try:
+    list(writer.process(shard))
+except FileNotFoundError:
+    assert not gone.exists()
+else:
+    raise AssertionError("the folder was made again")
 print("tensorflow" in sys.modules)
 """
 
