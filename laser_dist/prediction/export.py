@@ -6,7 +6,6 @@ frames before it gets its name, because a converter can write a graph that no li
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -37,6 +36,7 @@ from laser_dist.prediction.exported import (
 from laser_dist.prediction.keras_models import from_model
 from laser_dist.prediction.predict import predict_frames
 from laser_dist.prediction.predictor import Predictor
+from laser_dist.storage.cache import file_hash
 
 Format = Literal["onnx", "openvino", "saved_model", "keras"]
 Precision = Literal["float32", "bf16", "int8"]
@@ -55,6 +55,7 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
 }
 MAX_DIFFERENCE = {"float32": 0.01, "bf16": 0.2, "int8": 0.2}
 """Largest difference of a level from Keras, in steps of the scale."""
+_OURS = Path("assets.extra") / f"{METADATA_KEY}.json"  # metadata in a SavedModel
 _OPSET = 18
 _BATCH = 8
 
@@ -113,14 +114,12 @@ def export_model(
     check_request(output, to, precision)
     model = load_saved_model(source, is_trusted=is_trusted)
     reference = from_model(model, origin=str(source))
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     metadata = Metadata(
         spec=reference.spec,
         width=reference.width,
         height=reference.height,
         precision=precision,
-        source=digest,
+        source=file_hash(source),
         label_noise=label_noise,
     )
     frames = frames_of(reference.height, reference.width)
@@ -158,11 +157,10 @@ def export_model(
         )
         card = Path(scratch) / card_path(output).name
         card.write_text(model_card(result), encoding="utf-8")
+        if to == "saved_model" and output.exists():
+            shutil.rmtree(output)  # ours: `check_request` has looked
         for name in (*names, card.name):
-            target = output.parent / name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            os.replace(Path(scratch) / name, target)
+            os.replace(Path(scratch) / name, output.parent / name)
     return result
 
 
@@ -176,8 +174,12 @@ def check_request(output: Path, to: str, precision: str) -> None:
     if output.suffix != SUFFIXES[to]:
         ending = f"end in {SUFFIXES[to]}" if SUFFIXES[to] else "be a folder without a suffix"
         raise UserError(f"The output of the format {to} must {ending}, not be {output}.")
-    if to == "saved_model" and output.exists() and not (output / "saved_model.pb").is_file():
-        raise UserError(f"{output} exists and is not a SavedModel.", hint="Name a new folder.")
+    if to == "saved_model" and output.exists() and not (output / _OURS).is_file():
+        raise UserError(
+            f"{output} exists and is not a SavedModel of laser-jnd.", hint="Name a new folder."
+        )
+    if to != "saved_model" and output.is_dir():
+        raise UserError(f"{output} is a folder.", hint="Name another --output.")
     needed = {"onnx": ["tf2onnx", "onnx"], "openvino": ["tf2onnx", "onnx", "openvino"]}
     for package in needed.get(to, []):
         _import(package)
@@ -309,9 +311,8 @@ def _write_saved_model(model: keras.Model, metadata: Metadata, path: Path) -> No
     serve = _graph(model, metadata)
     signature = serve.get_concrete_function(*_signature(metadata))
     tf.saved_model.save(module, str(path), signatures={"serving_default": signature})
-    extra = path / "assets.extra"
-    extra.mkdir()
-    (extra / f"{METADATA_KEY}.json").write_text(metadata.to_json(), encoding="utf-8")
+    (path / _OURS).parent.mkdir()
+    (path / _OURS).write_text(metadata.to_json(), encoding="utf-8")
 
 
 def _signature(metadata: Metadata) -> list[tf.TensorSpec]:

@@ -180,6 +180,16 @@ def test_a_saved_model_serves_frames_as_they_are_stored(source, model, tmp_path)
         export_model(source, tmp_path / "mine", textured, to="saved_model")
 
 
+@pytest.mark.parametrize(("to", "name"), [("saved_model", "mine"), ("onnx", "m.onnx")])
+def test_no_folder_of_the_user_is_removed(plain, tmp_path, to, name):
+    kept = tmp_path / name / "saved_model.pb"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(UserError, match="is a folder|is not a SavedModel of laser-jnd"):
+        export_model(plain, tmp_path / name, textured, to=to)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("to", "suffix"), FLOATS)
 def test_int8_computes_in_int8_and_stays_near_keras(tmp_path, to, suffix):
