@@ -103,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Predict each clip; those that fail are named, and do not stop the others."""
+    from laser_dist.prediction.load import EXPORTED_SUFFIXES
     from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
     from laser_dist.video.codec import frame_size
@@ -111,8 +112,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not is_url(arguments.model):
         check_model(Path(arguments.model))
     clips = clips_of(arguments.clips, recursive=arguments.recursive)
-    if len(clips) == 1:
-        frame_size(Path(clips[0]))
+    if len(clips) == 1 and not arguments.model.endswith(EXPORTED_SUFFIXES):
+        frame_size(Path(clips[0]))  # Keras takes seconds to load
     output: Path | None = arguments.output
     streamed = output if arguments.format == "ndjson" else None
     if arguments.resume:

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,8 @@ from laser_dist.prediction.exported import (
     METADATA_KEY,
     SPREADS,
     Metadata,
+    imported,
+    joined_outputs,
     load_onnx,
     load_openvino,
 )
@@ -37,6 +38,7 @@ from laser_dist.prediction.keras_models import from_model
 from laser_dist.prediction.predict import predict_frames
 from laser_dist.prediction.predictor import Predictor
 from laser_dist.storage.cache import file_hash
+from laser_dist.storage.temporary import temporary_folder
 
 Format = Literal["onnx", "openvino", "saved_model", "keras"]
 Precision = Literal["float32", "bf16", "int8"]
@@ -124,8 +126,10 @@ def export_model(
     )
     frames = frames_of(reference.height, reference.width)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.") as scratch:
-        written = Path(scratch) / output.name
+    with temporary_folder(output.parent) as temporary:
+        scratch = temporary / "exported"
+        scratch.mkdir()
+        written = scratch / output.name
         if to == "keras":
             shutil.copyfile(source, written)
         elif to == "saved_model":
@@ -134,7 +138,8 @@ def export_model(
             onnx_path = written.with_suffix(".onnx")
             _write_onnx(model, metadata, onnx_path)
             if precision == "int8":
-                _quantize(onnx_path, metadata, frames)
+                _quantize(onnx_path, frames)
+            _add_metadata(onnx_path, metadata)
             if to == "openvino":
                 _write_openvino(onnx_path, metadata, written)
                 onnx_path.unlink()
@@ -146,21 +151,21 @@ def export_model(
                 f" the limit for {precision} is {MAX_DIFFERENCE[precision]}.",
                 hint="" if precision == "float32" else "Export with --precision float32.",
             )
-        names = sorted(path.name for path in Path(scratch).iterdir())
+        names = sorted(path.name for path in scratch.iterdir())
         result = Exported(
             path=output,
             metadata=metadata,
             runtime=exported.runtime,
             difference=difference,
             num_frames=len(frames),
-            num_bytes=sum(path.stat().st_size for path in _files(Path(scratch))),
+            num_bytes=sum(path.stat().st_size for path in _files(scratch)),
         )
-        card = Path(scratch) / card_path(output).name
+        card = scratch / card_path(output).name
         card.write_text(model_card(result), encoding="utf-8")
         if to == "saved_model" and output.exists():
             shutil.rmtree(output)  # ours: `check_request` has looked
         for name in (*names, card.name):
-            os.replace(Path(scratch) / name, output.parent / name)
+            os.replace(scratch / name, output.parent / name)
     return result
 
 
@@ -246,6 +251,12 @@ def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
             f"The model cannot be exported to onnx: ONNX has no operation {', '.join(unknown)}.",
             hint="Export it with --format saved_model.",
         )
+    onnx.save(graph, path)
+
+
+def _add_metadata(path: Path, metadata: Metadata) -> None:
+    onnx = _import("onnx")
+    graph = onnx.load(path)
     onnx.helper.set_model_props(graph, {METADATA_KEY: metadata.to_json()})
     onnx.save(graph, path)
 
@@ -260,7 +271,7 @@ def _log1p(context: Any, node: Any, name: str, _: Any) -> None:
     context.make_node("Log", [added], outputs=[target], shapes=[shape], dtypes=[dtype])
 
 
-def _quantize(path: Path, metadata: Metadata, frames: NDArray[np.uint8]) -> None:
+def _quantize(path: Path, frames: NDArray[np.uint8]) -> None:
     """Replace a float32 graph by one whose backbones compute in int8, calibrated on frames.
 
     Heads stay in float32: they are small, and compress features such that small ones count.
@@ -291,10 +302,7 @@ def _quantize(path: Path, metadata: Metadata, frames: NDArray[np.uint8]) -> None
         weight_type=quantization.QuantType.QInt8,
         activation_type=quantization.QuantType.QUInt8,
     )
-    graph = onnx.load(quantized)
-    onnx.helper.set_model_props(graph, {METADATA_KEY: metadata.to_json()})
-    onnx.save(graph, path)
-    quantized.unlink()
+    os.replace(quantized, path)
 
 
 def _write_openvino(source: Path, metadata: Metadata, path: Path) -> None:
@@ -343,10 +351,7 @@ def _loaded(path: Path, to: Format, reference: Predictor) -> Predictor:
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
 
     def forward(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found = serve(**{FRAMES: tf.constant(frames)})
-        names = [LEVELS, SPREADS] if reference.spec.spread else [LEVELS]
-        arrays = [found[name].numpy() for name in names]
-        return np.stack(arrays, axis=-1) if reference.spec.spread else arrays[0]
+        return joined_outputs(serve(**{FRAMES: tf.constant(frames)}), reference.spec)
 
     return replace(reference, forward=forward, runtime=f"TensorFlow {tf.__version__}")
 
@@ -362,12 +367,4 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _import(package: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(
-            f"Exporting needs the package {package.partition('.')[0]}, which is not installed.",
-            hint="Install the extra: pip install 'laser-jnd[export]'.",
-        ) from error
+    return imported(package, "Exporting", "Install the extra: pip install 'laser-jnd[export]'.")

@@ -83,7 +83,7 @@ def load_onnx(path: Path) -> Predictor:
     """
     with open_regular(path, max_bytes=MAX_EXPORT_BYTES, hint=_HINT) as file:
         content = file.read()
-    runtime = _imported("onnxruntime", path)
+    runtime = imported("onnxruntime", str(path), "Install it: pip install onnxruntime.")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = num_cores()
     options.log_severity_level = 4  # it reports errors on the terminal, too
@@ -117,7 +117,7 @@ def load_openvino(path: Path) -> Predictor:
     for each in (path, path.with_suffix(".bin")):
         with open_regular(each, max_bytes=MAX_EXPORT_BYTES, hint=_HINT) as file:
             contents.append(file.read())
-    runtime = _imported("openvino", path)
+    runtime = imported("openvino", str(path), "Install it: pip install openvino.")
     try:
         core = runtime.Core()
         weights = np.frombuffer(contents[1], np.uint8)
@@ -157,7 +157,7 @@ def _predictor(
 ) -> Predictor:
     """Return a predictor, after checking that the graph has the inputs and outputs of its spec."""
     spec, size = metadata.spec, (metadata.height, metadata.width, 3)
-    wanted = [LEVELS, SPREADS] if spec.spread else [LEVELS]
+    wanted = _names(spec)
     is_frames = [(name, kind, shape[1:]) for name, kind, shape in inputs] == [
         (FRAMES, "uint8", size)
     ]
@@ -165,12 +165,10 @@ def _predictor(
         raise wrong_shapes(str(path), inputs, names, spec)
 
     def forward(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found = outputs(frames)
-        arrays = [np.asarray(found[name], np.float32) for name in wanted]
-        for array in arrays:
-            if array.shape != (len(frames), len(spec.levels)):
-                raise ValueError(f"an output of shape {array.shape}")
-        return np.stack(arrays, axis=-1) if spec.spread else arrays[0]
+        joined = joined_outputs(outputs(frames), spec)
+        if joined.shape != (len(frames), *spec.output_shape):
+            raise ValueError(f"an output of shape {joined.shape}")
+        return joined
 
     return Predictor(
         forward=forward,
@@ -181,6 +179,16 @@ def _predictor(
         runtime=runtime,
         origin=str(path),
     )
+
+
+def joined_outputs(outputs: Mapping[str, Any], spec: PredictorSpec) -> NDArray[np.float32]:
+    """Return the named outputs of a graph as those of `Predictor.forward`."""
+    arrays = [np.asarray(outputs[name], np.float32) for name in _names(spec)]
+    return np.stack(arrays, axis=-1) if spec.spread else arrays[0]
+
+
+def _names(spec: PredictorSpec) -> list[str]:
+    return [LEVELS, SPREADS] if spec.spread else [LEVELS]
 
 
 def _metadata(text: str | None, path: Path) -> Metadata:
@@ -196,11 +204,20 @@ def _damaged(path: Path) -> UserError:
     return UserError(f"{path} is not an exported model, or is damaged.", hint=_HINT)
 
 
-def _imported(package: str, path: Path) -> Any:
+def imported(package: str, what: str, hint: str) -> Any:
+    """Import a package that is optional.
+
+    Args:
+      package: name of the package, or of a module in it.
+      what: what needs it.
+      hint: how to install it.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         return import_module(package)
     except ImportError as error:
-        raise UserError(
-            f"{path} needs the package {package}, which is not installed.",
-            hint=f"Install it: pip install {package}.",
-        ) from error
+        name = package.partition(".")[0]
+        message = f"{what} needs the package {name}, which is not installed."
+        raise UserError(message, hint=hint) from error

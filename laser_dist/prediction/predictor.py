@@ -13,7 +13,9 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale
 from laser_dist.models.predictor_spec import PredictorSpec
 
-_LARGEST = 1e30
+_LARGEST = 1e30  # of one number: above it, sums over frames could overflow
+# How TensorFlow, ONNX Runtime and OpenVINO say that memory is short.
+_NO_MEMORY = ("ResourceExhaustedError", "Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,12 +79,8 @@ def run_in_batches(
     return predicted
 
 
-# How TensorFlow, ONNX Runtime and OpenVINO say it.
-_NO_MEMORY = ("ResourceExhaustedError", "Failed to allocate memory", "bad_alloc", "bad allocation")
-
-
 def unusable(origin: str, what: str) -> UserError:
-    """Return the error for a model that predicts something else than levels."""
+    """Return the error for a model that does not predict levels."""
     return UserError(f"{origin} predicts {what}.", hint="Train again, or name another model.")
 
 

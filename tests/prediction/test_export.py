@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import tensorflow as tf
 from command_line import laser_jnd_here, refusal
@@ -207,8 +208,19 @@ def test_int8_computes_in_int8_and_stays_near_keras(tmp_path, to, suffix):
         assert onnx.TensorProto.INT8 in kinds
 
 
-def test_bf16_is_asked_of_openvino(plain, tmp_path):
+def test_bf16_is_asked_of_openvino(plain, tmp_path, monkeypatch):
+    asked, compile_model = [], openvino.Core.compile_model
+
+    def recorded(core, model, device, hints):
+        asked.append(hints["INFERENCE_PRECISION_HINT"])
+        return compile_model(core, model, device, hints)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", recorded)
     exported = export_model(plain, tmp_path / "m.xml", textured, to="openvino", precision="bf16")
+    export_model(plain, tmp_path / "f.xml", textured, to="openvino")
+    assert asked == ["bf16", "f32"]
+    load_predictor(tmp_path / "m.xml")
+    assert asked == ["bf16", "f32", "bf16"]
     assert exported.metadata.precision == "bf16"
     assert exported.difference < 0.2
 
