@@ -130,7 +130,7 @@ class JndBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if file_format is not None and getattr(file_format, "value", file_format) != FILE_FORMAT:
             raise UserError(
                 f"{self.name} is built as {FILE_FORMAT} files only, not as {file_format}.",
-                hint="Build it, then convert a copy with the convert_format script of TFDS.",
+                hint="Leave the file format out.",
             )
         locations = BuildLocations.of(str(self.data_dir))
         folder = Path(self.data_dir).parent
