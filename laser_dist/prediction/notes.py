@@ -11,7 +11,7 @@ _LEARNED_BITS = 8
 
 
 def notes_on(facts: ClipFacts, spec: PredictorSpec) -> tuple[str, ...]:
-    """Return what about a clip is outside of what a model has learned, in a few words each.
+    """Return how a clip differs from what a model has learned from, in a few words each.
 
     The labels are from 8-bit SDR video of a single scene, progressive, with square pixels.
     """

@@ -41,7 +41,7 @@ class ClipPrediction:
       levels_at_sur: [L] float64, where the SUR is `sur`; at 0.75 these are `levels`.
       model: origin of the model.
       runtime: what ran the model.
-      warnings: what about the clip is outside of what the model has learned; see `notes`.
+      warnings: how the clip differs from what the model has learned from; see `notes`.
     """
 
     clip: str

@@ -169,8 +169,8 @@ class TrainingConfig:
         add up this format.
       jit_compile: whether XLA compiles the steps.
       steps_per_execution: number of training steps that run as one graph, without Python between
-        them. More than 1 suits GPUs that finish a step in a few milliseconds; compiling takes
-        longer by the same factor. Checkpoints are written between executions.
+        them. More than 1 is for GPUs that finish a step in a few milliseconds; the more there are,
+        the longer compiling takes. Checkpoints are written between executions.
       deterministic: whether TensorFlow uses only operations that give the same bits in every run,
         which are slower on GPUs. On CPUs a run gives the same bits without it, too.
       checkpoint_every: number of steps, epochs or minutes between two checkpoints of a stage.
