@@ -23,7 +23,7 @@ from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
     from laser_dist.prediction.model import FailedClip, Model
-    from laser_dist.prediction.predict import ClipPrediction
+    from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
 
 HELP = "predict the JND levels of videos or images"
 EXAMPLE = """\
@@ -89,7 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=NUM_FRAMES,
         metavar="N",
-        help="number of frames to sample evenly over each clip (default: %(default)s)",
+        help="number of frames to sample evenly over each scene (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scenes",
+        action="store_true",
+        help="find the scenes of clips of up to 10 s, too; the strictest scene counts",
     )
     parser.add_argument(
         "--sur",
@@ -128,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
     with naming_locations(arguments.model), opened as file:
         terminal = Terminal(file)
         results = predict_clips(
-            terminal, clips, arguments.model, arguments.frames, arguments.sur,
+            terminal, clips, arguments.model, arguments.frames, arguments.sur, arguments.scenes,
             each=_ndjson_writer(file) if arguments.format == "ndjson" else None,
         )  # fmt: skip
         failed = [each for each in results if not is_prediction(each)]
@@ -154,6 +159,7 @@ def predict_clips(
     model: str,
     num_frames: int = NUM_FRAMES,
     sur: float = LEVEL_SUR,
+    scenes: bool = False,
     *,
     each: Callable[[ClipPrediction | FailedClip], None] | None = None,
 ) -> list[Any]:
@@ -163,8 +169,9 @@ def predict_clips(
       terminal: shows the progress.
       clips: paths.
       model: path or URL of a run or model file.
-      num_frames: number of frames to sample from each clip.
+      num_frames: number of frames to sample from each scene.
       sur: satisfied-user ratio to target.
+      scenes: find the scenes of short clips, too.
       each: called with each result when it is there.
 
     Returns:
@@ -174,7 +181,14 @@ def predict_clips(
     with terminal.progress() as show:
         show("loading the model")
         loaded = _loaded(model)
-        for result in loaded.predict_many(_shown(clips, show), sur=sur, num_frames=num_frames):
+
+        def show_share(share: float) -> None:
+            done = round(len(found) + share, 2)
+            show(f"predicting {clips[len(found)]}", done, len(clips))
+
+        for result in loaded.predict_many(
+            _shown(clips, show), sur=sur, num_frames=num_frames, scenes=scenes, progress=show_share
+        ):
             found.append(result)
             if each is not None:
                 each(result)
@@ -249,13 +263,25 @@ def kept_lines(output: Path) -> set[str]:
 def say_predictions(terminal: Terminal, predictions: Sequence[ClipPrediction]) -> None:
     """Print a row per clip, a legend, and how to encode the first clip."""
     from laser_dist.jnd.calibration import COVERAGE
+    from laser_dist.prediction.predict import SHARE
 
     first = predictions[0]
     scale, spec = first.scale, first.spec
-    rows = [[each.clip, *level_texts(each)] for each in predictions]
-    terminal.table(["clip", *(f"JND{level}" for level in spec.levels)], [rows])
+    sections = [[[each.clip, *level_texts(each, each)], *scene_rows(each)] for each in predictions]
+    is_short = all(len(section) == 1 for section in sections)
+    terminal.table(
+        ["clip", *(f"JND{level}" for level in spec.levels)],
+        [[row for section in sections for row in section]] if is_short else sections,
+    )
     terminal.say()
     terminal.say(legend_text(scale, first))
+    for each in predictions:
+        if len(each.scenes) > 1:
+            allowed = ", ".join(map(str, each.quantizers_p10.values()))
+            terminal.say(
+                f"{each.clip} needs the levels of its strictest scene; scenes of {SHARE:.0%} of its"
+                f" time allow {scale.name} {allowed}."
+            )
     if spec.half_widths and first.sur == LEVEL_SUR:
         widths = ", ".join(f"± {width:.1f}" for width in spec.half_widths)
         terminal.say(f"Intervals for {COVERAGE:.0%} of clips: {widths} {scale.name}.")
@@ -299,19 +325,34 @@ def legend_text(scale: Scale, prediction: ClipPrediction) -> str:
     return f"{scale.name}{target} ({', '.join(parts)}); {scale.direction_text}."
 
 
-def level_texts(prediction: ClipPrediction) -> list[str]:
-    """Return a text per level, such as "27 (27.3)" or "27 (27.3 ± 2.1)"."""
-    spreads = [""] * len(prediction.levels)
-    if prediction.spreads is not None:
-        spreads = [f" ± {spread:.1f}" for spread in prediction.spreads.tolist()]
+def scene_rows(prediction: ClipPrediction) -> list[list[str]]:
+    """Return a row per scene; none for a clip of one scene."""
+    if len(prediction.scenes) == 1:
+        return []
     return [
-        f"{quantizer} ({level:.1f}{spread})"
-        for quantizer, level, spread in zip(
-            prediction.quantizers.values(),
-            prediction.levels_at_sur.tolist(),
-            spreads,
-            strict=True,
-        )
+        [f"  {clock_text(each.start_s)} – {clock_text(each.end_s)}", *level_texts(prediction, each)]
+        for each in prediction.scenes
+    ]
+
+
+def clock_text(seconds: float | None) -> str:
+    """Return a time in a clip, such as "1:05.20" or "1:00:05.20"; "end" for None."""
+    if seconds is None:
+        return "end"
+    minutes, rest = divmod(round(seconds * 100), 6000)
+    hours, minutes = divmod(minutes, 60)
+    start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{start}:{rest // 100:02}.{rest % 100:02}"
+
+
+def level_texts(prediction: ClipPrediction, part: ClipPrediction | ScenePrediction) -> list[str]:
+    """Return a text per level of a clip or scene, such as "27 (27.3)" or "27 (27.3 ± 2.1)"."""
+    spreads = [""] * len(part.levels)
+    if part.spreads is not None:
+        spreads = [f" ± {spread:.1f}" for spread in part.spreads.tolist()]
+    return [
+        f"{prediction.scale.quantizer_at(level)} ({level:.1f}{spread})"
+        for level, spread in zip(part.levels_at_sur.tolist(), spreads, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,17 +20,20 @@ from laser_dist.prediction.notes import notes_on
 from laser_dist.prediction.predict import (
     SCHEMA,
     ClipPrediction,
+    ScenePrediction,
     check_sur,
-    combined,
+    combined_clip,
+    combined_scene,
     predict_frames,
 )
 from laser_dist.prediction.predictor import Predictor
 from laser_dist.storage import is_url, join, split
 from laser_dist.storage.local_copies import local_run
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.video.codec import sample_frames
+from laser_dist.video.codec import sample_scenes
 from laser_dist.video.facts import clip_facts
 from laser_dist.video.frames import check_rgb, evenly_spaced_indices, resize_rgb
+from laser_dist.video.scenes import LONGEST_S, find_scenes
 
 NUM_FRAMES = 8
 """Frames that are sampled from a clip unless another number is given."""
@@ -84,16 +87,27 @@ class Model:
         return self.predictor.runtime
 
     def predict(
-        self, clip: Source, *, sur: float = LEVEL_SUR, num_frames: int = NUM_FRAMES
+        self,
+        clip: Source,
+        *,
+        sur: float = LEVEL_SUR,
+        num_frames: int = NUM_FRAMES,
+        scenes: bool = False,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> ClipPrediction:
         """Predict the levels of a clip.
+
+        A file of up to 10 s counts as one scene. In a longer one, the scenes are found, and each is
+        predicted; the levels of the clip are those of its strictest scene.
 
         Args:
           clip: path or content of a video or image of a supported format; or RGB frames, uint8
             [N, H, W, 3] of any size; or an iterator of frames [H, W, 3], of which all are used.
           sur: satisfied-user ratio to target, in (0, 1).
-          num_frames: number of frames to sample evenly over a file or an array; fewer if it has
-            fewer. They are scaled, not cropped, to the model's size.
+          num_frames: number of frames to sample evenly over each scene of a file, or over an
+            array; fewer if it has fewer. They are scaled, not cropped, to the model's size.
+          scenes: find the scenes of a file of up to 10 s, too.
+          progress: called with the share of a file that is done.
 
         Raises:
           UserError: the file is missing or not a readable video or image, there is no frame, or
@@ -101,18 +115,11 @@ class Model:
           ValueError: frames have another shape or type.
         """
         check_sur(self.predictor, sur)
-        name, width, height = _name_of(clip), self.predictor.width, self.predictor.height
+        name = _name_of(clip)
         if isinstance(clip, str | os.PathLike | bytes):
             source = clip if isinstance(clip, bytes) else Path(clip)
-            sampled = sample_frames(source, num_frames=num_frames, width=width, height=height)
-            outputs = predict_frames(self.predictor, np.stack([frame.rgb for frame in sampled]))
-            return combined(
-                self.predictor,
-                outputs,
-                clip=name,
-                timestamps_s=[float(frame.timestamp_s) for frame in sampled],
-                sur=sur,
-                warnings=notes_on(clip_facts(source), self.spec),
+            return self._predict_file(
+                source, name, sur=sur, num_frames=num_frames, scenes=scenes, progress=progress
             )
         if isinstance(clip, np.ndarray):
             if clip.ndim != 4:
@@ -122,10 +129,17 @@ class Model:
         outputs = [predict_frames(self.predictor, each) for each in self._batches(clip)]
         if not outputs:
             raise UserError(f"{name} has no frames.")
-        return combined(self.predictor, np.concatenate(outputs), clip=name, sur=sur)
+        scene = combined_scene(self.predictor, np.concatenate(outputs), sur=sur)
+        return combined_clip(self.predictor, [scene], clip=name, sur=sur)
 
     def predict_many(
-        self, clips: Iterable[Source], *, sur: float = LEVEL_SUR, num_frames: int = NUM_FRAMES
+        self,
+        clips: Iterable[Source],
+        *,
+        sur: float = LEVEL_SUR,
+        num_frames: int = NUM_FRAMES,
+        scenes: bool = False,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> Iterator[ClipPrediction | FailedClip]:
         """Predict clips one after the other, in order; a clip that fails does not stop the others.
 
@@ -133,6 +147,8 @@ class Model:
           clips: clips, as for `predict`.
           sur: as for `predict`.
           num_frames: as for `predict`.
+          scenes: as for `predict`.
+          progress: as for `predict`, for each clip.
 
         Yields:
           The prediction of each clip, or why there is none.
@@ -143,9 +159,46 @@ class Model:
         check_sur(self.predictor, sur)
         for clip in clips:
             try:
-                yield self.predict(clip, sur=sur, num_frames=num_frames)
+                yield self.predict(
+                    clip, sur=sur, num_frames=num_frames, scenes=scenes, progress=progress
+                )
             except UserError as error:
                 yield FailedClip(clip=_name_of(clip), message=error.message, hint=error.hint)
+
+    def _predict_file(
+        self,
+        source: bytes | Path,
+        name: str,
+        *,
+        sur: float,
+        num_frames: int,
+        scenes: bool,
+        progress: Callable[[float], None],
+    ) -> ClipPrediction:
+        predictor, facts = self.predictor, clip_facts(source)
+        found = None
+        if scenes or facts.duration_s is None or facts.duration_s > LONGEST_S:
+            length = max(facts.duration_s or 0, LONGEST_S)
+            found = find_scenes(source, progress=lambda done: progress(min(done / length, 1) / 2))
+            if not scenes and found[-1].end <= LONGEST_S:  # a stream that states no length
+                found = None
+        predicted: list[ScenePrediction] = []
+        for scene, sampled in sample_scenes(
+            source, found, num_frames=num_frames, width=predictor.width, height=predictor.height
+        ):
+            predicted.append(
+                combined_scene(
+                    predictor,
+                    predict_frames(predictor, np.stack([each.rgb for each in sampled])),
+                    start_s=float(scene.start),
+                    end_s=float(scene.end) if facts.duration_s != 0 else None,
+                    timestamps_s=[each.timestamp_s for each in sampled],
+                    sur=sur,
+                )
+            )
+            progress(0.5 + len(predicted) / len(found or [scene]) / 2)
+        warnings = notes_on(facts, self.spec)
+        return combined_clip(predictor, predicted, clip=name, sur=sur, warnings=warnings)
 
     def _batches(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         """Yield some frames at a time, at the model's size."""

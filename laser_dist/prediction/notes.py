@@ -4,16 +4,15 @@ from collections.abc import Iterator
 
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.video.facts import ClipFacts
+from laser_dist.video.scenes import SHORTEST_S
 
-LONGEST_SCENE_S = 10.0
-"""Length up to which a clip counts as one scene; those of VideoSet have 5 s."""
 _LEARNED_BITS = 8
 
 
 def notes_on(facts: ClipFacts, spec: PredictorSpec) -> tuple[str, ...]:
     """Return how a clip differs from what a model has learned from, in a few words each.
 
-    The labels are from 8-bit SDR video of a single scene, progressive, with square pixels.
+    The labels are from 8-bit SDR video of a single scene of 5 s, progressive, with square pixels.
     """
     return tuple(_notes(facts, spec))
 
@@ -32,5 +31,5 @@ def _notes(facts: ClipFacts, spec: PredictorSpec) -> Iterator[str]:
         yield "portrait, but learned from landscape"
     if spec.scale == "QP" and facts.duration_s == 0:
         yield "a still image, but learned from video"
-    if facts.duration_s is not None and facts.duration_s > LONGEST_SCENE_S:
-        yield f"{facts.duration_s:.0f} s, judged as one scene"
+    if facts.duration_s and facts.duration_s < SHORTEST_S:
+        yield f"{facts.duration_s:.1f} s, but learned from clips of 5 s"

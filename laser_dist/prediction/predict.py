@@ -1,4 +1,4 @@
-"""Predict the JND levels of frames, and combine those of a clip.
+"""Predict the JND levels of frames, and combine those of a scene and of a clip.
 
 With a model that predicts a spread for each level, also the quantizers for any other satisfied-user
 ratio (SUR).
@@ -23,22 +23,45 @@ SCHEMA = 1
 """Version of `ClipPrediction.to_dict`."""
 
 
+SHARE = 0.9
+"""Share of a clip's time for which `ClipPrediction.quantizers_p10` are fine enough."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ClipPrediction:
-    """The levels of one clip.
+class ScenePrediction:
+    """The levels of one scene.
 
     Attributes:
-      clip: name of the clip.
-      spec: meaning of the model's output; `spec.levels` are the L levels of all fields below.
-      scale: scale of the levels.
+      start_s: start in seconds from the first frame of the clip.
+      end_s: end; None if the frames have no times.
       levels: [L] float32, mean over the sampled frames, on the scale of the training data; neither
         rounded nor forced to ascend.
       spreads: [L] float32, mean over the sampled frames of the standard deviation of the viewers'
         samples; None if the model does not predict it.
       levels_per_frame: [N, L] float32, the levels of each sampled frame.
       timestamps_s: [N] time of each sampled frame in the clip; empty for frames without times.
+      levels_at_sur: [L] float64, where the SUR is the targeted one; at 0.75 these are `levels`.
+    """
+
+    start_s: float
+    end_s: float | None
+    levels: NDArray[np.float32]
+    spreads: NDArray[np.float32] | None
+    levels_per_frame: NDArray[np.float32]
+    timestamps_s: tuple[float, ...]
+    levels_at_sur: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClipPrediction:
+    """The levels of one clip: for each level those of its strictest scene.
+
+    Attributes:
+      clip: name of the clip.
+      spec: meaning of the model's output; `spec.levels` are the L levels of all arrays.
+      scale: scale of the levels.
+      scenes: the scenes of the clip, in order; at least one.
       sur: targeted satisfied-user ratio.
-      levels_at_sur: [L] float64, where the SUR is `sur`; at 0.75 these are `levels`.
       model: origin of the model.
       runtime: what ran the model.
       warnings: how the clip differs from what the model has learned from; see `notes`.
@@ -47,23 +70,53 @@ class ClipPrediction:
     clip: str
     spec: PredictorSpec
     scale: Scale
-    levels: NDArray[np.float32]
-    spreads: NDArray[np.float32] | None
-    levels_per_frame: NDArray[np.float32]
-    timestamps_s: tuple[float, ...]
+    scenes: tuple[ScenePrediction, ...]
     sur: float
-    levels_at_sur: NDArray[np.float64]
     model: str
     runtime: str
     warnings: tuple[str, ...] = ()
 
     @property
+    def levels(self) -> NDArray[np.float32]:
+        """[L] levels of the strictest scene, which may be another one for each level."""
+        return self._of_strictest(np.stack([each.levels for each in self.scenes]))
+
+    @property
+    def spreads(self) -> NDArray[np.float32] | None:
+        """[L] spreads of the strictest scene; None if the model does not predict them."""
+        found = [each.spreads for each in self.scenes if each.spreads is not None]
+        return self._of_strictest(np.stack(found)) if found else None
+
+    @property
+    def levels_at_sur(self) -> NDArray[np.float64]:
+        """[L] levels of the strictest scene, where the SUR is `sur`."""
+        return self._of_strictest(np.stack([each.levels_at_sur for each in self.scenes]))
+
+    @property
     def quantizers(self) -> dict[str, int]:
         """`levels_at_sur` for an encoder, rounded by `Scale.quantizer_at`: "jnd1" to a number."""
-        return {
-            name: self.scale.quantizer_at(level)
-            for name, level in self._named(self.levels_at_sur).items()
-        }
+        return self._quantizers(self.levels_at_sur)
+
+    @property
+    def quantizers_p10(self) -> dict[str, int]:
+        """The coarsest quantizers that scenes of `SHARE` of the clip's time allow.
+
+        The others need finer ones: see `quantizers`. Frames without times count as one scene.
+        """
+        levels = np.stack([each.levels_at_sur for each in self.scenes]) * self.scale.sign
+        seconds = np.array([(each.end_s or 1) - each.start_s for each in self.scenes])
+        found = []
+        for column in levels.T:
+            order = np.argsort(column)
+            # Of the scenes that are stricter than this one, at most 1 - SHARE of the time.
+            before = np.cumsum(seconds[order]) - seconds[order]
+            allowed = before <= (1 - SHARE) * seconds.sum() + 1e-9
+            found.append(column[order[np.flatnonzero(allowed)[-1]]])
+        return self._quantizers(np.array(found) * self.scale.sign)
+
+    def scene_quantizers(self, scene: ScenePrediction) -> dict[str, int]:
+        """Return the quantizers of one scene, as `quantizers` are for the clip."""
+        return self._quantizers(scene.levels_at_sur)
 
     def ffmpeg_args(self, level: str = "jnd1") -> list[str]:
         """Return the options with which FFmpeg encodes at a level, such as "-c:v libx264 -qp 27".
@@ -90,9 +143,9 @@ class ClipPrediction:
             "scale": self.scale.name,
             "sur": self.sur,
             "quantizers": self.quantizers,
+            "quantizers_p10": self.quantizers_p10,
             "levels": self._named(self.levels),
-            "timestamps_s": list(self.timestamps_s),
-            "levels_per_frame": self._named(self.levels_per_frame.T),
+            "scenes": [self._scene_dict(each) for each in self.scenes],
             "model": self.model,
             "runtime": self.runtime,
             "variant": self.spec.variant,
@@ -104,6 +157,27 @@ class ClipPrediction:
         if self.spec.half_widths is not None:
             document["half_widths"] = self._named(np.array(self.spec.half_widths))
         return document
+
+    def _scene_dict(self, scene: ScenePrediction) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "start_s": scene.start_s,
+            "end_s": scene.end_s,
+            "quantizers": self.scene_quantizers(scene),
+            "levels": self._named(scene.levels),
+            "timestamps_s": list(scene.timestamps_s),
+            "levels_per_frame": self._named(scene.levels_per_frame.T),
+        }
+        if scene.spreads is not None:
+            document["spreads"] = self._named(scene.spreads)
+        return document
+
+    def _of_strictest(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return of values [scenes, L] those of the strictest scene for each level."""
+        at_sur = np.stack([each.levels_at_sur for each in self.scenes]) * self.scale.sign
+        return values[at_sur.argmin(axis=0), np.arange(values.shape[1])]
+
+    def _quantizers(self, levels: NDArray[np.float64]) -> dict[str, int]:
+        return {name: self.scale.quantizer_at(each) for name, each in self._named(levels).items()}
 
     def _named(self, values: NDArray[Any]) -> dict[str, Any]:
         """Return values [L, ...] by the names of the levels."""
@@ -150,40 +224,56 @@ def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int 
     return predicted
 
 
-def combined(
+def combined_scene(
     predictor: Predictor,
     outputs: NDArray[np.float32],
     *,
-    clip: str,
+    start_s: float = 0.0,
+    end_s: float | None = None,
     timestamps_s: Sequence[float] = (),
     sur: float = LEVEL_SUR,
-    warnings: tuple[str, ...] = (),
-) -> ClipPrediction:
-    """Combine the predictions of the frames of a clip.
+) -> ScenePrediction:
+    """Combine the predictions of the frames of a scene.
 
     Args:
       predictor: what predicted them.
       outputs: from `predict_frames`, of one frame or more.
-      clip: name of the clip.
+      start_s: start of the scene in seconds.
+      end_s: end of the scene, if known.
       timestamps_s: time of each frame, if known.
       sur: satisfied-user ratio to target, in (0, 1); see `check_sur`.
-      warnings: of the clip.
     """
     has_spread = predictor.spec.spread
     per_frame = outputs[..., 0] if has_spread else outputs
     levels = per_frame.mean(axis=0)
     spreads = outputs[..., 1].mean(axis=0) if has_spread else None
     at_sur = normal_level(levels, 0.0 if spreads is None else spreads, sur, scale=predictor.scale)
-    return ClipPrediction(
-        clip=clip,
-        spec=predictor.spec,
-        scale=predictor.scale,
+    return ScenePrediction(
+        start_s=start_s,
+        end_s=end_s,
         levels=levels,
         spreads=spreads,
         levels_per_frame=per_frame,
         timestamps_s=tuple(timestamps_s),
-        sur=sur,
         levels_at_sur=at_sur,
+    )
+
+
+def combined_clip(
+    predictor: Predictor,
+    scenes: Sequence[ScenePrediction],
+    *,
+    clip: str,
+    sur: float = LEVEL_SUR,
+    warnings: tuple[str, ...] = (),
+) -> ClipPrediction:
+    """Combine the scenes of a clip, at least one, predicted for the same `sur`."""
+    return ClipPrediction(
+        clip=clip,
+        spec=predictor.spec,
+        scale=predictor.scale,
+        scenes=tuple(scenes),
+        sur=sur,
         model=predictor.origin,
         runtime=predictor.runtime,
         warnings=warnings,

@@ -126,7 +126,7 @@ def _frames(path: Path, first_frame: int, num_frames: int) -> Iterator[Clip]:
     with open_video(path, name) as (container, stream):
         packets = scan_packets(container, stream, name)
     with open_video(path, name) as (container, stream):
-        if packets.times:
+        if packets.key_times:
             times = packets.times[first_frame : first_frame + num_frames]
             frames = decode_frames_at(container, stream, times, packets)
         else:

@@ -8,7 +8,7 @@ wheel. Nothing is written to disk.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import islice
@@ -41,12 +41,12 @@ from laser_dist.video.frames import (
     Clip,
     Planes,
     UInt8Array,
-    evenly_spaced_indices,
     upright_clip,
     upright_color,
     upright_planes,
     upright_size,
 )
+from laser_dist.video.scenes import Scene
 
 MAX_CLIP_BYTES = limit("MAX_CLIP_BYTES", 2 << 30)
 """Largest clip in memory, encoded or decoded, 2 GiB: 23 s of 1080p at 30 frames per second."""
@@ -264,9 +264,6 @@ def sample_frames(
 ) -> list[SampledFrame]:
     """Pick frames evenly over the time of a clip, in memory that does not grow with its length.
 
-    The file is read twice, first without decoding. If it has timestamps, complete groups of
-    pictures without a pick are skipped.
-
     Args:
       source: content or path of a video or an image (which gives one frame).
       num_frames: N, at least 1; a clip with fewer frames gives each of them once.
@@ -275,8 +272,38 @@ def sample_frames(
 
     Returns:
       The frames that are shown at the centers of N equal intervals of time, each once, in order;
-      all T frames if there are no more than N. Without times in the file, as in raw H.264, the
-      frames at `evenly_spaced_indices`.
+      all T frames if there are no more than N. Without times in the file, as in raw H.264, each
+      frame counts as shown for the same time.
+
+    Raises:
+      VideoError: as `decode`.
+    """
+    ((_, samples),) = sample_scenes(source, None, num_frames=num_frames, width=width, height=height)
+    return samples
+
+
+def sample_scenes(
+    source: bytes | Path,
+    scenes: Sequence[Scene] | None,
+    *,
+    num_frames: int,
+    width: int,
+    height: int,
+) -> Iterator[tuple[Scene, list[SampledFrame]]]:
+    """Pick frames evenly over the time of each scene of a clip, as `sample_frames` does.
+
+    The file is read twice, first without decoding. In a container that can seek exactly, complete
+    groups of pictures without a pick are skipped.
+
+    Args:
+      source: content or path of a video or an image.
+      scenes: from `find_scenes`; None for the complete clip as one.
+      num_frames: N, at least 1, for each scene.
+      width: columns of each pick.
+      height: rows of each pick.
+
+    Yields:
+      Each scene and its picks, at least one, in order.
 
     Raises:
       VideoError: as `decode`.
@@ -287,28 +314,28 @@ def sample_frames(
     with open_video(source, name) as (container, stream):
         packets = scan_packets(container, stream, name)
     check_num_frames(name, packets.num_frames)
-    if packets.times and num_frames < packets.num_frames:
-        indices = packets.shown_at_centers(num_frames)
-    else:
-        indices = evenly_spaced_indices(packets.num_frames, min(num_frames, packets.num_frames))
+    spans = [Scene(Fraction(0), packets.length)] if scenes is None else scenes
+    picks = [packets.shown_at_centers(num_frames, each.start, each.end) for each in spans]
+    indices = [index for each in picks for index in each]
     with open_video(source, name) as (container, stream):
-        if packets.times:
+        if packets.key_times:
             times = [packets.times[index] for index in indices]
             frames = decode_frames_at(container, stream, times, packets)
         else:
             frames = _frames_numbered(decode_frames(container, stream, name), indices)
         codec, is_still = stream.codec_context.name, is_still_image(container)
-        samples: list[SampledFrame] = []
-        for index, frame in zip(indices, frames, strict=False):
-            timestamp = index / frame_rate(stream)
-            time = presentation_time(frame)
-            if time is not None and packets.start is not None:
-                timestamp = time - packets.start
-            check_size(name, *upright_size(frame))
-            clip = upright_clip(frame, codec=codec, is_still=is_still)
-            samples.append(SampledFrame(float(timestamp), clip.rgb(0, width=width, height=height)))
-    check_num_frames(name, len(samples), len(indices))
-    return samples
+        for scene, each in zip(spans, picks, strict=True):
+            samples: list[SampledFrame] = []
+            for index, frame in zip(each, islice(frames, len(each)), strict=False):
+                time = presentation_time(frame) if packets.key_times else None
+                timestamp = (packets.times[index] if time is None else time) - packets.times[0]
+                check_size(name, *upright_size(frame))
+                rgb = upright_clip(frame, codec=codec, is_still=is_still).rgb(
+                    0, width=width, height=height
+                )
+                samples.append(SampledFrame(float(timestamp), rgb))
+            check_num_frames(name, len(samples), len(each))
+            yield scene, samples
 
 
 def picture_bytes(stream: bytes) -> int:

@@ -13,7 +13,7 @@ Measured quality and labels must not rest on such frames, so decoders run with
 # pyright: reportUnknownVariableType=false
 
 import io
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,36 +101,46 @@ class PacketTimes:
 
     Attributes:
       num_frames: number of encoded pictures to be shown.
-      start: earliest presentation time in seconds; None if some pictures have none.
-      times: all presentation times, ascending; empty if the container cannot seek to them exactly.
+      times: all presentation times in seconds, ascending; those of a stream without times follow
+        from its frame rate.
       key_times: those of the pictures at which decoding can start, ascending; also of pictures that
-        an edit list hides, but that others need.
-      end: time at which the last picture ends, if it is shown for as long as the mean.
+        an edit list hides, but that others need. Empty if the container cannot seek to them
+        exactly.
     """
 
     num_frames: int
-    start: Fraction | None
     times: tuple[Fraction, ...]
     key_times: tuple[Fraction, ...]
-    end: Fraction = Fraction(0)
 
-    def shown_at_centers(self, count: int) -> list[int]:
-        """Return the pictures that are shown at the centers of `count` equal intervals of time.
+    @property
+    def length(self) -> Fraction:
+        """Seconds from the first picture to the end of the last, shown for as long as the mean."""
+        first, last = self.times[0], self.times[-1]
+        return last - first + ((last - first) / max(1, len(self.times) - 1) or _ROUNDING_S)
+
+    def shown_at_centers(self, count: int, start: Fraction, end: Fraction) -> list[int]:
+        """Return the pictures that are shown at the centers of equal intervals of time.
 
         At a variable frame rate these are other pictures than those at equal distances.
 
         Args:
           count: number of intervals, at least 1.
+          start: start of the first interval, in seconds from the first picture.
+          end: end of the last interval.
 
         Returns:
-          Ascending positions in `times`; a picture that is shown at several centers is there once.
+          Ascending positions in `times` of pictures that start in [start, end): all, if there are
+          no more than `count`; else a picture that is shown at several centers is there once.
         """
-        assert self.start is not None, "there are no times"
-        step = (self.end - self.start) / (2 * count)
-        centers = [self.start + (2 * index + 1) * step for index in range(count)]
+        start, end = self.times[0] + start, self.times[0] + end
+        first, after = bisect_left(self.times, start), bisect_left(self.times, end)
+        if after - first <= count:
+            return list(range(first, after))
+        step = (end - start) / (2 * count)
+        centers = [start + (2 * index + 1) * step for index in range(count)]
         # Containers round times: a picture may start a moment after the center that it starts at.
         found = {bisect_right(self.times, center + _ROUNDING_S) - 1 for center in centers}
-        return sorted(found)
+        return sorted(max(first, index) for index in found)
 
 
 @contextmanager
@@ -281,12 +291,12 @@ def scan_packets(container: InputContainer, stream: VideoStream, name: str) -> P
             continue
         shown.append(time)
     times = sorted(time for time in shown if time is not None)
-    start = times[0] if times and len(times) == len(shown) else None
-    if start is None or not keys or not _is_indexed(container):
-        return PacketTimes(len(shown), start, (), ())
-    # Not by the duration of the last packet: in MP4 that is the time to the next one to decode.
-    end = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)
-    return PacketTimes(len(shown), start, tuple(times), tuple(sorted(keys)), end)
+    if len(times) < len(shown):
+        rate = frame_rate(stream)
+        return PacketTimes(len(shown), tuple(index / rate for index in range(len(shown))), ())
+    return PacketTimes(
+        len(shown), tuple(times), tuple(sorted(keys)) if _is_indexed(container) else ()
+    )
 
 
 def _open_file(source: bytes | Path) -> BinaryIO:

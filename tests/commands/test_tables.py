@@ -10,7 +10,7 @@ from laser_dist.commands.terminal import Terminal
 from laser_dist.jnd.normal_sur import normal_level
 from laser_dist.jnd.scale import scale_named
 from laser_dist.models.predictor_spec import PredictorSpec
-from laser_dist.prediction.predict import ClipPrediction
+from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
 
 
 def make_prediction(
@@ -34,12 +34,18 @@ def make_prediction(
             simulated=True,
             spread=spreads is not None,
         ),
-        levels=predicted,
-        spreads=widths,
-        levels_per_frame=predicted[None],
-        timestamps_s=(0.5,),
+        scenes=(
+            ScenePrediction(
+                start_s=0.0,
+                end_s=1.0,
+                levels=predicted,
+                spreads=widths,
+                levels_per_frame=predicted[None],
+                timestamps_s=(0.5,),
+                levels_at_sur=at_sur,
+            ),
+        ),
         sur=sur,
-        levels_at_sur=at_sur,
     )
 
 
@@ -75,6 +81,20 @@ def test_a_calibrated_prediction_has_intervals():
         assert document.get("half_widths") == expected
 
 
+def test_a_clip_of_several_scenes_has_a_row_for_each():
+    clip = make_prediction([26.6, 31.0, 35.2])
+    (scene,) = clip.scenes
+    other = make_prediction([24.2, 32.0, 35.2]).scenes[0]
+    scenes = (replace(scene, end_s=65.25), replace(other, start_s=65.25, end_s=3700.0))
+    file = io.StringIO()
+    predict.say_predictions(Terminal(file), [replace(clip, scenes=scenes)])
+    rows = [line.split() for line in file.getvalue().splitlines()[2:5]]
+    assert rows[0][1::2] == ["24", "31", "35"]
+    assert rows[1][:4] == ["0:00.00", "–", "1:05.25", "26"]
+    assert rows[2][:4] == ["1:05.25", "–", "1:01:40.00", "24"]
+    assert "scenes of 90% of its time allow QP 24, 32, 35." in file.getvalue()
+
+
 def test_a_long_path_is_not_wrapped():
     file = io.StringIO()
     Terminal(file).say("/" + "x" * 300)
@@ -89,7 +109,7 @@ def test_predictions_as_json():
     assert document["quantizers"] == {"jnd1": 26, "jnd2": 31, "jnd3": 35}
     expected = {"jnd1": 26.6, "jnd2": 31.0, "jnd3": 35.2}
     assert document["levels"] == pytest.approx(expected, abs=1e-5)
-    assert document["levels_per_frame"]["jnd2"] == [31.0]
+    assert document["scenes"][0]["levels_per_frame"]["jnd2"] == [31.0]
     assert "spreads" not in document
     assert document["simulated"] is True
 
@@ -114,4 +134,5 @@ def test_spreads_and_the_sur_are_printed():
 
 
 def test_a_level_shows_the_value_before_rounding():
-    assert predict.level_texts(make_prediction([26.63, 31.0])) == ["26 (26.6)", "31 (31.0)"]
+    prediction = make_prediction([26.63, 31.0])
+    assert predict.level_texts(prediction, prediction) == ["26 (26.6)", "31 (31.0)"]

@@ -46,24 +46,30 @@ def test_a_clip_is_a_path_or_its_content(model, folder):
     clip = folder / "clip.mp4"
     by_path = model.predict(clip)
     assert by_path.clip == str(clip)
-    assert by_path.levels_per_frame[:, 0] == pytest.approx(np.array(GRAYS) / 4, abs=0.5)
-    assert by_path.timestamps_s == pytest.approx(np.arange(6) / 10)
+    (only,) = by_path.scenes
+    assert (only.start_s, only.end_s) == pytest.approx((0, 0.6))
+    assert only.levels_per_frame[:, 0] == pytest.approx(np.array(GRAYS) / 4, abs=0.5)
+    assert only.timestamps_s == pytest.approx(np.arange(6) / 10)
     for same in (str(clip), clip.read_bytes()):
         other = model.predict(same)
-        np.testing.assert_array_equal(other.levels_per_frame, by_path.levels_per_frame)
-        assert other.timestamps_s == by_path.timestamps_s
+        np.testing.assert_array_equal(
+            other.scenes[0].levels_per_frame, by_path.scenes[0].levels_per_frame
+        )
+        assert other.scenes[0].timestamps_s == by_path.scenes[0].timestamps_s
     # The centers of two halves of six frames.
     few = model.predict(clip, num_frames=2)
-    np.testing.assert_array_equal(few.levels_per_frame, by_path.levels_per_frame[[1, 4]])
+    np.testing.assert_array_equal(
+        few.scenes[0].levels_per_frame, by_path.scenes[0].levels_per_frame[[1, 4]]
+    )
 
 
 def test_a_clip_is_an_array_of_any_size_or_an_iterator_of_frames(model):
     array = model.predict(frames(), num_frames=3)
-    assert array.levels_per_frame[:, 0] == pytest.approx(np.array([60, 120, 200]) / 4)
-    assert array.timestamps_s == ()
+    assert array.scenes[0].levels_per_frame[:, 0] == pytest.approx(np.array([60, 120, 200]) / 4)
+    assert array.scenes[0].timestamps_s == ()
     # Of an iterator, whose length is not known, all frames count.
     many = model.predict(frame for _ in range(10) for frame in frames())
-    assert len(many.levels_per_frame) == 60
+    assert len(many.scenes[0].levels_per_frame) == 60
     assert many.levels[0] == pytest.approx(np.mean(GRAYS) / 4)
 
 
@@ -110,6 +116,58 @@ def test_a_prediction_is_plain_values_and_options_for_ffmpeg(model, folder):
         found.ffmpeg_args("jnd4")
     with pytest.raises(UserError, match="is for JPEG"):
         replace(found, scale=laser_dist.jnd.scale.QF).ffmpeg_args()
+
+
+def test_a_long_clip_has_levels_for_each_scene(model, tmp_path):
+    """Nine seconds of one gray, then two of a darker one: the darker one is the strictest scene."""
+    path = tmp_path / "long.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=5, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        for gray in [160] * 45 + [80] * 10:
+            picture = np.full((HEIGHT, WIDTH, 3), gray, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    shares = []
+    found = model.predict(path, num_frames=3, progress=shares.append)
+    assert [(each.start_s, each.end_s) for each in found.scenes] == [(0, 9), (9, 11)]
+    assert [each.levels[0] for each in found.scenes] == pytest.approx([40, 20], abs=0.5)
+    # Centers of thirds of 9 s and of 2 s, at five frames per second.
+    assert found.scenes[0].timestamps_s == pytest.approx((1.4, 4.4, 7.4))
+    assert found.scenes[1].timestamps_s == pytest.approx((9.2, 10.0, 10.6))
+    assert found.quantizers["jnd1"] == 20
+    document = found.to_dict()
+    assert [each["quantizers"]["jnd1"] for each in document["scenes"]] == [40, 20]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    # The same ten seconds are one scene, unless scenes are asked for.
+    with av.open(path) as source, av.open(tmp_path / "short.mp4", "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size and packet.pts * packet.time_base < 10:
+                packet.stream = stream
+                container.mux(packet)
+    short = tmp_path / "short.mp4"
+    assert len(model.predict(short).scenes) == 1
+    assert [each.start_s for each in model.predict(short, scenes=True).scenes] == [0, 9]
+
+
+@pytest.mark.parametrize("scale", [laser_dist.jnd.scale.QP, laser_dist.jnd.scale.QF])
+def test_scenes_of_nine_tenths_of_the_time_allow_coarser_quantizers(model, folder, scale):
+    """Of scenes of 1 s and 9 s the short one may be too coarse; of 2 s and 8 s, none may."""
+    clip = model.predict(folder / "clip.mp4")
+    strict, loose = (20, 30) if scale.higher_is_worse else (90, 80)
+
+    def scene(start, end, level):
+        levels = np.full(3, level, np.float32)
+        times = {"start_s": start, "end_s": end}
+        return replace(clip.scenes[0], **times, levels=levels, levels_at_sur=levels)
+
+    for seconds, expected in ((1, loose), (2, strict)):
+        scenes = (scene(0, seconds, strict), scene(seconds, 10, loose))
+        joined = replace(clip, scenes=scenes, scale=scale)
+        assert joined.quantizers_p10["jnd1"] == expected
+        assert joined.quantizers["jnd1"] == strict
 
 
 def test_threads_share_a_model(model):

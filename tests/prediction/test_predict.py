@@ -73,7 +73,7 @@ def test_clip_levels_are_the_mean_over_its_frames(predictor):
     found = Model(predictor).predict(two_frames())
     # Neither rounded, nor clipped, nor ordered ...
     assert found.levels == pytest.approx([30.5, 20.5, 60.5], abs=1e-4)
-    assert found.levels_per_frame.shape == (2, 3)
+    assert found.scenes[0].levels_per_frame.shape == (2, 3)
     # ... unlike the quantizers for an encoder.
     assert found.quantizers == {"jnd1": 30, "jnd2": 20, "jnd3": 51}
 
@@ -83,7 +83,7 @@ def test_a_model_predicts_the_levels_of_its_spec(levels):
     found = Model(keras_models.from_model(mean_color_model(levels))).predict(two_frames())
     assert found.spec.levels == levels
     assert found.levels == pytest.approx([30.5, 20.5, 60.5][: len(levels)], abs=1e-4)
-    assert found.levels_per_frame.shape == (2, len(levels))
+    assert found.scenes[0].levels_per_frame.shape == (2, len(levels))
     assert [*found.quantizers] == [f"jnd{level}" for level in levels]
     assert found.levels_at_sur.shape == (len(levels),)
     assert found.spreads is None
@@ -94,7 +94,7 @@ def test_spreads_are_the_mean_over_the_frames():
     found = Model(predictor).predict(two_frames())
     assert found.levels == pytest.approx([30.5, 20.5], abs=1e-4)
     assert found.spreads == pytest.approx([3.05, 2.05], abs=1e-4)
-    assert found.levels_per_frame.shape == (2, 2)
+    assert found.scenes[0].levels_per_frame.shape == (2, 2)
     np.testing.assert_array_equal(found.levels_at_sur, found.levels)
     assert predict.predict_frames(predictor, plain_frames(0)[:0]).shape == (0, 2, 2)
 
