@@ -124,12 +124,16 @@ class Model:
         if isinstance(clip, np.ndarray):
             if clip.ndim != 4:
                 raise ValueError(f"frames must be uint8 [N, H, W, 3], got {clip.shape}")
-            chosen = evenly_spaced_indices(len(clip), min(num_frames, len(clip)))
-            clip = clip[chosen]
+            length = len(clip)
+            clip = clip[evenly_spaced_indices(length, min(num_frames, length))]
+        else:
+            length = None
         outputs = [predict_frames(self.predictor, each) for each in self._batches(clip)]
         if not outputs:
             raise UserError(f"{name} has no frames.")
-        scene = combined_scene(self.predictor, np.concatenate(outputs), sur=sur)
+        found = np.concatenate(outputs)
+        frames = range(length or len(found))
+        scene = combined_scene(self.predictor, found, frames=frames, sur=sur)
         return combined_clip(self.predictor, [scene], clip=name, sur=sur)
 
     def predict_many(
@@ -190,6 +194,7 @@ class Model:
                 combined_scene(
                     predictor,
                     predict_frames(predictor, np.stack([each.rgb for each in sampled])),
+                    frames=range(scene.first_frame, scene.end_frame),
                     start_s=float(scene.start),
                     end_s=float(scene.end) if facts.duration_s != 0 else None,
                     timestamps_s=[each.timestamp_s for each in sampled],

@@ -34,6 +34,7 @@ class ScenePrediction:
     Attributes:
       start_s: start in seconds from the first frame of the clip.
       end_s: end; None if the frames have no times.
+      frames: positions of its frames in the clip.
       levels: [L] float32, mean over the sampled frames, on the scale of the training data; neither
         rounded nor forced to ascend.
       spreads: [L] float32, mean over the sampled frames of the standard deviation of the viewers'
@@ -45,6 +46,7 @@ class ScenePrediction:
 
     start_s: float
     end_s: float | None
+    frames: range
     levels: NDArray[np.float32]
     spreads: NDArray[np.float32] | None
     levels_per_frame: NDArray[np.float32]
@@ -162,6 +164,8 @@ class ClipPrediction:
         document: dict[str, Any] = {
             "start_s": scene.start_s,
             "end_s": scene.end_s,
+            "first_frame": scene.frames.start,
+            "end_frame": scene.frames.stop,
             "quantizers": self.scene_quantizers(scene),
             "levels": self._named(scene.levels),
             "timestamps_s": list(scene.timestamps_s),
@@ -228,6 +232,7 @@ def combined_scene(
     predictor: Predictor,
     outputs: NDArray[np.float32],
     *,
+    frames: range,
     start_s: float = 0.0,
     end_s: float | None = None,
     timestamps_s: Sequence[float] = (),
@@ -238,6 +243,7 @@ def combined_scene(
     Args:
       predictor: what predicted them.
       outputs: from `predict_frames`, of one frame or more.
+      frames: positions of the frames of the scene in the clip, of which `outputs` are samples.
       start_s: start of the scene in seconds.
       end_s: end of the scene, if known.
       timestamps_s: time of each frame, if known.
@@ -251,6 +257,7 @@ def combined_scene(
     return ScenePrediction(
         start_s=start_s,
         end_s=end_s,
+        frames=frames,
         levels=levels,
         spreads=spreads,
         levels_per_frame=per_frame,

@@ -314,7 +314,8 @@ def sample_scenes(
     with open_video(source, name) as (container, stream):
         packets = scan_packets(container, stream, name)
     check_num_frames(name, packets.num_frames)
-    spans = [Scene(Fraction(0), packets.length)] if scenes is None else scenes
+    whole = Scene(Fraction(0), packets.length, 0, packets.num_frames)
+    spans = [whole] if scenes is None else scenes
     picks = [packets.shown_at_centers(num_frames, each.start, each.end) for each in spans]
     indices = [index for each in picks for index in each]
     with open_video(source, name) as (container, stream):

@@ -42,10 +42,14 @@ class Scene:
     Attributes:
       start: time of its first frame, in seconds from the first frame of the clip.
       end: time of the first frame after it, or the end of the clip.
+      first_frame: position of its first frame among the frames of the clip, from 0.
+      end_frame: position of the first frame after it.
     """
 
     start: Fraction
     end: Fraction
+    first_frame: int
+    end_frame: int
 
 
 def find_scenes(
@@ -107,8 +111,9 @@ def scenes_between(
         # Each part starts with a frame; one that no frame starts in belongs to the one before.
         inner = {frame_times[at] for step in steps
                  if (at := bisect_left(frame_times, step)) < len(frame_times)}  # fmt: skip
-        parts = sorted({start, *inner, stop})
-        scenes += [Scene(*each) for each in pairwise(parts)]
+        for part in pairwise(sorted({start, *inner, stop})):
+            first, after = (bisect_left(frame_times, time) for time in part)
+            scenes.append(Scene(*part, first, after))
     return scenes
 
 

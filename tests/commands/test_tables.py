@@ -38,6 +38,7 @@ def make_prediction(
             ScenePrediction(
                 start_s=0.0,
                 end_s=1.0,
+                frames=range(25),
                 levels=predicted,
                 spreads=widths,
                 levels_per_frame=predicted[None],

@@ -67,6 +67,7 @@ def test_a_clip_is_an_array_of_any_size_or_an_iterator_of_frames(model):
     array = model.predict(frames(), num_frames=3)
     assert array.scenes[0].levels_per_frame[:, 0] == pytest.approx(np.array([60, 120, 200]) / 4)
     assert array.scenes[0].timestamps_s == ()
+    assert array.scenes[0].frames == range(6)
     # Of an iterator, whose length is not known, all frames count.
     many = model.predict(frame for _ in range(10) for frame in frames())
     assert len(many.scenes[0].levels_per_frame) == 60
@@ -131,6 +132,7 @@ def test_a_long_clip_has_levels_for_each_scene(model, tmp_path):
     shares = []
     found = model.predict(path, num_frames=3, progress=shares.append)
     assert [(each.start_s, each.end_s) for each in found.scenes] == [(0, 9), (9, 11)]
+    assert [each.frames for each in found.scenes] == [range(45), range(45, 55)]
     assert [each.levels[0] for each in found.scenes] == pytest.approx([40, 20], abs=0.5)
     # Centers of thirds of 9 s and of 2 s, at five frames per second.
     assert found.scenes[0].timestamps_s == pytest.approx((1.4, 4.4, 7.4))

@@ -97,15 +97,15 @@ def test_long_scenes_are_divided_and_short_ones_belong_to_the_one_before():
     assert seconds(scenes) == [
         (0, 2), (2, 10.4), (10.4, 18.7), (18.7, 27), (27, 33.5), (33.5, 40),
     ]  # fmt: skip
+    frames = [(each.first_frame, each.end_frame) for each in scenes]
+    assert frames == [(0, 20), (20, 104), (104, 187), (187, 270), (270, 335), (335, 400)]
     assert all(SHORTEST_S <= each.end - each.start <= LONGEST_S for each in scenes)
 
 
 def test_a_scene_of_one_frame_is_not_divided():
     """A frame that is shown for a minute cannot be divided."""
-    assert scenes_between([], [Fraction(0), at(1)], Fraction(60)) in (
-        [Scene(Fraction(0), Fraction(60))],
-        [Scene(Fraction(0), at(1)), Scene(at(1), Fraction(60))],
-    )
+    (scene,) = scenes_between([], [Fraction(0)], Fraction(60))
+    assert scene == Scene(Fraction(0), Fraction(60), 0, 1)
 
 
 def test_frames_are_sampled_from_each_scene_as_from_the_scene_only(tmp_path):
@@ -114,7 +114,7 @@ def test_frames_are_sampled_from_each_scene_as_from_the_scene_only(tmp_path):
     path = write(tmp_path / "clip.mp4", shot(rng, 24) + shot(rng, 36))
     with av.open(path) as container:
         decoded = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
-    scenes = [Scene(at(0), at(24)), Scene(at(24), at(60))]
+    scenes = [Scene(at(0), at(24), 0, 24), Scene(at(24), at(60), 24, 60)]
     found = list(sample_scenes(path, scenes, num_frames=3, width=WIDTH, height=HEIGHT))
     assert [scene for scene, _ in found] == scenes
     for (_, samples), indices in zip(found, ([4, 12, 20], [30, 42, 54]), strict=True):
