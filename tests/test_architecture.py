@@ -21,6 +21,7 @@ LAYERS = {
     "laser_dist.evaluation": 4,
     "tfds_builders": 4,
     "laser_dist.training": 3,
+    "laser_dist.encoding": 3,
     "beam_pipelines": 3,
     "laser_dist.prediction": 2,
     "laser_dist.simulation": 2,

@@ -1,0 +1,133 @@
+"""The quantizer of each scene, from a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from laser_dist.errors import UserError
+from laser_dist.jnd.calibration import COVERAGE
+from laser_dist.prediction.predict import ClipPrediction
+
+OVERSHOOT = 0.1
+"""Share of clips that the default margin leaves coarser than their level, if errors are normal."""
+
+PUBLISHED_ERROR = 1.57
+"""Margin in QP for a model without intervals: the mean error of JND1 that the paper reports."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedScene:
+    """A scene and its quantizer.
+
+    Attributes:
+      frames: positions of its frames in the clip.
+      start_s: start in seconds from the first frame of the clip.
+      end_s: end in seconds.
+      level: QP from the prediction, less the margin, not rounded.
+      qp: QP for x264 at VideoSet's settings, with the same QP for all frames.
+    """
+
+    frames: range
+    start_s: float
+    end_s: float
+    level: float
+    qp: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a clip is to be encoded.
+
+    Attributes:
+      clip: path of the clip.
+      level: "jnd1", "jnd2" or "jnd3".
+      sur: targeted satisfied-user ratio.
+      margin: QP that were subtracted from the prediction.
+      simulated: whether the model learned from simulated viewers.
+      scenes: in order, without gaps; at least one.
+    """
+
+    clip: str
+    level: str
+    sur: float
+    margin: float
+    simulated: bool
+    scenes: tuple[PlannedScene, ...]
+
+
+def default_margin(prediction: ClipPrediction, level: str) -> float:
+    """Return the margin in QP that leaves `OVERSHOOT` of clips coarser than their level.
+
+    It follows from the model's intervals, for normal errors; a model without them has
+    `PUBLISHED_ERROR`.
+
+    Raises:
+      UserError: the model does not predict the level.
+    """
+    index = _index(prediction, level)
+    widths = prediction.spec.half_widths
+    if widths is None:
+        return PUBLISHED_ERROR
+    normal = NormalDist()
+    # The interval has two sides; the margin needs one.
+    return widths[index] * normal.inv_cdf(1 - OVERSHOOT) / normal.inv_cdf((1 + COVERAGE) / 2)
+
+
+def plan_of(
+    prediction: ClipPrediction,
+    level: str = "jnd1",
+    *,
+    margin: float | None = None,
+    constant: bool = False,
+) -> Plan:
+    """Plan the quantizer of each scene.
+
+    Args:
+      prediction: the predicted levels, in QP.
+      level: "jnd1", "jnd2" or "jnd3".
+      margin: QP to subtract from the predicted levels; None for `default_margin`.
+      constant: give all scenes the QP of the strictest one.
+
+    Raises:
+      UserError: the model does not predict the level, predicts quality factors, or the clip is a
+        still image.
+    """
+    index = _index(prediction, level)
+    scale = prediction.scale
+    if scale.name != "QP":
+        raise UserError(
+            f"The model predicts levels in {scale.name}, which are for JPEG.",
+            hint="Name a model that was trained on video.",
+        )
+    margin = default_margin(prediction, level) if margin is None else margin
+    strictest = float(prediction.levels_at_sur[index])
+    scenes: list[PlannedScene] = []
+    for each in prediction.scenes:
+        if each.end_s is None:
+            raise UserError(f"{prediction.clip} is a still image.", hint="Name a video.")
+        planned = (strictest if constant else float(each.levels_at_sur[index])) - margin
+        scenes.append(
+            PlannedScene(
+                frames=each.frames,
+                start_s=each.start_s,
+                end_s=each.end_s,
+                level=planned,
+                qp=scale.quantizer_at(planned),
+            )
+        )
+    return Plan(
+        clip=prediction.clip,
+        level=level,
+        sur=prediction.sur,
+        margin=margin,
+        simulated=prediction.spec.simulated,
+        scenes=tuple(scenes),
+    )
+
+
+def _index(prediction: ClipPrediction, level: str) -> int:
+    names = [*prediction.quantizers]
+    if level not in names:
+        raise UserError(f"The model does not predict {level}.", hint=f"Name {' or '.join(names)}.")
+    return names.index(level)
