@@ -21,7 +21,7 @@ def main() -> None:
     """Run the script."""
     import laser_dist
     from beam_pipelines.synthetic.footage import load_photo, shipped_photographs
-    from laser_dist.prediction.model import NUM_FRAMES
+    from laser_dist.prediction import NUM_FRAMES
     from laser_dist.prediction.predict import predict_frames
     from laser_dist.simulation.camera import draw_shot, film
     from laser_dist.video.frames import evenly_spaced_indices

@@ -20,6 +20,7 @@ from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR, Scale, scale_named
 from laser_dist.keras_import import import_keras
+from laser_dist.prediction import NUM_FRAMES
 
 if TYPE_CHECKING:
     from laser_dist.prediction.model import FailedClip, Model
@@ -34,7 +35,6 @@ examples:
   laser-jnd predict clips --recursive --model mj-lat.onnx --format csv --output levels.csv
   laser-jnd predict @list.txt --model mj-lat.onnx --format ndjson --output levels.ndjson
 """
-NUM_FRAMES = 8
 FORMATS = ("table", "json", "ndjson", "csv")
 LEVEL_NAMES = ("jnd1", "jnd2", "jnd3")
 # What `--recursive` takes for videos and images, whatever they turn out to be.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR, Scale
 from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.prediction import NUM_FRAMES
 from laser_dist.prediction.load import MODEL_SUFFIXES, load_predictor
 from laser_dist.prediction.notes import notes_on
 from laser_dist.prediction.predict import (
@@ -35,8 +36,6 @@ from laser_dist.video.facts import clip_facts
 from laser_dist.video.frames import check_rgb, evenly_spaced_indices, resize_rgb
 from laser_dist.video.scenes import LONGEST_S, find_scenes
 
-NUM_FRAMES = 8
-"""Frames that are sampled from a clip unless another number is given."""
 _BATCH = 16
 
 Source = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Iterable[NDArray[np.uint8]]

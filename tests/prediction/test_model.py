@@ -44,14 +44,14 @@ def frames():
 
 def test_a_clip_is_a_path_or_its_content(model, folder):
     clip = folder / "clip.mp4"
-    by_path = model.predict(clip)
+    by_path = model.predict(clip, num_frames=6)
     assert by_path.clip == str(clip)
     (only,) = by_path.scenes
     assert (only.start_s, only.end_s) == pytest.approx((0, 0.6))
     assert only.levels_per_frame[:, 0] == pytest.approx(np.array(GRAYS) / 4, abs=0.5)
     assert only.timestamps_s == pytest.approx(np.arange(6) / 10)
     for same in (str(clip), clip.read_bytes()):
-        other = model.predict(same)
+        other = model.predict(same, num_frames=6)
         np.testing.assert_array_equal(
             other.scenes[0].levels_per_frame, by_path.scenes[0].levels_per_frame
         )
@@ -92,7 +92,7 @@ def test_a_clip_without_frames_is_refused(model, clip, error, message):
 
 def test_clips_that_fail_do_not_stop_the_others(model, folder):
     clips = [folder / "song.mp4", folder / "clip.mp4", "missing.mp4", frames()]
-    failed, found, missing, array = model.predict_many(clips)
+    failed, found, missing, array = model.predict_many(clips, num_frames=6)
     assert isinstance(failed, FailedClip)
     assert failed.clip.endswith("song.mp4")
     assert failed.to_dict()["error"] == failed.message
@@ -105,7 +105,7 @@ def test_clips_that_fail_do_not_stop_the_others(model, folder):
 
 
 def test_a_prediction_is_plain_values_and_options_for_ffmpeg(model, folder):
-    found = model.predict(folder / "clip.mp4")
+    found = model.predict(folder / "clip.mp4", num_frames=6)
     assert found.ffmpeg_args() == ["-c:v", "libx264", "-qp", "27"]  # 110 / 4, to the finer side
     assert found.ffmpeg_args("jnd3") == found.ffmpeg_args("jnd1")
     document = found.to_dict()
