@@ -50,7 +50,7 @@ def _limit_memory() -> None:
 
 
 def _media(path: Path, known: frozenset[str]) -> str:
-    from laser_dist.video.codec import sample_frames
+    from laser_dist.video.sampling import sample_frames
 
     sample_frames(path, num_frames=2, width=64, height=48)
     return "accepted"

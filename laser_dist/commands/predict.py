@@ -23,7 +23,7 @@ from laser_dist.keras_import import import_keras
 from laser_dist.prediction import NUM_FRAMES
 
 if TYPE_CHECKING:
-    from laser_dist.prediction.model import FailedClip, Model
+    from laser_dist.prediction.model import FailedClip, HdrHandling, Model
     from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
 
 HELP = "predict the JND levels of videos or images"
@@ -104,6 +104,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="satisfied-user ratio to target; values other than %(default)s need a model trained"
         " with head.spread=true (default: %(default)s)",
     )
+    parser.add_argument(
+        "--hdr",
+        choices=("tonemap", "refuse"),
+        default="tonemap",
+        help="map clips in HDR (PQ or HLG) to SDR, or refuse them (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -111,14 +117,14 @@ def run(arguments: argparse.Namespace) -> None:
     from laser_dist.prediction.load import EXPORTED_SUFFIXES
     from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
-    from laser_dist.video.codec import frame_size
+    from laser_dist.video.facts import clip_facts
 
     # Check all input before anything is downloaded or slow to import.
     if not is_url(arguments.model):
         check_model(Path(arguments.model))
     clips = clips_of(arguments.clips, recursive=arguments.recursive)
     if len(clips) == 1 and not arguments.model.endswith(EXPORTED_SUFFIXES):
-        frame_size(Path(clips[0]))  # Keras takes seconds to load
+        clip_facts(Path(clips[0]))  # Keras takes seconds to load
     output: Path | None = arguments.output
     streamed = output if arguments.format == "ndjson" else None
     if arguments.resume:
@@ -134,6 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
         terminal = Terminal(file)
         results = predict_clips(
             terminal, clips, arguments.model, arguments.frames, arguments.sur, arguments.scenes,
+            hdr=arguments.hdr,
             each=_ndjson_writer(file) if arguments.format == "ndjson" else None,
         )  # fmt: skip
         failed = [each for each in results if not is_prediction(each)]
@@ -161,6 +168,7 @@ def predict_clips(
     sur: float = LEVEL_SUR,
     scenes: bool = False,
     *,
+    hdr: HdrHandling = "tonemap",
     each: Callable[[ClipPrediction | FailedClip], None] | None = None,
 ) -> list[Any]:
     """Predict clips with one model.
@@ -172,6 +180,7 @@ def predict_clips(
       num_frames: number of frames to sample from each scene.
       sur: satisfied-user ratio to target.
       scenes: find the scenes of short clips, too.
+      hdr: what to do with HDR.
       each: called with each result when it is there.
 
     Returns:
@@ -187,7 +196,12 @@ def predict_clips(
             show(f"predicting {clips[len(found)]}", done, len(clips))
 
         for result in loaded.predict_many(
-            _shown(clips, show), sur=sur, num_frames=num_frames, scenes=scenes, progress=show_share
+            _shown(clips, show),
+            sur=sur,
+            num_frames=num_frames,
+            scenes=scenes,
+            hdr=hdr,
+            progress=show_share,
         ):
             found.append(result)
             if each is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,16 @@ from laser_dist.prediction.predictor import Predictor
 from laser_dist.storage import is_url, join, split
 from laser_dist.storage.local_copies import local_run
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.video.codec import sample_scenes
+from laser_dist.video.containers import Damage
 from laser_dist.video.facts import clip_facts
 from laser_dist.video.frames import check_rgb, evenly_spaced_indices, resize_rgb
+from laser_dist.video.sampling import sample_scenes
 from laser_dist.video.scenes import LONGEST_S, find_scenes
 
 _BATCH = 16
+
+HdrHandling = Literal["tonemap", "refuse"]
+"""What is done with clips in HDR: they are mapped to SDR, or are an error."""
 
 Source = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Iterable[NDArray[np.uint8]]
 """A clip: a path, the content of a file, an array [N, H, W, 3] of any size, or single frames."""
@@ -92,6 +96,7 @@ class Model:
         sur: float = LEVEL_SUR,
         num_frames: int = NUM_FRAMES,
         scenes: bool = False,
+        hdr: HdrHandling = "tonemap",
         progress: Callable[[float], None] = lambda share: None,
     ) -> ClipPrediction:
         """Predict the levels of a clip.
@@ -106,11 +111,12 @@ class Model:
           num_frames: number of frames to sample evenly over each scene of a file, or over an
             array; fewer if it has fewer. They are scaled, not cropped, to the model's size.
           scenes: find the scenes of a file of up to 10 s, too.
+          hdr: "tonemap" to map files in HDR (PQ or HLG) to SDR, or "refuse".
           progress: called with the share of a file that is done.
 
         Raises:
-          UserError: the file is missing or not a readable video or image, there is no frame, or
-            `sur` is not 0.75 for a model without spreads.
+          UserError: the file is missing or not a readable video or image, there is no frame, it is
+            in HDR and that is refused, or `sur` is not 0.75 for a model without spreads.
           ValueError: frames have another shape or type.
         """
         check_sur(self.predictor, sur)
@@ -118,8 +124,9 @@ class Model:
         if isinstance(clip, str | os.PathLike | bytes):
             source = clip if isinstance(clip, bytes) else Path(clip)
             return self._predict_file(
-                source, name, sur=sur, num_frames=num_frames, scenes=scenes, progress=progress
-            )
+                source, name, sur=sur, num_frames=num_frames, scenes=scenes, hdr=hdr,
+                progress=progress,
+            )  # fmt: skip
         if isinstance(clip, np.ndarray):
             if clip.ndim != 4:
                 raise ValueError(f"frames must be uint8 [N, H, W, 3], got {clip.shape}")
@@ -142,6 +149,7 @@ class Model:
         sur: float = LEVEL_SUR,
         num_frames: int = NUM_FRAMES,
         scenes: bool = False,
+        hdr: HdrHandling = "tonemap",
         progress: Callable[[float], None] = lambda share: None,
     ) -> Iterator[ClipPrediction | FailedClip]:
         """Predict clips one after the other, in order; a clip that fails does not stop the others.
@@ -151,6 +159,7 @@ class Model:
           sur: as for `predict`.
           num_frames: as for `predict`.
           scenes: as for `predict`.
+          hdr: as for `predict`.
           progress: as for `predict`, for each clip.
 
         Yields:
@@ -163,7 +172,7 @@ class Model:
         for clip in clips:
             try:
                 yield self.predict(
-                    clip, sur=sur, num_frames=num_frames, scenes=scenes, progress=progress
+                    clip, sur=sur, num_frames=num_frames, scenes=scenes, hdr=hdr, progress=progress
                 )
             except UserError as error:
                 yield FailedClip(clip=_name_of(clip), message=error.message, hint=error.hint)
@@ -176,19 +185,27 @@ class Model:
         sur: float,
         num_frames: int,
         scenes: bool,
+        hdr: HdrHandling,
         progress: Callable[[float], None],
     ) -> ClipPrediction:
         predictor, facts = self.predictor, clip_facts(source)
-        found = None
+        if facts.hdr and hdr == "refuse":
+            raise UserError(f"{name} is in HDR ({facts.hdr}).", hint="Use --hdr tonemap.")
+        found, damage, sampled_damage = None, Damage(), Damage()
         if scenes or facts.duration_s is None or facts.duration_s > LONGEST_S:
             length = max(facts.duration_s or 0, LONGEST_S)
-            found = find_scenes(source, progress=lambda done: progress(min(done / length, 1) / 2))
+            found = find_scenes(
+                source,
+                progress=lambda done: progress(min(done / length, 1) / 2),
+                damage=damage,
+            )
             if not scenes and found[-1].end <= LONGEST_S:  # a stream that states no length
                 found = None
         predicted: list[ScenePrediction] = []
         for scene, sampled in sample_scenes(
-            source, found, num_frames=num_frames, width=predictor.width, height=predictor.height
-        ):
+            source, found, num_frames=num_frames, width=predictor.width, height=predictor.height,
+            damage=sampled_damage,
+        ):  # fmt: skip
             predicted.append(
                 combined_scene(
                     predictor,
@@ -201,7 +218,8 @@ class Model:
                 )
             )
             progress(0.5 + len(predicted) / len(found or [scene]) / 2)
-        warnings = notes_on(facts, self.spec)
+        # Where the scenes are found, all frames are decoded.
+        warnings = notes_on(facts, self.spec, damage if found else sampled_damage)
         return combined_clip(predictor, predicted, clip=name, sur=sur, warnings=warnings)
 
     def _batches(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

@@ -3,27 +3,48 @@
 from collections.abc import Iterator
 
 from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.video.containers import Damage
 from laser_dist.video.facts import ClipFacts
 from laser_dist.video.scenes import SHORTEST_S
 
 _LEARNED_BITS = 8
 
 
-def notes_on(facts: ClipFacts, spec: PredictorSpec) -> tuple[str, ...]:
+def notes_on(
+    facts: ClipFacts, spec: PredictorSpec, damage: Damage | None = None
+) -> tuple[str, ...]:
     """Return how a clip differs from what a model has learned from, in a few words each.
 
     The labels are from 8-bit SDR video of a single scene of 5 s, progressive, with square pixels.
+
+    Args:
+      facts: how the clip is coded.
+      spec: what the model has learned from.
+      damage: damage that was concealed or left out; None for none.
     """
-    return tuple(_notes(facts, spec))
+    return (*_notes_on_damage(damage or Damage()), *_notes(facts, spec))
+
+
+def _notes_on_damage(damage: Damage) -> Iterator[str]:
+    if damage.is_truncated:
+        yield "truncated, judged by what is there"
+    if damage.num_concealed:
+        yield f"{_frames(damage.num_concealed)} concealed"
+    if damage.num_lost:
+        yield f"{_frames(damage.num_lost)} left out"
+
+
+def _frames(count: int) -> str:
+    return f"{count} damaged frame{'s' if count > 1 else ''}"
 
 
 def _notes(facts: ClipFacts, spec: PredictorSpec) -> Iterator[str]:
     if facts.hdr:
-        yield f"HDR ({facts.hdr}), judged as SDR"
+        yield f"HDR ({facts.hdr}), tone-mapped to SDR"
     if facts.bits > _LEARNED_BITS:
         yield f"{facts.bits} bits, judged at {_LEARNED_BITS}"
     if facts.interlaced:
-        yield "interlaced, judged as stored"
+        yield "interlaced, deinterlaced"
     if facts.pixel_aspect != 1:
         ratio = facts.pixel_aspect
         yield f"pixels of {ratio.numerator}:{ratio.denominator}, judged as square"

@@ -8,13 +8,11 @@ wheel. Nothing is written to disk.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-import av
 import numpy as np
 from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
@@ -26,27 +24,24 @@ from laser_dist.video.containers import (
     check_size,
     damaged,
     decode_frames,
-    decode_frames_at,
     frame_rate,
     is_still_image,
     name_of,
     open_video,
     presentation_time,
-    scan_packets,
 )
 from laser_dist.video.frames import (
     UNSPECIFIED_MATRIX,
     UNSPECIFIED_RANGE,
+    UPRIGHT,
     VIDEO,
     Clip,
     Planes,
-    UInt8Array,
-    upright_clip,
+    display_matrix,
     upright_color,
     upright_planes,
     upright_size,
 )
-from laser_dist.video.scenes import Scene
 
 MAX_CLIP_BYTES = limit("MAX_CLIP_BYTES", 2 << 30)
 """Largest clip in memory, encoded or decoded, 2 GiB: 23 s of 1080p at 30 frames per second."""
@@ -102,19 +97,6 @@ class X264Settings:
 
 VIDEOSET = X264Settings()
 """The settings of VideoSet's clips."""
-
-
-@dataclass(frozen=True, eq=False)
-class SampledFrame:
-    """A frame picked from a clip.
-
-    Attributes:
-      timestamp_s: seconds from the first frame of the clip.
-      rgb: [height, width, 3] uint8, full range.
-    """
-
-    timestamp_s: float
-    rgb: UInt8Array
 
 
 def encode_h264(clip: Clip, *, qp: int, settings: X264Settings = VIDEOSET) -> bytes:
@@ -187,7 +169,7 @@ def decode(
     if name is None:
         name = name_of(source)
     with open_video(source, name) as (container, stream):
-        rate, color = frame_rate(stream), VIDEO
+        rate, color, matrix = frame_rate(stream), VIDEO, UPRIGHT
         codec, is_still = stream.codec_context.name, is_still_image(container)
         planes: list[Planes] = []
         times: list[Fraction | None] = []
@@ -195,8 +177,9 @@ def decode(
         for frame in islice(decode_frames(container, stream, name), max_frames):
             check_size(name, *upright_size(frame))
             if not planes:
-                color = upright_color(frame, codec=codec, is_still=is_still)
-            planes.append(upright_planes(frame, color))
+                matrix = display_matrix(frame)
+                color = upright_color(frame, matrix, codec=codec, is_still=is_still)
+            planes.append(upright_planes(frame, color, matrix))
             times.append(presentation_time(frame))
             num_bytes += sum(plane.nbytes for plane in planes[-1])
             _check_length(name, len(planes), num_bytes)
@@ -259,86 +242,6 @@ def frame_size(path: Path) -> tuple[int, int]:
         return width // 2 * 2, height // 2 * 2
 
 
-def sample_frames(
-    source: bytes | Path, *, num_frames: int, width: int, height: int
-) -> list[SampledFrame]:
-    """Pick frames evenly over the time of a clip, in memory that does not grow with its length.
-
-    Args:
-      source: content or path of a video or an image (which gives one frame).
-      num_frames: N, at least 1; a clip with fewer frames gives each of them once.
-      width: columns of each pick, resized as by `Clip.rgb`.
-      height: rows of each pick.
-
-    Returns:
-      The frames that are shown at the centers of N equal intervals of time, each once, in order;
-      all T frames if there are no more than N. Without times in the file, as in raw H.264, each
-      frame counts as shown for the same time.
-
-    Raises:
-      VideoError: as `decode`.
-    """
-    ((_, samples),) = sample_scenes(source, None, num_frames=num_frames, width=width, height=height)
-    return samples
-
-
-def sample_scenes(
-    source: bytes | Path,
-    scenes: Sequence[Scene] | None,
-    *,
-    num_frames: int,
-    width: int,
-    height: int,
-) -> Iterator[tuple[Scene, list[SampledFrame]]]:
-    """Pick frames evenly over the time of each scene of a clip, as `sample_frames` does.
-
-    The file is read twice, first without decoding. In a container that can seek exactly, complete
-    groups of pictures without a pick are skipped.
-
-    Args:
-      source: content or path of a video or an image.
-      scenes: from `find_scenes`; None for the complete clip as one.
-      num_frames: N, at least 1, for each scene.
-      width: columns of each pick.
-      height: rows of each pick.
-
-    Yields:
-      Each scene and its picks, at least one, in order.
-
-    Raises:
-      VideoError: as `decode`.
-    """
-    if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    name = name_of(source)
-    with open_video(source, name) as (container, stream):
-        packets = scan_packets(container, stream, name)
-    check_num_frames(name, packets.num_frames)
-    whole = Scene(Fraction(0), packets.length, 0, packets.num_frames)
-    spans = [whole] if scenes is None else scenes
-    picks = [packets.shown_at_centers(num_frames, each.start, each.end) for each in spans]
-    indices = [index for each in picks for index in each]
-    with open_video(source, name) as (container, stream):
-        if packets.key_times:
-            times = [packets.times[index] for index in indices]
-            frames = decode_frames_at(container, stream, times, packets)
-        else:
-            frames = _frames_numbered(decode_frames(container, stream, name), indices)
-        codec, is_still = stream.codec_context.name, is_still_image(container)
-        for scene, each in zip(spans, picks, strict=True):
-            samples: list[SampledFrame] = []
-            for index, frame in zip(each, islice(frames, len(each)), strict=False):
-                time = presentation_time(frame) if packets.key_times else None
-                timestamp = (packets.times[index] if time is None else time) - packets.times[0]
-                check_size(name, *upright_size(frame))
-                rgb = upright_clip(frame, codec=codec, is_still=is_still).rgb(
-                    0, width=width, height=height
-                )
-                samples.append(SampledFrame(float(timestamp), rgb))
-            check_num_frames(name, len(samples), len(each))
-            yield scene, samples
-
-
 def picture_bytes(stream: bytes) -> int:
     """Return the size of the encoded pictures in an Annex-B H.264 stream.
 
@@ -372,13 +275,6 @@ def _open_encoder(clip: Clip, params: str) -> VideoCodecContext:
     encoder.thread_count = 1
     encoder.options = {"x264-params": params}
     return encoder
-
-
-def _frames_numbered(
-    frames: Iterator[av.VideoFrame], indices: list[int]
-) -> Iterator[av.VideoFrame]:
-    wanted = set(indices)
-    return (frame for index, frame in enumerate(frames) if index in wanted)
 
 
 def _check_length(name: str, num_frames: int, num_bytes: int) -> None:

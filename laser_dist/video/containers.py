@@ -5,7 +5,8 @@ name other files or addresses (playlists, stream descriptions, scripts) and text
 
 By default FFmpeg conceals damage: it paints over broken slices and stops early without an error.
 Measured quality and labels must not rest on such frames, so decoders run with
-`err_detect=explode`, and every container is checked for truncation.
+`err_detect=explode`, and every container is checked for truncation. A prediction may rest on them:
+where a `Damage` is given, FFmpeg conceals, and the damage is counted there instead.
 """
 
 # PyAV's stubs leave the stream type of packets open.
@@ -33,6 +34,8 @@ from av.video.stream import VideoStream
 from laser_dist.errors import UserError
 from laser_dist.storage import limit, open_regular
 from laser_dist.storage.retries import is_transient
+from laser_dist.video.animations import video_of
+from laser_dist.video.signatures import is_photograph, problem_of
 
 MIN_SIZE = 16
 """Smallest width and height in pixels: one macroblock."""
@@ -75,7 +78,6 @@ CODECS = (
 )
 """FFmpeg's names of the decoders that are used. Sound is not decoded."""
 
-_DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
 _CONTAINER_OPTIONS = {
     "format_whitelist": ",".join((*VIDEO_FORMATS, *(f"{name}_pipe" for name in IMAGE_FORMATS))),
     "codec_whitelist": ",".join(CODECS),
@@ -91,8 +93,26 @@ _ROUNDING_S = Fraction(1, 1000)  # Matroska's unit of time
 _FALLBACK_FPS = Fraction(25)  # FFmpeg's own default for a raw stream without a rate
 
 
+_OTHER_FILE = "Name a video or image that FFmpeg can decode, or convert it to one."
+
+
 class VideoError(UserError):
     """A clip that cannot be used: missing, not a video, truncated, damaged or too small."""
+
+
+@dataclass
+class Damage:
+    """Damage that is counted while a file is read; without one, the first damage is an error.
+
+    Attributes:
+      num_concealed: frames that FFmpeg has painted over or predicted from a missing picture.
+      num_lost: encoded pictures that gave no frame.
+      is_truncated: whether the file ends early.
+    """
+
+    num_concealed: int = 0
+    num_lost: int = 0
+    is_truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,11 +126,13 @@ class PacketTimes:
       key_times: those of the pictures at which decoding can start, ascending; also of pictures that
         an edit list hides, but that others need. Empty if the container cannot seek to them
         exactly.
+      first: the first picture that decodes, as decoded; None if none does.
     """
 
     num_frames: int
     times: tuple[Fraction, ...]
     key_times: tuple[Fraction, ...]
+    first: av.VideoFrame | None = None
 
     @property
     def length(self) -> Fraction:
@@ -144,12 +166,15 @@ class PacketTimes:
 
 
 @contextmanager
-def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContainer, VideoStream]]:
+def open_video(
+    source: bytes | Path, name: str, damage: Damage | None = None
+) -> Generator[tuple[InputContainer, VideoStream]]:
     """Open the video stream of a file that `ffmpeg` picks; convert FFmpeg errors inside the block.
 
     Args:
       source: content or path of the file.
       name: name of the source in error messages.
+      damage: counts damage that FFmpeg conceals; None makes the decoder stop at it.
 
     Raises:
       VideoError: the file is missing, not a regular file, empty, too large, or not a video of a
@@ -159,10 +184,13 @@ def open_video(source: bytes | Path, name: str) -> Generator[tuple[InputContaine
         with _open_file(source) as file:
             if not file.read(1):
                 raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
-            file.seek(0)
-            with _open_container(file, name) as container:
+            with _open_container(video_of(file) or file, name) as container:
                 stream = _video_stream(container, name)
-                _check_index(container, stream, name)
+                # One thread: the order of errors, and so the frames, do not depend on the machine.
+                stream.codec_context.thread_count = 1
+                strict = {} if damage else {"err_detect": "explode"}
+                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), **strict}
+                _check_index(container, stream, name, damage)
                 yield container, stream
     # For a few damaged headers PyAV raises Python errors instead of FFmpeg errors.
     except (FFmpegError, OSError, ValueError) as error:
@@ -238,34 +266,43 @@ def presentation_time(frame: av.VideoFrame) -> Fraction | None:
 
 
 def decode_frames(
-    container: InputContainer, stream: VideoStream, name: str
+    container: InputContainer, stream: VideoStream, name: str, damage: Damage | None = None
 ) -> Iterator[av.VideoFrame]:
     """Yield all frames from the current position on, ordered by time.
 
     Raises:
-      VideoError: a packet is truncated, or the file ends before the stated end.
-      FFmpegError: the decoder detects damage.
+      VideoError: without `damage`: a packet is truncated, a frame is damaged, or the file ends
+        before the stated end.
+      FFmpegError: without `damage`: the decoder detects it.
     """
-    for packet in _packets(container, stream, name):
-        for frame in stream.decode(packet):
+    for packet in _packets(container, stream, name, damage):
+        for frame in _decoded(stream, packet, damage):
             # Concealed, or predicted from a missing picture: the decoder does not raise for all
             # of these.
-            if frame.is_corrupt:
+            if frame.is_corrupt and damage is None:
                 raise damaged(name, "a frame is damaged")
             yield frame
 
 
 def decode_frames_at(
-    container: InputContainer, stream: VideoStream, times: Sequence[Fraction], index: PacketTimes
+    container: InputContainer,
+    stream: VideoStream,
+    times: Sequence[Fraction],
+    index: PacketTimes,
+    damage: Damage | None = None,
 ) -> Iterator[av.VideoFrame]:
-    """Yield the frames at `times` (ascending), skipping groups of pictures without one."""
+    """Yield the frames at `times` (ascending), skipping groups of pictures without one.
+
+    A frame that does not decode is replaced by the next one, or left out if that is there already.
+    """
     position: Fraction | None = None
     decoded: Iterator[av.VideoFrame] = iter(())
     for time in times:
-        key = index.key_times[max(0, bisect_right(index.key_times, time) - 1)]
-        if position is None or key > position:
-            container.seek(round(key / _time_base(stream)), stream=stream)
-            decoded = _decode_from_key(container, stream, key)
+        if position is not None and position >= time:
+            continue
+        number = max(0, bisect_right(index.key_times, time) - 1)
+        if position is None or index.key_times[number] > position:
+            decoded = _decode_to(container, stream, time, index.key_times[: number + 1], damage)
         for frame in decoded:
             position = presentation_time(frame)
             if position is not None and position >= time:
@@ -273,16 +310,21 @@ def decode_frames_at(
                 break
 
 
-def scan_packets(container: InputContainer, stream: VideoStream, name: str) -> PacketTimes:
-    """Read all packets without decoding them.
+def scan_packets(
+    container: InputContainer, stream: VideoStream, name: str, damage: Damage | None = None
+) -> PacketTimes:
+    """Read all packets, and decode no more than the first picture.
 
     Raises:
-      VideoError: a packet is truncated, or the file ends before the stated end.
+      VideoError: without `damage`: a packet is truncated, or the file ends before the stated end.
     """
     shown: list[Fraction | None] = []
     keys: list[Fraction] = []
-    for packet in _packets(container, stream, name):
-        if not packet.size:
+    codec, first = stream.codec_context.name, None
+    for packet in _packets(container, stream, name, damage):
+        if first is None:
+            first = next(iter(_decoded(stream, packet, Damage())), None)
+        if not packet.size or _is_hidden(packet, codec):
             continue
         time = None if packet.pts is None else packet.pts * _time_base(stream)
         if time is not None and packet.is_keyframe:
@@ -293,10 +335,10 @@ def scan_packets(container: InputContainer, stream: VideoStream, name: str) -> P
     times = sorted(time for time in shown if time is not None)
     if len(times) < len(shown):
         rate = frame_rate(stream)
-        return PacketTimes(len(shown), tuple(index / rate for index in range(len(shown))), ())
-    return PacketTimes(
-        len(shown), tuple(times), tuple(sorted(keys)) if _is_indexed(container) else ()
-    )
+        given = tuple(index / rate for index in range(len(shown)))
+        return PacketTimes(len(shown), given, (), first)
+    seekable = tuple(sorted(keys)) if _is_indexed(container) else ()
+    return PacketTimes(len(shown), tuple(times), seekable, first)
 
 
 def _open_file(source: bytes | Path) -> BinaryIO:
@@ -309,9 +351,14 @@ def _open_file(source: bytes | Path) -> BinaryIO:
 
 def _open_container(file: BinaryIO, name: str) -> InputContainer:
     """Open a file object, which has no name: FFmpeg would choose formats and other files by it."""
+    # By its content, FFmpeg takes a photograph with a second picture for a video.
+    form = "jpeg_pipe" if is_photograph(file) else None
+    file.seek(0)
     try:
-        return av.open(file, "r", metadata_errors="ignore", options=_CONTAINER_OPTIONS)
+        return av.open(file, "r", form, metadata_errors="ignore", options=_CONTAINER_OPTIONS)
     except (ArgumentError, InvalidDataError) as error:
+        if problem := problem_of(file):
+            raise VideoError(f"Cannot decode {name}: {problem}.", hint=_OTHER_FILE) from error
         problem = "it is damaged, or not a video or image of a supported format"
         raise damaged(name, problem) from error
 
@@ -321,22 +368,34 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 
     So the largest of several versions is read, and the colors of an AVIF file, not its mask.
     """
-    found: list[VideoStream] = []
+    streams: list[VideoStream] = []
     for stream in container.streams.video:
-        # Skip the cover picture of a song. A stream without a decoder has no context (whatever
-        # PyAV's stubs say).
-        context = cast(VideoCodecContext | None, stream.codec_context)
-        if stream.disposition & Disposition.attached_pic or context is None:
-            continue
-        if context.name in CODECS and context.width and context.pix_fmt:
-            found.append(stream)
+        # A picture on the cover of a song is no video.
+        if not stream.disposition & Disposition.attached_pic:
+            streams.append(stream)
+    found = [stream for stream in streams if not _problem_of(stream)]
     if found:
-        best = max(found, key=_rank)  # the first one of several that are equal
-        best.codec_context.options = dict(_DECODER_OPTIONS)
-        best.codec_context.thread_count = 1
-        return best
-    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-    raise damaged(name, f"it has no video stream of a supported codec (streams: {kinds})")
+        return max(found, key=_rank)  # the first one of several that are equal
+    problem = _problem_of(streams[0]) if streams else "it has no picture"
+    raise VideoError(f"Cannot decode {name}: {problem}.", hint=_OTHER_FILE)
+
+
+def _problem_of(stream: VideoStream) -> str:
+    """Return why a video stream is not read; nothing if it is."""
+    # A stream without a decoder has no context (whatever PyAV's stubs say).
+    context = cast(VideoCodecContext | None, stream.codec_context)
+    if context is None:
+        return "laser-jnd has no decoder for its codec"
+    if context.codec_tag == "encv":
+        return "it is encrypted"
+    if context.name not in CODECS:
+        return f"the codec {context.name} is not supported"
+    if context.width * context.height > MAX_PIXELS:
+        size = f"{context.width}x{context.height}"
+        return f"it has {size} pixels; the limit is {MAX_PIXELS:,}"
+    if not context.width or not context.pix_fmt:
+        return f"its picture is damaged, or above the limit of {MAX_PIXELS:,} pixels"
+    return ""
 
 
 def _rank(stream: VideoStream) -> int:
@@ -345,50 +404,136 @@ def _rank(stream: VideoStream) -> int:
 
 
 def _packets(
-    container: InputContainer, stream: VideoStream, name: str
+    container: InputContainer, stream: VideoStream, name: str, damage: Damage | None
 ) -> "Iterator[Packet[VideoStream]]":
     """Yield all packets, the last one empty (it flushes the decoder); raise if truncated."""
-    end, count = Fraction(0), 0
+    end, last, count = Fraction(0), 0, 0
+    is_still = is_still_image(container)
     # FFmpeg paints over the last rows of a JPEG that lacks less than a few dozen bytes. Pictures
     # in a video are not checked: some cameras omit the end marker there.
-    is_jpeg = is_still_image(container) and stream.codec_context.name == "mjpeg"
-    for packet in container.demux(stream):
+    is_jpeg = is_still and stream.codec_context.name == "mjpeg"
+    for packet in _demuxed(container, stream, damage):
         if count > MAX_FRAMES:
             raise VideoError(f"{name} has more than {MAX_FRAMES:,} frames.", hint="Cut it.")
         if packet.is_corrupt:
-            raise damaged(name, f"packet {count} is truncated or damaged")
+            _truncated(damaged(name, f"packet {count} is truncated or damaged"), damage)
+        if packet.dts is not None:
+            last = max(last, packet.dts)
         if not packet.size and packet.dts is not None:
             count += 1  # a repeated picture in AVI; a decoder would take it for the end
             continue
         if packet.size:
+            if is_still and count:
+                continue  # a preview or a video that a camera has appended
             count += 1
             if is_jpeg and not _has_jpeg_end(bytes(packet)):
-                raise damaged(name, "it is truncated (no JPEG end marker)")
+                _truncated(damaged(name, "it is truncated (no JPEG end marker)"), damage)
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * _time_base(stream))
         yield packet
-    _check_end(container, stream, name, end, count)
+    # In AVI, frames that repeat another one count, but have no packet: the clock counts them.
+    if problem := _early_end(container, stream, end, max(count, last + last // max(1, count - 1))):
+        _truncated(damaged(name, f"it is truncated ({problem})"), damage)
+
+
+def _demuxed(
+    container: InputContainer, stream: VideoStream, damage: Damage | None
+) -> "Iterator[Packet[VideoStream]]":
+    """Yield all packets, and the last one, which is empty, also where a demuxer fails."""
+    try:
+        yield from container.demux(stream)
+    except FFmpegError:
+        if damage is None:
+            raise
+        damage.is_truncated = True
+        flush: Packet[VideoStream] = Packet()
+        flush.stream = stream
+        yield flush
+
+
+def _decoded(
+    stream: VideoStream, packet: "Packet[VideoStream]", damage: Damage | None
+) -> list[av.VideoFrame]:
+    """Return the frames that a packet completes; where damage is counted, maybe none."""
+    try:
+        frames = stream.decode(packet)
+    except FFmpegError:
+        if damage is None:
+            raise
+        damage.num_lost += 1
+        return []
+    if damage is not None:
+        damage.num_concealed += sum(frame.is_corrupt for frame in frames)
+    return frames
+
+
+def _decode_to(
+    container: InputContainer,
+    stream: VideoStream,
+    time: Fraction,
+    keys: Sequence[Fraction],
+    damage: Damage | None,
+) -> Iterator[av.VideoFrame]:
+    """Yield frames from the last key picture on after which the one at `time` decodes."""
+    for key in reversed(keys):
+        container.seek(round(key / _time_base(stream)), stream=stream)
+        decoded = _decode_from_key(container, stream, key, damage)
+        first = next(decoded, None)
+        # With periodic intra refresh, a key picture only starts a refresh, and the decoder shows
+        # nothing until it is complete.
+        is_late = first is None or (presentation_time(first) or time) > time
+        if first is not None and (not is_late or key == keys[0]):
+            yield first
+            yield from decoded
+            return
 
 
 def _decode_from_key(
-    container: InputContainer, stream: VideoStream, key: Fraction
+    container: InputContainer, stream: VideoStream, key: Fraction, damage: Damage | None
 ) -> Iterator[av.VideoFrame]:
-    for packet in container.demux(stream):
-        try:
-            yield from stream.decode(packet)
-        except FFmpegError:
-            # Pictures shown before the key picture refer to a group that was skipped.
-            if packet.pts is None or packet.pts * _time_base(stream) >= key:
-                raise
+    for packet in _demuxed(container, stream, damage):
+        # Pictures shown before the key picture refer to a group that was skipped.
+        if packet.pts is not None and packet.pts * _time_base(stream) < key:
+            yield from _decoded(stream, packet, Damage())
+        else:
+            yield from _decoded(stream, packet, damage)
 
 
-def _check_index(container: InputContainer, stream: VideoStream, name: str) -> None:
+def _truncated(error: VideoError, damage: Damage | None) -> None:
+    """Count that a file ends early, or raise the error."""
+    if damage is None:
+        raise error
+    damage.is_truncated = True
+
+
+def _is_hidden(packet: "Packet[VideoStream]", codec: str) -> bool:
+    """Return whether a picture is not shown: other pictures refer to it ("alt-ref").
+
+    Source: RFC 6386, section 9.1, and the VP9 bitstream specification, sections 6.2 and B.
+    """
+    if codec not in ("vp8", "vp9"):
+        return False
+    data = bytes(packet)
+    first = data[0]
+    if codec == "vp8":
+        return not first >> 4 & 1
+    if data[-1] >> 5 == 0b110:  # several pictures in one packet, the last one shown
+        return False
+    # frame_marker (2 bits), profile (2), a reserved bit in profile 3, show_existing_frame,
+    # frame_type, show_frame
+    bits = int.from_bytes(data[:2].ljust(2, b"\0")) << (first >> 4 & 3 == 3)
+    return not bits >> 11 & 1 and not bits >> 9 & 1
+
+
+def _check_index(
+    container: InputContainer, stream: VideoStream, name: str, damage: Damage | None
+) -> None:
     """Raise if the index points past the end: the decoder accepts a cut between two packets."""
     if not _is_indexed(container) or container.size <= 0:
         return
     last = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if last > container.size:
-        raise damaged(name, f"it is truncated ({container.size} of {last} bytes)")
+        _truncated(damaged(name, f"it is truncated ({container.size} of {last} bytes)"), damage)
 
 
 def _has_jpeg_end(data: bytes) -> bool:
@@ -403,15 +548,15 @@ def _has_jpeg_end(data: bytes) -> bool:
     return data.find(b"\xff\xd9", position) >= 0
 
 
-def _check_end(
-    container: InputContainer, stream: VideoStream, name: str, end: Fraction, count: int
-) -> None:
+def _early_end(container: InputContainer, stream: VideoStream, end: Fraction, count: int) -> str:
+    """Return how much of a file is there if it ends before the stated end, else nothing."""
     if container.format.name == "avi" and count < stream.frames:
-        raise damaged(name, f"it is truncated ({count} of {stream.frames} frames)")
+        return f"{count} of {stream.frames} frames"
     stated = _matroska_duration(stream)
     # Two frames of tolerance: muxers disagree on whether the last frame's duration counts.
     if stated is not None and end + 2 / frame_rate(stream) < stated:
-        raise damaged(name, f"it is truncated ({float(end):.3f} of {float(stated):.3f} s)")
+        return f"{float(end):.3f} of {float(stated):.3f} s"
+    return ""
 
 
 def _matroska_duration(stream: VideoStream) -> Fraction | None:

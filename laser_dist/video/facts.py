@@ -1,4 +1,4 @@
-"""What a clip is, from its headers and first frame: size, length, and how its picture is coded."""
+"""What a clip is, from its headers and a frame: size, length, and how its picture is coded."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,11 +8,18 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from laser_dist.video.containers import damaged, decode_frames, is_still_image, name_of, open_video
+from laser_dist.video.containers import (
+    Damage,
+    damaged,
+    decode_frames,
+    is_still_image,
+    name_of,
+    open_video,
+)
 from laser_dist.video.frames import upright_size
+from laser_dist.video.pictures import hdr_of
 
-# FFmpeg's AVColorTransferCharacteristic: SMPTE ST 2084, and ARIB STD-B67.
-_HDR = {16: "PQ", 18: "HLG"}
+_IMAGE_BRANDS = ("avif", "heic", "heix", "mif1")  # ISO/IEC 23008-12, and AVIF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,34 +46,38 @@ class ClipFacts:
 
 
 def clip_facts(source: bytes | Path) -> ClipFacts:
-    """Return the facts of a video or image.
+    """Return the facts of a video or image, from its first frame that decodes.
 
     Args:
       source: content or path of the file.
 
     Raises:
-      VideoError: the file is missing, not a readable video or image, or its first frame does not
-        decode.
+      VideoError: the file is missing, not a readable video or image, or no frame decodes.
     """
-    name = name_of(source)
-    with open_video(source, name) as (container, stream):
-        frame = next(decode_frames(container, stream, name), None)
+    name, damage = name_of(source), Damage()
+    with open_video(source, name, damage) as (container, stream):
+        frame = next(decode_frames(container, stream, name, damage), None)
         if frame is None:
             raise damaged(name, "it has no frames")
-        width, height = upright_size(frame)
-        return ClipFacts(
-            width=width,
-            height=height,
-            duration_s=_duration(container, stream),
-            bits=max(component.bits for component in frame.format.components),
-            hdr=_HDR.get(frame.color_trc, ""),
-            interlaced=frame.interlaced_frame,
-            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
-        )
+        return facts_of(container, stream, frame)
+
+
+def facts_of(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> ClipFacts:
+    """Return the facts of an open file, of which a frame is decoded."""
+    width, height = upright_size(frame)
+    return ClipFacts(
+        width=width,
+        height=height,
+        duration_s=_duration(container, stream),
+        bits=max(component.bits for component in frame.format.components),
+        hdr=hdr_of(frame),
+        interlaced=frame.interlaced_frame,
+        pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
+    )
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:
-    if is_still_image(container):
+    if is_still_image(container) or container.metadata.get("major_brand") in _IMAGE_BRANDS:
         return 0.0
     if stream.duration is not None and stream.time_base:
         return float(stream.duration * stream.time_base)

@@ -4,13 +4,15 @@ All resizing and all conversion between RGB and Y′CbCr happens here, in libsws
 flags, so that training, evaluation and prediction see the same pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
 from av.filter import Graph
+from av.sidedata.sidedata import SideData
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
@@ -28,6 +30,13 @@ _NO_MATRIX = (_RGB_MATRIX, UNSPECIFIED_MATRIX)
 _SD_HEIGHTS, _SD_WIDTH = (480, 486, 576), 768
 # Decoders that specify it where chroma is in the center.
 _STATE_CENTER = ("h261", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "vvc")
+
+DisplayMatrix = tuple[int, int, int, int]
+"""Signs (a, b, c, d): the pixel (x, y) is shown at (a x + c y, b x + d y)."""
+UPRIGHT: DisplayMatrix = (1, 0, 0, 1)
+# FFmpeg's AVFrameSideDataType: color profiles, of which PyAV frees the name twice and crashes, and
+# all that PyAV 18.1 does not know, such as EXIF, for which it raises.
+_UNREADABLE = (15, *range(28, 34))
 
 # Bicubic; when shrinking, the filter is widened to avoid aliasing. The other flags select
 # libswscale's exact paths: without them luma is off by up to 3 code values, and the result depends
@@ -212,7 +221,7 @@ class Clip:
         # PyAV cannot set where the chroma of a frame is.
         location = f"chroma_location={self.color.chroma_location}"
         converted = reformatter.reformat(
-            _filtered(self.frame(index), ("setparams", location)),
+            filtered(self.frame(index), ("setparams", location)),
             width=width,
             height=height,
             format="rgb24",
@@ -283,9 +292,7 @@ def to_420(frame: av.VideoFrame, color: ColorEncoding = VIDEO) -> av.VideoFrame:
     others, and limited range. The chroma of 4:2:0 stays where it is. Deeper samples are reduced to
     8 bits, and an alpha plane is dropped. Transfer curves are not converted.
     """
-    if not frame.format.is_rgb and frame.colorspace in _NO_MATRIX:
-        is_sd = frame.height in _SD_HEIGHTS and frame.width <= _SD_WIDTH
-        frame.colorspace = Colorspace.ITU601 if is_sd else Colorspace.ITU709
+    specify_matrix(frame)
     color_range = frame.color_range or ColorRange.MPEG
     if frame.format.name == "yuv420p" and (frame.colorspace, color_range) == (
         color.matrix,
@@ -294,7 +301,14 @@ def to_420(frame: av.VideoFrame, color: ColorEncoding = VIDEO) -> av.VideoFrame:
         return frame
     options = f"flags={SCALER_FLAGS}:out_color_matrix={int(color.matrix)}"
     target = f"out_range={int(color.color_range)}:out_chroma_loc={color.chroma_location}"
-    return _filtered(frame, ("scale", f"{options}:{target}"), ("format", "yuv420p"))
+    return filtered(frame, ("scale", f"{options}:{target}"), ("format", "yuv420p"))
+
+
+def specify_matrix(frame: av.VideoFrame) -> None:
+    """Set the matrix of a Y′CbCr frame that leaves it unspecified, see `to_420`."""
+    if not frame.format.is_rgb and frame.colorspace in _NO_MATRIX:
+        is_sd = frame.height in _SD_HEIGHTS and frame.width <= _SD_WIDTH
+        frame.colorspace = Colorspace.ITU601 if is_sd else Colorspace.ITU709
 
 
 def frame_planes(frame: av.VideoFrame) -> Planes:
@@ -319,48 +333,83 @@ def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
 
 def upright_clip(frame: av.VideoFrame, *, codec: str, is_still: bool = False) -> Clip:
     """Return a decoded frame as a clip of one, upright; arguments as for `upright_color`."""
-    color = upright_color(frame, codec=codec, is_still=is_still)
-    return Clip.from_planes([upright_planes(frame, color)], [Fraction(0)], Fraction(1), color)
+    matrix = display_matrix(frame)
+    color = upright_color(frame, matrix, codec=codec, is_still=is_still)
+    return Clip.from_planes(
+        [upright_planes(frame, color, matrix)], [Fraction(0)], Fraction(1), color
+    )
 
 
-def upright_color(frame: av.VideoFrame, *, codec: str, is_still: bool) -> ColorEncoding:
+def upright_color(
+    frame: av.VideoFrame, matrix: DisplayMatrix, *, codec: str, is_still: bool
+) -> ColorEncoding:
     """Return the color encoding that a frame is converted to.
 
     Args:
       frame: a frame as decoded.
+      matrix: from `display_matrix`.
       codec: FFmpeg's name of the decoder.
       is_still: whether the frame is a still image.
     """
-    if is_still:
-        # Not RGB: libswscale's conversion from it to full range is biased by half a code value.
-        return VIDEO if frame.format.is_rgb else JFIF
-    if frame.rotation:  # every other location would move
+    # Not RGB: libswscale's conversion from it to full range is biased by half a code value.
+    if is_still and not frame.format.is_rgb:
+        return JFIF
+    if matrix != UPRIGHT:  # every other location would move
         return replace(VIDEO, chroma_location="center")
     if _is_420(frame):  # where it is, it can stay
         return replace(VIDEO, chroma_location=_chroma_location(frame, codec))
     return VIDEO
 
 
-def upright_planes(frame: av.VideoFrame, color: ColorEncoding) -> Planes:
-    """Return the planes of a frame, rotated as its file asks.
+def upright_planes(frame: av.VideoFrame, color: ColorEncoding, matrix: DisplayMatrix) -> Planes:
+    """Return the planes of a frame, rotated and mirrored as its file asks.
 
-    The rotation comes from the display matrix (phones) or the EXIF orientation (photographs). PyAV
-    reports the rotation only, not a mirror. Do not read the frame's side data instead: with an EXIF
-    block it raises, and with a color profile it frees memory twice and crashes (PyAV 18.1).
+    Args:
+      frame: a frame as decoded.
+      color: from `upright_color`.
+      matrix: from `display_matrix`.
 
     Returns:
       (y [H, W], u [H/2, W/2], v [H/2, W/2]) uint8, H and W even, cropped at the bottom and right
       of the encoded frame.
     """
-    rotation = frame.rotation
-    if rotation and _is_420(frame) and color != JFIF:
+    if matrix != UPRIGHT and _is_420(frame) and color != JFIF:
         # From 4:2:0 to 4:2:0, libswscale copies the chroma, wherever it is.
         frame = frame.reformat(format="yuv444p", interpolation=SCALER_FLAGS, threads=1)
-    y, u, v = frame_planes(to_420(frame, color))
-    if rotation % 90:
-        return y, u, v
-    quarters = rotation // 90  # counterclockwise, as in NumPy
-    return np.rot90(y, quarters), np.rot90(u, quarters), np.rot90(v, quarters)
+    y, u, v = (turned(plane, matrix) for plane in frame_planes(to_420(frame, color)))
+    return y, u, v
+
+
+def turned(pixels: UInt8Array, matrix: DisplayMatrix) -> UInt8Array:
+    """Return a view of pixels, [H, W, ...], turned for display."""
+    a, b, c, d = matrix
+    if is_sideways(matrix):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def is_sideways(matrix: DisplayMatrix) -> bool:
+    """Return whether width and height change places."""
+    return not matrix[0]
+
+
+def display_matrix(frame: av.VideoFrame) -> DisplayMatrix:
+    """Return how a frame is turned for display, by quarter turns and mirrors.
+
+    This is what the file of a phone, the item properties of HEIC and AVIF, or the EXIF orientation
+    of a photograph ask for. PyAV reports the rotation only, not a mirror. A picture with any other
+    matrix is left as it is.
+    """
+    cleaned = filtered(frame, *(("sidedata", f"mode=delete:type={kind}") for kind in _UNREADABLE))
+    # PyAV's stubs take the data for a text.
+    for data in cast(Iterable[SideData], cleaned.side_data):
+        if data.type.name == "DISPLAYMATRIX":
+            # 3x3, in 1/65536: a b u, c d v, x y w
+            numbers = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]]
+            a, b, c, d = (int(sign) for sign in np.sign(numbers))
+            if (a and d and not b and not c) or (b and c and not a and not d):
+                return a, b, c, d
+    return UPRIGHT
 
 
 def _is_420(frame: av.VideoFrame) -> bool:
@@ -373,10 +422,10 @@ def _chroma_location(frame: av.VideoFrame, codec: str) -> str:
     PyAV has no such attribute, but its conversion to RGB depends on it. So an edge in place of the
     pixels shows it.
     """
-    edge = _filtered(frame, ("crop", "16:16"), ("geq", "lum=128:cr=128:cb=220*lt(X+Y,8)"))
+    edge = filtered(frame, ("crop", "16:16"), ("geq", "lum=128:cr=128:cb=220*lt(X+Y,8)"))
     shown = _rgb_of(edge)
     for location in ("left", "topleft", "top", "bottomleft", "bottom"):
-        placed = _filtered(edge, ("setparams", f"chroma_location={location}"))
+        placed = filtered(edge, ("setparams", f"chroma_location={location}"))
         if np.array_equal(shown, _rgb_of(placed)):
             return location
     # libswscale takes an unspecified one for the center.
@@ -388,10 +437,21 @@ def _rgb_of(frame: av.VideoFrame) -> UInt8Array:
     return _as_uint8(rgb.to_ndarray())
 
 
-def _filtered(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
+def filtered(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
     """Return a frame after FFmpeg's filters, each a name and its options."""
+    return all_filtered([frame], *filters)[0]
+
+
+def all_filtered(frames: Sequence[av.VideoFrame], *filters: tuple[str, str]) -> list[av.VideoFrame]:
+    """Return frames of one size and format after FFmpeg's filters; of a copy if there are several.
+
+    Args:
+      frames: in order of time.
+      filters: name and options of each filter, which gives a frame for each frame.
+    """
     graph = Graph()
     graph.threads = 1
+    frame = frames[0]
     source = last = graph.add(
         "buffer",
         f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
@@ -401,10 +461,16 @@ def _filtered(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
         entry, last = last, graph.add(name, options or None)
         entry.link_to(last)
     graph.configure()
-    source.push(frame)
-    filtered = last.pull()
-    assert isinstance(filtered, av.VideoFrame)
-    return filtered
+    for each in frames:
+        source.push(each)
+    if len(frames) > 1:
+        source.push(None)
+    found: list[av.VideoFrame] = []
+    for _ in frames:
+        one = last.pull()
+        assert isinstance(one, av.VideoFrame)
+        found.append(one)
+    return found
 
 
 def _as_uint8(array: NDArray[np.generic]) -> UInt8Array:

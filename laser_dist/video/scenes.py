@@ -13,6 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from laser_dist.cores import num_cores
 from laser_dist.video.containers import (
+    Damage,
     check_num_frames,
     decode_frames,
     frame_rate,
@@ -53,7 +54,10 @@ class Scene:
 
 
 def find_scenes(
-    source: bytes | Path, *, progress: Callable[[float], None] | None = None
+    source: bytes | Path,
+    *,
+    progress: Callable[[float], None] | None = None,
+    damage: Damage | None = None,
 ) -> list[Scene]:
     """Find the scenes of a clip, of `SHORTEST_S` to `LONGEST_S` seconds unless the clip is shorter.
 
@@ -62,6 +66,7 @@ def find_scenes(
     Args:
       source: content or path of a video or an image.
       progress: called with the seconds that are done.
+      damage: counts damage that FFmpeg conceals; None makes damage an error.
 
     Returns:
       At least one scene, in order; each starts where the one before ends.
@@ -72,11 +77,13 @@ def find_scenes(
     times: list[Fraction] = []
     cuts: list[Fraction] = []
     name = name_of(source)
-    with open_video(source, name) as (container, stream):
+    with open_video(source, name, damage) as (container, stream):
         stream.codec_context.thread_count = num_cores()
         stream.codec_context.thread_type = "AUTO"
         rate = frame_rate(stream)
-        for index, (frame, is_cut) in enumerate(_marked(decode_frames(container, stream, name))):
+        for index, (frame, is_cut) in enumerate(
+            _marked(decode_frames(container, stream, name, damage))
+        ):
             time = presentation_time(frame)
             times.append(index / rate if time is None else time)
             if is_cut:

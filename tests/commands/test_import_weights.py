@@ -13,7 +13,7 @@ from PIL import Image
 from laser_dist.commands import main
 from laser_dist.commands.import_weights import build, in_order, level_in, read_file, run
 from laser_dist.errors import UserError
-from laser_dist.video.codec import sample_frames
+from laser_dist.video.sampling import sample_frames
 
 WRITE_MODELS = Path(__file__).parents[1] / "models" / "published_models.py"
 

@@ -42,16 +42,16 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("settings", "facts", "notes"),
     [
-        ({"trc": 16}, changed(hdr="PQ"), ("HDR (PQ), judged as SDR",)),
+        ({"trc": 16}, changed(hdr="PQ"), ("HDR (PQ), tone-mapped to SDR",)),
         (
             {"trc": 18, "pix_fmt": "yuv420p10le"},
             changed(hdr="HLG", bits=10),
-            ("HDR (HLG), judged as SDR", "10 bits, judged at 8"),
+            ("HDR (HLG), tone-mapped to SDR", "10 bits, judged at 8"),
         ),
         (
             {"flags": "+ildct+ilme", "x264-params": "tff=1"},
             changed(interlaced=True),
-            ("interlaced, judged as stored",),
+            ("interlaced, deinterlaced",),
         ),
         (
             {"sar": Fraction(4, 3)},

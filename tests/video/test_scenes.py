@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from laser_dist.video.codec import sample_scenes
+from laser_dist.video.sampling import sample_scenes
 from laser_dist.video.scenes import LONGEST_S, SHORTEST_S, Scene, find_scenes, scenes_between
 
 FPS = 10

@@ -1,0 +1,78 @@
+"""What FFmpeg does not say about a file, but its first bytes and its boxes do."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+_NO_DECODER = "laser-jnd has no decoder for {}"
+_SOUND = "it has sound, but no picture"
+_SIGNATURES = (
+    (0, b"\xff\x0a", _NO_DECODER.format("JPEG XL")),
+    (4, b"JXL \r\n\x87\n", _NO_DECODER.format("JPEG XL")),
+    (0, b"8BPS", _NO_DECODER.format("Photoshop files")),
+    (0, b"%PDF", _NO_DECODER.format("PDF")),
+    (0, b"ID3", _SOUND),
+    (0, b"fLaC", _SOUND),
+    (8, b"WAVE", _SOUND),
+)
+_HEADER = 8  # bytes of a box: its size and its type
+_MAX_BOXES = 1000
+# ISO/IEC 14496-12: from the file down to the descriptions of the samples of a track.
+_TO_SAMPLE_ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+
+
+def problem_of(file: BinaryIO) -> str | None:
+    """Return why a file has no picture to decode, such as "it is encrypted"; None if unknown.
+
+    Args:
+      file: the file; its position changes.
+    """
+    file.seek(0)
+    start = file.read(16)
+    for position, signature, problem in _SIGNATURES:
+        if start[position:].startswith(signature):
+            return problem
+    # ISO/IEC 23001-7 puts the entries `encv` and `enca` in place of those of the codecs.
+    return "it is encrypted" if b"encv" in _sample_entries(file) else None
+
+
+def is_photograph(file: BinaryIO) -> bool:
+    """Return whether a JPEG file starts with what a camera writes: EXIF, or a list of pictures.
+
+    Args:
+      file: the file; its position changes.
+    """
+    file.seek(0)
+    start = file.read(1 << 16)
+    # JPEG's application segments 1 and 2: EXIF, and CIPA DC-007 (Multi-Picture Format).
+    return start.startswith(b"\xff\xd8") and (b"Exif\0\0" in start or b"MPF\0" in start)
+
+
+def _sample_entries(file: BinaryIO) -> set[bytes]:
+    """Return the types of the sample descriptions of an MP4 file; none of any other file."""
+    areas = [(0, file.seek(0, 2))]
+    for wanted in _TO_SAMPLE_ENTRIES:
+        areas = [
+            (start, end)
+            for area in areas
+            for kind, start, end in _boxes(file, *area)
+            if kind == wanted
+        ]
+    # The body of `stsd` starts with version, flags and the number of entries.
+    return {kind for start, end in areas for kind, _, _ in _boxes(file, start + 8, end)}
+
+
+def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of the body of each box in a part of a file."""
+    for _ in range(_MAX_BOXES):
+        if start + _HEADER > end:
+            return
+        file.seek(start)
+        header = file.read(2 * _HEADER)
+        size, body = int.from_bytes(header[:4]), start + _HEADER
+        if size == 1:  # the size follows in 64 bits
+            size, body = int.from_bytes(header[_HEADER:]), body + _HEADER
+        stop = min(end, start + size) if size else end
+        if stop < body:
+            return
+        yield header[4:_HEADER], body, stop
+        start = stop
