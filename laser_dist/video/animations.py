@@ -1,5 +1,8 @@
 """Animated WebP, which FFmpeg does not decode, as a lossless video that it does."""
 
+# PyAV's stubs leave the stream type of the packets that `encode` returns open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 import io
 from fractions import Fraction
 from typing import BinaryIO

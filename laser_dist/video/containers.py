@@ -35,7 +35,7 @@ from laser_dist.errors import UserError
 from laser_dist.storage import limit, open_regular
 from laser_dist.storage.retries import is_transient
 from laser_dist.video.animations import video_of
-from laser_dist.video.signatures import is_photograph, problem_of
+from laser_dist.video.signatures import codec_tags, is_photograph, problem_of
 
 MIN_SIZE = 16
 """Smallest width and height in pixels: one macroblock."""
@@ -185,7 +185,7 @@ def open_video(
             if not file.read(1):
                 raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
             with _open_container(video_of(file) or file, name) as container:
-                stream = _video_stream(container, name)
+                stream = _video_stream(container, file, name)
                 # One thread: the order of errors, and so the frames, do not depend on the machine.
                 stream.codec_context.thread_count = 1
                 strict = {} if damage else {"err_detect": "explode"}
@@ -363,7 +363,7 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
         raise damaged(name, problem) from error
 
 
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
+def _video_stream(container: InputContainer, file: BinaryIO, name: str) -> VideoStream:
     """Return the stream that the `ffmpeg` program picks: by default marks first, then by pixels.
 
     So the largest of several versions is read, and the colors of an AVIF file, not its mask.
@@ -375,17 +375,23 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
             streams.append(stream)
     found = [stream for stream in streams if not _problem_of(stream)]
     if found:
-        return max(found, key=_rank)  # the first one of several that are equal
-    problem = _problem_of(streams[0]) if streams else "it has no picture"
+        # The first one of several that are equal; but of an AVIF file, rather the animation than
+        # its first picture.
+        is_animation = container.metadata.get("major_brand") == "avis"
+        return max(found, key=lambda stream: (_rank(stream), is_animation and stream.frames))
+    problem = problem_of(file)
+    if not problem:
+        tags = ", ".join(codec_tags(file))
+        problem = _problem_of(streams[0], tags) if streams else "it has no picture"
     raise VideoError(f"Cannot decode {name}: {problem}.", hint=_OTHER_FILE)
 
 
-def _problem_of(stream: VideoStream) -> str:
+def _problem_of(stream: VideoStream, tags: str = "") -> str:
     """Return why a video stream is not read; nothing if it is."""
     # A stream without a decoder has no context (whatever PyAV's stubs say).
     context = cast(VideoCodecContext | None, stream.codec_context)
     if context is None:
-        return "laser-jnd has no decoder for its codec"
+        return f"laser-jnd has no decoder for its codec{tags and f' ({tags})'}"
     if context.codec_tag == "encv":
         return "it is encrypted"
     if context.name not in CODECS:
@@ -415,8 +421,8 @@ def _packets(
     for packet in _demuxed(container, stream, damage):
         if count > MAX_FRAMES:
             raise VideoError(f"{name} has more than {MAX_FRAMES:,} frames.", hint="Cut it.")
-        if packet.is_corrupt:
-            _truncated(damaged(name, f"packet {count} is truncated or damaged"), damage)
+        if packet.is_corrupt and damage is None:
+            raise damaged(name, f"packet {count} is truncated or damaged")
         if packet.dts is not None:
             last = max(last, packet.dts)
         if not packet.size and packet.dts is not None:
@@ -446,7 +452,7 @@ def _demuxed(
         if damage is None:
             raise
         damage.is_truncated = True
-        flush: Packet[VideoStream] = Packet()
+        flush = cast("Packet[VideoStream]", Packet())
         flush.stream = stream
         yield flush
 

@@ -95,7 +95,7 @@ def tone_mapped(frame: av.VideoFrame, width: int, height: int) -> UInt8Array:
     matrix = "" if frame.format.is_rgb else ":in_color_matrix=bt2020"
     size = f"{width}:{height}:out_range=pc:flags={SCALER_FLAGS}"
     scaled = filtered(frame, ("scale", size + matrix), ("format", "rgb48le"))
-    signal = scaled.to_ndarray().astype(np.float32) / _MAX_16_BITS
+    signal = scaled.to_ndarray() / _MAX_16_BITS
     return np.rint(sdr_of(signal, hdr_of(frame)) * 255).astype(np.uint8)
 
 

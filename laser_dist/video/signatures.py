@@ -31,8 +31,11 @@ def problem_of(file: BinaryIO) -> str | None:
     for position, signature, problem in _SIGNATURES:
         if start[position:].startswith(signature):
             return problem
+    boxes = {kind for kind, _, _ in _boxes(file, 0, file.seek(0, 2))}
+    if b"mdat" in boxes and not boxes & {b"moov", b"meta"}:
+        return "it is truncated: the index at its end is missing"
     # ISO/IEC 23001-7 puts the entries `encv` and `enca` in place of those of the codecs.
-    return "it is encrypted" if b"encv" in _sample_entries(file) else None
+    return "it is encrypted" if "encv" in codec_tags(file) else None
 
 
 def is_photograph(file: BinaryIO) -> bool:
@@ -47,8 +50,12 @@ def is_photograph(file: BinaryIO) -> bool:
     return start.startswith(b"\xff\xd8") and (b"Exif\0\0" in start or b"MPF\0" in start)
 
 
-def _sample_entries(file: BinaryIO) -> set[bytes]:
-    """Return the types of the sample descriptions of an MP4 file; none of any other file."""
+def codec_tags(file: BinaryIO) -> list[str]:
+    """Return what an MP4 file calls its codecs, such as "avc1"; nothing for any other file.
+
+    Args:
+      file: the file; its position changes.
+    """
     areas = [(0, file.seek(0, 2))]
     for wanted in _TO_SAMPLE_ENTRIES:
         areas = [
@@ -58,7 +65,8 @@ def _sample_entries(file: BinaryIO) -> set[bytes]:
             if kind == wanted
         ]
     # The body of `stsd` starts with version, flags and the number of entries.
-    return {kind for start, end in areas for kind, _, _ in _boxes(file, start + 8, end)}
+    entries = {kind for start, end in areas for kind, _, _ in _boxes(file, start + 8, end)}
+    return sorted(kind.decode("latin-1") for kind in entries)
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -3,20 +3,17 @@
 The peak is 1000 cd/m2, for which Report ITU-R BT.2446 gives its figures, and SDR white 100 cd/m2.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.float64]
 
 _PEAK, _SDR_PEAK, _PQ_PEAK = 1000.0, 100.0, 10_000.0  # cd/m2
 _GAMMA = 2.4
-_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)  # ITU-R BT.2020
+_LUMA = np.array([0.2627, 0.6780, 0.0593])  # ITU-R BT.2020
 # From linear R, G, B of BT.2020 to those of BT.709: Report ITU-R BT.2407, section 2.2.
 _TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
-    np.float32,
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
 )
 
 
@@ -51,15 +48,12 @@ def _mapped_luma(luma: FloatArray) -> FloatArray:
     """Return the luma of SDR, steps 1 to 3 of method A."""
     rho = 1 + 32 * (_PEAK / _PQ_PEAK) ** (1 / _GAMMA)
     rho_sdr = 1 + 32 * (_SDR_PEAK / _PQ_PEAK) ** (1 / _GAMMA)
-    perceived = np.log1p((rho - 1) * luma) / np.log(rho)
-    compressed: FloatArray = np.where(
-        perceived <= 0.7399,
-        1.0770 * perceived,
-        np.where(
-            perceived < 0.9909,
-            -1.1510 * perceived**2 + 2.7811 * perceived - 0.6302,
-            0.5 * perceived + 0.5,
-        ),
+    perceived: FloatArray = np.log1p((rho - 1) * luma) / np.log(rho)
+    is_low, is_high = perceived <= 0.7399, perceived >= 0.9909
+    compressed: FloatArray = (
+        is_low * 1.0770 * perceived
+        + ~(is_low | is_high) * (-1.1510 * perceived**2 + 2.7811 * perceived - 0.6302)
+        + is_high * (0.5 * perceived + 0.5)
     )
     return (rho_sdr**compressed - 1) / (rho_sdr - 1)
 
