@@ -50,9 +50,10 @@ def _limit_memory() -> None:
 
 
 def _media(path: Path, known: frozenset[str]) -> str:
+    from laser_dist.video.containers import Damage
     from laser_dist.video.sampling import sample_frames
 
-    sample_frames(path, num_frames=2, width=64, height=48)
+    sample_frames(path, num_frames=2, width=64, height=48, damage=Damage())
     return "accepted"
 
 

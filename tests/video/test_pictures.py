@@ -15,9 +15,9 @@ from laser_dist.video.facts import clip_facts
 from laser_dist.video.sampling import sample_frames
 from laser_dist.video.tone_mapping import sdr_of
 
-# 8-bit SDR levels of neutral grays at tenths of the signal, from black to white, as libswscale maps
-# HLG (FFmpeg 8.1, `scale=out_primaries=bt709:out_transfer=bt709:intent=perceptual`).
-HLG_OF_FFMPEG = (0, 25, 50, 74, 95, 114, 135, 161, 192, 223, 254)
+# 8-bit SDR levels of ten neutral grays, evenly spaced from black to white, as libswscale maps HLG
+# (FFmpeg 8.1, `scale=out_primaries=bt709:out_transfer=bt709:intent=perceptual`).
+HLG_OF_FFMPEG = (0, 27, 55, 82, 105, 126, 151, 181, 215, 254)
 
 
 def shown(source, width=64, height=48):
@@ -27,7 +27,7 @@ def shown(source, width=64, height=48):
 
 
 def test_hlg_is_mapped_about_as_ffmpeg_maps_it():
-    signal = np.repeat(np.linspace(0, 1, 11)[:, None], 3, axis=1)
+    signal = np.repeat(np.linspace(0, 1, 10)[:, None], 3, axis=1)
     assert 255 * sdr_of(signal, "HLG")[:, 0] == pytest.approx(HLG_OF_FFMPEG, abs=8)
 
 

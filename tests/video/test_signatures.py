@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from video_clips import moving_clip, muxed
 
-from laser_dist.video.containers import VideoError
+from laser_dist.video.containers import Damage, VideoError
 from laser_dist.video.facts import clip_facts
 from laser_dist.video.sampling import sample_frames
 
@@ -16,7 +16,7 @@ from laser_dist.video.sampling import sample_frames
 def refusal(content):
     """Return the message for a file, which all readers agree on."""
     with pytest.raises(VideoError) as sampled:
-        sample_frames(content, num_frames=1, width=16, height=16)
+        sample_frames(content, num_frames=1, width=16, height=16, damage=Damage())
     with pytest.raises(VideoError) as asked:
         clip_facts(content)
     assert sampled.value.message == asked.value.message
