@@ -219,7 +219,12 @@ class Model:
             )
             progress(0.5 + len(predicted) / len(found or [scene]) / 2)
         # Where the scenes are found, all frames are decoded.
-        warnings = notes_on(facts, self.spec, damage if found else sampled_damage)
+        warnings = notes_on(
+            facts,
+            self.spec,
+            frame_size=(predictor.width, predictor.height),
+            damage=damage if found else sampled_damage,
+        )
         return combined_clip(predictor, predicted, clip=name, sur=sur, warnings=warnings)
 
     def _batches(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

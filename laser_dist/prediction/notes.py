@@ -11,7 +11,11 @@ _LEARNED_BITS = 8
 
 
 def notes_on(
-    facts: ClipFacts, spec: PredictorSpec, damage: Damage | None = None
+    facts: ClipFacts,
+    spec: PredictorSpec,
+    *,
+    frame_size: tuple[int, int] = (1, 1),
+    damage: Damage | None = None,
 ) -> tuple[str, ...]:
     """Return how a clip differs from what a model has learned from, in a few words each.
 
@@ -20,9 +24,10 @@ def notes_on(
     Args:
       facts: how the clip is coded.
       spec: what the model has learned from.
+      frame_size: width and height of the model's frames in pixels.
       damage: damage that was concealed or left out; None for none.
     """
-    return (*_notes_on_damage(damage or Damage()), *_notes(facts, spec))
+    return (*_notes_on_damage(damage or Damage()), *_notes(facts, spec, *frame_size))
 
 
 def _notes_on_damage(damage: Damage) -> Iterator[str]:
@@ -38,7 +43,7 @@ def _frames(count: int) -> str:
     return f"{count} damaged frame{'s' if count > 1 else ''}"
 
 
-def _notes(facts: ClipFacts, spec: PredictorSpec) -> Iterator[str]:
+def _notes(facts: ClipFacts, spec: PredictorSpec, width: int, height: int) -> Iterator[str]:
     if facts.hdr:
         yield f"HDR ({facts.hdr}), tone-mapped to SDR"
     if facts.bits > _LEARNED_BITS:
@@ -48,6 +53,8 @@ def _notes(facts: ClipFacts, spec: PredictorSpec) -> Iterator[str]:
     if facts.pixel_aspect != 1:
         ratio = facts.pixel_aspect
         yield f"pixels of {ratio.numerator}:{ratio.denominator}, judged as square"
+    if facts.width < width or facts.height < height:
+        yield f"{facts.width}x{facts.height} pixels, scaled up to {width}x{height}"
     if facts.height > facts.width:
         yield "portrait, but learned from landscape"
     if spec.scale == "QP" and facts.duration_s == 0:

@@ -200,3 +200,27 @@ def test_a_model_in_a_bucket_is_loaded(model, folder, s3):
 def test_a_model_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UserError, match="none.onnx does not exist"):
         laser_dist.load(tmp_path / "none.onnx")
+
+
+def test_a_clip_in_hdr_is_refused_on_request(model, tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p10le"
+        stream.codec_context.color_trc = 16  # SMPTE ST 2084
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frames()[0], "rgb24")))
+        container.mux(stream.encode())
+    assert "HDR (PQ), tone-mapped to SDR" in model.predict(path).warnings
+    with pytest.raises(UserError, match=r"clip\.mp4 is in HDR \(PQ\)"):
+        model.predict(path, hdr="refuse")
+
+
+def test_a_damaged_clip_is_predicted_with_a_warning(model, folder, tmp_path):
+    content = bytearray((folder / "clip.mp4").read_bytes())
+    with av.open(folder / "clip.mp4") as container:
+        entry = container.streams.video[0].index_entries[3]
+    content[entry.pos + 6 : entry.pos + entry.size] = bytes(entry.size - 6)
+    for scenes in (False, True):
+        found = model.predict(bytes(content), scenes=scenes)
+        assert any("damaged frame" in note for note in found.warnings)
+        assert 5 <= len(found.scenes[0].timestamps_s) <= 6

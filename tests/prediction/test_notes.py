@@ -8,6 +8,7 @@ import pytest
 
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction.notes import notes_on
+from laser_dist.video.containers import Damage
 from laser_dist.video.facts import ClipFacts, clip_facts
 
 QP, QF = (
@@ -83,3 +84,18 @@ def test_a_still_image_has_a_note_for_a_model_of_video(tmp_path):
     assert facts == changed(duration_s=0)
     assert notes_on(facts, QP) == ("a still image, but learned from video",)
     assert notes_on(facts, QF) == ()
+
+
+@pytest.mark.parametrize(("size", "noted"), [((64, 32), False), ((65, 32), True), ((64, 33), True)])
+def test_a_clip_below_the_size_of_the_frames_has_a_note(size, noted):
+    expected = ("64x32 pixels, scaled up to {}x{}".format(*size),) if noted else ()
+    assert notes_on(PLAIN, QP, frame_size=size) == expected
+
+
+def test_damage_has_a_note():
+    damage = Damage(num_concealed=3, num_lost=1, is_truncated=True)
+    assert notes_on(PLAIN, QP, damage=damage) == (
+        "truncated, judged by what is there",
+        "3 damaged frames concealed",
+        "1 damaged frame left out",
+    )
