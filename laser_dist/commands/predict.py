@@ -189,7 +189,7 @@ def predict_clips(
     found: list[ClipPrediction | FailedClip] = []
     with terminal.progress() as show:
         show("loading the model")
-        loaded = _loaded(model)
+        loaded = load_model(model)
 
         def show_share(share: float) -> None:
             done = round(len(found) + share, 2)
@@ -389,7 +389,8 @@ def check_model(model: Path) -> None:
         )
 
 
-def _loaded(model: str) -> Model:
+def load_model(model: str) -> Model:
+    """Load the model of a path or URL; Keras, which takes seconds, only for a model of Keras."""
     from laser_dist.prediction.load import EXPORTED_SUFFIXES
     from laser_dist.prediction.model import load
 

@@ -261,11 +261,15 @@ def x264_version(stream: bytes) -> str | None:
 
 def x264_params(settings: X264Settings, qp: int) -> str:
     """Return settings and QP as the value of FFmpeg's option `x264-params`."""
-    values = asdict(settings)
     # One lookahead thread and unsliced frames, so the stream does not depend on the CPU cores.
-    values |= {"qp": qp, "threads": 1, "lookahead_threads": 1, "sliced_threads": 0}
-    values["8x8dct"] = values.pop("dct_8x8")
-    return ":".join(f"{key.replace('_', '-')}={value}" for key, value in values.items())
+    single = {"qp": qp, "threads": 1, "lookahead-threads": 1, "sliced-threads": 0}
+    return ":".join(f"{key}={value}" for key, value in (x264_options(settings) | single).items())
+
+
+def x264_options(settings: X264Settings) -> dict[str, str]:
+    """Return settings by the names of x264's command line."""
+    values = {key.replace("_", "-"): str(value) for key, value in asdict(settings).items()}
+    return values | {"8x8dct": values.pop("dct-8x8")}
 
 
 def _open_encoder(clip: Clip, params: str) -> VideoCodecContext:

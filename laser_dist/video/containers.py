@@ -180,18 +180,34 @@ def open_video(
       VideoError: the file is missing, not a regular file, empty, too large, or not a video of a
         supported format; its index points past its end; or FFmpeg fails while the block reads.
     """
+    with _converting_errors(name), _open_file(source) as file:
+        if not file.read(1):
+            raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
+        with _open_container(video_of(file) or file, name) as container:
+            stream = _video_stream(container, file, name)
+            # One thread: the order of errors, and so the frames, do not depend on the machine.
+            stream.codec_context.thread_count = 1
+            strict = {} if damage else {"err_detect": "explode"}
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), **strict}
+            _check_index(container, stream, name, damage)
+            yield container, stream
+
+
+@contextmanager
+def open_all_streams(source: Path, name: str) -> Generator[InputContainer]:
+    """Open a file to copy its sound and subtitles, without decoders for them.
+
+    Arguments and errors are those of `open_video`.
+    """
+    with _converting_errors(name), _open_file(source) as file, _open_container(file, name) as all_:
+        yield all_
+
+
+@contextmanager
+def _converting_errors(name: str) -> Generator[None]:
+    """Turn errors of FFmpeg inside the block into `VideoError`."""
     try:
-        with _open_file(source) as file:
-            if not file.read(1):
-                raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
-            with _open_container(video_of(file) or file, name) as container:
-                stream = _video_stream(container, file, name)
-                # One thread: the order of errors, and so the frames, do not depend on the machine.
-                stream.codec_context.thread_count = 1
-                strict = {} if damage else {"err_detect": "explode"}
-                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), **strict}
-                _check_index(container, stream, name, damage)
-                yield container, stream
+        yield
     # For a few damaged headers PyAV raises Python errors instead of FFmpeg errors.
     except (FFmpegError, OSError, ValueError) as error:
         if (

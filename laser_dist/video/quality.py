@@ -4,7 +4,7 @@ Higher is better for all of them. PSNR is computed here; SSIM and XPSNR come fro
 run in this process on one thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -94,13 +94,17 @@ def measure_quality(
         psnr_y_p5_db=float(np.percentile([_psnr_db(mse) for mse in mse_y], 5)),
         psnr_rgb_db=_psnr_db(np.mean(mse_rgb)),
         ssim=float(np.mean(_filter_scores("ssim", "lavfi.ssim.Y", distorted, reference))),
-        xpsnr_db=_clip_xpsnr_db(
-            # Unlike those of psnr and ssim, the first input of xpsnr is the reference.
-            _filter_scores("xpsnr", "lavfi.xpsnr.xpsnr.y", reference, distorted)
-        )
+        xpsnr_db=xpsnr_db(reference, distorted)
         if reference.width * reference.height >= _XPSNR_MIN_AREA
         else psnr_y_db,
     )
+
+
+def xpsnr_db(reference: Clip, distorted: Clip) -> float:
+    """Compute `ClipQuality.xpsnr_db` of clips of at least 2048 pixels; see `measure_quality`."""
+    # Unlike those of psnr and ssim, the first input of xpsnr is the reference.
+    scores = _filter_scores("xpsnr", "lavfi.xpsnr.xpsnr.y", reference, distorted)
+    return clip_xpsnr_db(scores)
 
 
 def psnr_rgb_db(reference: UInt8Array, distorted: UInt8Array) -> float:
@@ -138,7 +142,13 @@ def _psnr_db(mse: float | np.floating) -> float:
     return PSNR_CAP_DB if mse == 0 else min(PSNR_CAP_DB, float(10 * np.log10(_PEAK**2 / mse)))
 
 
-def _clip_xpsnr_db(frames_db: list[float]) -> float:
+def clip_psnr_db(frames_mse: Sequence[float], peak: float = _PEAK) -> float:
+    """Return the PSNR of a clip from the mean squared error of each frame."""
+    mse = float(np.mean(frames_mse))
+    return PSNR_CAP_DB if mse == 0 else min(PSNR_CAP_DB, float(10 * np.log10(peak**2 / mse)))
+
+
+def clip_xpsnr_db(frames_db: Sequence[float]) -> float:
     """Average as FFmpeg does: an error of 10^(-x/20) per frame; infinity counts as no error."""
     error = float(np.mean([10 ** (-value / 20) for value in frames_db]))
     return PSNR_CAP_DB if error == 0 else min(PSNR_CAP_DB, float(-20 * np.log10(error)))

@@ -1,0 +1,246 @@
+"""Predict the levels of a clip, encode it at one of them, and compare the result once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from laser_dist.encoding.encoders import CODECS, QP, EncoderSettings
+from laser_dist.encoding.matching import Match, codec_map, excerpt_of, matching_crf, on_grid
+from laser_dist.encoding.plan import Plan, plan_of
+from laser_dist.encoding.transcode import FORMATS, Transcoded, Values, transcode
+from laser_dist.encoding.verify import Verified, verify
+from laser_dist.errors import UserError
+from laser_dist.jnd.scale import LEVEL_SUR
+from laser_dist.prediction.model import Model
+from laser_dist.prediction.predict import ClipPrediction
+from laser_dist.storage import atomic_path
+from laser_dist.video.facts import clip_facts
+
+SCHEMA = 1
+"""Version of `Encoded.to_dict`."""
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done, and the share of it that is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+      level: "jnd1", "jnd2" or "jnd3".
+      sur: satisfied-user ratio, in (0, 1).
+      margin: QP to subtract from the predicted levels; None for `plan.default_margin`.
+      constant: give all scenes the quantizer of the strictest one.
+      settings: encoder.
+      verify: whether the result is compared with the source.
+      overwrite: whether an existing output is replaced.
+      allow_hdr: whether HDR is encoded, although the levels are of SDR.
+    """
+
+    level: str = "jnd1"
+    sur: float = LEVEL_SUR
+    margin: float | None = None
+    constant: bool = False
+    settings: EncoderSettings
+    verify: bool = True
+    overwrite: bool = False
+    allow_hdr: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """An encoded file, and how it came about.
+
+    Attributes:
+      source: path of the clip.
+      output: path of the encoded file.
+      prediction: predicted levels.
+      plan: QP of each scene.
+      values: frames and quantizer of each scene: QP, or CRF of another encoder.
+      settings: encoder.
+      match: trial encodes for another encoder; None without.
+      result: what was encoded.
+      verified: comparison with the source; None if not asked for.
+      source_bytes: size of the source.
+      output_bytes: size of the output.
+      duration_s: length of the clip in seconds.
+    """
+
+    source: Path
+    output: Path
+    prediction: ClipPrediction
+    plan: Plan
+    values: Values
+    settings: EncoderSettings
+    match: Match | None
+    result: Transcoded
+    verified: Verified | None
+    source_bytes: int
+    output_bytes: int
+    duration_s: float
+
+    @property
+    def bitrate_kbps(self) -> float:
+        """Bit rate of the video."""
+        return 8 * self.result.video_bytes / self.duration_s / 1000
+
+    @property
+    def saving(self) -> float:
+        """Share of the source file's size that is saved; below 0 if the output is larger."""
+        return 1 - self.output_bytes / self.source_bytes
+
+    @property
+    def ffmpeg_command(self) -> str | None:
+        """The command with which `ffmpeg` encodes 8-bit video alike; None if it takes several."""
+        codec = CODECS[self.settings.codec]
+        if len(self.values) > 1 and not codec.has_zones:
+            return None
+        options = self.settings.encoder_options(self.values)
+        if len(self.values) > 1:
+            starts = [f"{scene.start_s:g}" for scene in self.plan.scenes[1:]]
+            options["force_key_frames"] = ",".join(starts)
+        words = [part for name, text in options.items() for part in (f"-{name}", text)]
+        command = ["ffmpeg", "-i", str(self.source), "-map", "0", "-c", "copy", "-c:v"]
+        return shlex.join([*command, codec.library, *words, str(self.output)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; see "JSON output of encode" in the reference of file formats."""
+        verified = self.verified
+        return {
+            "schema": SCHEMA,
+            "clip": str(self.source),
+            "output": str(self.output),
+            "target": self.plan.level,
+            "sur": self.plan.sur,
+            "margin": self.plan.margin,
+            "simulated": self.plan.simulated,
+            "codec": self.settings.codec,
+            "preset": self.settings.preset,
+            "rate": self.settings.rate,
+            "scenes": [
+                {
+                    "first_frame": frames.start,
+                    "end_frame": frames.stop,
+                    "start_s": scene.start_s,
+                    "end_s": scene.end_s,
+                    "qp": scene.qp,
+                    "quantizer": value,
+                    "quality": verified and asdict(verified.scenes[index]),
+                }
+                for index, ((frames, value), scene) in enumerate(
+                    zip(self.values, self.plan.scenes, strict=True)
+                )
+            ],
+            "match": self.match and asdict(self.match),
+            "num_frames": self.result.num_frames,
+            "source_bytes": self.source_bytes,
+            "output_bytes": self.output_bytes,
+            "video_bitrate_kbps": self.bitrate_kbps,
+            "saving": self.saving,
+            "quality": verified and asdict(verified.total),
+            "left_out": list(self.result.left_out),
+            "warnings": list(self.prediction.warnings),
+        }
+
+
+def check_request(source: Path, output: Path, request: Request) -> None:
+    """Check what can be checked before a model is loaded.
+
+    Raises:
+      UserError: the output exists, is the source, has no known suffix, or the clip is HDR.
+    """
+    if output.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"{output} has no suffix of a container.", hint=f"Use {', '.join(FORMATS)}."
+        )
+    if output.exists():
+        if source.exists() and os.path.samefile(source, output):
+            raise UserError("The output is the clip itself.", hint="Name another --output.")
+        if not request.overwrite:
+            raise UserError(f"{output} exists.", hint="Add --overwrite to replace it.")
+    facts = clip_facts(source)
+    if facts.duration_s == 0:
+        raise UserError(f"{source} is a still image.", hint="Name a video.")
+    if facts.hdr and not request.allow_hdr:
+        raise UserError(
+            f"{source} is HDR ({facts.hdr}), and the levels are of SDR.",
+            hint="Add --hdr allow to encode it at the levels of its tone-mapped frames.",
+        )
+
+
+def encode(
+    model: Model, source: Path, output: Path, request: Request, *, progress: Progress
+) -> Encoded:
+    """Predict, plan, encode and compare; the output appears when it is complete.
+
+    Args:
+      model: a model that predicts QPs.
+      source: path of a video.
+      output: path to write.
+      request: what is asked for.
+      progress: is called with what is being done.
+
+    Raises:
+      UserError: as `check_request`, `plan_of` and `transcode`.
+      OSError: the output cannot be written.
+    """
+    check_request(source, output, request)
+    prediction = model.predict(
+        source, sur=request.sur, progress=lambda share: progress("predicting", share)
+    )
+    plan = plan_of(prediction, request.level, margin=request.margin, constant=request.constant)
+    values, match = quantizers(source, plan, request.settings, progress=progress)
+    num_frames = plan.scenes[-1].frames.stop
+
+    def show(what: str) -> Callable[[int], None]:
+        return lambda done: progress(what, min(1.0, done / num_frames))
+
+    with atomic_path(output) as path:
+        result = transcode(source, path, request.settings, values, progress=show("encoding"))
+        verified = None
+        if request.verify:
+            verified = verify(source, path, values, progress=show("comparing"))
+    return Encoded(
+        source=source,
+        output=output,
+        prediction=prediction,
+        plan=plan,
+        values=values,
+        settings=request.settings,
+        match=match,
+        result=result,
+        verified=verified,
+        source_bytes=source.stat().st_size,
+        output_bytes=output.stat().st_size,
+        duration_s=plan.scenes[-1].end_s,
+    )
+
+
+def quantizers(
+    source: Path, plan: Plan, settings: EncoderSettings, *, progress: Progress
+) -> tuple[Values, Match | None]:
+    """Return the quantizer of each scene for an encoder.
+
+    For x264 at VideoSet's settings these are the planned QPs. For any other encoder, the CRF that
+    matches the longest scene is searched; it differs from `CodecMap.crf_at` by an offset, which
+    the other scenes have, too.
+    """
+    if settings.rate == QP:
+        return [(each.frames, float(each.qp)) for each in plan.scenes], None
+    longest = max(plan.scenes, key=lambda each: len(each.frames))
+    prior = codec_map(settings.codec)
+    progress("matching the encoder", 0)
+    excerpt = excerpt_of(source, longest.frames)
+    match = matching_crf(excerpt, longest.qp, settings, prior)
+    coarsest = CODECS[settings.codec].coarsest
+    values = [
+        (each.frames, on_grid(prior.crf_at(each.qp) + match.offset, coarsest))
+        for each in plan.scenes
+    ]
+    return values, match

@@ -1,0 +1,202 @@
+"""The CRF of another encoder that has the quality of x264 at a predicted QP.
+
+The levels are QPs of x264 at VideoSet's settings. For any other encoder, an excerpt of the clip is
+encoded at that QP, and at most two trial encodes find the CRF with the same XPSNR. They start from
+what fits most clips (`codec_maps.json`, written by `benchmarks/codec_maps.py`).
+"""
+
+# PyAV's stubs leave the stream type of packets open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from importlib import resources
+from itertools import chain, islice
+from pathlib import Path
+
+import av
+from av.video.stream import VideoStream
+
+from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
+from laser_dist.video.codec import decode, encode_h264
+from laser_dist.video.containers import (
+    Damage,
+    damaged,
+    decode_frames,
+    decode_frames_at,
+    frame_rate,
+    open_video,
+    scan_packets,
+)
+from laser_dist.video.frames import Clip, display_matrix, upright_color, upright_planes
+from laser_dist.video.quality import xpsnr_db
+
+MAX_PROBES = 2
+EXCERPT_S = 2
+_NEAR_DB = 0.1  # closer than this, another trial encode is not worth its time
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecMap:
+    """What fits most clips, for one encoder.
+
+    Attributes:
+      slope: CRF per QP.
+      intercept: CRF at QP 0.
+      db_per_crf: change of XPSNR per CRF in dB, below 0.
+    """
+
+    slope: float
+    intercept: float
+    db_per_crf: float
+
+    def crf_at(self, qp: float) -> float:
+        """Return the CRF that fits most clips at a QP."""
+        return self.intercept + self.slope * qp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """The CRF with the quality of x264 at a QP, for one clip.
+
+    Attributes:
+      crf: the CRF.
+      offset: by how much it differs from that of `CodecMap.crf_at`.
+      target_db: XPSNR of x264 at the QP.
+      reached_db: XPSNR of the last trial encode.
+      num_probes: number of trial encodes, not counting x264's.
+    """
+
+    crf: float
+    offset: float
+    target_db: float
+    reached_db: float
+    num_probes: int
+
+
+@cache
+def codec_map(codec: str) -> CodecMap:
+    """Return the map of an encoder, a key of `CODECS`."""
+    text = (
+        resources.files("laser_dist.encoding")
+        .joinpath("codec_maps.json")
+        .read_text(encoding="utf-8")
+    )
+    return CodecMap(**json.loads(text)["maps"][codec])
+
+
+def excerpt_of(source: Path, frames: range, *, seconds: float = EXCERPT_S) -> Clip:
+    """Return the middle of a scene, upright, 8-bit 4:2:0.
+
+    Args:
+      source: path of a video.
+      frames: positions of the frames of the scene.
+      seconds: length of the excerpt at the nominal frame rate; less if the scene is shorter.
+
+    Raises:
+      VideoError: the source is not a video, or has fewer frames.
+    """
+    name, damage = str(source), Damage()
+    with open_video(source, name, damage) as (container, stream):
+        packets = scan_packets(container, stream, name, damage)
+    with open_video(source, name, damage) as (container, stream):
+        rate = frame_rate(stream)
+        length = min(len(frames), max(1, round(seconds * rate)))
+        start = frames.start + (len(frames) - length) // 2
+        if packets.key_times:
+            times = packets.times[start : start + length]
+            found = decode_frames_at(container, stream, times, packets, damage)
+        else:
+            decoded = decode_frames(container, stream, name, damage)
+            found = islice(decoded, start, start + length)
+        first = next(found, None)
+        if first is None:
+            raise damaged(name, "it has no frames")
+        matrix = display_matrix(first)
+        color = upright_color(first, matrix, codec=stream.codec_context.name, is_still=False)
+        planes = [upright_planes(frame, color, matrix) for frame in chain([first], found)]
+    times = [Fraction(index) / rate for index in range(len(planes))]
+    return Clip.from_planes(planes, times, rate)
+
+
+def matching_crf(excerpt: Clip, qp: float, settings: EncoderSettings, codec_map: CodecMap) -> Match:
+    """Find the CRF with which an encoder has the quality of x264 at a QP.
+
+    Args:
+      excerpt: part of the clip.
+      qp: QP of x264 at VideoSet's settings.
+      settings: the other encoder.
+      codec_map: where to start, and how XPSNR changes with the CRF.
+    """
+    target = xpsnr_db(excerpt, decode(encode_h264(excerpt, qp=round(qp)), fps=excerpt.fps))
+    return search(
+        target,
+        lambda crf: xpsnr_db(excerpt, encoded(excerpt, settings, crf)),
+        start=codec_map.crf_at(qp),
+        db_per_crf=codec_map.db_per_crf,
+        coarsest=CODECS[settings.codec].coarsest,
+    )
+
+
+def search(
+    target_db: float,
+    quality_at: Callable[[float], float],
+    *,
+    start: float,
+    db_per_crf: float,
+    coarsest: int,
+) -> Match:
+    """Find the CRF of a quality with at most `MAX_PROBES` trial encodes.
+
+    Args:
+      target_db: XPSNR to reach.
+      quality_at: returns the XPSNR at a CRF, rounded to `CRF_STEP`.
+      start: first CRF to try.
+      db_per_crf: slope that is used until two trials give another.
+      coarsest: largest CRF.
+    """
+    tried: list[tuple[float, float]] = []
+    crf, slope = on_grid(start, coarsest), db_per_crf
+    for _ in range(MAX_PROBES):
+        found = quality_at(crf)
+        tried.append((crf, found))
+        if len(tried) > 1 and tried[0][0] != crf:
+            measured = (found - tried[0][1]) / (crf - tried[0][0])
+            # Two noisy trials that are close give no slope.
+            slope = measured if measured < db_per_crf / 4 else db_per_crf
+        crf = on_grid(crf + (target_db - found) / slope, coarsest)
+        if abs(target_db - found) < _NEAR_DB or crf in [each for each, _ in tried]:
+            break
+    return Match(
+        crf=crf,
+        offset=crf - start,
+        target_db=target_db,
+        reached_db=tried[-1][1],
+        num_probes=len(tried),
+    )
+
+
+def on_grid(crf: float, coarsest: int) -> float:
+    """Return the nearest CRF that the encoders take: a multiple of a half, from 1."""
+    return min(max(round(2 * crf) / 2, 1), coarsest)
+
+
+def encoded(clip: Clip, settings: EncoderSettings, crf: float) -> Clip:
+    """Return a clip after an encoder at a CRF."""
+    quiet_encoders()
+    file = io.BytesIO()
+    with av.open(file, "w", "matroska") as target:
+        stream = target.add_stream(CODECS[settings.codec].library, rate=clip.fps)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
+        stream.options = settings.encoder_options([(range(clip.num_frames), crf)])
+        for index in range(clip.num_frames):
+            frame = clip.frame(index)
+            frame.pts, frame.time_base = index, 1 / clip.fps
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    return replace(decode(file.getvalue()), color=clip.color)

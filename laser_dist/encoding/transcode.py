@@ -1,0 +1,370 @@
+"""Encode the video of a file, and copy everything else: sound, subtitles, chapters, metadata."""
+
+# PyAV's stubs leave the stream type of packets open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+from av.codec.context import CodecContext
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.filter import Graph
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
+from av.video.stream import VideoStream
+
+from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
+from laser_dist.errors import UserError
+from laser_dist.video.containers import (
+    Damage,
+    damaged,
+    decode_frames,
+    frame_rate,
+    open_all_streams,
+    open_video,
+)
+from laser_dist.video.frames import UPRIGHT, display_matrix, is_sideways
+
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""FFmpeg's name of the container by the suffix of a file."""
+
+_COPIED = ("audio", "subtitle")
+# What the muxer writes itself.
+_OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "DURATION"}
+_REFUSED = ("Error parsing option", "Unknown option", "unknown option", "Error applying")
+
+Values = Sequence[tuple[range, float]]
+"""Frames and quantizer of each scene, in order, without gaps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcoded:
+    """What was encoded.
+
+    Attributes:
+      num_frames: number of frames.
+      video_bytes: size of the encoded pictures.
+      left_out: what was not copied, in a few words each.
+      damage: damage of the source that was concealed.
+    """
+
+    num_frames: int
+    video_bytes: int
+    left_out: tuple[str, ...]
+    damage: Damage
+
+
+def transcode(
+    source: Path,
+    output: Path,
+    settings: EncoderSettings,
+    values: Values,
+    *,
+    progress: Callable[[int], None] = lambda num_frames: None,
+) -> Transcoded:
+    """Encode the video of a file into another one, and copy its other streams.
+
+    Frames are turned as the file asks, interlaced ones are deinterlaced, and odd sizes are cropped
+    by a row or column. Times, color description and 10 bits are kept; the chroma becomes 4:2:0.
+
+    Args:
+      source: path of a video.
+      output: path to write, with a suffix of `FORMATS`.
+      settings: encoder.
+      values: quantizer of each scene: QP or CRF, as `settings.rate` says.
+      progress: called with the number of frames that are encoded.
+
+    Raises:
+      UserError: the source is not a video or has no frame, its frames change size, the encoder
+        refuses an option, or a stream does not fit into the container.
+      OSError: the output cannot be written.
+    """
+    quiet_encoders()
+    name, damage = str(source), Damage()
+    with (
+        open_video(source, name, damage) as (container, stream),
+        open_all_streams(source, name) as everything,
+    ):
+        decoded = decode_frames(container, stream, name, damage)
+        head = next(decoded, None)
+        if head is None:
+            raise damaged(name, "it has no frames")
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        if is_sideways(display_matrix(head)):
+            aspect = 1 / aspect
+        frames = prepared_frames(chain([head], decoded), stream, name)
+        first = next(frames)
+        num_frames = 0
+        with _written(output) as target:
+            video = _add_video(target, stream, first, aspect, settings, values)
+            others, left_out = _add_others(target, everything)
+            target.metadata.update(_tags(everything.metadata))
+            with suppress(ValueError):  # chapters without a title or time
+                target.set_chapters(everything.chapters())
+            _start(target, settings)
+            copied = _copied(everything, others)
+            pending = next(copied, None)
+            video_bytes = 0
+            for packet, num_frames in _encoded(chain([first], frames), video, settings, values):
+                progress(num_frames)
+                time = (packet.dts or 0) * (packet.time_base or 1)
+                while pending is not None and pending[0] <= time:
+                    target.mux(pending[1])
+                    pending = next(copied, None)
+                packet.stream = video
+                video_bytes += packet.size
+                target.mux(packet)
+            while pending is not None:
+                target.mux(pending[1])
+                pending = next(copied, None)
+    return Transcoded(
+        num_frames=num_frames, video_bytes=video_bytes, left_out=left_out, damage=damage
+    )
+
+
+def prepared_frames(
+    frames: Iterator[av.VideoFrame], stream: VideoStream, name: str
+) -> Iterator[av.VideoFrame]:
+    """Yield frames as they are encoded: upright, progressive, of even size, 4:2:0.
+
+    Args:
+      frames: decoded frames, in order.
+      stream: their stream, whose clock is used; a frame without a time follows from the rate.
+      name: name of the file in error messages.
+
+    Raises:
+      VideoError: the frames change size or format.
+    """
+    first = next(frames, None)
+    if first is None:
+        return
+    size, base = (first.width, first.height, first.format.name), stream.time_base
+    graph = _graph(first, stream)
+    last = None
+    step = max(1, round(1 / (frame_rate(stream) * base))) if base else 1
+
+    def timed(frame: av.VideoFrame) -> av.VideoFrame:
+        nonlocal last
+        pts = frame.pts if frame.pts is not None else 0 if last is None else last + step
+        frame.pts = last = pts if last is None else max(pts, last + 1)
+        frame.time_base = base or 1 / frame_rate(stream)
+        return frame
+
+    for frame in chain([first], frames):
+        if (frame.width, frame.height, frame.format.name) != size:
+            raise damaged(name, "its frames change size")
+        if graph is None:
+            yield timed(frame)
+            continue
+        graph.push(timed(frame))
+        yield from _pulled(graph)
+    if graph is not None:
+        graph.push(None)
+        yield from _pulled(graph)
+
+
+def _pulled(graph: Graph) -> Iterator[av.VideoFrame]:
+    while True:
+        try:
+            frame = graph.pull()
+        except (av.BlockingIOError, av.EOFError):
+            return
+        assert isinstance(frame, av.VideoFrame)
+        yield frame
+
+
+def _graph(first: av.VideoFrame, stream: VideoStream) -> Graph | None:
+    """Return the filters that frames need; None if they need none."""
+    filters: list[tuple[str, str]] = []
+    if first.interlaced_frame:
+        filters.append(("bwdif", "mode=send_frame"))
+    matrix = display_matrix(first)
+    if matrix != UPRIGHT:
+        a, b, c, d = matrix
+        if is_sideways(matrix):
+            filters.append(("transpose", "dir=cclock_flip"))  # swaps rows and columns only
+            a, d = c, b
+        filters += [("vflip", "")] * (d < 0) + [("hflip", "")] * (a < 0)
+        # The frame is upright now, and must not be turned again.
+        filters.append(("sidedata", "mode=delete:type=DISPLAYMATRIX"))
+    if first.width % 2 or first.height % 2:
+        filters.append(("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0"))
+    bits = max(component.bits for component in first.format.components)
+    wanted = "yuv420p10le" if bits > 8 else "yuv420p"
+    if first.format.name != wanted:
+        if first.format.is_rgb:
+            filters.append(("scale", "out_color_matrix=bt709:out_range=tv"))
+        filters.append(("format", wanted))
+    if not filters:
+        return None
+    graph = Graph()
+    graph.threads = 1
+    base = stream.time_base or 1 / frame_rate(stream)
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    last = graph.add(
+        "buffer",
+        f"video_size={first.width}x{first.height}:pix_fmt={first.format.name}"
+        f":time_base={base.numerator}/{base.denominator}"
+        f":pixel_aspect={aspect.numerator}/{aspect.denominator}"
+        f":colorspace={int(first.colorspace)}:range={int(first.color_range)}",
+    )
+    for name, options in (*filters, ("buffersink", "")):
+        entry, last = last, graph.add(name, options or None)
+        entry.link_to(last)
+    graph.configure()
+    return graph
+
+
+@contextmanager
+def _written(output: Path) -> Generator[OutputContainer]:
+    """Open a container to write; turn FFmpeg's errors into one for people."""
+    options = {"movflags": "+faststart"} if FORMATS[output.suffix.lower()] != "matroska" else {}
+    try:
+        # Not by the path only, which FFmpeg would take for an address if it looked like one.
+        with av.open(
+            f"file:{output}", "w", FORMATS[output.suffix.lower()], options=options
+        ) as target:
+            yield target
+    except (FFmpegError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno and error.errno > 0 and error.filename:
+            raise  # the disk
+        text = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f'The file cannot be written: FFmpeg reports "{text}".',
+            hint="Write a .mkv file, which takes most streams.",
+        ) from error
+
+
+def _add_video(
+    target: OutputContainer,
+    source: VideoStream,
+    first: av.VideoFrame,
+    aspect: Fraction,
+    settings: EncoderSettings,
+    values: Values,
+) -> VideoStream:
+    codec = CODECS[settings.codec]
+    video = target.add_stream(codec.library, rate=frame_rate(source))
+    assert isinstance(video, VideoStream)
+    some = values if codec.has_zones else values[:1]
+    video.codec_context.framerate = frame_rate(source)
+    video.codec_context.sample_aspect_ratio = aspect
+    _set_up(video.codec_context, first, settings, some)
+    video.time_base = video.codec_context.time_base
+    if codec.tag and target.format.name != "matroska":
+        video.codec_context.codec_tag = codec.tag
+    video.metadata.update(_tags(source.metadata))
+    return video
+
+
+def _set_up(
+    context: VideoCodecContext,
+    first: av.VideoFrame,
+    settings: EncoderSettings,
+    values: Values,
+) -> None:
+    context.width, context.height, context.pix_fmt = first.width, first.height, first.format.name
+    context.time_base = first.time_base
+    context.color_range = int(first.color_range)
+    context.colorspace = int(first.colorspace)
+    context.color_primaries = int(first.color_primaries)
+    context.color_trc = int(first.color_trc)
+    is_deep = first.format.name != "yuv420p"
+    context.options = settings.encoder_options(values, is_deep=is_deep)
+
+
+def _start(target: OutputContainer, settings: EncoderSettings) -> None:
+    """Open the encoders; FFmpeg warns of options that an encoder does not know, and goes on."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture() as messages:
+            target.start_encoding()
+    finally:
+        av.logging.set_level(level)
+    for _, _, message in messages:
+        if any(text in message for text in _REFUSED):
+            raise UserError(
+                f"{settings.codec} refuses an option: {message.strip().rstrip('.')}.",
+                hint="Check --encoder-options.",
+            )
+
+
+def _encoded(
+    frames: Iterator[av.VideoFrame], video: VideoStream, settings: EncoderSettings, values: Values
+) -> Iterator[tuple[Packet[Any], int]]:
+    """Yield each packet, and the number of frames that the encoder has taken."""
+    context = video.codec_context
+    starts = {frames_of.start: index for index, (frames_of, _) in enumerate(values)}
+    has_zones = CODECS[settings.codec].has_zones
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        scene = starts.get(count - 1)
+        if scene and not has_zones:
+            yield from ((packet, count - 1) for packet in context.encode(None))
+            context = CodecContext.create(CODECS[settings.codec].library, "w")
+            assert isinstance(context, VideoCodecContext)
+            one = values[scene : scene + 1]
+            context.framerate = video.codec_context.framerate
+            context.sample_aspect_ratio = video.codec_context.sample_aspect_ratio
+            _set_up(context, frame, settings, one)
+        # Not the type that it had in the source, which the encoder would copy.
+        frame.pict_type = PictureType.NONE if scene is None else PictureType.I
+        yield from ((packet, count) for packet in context.encode(frame))
+    yield from ((packet, count) for packet in context.encode(None))
+
+
+def _add_others(
+    target: OutputContainer, source: InputContainer
+) -> tuple[dict[int, Any], tuple[str, ...]]:
+    """Add the streams that are copied; return them by index, and what is left out."""
+    added: dict[int, Any] = {}
+    left_out: list[str] = []
+    for stream in source.streams:
+        if stream.type == "attachment":
+            target.add_attachment(stream.name or "", stream.mimetype, stream.data)
+        elif stream.type in _COPIED:
+            what = f"{stream.type} stream {stream.index}"
+            try:
+                copy = target.add_stream_from_template(stream)
+            except (ValueError, FFmpegError) as error:
+                raise UserError(
+                    f"The {what} does not fit into {target.format.name}.",
+                    hint="Write a .mkv file, which takes most streams.",
+                ) from error
+            copy.metadata.update(_tags(stream.metadata))
+            copy.disposition = stream.disposition
+            added[stream.index] = copy
+        elif stream.type == "data" and not source.chapters():
+            left_out.append(f"data stream {stream.index}")
+    return added, tuple(left_out)
+
+
+def _copied(
+    source: InputContainer, others: dict[int, Any]
+) -> Iterator[tuple[Fraction, Packet[Any]]]:
+    """Yield each packet of the streams that are copied, and its time in seconds."""
+    streams = [source.streams[index] for index in others]
+    if not streams:
+        return
+    for packet in source.demux(streams):
+        if packet.size and packet.dts is not None:
+            time = packet.dts * (packet.time_base or Fraction(1))
+            packet.stream = others[packet.stream.index]
+            yield time, packet
+
+
+def _tags(metadata: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in metadata.items() if name not in _OWN_TAGS}

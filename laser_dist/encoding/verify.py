@@ -1,0 +1,156 @@
+"""Compare an encoded file with its source, frame by frame, in memory that does not grow."""
+
+# PyAV's stubs leave the type of metadata open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+
+import av
+import numpy as np
+from av.filter import Graph
+from av.filter.context import FilterContext
+
+from laser_dist.encoding.transcode import Values, prepared_frames
+from laser_dist.errors import UserError
+from laser_dist.video.containers import Damage, decode_frames, frame_rate, open_video
+from laser_dist.video.quality import clip_psnr_db, clip_xpsnr_db
+
+# Name of the filter to the key of its score of luma, and whether the reference comes first.
+_FILTERS = {
+    "psnr": ("lavfi.psnr.mse.y", False),
+    "ssim": ("lavfi.ssim.Y", False),
+    "xpsnr": ("lavfi.xpsnr.xpsnr.y", True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Quality of a part of a file, of luma, as FFmpeg's filters give it; higher is better.
+
+    Attributes:
+      psnr_db: from the mean squared error over all frames.
+      ssim: mean over the frames.
+      xpsnr_db: mean of the frames' weighted errors.
+    """
+
+    psnr_db: float
+    ssim: float
+    xpsnr_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """An encoded file compared with its source.
+
+    Attributes:
+      num_frames: frames of both.
+      total: quality of all frames.
+      scenes: quality of each scene.
+    """
+
+    num_frames: int
+    total: Quality
+    scenes: tuple[Quality, ...]
+
+
+def verify(
+    source: Path,
+    output: Path,
+    values: Values,
+    *,
+    progress: Callable[[int], None] = lambda num_frames: None,
+) -> Verified:
+    """Decode both files once, and compare their frames.
+
+    Args:
+      source: the file that was encoded.
+      output: the encoded file.
+      values: the scenes, as for `transcode`.
+      progress: called with the number of frames that are compared.
+
+    Raises:
+      UserError: a file does not decode, or they differ in the number of frames.
+    """
+    scores: dict[str, list[float]] = {name: [] for name in _FILTERS}
+    count = 0
+    bits = 8
+    with _decoded(source) as (first, rate), _decoded(output) as (second, _):
+        filters: dict[str, tuple[Graph, list[FilterContext], FilterContext]] = {}
+        for count, (reference, encoded) in enumerate(zip_longest(first, second), start=1):
+            if reference is None or encoded is None:
+                which = "fewer" if encoded is None else "more"
+                raise UserError(
+                    f"The encoded file has {which} frames than {source}: frame {count} differs.",
+                    hint="Report this, with the command and the file.",
+                )
+            if not filters:
+                bits = max(component.bits for component in reference.format.components)
+                filters = {name: _graph(name, reference, rate) for name in _FILTERS}
+            for frame in (reference, encoded):
+                frame.pts, frame.time_base = count - 1, 1 / rate
+            for name, (_, entries, sink) in filters.items():
+                is_first = _FILTERS[name][1]
+                pair = (reference, encoded) if is_first else (encoded, reference)
+                for entry, frame in zip(entries, pair, strict=True):
+                    entry.push(frame)
+                scores[name] += _drained(sink, _FILTERS[name][0])
+            progress(count)
+        for name, (_, entries, sink) in filters.items():
+            for entry in entries:
+                entry.push(None)
+            scores[name] += _drained(sink, _FILTERS[name][0])
+    return Verified(
+        num_frames=count,
+        total=_quality(scores, range(count), bits),
+        scenes=tuple(_quality(scores, frames, bits) for frames, _ in values),
+    )
+
+
+@contextmanager
+def _decoded(path: Path) -> Generator[tuple[Iterator[av.VideoFrame], Fraction]]:
+    """Open a file, and give its prepared frames and their rate."""
+    name, damage = str(path), Damage()
+    with open_video(path, name, damage) as (container, stream):
+        decoded = decode_frames(container, stream, name, damage)
+        yield prepared_frames(decoded, stream, name), frame_rate(stream)
+
+
+def _quality(scores: dict[str, list[float]], frames: range, bits: int) -> Quality:
+    psnr, ssim, xpsnr = (scores[name][frames.start : frames.stop] for name in _FILTERS)
+    return Quality(
+        psnr_db=clip_psnr_db(psnr, 2**bits - 1),
+        ssim=float(np.mean(ssim)),
+        xpsnr_db=clip_xpsnr_db(xpsnr),
+    )
+
+
+def _graph(
+    name: str, frame: av.VideoFrame, rate: Fraction
+) -> tuple[Graph, list[FilterContext], FilterContext]:
+    graph = Graph()
+    graph.threads = 1
+    source = (
+        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+        f":time_base={rate.denominator}/{rate.numerator}"
+        f":frame_rate={rate.numerator}/{rate.denominator}:pixel_aspect=1/1"
+    )
+    entries = [graph.add("buffer", source), graph.add("buffer", source)]
+    compared, sink = graph.add(name), graph.add("buffersink")
+    for index, entry in enumerate(entries):
+        entry.link_to(compared, 0, index)
+    compared.link_to(sink)
+    graph.configure()
+    return graph, entries, sink
+
+
+def _drained(sink: FilterContext, key: str) -> Iterator[float]:
+    while True:
+        try:
+            yield float(sink.pull().metadata[key])
+        except (av.BlockingIOError, av.EOFError):
+            return

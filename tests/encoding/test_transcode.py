@@ -1,0 +1,212 @@
+"""Encoded files: the frames, times, quantizers and other streams that they must have."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from laser_dist.encoding.encoders import EncoderSettings
+from laser_dist.encoding.transcode import transcode
+from laser_dist.encoding.verify import verify
+from laser_dist.errors import UserError
+
+WIDTH, HEIGHT, FPS = 96, 64, 25
+ENCODERS = {
+    "videoset": EncoderSettings(),
+    "x264": EncoderSettings(codec="x264", preset="veryfast"),
+    "x265": EncoderSettings(codec="x265", preset="ultrafast"),
+    "svtav1": EncoderSettings(codec="svtav1", preset="12"),
+}
+
+
+def pictures(num_frames, *, width=WIDTH, height=HEIGHT):
+    """Return frames of a texture that moves, another one in the second half."""
+    found = []
+    for seed, count in ((1, num_frames // 2), (2, num_frames - num_frames // 2)):
+        coarse = np.random.default_rng(seed).integers(40, 200, (height // 4, width // 4 + count))
+        texture = np.kron(coarse, np.ones((4, 4))).astype(np.uint8)
+        found += [texture[:height, at : at + width] for at in range(count)]
+    return [np.repeat(each[..., None], 3, axis=2) for each in found]
+
+
+def write(path, frames, *, times=None, pix_fmt="yuv420p", with_sound=False, **settings):
+    """Write frames, at times in ms, with a second of sound."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "6"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for name, value in settings.items():
+            setattr(stream.codec_context, name, value)
+        sound = container.add_stream("aac", rate=48000) if with_sound else None
+        if sound:
+            sound.metadata["language"] = "deu"
+            container.metadata["title"] = "Test"
+        for index, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+            frame.pts = times[index] if times else index * 1000 // FPS
+            frame.time_base = Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        for index in range(40 if sound else 0):
+            tone = np.sin(np.arange(1024) / 20 + index).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(np.stack([tone, tone]), "fltp", "stereo")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, index * 1024, Fraction(1, 48000)
+            container.mux(sound.encode(frame))
+        if sound:
+            container.mux(sound.encode())
+    return path
+
+
+def decoded(path):
+    with av.open(path) as container:
+        found = list(container.decode(video=0))
+        return [float(each.time) for each in found], found
+
+
+def packets(path, kind):
+    with av.open(path) as container:
+        stream = getattr(container.streams, kind)[0]
+        return [bytes(packet) for packet in container.demux(stream) if packet.size]
+
+
+def halves(first, second, num_frames=40):
+    return [(range(num_frames // 2), first), (range(num_frames // 2, num_frames), second)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_all_frames_sound_and_metadata_are_there(tmp_path, encoder, suffix):
+    source = write(tmp_path / "a.mp4", pictures(40), with_sound=True)
+    output = tmp_path / f"b{suffix}"
+    seen = []
+    result = transcode(source, output, ENCODERS[encoder], halves(22.0, 36.0), progress=seen.append)
+    times, frames = decoded(output)
+    assert result.num_frames == len(frames) == 40
+    # Sound starts before the video, by the encoder's delay, and Matroska moves both.
+    assert np.array(times) - times[0] == pytest.approx(np.arange(40) / FPS, abs=0.0011)
+    assert packets(output, "audio") == packets(source, "audio")
+    with av.open(output) as container:
+        assert container.metadata["title"] == "Test"
+        assert container.streams.audio[0].metadata["language"] == "deu"
+        keys = [
+            packet.pts * packet.time_base
+            for packet in container.demux(video=0)
+            if packet.is_keyframe
+        ]
+    # The second scene starts with a key frame.
+    assert [float(key - keys[0]) for key in keys] == pytest.approx([0, 20 / FPS], abs=0.0011)
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_each_scene_has_its_quantizer(tmp_path, encoder):
+    """The scene with the finer quantizer is nearer to the source, whichever it is."""
+    source = write(tmp_path / "a.mp4", pictures(40))
+    for values in (halves(16.0, 40.0), halves(40.0, 16.0)):
+        output = tmp_path / "b.mp4"
+        transcode(source, output, ENCODERS[encoder], values)
+        first, second = verify(source, output, values).scenes
+        fine, coarse = (first, second) if values[0][1] == 16 else (second, first)
+        assert fine.psnr_db > coarse.psnr_db + 3
+
+
+def test_the_comparison_is_that_of_the_decoded_luma(tmp_path):
+    source, output = write(tmp_path / "a.mp4", pictures(40)), tmp_path / "b.mp4"
+    values = halves(24.0, 40.0)
+    transcode(source, output, ENCODERS["videoset"], values)
+    found = verify(source, output, values)
+    luma = [
+        np.stack([each.to_ndarray()[:HEIGHT].astype(float) for each in decoded(path)[1]])
+        for path in (source, output)
+    ]
+    errors = ((luma[0] - luma[1]) ** 2).mean(axis=(1, 2))
+    for part, quality in ((slice(0, 40), found.total), (slice(20, 40), found.scenes[1])):
+        expected = 10 * np.log10(255**2 / errors[part].mean())
+        assert quality.psnr_db == pytest.approx(expected, abs=0.01)
+    assert found.num_frames == 40
+
+
+def test_a_file_with_fewer_frames_does_not_pass(tmp_path):
+    source = write(tmp_path / "a.mp4", pictures(40))
+    short = write(tmp_path / "b.mp4", pictures(40)[:39])
+    with pytest.raises(UserError, match="fewer frames"):
+        verify(source, short, [(range(40), 20.0)])
+    with pytest.raises(UserError, match="more frames"):
+        verify(short, source, [(range(39), 20.0)])
+
+
+def test_times_of_a_variable_frame_rate_are_kept(tmp_path):
+    times = [0, 40, 80, 500, 540, 1100, 1200, 1300, 1340, 2000]
+    source = write(tmp_path / "a.mkv", pictures(10), times=times)
+    for encoder in ENCODERS.values():
+        transcode(source, tmp_path / "b.mkv", encoder, [(range(10), 24.0)])
+        assert decoded(tmp_path / "b.mkv")[0] == pytest.approx(np.array(times) / 1000, abs=0.0011)
+
+
+def test_ten_bits_and_the_color_description_are_kept(tmp_path):
+    source = write(
+        tmp_path / "a.mp4", pictures(10), pix_fmt="yuv420p10le",
+        color_primaries=9, colorspace=9, color_trc=14, color_range=1,
+    )  # fmt: skip
+    eight = write(tmp_path / "eight.mp4", pictures(10))
+    values = [(range(10), 30.0)]
+    for encoder in ENCODERS.values():
+        transcode(source, tmp_path / "b.mp4", encoder, values)
+        frame = decoded(tmp_path / "b.mp4")[1][0]
+        assert frame.format.name == "yuv420p10le"
+        assert (frame.color_primaries, frame.colorspace, frame.color_trc) == (9, 9, 14)
+    # A QP has the same step of the range in 8 and in 10 bits; 12 QP off would be 12 dB.
+    found = []
+    for each in (source, eight):
+        transcode(each, tmp_path / "c.mp4", ENCODERS["videoset"], values)
+        found.append(verify(each, tmp_path / "c.mp4", values).total.psnr_db)
+    assert found[0] == pytest.approx(found[1], abs=2)
+
+
+def test_a_turned_video_is_upright_and_an_odd_size_is_cropped(tmp_path):
+    from PIL import Image
+
+    source = write(tmp_path / "a.mp4", pictures(4))
+    turned = tmp_path / "turned.mov"
+    content = source.read_bytes()
+    # The display matrix of the track header: 90 degrees clockwise.
+    identity = b"".join(
+        each.to_bytes(4, "big") for each in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    )
+    quarter = b"".join(
+        each.to_bytes(4, "big", signed=True)
+        for each in (0, 65536, 0, -65536, 0, 0, HEIGHT << 16, 0, 1 << 30)
+    )
+    track = content.index(b"tkhd")
+    at = content.index(identity, track)
+    turned.write_bytes(content[:at] + quarter + content[at + len(quarter) :])
+    transcode(turned, tmp_path / "b.mp4", ENCODERS["videoset"], [(range(4), 4.0)])
+    before, after = (decoded(path)[1][0] for path in (source, tmp_path / "b.mp4"))
+    assert (after.width, after.height, after.rotation) == (HEIGHT, WIDTH, 0)
+    expected = Image.fromarray(before.to_ndarray(format="gray")).transpose(
+        Image.Transpose.ROTATE_270
+    )
+    difference = np.asarray(expected).astype(int) - after.to_ndarray(format="gray")
+    assert np.abs(difference).mean() < 2
+    cut = [each[:67, :99] for each in pictures(4, width=100, height=68)]
+    odd = write(tmp_path / "odd.mp4", cut, pix_fmt="yuv444p")
+    transcode(odd, tmp_path / "c.mp4", ENCODERS["videoset"], [(range(4), 20.0)])
+    frame = decoded(tmp_path / "c.mp4")[1][0]
+    assert (frame.width, frame.height, frame.format.name) == (98, 66, "yuv420p")
+
+
+def test_what_an_encoder_or_a_container_does_not_take_is_one_sentence(tmp_path):
+    source = write(tmp_path / "a.mp4", pictures(4), with_sound=True)
+    values = [(range(4), 20.0)]
+    for codec, preset in (("x264", None), ("x265", "ultrafast")):
+        settings = EncoderSettings(codec=codec, preset=preset, options={"no-such": "1"})
+        with pytest.raises(UserError, match=f"{codec} refuses an option: .*no-such"):
+            transcode(source, tmp_path / "b.mp4", settings, values)
+    with pytest.raises(UserError, match=r"cannot be written|does not fit"):
+        transcode(source, tmp_path / "b.webm", ENCODERS["videoset"], values)
+    with pytest.raises(UserError, match="no preset quick"):
+        EncoderSettings(codec="x265", preset="quick")
+    with pytest.raises(UserError, match="no codec x266"):
+        EncoderSettings(codec="x266")
