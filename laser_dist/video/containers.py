@@ -35,6 +35,7 @@ from laser_dist.errors import UserError
 from laser_dist.storage import limit, open_regular
 from laser_dist.storage.retries import is_transient
 from laser_dist.video.animations import video_of
+from laser_dist.video.heif import assembled, grid_of
 from laser_dist.video.signatures import codec_tags, is_photograph, problem_of
 
 MIN_SIZE = 16
@@ -184,12 +185,10 @@ def open_video(
         with _open_file(source) as file:
             if not file.read(1):
                 raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
-            with _open_container(video_of(file) or file, name) as container:
+            file = video_of(file) or _assembled(file, name, damage)
+            with _open_container(file, name) as container:
                 stream = _video_stream(container, file, name)
-                # One thread: the order of errors, and so the frames, do not depend on the machine.
-                stream.codec_context.thread_count = 1
-                strict = {} if damage else {"err_detect": "explode"}
-                stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), **strict}
+                _set_up(stream, damage)
                 _check_index(container, stream, name, damage)
                 yield container, stream
     # For a few damaged headers PyAV raises Python errors instead of FFmpeg errors.
@@ -363,6 +362,37 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
         raise damaged(name, problem) from error
 
 
+def _set_up(stream: VideoStream, damage: Damage | None) -> None:
+    # One thread: the order of errors, and so the frames, do not depend on the machine.
+    stream.codec_context.thread_count = 1
+    strict = {} if damage else {"err_detect": "explode"}
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), **strict}
+
+
+def _assembled(file: BinaryIO, name: str, damage: Damage | None) -> BinaryIO:
+    """Return a photograph of tiles as one picture, and any other file as it is."""
+    if not (grid := grid_of(file)):
+        return file
+    tiles: dict[int, av.VideoFrame] = {}
+    with _open_container(file, name) as container:
+        streams = [stream for stream in container.streams.video if stream.id in grid.tiles]
+        if any(_problem_of(stream) for stream in streams):
+            return file  # `_video_stream` raises
+        num_pixels = sum(each.codec_context.width * each.codec_context.height for each in streams)
+        if num_pixels > MAX_PIXELS:
+            problem = f"it has {num_pixels:,} pixels; the limit is {MAX_PIXELS:,}"
+            raise VideoError(f"Cannot decode {name}: {problem}.", hint=_OTHER_FILE)
+        for stream in streams:
+            _set_up(stream, damage)
+        for packet in container.demux(streams):
+            for frame in packet.decode():
+                assert isinstance(frame, av.VideoFrame)
+                tiles.setdefault(packet.stream.id, frame)
+    if len(tiles) < len(grid.tiles):
+        raise damaged(name, f"{len(tiles)} of its {len(grid.tiles)} tiles decode")
+    return io.BytesIO(assembled(grid, tiles))
+
+
 def _video_stream(container: InputContainer, file: BinaryIO, name: str) -> VideoStream:
     """Return the stream that the `ffmpeg` program picks: by default marks first, then by pixels.
 
@@ -373,13 +403,16 @@ def _video_stream(container: InputContainer, file: BinaryIO, name: str) -> Video
         # A picture on the cover of a song is no video.
         if not stream.disposition & Disposition.attached_pic:
             streams.append(stream)
-    found = [stream for stream in streams if not _problem_of(stream)]
+    readable = [stream for stream in streams if not _problem_of(stream)]
+    found = [stream for stream in readable if not stream.disposition & Disposition.dependent]
     if found:
         # The first one of several that are equal; but of an AVIF file, rather the animation than
         # its first picture.
         is_animation = container.metadata.get("major_brand") == "avis"
         return max(found, key=lambda stream: (_rank(stream), is_animation and stream.frames))
     problem = problem_of(file)
+    if readable:
+        problem = "its picture is made of parts in a way that laser-jnd does not read"
     if not problem:
         tags = ", ".join(codec_tags(file))
         problem = _problem_of(streams[0], tags) if streams else "it has no picture"
