@@ -11,12 +11,14 @@ from av.video.stream import VideoStream
 from laser_dist.video.containers import (
     Damage,
     damaged,
-    decode_frames,
     is_still_image,
     name_of,
     open_video,
 )
 from laser_dist.video.frames import upright_size
+from laser_dist.video.packets import (
+    decode_frames,
+)
 from laser_dist.video.pictures import hdr_of
 
 _IMAGE_BRANDS = ("avif", "heic", "heix", "mif1")  # ISO/IEC 23008-12, and AVIF
