@@ -48,8 +48,8 @@ MAX_FILE_BYTES = limit("MAX_FILE_BYTES", 1 << 36)
 PROBE_BYTES = limit("PROBE_BYTES", 5_000_000)
 """Part of a file that FFmpeg may read and decode to find its streams."""
 
-MAX_STREAMS = limit("MAX_STREAMS", 100)
-"""Most streams of a file: each has a decoder."""
+MAX_STREAMS = limit("MAX_STREAMS", 500)
+"""Most streams of a file: each has a decoder. A photograph of 48 million pixels has 200 tiles."""
 
 VIDEO_FORMATS = (
     *("asf", "avi", "dv", "flv", "gif", "matroska", "mov", "mpeg", "mpegts", "mxf", "nut", "ogg"),

@@ -147,12 +147,12 @@ def scan_packets(
     for packet in _packets(container, stream, name, damage):
         if first is None:
             first = next(iter(_decoded(stream, packet, Damage())), None)
-        if not packet.size or _is_hidden(packet, codec):
+        if not packet.size:
             continue
         time = None if packet.pts is None else packet.pts * _time_base(stream)
         if time is not None and packet.is_keyframe:
             keys.append(time)
-        if packet.is_discard:
+        if packet.is_discard or _is_hidden(packet, codec):
             continue
         shown.append(time)
     times = sorted(time for time in shown if time is not None)
