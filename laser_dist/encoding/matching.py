@@ -23,16 +23,9 @@ from av.video.stream import VideoStream
 
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
 from laser_dist.video.codec import decode, encode_h264
-from laser_dist.video.containers import (
-    Damage,
-    damaged,
-    decode_frames,
-    decode_frames_at,
-    frame_rate,
-    open_video,
-    scan_packets,
-)
+from laser_dist.video.containers import Damage, damaged, frame_rate, open_video
 from laser_dist.video.frames import Clip, display_matrix, upright_color, upright_planes
+from laser_dist.video.packets import decode_frames, decode_frames_at, scan_packets
 from laser_dist.video.quality import xpsnr_db
 
 MAX_PROBES = 2

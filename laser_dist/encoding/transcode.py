@@ -27,15 +27,9 @@ from av.video.stream import VideoStream
 
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
 from laser_dist.errors import UserError
-from laser_dist.video.containers import (
-    Damage,
-    damaged,
-    decode_frames,
-    frame_rate,
-    open_all_streams,
-    open_video,
-)
+from laser_dist.video.containers import Damage, damaged, frame_rate, open_all_streams, open_video
 from laser_dist.video.frames import UPRIGHT, display_matrix, is_sideways
+from laser_dist.video.packets import decode_frames
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """FFmpeg's name of the container by the suffix of a file."""

@@ -17,7 +17,8 @@ from av.filter.context import FilterContext
 
 from laser_dist.encoding.transcode import Values, prepared_frames
 from laser_dist.errors import UserError
-from laser_dist.video.containers import Damage, decode_frames, frame_rate, open_video
+from laser_dist.video.containers import Damage, frame_rate, open_video
+from laser_dist.video.packets import decode_frames
 from laser_dist.video.quality import clip_psnr_db, clip_xpsnr_db
 
 # Name of the filter to the key of its score of luma, and whether the reference comes first.

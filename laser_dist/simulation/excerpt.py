@@ -16,12 +16,14 @@ from laser_dist.video.codec import frame_size
 from laser_dist.video.containers import (
     VideoError,
     check_num_frames,
-    decode_frames,
-    decode_frames_at,
     open_video,
-    scan_packets,
 )
 from laser_dist.video.frames import Clip, UInt8Array, resize_rgb, upright_clip
+from laser_dist.video.packets import (
+    decode_frames,
+    decode_frames_at,
+    scan_packets,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ from laser_dist.video.containers import (
     check_num_frames,
     check_size,
     damaged,
-    decode_frames,
     frame_rate,
     is_still_image,
     name_of,
@@ -41,6 +40,9 @@ from laser_dist.video.frames import (
     upright_color,
     upright_planes,
     upright_size,
+)
+from laser_dist.video.packets import (
+    decode_frames,
 )
 
 MAX_CLIP_BYTES = limit("MAX_CLIP_BYTES", 2 << 30)

@@ -10,13 +10,16 @@ from av.video.stream import VideoStream
 
 from laser_dist.video.containers import (
     Damage,
+    check_size,
     damaged,
-    decode_frames,
     is_still_image,
     name_of,
     open_video,
 )
 from laser_dist.video.frames import upright_size
+from laser_dist.video.packets import (
+    decode_frames,
+)
 from laser_dist.video.pictures import hdr_of
 
 _IMAGE_BRANDS = ("avif", "heic", "heix", "mif1")  # ISO/IEC 23008-12, and AVIF
@@ -52,28 +55,25 @@ def clip_facts(source: bytes | Path) -> ClipFacts:
       source: content or path of the file.
 
     Raises:
-      VideoError: the file is missing, not a readable video or image, or no frame decodes.
+      VideoError: the file is missing, not a readable video or image, no frame decodes, or it is
+        smaller than 16x16.
     """
     name, damage = name_of(source), Damage()
     with open_video(source, name, damage) as (container, stream):
         frame = next(decode_frames(container, stream, name, damage), None)
         if frame is None:
             raise damaged(name, "it has no frames")
-        return facts_of(container, stream, frame)
-
-
-def facts_of(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> ClipFacts:
-    """Return the facts of an open file, of which a frame is decoded."""
-    width, height = upright_size(frame)
-    return ClipFacts(
-        width=width,
-        height=height,
-        duration_s=_duration(container, stream),
-        bits=max(component.bits for component in frame.format.components),
-        hdr=hdr_of(frame),
-        interlaced=frame.interlaced_frame,
-        pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
-    )
+        width, height = upright_size(frame)
+        check_size(name, width, height)
+        return ClipFacts(
+            width=width,
+            height=height,
+            duration_s=_duration(container, stream),
+            bits=max(component.bits for component in frame.format.components),
+            hdr=hdr_of(frame),
+            interlaced=frame.interlaced_frame,
+            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
+        )
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:

@@ -13,18 +13,20 @@ from av.video.stream import VideoStream
 
 from laser_dist.video.containers import (
     Damage,
-    PacketTimes,
     check_num_frames,
     check_size,
-    decode_frames,
-    decode_frames_at,
     is_still_image,
     name_of,
     open_video,
     presentation_time,
-    scan_packets,
 )
 from laser_dist.video.frames import UInt8Array, upright_size
+from laser_dist.video.packets import (
+    PacketTimes,
+    decode_frames,
+    decode_frames_at,
+    scan_packets,
+)
 from laser_dist.video.pictures import seen_rgb
 from laser_dist.video.scenes import Scene
 

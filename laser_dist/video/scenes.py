@@ -15,11 +15,13 @@ from laser_dist.cores import num_cores
 from laser_dist.video.containers import (
     Damage,
     check_num_frames,
-    decode_frames,
     frame_rate,
     name_of,
     open_video,
     presentation_time,
+)
+from laser_dist.video.packets import (
+    decode_frames,
 )
 
 LONGEST_S = 10

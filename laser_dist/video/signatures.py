@@ -31,7 +31,7 @@ def problem_of(file: BinaryIO) -> str | None:
     for position, signature, problem in _SIGNATURES:
         if start[position:].startswith(signature):
             return problem
-    boxes = {kind for kind, _, _ in _boxes(file, 0, file.seek(0, 2))}
+    boxes = {kind for kind, _, _ in boxes_of(file, 0, file.seek(0, 2))}
     if b"mdat" in boxes and not boxes & {b"moov", b"meta"}:
         return "it is truncated: the index at its end is missing"
     # ISO/IEC 23001-7 puts the entries `encv` and `enca` in place of those of the codecs.
@@ -61,15 +61,15 @@ def codec_tags(file: BinaryIO) -> list[str]:
         areas = [
             (start, end)
             for area in areas
-            for kind, start, end in _boxes(file, *area)
+            for kind, start, end in boxes_of(file, *area)
             if kind == wanted
         ]
     # The body of `stsd` starts with version, flags and the number of entries.
-    entries = {kind for start, end in areas for kind, _, _ in _boxes(file, start + 8, end)}
+    entries = {kind for start, end in areas for kind, _, _ in boxes_of(file, start + 8, end)}
     return sorted(kind.decode("latin-1") for kind in entries)
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def boxes_of(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of the body of each box in a part of a file."""
     for _ in range(_MAX_BOXES):
         if start + _HEADER > end:

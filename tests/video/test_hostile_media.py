@@ -15,7 +15,7 @@ from PIL import Image
 from video_clips import moving_clip, muxed
 
 from laser_dist.errors import UserError
-from laser_dist.video import codec, containers, images
+from laser_dist.video import codec, containers, images, packets
 from laser_dist.video.codec import decode, decode_yuv420p, encode_h264, frame_size
 from laser_dist.video.containers import VideoError
 from laser_dist.video.images import open_image
@@ -180,7 +180,7 @@ def test_a_clip_with_too_many_frames_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(codec, "MAX_CLIP_FRAMES", 7)
     with pytest.raises(VideoError, match="is too long: the limits are 7 frames"):
         decode(path)
-    monkeypatch.setattr(containers, "MAX_FRAMES", 7)
+    monkeypatch.setattr(packets, "MAX_FRAMES", 7)
     with pytest.raises(VideoError, match="has more than 7 frames"):
         sample_frames(path, num_frames=1, width=16, height=16)
 
