@@ -23,7 +23,8 @@ from laser_dist.keras_import import import_keras
 from laser_dist.prediction import NUM_FRAMES
 
 if TYPE_CHECKING:
-    from laser_dist.prediction.model import FailedClip, HdrHandling, Model
+    from laser_dist.prediction.clips import FailedClip, HdrHandling
+    from laser_dist.prediction.model import Model
     from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
 
 HELP = "predict the JND levels of videos or images"
