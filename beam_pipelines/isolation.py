@@ -93,12 +93,18 @@ class Isolated:
         self._is_stopped = False
         self._starting = threading.Lock()
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        on_step: Callable[[Any], None] = lambda step: None,
+    ) -> Any:
         """Call `function(*arguments, report)` in the child, where `report(step)` reports a step.
 
         Args:
           function: a function of an importable module.
           arguments: arguments that can be pickled.
+          on_step: called here with each reported step.
 
         Returns:
           What the function returns.
@@ -107,12 +113,12 @@ class Isolated:
           Crashed: the child crashed, or a step timed out; the next call starts another child.
           OutOfMemory: the child was killed, or found no memory; likewise.
           Stopped: `stop` was called.
-          Exception: what the function raised.
+          Exception: what the function or `on_step` raised.
         """
         if self._process is None or self._process.poll() is not None:
             self._start()
         try:
-            kind, value = self._answer(function, arguments)
+            kind, value = self._answer(function, arguments, on_step)
         except BaseException:  # a child still at work would answer the next call
             self.close()
             raise
@@ -120,22 +126,27 @@ class Isolated:
             raise value
         return value
 
-    def _answer(self, function: Callable[..., Any], arguments: tuple) -> tuple[str, Any]:
-        step = None
-        try:
-            self._connection.send((function, arguments))
-            while self._connection.poll(self.step_seconds):
+    def _answer(
+        self, function: Callable[..., Any], arguments: tuple, on_step: Callable[[Any], None]
+    ) -> tuple[str, Any]:
+        step, message = None, (function, arguments)
+        while True:
+            try:  # errors of the pipe: those of the function come as answers
+                if message is not None:
+                    self._connection.send(message)
+                if not self._connection.poll(self.step_seconds):
+                    raise Crashed(step, f"timed out after {self.step_seconds:g} s")
                 kind, value = self._connection.recv()
-                if kind == "memory":
-                    allowed = f"its memory limit of {self._memory_bytes / 1e9:g} GB"
-                    problem = f"exceeded {allowed}" if value else "found no memory"
-                    raise OutOfMemory(step, f"the codec process {problem}", is_at_limit=value)
-                if kind != "step":
-                    return kind, value
-                step = value
-        except (EOFError, OSError) as error:  # from the pipe: those of the function come as answers
-            raise self._end(step) from error
-        raise Crashed(step, f"timed out after {self.step_seconds:g} s")
+            except (EOFError, OSError) as error:
+                raise self._end(step) from error
+            if kind == "memory":
+                allowed = f"its memory limit of {self._memory_bytes / 1e9:g} GB"
+                problem = f"exceeded {allowed}" if value else "found no memory"
+                raise OutOfMemory(step, f"the codec process {problem}", is_at_limit=value)
+            if kind != "step":
+                return kind, value
+            step, message = value, None
+            on_step(value)
 
     def _end(self, step: Any) -> Exception:
         """Return what the end of the child during a step means."""

@@ -215,7 +215,7 @@ def test_ray_is_imported_only_in_functions_of_two_modules():
     [
         (r"\bav\.open\(", {"video/containers.py", "video/animations.py"}),
         (r"\bImage\.open\(", {"video/images.py", "video/animations.py"}),
-        (r"\bload_model\(", {"models/predictors.py"}),
+        (r"(?<!def )\bload_model\(", {"models/predictors.py"}),
         (r"\bh5py\.File\(", {"models/weight_files.py", "commands/import_weights.py"}),
         (r"\bpickle\.loads?\(|allow_pickle=True|safe_mode=False|\bImage\.init\(", set()),
     ],

@@ -7,6 +7,7 @@ when its frames are there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ class SampledScene:
     end_s: float | None
     numbers: range
 
+
+_SECONDS_BETWEEN_REPORTS = 0.5
 
 Take = Callable[[float | SampledScene], None]
 """Takes each scene, in order, and from time to time the share of the clip that is read."""
@@ -119,8 +122,9 @@ def read_clip(source: bytes | Path, sampling: Sampling, take: Take) -> tuple[Cli
     found, damage, sampled_damage = None, Damage(), Damage()
     if sampling.scenes or facts.duration_s is None or facts.duration_s > LONGEST_S:
         length = max(facts.duration_s or 0, LONGEST_S)
+        report = _now_and_then(take)
         found = find_scenes(
-            source, damage=damage, progress=lambda done: take(float(min(done / length, 1) / 2))
+            source, damage=damage, progress=lambda done: report(float(min(done / length, 1) / 2))
         )
         if not sampling.scenes and found[-1].end <= LONGEST_S:  # a stream that states no length
             found = None
@@ -141,6 +145,19 @@ def read_clip(source: bytes | Path, sampling: Sampling, take: Take) -> tuple[Cli
         take(0.5 + number / len(found or [scene]) / 2)
     # Where the scenes are found, all frames are decoded.
     return facts, damage if found else sampled_damage
+
+
+def _now_and_then(report: Callable[[float], None]) -> Callable[[float], None]:
+    """Return a function that reports a share if the last report was some time ago."""
+    last = time.monotonic()
+
+    def pass_on(share: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_REPORTS:
+            last = time.monotonic()
+            report(share)
+
+    return pass_on
 
 
 def predict_clip(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -167,19 +168,21 @@ class Model:
             yield np.stack([resize_rgb(frame, **size) for frame in some])
 
 
-def load(location: str | os.PathLike[str]) -> Model:
+def load(location: str | os.PathLike[str], *, num_threads: int | None = None) -> Model:
     """Load a model to predict with.
 
     Args:
       location: path or `gs://` or `s3://` URL of a finished run, of a `.keras` file, or of an
         exported `.onnx` or `.xml` file.
+      num_threads: as for `load_predictor`.
 
     Raises:
       UserError: there is no such model, the file is not one, or the library that runs it is not
         installed.
     """
     place = os.fspath(location)
-    return Model(load_predictor(local_model(place)))
+    predictor = load_predictor(local_model(place), num_threads=num_threads)
+    return Model(replace(predictor, origin=place) if is_url(place) else predictor)
 
 
 def local_model(location: str) -> Path:
