@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_pipelines.isolation import Crashed, Isolated, OutOfMemory
 from laser_dist.errors import UserError
+from laser_dist.isolation import Crashed, Isolated, OutOfMemory
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ class ChildProcesses:
             try:
                 return work(children[0])
             except OutOfMemory as error:
-                if error.is_at_limit:
-                    raise Crashed(error.step, error.how) from error
+                if error.needs:
+                    raise Crashed(error.step, error.how, needs=error.needs) from error
                 raise UserError(
                     f"Memory ran out twice, the second time with one child process only: {error}.",
                     hint="Use fewer --workers, or a machine with more memory.",

@@ -24,24 +24,22 @@ import pyarrow.parquet as pq
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines.isolation import Crashed, Isolated, lacks_memory
 from beam_pipelines.parallel import ChildProcesses
 from beam_pipelines.rejects import utf8_text
 from beam_pipelines.runner import new_pipeline, run_to_end
 from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.isolation import Crashed, Isolated, lacks_memory
 from laser_dist.prediction.clips import FailedClip, Sampling, Take, predict_clip, read_clip
+from laser_dist.prediction.isolated import MAX_STEP_S, unreadable
 from laser_dist.prediction.predict import ClipPrediction
 from laser_dist.prediction.predictor import Predictor
-from laser_dist.storage import limit
 from laser_dist.video.containers import Damage
 from laser_dist.video.facts import ClipFacts
 
 ROWS_PER_TABLE = 10_000
 _LIST_FILE = ".clips.json"
 _CLIPS_PER_PROCESS = 16  # in a batch
-MAX_STEP_S = limit("MAX_STEP_S", 300)
-"""Time limit for reading one scene, or for finding scenes in a part of a clip, in seconds."""
 
 
 def _per_level(kind: pa.DataType) -> pa.DataType:
@@ -269,13 +267,12 @@ class PredictClips(ModelHandler[NumberedClip, Row, LoadedModel]):
             try:
                 return model.readers.lend(predicted)
             except Crashed as crash:
-                message, hint = f"Cannot decode {clip}: {crash.how}.", "Leave it out."
-            except UserError as error:
-                if lacks_memory(error):
+                error = unreadable(clip, crash)
+            except UserError as refusal:
+                if lacks_memory(refusal):
                     raise
-                named = error.naming(str(path), clip)
-                message, hint = named.message, named.hint
-        return FailedClip(clip=clip, message=message, hint=hint)
+                error = refusal.naming(str(path), clip)
+        return FailedClip(clip=clip, message=error.message, hint=error.hint)
 
 
 class _WriteTable(beam.DoFn):

@@ -24,11 +24,11 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineState
 
-from beam_pipelines.isolation import MEMORY_BYTES
 from beam_pipelines.rejects import Reject, RejectLimit, check_refusal, write_rejects
 from laser_dist import storage
 from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
+from laser_dist.isolation import MEMORY_BYTES
 
 REJECTS = "rejects"
 """Tag of a DoFn's output for rejects."""

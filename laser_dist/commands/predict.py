@@ -106,6 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find the scenes of clips of up to 10 s, too; the strictest scene counts",
     )
     parser.add_argument(
+        "--isolate",
+        action=argparse.BooleanOptionalAction,
+        help="read files in a child process with limits, so that one that crashes a decoder, hangs"
+        " or takes all memory costs that file only (default: for several clips)",
+    )
+    parser.add_argument(
         "--runner",
         metavar="NAME",
         help="predict with Apache Beam, into Parquet tables: DirectRunner uses the cores of this"
@@ -144,7 +150,8 @@ def run(arguments: argparse.Namespace) -> None:
             run_job(arguments, clips, partial(loaded_predictor, arguments.model))
         return
     check_plain(arguments, clips)
-    if len(clips) == 1 and not arguments.model.endswith(EXPORTED_SUFFIXES):
+    isolate = len(clips) > 1 if arguments.isolate is None else arguments.isolate
+    if len(clips) == 1 and not isolate and not arguments.model.endswith(EXPORTED_SUFFIXES):
         clip_facts(Path(clips[0]))  # Keras takes seconds to load
     output = Path(arguments.output) if arguments.output else None
     streamed = output if arguments.format == "ndjson" else None
@@ -161,7 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
         terminal = Terminal(file)
         results = predict_clips(
             terminal, clips, arguments.model, arguments.frames, arguments.sur, arguments.scenes,
-            hdr=arguments.hdr,
+            hdr=arguments.hdr, isolate=isolate,
             each=_ndjson_writer(file) if arguments.format == "ndjson" else None,
         )  # fmt: skip
         failed = [each for each in results if not is_prediction(each)]
@@ -190,6 +197,7 @@ def predict_clips(
     scenes: bool = False,
     *,
     hdr: HdrHandling = "tonemap",
+    isolate: bool = False,
     each: Callable[[ClipPrediction | FailedClip], None] | None = None,
 ) -> list[Any]:
     """Predict clips with one model.
@@ -202,6 +210,7 @@ def predict_clips(
       sur: satisfied-user ratio to target.
       scenes: find the scenes of short clips, too.
       hdr: what to do with HDR.
+      isolate: read files in a child process.
       each: called with each result when it is there.
 
     Returns:
@@ -210,7 +219,7 @@ def predict_clips(
     found: list[ClipPrediction | FailedClip] = []
     with terminal.progress() as show:
         show("loading the model")
-        loaded = _loaded(model)
+        loaded = _loaded(model, isolate=isolate)
 
         def show_share(share: float) -> None:
             done = round(len(found) + share, 2)
@@ -441,13 +450,13 @@ def loaded_predictor(model: str) -> Predictor:
     return _loaded(model, num_threads=1).predictor
 
 
-def _loaded(model: str, *, num_threads: int | None = None) -> Model:
+def _loaded(model: str, *, isolate: bool = False, num_threads: int | None = None) -> Model:
     from laser_dist.prediction.load import EXPORTED_SUFFIXES
     from laser_dist.prediction.model import load
 
     if not model.endswith(EXPORTED_SUFFIXES):
         import_keras(gpus="shared")
-    return load(model, num_threads=num_threads)
+    return load(model, isolate=isolate, num_threads=num_threads)
 
 
 def _shown(clips: Sequence[str], show: Callable[[str, float, float], None]) -> Iterator[str]:

@@ -95,5 +95,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         problems.append("--runner needs --output, a folder or URL for the tables.")
     if arguments.format != "table" or arguments.resume:
         problems.append("--runner writes Parquet tables, without --format and --resume.")
+    if arguments.isolate is False:
+        problems.append("--runner always reads clips in child processes, without --no-isolate.")
     if problems:
         raise UserError(" ".join(problems))

@@ -23,6 +23,7 @@ from laser_dist.prediction.clips import (
     predict_clip,
     read_clip,
 )
+from laser_dist.prediction.isolated import IsolatedReader
 from laser_dist.prediction.load import MODEL_SUFFIXES, load_predictor
 from laser_dist.prediction.predict import (
     ClipPrediction,
@@ -46,9 +47,16 @@ Source = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Iterable[NDArray[n
 class Model:
     """Predicts the JND levels of clips; several threads may use one model."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        """Take a predictor; `load` makes both."""
+    def __init__(self, predictor: Predictor, *, isolate: bool = False) -> None:
+        """Take a predictor; `load` makes both.
+
+        Args:
+          predictor: a loaded predictor.
+          isolate: read files in a child process, so that one that crashes a decoder or takes all
+            memory costs that file only.
+        """
         self.predictor = predictor
+        self._read = IsolatedReader().read if isolate else read_clip
 
     @property
     def spec(self) -> PredictorSpec:
@@ -106,7 +114,7 @@ class Model:
                 scenes=scenes,
                 hdr=hdr,
             )
-            read = partial(read_clip, source, sampling)
+            read = partial(self._read, source, sampling)
             return predict_clip(self.predictor, read, clip=name, sur=sur, progress=progress)
         if isinstance(clip, np.ndarray):
             if clip.ndim != 4:
@@ -168,12 +176,15 @@ class Model:
             yield np.stack([resize_rgb(frame, **size) for frame in some])
 
 
-def load(location: str | os.PathLike[str], *, num_threads: int | None = None) -> Model:
+def load(
+    location: str | os.PathLike[str], *, isolate: bool = False, num_threads: int | None = None
+) -> Model:
     """Load a model to predict with.
 
     Args:
       location: path or `gs://` or `s3://` URL of a finished run, of a `.keras` file, or of an
         exported `.onnx` or `.xml` file.
+      isolate: as for `Model`.
       num_threads: as for `load_predictor`.
 
     Raises:
@@ -182,7 +193,8 @@ def load(location: str | os.PathLike[str], *, num_threads: int | None = None) ->
     """
     place = os.fspath(location)
     predictor = load_predictor(local_model(place), num_threads=num_threads)
-    return Model(replace(predictor, origin=place) if is_url(place) else predictor)
+    predictor = replace(predictor, origin=place) if is_url(place) else predictor
+    return Model(predictor, isolate=isolate)
 
 
 def local_model(location: str) -> Path:
