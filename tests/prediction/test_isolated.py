@@ -1,5 +1,6 @@
 """Reading of clips in a child process: a file that ends it costs that file only."""
 
+import gc
 import os
 import signal
 
@@ -49,6 +50,7 @@ def test_a_child_reads_what_this_process_reads(folder):
         reader.read(folder / "missing.mp4", SAMPLING, lambda part: None)
     assert children() == [child]
     del reader
+    gc.collect()  # the traceback of the error refers to it
     assert children() == []
 
 
