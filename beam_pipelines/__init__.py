@@ -1,1 +1,1 @@
-"""Apache Beam pipelines: label files and clips to datasets, footage to synthetic datasets."""
+"""Apache Beam pipelines: labeled clips or footage to datasets, and clips to predictions."""

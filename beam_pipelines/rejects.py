@@ -158,7 +158,7 @@ def write_rejects(
       location: path or URL of the table.
       max_rate: largest accepted share of affected sources, stored in the table's metadata.
     """
-    rows = [{name: _printable(text) for name, text in asdict(reject).items()} for reject in rejects]
+    rows = [{name: utf8_text(text) for name, text in asdict(reject).items()} for reject in rejects]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     metadata = {_TOTAL_KEY: str(total).encode(), _RATE_KEY: repr(max_rate).encode()}
     file = BytesIO()
@@ -184,7 +184,7 @@ def _source_of(reject: Reject) -> str:
     return reject.source_id or reject.where
 
 
-def _printable(text: str) -> str:
+def utf8_text(text: str) -> str:
     """Escape bytes of a file name that are not UTF-8, which a table cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,11 +24,11 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineState
 
-from beam_pipelines.isolation import MEMORY_BYTES
 from beam_pipelines.rejects import Reject, RejectLimit, check_refusal, write_rejects
 from laser_dist import storage
 from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
+from laser_dist.isolation import MEMORY_BYTES
 
 REJECTS = "rejects"
 """Tag of a DoFn's output for rejects."""
@@ -73,13 +73,16 @@ def num_processes(options: PipelineOptions) -> int:
     return options.view_as(DirectOptions).direct_num_workers if is_here else 1
 
 
-def dataflow_flags(flags: Sequence[str], *, manual_dir: str, data_dir: str) -> list[str]:
+def dataflow_flags(
+    flags: Sequence[str], *, inputs: Mapping[str, str], output: tuple[str, str]
+) -> list[str]:
     """Complete the Beam options of a Dataflow job.
 
     Args:
       flags: the user's options.
-      manual_dir: URL of clips and labels.
-      data_dir: gs:// URL; Dataflow's own files go to `.dataflow` below it by default.
+      inputs: URLs of what is read, by option.
+      output: option and gs:// URL of the output folder; Dataflow's own files go to `.dataflow`
+        below it by default.
 
     Raises:
       UserError: no worker image, or locations that Dataflow cannot reach; all problems at once.
@@ -90,18 +93,20 @@ def dataflow_flags(flags: Sequence[str], *, manual_dir: str, data_dir: str) -> l
         problems.append(
             "--sdk_container_image with an image built from cluster/dataflow/Dockerfile"
         )
-    if not storage.is_url(manual_dir):
-        problems.append(f"a URL as --manual-dir, not {manual_dir}")
-    if not data_dir.startswith("gs://"):
-        problems.append(f"a gs:// URL as --data-dir, not {data_dir}")
+    for option, location in inputs.items():
+        if not storage.is_url(location):
+            problems.append(f"a URL as {option}, not {location}")
+    option, folder = output
+    if not folder.startswith("gs://"):
+        problems.append(f"a gs:// URL as {option}, not {folder}")
     if problems:
         raise UserError(f"{DATAFLOW} needs {'; '.join(problems)}.")
     cloud = options.view_as(GoogleCloudOptions)
     completed = list(flags)
     if not cloud.temp_location:
-        completed.append(f"--temp_location={storage.join(data_dir, '.dataflow', 'tmp')}")
+        completed.append(f"--temp_location={storage.join(folder, '.dataflow', 'tmp')}")
     if not cloud.staging_location:
-        completed.append(f"--staging_location={storage.join(data_dir, '.dataflow', 'staging')}")
+        completed.append(f"--staging_location={storage.join(folder, '.dataflow', 'staging')}")
     # The image is complete: workers install nothing.
     completed.append("--sdk_location=container")
     if not any("min_ram" in hint for hint in options.view_as(StandardOptions).resource_hints or ()):

@@ -30,7 +30,7 @@ import pytest
 from attack_targets import MEMORY_BYTES, attack
 from results import table, write_result
 
-from beam_pipelines.isolation import Crashed, Isolated
+from laser_dist.isolation import Crashed, Isolated
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 60.0  # for one file

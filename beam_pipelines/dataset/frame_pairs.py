@@ -31,8 +31,8 @@ from beam_pipelines.elements import (
     SourceMetadata,
 )
 from beam_pipelines.inputs.archives import REPLACE_HINT
-from beam_pipelines.isolation import lacks_memory
 from beam_pipelines.rejects import CLIP, Reject
+from laser_dist.isolation import lacks_memory
 from laser_dist.jnd.scale import NUM_LEVELS, QP
 from laser_dist.storage import StoredFile
 from laser_dist.video.activity import spatial_information, temporal_information

@@ -8,10 +8,10 @@ import apache_beam as beam
 from beam_pipelines.dataset.frame_pairs import measure_and_write
 from beam_pipelines.dataset.measured_files import MeasuredFiles, find_measured
 from beam_pipelines.elements import LabeledSource, PairSettings
-from beam_pipelines.isolation import Crashed, Isolated
 from beam_pipelines.parallel import InChildProcesses
 from beam_pipelines.rejects import SOURCE, Reject, RejectLimit
 from beam_pipelines.runner import REJECTS
+from laser_dist.isolation import Crashed, Isolated
 from laser_dist.video.containers import VideoError
 
 CLIP_SECONDS = 1800.0

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines.isolation import Crashed
 from beam_pipelines.parallel import InChildProcesses
 from beam_pipelines.rejects import REJECTS_FILE, SOURCE, Reject, RejectLimit
 from beam_pipelines.runner import (
@@ -35,6 +34,7 @@ from beam_pipelines.synthetic.mcl_jci import MclJciSettings
 from beam_pipelines.synthetic.videoset import VideosetSettings
 from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.isolation import Crashed
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.video.containers import VideoError
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from laser_dist.commands.beam_options import check_workers
 from laser_dist.commands.build_plan import print_plan
 from laser_dist.commands.build_request import BuildOptions, ResolvedBuild, make_builder, resolve
 from laser_dist.commands.datasets import (
@@ -157,9 +158,7 @@ def options_of(arguments: argparse.Namespace) -> BuildOptions:
     if given and dataset != VIDEOSET:
         problems.append(f"{', '.join(given)} can be used with {VIDEOSET} only.")
         hints.append("Choose the level definition of MCL-JCI with --config.")
-    if arguments.runner is not None and arguments.workers is not None:
-        problems.append("--workers cannot be used with --runner.")
-        hints.append("Use the runner's own options.")
+    problems += check_workers(arguments.runner, arguments.workers)
     if arguments.finish and arguments.runner != "DataflowRunner":
         problems.append("--finish needs --runner DataflowRunner.")
     if arguments.all_frames:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from laser_dist.commands.beam_options import runner_options
 from laser_dist.commands.datasets import MAX_REJECT_RATE, choose_config
-from laser_dist.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -84,7 +83,14 @@ def resolve(
     Raises:
       UserError: invalid Beam options, no such folder, no clips and labels in it, or no such source.
     """
-    beam_options = pipeline_options(options)
+    beam_options = runner_options(
+        "build",
+        runner=options.runner,
+        workers=options.workers,
+        flags=options.flags,
+        inputs={"--manual-dir": options.manual_dir},
+        output=("--data-dir", options.data_dir),
+    )
     from beam_pipelines.dataset.pipeline import archives_folder
     from beam_pipelines.inputs.archive_index import find_files
     from laser_dist.storage import join
@@ -127,57 +133,3 @@ def make_builder(options: BuildOptions) -> JndBuilder:
     # TFDS requires the names of its own configurations.
     named = config.name if changed.name == config.name else changed
     return builder_class(data_dir=data_dir, config=named)
-
-
-class _BeamParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"Invalid Beam option: {message}.")
-
-
-def pipeline_options(options: BuildOptions) -> PipelineOptions:
-    """Return the options of the Beam runner.
-
-    Raises:
-      UserError: options that Beam does not know, or required ones that are missing.
-    """
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from beam_pipelines.runner import DATAFLOW, dataflow_flags, local_options, new_pipeline
-
-    flags: Sequence[str] = options.flags
-    check_known(flags, PipelineOptions)
-    if options.runner is None:
-        return local_options(options.workers, flags)
-    if options.runner == DATAFLOW:
-        flags = dataflow_flags(flags, manual_dir=options.manual_dir, data_dir=options.data_dir)
-    beam_options = PipelineOptions([f"--runner={options.runner}", *flags])
-    new_pipeline(beam_options)  # reports what the runner rejects before anything is read
-    return beam_options
-
-
-def check_known(flags: Sequence[str], options: type) -> None:
-    """Check that Beam knows all flags.
-
-    Args:
-      flags: flags as on a command line.
-      options: Beam's `PipelineOptions`.
-
-    Raises:
-      UserError: unknown flags or invalid values.
-    """
-    parser = _BeamParser(add_help=False, allow_abbrev=False)
-    for each in options.__subclasses__():
-        # Each group of options declares its own; two groups declare the same name.
-        group = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        each._add_argparse_args(group)
-        known = {name for action in parser._actions for name in action.option_strings}
-        for action in group._actions:
-            if not known.intersection(action.option_strings):
-                parser._add_action(action)
-    _, unknown = parser.parse_known_args(list(flags))
-    if unknown:
-        suggestion = nearest(unknown[0].partition("=")[0], parser._option_string_actions)
-        raise UserError(
-            f"Neither laser-jnd build nor Apache Beam accepts: {' '.join(unknown)}",
-            hint=suggestion or "See `laser-jnd build --help`.",
-        )

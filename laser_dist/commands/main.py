@@ -171,10 +171,10 @@ def _own_temporary_files() -> Iterator[None]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; what `build` does not know is left to Beam (`build_request`)."""
+    """Parse the command line; what a pipeline does not know is left to Beam (`beam_options`)."""
     parser = make_parser()
     parsed, unknown = parser.parse_known_args(arguments)
-    if unknown and parsed.command != "build":
+    if unknown and not (parsed.command == "build" or getattr(parsed, "runner", None)):
         parser.commands[parsed.command].error(f"unknown arguments: {' '.join(unknown)}")
     parsed.beam_flags = unknown
     return parsed

@@ -11,11 +11,13 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
-from laser_dist.commands.options import ratio, whole_number
+from laser_dist.commands.options import add_workers, ratio, whole_number
+from laser_dist.commands.prediction_job import run_job
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR, Scale, scale_named
@@ -23,8 +25,10 @@ from laser_dist.keras_import import import_keras
 from laser_dist.prediction import NUM_FRAMES
 
 if TYPE_CHECKING:
-    from laser_dist.prediction.model import FailedClip, HdrHandling, Model
+    from laser_dist.prediction.clips import FailedClip, HdrHandling
+    from laser_dist.prediction.model import Model
     from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
+    from laser_dist.prediction.predictor import Predictor
 
 HELP = "predict the JND levels of videos or images"
 EXAMPLE = """\
@@ -34,6 +38,7 @@ examples:
   laser-jnd predict *.mkv --model mj-lat.onnx --format json > levels.json
   laser-jnd predict clips --recursive --model mj-lat.onnx --format csv --output levels.csv
   laser-jnd predict @list.txt --model mj-lat.onnx --format ndjson --output levels.ndjson
+  laser-jnd predict 'clips/**/*.mp4' --model mj-lat.onnx --runner DirectRunner --output levels
 """
 FORMATS = ("table", "json", "ndjson", "csv")
 LEVEL_NAMES = ("jnd1", "jnd2", "jnd3")
@@ -57,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clips",
         nargs="+",
         metavar="CLIP",
-        help="video or image; a folder with --recursive; or @FILE with a path per line",
+        help="video or image; a pattern such as 'clips/**/*.mp4'; a folder with --recursive; or"
+        " @FILE with a path per line; with --runner also URLs (gs://, s3://)",
     )
     parser.add_argument(
         "--model",
@@ -73,7 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="file to write (default: standard output)"
+        "--output",
+        metavar="FILE",
+        help="file to write (default: standard output); with --runner the folder or URL of the"
+        " tables",
     )
     parser.add_argument(
         "--resume",
@@ -96,6 +105,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="find the scenes of clips of up to 10 s, too; the strictest scene counts",
     )
+    parser.add_argument(
+        "--isolate",
+        action=argparse.BooleanOptionalAction,
+        help="read files in a child process with limits, so that one that crashes a decoder, hangs"
+        " or takes all memory costs that file only (default: for several clips)",
+    )
+    parser.add_argument(
+        "--runner",
+        metavar="NAME",
+        help="predict with Apache Beam, into Parquet tables: DirectRunner uses the cores of this"
+        " machine, DataflowRunner those of Google Cloud; all Beam options are accepted too",
+    )
+    add_workers(parser, "with --runner DirectRunner, one per core, if memory allows")
     parser.add_argument(
         "--sur",
         type=ratio,
@@ -123,9 +145,15 @@ def run(arguments: argparse.Namespace) -> None:
     if not is_url(arguments.model):
         check_model(Path(arguments.model))
     clips = clips_of(arguments.clips, recursive=arguments.recursive)
-    if len(clips) == 1 and not arguments.model.endswith(EXPORTED_SUFFIXES):
+    if arguments.runner:
+        with naming_locations(arguments.model):
+            run_job(arguments, clips, partial(loaded_predictor, arguments.model))
+        return
+    check_plain(arguments, clips)
+    isolate = len(clips) > 1 if arguments.isolate is None else arguments.isolate
+    if len(clips) == 1 and not isolate and not arguments.model.endswith(EXPORTED_SUFFIXES):
         clip_facts(Path(clips[0]))  # Keras takes seconds to load
-    output: Path | None = arguments.output
+    output = Path(arguments.output) if arguments.output else None
     streamed = output if arguments.format == "ndjson" else None
     if arguments.resume:
         if streamed is None:
@@ -140,7 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
         terminal = Terminal(file)
         results = predict_clips(
             terminal, clips, arguments.model, arguments.frames, arguments.sur, arguments.scenes,
-            hdr=arguments.hdr,
+            hdr=arguments.hdr, isolate=isolate,
             each=_ndjson_writer(file) if arguments.format == "ndjson" else None,
         )  # fmt: skip
         failed = [each for each in results if not is_prediction(each)]
@@ -169,6 +197,7 @@ def predict_clips(
     scenes: bool = False,
     *,
     hdr: HdrHandling = "tonemap",
+    isolate: bool = False,
     each: Callable[[ClipPrediction | FailedClip], None] | None = None,
 ) -> list[Any]:
     """Predict clips with one model.
@@ -181,6 +210,7 @@ def predict_clips(
       sur: satisfied-user ratio to target.
       scenes: find the scenes of short clips, too.
       hdr: what to do with HDR.
+      isolate: read files in a child process.
       each: called with each result when it is there.
 
     Returns:
@@ -189,7 +219,7 @@ def predict_clips(
     found: list[ClipPrediction | FailedClip] = []
     with terminal.progress() as show:
         show("loading the model")
-        loaded = load_model(model)
+        loaded = load_model(model, isolate=isolate)
 
         def show_share(share: float) -> None:
             done = round(len(found) + share, 2)
@@ -229,21 +259,42 @@ def clips_of(words: Sequence[str], *, recursive: bool) -> list[str]:
     Raises:
       UserError: a list or folder cannot be read or names no clip, or a folder is not expected.
     """
+    from laser_dist.storage import is_pattern, is_url, list_files, match_files, split
+
     found: list[str] = []
     for word in words:
         if word.startswith("@"):
             found += _listed(Path(word[1:]))
-        elif not os.path.isdir(word):  # unlike pathlib, for a name of any length
-            found.append(word)
-        elif not recursive:
-            raise UserError(f"{word} is a folder.", hint="Add --recursive.")
-        else:
-            below = sorted(path for path in Path(word).rglob("*") if path.is_file())
-            media = [str(path) for path in below if _is_media(path)]
+        # os.path takes a name of any length, unlike pathlib.
+        elif is_pattern(word) and not os.path.lexists(word):
+            if not (matched := match_files(word)):
+                raise UserError(f"No file matches {word}.", hint="Check the pattern.")
+            found += matched
+        elif os.path.isdir(word) or (recursive and is_url(word) and not _is_media(split(word)[1])):
+            if not recursive:
+                raise UserError(f"{word} is a folder.", hint="Add --recursive.")
+            media = [file.location for file in list_files(word) if _is_media(file.name)]
             if not media:
                 raise UserError(f"Folder {word} has no video or image.", hint="Name another one.")
             found += media
+        else:
+            found.append(word)
     return found
+
+
+def check_plain(arguments: argparse.Namespace, clips: Sequence[str]) -> None:
+    """Check what only `--runner` takes.
+
+    Raises:
+      UserError: it is given without.
+    """
+    from laser_dist.storage import is_url
+
+    hint = "Add --runner DirectRunner and --output FOLDER."
+    if url := next(filter(is_url, clips), None):
+        raise UserError(f"{url} is in a bucket.", hint=hint)
+    if arguments.workers is not None:
+        raise UserError("--workers needs --runner.", hint=hint)
 
 
 def kept_lines(output: Path) -> set[str]:
@@ -389,14 +440,24 @@ def check_model(model: Path) -> None:
         )
 
 
-def load_model(model: str) -> Model:
+@cache  # the pipeline of this machine loads it once more in this process
+def loaded_predictor(model: str) -> Predictor:
+    """Load a predictor for a process that predicts several clips at a time.
+
+    Args:
+      model: path or URL of a run or model file.
+    """
+    return load_model(model, num_threads=1).predictor
+
+
+def load_model(model: str, *, isolate: bool = False, num_threads: int | None = None) -> Model:
     """Load the model of a path or URL; Keras, which takes seconds, only for a model of Keras."""
     from laser_dist.prediction.load import EXPORTED_SUFFIXES
     from laser_dist.prediction.model import load
 
     if not model.endswith(EXPORTED_SUFFIXES):
         import_keras(gpus="shared")
-    return load(model)
+    return load(model, isolate=isolate, num_threads=num_threads)
 
 
 def _shown(clips: Sequence[str], show: Callable[[str, float, float], None]) -> Iterator[str]:
@@ -446,5 +507,5 @@ def _listed(path: Path) -> list[str]:
     return found
 
 
-def _is_media(path: Path) -> bool:
-    return path.suffix.lower() in (*_VIDEO_SUFFIXES, *_IMAGE_SUFFIXES)
+def _is_media(name: str) -> bool:
+    return name.lower().endswith((*_VIDEO_SUFFIXES, *_IMAGE_SUFFIXES))

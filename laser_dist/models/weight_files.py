@@ -6,11 +6,8 @@ Such a file has an attribute `layer_names` and a group per layer. The group has 
 
 import contextlib
 import io
-import os
-import signal
-import subprocess
-import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laser_dist.errors import UserError
+from laser_dist.isolation import Crashed, Isolated, OutOfMemory
 from laser_dist.storage import limit
 
 MAX_WEIGHT_BYTES = limit("MAX_WEIGHT_BYTES", 2 << 30)
@@ -69,20 +67,19 @@ def check_readable(path: Path) -> None:
     Raises:
       UserError: reading takes more than `MAX_READ_S`, or crashes.
     """
-    # Without -P, a file h5py.py in the working directory would be imported.
-    command = [sys.executable, "-P", "-m", "laser_dist.models.weight_files", str(path.resolve())]
-    ended = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    child = Isolated(MAX_READ_S)
+    try:
+        child.call(_read_everything, path.resolve())
+        return
+    except Crashed as crash:
+        how = f"takes more than {crash.needs}" if crash.needs else "crashes the HDF5 library"
+    except OutOfMemory:
+        how = "needs more memory than is free"
+    finally:
+        child.close()
+    raise UserError(
+        f"Reading the weights in {path} {how}.", hint="Download it again, or name another file."
     )
-    if ended.returncode < 0:
-        timed_out = ended.returncode == -signal.SIGALRM
-        how = f"takes more than {MAX_READ_S} s" if timed_out else "crashes the HDF5 library"
-        raise UserError(
-            f"Reading the weights in {path} {how}.", hint="Download it again, or name another file."
-        )
 
 
 def read_weight_file(file: h5py.File, origin: str) -> WeightFile:
@@ -179,8 +176,9 @@ def _visit(group: h5py.Group, seen: set[Any]) -> None:
                 member[()]
 
 
-def _read_everything(path: Path) -> None:
-    signal.alarm(MAX_READ_S)
+def _read_everything(path: Path, report: Callable[[Any], None]) -> None:
+    """Read all weights, as one step; errors that are no crash are left to the reader."""
+    del report
     with contextlib.suppress(Exception):
         if not zipfile.is_zipfile(path):
             with h5py.File(path) as file:
@@ -192,7 +190,3 @@ def _read_everything(path: Path) -> None:
             with contextlib.suppress(Exception):
                 dict(file.attrs)
             _visit(file, {file.id})
-
-
-if __name__ == "__main__":
-    _read_everything(Path(sys.argv[1]))

@@ -75,8 +75,12 @@ class Metadata:
             raise ValueError(f"not the metadata of a predictor: {error}") from error
 
 
-def load_onnx(path: Path) -> Predictor:
+def load_onnx(path: Path, *, num_threads: int | None = None) -> Predictor:
     """Load an exported `.onnx` file into ONNX Runtime.
+
+    Args:
+      path: of the file.
+      num_threads: threads of each call of the model; None for one per core.
 
     Raises:
       UserError: the file is missing, too large, or not an exported predictor.
@@ -85,7 +89,7 @@ def load_onnx(path: Path) -> Predictor:
         content = file.read()
     runtime = imported("onnxruntime", str(path), "Install it: pip install onnxruntime.")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = num_cores()
+    options.intra_op_num_threads = num_threads or num_cores()
     options.log_severity_level = 4  # it reports errors on the terminal, too
     try:
         # From bytes, so that it opens no other file that the model may name.
@@ -106,8 +110,12 @@ def load_onnx(path: Path) -> Predictor:
     return _predictor(path, metadata, inputs, names, outputs, version)
 
 
-def load_openvino(path: Path) -> Predictor:
+def load_openvino(path: Path, *, num_threads: int | None = None) -> Predictor:
     """Load an exported `.xml` file, and the `.bin` file next to it, into OpenVINO.
+
+    Args:
+      path: of the `.xml` file.
+      num_threads: as for `load_onnx`.
 
     Raises:
       UserError: a file is missing, too large, or not an exported predictor, or OpenVINO is not
@@ -132,7 +140,8 @@ def load_openvino(path: Path) -> Predictor:
         ]
         names = [each.get_any_name() for each in model.outputs]
         precision = "bf16" if metadata.precision == "bf16" else "f32"
-        hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": num_cores()}
+        threads = num_threads or num_cores()
+        hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
         compiled = core.compile_model(model, "CPU", hints)
     except UserError:
         raise

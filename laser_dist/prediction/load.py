@@ -11,12 +11,14 @@ MODEL_SUFFIXES = (".keras", *EXPORTED_SUFFIXES)
 _PREDICTOR = Path("models") / "predictor.keras"
 
 
-def load_predictor(path: str | Path) -> Predictor:
+def load_predictor(path: str | Path, *, num_threads: int | None = None) -> Predictor:
     """Load the predictor of a finished run, or of a model file.
 
     Args:
       path: a run folder with `models/predictor.keras`, a `.keras` file, or an exported `.onnx` or
         `.xml` file.
+      num_threads: threads of each call of an exported model, for a process that makes several calls
+        at a time; None for one per core.
 
     Raises:
       UserError: there is no finished model, the file is not a predictor, or the library that runs
@@ -24,7 +26,8 @@ def load_predictor(path: str | Path) -> Predictor:
     """
     path = Path(path)
     if path.suffix in EXPORTED_SUFFIXES:
-        return load_onnx(path) if path.suffix == ".onnx" else load_openvino(path)
+        load_exported = load_onnx if path.suffix == ".onnx" else load_openvino
+        return load_exported(path, num_threads=num_threads)
     file = path / _PREDICTOR if path.is_dir() else path
     if path.is_dir() and not file.is_file():
         raise UserError(

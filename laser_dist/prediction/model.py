@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,17 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR, Scale
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction import NUM_FRAMES
+from laser_dist.prediction.clips import (
+    FailedClip,
+    HdrHandling,
+    Sampling,
+    predict_clip,
+    read_clip,
+)
+from laser_dist.prediction.isolated import IsolatedReader
 from laser_dist.prediction.load import MODEL_SUFFIXES, load_predictor
-from laser_dist.prediction.notes import notes_on
 from laser_dist.prediction.predict import (
-    SCHEMA,
     ClipPrediction,
-    ScenePrediction,
     check_sur,
     combined_clip,
     combined_scene,
@@ -31,48 +36,27 @@ from laser_dist.prediction.predictor import Predictor
 from laser_dist.storage import is_url, join, split
 from laser_dist.storage.local_copies import local_run
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.video.containers import Damage
-from laser_dist.video.facts import clip_facts
 from laser_dist.video.frames import check_rgb, evenly_spaced_indices, resize_rgb
-from laser_dist.video.sampling import sample_scenes
-from laser_dist.video.scenes import LONGEST_S, find_scenes
 
 _BATCH = 16
-
-HdrHandling = Literal["tonemap", "refuse"]
-"""What is done with clips in HDR: they are mapped to SDR, or are an error."""
 
 Source = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Iterable[NDArray[np.uint8]]
 """A clip: a path, the content of a file, an array [N, H, W, 3] of any size, or single frames."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailedClip:
-    """A clip that could not be predicted.
-
-    Attributes:
-      clip: name of the clip.
-      message: what is wrong, one sentence.
-      hint: what to do about it; may be empty.
-    """
-
-    clip: str
-    message: str
-    hint: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "schema": SCHEMA, "clip": self.clip, "error": self.message, "hint": self.hint,
-        }  # fmt: skip
-
-
 class Model:
     """Predicts the JND levels of clips; several threads may use one model."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        """Take a predictor; `load` makes both."""
+    def __init__(self, predictor: Predictor, *, isolate: bool = False) -> None:
+        """Take a predictor; `load` makes both.
+
+        Args:
+          predictor: a loaded predictor.
+          isolate: read files in a child process, so that one that crashes a decoder or takes all
+            memory costs that file only.
+        """
         self.predictor = predictor
+        self._read = IsolatedReader().read if isolate else read_clip
 
     @property
     def spec(self) -> PredictorSpec:
@@ -123,10 +107,15 @@ class Model:
         name = _name_of(clip)
         if isinstance(clip, str | os.PathLike | bytes):
             source = clip if isinstance(clip, bytes) else Path(clip)
-            return self._predict_file(
-                source, name, sur=sur, num_frames=num_frames, scenes=scenes, hdr=hdr,
-                progress=progress,
-            )  # fmt: skip
+            sampling = Sampling(
+                num_frames=num_frames,
+                width=self.predictor.width,
+                height=self.predictor.height,
+                scenes=scenes,
+                hdr=hdr,
+            )
+            read = partial(self._read, source, sampling)
+            return predict_clip(self.predictor, read, clip=name, sur=sur, progress=progress)
         if isinstance(clip, np.ndarray):
             if clip.ndim != 4:
                 raise ValueError(f"frames must be uint8 [N, H, W, 3], got {clip.shape}")
@@ -177,56 +166,6 @@ class Model:
             except UserError as error:
                 yield FailedClip(clip=_name_of(clip), message=error.message, hint=error.hint)
 
-    def _predict_file(
-        self,
-        source: bytes | Path,
-        name: str,
-        *,
-        sur: float,
-        num_frames: int,
-        scenes: bool,
-        hdr: HdrHandling,
-        progress: Callable[[float], None],
-    ) -> ClipPrediction:
-        predictor, facts = self.predictor, clip_facts(source)
-        if facts.hdr and hdr == "refuse":
-            raise UserError(f"{name} is in HDR ({facts.hdr}).", hint="Use --hdr tonemap.")
-        found, damage, sampled_damage = None, Damage(), Damage()
-        if scenes or facts.duration_s is None or facts.duration_s > LONGEST_S:
-            length = max(facts.duration_s or 0, LONGEST_S)
-            found = find_scenes(
-                source,
-                progress=lambda done: progress(min(done / length, 1) / 2),
-                damage=damage,
-            )
-            if not scenes and found[-1].end <= LONGEST_S:  # a stream that states no length
-                found = None
-        predicted: list[ScenePrediction] = []
-        for scene, sampled in sample_scenes(
-            source, found, num_frames=num_frames, width=predictor.width, height=predictor.height,
-            damage=sampled_damage,
-        ):  # fmt: skip
-            predicted.append(
-                combined_scene(
-                    predictor,
-                    predict_frames(predictor, np.stack([each.rgb for each in sampled])),
-                    frames=range(scene.first_frame, scene.end_frame),
-                    start_s=float(scene.start),
-                    end_s=float(scene.end) if facts.duration_s != 0 else None,
-                    timestamps_s=[each.timestamp_s for each in sampled],
-                    sur=sur,
-                )
-            )
-            progress(0.5 + len(predicted) / len(found or [scene]) / 2)
-        # Where the scenes are found, all frames are decoded.
-        warnings = notes_on(
-            facts,
-            self.spec,
-            frame_size=(predictor.width, predictor.height),
-            damage=damage if found else sampled_damage,
-        )
-        return combined_clip(predictor, predicted, clip=name, sur=sur, warnings=warnings)
-
     def _batches(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         """Yield some frames at a time, at the model's size."""
         iterator, predictor = iter(frames), self.predictor
@@ -237,19 +176,25 @@ class Model:
             yield np.stack([resize_rgb(frame, **size) for frame in some])
 
 
-def load(location: str | os.PathLike[str]) -> Model:
+def load(
+    location: str | os.PathLike[str], *, isolate: bool = False, num_threads: int | None = None
+) -> Model:
     """Load a model to predict with.
 
     Args:
       location: path or `gs://` or `s3://` URL of a finished run, of a `.keras` file, or of an
         exported `.onnx` or `.xml` file.
+      isolate: as for `Model`.
+      num_threads: as for `load_predictor`.
 
     Raises:
       UserError: there is no such model, the file is not one, or the library that runs it is not
         installed.
     """
     place = os.fspath(location)
-    return Model(load_predictor(local_model(place)))
+    predictor = load_predictor(local_model(place), num_threads=num_threads)
+    predictor = replace(predictor, origin=place) if is_url(place) else predictor
+    return Model(predictor, isolate=isolate)
 
 
 def local_model(location: str) -> Path:

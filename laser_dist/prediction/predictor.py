@@ -59,8 +59,8 @@ def run_in_batches(
       origin: name of the model in errors.
 
     Raises:
-      UserError: the model fails, needs more memory than is free, or predicts NaN, infinity or
-        numbers of which a sum could overflow.
+      UserError: the model fails, needs more memory than is free (the cause is a MemoryError), or
+        predicts NaN, infinity or numbers of which a sum could overflow.
     """
     starts = range(0, len(frames), batch_size)
     try:
@@ -70,7 +70,7 @@ def run_in_batches(
             raise UserError(
                 f"{origin} needs more memory than is free.",
                 hint="Close other programs, or use a smaller model.",
-            ) from error
+            ) from MemoryError(error)
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise unusable(origin, f"nothing ({cause})") from error
     predicted = np.concatenate(parts).astype(np.float32)

@@ -32,7 +32,9 @@ from laser_dist.storage.limits import (
 )
 from laser_dist.storage.listing import (
     check_unchanged,
+    is_pattern,
     list_files,
+    match_files,
     open_listed,
     read_listed,
 )

@@ -4,9 +4,10 @@ Errors of buckets are those of `files`.
 """
 
 import errno
+import fnmatch
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, NoReturn
@@ -22,6 +23,7 @@ MAX_FILES = limit("MAX_FILES", 1_000_000)
 """Largest number of files in a listed folder and the folders in it."""
 MAX_FOLDER_DEPTH = 100
 """Largest number of folders inside one another, in a listed folder on a disk."""
+_NUM_BUCKET_NAMES = 3  # "gs:", "" and the bucket, before the first folder in it
 
 
 def list_files(root: str | Path) -> list[StoredFile]:
@@ -38,6 +40,37 @@ def list_files(root: str | Path) -> list[StoredFile]:
     if len(found) > MAX_FILES:
         raise UserError(f"{root} has more than {MAX_FILES:,} files.", hint="Name a smaller folder.")
     return sorted(found)
+
+
+def is_pattern(location: str) -> bool:
+    """Return whether a path or URL has one of the wildcards of `match_files`.
+
+    A `?` in a URL starts its options.
+    """
+    wildcards = "*[" if is_url(location) else "*[?"
+    return any(char in wildcards for char in _without_options(location))
+
+
+def match_files(pattern: str) -> list[str]:
+    """Return the files that a pattern matches, sorted, without hidden files and folders.
+
+    Args:
+      pattern: path or URL with wildcards as in a shell: `*` and `[...]`, and in a path also `?`,
+        stand for characters of one name, and a name `**` for any number of folders.
+
+    Raises:
+      UserError: as for `list_files`, of the folder before the first wildcard.
+    """
+    place = _without_options(pattern)
+    names = place.split("/")
+    first = next(number for number, name in enumerate(names) if is_pattern(name))
+    if is_url(pattern) and first < _NUM_BUCKET_NAMES:
+        raise UserError(f"The bucket of {pattern} has a wildcard.", hint="Name one bucket.")
+    # The options of a URL stay at its end.
+    root = ("/".join(names[:first]) or ("/" if first else ".")) + pattern[len(place) :]
+    found = [_name_below(root, file.location) for file in list_files(root)]
+    matched = [name for name in found if _matches(name.split("/"), names[first:])]
+    return [join(root, name) for name in matched] if first else matched
 
 
 def open_listed(file: StoredFile) -> IO[bytes]:
@@ -80,6 +113,29 @@ def check_unchanged(file: StoredFile) -> None:
     )
     if size != (file.archive_size if file.member else file.size) or not is_same_time:
         raise _changed(file)
+
+
+def _without_options(location: str) -> str:
+    return location.partition("?")[0] if is_url(location) else location
+
+
+def _name_below(root: str, location: str) -> str:
+    if is_url(root):
+        return _without_options(location).removeprefix(f"{_without_options(root)}/")
+    return os.path.relpath(location, root)
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        rest = patterns[1:] or ["*"]
+        return any(_matches(names[start:], rest) for start in range(len(names)))
+    return (
+        bool(names)
+        and fnmatch.fnmatchcase(names[0], patterns[0])
+        and _matches(names[1:], patterns[1:])
+    )
 
 
 def _size_and_time(file: StoredFile) -> tuple[int, int | None]:

@@ -203,8 +203,8 @@ def _demuxed(
     """Yield all packets, and the last one, which is empty, also where a demuxer fails."""
     try:
         yield from container.demux(stream)
-    except FFmpegError:
-        if damage is None:
+    except FFmpegError as error:
+        if damage is None or isinstance(error, MemoryError):  # no damage of the file
             raise
         damage.is_truncated = True
         flush = cast("Packet[VideoStream]", Packet())
@@ -218,8 +218,8 @@ def _decoded(
     """Return the frames that a packet completes; where damage is counted, maybe none."""
     try:
         frames = stream.decode(packet)
-    except FFmpegError:
-        if damage is None:
+    except FFmpegError as error:
+        if damage is None or isinstance(error, MemoryError):  # no damage of the file
             raise
         damage.num_lost += 1
         return []

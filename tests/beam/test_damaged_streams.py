@@ -20,7 +20,7 @@ import damaged_streams
 import pytest
 from damaged_streams import OTHER, REJECTED, SAME
 
-from beam_pipelines.isolation import Crashed, Isolated
+from laser_dist.isolation import Crashed, Isolated
 
 NUM_STREAMS = 1000
 BATCH = 100

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import isolated_work as work
 import pytest
 
-from beam_pipelines.isolation import Crashed, Isolated, OutOfMemory, Stopped
 from laser_dist.errors import UserError
+from laser_dist.isolation import Crashed, Isolated, OutOfMemory, Stopped
 from laser_dist.video.containers import VideoError
 
 pytestmark = pytest.mark.slow  # each test starts processes
@@ -72,7 +72,7 @@ def test_work_that_exceeds_the_memory_limit_is_reported_as_such(kind):
     before = isolated.call(work.process_id)
     with pytest.raises(OutOfMemory, match="exceeded its memory limit of 0.5 GB") as error:
         isolated.call(work.fill, kind, 1 << 29)
-    assert (error.value.step, error.value.is_at_limit) == (kind, True)
+    assert (error.value.step, error.value.needs) == (kind, "0.5 GB of memory")
     assert isolated.call(work.process_id) != before  # what it had taken is free again
     isolated.close()
 
@@ -82,7 +82,7 @@ def test_memory_that_is_missing_below_the_limit_is_no_fault_of_the_work():
     generous = Isolated(60.0, memory_bytes=2**62)
     with pytest.raises(OutOfMemory, match="found no memory") as error:
         generous.call(work.fill, "python", 1 << 60)
-    assert not error.value.is_at_limit
+    assert error.value.needs == ""
     generous.close()
 
 
@@ -167,7 +167,7 @@ def test_closing_twice_stops_the_process_once(isolated):
 def test_the_process_exits_when_its_parent_is_killed(busy):
     code = (
         "import isolated_work as work, threading\n"
-        "from beam_pipelines.isolation import Isolated\n"
+        "from laser_dist.isolation import Isolated\n"
         "isolated = Isolated(60.0)\n"
         "print(isolated.call(work.process_id), flush=True)\n"
         f"isolated.call(work.hang) if {busy} else threading.Event().wait()\n"

@@ -20,9 +20,9 @@ from beam_pipelines.dataset.measured_files import (
     read_pairs,
 )
 from beam_pipelines.dataset.measuring import MeasureSource
-from beam_pipelines.isolation import Crashed, Isolated
 from beam_pipelines.rejects import RejectLimit
 from laser_dist.errors import UserError
+from laser_dist.isolation import Crashed, Isolated
 from laser_dist.video.codec import encode_h264
 from laser_dist.video.containers import VideoError
 

@@ -57,7 +57,10 @@ def test_worker_processes_of_beam_are_refused():
         new_pipeline(options)
 
 
-BUCKETS = {"manual_dir": "gs://mine/in", "data_dir": "gs://mine/data"}
+BUCKETS = {
+    "inputs": {"--manual-dir": "gs://mine/in"},
+    "output": ("--data-dir", "gs://mine/data"),
+}
 
 
 def test_dataflow_options_are_completed_unless_given():
@@ -83,8 +86,8 @@ def test_dataflow_options_are_completed_unless_given():
     ("changes", "text"),
     [
         ({"flags": []}, "--sdk_container_image with an image built from cluster/dataflow"),
-        ({"manual_dir": "/data"}, "a URL as --manual-dir, not /data"),
-        ({"data_dir": "s3://mine"}, "a gs:// URL as --data-dir, not s3://mine"),
+        ({"inputs": {"--manual-dir": "/data"}}, "a URL as --manual-dir, not /data"),
+        ({"output": ("--data-dir", "s3://mine")}, "a gs:// URL as --data-dir, not s3://mine"),
     ],
 )
 def test_missing_dataflow_options_are_reported(changes, text):

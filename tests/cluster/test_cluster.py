@@ -9,7 +9,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 
 from beam_pipelines.runner import dataflow_flags
-from laser_dist.commands.build_request import check_known
+from laser_dist.commands.beam_options import check_known
 from laser_dist.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -52,12 +52,13 @@ def test_the_image_copies_existing_files_and_ignores_all_others():
 
 def test_beam_accepts_the_options():
     given = [*flags(), "--sdk_container_image=image", "--project=mine", "--region=europe-west4"]
-    check_known(given, PipelineOptions)
-    completed = dataflow_flags(given, manual_dir="gs://mine/in", data_dir="gs://mine/data")
+    check_known("build", given, PipelineOptions)
+    locations = {"inputs": {}, "output": ("--data-dir", "gs://mine/data")}
+    completed = dataflow_flags(given, **locations)
     options = PipelineOptions(completed)
     assert options.view_as(WorkerOptions).machine_type == "n2-highmem-4"
     with pytest.raises(UserError, match="--no_such_size"):
-        check_known([*given, "--no_such_size=3"], PipelineOptions)
+        check_known("build", [*given, "--no_such_size=3"], PipelineOptions)
 
 
 def test_the_script_builds_pushes_and_runs_the_command(tmp_path):

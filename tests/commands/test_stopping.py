@@ -110,7 +110,7 @@ def codec_processes(command):
     return [
         number
         for number in command.processes()
-        if b"beam_pipelines.isolation" in Path(f"/proc/{number}/cmdline").read_bytes()
+        if b"laser_dist.isolation" in Path(f"/proc/{number}/cmdline").read_bytes()
     ]
 
 

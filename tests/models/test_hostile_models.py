@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import pytest
 
-from beam_pipelines.isolation import Isolated
 from laser_dist.commands.import_weights import read_file
 from laser_dist.errors import UserError
+from laser_dist.isolation import Isolated
 from laser_dist.models import predictors, weight_files
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import PredictorSpecLayer

@@ -11,7 +11,8 @@ from onnx_graphs import about, graph_of, mean_color
 import laser_dist
 import laser_dist.jnd.scale
 from laser_dist.errors import UserError
-from laser_dist.prediction.model import FailedClip, Model
+from laser_dist.prediction.clips import FailedClip
+from laser_dist.prediction.model import Model
 
 WIDTH, HEIGHT = 96, 64
 GRAYS = (40, 60, 90, 120, 150, 200)

@@ -51,6 +51,27 @@ def test_a_file_larger_than_a_part_is_stored_in_full(bucket, folder, tmp_path):
     assert (tmp_path / "copy").read_bytes() == content
 
 
+def test_a_pattern_matches_files_of_the_bucket(folder):
+    names = ("a.mp4", "d/b.mp4", "d/e/c.mp4", "d/e/c.txt")
+    for name in names:
+        storage.write_bytes(storage.join(folder, name), b"1")
+    assert not storage.is_pattern(storage.join(folder, "a.mp4"))
+    for pattern, matched in {
+        "**/*.mp4": ["a.mp4", "d/b.mp4", "d/e/c.mp4"],
+        "d/*.mp4": ["d/b.mp4"],
+        "*/e/*": ["d/e/c.mp4", "d/e/c.txt"],
+        "no/*": [],
+    }.items():
+        url = storage.join(folder, pattern)
+        assert storage.is_pattern(url)
+        assert storage.match_files(url) == [storage.join(folder, name) for name in matched]
+
+
+def test_the_bucket_itself_is_no_pattern():
+    with pytest.raises(UserError, match=r"The bucket of gs://b\*/a has a wildcard"):
+        storage.match_files("gs://b*/a")
+
+
 def test_bytes_are_read_at_any_position(folder):
     location = storage.join(folder, "file")
     storage.write_bytes(location, b"0123456789")

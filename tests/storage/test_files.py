@@ -1,4 +1,5 @@
 import errno
+import glob
 import os
 import threading
 from pathlib import Path
@@ -30,6 +31,24 @@ def test_files_at_any_depth_are_listed_with_size_and_time(tmp_path):
         str(tmp_path / "b.264"), size=len("b.264"), mtime_ns=1_234_500_000_000
     )
     assert (last.name, str(last)) == ("b.264", str(tmp_path / "b.264"))
+
+
+TREE = ("a.mp4", "b.mkv", "d/a.mp4", "d/e/a1.mp4", "d/e/b.mp4", "x/[1].mp4", "x/.h.mp4", ".h/a.mp4")
+PATTERNS = (
+    *("*.mp4", "**/*.mp4", "d/**/*.mp4", "d/*", "**/e/*", "*/*.mp4", "**", "d/**", "**/a?.mp4"),
+    *("**/[ab].m*", "**/[!a].mp4", "[d]/**/e/*", "x/[[]1].mp4", "**/**/b.mp4", "?.mp4", "no*"),
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_matches_the_files_that_python_finds(pattern, tmp_path, monkeypatch):
+    fill(tmp_path, *TREE)
+    monkeypatch.chdir(tmp_path)
+    for form in (pattern, f"{tmp_path}/{pattern}", f"./{pattern}"):
+        found = {path for path in glob.glob(form, recursive=True) if Path(path).is_file()}
+        assert storage.is_pattern(form)
+        assert set(storage.match_files(form)) == found
+        assert storage.match_files(form) == sorted(storage.match_files(form))
 
 
 def test_hidden_files_and_the_content_of_hidden_folders_are_left_out(tmp_path):

@@ -15,8 +15,8 @@ from PIL import Image, ImageCms, ImageOps
 from skimage.metrics import peak_signal_noise_ratio
 from video_clips import NTSC, moving_clip, muxed, num_decoded_frames, random_clip
 
-from beam_pipelines.isolation import Isolated
 from laser_dist.errors import UserError
+from laser_dist.isolation import Isolated
 from laser_dist.video.codec import decode, encode_h264, frame_size
 from laser_dist.video.containers import VideoError
 from laser_dist.video.frames import Clip

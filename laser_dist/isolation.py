@@ -21,8 +21,8 @@ from typing import Any
 
 import psutil
 
+from laser_dist.errors import UserError
 from laser_dist.storage import limit
-from laser_dist.video.containers import VideoError
 
 MEMORY_BYTES = limit("MEMORY_BYTES", 4 * 10**9)
 """Memory limit of a child process. A 1080p source of 150 frames takes 1.6 GB."""
@@ -38,13 +38,17 @@ class Crashed(Exception):
     Attributes:
       step: the step during which it happened; None if none was reported.
       how: how the process ended.
-      message: the same as a sentence.
+      needs: the limit that was not enough, such as "30 s"; empty if the process crashed.
+      signal: name of the signal of a crash; empty if there was none.
+      message: how the process ended, as a sentence.
     """
 
-    def __init__(self, step: Any, how: str) -> None:
+    def __init__(self, step: Any, how: str, *, needs: str = "", signal: str = "") -> None:
         super().__init__(step, how)
         self.step = step
         self.how = how
+        self.needs = needs
+        self.signal = signal
         self.message = f"A child process failed: {how}."
 
 
@@ -54,14 +58,14 @@ class OutOfMemory(Exception):
     Attributes:
       step: as for `Crashed`.
       how: as for `Crashed`.
-      is_at_limit: whether the memory limit of the process was the reason, not the machine.
+      needs: as for `Crashed`; empty if the machine, not the limit of the process, was the reason.
     """
 
-    def __init__(self, step: Any, how: str, *, is_at_limit: bool = False) -> None:
+    def __init__(self, step: Any, how: str, *, needs: str = "") -> None:
         super().__init__(how)
         self.step = step
         self.how = how
-        self.is_at_limit = is_at_limit
+        self.needs = needs
 
 
 class Stopped(Exception):
@@ -93,12 +97,18 @@ class Isolated:
         self._is_stopped = False
         self._starting = threading.Lock()
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        on_step: Callable[[Any], None] = lambda step: None,
+    ) -> Any:
         """Call `function(*arguments, report)` in the child, where `report(step)` reports a step.
 
         Args:
           function: a function of an importable module.
           arguments: arguments that can be pickled.
+          on_step: called here with each reported step.
 
         Returns:
           What the function returns.
@@ -107,12 +117,12 @@ class Isolated:
           Crashed: the child crashed, or a step timed out; the next call starts another child.
           OutOfMemory: the child was killed, or found no memory; likewise.
           Stopped: `stop` was called.
-          Exception: what the function raised.
+          Exception: what the function or `on_step` raised.
         """
         if self._process is None or self._process.poll() is not None:
             self._start()
         try:
-            kind, value = self._answer(function, arguments)
+            kind, value = self._answer(function, arguments, on_step)
         except BaseException:  # a child still at work would answer the next call
             self.close()
             raise
@@ -120,22 +130,29 @@ class Isolated:
             raise value
         return value
 
-    def _answer(self, function: Callable[..., Any], arguments: tuple) -> tuple[str, Any]:
-        step = None
-        try:
-            self._connection.send((function, arguments))
-            while self._connection.poll(self.step_seconds):
+    def _answer(
+        self, function: Callable[..., Any], arguments: tuple, on_step: Callable[[Any], None]
+    ) -> tuple[str, Any]:
+        step, message = None, (function, arguments)
+        while True:
+            try:  # errors of the pipe: those of the function come as answers
+                if message is not None:
+                    self._connection.send(message)
+                if not self._connection.poll(self.step_seconds):
+                    needs = f"{self.step_seconds:g} s"
+                    raise Crashed(step, f"timed out after {needs}", needs=needs)
                 kind, value = self._connection.recv()
-                if kind == "memory":
-                    allowed = f"its memory limit of {self._memory_bytes / 1e9:g} GB"
-                    problem = f"exceeded {allowed}" if value else "found no memory"
-                    raise OutOfMemory(step, f"the codec process {problem}", is_at_limit=value)
-                if kind != "step":
-                    return kind, value
-                step = value
-        except (EOFError, OSError) as error:  # from the pipe: those of the function come as answers
-            raise self._end(step) from error
-        raise Crashed(step, f"timed out after {self.step_seconds:g} s")
+            except (EOFError, OSError) as error:
+                raise self._end(step) from error
+            if kind == "memory":
+                size = f"{self._memory_bytes / 1e9:g} GB"
+                problem = f"exceeded its memory limit of {size}" if value else "found no memory"
+                needs = f"{size} of memory" if value else ""
+                raise OutOfMemory(step, f"the codec process {problem}", needs=needs)
+            if kind != "step":
+                return kind, value
+            step, message = value, None
+            on_step(value)
 
     def _end(self, step: Any) -> Exception:
         """Return what the end of the child during a step means."""
@@ -144,7 +161,8 @@ class Isolated:
             return Stopped()
         if status == -signal.SIGKILL:  # what Linux sends when memory runs out
             return OutOfMemory(step, _how(status))
-        return Crashed(step, _how(status))
+        name = signal.Signals(-status).name if status is not None and status < 0 else ""
+        return Crashed(step, _how(status), signal=name)
 
     def _last_status(self) -> int | None:
         """Return the child's exit status once its pipe is closed; None if it still runs."""
@@ -184,7 +202,7 @@ class Isolated:
                     sys.executable,
                     "-P",  # a module in the working directory may be anybody's
                     "-m",
-                    "beam_pipelines.isolation",
+                    "laser_dist.isolation",
                     str(number),
                     str(self._memory_bytes),
                 ],
@@ -212,12 +230,12 @@ def _how(status: int | None) -> str:
 def lacks_memory(error: BaseException) -> bool:
     """Return whether memory was refused in this process: by Python, or to FFmpeg.
 
-    FFmpeg reports some refusals as invalid data, so its errors count if memory is short.
+    FFmpeg reports some refusals as invalid data, so a `UserError` counts if memory is short.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MemoryError):
         cause = cause.__cause__
-    return cause is not None or (isinstance(error, VideoError) and _is_memory_short())
+    return cause is not None or (isinstance(error, UserError) and _is_memory_short())
 
 
 def _is_memory_short() -> bool:
