@@ -35,7 +35,7 @@ check: $(VENV)/.installed-dev lint  ## Run what each commit must pass: format, l
 
 test: $(VENV)/.installed-dev lint  ## Run every check and every test that this machine can run.
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not alone"
-	@$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest -m alone tests/cluster
 
 test-cluster: $(VENV)/.installed-dev  ## Train across two hosts and cut one off; needs root.
 	@$(BIN)/python tests/two_hosts/scenarios.py $(ARGS)

@@ -208,7 +208,7 @@ def compare_weights(options: argparse.Namespace) -> list[list[Any]]:
     import numpy as np
 
     @functools.cache
-    def trained(kind: str, part_on: str, devices: int, workers: int = 1) -> Any:
+    def trained(kind: str, part_on: str, devices: int, workers: int) -> Any:
         found = run_part(
             options, part="weights", kind=kind, part_on=part_on, devices=devices, workers=workers
         )
@@ -216,8 +216,8 @@ def compare_weights(options: argparse.Namespace) -> list[list[Any]]:
 
     rows = []
     for kind in options.models:
-        exact = trained(kind, "cpu", 1)
-        allowed = FACTOR * float(np.abs(trained(kind, "cpu", 2) - exact).max())
+        exact = trained(kind, "cpu", 1, 1)
+        allowed = FACTOR * float(np.abs(trained(kind, "cpu", 2, 1) - exact).max())
         for devices, workers in shapes_of(options):
             difference = float(np.abs(trained(kind, options.on, devices, workers) - exact).max())
             where = f"{workers} × {devices}" if workers > 1 else str(devices)
@@ -231,7 +231,7 @@ def compare_speed(options: argparse.Namespace) -> list[list[Any]]:
     rows = []
     for kind in options.models:
         for devices, workers in shapes_of(options):
-            emulated = CHOICES[:1] if workers > 1 else CHOICES[::2]  # compiling takes minutes
+            emulated = CHOICES[:1] if workers > 1 else CHOICES[2:]  # compiling takes minutes
             for precision, xla in CHOICES if options.on == "gpu" else emulated:
                 found = run_part(
                     options, part="speed", part_on=options.on, kind=kind, devices=devices,

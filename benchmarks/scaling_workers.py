@@ -106,7 +106,7 @@ def _specs(kind: str, size: str) -> tuple[Any, Any]:
 
     variant = variant_named(kind)
     preset = tiny(variant)
-    smoke_head = HeadSpec(filters=(4, 4), dense=(4,))
+    smoke_head = HeadSpec(filters=(4,), dense=(4,))
     smoke = BackboneSpec(filters=4, latent_filters=4, height=32, width=48)
     sizes = {
         "published": (BackboneSpec(), variant.published_head),

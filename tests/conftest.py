@@ -23,18 +23,22 @@ settings.load_profile(
 # Files that take longest, in this order. Started last, one of them would keep one core busy while
 # the others have no work left.
 _LONGEST = (
-    "test_end_to_end",
     "test_ray_jobs",
-    "test_crossval",
+    "test_end_to_end",
     "test_reproduce",
     "test_bucket",
-    "test_ports",
-    "test_stages",
+    "test_crossval",
     "test_equivalence",
     "test_gpu_benchmark",
-    "test_build",
+    "test_ports",
     "test_stopping",
+    "test_export",
+    "test_stages",
+    "test_loop",
+    "test_build",
     "test_published",
+    "test_step",
+    "test_collectives",
     "test_import_weights",
     "test_measuring",
     "test_backends",
@@ -53,6 +57,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+    # `make test` looks for these in one folder: to import all modules of tests takes half a minute.
+    alone = [item for item in items if item.get_closest_marker("alone")]
+    assert all(item.path.parent.name == "cluster" for item in alone), alone
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 

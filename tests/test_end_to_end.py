@@ -179,7 +179,10 @@ def test_ray_tune_finds_the_best_settings(folder, tmp_path):
     page = (ROOT / "docs" / "how-to" / "train-from-python.md").read_text()
     script = page.partition('```python title="search.py"\n')[2].partition("```")[0]
     before = '{"cluster.cpu_devices": 1}'
-    sizes = '"backbone.filters": 16, "backbone.latent_filters": 32, "heads.epochs": 2}'
+    sizes = (
+        '"backbone.filters": 16, "backbone.latent_filters": 32, "head.filters": [8], '
+        '"heads.epochs": 2}'
+    )
     assert before in script
     path = tmp_path / "search.py"
     path.write_text(script.replace(before, f"{before[:-1]}, {sizes}"))
@@ -224,7 +227,7 @@ def test_commands_that_are_done_are_not_run_again(folder, commands):
 
 
 def test_a_bucket_serves_as_well_as_a_disk(folder, commands):
-    """Two heads are trained at the same time on backbones of another run, all in a bucket."""
+    """Two heads are trained on backbones of another run, all in a bucket."""
     clip = str(next((folder / "videoset").rglob("*_qp_00.264")))
     expected = predictions(folder, clip, "first")
     preset, *settings = (word for word in commands["train"] if word == "tiny" or "=" in word)
@@ -234,7 +237,8 @@ def test_a_bucket_serves_as_well_as_a_disk(folder, commands):
         first, second = s3.url("runs/first"), s3.url("runs/second")
         dataset = ("--dataset", "videoset_jnd/synthetic", "--data-dir", s3.url("data"))
         train = ("train", "lat", "--preset", preset, "--workers", "1", "--levels", "1,3")
-        sizes = [part for setting in (*settings, "heads.epochs=1") for part in ("--set", setting)]
+        settings += ["heads.epochs=1", "cluster.cpu_devices=1", "cluster.cpus_per_worker=2"]
+        sizes = [part for setting in settings for part in ("--set", setting)]
         printed = laser_jnd(
             folder, *train, *sizes, *dataset, "--init-from", first, "--output", second
         )

@@ -461,7 +461,8 @@ def start_locally(ray: Any, num_cpus: int, options: Mapping[str, Any]) -> None:
     before = set(this.children(recursive=True))
     for left in reversed(range(TRIES_TO_START)):
         try:
-            ray.init("local", num_cpus=num_cpus, include_dashboard=False, **options)
+            with _without_processes_of_a_cluster():
+                ray.init("local", num_cpus=num_cpus, include_dashboard=False, **options)
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise
@@ -477,6 +478,25 @@ def start_locally(ray: Any, num_cpus: int, options: Mapping[str, Any]) -> None:
             logger.warning("Ray took too long to start: it is started again.")
         else:
             return
+
+
+@contextmanager
+def _without_processes_of_a_cluster() -> Iterator[None]:
+    """Keep Ray from starting its autoscaler and its log monitor in the block.
+
+    One adds machines, the other copies what workers print to this process. Both import packages for
+    a second or more, and then look for work all the time.
+    """
+    from ray._private.node import Node
+
+    kept = {name: getattr(Node, name) for name in ("start_monitor", "start_log_monitor")}
+    for name in kept:
+        setattr(Node, name, lambda _: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
 
 
 @contextmanager

@@ -32,6 +32,12 @@ PATIENT = {
     "RAY_health_check_timeout_ms": "60000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
 }
+# Spare worker processes, each of which imports Ray for seconds, and metrics.
+UNUSED = {
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_enable_metrics_collection": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ def ray_head(num_cpus, num_gpus=0):
         named = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         no_device = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(90, 90 + num_gpus)))}
         environment = plain_environment() | named | no_device
+        of_head = {**environment, **PATIENT, **UNUSED, mark: "1"}
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
                 [
@@ -72,7 +79,7 @@ def ray_head(num_cpus, num_gpus=0):
                     f"--temp-dir={folder / 'ray'}", "--object-store-memory=100000000",
                     "--disable-usage-stats", *(f"--{name}={port}" for name, port in ports.items()),
                 ],
-                env={**environment, **PATIENT, mark: "1"}, cwd=folder, start_new_session=True,
+                env=of_head, cwd=folder, start_new_session=True,
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         address = f"http://127.0.0.1:{ports['dashboard-port']}"

@@ -17,7 +17,7 @@ from ray_head import PATIENT, plain_environment
 
 SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=6", "head.filters=4,4", "image.epochs=1",
-    "jnd.epochs=1", "heads.epochs=1",
+    "jnd.epochs=1", "heads.epochs=1", "cluster.cpu_devices=1", "cluster.cpus_per_worker=2",
 )  # fmt: skip
 # The demo, at a tiny size.
 DEMO = f"""
@@ -97,12 +97,14 @@ class Intruder:
         self.folder = folder
         self.without_token, self.with_token, self.http, self.modes = {}, {}, {}, {}
         self.second = None
+        self.programs = []
 
     def look(self, pid, found):
         names = found.values()
         workers = [each for each in tree(pid) if "TrainWorker" in " ".join(command_line(each))]
         if self.modes or not workers or not {"gcs_server", "raylet"} <= set(names):
             return
+        self.programs = [" ".join(command_line(each)) for each in tree(pid)]
         environment = workers[0].environ()
         token = Path(environment["RAY_AUTH_TOKEN_PATH"])
         session = Path(environment["RAY_TMPDIR"])
@@ -159,6 +161,12 @@ def test_a_second_training_of_the_run_is_refused(followed):
     text = refusal_of(intruder.second)
     owner = f"process {intruder.pid} on host {platform.node()}"
     assert re.match(rf"demo/run is being trained by {owner} since \d{{4}}-\d\d-\d\d \d\d:", text)
+
+
+def test_ray_starts_no_process_that_only_a_cluster_needs(followed):
+    _, _, intruder = followed
+    assert any("raylet" in each for each in intruder.programs)
+    assert [each for each in intruder.programs if re.search(r"monitor\.py", each)] == []
 
 
 def test_only_the_user_can_enter_the_session_which_is_removed(followed):

@@ -16,6 +16,8 @@ SETTINGS = (
     "backbone.filters=4", "backbone.latent_filters=4", "backbone.height=32", "backbone.width=48",
     "head.filters=4", "image.epochs=1", "jnd.epochs=1", "heads.epochs=1", "joint.epochs=1",
     "image.crop=32", "jnd.crop=32",
+    # One worker of one device, in turn: building the graphs takes nearly all of the time.
+    "cluster.cpu_devices=1", "cluster.cpus_per_worker=2",
 )  # fmt: skip
 NAMES = [variant.name for variant in VARIANTS]
 BASELINES = ["constant", "si-ti-ridge", "si-ti-trees", "one-encode"]

@@ -1,4 +1,5 @@
 import pytest
+import tensorflow as tf
 from training_fakes import GappyPairs, TinyPairs
 
 
@@ -14,6 +15,17 @@ def gappy_dir(tmp_path_factory):
     builder = GappyPairs(data_dir=tmp_path_factory.mktemp("gappy_pairs"))
     builder.download_and_prepare()
     return builder.data_path
+
+
+@pytest.fixture
+def _without_graphs():
+    """Run steps operation by operation: for a few steps, building their graphs takes far longer.
+
+    The tests of the step and of the commands build them.
+    """
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laser_dist.errors import UserError
@@ -164,7 +164,7 @@ def test_described_defaults_make_the_preset(name):
     assert override(start, [f"{each.path}={each.defaults[name]}" for each in rows]) == preset
 
 
-@pytest.mark.slow
+@settings(max_examples=20)  # each changes all settings
 @given(configs(["mj-lat"]), configs(["mj-lat"]))
 def test_overrides_can_change_any_config_into_any_other(start, goal):
     def text_at(path):

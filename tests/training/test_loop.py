@@ -107,8 +107,9 @@ def within_epochs(run_dir, every=3):
     return replace(context(run_dir), checkpoint_interval=CheckpointInterval(steps=every, epochs=1))
 
 
-@pytest.mark.parametrize("every", [1, 3, 4])
-@pytest.mark.parametrize("broken", [(1, 4), (2, 3), (3, 1), (4, 4)])
+@pytest.mark.parametrize(
+    ("every", "broken"), [(1, (1, 4)), (3, (2, 3)), (3, (3, 1)), (4, (1, 4)), (4, (4, 4))]
+)
 def test_a_training_interrupted_within_an_epoch_has_the_weights_of_an_uninterrupted_one(
     tmp_path, every, broken
 ):
@@ -133,8 +134,7 @@ def test_a_training_interrupted_within_an_epoch_has_the_weights_of_an_uninterrup
     assert logged_metrics(tmp_path / "broken") == logged_metrics(tmp_path / "uninterrupted")
 
 
-@pytest.mark.parametrize("together", [2, 3, 9])
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize(("together", "every"), [(2, 1), (3, 3), (9, 3)])
 def test_steps_that_are_executed_together_change_no_weight_and_no_logged_loss(
     tmp_path, together, every
 ):

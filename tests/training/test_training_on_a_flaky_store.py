@@ -71,6 +71,7 @@ def contents(files):
 
 
 @pytest.mark.slow  # it trains twice
+@pytest.mark.usefixtures("_without_graphs")
 def test_it_learns_the_same_bytes_as_on_a_disk(dataset_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(retries, "PAUSES_S", (0.01,) * len(retries.PAUSES_S))
     train(dataset_dir, str(tmp_path / "run"))

@@ -206,7 +206,9 @@ class _Writer:
         self._unfinished = [path.with_suffix(".unfinished") for path in self._finals]
         self._parts = [new_map(path, shape, np.float16) for path in self._unfinished]
         self._extract = [
-            tf.function(lambda raw, model=model: model(as_float(raw), training=False))
+            tf.function(
+                lambda raw, model=model: model(as_float(raw), training=False), autograph=False
+            )
             for model in extractor.models
         ]
         self._devices = extractor.devices

@@ -86,7 +86,7 @@ class ComputedFeatures:
 
     @cached_property
     def _extract(self) -> Callable[..., Any]:
-        return tf.function(self._features_of)  # traced once, not in every epoch
+        return tf.function(self._features_of, autograph=False)  # traced once, not in every epoch
 
     def _features_of(self, frames: Any, mirrored: Any) -> Any:
         frames = as_float(frames, mirrored)

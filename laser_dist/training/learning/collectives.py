@@ -4,9 +4,9 @@ import hashlib
 import platform
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import keras
@@ -30,14 +30,7 @@ _weights = _Weights()
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Wait until every worker has called this."""
-    if strategy.num_replicas_in_sync == 1:
-        return
-
-    @tf.function
-    def meet() -> Any:
-        return strategy.run(lambda: _context().all_reduce(_SUM, tf.ones([])))
-
-    meet()
+    _summed(strategy, [np.float32(0)])
 
 
 def broadcast_from_chief(
@@ -51,18 +44,10 @@ def broadcast_from_chief(
       strategy: spans the workers; all of them call this.
       arrays: finite, with the same shapes and types on every worker.
     """
-    constants = [tf.constant(array) for array in arrays]
-
-    @tf.function
-    def broadcast() -> Any:
-        def replica() -> list[Any]:
-            is_first = tf.equal(_context().replica_id_in_sync_group, 0)
-            kept = [tf.where(is_first, each, tf.zeros_like(each)) for each in constants]
-            return _context().all_reduce(_SUM, kept)
-
-        return strategy.run(replica)
-
-    return [strategy.experimental_local_results(each)[0].numpy() for each in broadcast()]
+    if _num_workers(strategy) == 1:
+        return [*arrays]
+    is_chief = strategy.cluster_resolver.task_id == 0
+    return _summed(strategy, [each if is_chief else np.zeros_like(each) for each in arrays])
 
 
 def all_agree(strategy: tf.distribute.Strategy, holds: bool) -> bool:
@@ -70,16 +55,8 @@ def all_agree(strategy: tf.distribute.Strategy, holds: bool) -> bool:
 
     One machine may see a file in a shared folder before another one does.
     """
-    if strategy.num_replicas_in_sync == 1:
-        return holds
-
-    @tf.function
-    def count() -> Any:
-        own = 1.0 if holds else 0.0
-        return strategy.run(lambda: _context().all_reduce(_SUM, tf.identity(tf.constant(own))))
-
-    total = strategy.experimental_local_results(count())[0].numpy()
-    return round(float(total)) == strategy.num_replicas_in_sync
+    (count,) = _summed(strategy, [np.float32(holds)])
+    return round(float(count)) == _num_workers(strategy)
 
 
 def check_shared(strategy: tf.distribute.Strategy, store: RunFiles, *, is_chief: bool) -> None:
@@ -148,23 +125,14 @@ def average_statistics(strategy: tf.distribute.Strategy, variables: Sequence[Any
       strategy: spans the replicas; every worker calls this.
       variables: variables of a model under the strategy; only floats are changed.
     """
-    total = strategy.num_replicas_in_sync
     floats = [each for each in variables if "float" in each.dtype]
-    if total == 1 or not floats:
+    if strategy.num_replicas_in_sync == 1 or not floats:
         return
-    # Each of this worker's replicas contributes their mean.
     own = [
-        tf.constant(np.mean([np.asarray(part) for part in _replicas(strategy, each)], axis=0))
-        for each in floats
+        np.mean([np.asarray(part) for part in _replicas(strategy, each)], axis=0) for each in floats
     ]
-
-    @tf.function
-    def add_up() -> Any:
-        # A new tensor in each replica: one that all of them capture would not be summed.
-        return strategy.run(lambda: _context().all_reduce(_SUM, [tf.identity(x) for x in own]))
-
-    for variable, summed in zip(floats, add_up(), strict=True):
-        variable.assign(strategy.experimental_local_results(summed)[0].numpy() / total)
+    for variable, total in zip(floats, _summed(strategy, own), strict=True):
+        variable.assign(total / _num_workers(strategy))
 
 
 def snapshot(strategy: tf.distribute.Strategy, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,6 +208,37 @@ def _weighted_moments(
 
 def _replicas(strategy: tf.distribute.Strategy, variable: Any) -> Sequence[Any]:
     return strategy.experimental_local_results(variable.value)
+
+
+def _num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Return the number of processes that a strategy spans."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    return len(strategy.cluster_resolver.cluster_spec().as_dict()["worker"])
+
+
+def _summed(strategy: tf.distribute.Strategy, arrays: Sequence[Any]) -> list[np.ndarray]:
+    """Return the sum of each array over the workers; all of them call this."""
+    arrays = [np.asarray(each) for each in arrays]
+    if _num_workers(strategy) == 1:
+        return arrays
+    shapes = tuple((each.shape, each.dtype.str) for each in arrays)
+    sums = _adder(strategy, shapes)([tf.constant(each) for each in arrays])
+    return [strategy.experimental_local_results(each)[0].numpy() for each in sums]
+
+
+@cache  # building a graph takes far longer than an all-reduce
+def _adder(strategy: tf.distribute.Strategy, _shapes: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return a function that sums arrays of these shapes and types over the workers."""
+    num_devices = strategy.num_replicas_in_sync // _num_workers(strategy)
+
+    def replica(arrays: list[Any]) -> list[Any]:
+        # Of the devices of a worker, only the first one contributes.
+        is_first = tf.equal(_context().replica_id_in_sync_group % num_devices, 0)
+        kept = [tf.where(is_first, each, tf.zeros_like(each)) for each in arrays]
+        return _context().all_reduce(_SUM, kept)
+
+    return tf.function(lambda arrays: strategy.run(replica, args=(arrays,)), autograph=False)
 
 
 def _context() -> Any:
