@@ -21,7 +21,7 @@ LAYERS = {
     "laser_dist.evaluation": 5,
     "tfds_builders": 5,
     "laser_dist.training": 4,
-    "laser_dist.encoding": 3,
+    "laser_dist.encoding": 4,
     "beam_pipelines": 4,
     "laser_dist.prediction": 3,
     "laser_dist.simulation": 3,
