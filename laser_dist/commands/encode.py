@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_dist.commands.options import non_negative, ratio
-from laser_dist.commands.predict import LEVEL_NAMES, check_model, clock_text, load_model
+from laser_dist.commands.predict import LEVEL_NAMES, check_model, clock_text, open_model
 from laser_dist.commands.terminal import Terminal
 from laser_dist.jnd.scale import LEVEL_SUR
 from laser_dist.wording import share_text, size_text
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hdr",
         choices=("refuse", "allow"),
         default="refuse",
-        help="what to do with HDR (default: %(default)s)",
+        help="refuse HDR, or encode it at the levels of SDR (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument(
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
     terminal = Terminal()
     with terminal.progress() as show, naming_locations(arguments.model):
         show("loading the model")
-        model = load_model(arguments.model)
+        model = open_model(arguments.model)
         encoded = encode(
             model, arguments.clip, arguments.output, request,
             progress=lambda what, share: show(what, round(100 * share), 100),

@@ -219,7 +219,7 @@ def predict_clips(
     found: list[ClipPrediction | FailedClip] = []
     with terminal.progress() as show:
         show("loading the model")
-        loaded = load_model(model, isolate=isolate)
+        loaded = open_model(model, isolate=isolate)
 
         def show_share(share: float) -> None:
             done = round(len(found) + share, 2)
@@ -447,10 +447,10 @@ def loaded_predictor(model: str) -> Predictor:
     Args:
       model: path or URL of a run or model file.
     """
-    return load_model(model, num_threads=1).predictor
+    return open_model(model, num_threads=1).predictor
 
 
-def load_model(model: str, *, isolate: bool = False, num_threads: int | None = None) -> Model:
+def open_model(model: str, *, isolate: bool = False, num_threads: int | None = None) -> Model:
     """Load the model of a path or URL; Keras, which takes seconds, only for a model of Keras."""
     from laser_dist.prediction.load import EXPORTED_SUFFIXES
     from laser_dist.prediction.model import load

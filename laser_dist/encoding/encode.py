@@ -97,7 +97,7 @@ class Encoded:
 
     @property
     def ffmpeg_command(self) -> str | None:
-        """The command with which `ffmpeg` encodes 8-bit video alike; None if it takes several."""
+        """The command with which `ffmpeg` encodes 8-bit video so; None if it takes several."""
         codec = CODECS[self.settings.codec]
         if len(self.values) > 1 and not codec.has_zones:
             return None
