@@ -224,12 +224,11 @@ def _graph(first: av.VideoFrame, stream: VideoStream) -> Graph | None:
 @contextmanager
 def _written(output: Path) -> Generator[OutputContainer]:
     """Open a container to write; turn FFmpeg's errors into one for people."""
-    options = {"movflags": "+faststart"} if FORMATS[output.suffix.lower()] != "matroska" else {}
+    form = FORMATS[output.suffix.lower()]
+    options = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
     try:
         # Not by the path only, which FFmpeg would take for an address if it looked like one.
-        with av.open(
-            f"file:{output}", "w", FORMATS[output.suffix.lower()], options=options
-        ) as target:
+        with av.open(f"file:{output}", "w", form, options=options) as target:
             yield target
     except (FFmpegError, ValueError) as error:
         if isinstance(error, OSError) and error.errno and error.errno > 0 and error.filename:
