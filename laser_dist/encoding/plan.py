@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -14,6 +15,8 @@ OVERSHOOT = 0.1
 
 PUBLISHED_ERROR = 1.57
 """Margin in QP for a model without intervals: the mean error of JND1 that the paper reports."""
+
+_SIDES = NormalDist().inv_cdf((1 + COVERAGE) / 2)  # half-width of the interval of a unit normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Plan:
       level: "jnd1", "jnd2" or "jnd3".
       sur: targeted satisfied-user ratio.
       margin: QP that were subtracted from the prediction.
+      half_width: half-width in QP of the interval that contains the level of `COVERAGE` of clips.
       simulated: whether the model learned from simulated viewers.
       scenes: in order, without gaps; at least one.
     """
@@ -52,6 +56,7 @@ class Plan:
     level: str
     sur: float
     margin: float
+    half_width: float
     simulated: bool
     scenes: tuple[PlannedScene, ...]
 
@@ -65,13 +70,24 @@ def default_margin(prediction: ClipPrediction, level: str) -> float:
     Raises:
       UserError: the model does not predict the level.
     """
+    if prediction.spec.half_widths is None:
+        return PUBLISHED_ERROR
+    # The interval has two sides; the margin needs one.
+    return half_width(prediction, level) * NormalDist().inv_cdf(1 - OVERSHOOT) / _SIDES
+
+
+def half_width(prediction: ClipPrediction, level: str) -> float:
+    """Return the half-width in QP of the interval that contains the level of `COVERAGE` of clips.
+
+    It is the model's. For a model without intervals, it follows from `PUBLISHED_ERROR` for normal
+    errors, whose mean size is sqrt(2 / pi) of their standard deviation.
+
+    Raises:
+      UserError: the model does not predict the level.
+    """
     index = _index(prediction, level)
     widths = prediction.spec.half_widths
-    if widths is None:
-        return PUBLISHED_ERROR
-    normal = NormalDist()
-    # The interval has two sides; the margin needs one.
-    return widths[index] * normal.inv_cdf(1 - OVERSHOOT) / normal.inv_cdf((1 + COVERAGE) / 2)
+    return widths[index] if widths else PUBLISHED_ERROR * math.sqrt(math.pi / 2) * _SIDES
 
 
 def plan_of(
@@ -121,6 +137,7 @@ def plan_of(
         level=level,
         sur=prediction.sur,
         margin=margin,
+        half_width=half_width(prediction, level),
         simulated=prediction.spec.simulated,
         scenes=tuple(scenes),
     )

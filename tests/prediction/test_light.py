@@ -39,6 +39,18 @@ def test_an_exported_model_predicts_without_the_framework(folder):
     assert HEAVY & imported == set()
 
 
+def test_a_plan_needs_no_more(folder):
+    command = [sys.executable, "-X", "importtime", "-m", "laser_dist.commands.main"]
+    words = ["plan", "clip.mp4", "--model", "m.onnx", "--for", "libx264"]
+    done = subprocess.run(
+        [*command, *words], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("-c:v libx264 ")
+    imported = set(re.findall(r"^import time:.*\| +([A-Za-z_]\w*)", done.stderr, re.MULTILINE))
+    assert HEAVY & imported == set()
+
+
 def test_the_table_names_what_computed_it(folder):
     words = ["-m", "laser_dist.commands.main", "predict", "clip.mp4", "--model", "m.onnx"]
     done = subprocess.run(

@@ -1,0 +1,142 @@
+"""`laser-jnd plan`: the quantizers of a clip's scenes, for other encoders to use."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from laser_dist.commands.options import non_negative, ratio
+from laser_dist.commands.predict import LEVEL_NAMES, check_model, is_prediction, predict_clips
+from laser_dist.commands.terminal import Terminal
+from laser_dist.encoding.handover import FORMATS, WITH_QPFILE, qpfile, text_of
+from laser_dist.errors import UserError
+from laser_dist.jnd.scale import LEVEL_SUR
+
+HELP = "plan the quantizer of each scene of a video, for other encoders"
+EXAMPLE = """\
+examples:
+  ffmpeg -i clip.mp4 $(laser-jnd plan clip.mp4 --model mj-lat.onnx --for libx265) out.mkv
+  x264 $(laser-jnd plan clip.mp4 --model mj-lat.onnx --for x264 --qpfile clip.qp) \\
+      -o out.264 clip.mp4
+  laser-jnd plan clip.mp4 --model mj-lat.onnx --for av1an --output clip.zones
+  ab-av1 crf-search -i clip.mp4 $(laser-jnd plan clip.mp4 --model mj-lat.onnx --for ab-av1)
+"""
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("clip", metavar="CLIP", help="video")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH_OR_URL",
+        help="folder or URL of a finished run, or a model file (.keras, or exported: .onnx, .xml)",
+    )
+    parser.add_argument(
+        "--for",
+        required=True,
+        choices=FORMATS,
+        dest="form",
+        help="options of the programs x264 and x265, of ffmpeg with libx264 or libx265, or of"
+        " ab-av1 crf-search; or a zones file of Av1an",
+    )
+    parser.add_argument(
+        "--target",
+        choices=LEVEL_NAMES,
+        default=LEVEL_NAMES[0],
+        help="JND level to encode at (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sur",
+        type=ratio,
+        default=LEVEL_SUR,
+        metavar="R",
+        help="satisfied-user ratio to target; values other than %(default)s need a model trained"
+        " with head.spread=true (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=non_negative,
+        metavar="QP",
+        help="QP to subtract from the prediction (default: the one that leaves 10%% of clips"
+        " coarser than their level, by the model's intervals)",
+    )
+    parser.add_argument(
+        "--constant", action="store_true", help="give all scenes the QP of the strictest one"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: standard output)",
+    )
+    parser.add_argument(
+        "--qpfile",
+        type=Path,
+        metavar="FILE",
+        help="file to write the keyframes to, for --for x264 and x265",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Predict a clip, and print its plan in the format of a tool."""
+    from laser_dist.encoding.plan import plan_of
+    from laser_dist.storage import write_text
+    from laser_dist.storage.local_copies import naming_locations
+    from laser_dist.storage.locations import is_url
+
+    _check(arguments)
+    if not is_url(arguments.model):
+        check_model(Path(arguments.model))
+    terminal = Terminal()
+    with naming_locations(arguments.model):
+        (result,) = predict_clips(
+            terminal, [arguments.clip], arguments.model, sur=arguments.sur, scenes=True
+        )
+    if not is_prediction(result):
+        raise UserError(result.message, hint=result.hint)
+    plan = plan_of(result, arguments.target, margin=arguments.margin, constant=arguments.constant)
+    for warning in result.warnings:
+        logger.warning("%s: %s.", arguments.clip, warning)
+    if plan.simulated:
+        logger.warning("The model was trained with SIMULATED viewers.")
+    if arguments.qpfile:
+        write_text(arguments.qpfile, qpfile(plan))
+    text = text_of(plan, arguments.form, str(arguments.qpfile))
+    if arguments.output:
+        write_text(arguments.output, text)
+    else:
+        print(text, end="")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Check what can be checked before the clip is read."""
+    form, path = arguments.form, arguments.qpfile
+    if form in WITH_QPFILE and path is None:
+        raise UserError(
+            f"--for {form} needs --qpfile: {form} reads keyframes from a file.",
+            hint="Add --qpfile FILE.",
+        )
+    if form not in WITH_QPFILE and path is not None:
+        raise UserError(f"--for {form} has no use for --qpfile.", hint="Remove --qpfile.")
+    if path is not None and any(map(str.isspace, str(path))):
+        raise UserError(
+            f'The path "{path}" has a space, which would divide the options.',
+            hint="Name another --qpfile.",
+        )
+    if form == "ab-av1" and arguments.margin is not None:
+        raise UserError(
+            "--for ab-av1 has no use for --margin: its search covers the interval of the level.",
+            hint="Remove --margin.",
+        )
+    if path is not None and path == arguments.output:
+        raise UserError("--output and --qpfile are the same file.", hint="Name another --qpfile.")
+    for each in filter(None, (arguments.output, path)):
+        if each.exists() and not arguments.overwrite:
+            raise UserError(
+                f"{each} exists already.", hint="Add --overwrite, or name another file."
+            )

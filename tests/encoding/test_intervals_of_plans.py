@@ -1,0 +1,44 @@
+"""The interval of a plan's level, from the model or from the published error."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from laser_dist.encoding.plan import plan_of
+from laser_dist.jnd.scale import QP
+from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
+
+
+@pytest.fixture
+def prediction():
+    levels = np.array([27.3, 31.0, 36.0])
+    scene = ScenePrediction(
+        start_s=0.0,
+        end_s=5.0,
+        frames=range(150),
+        levels=levels.astype(np.float32),
+        spreads=None,
+        levels_per_frame=levels[None].astype(np.float32),
+        timestamps_s=(0.0,),
+        levels_at_sur=levels,
+    )
+    spec = PredictorSpec(variant="mj-lat", levels=(1, 2, 3), scale="QP", simulated=False)
+    return ClipPrediction(
+        clip="a.mp4", spec=spec, scale=QP, scenes=(scene,), sur=0.75, model="m", runtime="r"
+    )
+
+
+def test_the_interval_is_the_one_of_the_model(prediction):
+    spec = replace(prediction.spec, half_widths=(2.0, 3.0, 4.0))
+    plan = plan_of(replace(prediction, spec=spec), "jnd2")
+    assert plan.half_width == 3
+    # Standard normal quantiles: 90% are within 1.645 on two sides, and below 1.282 on one.
+    assert plan.margin == pytest.approx(3 * 1.2816 / 1.6449, abs=1e-3)
+
+
+def test_without_intervals_it_follows_from_the_published_error(prediction):
+    # A normal error of mean size 1.57 has a standard deviation of 1.57 * sqrt(pi / 2) = 1.968.
+    assert plan_of(prediction).half_width == pytest.approx(1.968 * 1.6449, abs=2e-3)
+    assert plan_of(prediction, margin=0.0).scenes[0].qp == 27
