@@ -99,12 +99,9 @@ class Encoded:
     def ffmpeg_command(self) -> str | None:
         """The command with which `ffmpeg` encodes 8-bit video so; None if it takes several."""
         codec = CODECS[self.settings.codec]
-        if len(self.values) > 1 and not codec.has_zones:
+        if len({value for _, value in self.values}) > 1:
             return None
-        options = self.settings.encoder_options(self.values)
-        if len(self.values) > 1:
-            starts = [f"{scene.start_s:g}" for scene in self.plan.scenes[1:]]
-            options["force_key_frames"] = ",".join(starts)
+        options = self.settings.encoder_options(self.values[0][1])
         words = [part for name, text in options.items() for part in (f"-{name}", text)]
         command = ["ffmpeg", "-i", str(self.source), "-map", "0", "-c", "copy", "-c:v"]
         return shlex.join([*command, codec.library, *words, str(self.output)])

@@ -1,10 +1,10 @@
-"""The encoders x264, x265 and SVT-AV1, and how each takes a quantizer for each scene.
+"""The encoders x264, x265 and SVT-AV1, and their options for a quantizer.
 
 They run in this process, from the libraries in PyAV's wheel.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from laser_dist.errors import UserError, nearest
@@ -24,7 +24,6 @@ class Codec:
       default_preset: preset unless another is given; None for VideoSet's settings.
       coarsest: largest CRF.
       params: name of FFmpeg's option for the encoder's own options.
-      has_zones: whether it takes a quantizer per zone. Another one encodes each scene separately.
       tag: name of the format in FFmpeg's `-c:v`, if players want another one in MP4.
     """
 
@@ -33,7 +32,6 @@ class Codec:
     presets: tuple[str, ...]
     coarsest: int
     params: str
-    has_zones: bool
     tag: str | None = None
 
 
@@ -48,7 +46,6 @@ CODECS = {
         presets=_X26X_PRESETS,
         coarsest=51,
         params="x264-params",
-        has_zones=True,
     ),
     "x265": Codec(
         library="libx265",
@@ -56,7 +53,6 @@ CODECS = {
         presets=_X26X_PRESETS,
         coarsest=51,
         params="x265-params",
-        has_zones=True,
         tag="hvc1",  # players of Apple do not take hev1
     ),
     "svtav1": Codec(
@@ -65,7 +61,6 @@ CODECS = {
         presets=tuple(map(str, range(14))),
         coarsest=63,
         params="svtav1-params",
-        has_zones=False,
     ),
 }
 """The encoders by the names that people use."""
@@ -111,42 +106,25 @@ class EncoderSettings:
         """What the quantizers of the scenes are: `QP` or `CRF`."""
         return QP if self.preset is None else CRF
 
-    def encoder_options(
-        self, values: Sequence[tuple[range, float]], *, is_deep: bool = False
-    ) -> dict[str, str]:
+    def encoder_options(self, quantizer: float, *, is_deep: bool = False) -> dict[str, str]:
         """Return the options of FFmpeg's encoder.
 
         Args:
-          values: frames and quantizer of each scene, in order, without gaps; one scene only for an
-            encoder without zones.
+          quantizer: QP or CRF, see `rate`.
           is_deep: whether the frames have 10 bits, which moves the QP scale of x264 by 12.
         """
-        codec = CODECS[self.codec]
-        base = values[0][1]
         if self.preset is None:
-            # The zones of x264 change nothing in its mode for a constant QP, which clips QPs to it.
-            # With equal factors for I and B frames and without adaptive quantization, a zone sets
-            # the QP of all its frames in the mode for CRF, too, and the pictures are the same.
-            shift = _SHIFT_OF_10_BITS if is_deep else 0
-            zones = [
-                f"{frames.start},{frames.stop - 1},q={round(value) + shift}"
-                for frames, value in values
-            ]
-            own = {**x264_options(VIDEOSET), "crf": f"{base:g}", "zones": "/".join(zones)}
-            options = {"forced-idr": "1"}
+            qp = round(quantizer) + (_SHIFT_OF_10_BITS if is_deep else 0)
+            options, own = {}, {**x264_options(VIDEOSET), "qp": str(qp)}
         else:
-            options = {"preset": self.preset, "crf": f"{base:g}", "forced-idr": "1"}
-            own = {}
-            # A zone divides the step of the quantizer, which doubles every 6 QP.
-            zones = [
-                f"{frames.start},{frames.stop - 1},b={2 ** ((base - value) / 6):.4f}"
-                for frames, value in values[1:]
-            ]
-            if zones:
-                own["zones"] = "/".join(zones)
+            options, own = {"preset": self.preset, "crf": f"{quantizer:g}"}, {}
+        if self.codec == "x264":
+            own["stitchable"] = "1"  # the headers do not depend on the quantizer
         if self.codec == "x265":
             own["log-level"] = "error"
+            own["info"] = "0"  # its options, the quantizer too, would be among the headers
         own |= self.options
         if own:
-            options[codec.params] = ":".join(f"{key}={value}" for key, value in own.items())
+            name = CODECS[self.codec].params
+            options[name] = ":".join(f"{key}={value}" for key, value in own.items())
         return options

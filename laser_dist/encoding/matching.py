@@ -186,7 +186,7 @@ def encoded(clip: Clip, settings: EncoderSettings, crf: float) -> Clip:
         stream = target.add_stream(CODECS[settings.codec].library, rate=clip.fps)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
-        stream.options = settings.encoder_options([(range(clip.num_frames), crf)])
+        stream.options = settings.encoder_options(crf)
         for index in range(clip.num_frames):
             frame = clip.frame(index)
             frame.pts, frame.time_base = index, 1 / clip.fps

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -251,10 +251,9 @@ def _add_video(
     codec = CODECS[settings.codec]
     video = target.add_stream(codec.library, rate=frame_rate(source))
     assert isinstance(video, VideoStream)
-    some = values if codec.has_zones else values[:1]
     video.codec_context.framerate = frame_rate(source)
     video.codec_context.sample_aspect_ratio = aspect
-    _set_up(video.codec_context, first, settings, some)
+    _set_up(video.codec_context, first, settings, values[0][1])
     video.time_base = video.codec_context.time_base
     if codec.tag and target.format.name != "matroska":
         video.codec_context.codec_tag = codec.tag
@@ -266,7 +265,7 @@ def _set_up(
     context: VideoCodecContext,
     first: av.VideoFrame,
     settings: EncoderSettings,
-    values: Values,
+    quantizer: float,
 ) -> None:
     context.width, context.height, context.pix_fmt = first.width, first.height, first.format.name
     context.time_base = first.time_base
@@ -275,7 +274,7 @@ def _set_up(
     context.color_primaries = int(first.color_primaries)
     context.color_trc = int(first.color_trc)
     is_deep = first.format.name != "yuv420p"
-    context.options = settings.encoder_options(values, is_deep=is_deep)
+    context.options = settings.encoder_options(quantizer, is_deep=is_deep)
 
 
 def _start(target: OutputContainer, settings: EncoderSettings) -> None:
@@ -298,25 +297,51 @@ def _start(target: OutputContainer, settings: EncoderSettings) -> None:
 def _encoded(
     frames: Iterator[av.VideoFrame], video: VideoStream, settings: EncoderSettings, values: Values
 ) -> Iterator[tuple[Packet[Any], int]]:
-    """Yield each packet, and the number of frames that the encoder has taken."""
+    """Yield each packet, and the number of frames that the encoders have taken.
+
+    Each scene has an encoder: with a zone per scene, x264 would give the first frame of a scene
+    the quantizer of the scene before.
+    """
     context = video.codec_context
-    starts = {frames_of.start: index for index, (frames_of, _) in enumerate(values)}
-    has_zones = CODECS[settings.codec].has_zones
-    count = 0
-    for count, frame in enumerate(frames, start=1):
-        scene = starts.get(count - 1)
-        if scene and not has_zones:
-            yield from ((packet, count - 1) for packet in context.encode(None))
-            context = CodecContext.create(CODECS[settings.codec].library, "w")
-            assert isinstance(context, VideoCodecContext)
-            one = values[scene : scene + 1]
-            context.framerate = video.codec_context.framerate
-            context.sample_aspect_ratio = video.codec_context.sample_aspect_ratio
-            _set_up(context, frame, settings, one)
+    starts = {frames_of.start: quantizer for frames_of, quantizer in values[1:]}
+    count, last = 0, None
+
+    def ordered(packets: Iterable[Packet[Any]]) -> Iterator[tuple[Packet[Any], int]]:
+        """Yield packets whose decoding times ascend, also from one encoder to the next."""
+        nonlocal last
+        for packet in packets:
+            if last is not None and packet.dts is not None and packet.dts <= last:
+                packet.dts = last + 1
+            last = packet.dts
+            yield packet, count
+
+    for frame in frames:
+        if count in starts:
+            yield from ordered(context.encode(None))
+            context = _next_encoder(video.codec_context, frame, settings, starts[count])
+        count += 1
         # Not the type that it had in the source, which the encoder would copy.
-        frame.pict_type = PictureType.NONE if scene is None else PictureType.I
-        yield from ((packet, count) for packet in context.encode(frame))
-    yield from ((packet, count) for packet in context.encode(None))
+        frame.pict_type = PictureType.NONE
+        yield from ordered(context.encode(frame))
+    yield from ordered(context.encode(None))
+
+
+def _next_encoder(
+    first: VideoCodecContext, frame: av.VideoFrame, settings: EncoderSettings, quantizer: float
+) -> VideoCodecContext:
+    """Return an encoder for the next scene, with the headers of the first one."""
+    context = CodecContext.create(CODECS[settings.codec].library, "w")
+    assert isinstance(context, VideoCodecContext)
+    context.framerate, context.sample_aspect_ratio = first.framerate, first.sample_aspect_ratio
+    context.flags = first.flags  # headers in the container, not in the stream
+    _set_up(context, frame, settings, quantizer)
+    context.open()
+    if context.extradata != first.extradata:
+        raise UserError(
+            f"{settings.codec} writes other headers for another quantizer.",
+            hint="Add --constant, or remove what makes them differ from --encoder-options.",
+        )
+    return context
 
 
 def _add_others(

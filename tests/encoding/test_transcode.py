@@ -10,6 +10,7 @@ from laser_dist.encoding.encoders import EncoderSettings
 from laser_dist.encoding.transcode import transcode
 from laser_dist.encoding.verify import verify
 from laser_dist.errors import UserError
+from laser_dist.video.coded_qps import coded_qps
 
 WIDTH, HEIGHT, FPS = 96, 64, 25
 ENCODERS = {
@@ -110,6 +111,15 @@ def test_each_scene_has_its_quantizer(tmp_path, encoder):
         first, second = verify(source, output, values).scenes
         fine, coarse = (first, second) if values[0][1] == 16 else (second, first)
         assert fine.psnr_db > coarse.psnr_db + 3
+
+
+def test_all_frames_of_a_scene_have_its_qp(tmp_path):
+    """Key frames also, which zones of x264 would give the QP of the scene before."""
+    source, output = write(tmp_path / "a.mp4", pictures(160)), tmp_path / "b.mp4"
+    transcode(source, output, ENCODERS["videoset"], halves(24.0, 33.0, 160))
+    found = np.array(list(coded_qps(output)))
+    assert found[:80] == pytest.approx(24, abs=0.01)
+    assert found[80:] == pytest.approx(33, abs=0.01)
 
 
 def test_the_comparison_is_that_of_the_decoded_luma(tmp_path):
