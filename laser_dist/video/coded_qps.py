@@ -9,7 +9,8 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
-from laser_dist.video.containers import Damage, damaged, decode_frames, name_of, open_video
+from laser_dist.video.containers import Damage, damaged, name_of, open_video
+from laser_dist.video.packets import decode_frames
 
 # FFmpeg's libavutil/video_enc_params.h, AVVideoEncParams: the number, offset and size of blocks,
 # the type, and the QP that those of the blocks are added to; the compiler aligns them as `@` does.
