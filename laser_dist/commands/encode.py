@@ -94,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="refuse HDR, or encode it at the levels of SDR (default: %(default)s)",
     )
+    parser.add_argument(
+        "--even-if-coarser",
+        action="store_true",
+        help="encode a clip that is itself encoded at a QP that is not finer",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument(
         "--format",
@@ -121,6 +126,7 @@ def run(arguments: argparse.Namespace) -> None:
         verify=not arguments.no_verify,
         overwrite=arguments.overwrite,
         allow_hdr=arguments.hdr == "allow",
+        even_if_coarser=arguments.even_if_coarser,
     )
     if not is_url(arguments.model):
         check_model(Path(arguments.model))

@@ -19,6 +19,7 @@ from laser_dist.jnd.scale import LEVEL_SUR
 from laser_dist.prediction.model import Model
 from laser_dist.prediction.predict import ClipPrediction
 from laser_dist.storage import atomic_path
+from laser_dist.video.coded_qps import coded_qps
 from laser_dist.video.facts import clip_facts
 
 SCHEMA = 1
@@ -41,6 +42,7 @@ class Request:
       verify: whether the result is compared with the source.
       overwrite: whether an existing output is replaced.
       allow_hdr: whether HDR is encoded, although the levels are of SDR.
+      even_if_coarser: whether a clip is encoded that is itself coarser than planned.
     """
 
     level: str = "jnd1"
@@ -51,6 +53,7 @@ class Request:
     verify: bool = True
     overwrite: bool = False
     allow_hdr: bool = False
+    even_if_coarser: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +187,20 @@ def encode(
       progress: is called with what is being done.
 
     Raises:
-      UserError: as `check_request`, `plan_of` and `transcode`.
+      UserError: as `check_request`, `plan_of`, `check_finer` and `transcode`.
       OSError: the output cannot be written.
     """
     check_request(source, output, request)
     prediction = model.predict(
-        source, sur=request.sur, progress=lambda share: progress("predicting", share)
+        source,
+        sur=request.sur,
+        scenes=True,
+        progress=lambda share: progress("predicting", share),
     )
     plan = plan_of(prediction, request.level, margin=request.margin, constant=request.constant)
+    if not request.even_if_coarser:
+        progress("reading the QPs of the clip", 0)
+        check_finer(source, plan)
     values, match = quantizers(source, plan, request.settings, progress=progress)
     num_frames = plan.scenes[-1].frames.stop
 
@@ -217,6 +226,27 @@ def encode(
         output_bytes=output.stat().st_size,
         duration_s=plan.scenes[-1].end_s,
     )
+
+
+def check_finer(source: Path, plan: Plan) -> None:
+    """Check that a clip is not itself encoded more coarsely than it is planned to be.
+
+    Its own QPs are known for 8-bit H.264 only. Anything else passes.
+
+    Raises:
+      UserError: the mean QP of its frames is not below the mean of the planned ones.
+    """
+    own = coded_qps(source)
+    if own is None:
+        return
+    frames = sum(len(each.frames) for each in plan.scenes)
+    planned = sum(each.qp * len(each.frames) for each in plan.scenes) / frames
+    if own.mean() >= planned:
+        raise UserError(
+            f"{source} is itself encoded at QP {own.mean():.1f} on average, which is not finer than"
+            f" the planned {planned:.1f}.",
+            hint="Keep it as it is, or add --even-if-coarser.",
+        )
 
 
 def quantizers(

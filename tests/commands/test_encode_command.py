@@ -1,0 +1,107 @@
+"""`laser-jnd encode` on the command line, with a model whose levels are the mean color."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from command_line import laser_jnd_here, refusal
+from onnx_graphs import write_light_inputs
+
+from laser_dist.video.coded_qps import coded_qps
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a model and a clip of 1.2 s of dark and 1.6 s of brighter noise."""
+    folder = tmp_path_factory.mktemp("encode")
+    write_light_inputs(folder)
+    write(folder / "cut.mp4")
+    return folder
+
+
+def write(path, *, qp="0", **settings):
+    rng = np.random.default_rng(0)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": qp})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for name, value in settings.items():
+            setattr(stream.codec_context, name, value)
+        for gray in [10] * 30 + [48] * 40:
+            pixels = np.repeat(rng.integers(gray - 3, gray + 4, (32, 64, 1)), 3, axis=2)
+            frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def encode(folder, *words, clip="cut.mp4", output="out.mp4"):
+    words = ("--output", output, "--model", "m.onnx", *words)
+    return laser_jnd_here("encode", clip, *words, cwd=folder)
+
+
+def test_each_scene_is_encoded_at_its_level_less_the_margin(folder):
+    done = encode(folder, "--margin", "2", "--format", "json", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    first, second = document["scenes"]
+    assert (first["end_frame"], second["first_frame"]) == (30, 30)
+    # The mean color is the level; noise and the conversion of color move it a little.
+    assert first["qp"] == pytest.approx(8, abs=1)
+    assert second["qp"] == pytest.approx(46, abs=1)
+    qps = np.array(coded_qps(folder / "out.mp4"))
+    assert set(np.rint(qps[:30])) == {first["qp"]}
+    assert set(np.rint(qps[30:])) == {second["qp"]}
+    sizes = [(folder / name).stat().st_size for name in ("cut.mp4", "out.mp4")]
+    assert [document["source_bytes"], document["output_bytes"]] == sizes
+    assert document["saving"] == pytest.approx(1 - sizes[1] / sizes[0])
+    assert document["simulated"] is True
+    assert document["quality"]["psnr_db"] < 60
+    assert first["quality"]["psnr_db"] > second["quality"]["psnr_db"]
+
+
+def test_people_read_a_row_per_scene_and_one_line_per_fact(folder):
+    done = encode(folder, "--margin", "2", "--constant", output="constant.mkv")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if " – " in line]
+    assert [row[0] for row in rows] == ["0:00.00", "0:01.20"]
+    assert len({row[-2] for row in rows}) == 1
+    assert "Wrote constant.mkv" in done.stdout
+    assert "All 70 frames: PSNR" in done.stdout
+    assert "SIMULATED" in done.stdout
+    assert "ffmpeg -i cut.mp4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "clip", "output", "message"),
+    [
+        ((), "cut.mp4", "cut.mp4", "The output is the clip itself"),
+        ((), "cut.mp4", "there.mp4", "there.mp4 exists"),
+        ((), "cut.mp4", "out.avi", "out.avi has no suffix of a container"),
+        ((), "missing.mp4", "new.mp4", "missing.mp4 does not exist"),
+        ((), "still.png", "new.mp4", "still.png is a still image"),
+        ((), "hdr.mp4", "new.mp4", "HDR (PQ)"),
+        ((), "coarse.mp4", "new.mp4", "coarse.mp4 is itself encoded at QP 45"),
+        (("--codec", "x265", "--preset", "quick"), "cut.mp4", "new.mp4", "no preset quick"),
+        (("--encoder-options", "no-such=1"), "cut.mp4", "new.mp4", "refuses an option"),
+    ],
+)
+def test_what_cannot_be_encoded_is_one_sentence_and_leaves_no_file(
+    folder, words, clip, output, message
+):
+    from PIL import Image
+
+    (folder / "there.mp4").write_bytes(b"kept")
+    Image.new("RGB", (64, 32)).save(folder / "still.png")
+    write(folder / "hdr.mp4", color_trc=16, color_primaries=9, colorspace=9)
+    write(folder / "coarse.mp4", qp="45")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert message in refusal(encode(folder, *words, clip=clip, output=output))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_coarse_clip_is_encoded_on_request(folder):
+    write(folder / "coarse.mp4", qp="45")
+    done = encode(folder, "--even-if-coarser", "--no-verify", clip="coarse.mp4", output="again.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "PSNR" not in done.stdout
+    assert (folder / "again.mp4").exists()
