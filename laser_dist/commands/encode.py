@@ -1,41 +1,74 @@
-"""`laser-jnd encode`: encode a clip at a JND level."""
+"""`laser-jnd encode`: encode clips at a JND level."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_dist.commands.options import non_negative, ratio
-from laser_dist.commands.predict import LEVEL_NAMES, check_model, clock_text, open_model
+from laser_dist.commands.predict import (
+    LEVEL_NAMES,
+    check_model,
+    clips_of,
+    clock_text,
+    open_model,
+)
 from laser_dist.commands.terminal import Terminal
+from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR
-from laser_dist.wording import share_text, size_text
+from laser_dist.wording import count_text, share_text, size_text
 
 if TYPE_CHECKING:
     from laser_dist.encoding.encode import Encoded
 
-HELP = "encode a clip at a JND level"
+HELP = "encode clips at a JND level"
 EXAMPLE = """\
 examples:
   laser-jnd encode clip.mp4 --output small.mp4 --model mj-lat.onnx
   laser-jnd encode clip.mp4 --output small.mkv --model mj-lat.onnx --codec svtav1 --target jnd2
   laser-jnd encode clip.mp4 --output small.mp4 --model mj-lat.onnx --codec x265 --preset slow
+  laser-jnd encode clips --recursive --output encoded --model mj-lat.onnx
 """
 CODEC_NAMES = ("x264", "x265", "svtav1")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip and the file that it is encoded to."""
+
+    source: Path
+    output: Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("clip", type=Path, metavar="CLIP", help="video to encode")
+    parser.add_argument(
+        "clips",
+        nargs="+",
+        metavar="CLIP",
+        help="video; a folder with --recursive; or @FILE with a path per line",
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
-        help="file to write: .mp4, .mov, .mkv or .webm; it appears when it is complete",
+        help="file to write: .mp4, .mov or .mkv; or a folder for several clips. A file appears when"
+        " it is complete",
+    )
+    parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="encode all videos below folders; those that are encoded already are left out",
     )
     parser.add_argument(
         "--model",
@@ -110,7 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Encode the clip, and print the quantizers, the size and the quality."""
-    from laser_dist.encoding.encode import Request, check_request, encode
+    from laser_dist.encoding.encode import CoarseClip, Request, check_request, encode
     from laser_dist.encoding.encoders import EncoderSettings
     from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
@@ -130,19 +163,116 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if not is_url(arguments.model):
         check_model(Path(arguments.model))
-    check_request(arguments.clip, arguments.output, request)
+    is_one, jobs = jobs_of(arguments.clips, arguments.output, recursive=arguments.recursive)
+    if is_one:
+        check_request(jobs[0].source, jobs[0].output, request)
+    elif not arguments.overwrite:
+        left = [job for job in jobs if not job.output.exists()]
+        if len(left) < len(jobs):
+            done = count_text(len(jobs) - len(left), "clip")
+            logger.info("Reused: %s in %s", done, arguments.output)
+        jobs = left
     terminal = Terminal()
+    found: list[Encoded] = []
+    kept = 0
     with terminal.progress() as show, naming_locations(arguments.model):
         show("loading the model")
-        model = open_model(arguments.model)
-        encoded = encode(
-            model, arguments.clip, arguments.output, request,
-            progress=lambda what, share: show(what, round(100 * share), 100),
-        )  # fmt: skip
+        model = open_model(arguments.model) if jobs else None
+        for number, job in enumerate(jobs):
+            where = "" if is_one else f"{number + 1}/{len(jobs)} {job.source}: "
+
+            def progress(what: str, share: float, where: str = where) -> None:
+                show(f"{where}{what}", round(100 * share), 100)
+
+            assert model is not None
+            try:
+                found.append(encode(model, job.source, job.output, request, progress=progress))
+            except UserError as error:
+                if is_one:
+                    raise
+                if isinstance(error, CoarseClip):
+                    kept += 1
+                    logger.warning("%s", error.message)
+                    continue
+                logger.error("%s%s", error.message, f" {error.hint}" if error.hint else "")
     if arguments.format == "json":
-        terminal.say(json.dumps(encoded.to_dict(), indent=2, allow_nan=False))
-    else:
-        say_encoded(terminal, encoded)
+        documents = [each.to_dict() for each in found]
+        document = documents[0] if is_one else documents
+        terminal.say(json.dumps(document, indent=2, allow_nan=False))
+    elif is_one:
+        say_encoded(terminal, found[0])
+    elif found:
+        say_all(terminal, found)
+    if failed := len(jobs) - len(found) - kept:
+        raise UserError(
+            f"{failed} of {len(jobs)} clips could not be encoded.",
+            hint="The messages above name them.",
+        )
+
+
+def jobs_of(words: Sequence[str], output: Path, *, recursive: bool) -> tuple[bool, list[Job]]:
+    """Return whether a single file is to be written, and what is to be encoded.
+
+    Args:
+      words: as for `clips_of`.
+      output: file of a single clip; or a folder, in which each clip of a folder has the path that
+        it has there, and any other clip its name.
+      recursive: as for `clips_of`.
+
+    Raises:
+      UserError: as `clips_of`; two clips have the same name, or the output is in a folder of clips.
+    """
+    from laser_dist.encoding.transcode import FORMATS
+
+    if len(words) == 1 and not recursive and output.suffix and not output.is_dir():
+        clips = clips_of(words, recursive=False)
+        if clips == [*words]:
+            return True, [Job(Path(clips[0]), output)]
+    jobs: dict[Path, Job] = {}
+    for word in words:
+        is_folder = os.path.isdir(word)
+        if is_folder and output.resolve().is_relative_to(Path(word).resolve()):
+            raise UserError(
+                f"The output {output} is in the folder of clips {word}.",
+                hint="Name another --output.",
+            )
+        for clip in map(Path, clips_of([word], recursive=recursive)):
+            path = output / (clip.relative_to(word) if is_folder else clip.name)
+            if path.suffix.lower() not in FORMATS:
+                path = path.with_suffix(".mkv")
+            if path in jobs:
+                raise UserError(
+                    f"{jobs[path].source} and {clip} would both become {path}.",
+                    hint="Encode them to different folders.",
+                )
+            jobs[path] = Job(clip, path)
+    return False, [*jobs.values()]
+
+
+def say_all(terminal: Terminal, found: Sequence[Encoded]) -> None:
+    """Print a row per clip, and the sum of all sizes."""
+    rows = []
+    for each in found:
+        values = [value for _, value in each.values]
+        low, high = f"{min(values):g}", f"{max(values):g}"
+        row = [str(each.source), low if low == high else f"{low}–{high}"]
+        row += [size_text(each.source_bytes), size_text(each.output_bytes)]
+        row.append(share_text(each.saving))
+        row += [f"{each.verified.total.xpsnr_db:.1f}"] if each.verified else []
+        rows.append(row)
+    first = found[0]
+    header = ["clip", first.settings.rate, "before", "after", "saved"]
+    terminal.table(header + (["XPSNR (dB)"] if first.verified else []), [rows])
+    terminal.say()
+    before, after = (
+        sum(getattr(each, name) for each in found) for name in ("source_bytes", "output_bytes")
+    )
+    terminal.say(
+        f"{count_text(len(found), 'clip')}: {size_text(before)} became {size_text(after)},"
+        f" {_saving_text(1 - after / before)}."
+    )
+    if first.plan.simulated:
+        terminal.say("The model was trained with SIMULATED viewers.")
 
 
 def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
@@ -160,7 +290,7 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
     terminal.say()
     terminal.say(
         f"Wrote {encoded.output}: {size_text(encoded.output_bytes)}, {encoded.bitrate_kbps:.0f}"
-        f" kbit/s of video, {_saving_text(encoded.saving)}."
+        f" kbit/s of video, {_saving_text(encoded.saving)} than the clip."
     )
     terminal.say(f"The levels are predicted ones less a margin of {plan.margin:.1f} QP.")
     if encoded.match is not None:
@@ -186,9 +316,7 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
 
 
 def _saving_text(saving: float) -> str:
-    if saving < 0:
-        return f"{share_text(-saving)} more than the clip"
-    return f"{share_text(saving)} less than the clip"
+    return f"{share_text(abs(saving))} {'more' if saving < 0 else 'less'}"
 
 
 def _options(text: str) -> dict[str, str]:

@@ -25,6 +25,11 @@ from laser_dist.video.facts import clip_facts
 SCHEMA = 1
 """Version of `Encoded.to_dict`."""
 
+
+class CoarseClip(UserError):
+    """A clip that is itself encoded more coarsely than it is planned to be."""
+
+
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share of it that is done."""
 
@@ -234,7 +239,7 @@ def check_finer(source: Path, plan: Plan) -> None:
     Its own QPs are known for 8-bit H.264 only. Anything else passes.
 
     Raises:
-      UserError: the mean QP of its frames is not below the mean of the planned ones.
+      CoarseClip: the mean QP of its frames is not below the mean of the planned ones.
     """
     own = coded_qps(source)
     if own is None:
@@ -242,7 +247,7 @@ def check_finer(source: Path, plan: Plan) -> None:
     frames = sum(len(each.frames) for each in plan.scenes)
     planned = sum(each.qp * len(each.frames) for each in plan.scenes) / frames
     if own.mean() >= planned:
-        raise UserError(
+        raise CoarseClip(
             f"{source} is itself encoded at QP {own.mean():.1f} on average, which is not finer than"
             f" the planned {planned:.1f}.",
             hint="Keep it as it is, or add --even-if-coarser.",

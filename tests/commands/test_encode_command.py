@@ -105,3 +105,35 @@ def test_a_coarse_clip_is_encoded_on_request(folder):
     assert done.returncode == 0, done.stderr
     assert "PSNR" not in done.stdout
     assert (folder / "again.mp4").exists()
+
+
+def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
+    import shutil
+
+    clips = folder / "clips"
+    (clips / "below").mkdir(parents=True)
+    shutil.copy(folder / "cut.mp4", clips / "a.mp4")
+    shutil.copy(folder / "cut.mp4", clips / "below" / "b.m2ts")
+    (clips / "song.mp4").write_bytes(b"no video at all")
+    write(clips / "coarse.mp4", qp="45")
+    words = ("--recursive", "--margin", "2", "--no-verify")
+    done = encode(folder, *words, clip="clips", output="encoded")
+    assert done.returncode == 2
+    assert "song.mp4" in done.stderr
+    assert "coarse.mp4 is itself encoded at QP 45" in done.stderr
+    assert "1 of 4 clips could not be encoded." in done.stderr
+    written = {str(path.relative_to(folder / "encoded")) for path in files(folder / "encoded")}
+    assert written == {"a.mp4", "below/b.mkv"}
+    assert "2 clips: " in done.stdout
+    before = {path: path.stat().st_mtime_ns for path in files(folder / "encoded")}
+    (clips / "song.mp4").unlink()
+    again = encode(folder, *words, clip="clips", output="encoded")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in files(folder / "encoded")} == before
+    for output, message in (("clips/new", "in the folder of clips"), ("new.mp4", "--recursive")):
+        words = words[1:] if output == "new.mp4" else words
+        assert message in refusal(encode(folder, *words, clip="clips", output=output))
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
