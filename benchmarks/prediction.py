@@ -2,8 +2,8 @@
 
     python benchmarks/prediction.py      # some minutes
 
-Each command runs in its own process, three times, each time after all others; the fastest run
-counts. The clips are filmed with a virtual camera from a photograph of scikit-image: five seconds
+Each command runs in its own process, three times unless `--runs` says otherwise, each time after
+all others; the fastest run counts. The clips are filmed with a virtual camera from a photograph of scikit-image: five seconds
 of 1080p at 25 frames per second. The models have the published size and random weights, which take
 as long as trained ones. A search probes four QPs: it encodes the clip with x264's preset medium,
 decodes it, and computes XPSNR. CPU seconds are those of all processes of a command, their start
@@ -156,6 +156,7 @@ def write_models(folder: Path) -> None:
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs of each command")
     parser.add_argument("--part", choices=["models"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
@@ -181,7 +182,7 @@ def main() -> None:
             "small image, lat.onnx": [*laser_jnd, "small.png", "--model", "lat.onnx"],
         }
         costs: dict[str, list[Cost]] = {each: [] for each in commands}
-        for _ in range(RUNS):
+        for _ in range(arguments.runs):
             for each, command in commands.items():
                 costs[each].append(cost_of(command, folder))
                 print(each, costs[each][-1], flush=True)
@@ -217,7 +218,7 @@ def main() -> None:
         "master of intra frames.",
         tables=[table("Time of a command", columns, rows)],
         notes=[
-            f"The exported model runs in {runtime}.",
+            f"The exported model runs in {runtime}. Runs of each command: {arguments.runs}.",
             "The image has 64×64 pixels: its time is that of the start, of loading the model, and "
             "of one frame.",
             "The models have random weights, and the clips are filmed from a photograph.",

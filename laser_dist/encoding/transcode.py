@@ -236,8 +236,13 @@ def _written(output: Path) -> Generator[OutputContainer]:
         text = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f'The file cannot be written: FFmpeg reports "{text}".',
-            hint="Write a .mkv file, which takes most streams.",
+            hint=_other_container(form),
         ) from error
+
+
+def _other_container(form: str) -> str:
+    other = ".mp4" if form == "matroska" else ".mkv"
+    return f"Write a {other} file, which takes other streams."
 
 
 def _add_video(
@@ -360,7 +365,7 @@ def _add_others(
             except (ValueError, FFmpegError) as error:
                 raise UserError(
                     f"The {what} does not fit into {target.format.name}.",
-                    hint="Write a .mkv file, which takes most streams.",
+                    hint=_other_container(target.format.name),
                 ) from error
             copy.metadata.update(_tags(stream.metadata))
             copy.disposition = stream.disposition
