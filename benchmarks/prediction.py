@@ -3,11 +3,11 @@
     python benchmarks/prediction.py      # some minutes
 
 Each command runs in its own process, three times unless `--runs` says otherwise, each time after
-all others; the fastest run counts. The clips are filmed with a virtual camera from a photograph of scikit-image: five seconds
-of 1080p at 25 frames per second. The models have the published size and random weights, which take
-as long as trained ones. A search probes four QPs: it encodes the clip with x264's preset medium,
-decodes it, and computes XPSNR. CPU seconds are those of all processes of a command, their start
-included.
+all others; the fastest run counts. The clips are filmed with a virtual camera from a photograph of
+scikit-image: five seconds of 1080p at 25 frames per second. The models have the published size and
+random weights, which take as long as trained ones. A search probes four QPs: it encodes the clip
+with x264's preset medium, decodes it, and computes XPSNR. CPU seconds are those of all processes of
+a command, their start included.
 """
 
 import argparse
