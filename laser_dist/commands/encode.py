@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from laser_dist.commands.options import non_negative, ratio
-from laser_dist.commands.predict import (
+from laser_dist.commands.clips import (
     LEVEL_NAMES,
     check_model,
     clips_of,
     clock_text,
     open_model,
 )
+from laser_dist.commands.options import non_negative, ratio
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR

@@ -6,8 +6,9 @@ import argparse
 import logging
 from pathlib import Path
 
+from laser_dist.commands.clips import LEVEL_NAMES, check_model
 from laser_dist.commands.options import non_negative, ratio
-from laser_dist.commands.predict import LEVEL_NAMES, check_model, is_prediction, predict_clips
+from laser_dist.commands.predict import is_prediction, predict_clips
 from laser_dist.commands.terminal import Terminal
 from laser_dist.encoding.handover import FORMATS, WITH_QPFILE, qpfile, text_of
 from laser_dist.errors import UserError

@@ -6,29 +6,32 @@ import argparse
 import csv
 import json
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from zipfile import is_zipfile
 
+from laser_dist.commands.clips import (
+    LEVEL_NAMES,
+    check_model,
+    clips_of,
+    clock_text,
+    loaded_predictor,
+    open_model,
+)
 from laser_dist.commands.options import add_workers, ratio, whole_number
 from laser_dist.commands.prediction_job import run_job
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
-from laser_dist.jnd.scale import LEVEL_SUR, Scale, scale_named
-from laser_dist.keras_import import import_keras
+from laser_dist.jnd.scale import LEVEL_SUR, Scale
 from laser_dist.prediction import NUM_FRAMES
 
 if TYPE_CHECKING:
     from laser_dist.prediction.clips import FailedClip, HdrHandling
-    from laser_dist.prediction.model import Model
     from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
-    from laser_dist.prediction.predictor import Predictor
 
 HELP = "predict the JND levels of videos or images"
 EXAMPLE = """\
@@ -41,17 +44,6 @@ examples:
   laser-jnd predict 'clips/**/*.mp4' --model mj-lat.onnx --runner DirectRunner --output levels
 """
 FORMATS = ("table", "json", "ndjson", "csv")
-LEVEL_NAMES = ("jnd1", "jnd2", "jnd3")
-# What `--recursive` takes for videos and images, whatever they turn out to be.
-_VIDEO_SUFFIXES = (
-    ".264", ".265", ".3gp", ".avc", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts",
-    ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".obu", ".ogv", ".ts", ".webm",
-    ".wmv", ".y4m",
-)  # fmt: skip
-_IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
-    ".tiff", ".webp",
-)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -249,39 +241,6 @@ def is_prediction(result: Any) -> bool:
     return isinstance(result, ClipPrediction)
 
 
-def clips_of(words: Sequence[str], *, recursive: bool) -> list[str]:
-    """Return the paths that the arguments name, in order.
-
-    Args:
-      words: paths, and `@FILE` for a file with a path per line.
-      recursive: whether a folder stands for the videos and images below it.
-
-    Raises:
-      UserError: a list or folder cannot be read or names no clip, or a folder is not expected.
-    """
-    from laser_dist.storage import is_pattern, is_url, list_files, match_files, split
-
-    found: list[str] = []
-    for word in words:
-        if word.startswith("@"):
-            found += _listed(Path(word[1:]))
-        # os.path takes a name of any length, unlike pathlib.
-        elif is_pattern(word) and not os.path.lexists(word):
-            if not (matched := match_files(word)):
-                raise UserError(f"No file matches {word}.", hint="Check the pattern.")
-            found += matched
-        elif os.path.isdir(word) or (recursive and is_url(word) and not _is_media(split(word)[1])):
-            if not recursive:
-                raise UserError(f"{word} is a folder.", hint="Add --recursive.")
-            media = [file.location for file in list_files(word) if _is_media(file.name)]
-            if not media:
-                raise UserError(f"Folder {word} has no video or image.", hint="Name another one.")
-            found += media
-        else:
-            found.append(word)
-    return found
-
-
 def check_plain(arguments: argparse.Namespace, clips: Sequence[str]) -> None:
     """Check what only `--runner` takes.
 
@@ -400,16 +359,6 @@ def scene_rows(prediction: ClipPrediction) -> list[list[str]]:
     ]
 
 
-def clock_text(seconds: float | None) -> str:
-    """Return a time in a clip, such as "1:05.20" or "1:00:05.20"; "end" for None."""
-    if seconds is None:
-        return "end"
-    minutes, rest = divmod(round(seconds * 100), 6000)
-    hours, minutes = divmod(minutes, 60)
-    start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-    return f"{start}:{rest // 100:02}.{rest % 100:02}"
-
-
 def level_texts(prediction: ClipPrediction, part: ClipPrediction | ScenePrediction) -> list[str]:
     """Return a text per level of a clip or scene, such as "27 (27.3)" or "27 (27.3 ± 2.1)"."""
     spreads = [""] * len(part.levels)
@@ -419,45 +368,6 @@ def level_texts(prediction: ClipPrediction, part: ClipPrediction | ScenePredicti
         f"{prediction.scale.quantizer_at(level)} ({level:.1f}{spread})"
         for level, spread in zip(part.levels_at_sur.tolist(), spreads, strict=True)
     ]
-
-
-def check_model(model: Path) -> None:
-    """Check a run or model file, as far as this takes no time.
-
-    Raises:
-      UserError: there is no finished run, or the file is not a model.
-    """
-    from laser_dist.prediction.load import EXPORTED_SUFFIXES
-    from laser_dist.training.runs import load_run
-
-    if not model.is_file():
-        config = load_run(model).config
-        scale_named(config["dataset"].get("scale"), of=f"run {model}")
-    elif model.suffix not in EXPORTED_SUFFIXES and not is_zipfile(model):
-        raise UserError(
-            f"{model} is not a .keras model, or is damaged.",
-            hint="Name a model file (.keras, .onnx or .xml).",
-        )
-
-
-@cache  # the pipeline of this machine loads it once more in this process
-def loaded_predictor(model: str) -> Predictor:
-    """Load a predictor for a process that predicts several clips at a time.
-
-    Args:
-      model: path or URL of a run or model file.
-    """
-    return open_model(model, num_threads=1).predictor
-
-
-def open_model(model: str, *, isolate: bool = False, num_threads: int | None = None) -> Model:
-    """Load the model of a path or URL; Keras, which takes seconds, only for a model of Keras."""
-    from laser_dist.prediction.load import EXPORTED_SUFFIXES
-    from laser_dist.prediction.model import load
-
-    if not model.endswith(EXPORTED_SUFFIXES):
-        import_keras(gpus="shared")
-    return load(model, isolate=isolate, num_threads=num_threads)
 
 
 def _shown(clips: Sequence[str], show: Callable[[str, float, float], None]) -> Iterator[str]:
@@ -493,19 +403,3 @@ def _ndjson_writer(file: IO[str] | None) -> Callable[[ClipPrediction | FailedCli
         print(line, file=file, flush=True)
 
     return write
-
-
-def _listed(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The list {path} cannot be read.", hint="Name a text file with a path per line."
-        ) from error
-    if not (found := [line.strip() for line in lines if line.strip()]):
-        raise UserError(f"The list {path} is empty.", hint="Write a path per line into it.")
-    return found
-
-
-def _is_media(name: str) -> bool:
-    return name.lower().endswith((*_VIDEO_SUFFIXES, *_IMAGE_SUFFIXES))
