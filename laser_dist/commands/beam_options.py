@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -53,7 +54,8 @@ def runner_options(
         if runner == DATAFLOW:
             flags = dataflow_flags(flags, inputs=inputs, output=output)
         options = PipelineOptions([f"--runner={runner}", *flags])
-    new_pipeline(options)  # reports what the runner rejects before anything is read
+    # It reports what the runner rejects before anything is read, and makes a folder.
+    shutil.rmtree(new_pipeline(options).local_tempdir, ignore_errors=True)
     return options
 
 

@@ -41,7 +41,7 @@ CASES = [
     ("predict pipe --model run", "pipe is not a regular file.", "Name a video or image file."),
     ("predict photos --model run", "photos is a folder.", "Add --recursive."),
     ("predict large.mp4 --model run", "large.mp4 has 68,719,476,737 bytes; the limit is", ""),
-    ("predict 'a\x1b[31m.mp4' --model run", r"a\x1b[31m.mp4 does not exist.", ""),
+    ("predict 'a\x1b[31m.mp4' --model run", r"No file matches a\x1b[31m.mp4.", ""),
     # Names that no file can have.
     *(
         (command.replace("LONG", LONG), ": File name too long.", "")

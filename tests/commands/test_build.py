@@ -143,7 +143,7 @@ def test_a_named_part_is_planned_and_built_without_the_rest(synthetic, tmp_path)
         (("--frame-size", "8x8"), "--frame-size must be at least 16x16."),
         (("--sources", "videoSRC9*"), "No source matches videoSRC9*."),
         (("--finish", "2026-01-01_job"), "--finish needs --runner DataflowRunner."),
-        (("--runner", "DataflowRunner"), "--workers cannot be used with --runner."),
+        (("--runner", "DataflowRunner"), "--workers cannot be used with --runner DataflowRunner;"),
     ],
 )
 def test_invalid_options_are_rejected_before_anything_is_written(
