@@ -1,7 +1,8 @@
-"""The clips and the model that several commands take, and how they write times."""
+"""The clips, models and targets that several commands take, and how they write times."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import is_zipfile
 
+from laser_dist.commands.options import non_negative, ratio
 from laser_dist.errors import UserError
-from laser_dist.jnd.scale import scale_named
+from laser_dist.jnd.scale import LEVEL_SUR, scale_named
 from laser_dist.keras_import import import_keras
 
 if TYPE_CHECKING:
@@ -28,6 +30,51 @@ _IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
     ".tiff", ".webp",
 )  # fmt: skip
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare `--model`."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH_OR_URL",
+        help="folder or URL of a finished run, or a model file (.keras, or exported: .onnx, .xml)",
+    )
+
+
+def add_sur(parser: argparse.ArgumentParser) -> None:
+    """Declare `--sur`."""
+    parser.add_argument(
+        "--sur",
+        type=ratio,
+        default=LEVEL_SUR,
+        metavar="R",
+        help="satisfied-user ratio to target; values other than %(default)s need a model trained"
+        " with head.spread=true (default: %(default)s)",
+    )
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Declare `--target`, `--sur`, `--margin` and `--constant`, from which a plan is made."""
+    parser.add_argument(
+        "--target",
+        choices=LEVEL_NAMES,
+        default=LEVEL_NAMES[0],
+        help="JND level to encode at (default: %(default)s)",
+    )
+    add_sur(parser)
+    parser.add_argument(
+        "--margin",
+        type=non_negative,
+        metavar="QP",
+        help="QP to subtract from the predicted levels (default: what leaves 10%% of clips coarser"
+        " than their level, by the model's intervals; 1.57 for a model without intervals)",
+    )
+    parser.add_argument(
+        "--constant",
+        action="store_true",
+        help="give all scenes the quantizer of the strictest one",
+    )
 
 
 def clips_of(words: Sequence[str], *, recursive: bool) -> list[str]:

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_dist.commands.clips import (
-    LEVEL_NAMES,
+    add_model,
+    add_target,
     check_model,
     clips_of,
     clock_text,
     open_model,
 )
-from laser_dist.commands.options import non_negative, ratio
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
-from laser_dist.jnd.scale import LEVEL_SUR
 from laser_dist.wording import count_text, share_text, size_text
 
 if TYPE_CHECKING:
@@ -70,38 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="encode all videos below folders; those that are encoded already are left out",
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH_OR_URL",
-        help="folder or URL of a finished run, or a model file (.keras, or exported: .onnx, .xml)",
-    )
-    parser.add_argument(
-        "--target",
-        choices=LEVEL_NAMES,
-        default="jnd1",
-        help="level to encode at (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sur",
-        type=ratio,
-        default=LEVEL_SUR,
-        metavar="R",
-        help="satisfied-user ratio to target; values other than %(default)s need a model trained"
-        " with head.spread=true (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--margin",
-        type=non_negative,
-        metavar="QP",
-        help="QP to subtract from the predicted levels (default: what leaves 10%% of clips coarser"
-        " than their level, by the model's intervals; 1.57 for a model without intervals)",
-    )
-    parser.add_argument(
-        "--constant",
-        action="store_true",
-        help="give all scenes the quantizer of the strictest one",
-    )
+    add_model(parser)
+    add_target(parser)
     parser.add_argument(
         "--codec", choices=CODEC_NAMES, default="x264", help="encoder (default: %(default)s)"
     )

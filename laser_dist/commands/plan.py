@@ -6,13 +6,11 @@ import argparse
 import logging
 from pathlib import Path
 
-from laser_dist.commands.clips import LEVEL_NAMES, check_model
-from laser_dist.commands.options import non_negative, ratio
+from laser_dist.commands.clips import add_model, add_target, check_model
 from laser_dist.commands.predict import is_prediction, predict_clips
 from laser_dist.commands.terminal import Terminal
 from laser_dist.encoding.handover import FORMATS, WITH_QPFILE, qpfile, text_of
 from laser_dist.errors import UserError
-from laser_dist.jnd.scale import LEVEL_SUR
 
 HELP = "plan the quantizer of each scene of a video, for other encoders"
 EXAMPLE = """\
@@ -30,12 +28,7 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("clip", metavar="CLIP", help="video")
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH_OR_URL",
-        help="folder or URL of a finished run, or a model file (.keras, or exported: .onnx, .xml)",
-    )
+    add_model(parser)
     parser.add_argument(
         "--for",
         required=True,
@@ -44,30 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="options of the programs x264 and x265, of ffmpeg with libx264 or libx265, or of"
         " ab-av1 crf-search; or a zones file of Av1an",
     )
-    parser.add_argument(
-        "--target",
-        choices=LEVEL_NAMES,
-        default=LEVEL_NAMES[0],
-        help="JND level to encode at (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sur",
-        type=ratio,
-        default=LEVEL_SUR,
-        metavar="R",
-        help="satisfied-user ratio to target; values other than %(default)s need a model trained"
-        " with head.spread=true (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--margin",
-        type=non_negative,
-        metavar="QP",
-        help="QP to subtract from the prediction (default: the one that leaves 10%% of clips"
-        " coarser than their level, by the model's intervals)",
-    )
-    parser.add_argument(
-        "--constant", action="store_true", help="give all scenes the QP of the strictest one"
-    )
+    add_target(parser)
     parser.add_argument(
         "--output",
         type=Path,

@@ -16,13 +16,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 from laser_dist.commands.clips import (
     LEVEL_NAMES,
+    add_model,
+    add_sur,
     check_model,
     clips_of,
     clock_text,
     loaded_predictor,
     open_model,
 )
-from laser_dist.commands.options import add_workers, ratio, whole_number
+from laser_dist.commands.options import add_workers, whole_number
 from laser_dist.commands.prediction_job import run_job
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
@@ -57,12 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="video or image; a pattern such as 'clips/**/*.mp4'; a folder with --recursive; or"
         " @FILE with a path per line; with --runner also URLs (gs://, s3://)",
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH_OR_URL",
-        help="folder or URL of a finished run, or a model file (.keras, or exported: .onnx, .xml)",
-    )
+    add_model(parser)
     parser.add_argument(
         "--format",
         choices=FORMATS,
@@ -110,14 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " machine, DataflowRunner those of Google Cloud; all Beam options are accepted too",
     )
     add_workers(parser, "with --runner DirectRunner, one per core, if memory allows")
-    parser.add_argument(
-        "--sur",
-        type=ratio,
-        default=LEVEL_SUR,
-        metavar="R",
-        help="satisfied-user ratio to target; values other than %(default)s need a model trained"
-        " with head.spread=true (default: %(default)s)",
-    )
+    add_sur(parser)
     parser.add_argument(
         "--hdr",
         choices=("tonemap", "refuse"),

@@ -1,4 +1,10 @@
-"""Encode clips at their JND levels: plan the quantizers, encode, verify, hand over to other tools.
+"""Encode clips at their JND levels: plan the quantizers, encode, compare, hand over to other tools.
 
-`plan` turns a prediction into a quantizer for each scene.
+- `plan`: a quantizer for each scene, from a prediction.
+- `encoders`: x264, x265 and SVT-AV1, and their options for a quantizer.
+- `matching`: the CRF of another encoder that has the quality of x264 at a QP.
+- `transcode`: encodes the video of a file, and copies everything else.
+- `verify`: compares an encoded file with its source.
+- `encode`: all of these for one clip.
+- `handover`: plans in the formats of other tools.
 """

@@ -19,7 +19,7 @@ from laser_dist.encoding.transcode import Values, prepared_frames
 from laser_dist.errors import UserError
 from laser_dist.video.containers import Damage, frame_rate, open_video
 from laser_dist.video.packets import decode_frames
-from laser_dist.video.quality import clip_psnr_db, clip_xpsnr_db
+from laser_dist.video.quality import clip_psnr_db, clip_xpsnr_db, comparison_graph, drained_scores
 
 # Name of the filter to the key of its score of luma, and whether the reference comes first.
 _FILTERS = {
@@ -81,7 +81,7 @@ def verify(
     count = 0
     bits = 8
     with _decoded(source) as (first, rate), _decoded(output) as (second, _):
-        filters: dict[str, tuple[Graph, list[FilterContext], FilterContext]] = {}
+        filters: dict[str, tuple[tuple[FilterContext, FilterContext], FilterContext, Graph]] = {}
         for count, (reference, encoded) in enumerate(zip_longest(first, second), start=1):
             if reference is None or encoded is None:
                 which = "fewer" if encoded is None else "more"
@@ -91,20 +91,29 @@ def verify(
                 )
             if not filters:
                 bits = max(component.bits for component in reference.format.components)
-                filters = {name: _graph(name, reference, rate) for name in _FILTERS}
+                filters = {
+                    name: comparison_graph(
+                        name,
+                        width=reference.width,
+                        height=reference.height,
+                        pix_fmt=reference.format.name,
+                        fps=rate,
+                    )
+                    for name in _FILTERS
+                }
             for frame in (reference, encoded):
                 frame.pts, frame.time_base = count - 1, 1 / rate
-            for name, (_, entries, sink) in filters.items():
+            for name, (entries, sink, _) in filters.items():
                 is_first = _FILTERS[name][1]
                 pair = (reference, encoded) if is_first else (encoded, reference)
                 for entry, frame in zip(entries, pair, strict=True):
                     entry.push(frame)
-                scores[name] += _drained(sink, _FILTERS[name][0])
+                scores[name] += drained_scores(sink, _FILTERS[name][0])
             progress(count)
-        for name, (_, entries, sink) in filters.items():
+        for name, (entries, sink, _) in filters.items():
             for entry in entries:
                 entry.push(None)
-            scores[name] += _drained(sink, _FILTERS[name][0])
+            scores[name] += drained_scores(sink, _FILTERS[name][0])
     return Verified(
         num_frames=count,
         total=_quality(scores, range(count), bits),
@@ -128,30 +137,3 @@ def _quality(scores: dict[str, list[float]], frames: range, bits: int) -> Qualit
         ssim=float(np.mean(ssim)),
         xpsnr_db=clip_xpsnr_db(xpsnr),
     )
-
-
-def _graph(
-    name: str, frame: av.VideoFrame, rate: Fraction
-) -> tuple[Graph, list[FilterContext], FilterContext]:
-    graph = Graph()
-    graph.threads = 1
-    source = (
-        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-        f":time_base={rate.denominator}/{rate.numerator}"
-        f":frame_rate={rate.numerator}/{rate.denominator}:pixel_aspect=1/1"
-    )
-    entries = [graph.add("buffer", source), graph.add("buffer", source)]
-    compared, sink = graph.add(name), graph.add("buffersink")
-    for index, entry in enumerate(entries):
-        entry.link_to(compared, 0, index)
-    compared.link_to(sink)
-    graph.configure()
-    return graph, entries, sink
-
-
-def _drained(sink: FilterContext, key: str) -> Iterator[float]:
-    while True:
-        try:
-            yield float(sink.pull().metadata[key])
-        except (av.BlockingIOError, av.EOFError):
-            return

@@ -138,14 +138,13 @@ def _mse(reference: UInt8Array, distorted: UInt8Array) -> float:
     return float(squared + np.square(error[:rest]).sum(dtype=np.float64)) / error.size
 
 
-def _psnr_db(mse: float | np.floating) -> float:
-    return PSNR_CAP_DB if mse == 0 else min(PSNR_CAP_DB, float(10 * np.log10(_PEAK**2 / mse)))
+def _psnr_db(mse: float | np.floating, peak: float = _PEAK) -> float:
+    return PSNR_CAP_DB if mse == 0 else min(PSNR_CAP_DB, float(10 * np.log10(peak**2 / mse)))
 
 
 def clip_psnr_db(frames_mse: Sequence[float], peak: float = _PEAK) -> float:
     """Return the PSNR of a clip from the mean squared error of each frame."""
-    mse = float(np.mean(frames_mse))
-    return PSNR_CAP_DB if mse == 0 else min(PSNR_CAP_DB, float(10 * np.log10(peak**2 / mse)))
+    return _psnr_db(np.mean(frames_mse), peak)
 
 
 def clip_xpsnr_db(frames_db: Sequence[float]) -> float:
@@ -163,7 +162,9 @@ def _filter_scores(name: str, key: str, first: Clip, second: Clip) -> list[float
       first: clip of the filter's first input.
       second: clip of its second input.
     """
-    inputs, sink, graph = _graph(name, first)
+    inputs, sink, graph = comparison_graph(
+        name, width=first.width, height=first.height, pix_fmt="gray", fps=first.fps
+    )
     scores: list[float] = []
     for index in range(first.num_frames):
         for entry, clip in zip(inputs, (first, second), strict=True):
@@ -171,15 +172,16 @@ def _filter_scores(name: str, key: str, first: Clip, second: Clip) -> list[float
             frame.pts, frame.time_base = index, 1 / first.fps
             entry.push(frame)
         # Drained frame by frame, so memory does not grow with the clip.
-        scores += _drain(sink, key)
+        scores += drained_scores(sink, key)
     for entry in inputs:
         entry.push(None)
-    scores += _drain(sink, key)
+    scores += drained_scores(sink, key)
     del graph  # referenced until here: the filter contexts do not keep the graph alive
     return scores
 
 
-def _drain(sink: FilterContext, key: str) -> Iterator[float]:
+def drained_scores(sink: FilterContext, key: str) -> Iterator[float]:
+    """Yield the score of each frame that a filter has ready, by its key in the metadata."""
     while True:
         try:
             yield float(sink.pull().metadata[key])
@@ -187,16 +189,26 @@ def _drain(sink: FilterContext, key: str) -> Iterator[float]:
             return
 
 
-def _graph(
-    name: str, clip: Clip
+def comparison_graph(
+    name: str, *, width: int, height: int, pix_fmt: str, fps: Fraction
 ) -> tuple[tuple[FilterContext, FilterContext], FilterContext, Graph]:
-    """Return the inputs, the sink and the graph of a filter with two inputs like `clip`."""
+    """Return the inputs, the sink and the graph of a filter with two inputs.
+
+    The graph must be referenced as long as the others are used.
+
+    Args:
+      name: name of the filter, such as "ssim".
+      width: width of the frames in pixels.
+      height: height of the frames in pixels.
+      pix_fmt: FFmpeg's name of their format.
+      fps: frames per second.
+    """
     graph = Graph()
     graph.threads = 1
     # The xpsnr filter weights motion by the frame rate, which `add_buffer` cannot set.
     source = (
-        f"video_size={clip.width}x{clip.height}:pix_fmt=gray:time_base={_ratio(1 / clip.fps)}"
-        f":frame_rate={_ratio(clip.fps)}:pixel_aspect=1/1"
+        f"video_size={width}x{height}:pix_fmt={pix_fmt}:time_base={_ratio(1 / fps)}"
+        f":frame_rate={_ratio(fps)}:pixel_aspect=1/1"
     )
     inputs = graph.add("buffer", source), graph.add("buffer", source)
     compared, sink = graph.add(name), graph.add("buffersink")
