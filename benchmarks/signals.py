@@ -82,8 +82,14 @@ COMMANDS = {
         ("evaluate", "--model", "run", "--dataset", "data", "--output", "results"),
         ("data", "run"),
     ),
+    "export": Command(("export", "run", "--format", "onnx", "--output", "model.onnx"), ("run",)),
     "predict": Command(
-        ("predict", "clip.264", "--model", "run", "--format", "json"), ("run", "clip.264")
+        ("predict", "clip.264", "--model", "run", "--format", "csv", "--output", "levels.csv"),
+        ("run", "clip.264"),
+    ),
+    "encode": Command(
+        ("encode", "clip.264", "--model", "model.onnx", "--output", "small.mp4"),
+        ("model.onnx", "clip.264"),
     ),
 }  # fmt: skip
 
@@ -208,8 +214,8 @@ def prepare(folder: Path) -> None:
     if (folder / "clip.264").exists():
         return
     os.chdir(folder)
-    for arguments in (COMMANDS["synthesize"].arguments, COMMANDS["build"].arguments, TRAIN):
-        laser_jnd(*arguments)
+    for name in ("synthesize", "build", TRAIN, "export"):
+        laser_jnd(*(COMMANDS[name].arguments if isinstance(name, str) else name))
     shutil.copy2(next(Path("videoset").rglob("*_qp_00.264")), "clip.264")
 
 

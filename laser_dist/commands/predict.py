@@ -373,9 +373,9 @@ def _opened(output: Path | None) -> Iterator[IO[str] | None]:
     if output is None:
         yield None
         return
-    from laser_dist.storage import atomic_path
+    from laser_dist.storage.temporary import output_path
 
-    with atomic_path(output) as path, path.open("w", encoding="utf-8", newline="") as file:
+    with output_path(output) as path, path.open("w", encoding="utf-8", newline="") as file:
         yield file
 
 

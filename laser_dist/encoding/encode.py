@@ -18,7 +18,7 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR
 from laser_dist.prediction.model import Model
 from laser_dist.prediction.predict import ClipPrediction
-from laser_dist.storage import atomic_path
+from laser_dist.storage.temporary import output_path
 from laser_dist.video.coded_qps import coded_qps
 from laser_dist.video.facts import clip_facts
 
@@ -212,7 +212,7 @@ def encode(
     def show(what: str) -> Callable[[int], None]:
         return lambda done: progress(what, min(1.0, done / num_frames))
 
-    with atomic_path(output) as path:
+    with output_path(output) as path:
         result = transcode(source, path, request.settings, values, progress=show("encoding"))
         verified = None
         if request.verify:

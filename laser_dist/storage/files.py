@@ -112,7 +112,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the disk cannot be written; it names `path`.
     """
-    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.unfinished{path.suffix}")
+    name = f".{path.stem}.{uuid.uuid4().hex}.unfinished{path.suffix}"
+    with becoming(path.with_name(name), path) as unfinished:
+        yield unfinished
+
+
+@contextmanager
+def becoming(unfinished: Path, path: Path) -> Iterator[Path]:
+    """Yield a path; rename what the block writes there, or remove it if the block fails.
+
+    Raises:
+      OSError: the disk cannot be written; it names `path`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished

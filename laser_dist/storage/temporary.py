@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from laser_dist.errors import UserError
+from laser_dist.storage.files import becoming
 from laser_dist.storage.retries import reason
 
 _PREFIX = "laser-jnd-"
@@ -31,13 +32,15 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
       UserError: no folder can be created.
     """
     try:
-        base = base or Path(tempfile.gettempdir())
-        remove_abandoned(base, f"{_PREFIX}*")
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        where = base or Path(tempfile.gettempdir())
+        remove_abandoned(where, f"{_PREFIX}*")
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
     except OSError as error:
+        what = f" in {base}" if base else ""
+        hint = "Name another folder" if base else "Set TMPDIR to a folder"
         raise UserError(
-            f"Cannot create a temporary folder: {reason(error)}.",
-            hint="Set TMPDIR to a folder with free space that you can write.",
+            f"Cannot create a temporary folder{what}: {reason(error)}.",
+            hint=f"{hint} with free space that you can write.",
         ) from error
     _open.add(folder)
     try:
@@ -45,6 +48,23 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
             yield folder
     finally:
         _remove(folder)
+
+
+@contextmanager
+def output_path(path: Path) -> Iterator[Path]:
+    """Yield a path in a temporary folder next to `path`; what is written there becomes `path`.
+
+    Use it for a file that takes long to write: what a killed process has left of it is removed by
+    the next one that writes into the same folder. After `atomic_path`, a hidden file would stay.
+
+    Raises:
+      UserError: the folder cannot be written.
+      OSError: the disk cannot be written; it names `path`.
+    """
+    with contextlib.suppress(FileExistsError):  # a file, which the next line reports
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(path.parent) as folder, becoming(folder / path.name, path) as unfinished:
+        yield unfinished
 
 
 def remove_open_folders() -> None:
