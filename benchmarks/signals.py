@@ -47,10 +47,10 @@ TRAIN = (
 )  # fmt: skip
 # Of interrupted work, in folders that a later run of the same command continues and removes.
 RESUMABLE = re.compile(r"(^|/)(\.unfinished-[^/]+|\.archives|run/(checkpoints|cache|ray-\w+))/")
-# Contents with times, durations or paths of the run in them.
+# Contents with times, durations or paths of the run in them, or nodes in the order of a hash.
 VARYING = re.compile(
     r"/(logs|ray-[^/]+|checkpoints)/|\.keras$|/report/|results\.json$|config\.json$"
-    r"|/(features|models)/.*\.json$"
+    r"|/(features|models)/.*\.json$|\.onnx(\.md)?$"
 )
 # Cached features are named by their model file, which has its time of writing in it.
 HASH_OF_MODEL = re.compile(r"-[0-9a-f]{12}/")

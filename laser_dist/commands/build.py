@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import io
 import logging
+import math
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.beam_options import check_workers
 from laser_dist.commands.build_plan import print_plan
@@ -23,6 +25,10 @@ from laser_dist.commands.datasets import (
 from laser_dist.commands.options import add_workers, positive_number, rate, size
 from laser_dist.commands.terminal import Show, Terminal
 from laser_dist.errors import UserError, nearest
+from laser_dist.wording import count_text
+
+if TYPE_CHECKING:
+    from beam_pipelines.elements import LabeledSource
 
 HELP = "build a dataset of frame pairs and its quality table"
 EXAMPLE = """\
@@ -215,12 +221,44 @@ def build_or_reuse(terminal: Terminal, resolved: ResolvedBuild) -> str:
     )
     if is_there:
         logger.info("  Reused %s: built from files with the same names and sizes.", folder)
+        if newer := modified_since(folder, resolved.inventory.sources):
+            logger.warning(
+                "%s changed after the dataset was built, the first is %s. If the content is another"
+                " one, build again with --overwrite.",
+                count_text(len(newer), "file"),
+                newer[0],
+            )
     else:
         with terminal.progress() as show:
             show("starting")
             _build(resolved, show)
     terminal.pairs(summary(folder))
     return folder
+
+
+def modified_since(folder: str, sources: Sequence[LabeledSource]) -> list[str]:
+    """Return the clips that were modified after a dataset was built.
+
+    Members of zip files are left out: their checksums are part of the fingerprint.
+
+    Args:
+      folder: folder of the dataset's version, a path or URL.
+      sources: sources of the same names and sizes as at the time.
+    """
+    from laser_dist.storage import list_files
+
+    (built_ns,) = (
+        file.mtime_ns
+        for file in list_files(folder)
+        if PurePosixPath(file.name).name == "dataset_info.json"
+    )
+    files = [file for source in sources for _, file in source.clips]
+    files += [source.original for source in sources if source.original is not None]
+    return [
+        file.location
+        for file in files
+        if file.crc is None and (file.mtime_ns or 0) > (built_ns or math.inf)
+    ]
 
 
 def _build(resolved: ResolvedBuild, show: Show) -> None:

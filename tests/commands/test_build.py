@@ -96,8 +96,13 @@ def test_the_same_dataset_is_reused_and_another_replaced_on_request(built, synth
     folder, _ = built
     again = build(synthetic, folder)
     assert "Reused " in again.stderr
+    assert "changed" not in again.stderr
     shutil.copytree(synthetic, tmp_path / "mini")
     path = next((tmp_path / "mini").glob("videoSRC001_*/*_qp_22.264"))
+    path.touch()
+    changed = build(tmp_path / "mini", folder)
+    assert "Reused " in changed.stderr
+    assert f"1 file changed after the dataset was built, the first is {path}." in changed.stderr
     path.write_bytes(path.read_bytes() + bytes(8))
     line = refusal(build(tmp_path / "mini", folder))
     assert "was built from other clips, labels or settings" in line
