@@ -75,6 +75,7 @@ TABLE_SCHEMA = pa.schema(
         ("simulated", pa.bool_()),
         ("warnings", pa.list_(pa.string())),
         ("spreads", _per_level(pa.float64())),
+        ("interval", pa.float64()),
         ("half_widths", _per_level(pa.float64())),
         ("error", pa.string()),
         ("hint", pa.string()),
@@ -99,6 +100,7 @@ class PredictionPlan:
       load: loads the predictor; can be pickled.
       sampling: which frames to read, of the predictor's size.
       sur: satisfied-user ratio to target; see `check_sur`.
+      interval: share of clips for the intervals; see `check_interval`.
       num_processes: number of child processes that read clips, of each Beam worker.
     """
 
@@ -107,6 +109,7 @@ class PredictionPlan:
     load: Callable[[], Predictor]
     sampling: Sampling
     sur: float
+    interval: float
     num_processes: int = 1
 
     @property
@@ -216,7 +219,7 @@ class PredictClips(ModelHandler[NumberedClip, Row, LoadedModel]):
         self._load = plan.load
         self._num_processes = plan.num_processes
         self._sampling = plan.sampling
-        self._sur = plan.sur
+        self._sur, self._interval = plan.sur, plan.interval
         self._step_seconds = step_seconds
         self._isolate = isolate
 
@@ -262,7 +265,9 @@ class PredictClips(ModelHandler[NumberedClip, Row, LoadedModel]):
                 def read(take: Take) -> tuple[ClipFacts, Damage]:
                     return child.call(read_clip, path, self._sampling, on_step=take)
 
-                return predict_clip(model.predictor, read, clip=clip, sur=self._sur)
+                return predict_clip(
+                    model.predictor, read, clip=clip, sur=self._sur, interval=self._interval
+                )
 
             try:
                 return model.readers.lend(predicted)

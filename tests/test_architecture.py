@@ -27,7 +27,7 @@ LAYERS = {
     "laser_dist.simulation": 3,
     "laser_dist.models": 2,
     "laser_dist.video": 2,
-    "laser_dist.jnd": 2,
+    "laser_dist.jnd": 1,
     "laser_dist.isolation": 1,
     "laser_dist.storage": 0,
     # Every package may import these.

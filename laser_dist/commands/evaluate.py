@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dataset(parser, "dataset with levels of the same scale", required=True)
     parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="store the errors in the model file (.keras), so that its predictions have intervals"
+        " and its encodes a margin of the right size",
+    )
+    parser.add_argument(
         "--output",
         metavar="PATH_OR_URL",
         help="where to write the results and the report (default: the run, if there is only one)",
@@ -72,10 +78,22 @@ def run(arguments: argparse.Namespace) -> None:
             "Several models, or a model file, have no folder for the results.",
             hint="Name one with --output.",
         )
+    if arguments.calibrate and (len(models) > 1 or Path(models[0]).suffix != ".keras"):
+        raise UserError(
+            "--calibrate needs one model file (.keras).",
+            hint="A run is calibrated with its validation split; export a model again after it was"
+            " calibrated.",
+        )
     output = arguments.output or models[0]
     check_writable(output)
     terminal = Terminal()
-    print_results(terminal, evaluate_models(terminal, dataset, models, output), output)
+    results = evaluate_models(terminal, dataset, models, output)
+    print_results(terminal, results, output)
+    if arguments.calibrate:
+        from laser_dist.evaluation.evaluate import calibrate
+
+        calibrate(Path(models[0]), results)
+        terminal.say(f"  Stored the errors of {results.num_sources} clips in {models[0]}.")
 
 
 def evaluate_models(

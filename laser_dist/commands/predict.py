@@ -24,7 +24,7 @@ from laser_dist.commands.clips import (
     loaded_predictor,
     open_model,
 )
-from laser_dist.commands.options import add_workers, whole_number
+from laser_dist.commands.options import add_workers, ratio, whole_number
 from laser_dist.commands.prediction_job import run_job
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
@@ -109,6 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workers(parser, "with --runner DirectRunner, one per core, if memory allows")
     add_sur(parser)
     parser.add_argument(
+        "--interval",
+        type=ratio,
+        metavar="SHARE",
+        help="share of clips whose level is in the interval that is shown, for a calibrated model"
+        " (default: 0.9)",
+    )
+    parser.add_argument(
         "--hdr",
         choices=("tonemap", "refuse"),
         default="tonemap",
@@ -150,7 +157,7 @@ def run(arguments: argparse.Namespace) -> None:
         terminal = Terminal(file)
         results = predict_clips(
             terminal, clips, arguments.model, arguments.frames, arguments.sur, arguments.scenes,
-            hdr=arguments.hdr, isolate=isolate,
+            interval=arguments.interval, hdr=arguments.hdr, isolate=isolate,
             each=_ndjson_writer(file) if arguments.format == "ndjson" else None,
         )  # fmt: skip
         failed = [each for each in results if not is_prediction(each)]
@@ -178,6 +185,7 @@ def predict_clips(
     sur: float = LEVEL_SUR,
     scenes: bool = False,
     *,
+    interval: float | None = None,
     hdr: HdrHandling = "tonemap",
     isolate: bool = False,
     each: Callable[[ClipPrediction | FailedClip], None] | None = None,
@@ -191,6 +199,7 @@ def predict_clips(
       num_frames: number of frames to sample from each scene.
       sur: satisfied-user ratio to target.
       scenes: find the scenes of short clips, too.
+      interval: share of clips for the intervals; None for 0.9 if the model is calibrated.
       hdr: what to do with HDR.
       isolate: read files in a child process.
       each: called with each result when it is there.
@@ -210,6 +219,7 @@ def predict_clips(
         for result in loaded.predict_many(
             _shown(clips, show),
             sur=sur,
+            interval=interval,
             num_frames=num_frames,
             scenes=scenes,
             hdr=hdr,
@@ -276,7 +286,6 @@ def kept_lines(output: Path) -> set[str]:
 
 def say_predictions(terminal: Terminal, predictions: Sequence[ClipPrediction]) -> None:
     """Print a row per clip, a legend, and how to encode the first clip."""
-    from laser_dist.jnd.calibration import COVERAGE
     from laser_dist.prediction.predict import SHARE
 
     first = predictions[0]
@@ -296,9 +305,9 @@ def say_predictions(terminal: Terminal, predictions: Sequence[ClipPrediction]) -
                 f"{each.clip} needs the levels of its strictest scene; scenes of {SHARE:.0%} of its"
                 f" time allow {scale.name} {allowed}."
             )
-    if spec.half_widths and first.sur == LEVEL_SUR:
-        widths = ", ".join(f"± {width:.1f}" for width in spec.half_widths)
-        terminal.say(f"Intervals for {COVERAGE:.0%} of clips: {widths} {scale.name}.")
+    if first.half_widths is not None and first.sur == LEVEL_SUR:
+        widths = ", ".join(f"± {width:.1f}" for width in first.half_widths)
+        terminal.say(f"Intervals for {first.interval * 100:g}% of clips: {widths} {scale.name}.")
     if spec.simulated:
         terminal.say("The model was trained with SIMULATED viewers.")
     for each in predictions:

@@ -36,7 +36,7 @@ def run_job(
     from beam_pipelines.prediction import PredictionPlan, predict_to_tables
     from beam_pipelines.runner import num_processes
     from laser_dist.prediction.clips import Sampling
-    from laser_dist.prediction.predict import check_sur
+    from laser_dist.prediction.predict import check_interval, check_sur
     from laser_dist.storage import is_url
 
     check_options(arguments)
@@ -55,6 +55,7 @@ def run_job(
         show("loading the model")
         predictor = load()
         check_sur(predictor, arguments.sur)
+        interval = check_interval(predictor, arguments.interval)
         show(f"predicting {count_text(len(clips), 'clip')}")
         plan = PredictionPlan(
             clips=tuple(clips),
@@ -68,6 +69,7 @@ def run_job(
                 hdr=arguments.hdr,
             ),
             sur=arguments.sur,
+            interval=interval,
             num_processes=num_processes(options),
         )
         num_errors = predict_to_tables(plan, options, partial(logger.info, "  Running as %s"))

@@ -11,7 +11,7 @@ from laser_dist.jnd.calibration import COVERAGE
 from laser_dist.prediction.predict import ClipPrediction
 
 OVERSHOOT = 0.1
-"""Share of clips that the default margin leaves coarser than their level, if errors are normal."""
+"""Share of clips that the default margin leaves coarser than their level."""
 
 PUBLISHED_ERROR = 1.57
 """Margin in QP for a model without intervals: the mean error of JND1 that the paper reports."""
@@ -64,16 +64,19 @@ class Plan:
 def default_margin(prediction: ClipPrediction, level: str) -> float:
     """Return the margin in QP that leaves `OVERSHOOT` of clips coarser than their level.
 
-    It follows from the model's intervals, for normal errors; a model without them has
+    It follows from the errors that the model was calibrated with; a model without them has
     `PUBLISHED_ERROR`.
 
     Raises:
       UserError: the model does not predict the level.
     """
-    if prediction.spec.half_widths is None:
+    index, residuals = _index(prediction, level), prediction.spec.residuals
+    if residuals is None:
         return PUBLISHED_ERROR
-    # The interval has two sides; the margin needs one.
-    return half_width(prediction, level) * NormalDist().inv_cdf(1 - OVERSHOOT) / _SIDES
+    margin = float(residuals.margins(1 - OVERSHOOT)[index])
+    if math.isnan(margin):
+        return PUBLISHED_ERROR
+    return max(0.0, margin)
 
 
 def half_width(prediction: ClipPrediction, level: str) -> float:
@@ -85,9 +88,12 @@ def half_width(prediction: ClipPrediction, level: str) -> float:
     Raises:
       UserError: the model does not predict the level.
     """
-    index = _index(prediction, level)
-    widths = prediction.spec.half_widths
-    return widths[index] if widths else PUBLISHED_ERROR * math.sqrt(math.pi / 2) * _SIDES
+    index, residuals = _index(prediction, level), prediction.spec.residuals
+    if residuals is not None:
+        width = float(residuals.half_widths()[index])
+        if not math.isnan(width):
+            return width
+    return PUBLISHED_ERROR * math.sqrt(math.pi / 2) * _SIDES
 
 
 def plan_of(

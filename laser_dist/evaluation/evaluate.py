@@ -46,7 +46,7 @@ from laser_dist.evaluation.results import (
 )
 from laser_dist.evaluation.sur_metrics import constant_sur, network_sur
 from laser_dist.evaluation.trained_run import TrainedRun, dataset_record, load_trained_run
-from laser_dist.jnd.calibration import half_widths, held_out_half_widths
+from laser_dist.jnd.calibration import Residuals, half_widths, held_out_half_widths
 from laser_dist.jnd.scale import NUM_LEVELS
 from laser_dist.storage import join, write_text
 from laser_dist.training.runs import load_run
@@ -180,17 +180,49 @@ def evaluate_folds(
 
 
 def _calibrate(run_dirs: Iterable[Path], errors: np.ndarray, group_ids: tuple[str, ...]) -> None:
-    """Store the half-widths of all errors [N, L] with the model of each run."""
-    from laser_dist.models.predictors import load_saved_model, set_half_widths
+    """Store all errors [N, L] with the model of each run."""
+    if np.isfinite(half_widths(errors, group_ids)).all():
+        for run_dir in run_dirs:
+            store_residuals(load_run(run_dir).predictor_path, errors, group_ids, is_trusted=True)
+
+
+def calibrate(path: Path, results: EvaluationResults) -> None:
+    """Store the errors of an evaluation in the file of its model.
+
+    Raises:
+      UserError: there are too few clips or groups with one of the levels for an interval.
+    """
+    columns = [level - 1 for level in results.levels]
+    errors = (results.network.predicted - results.test.levels)[:, columns]
+    if not np.isfinite(half_widths(errors, results.test.group_ids)).all():
+        raise UserError(
+            f"{path} was not calibrated: the test split has too few clips or groups with a level.",
+            hint="Calibrate with a dataset of 9 test clips or more, from two groups or more.",
+        )
+    store_residuals(path, errors, results.test.group_ids)
+
+
+def store_residuals(
+    path: Path, errors: np.ndarray, group_ids: Sequence[str], *, is_trusted: bool = False
+) -> None:
+    """Store errors in a model file, complete or not at all, for the intervals of its predictions.
+
+    Args:
+      path: `.keras` file of a predictor.
+      errors: [N, L], predicted - true level of the L levels that it predicts; NaN where there is no
+        level.
+      group_ids: [N], group of each clip.
+      is_trusted: whether the file is part of a run.
+
+    Raises:
+      UserError: the file is not a predictor.
+    """
+    from laser_dist.models.predictors import load_saved_model, set_residuals
     from laser_dist.training.saving import save_model
 
-    widths = half_widths(errors, group_ids)
-    if np.isfinite(widths).all():
-        for run_dir in run_dirs:
-            path = load_run(run_dir).predictor_path
-            model = load_saved_model(path, is_trusted=True)
-            set_half_widths(model, tuple(round(float(width), 4) for width in widths))
-            save_model(model, path)
+    model = load_saved_model(path, is_trusted=is_trusted)
+    set_residuals(model, Residuals.of_clips(errors, group_ids))
+    save_model(model, path)
 
 
 def write_results(

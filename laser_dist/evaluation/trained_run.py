@@ -116,7 +116,7 @@ def load_trained_run(path: Path) -> TrainedRun:
         simulated=bool(spec.simulated),
         levels=spec.levels,
         spread=spec.spread,
-        half_widths=spec.half_widths,
+        half_widths=spec.residuals and tuple(spec.residuals.half_widths()),
         num_parameters=predictor.num_parameters,
     )
     if not config:

@@ -1,10 +1,10 @@
 """The meaning of a predictor's output, stored inside the model so that its file is enough."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from laser_dist.jnd.calibration import Residuals
 from laser_dist.models.variants import VARIANTS
 
 
@@ -19,12 +19,12 @@ class PredictorSpec:
       simulated: whether the training labels come from simulated viewers.
       spread: whether each level has two values: the level, at which 75% of the viewers are
         satisfied, and the standard deviation of the viewers' samples, taken as normal.
-      half_widths: half-width of the interval of each of the L levels, in steps of the scale; it
-        contains the levels of `jnd.calibration.COVERAGE` of new clips. None if not calibrated.
+      residuals: errors for clips that it has not learned from, from which intervals follow. None if
+        not calibrated.
 
     Raises:
       ValueError: the variant is unknown, the levels are not 1, 2 or 3, ascending, or there is not
-        one half-width of at least 0 for each.
+        one residual for each.
     """
 
     variant: str
@@ -32,7 +32,7 @@ class PredictorSpec:
     scale: str
     simulated: bool
     spread: bool = False
-    half_widths: tuple[float, ...] | None = None
+    residuals: Residuals | None = None
 
     def __post_init__(self) -> None:
         known = {variant.name for variant in VARIANTS}
@@ -40,11 +40,9 @@ class PredictorSpec:
             raise ValueError(f"unknown variant {self.variant!r} or scale {self.scale!r}")
         if not self.levels or tuple(self.levels) != tuple(sorted({1, 2, 3} & set(self.levels))):
             raise ValueError(f"levels must be among 1, 2, 3 and ascend, got {self.levels!r}")
-        widths = self.half_widths
-        if widths is not None and (
-            len(widths) != len(self.levels) or not all(0 <= one < math.inf for one in widths)
-        ):
-            raise ValueError(f"half_widths must be a number from 0 for each level, got {widths!r}")
+        residuals = self.residuals
+        if residuals is not None and residuals.num_levels != len(self.levels):
+            raise ValueError(f"residuals have {residuals.num_levels} levels, not {self.levels!r}")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "PredictorSpec":
@@ -54,8 +52,11 @@ class PredictorSpec:
           ValueError: the values are not those of a spec.
           TypeError: a value is missing, unknown or of another type.
         """
-        widths = values.get("half_widths")
-        parts = {"levels": tuple(values["levels"]), "half_widths": widths and tuple(widths)}
+        residuals = values.get("residuals")
+        parts = {
+            "levels": tuple(values["levels"]),
+            "residuals": None if residuals is None else Residuals.of(residuals),
+        }
         return cls(**{**values, **parts})
 
     @property

@@ -166,6 +166,7 @@ def predict_clip(
     *,
     clip: str,
     sur: float,
+    interval: float,
     progress: Callable[[float], None] = lambda share: None,
 ) -> ClipPrediction:
     """Predict a clip while it is read.
@@ -175,6 +176,7 @@ def predict_clip(
       read: `read_clip`, here or in another process, with frames of the predictor's size.
       clip: name of the clip.
       sur: satisfied-user ratio to target, in (0, 1); see `check_sur`.
+      interval: share of clips for the intervals, in (0, 1); see `check_interval`.
       progress: called with the share of the clip that is done.
 
     Raises:
@@ -201,4 +203,6 @@ def predict_clip(
     facts, damage = read(take)
     size = (predictor.width, predictor.height)
     warnings = notes_on(facts, predictor.spec, frame_size=size, damage=damage)
-    return combined_clip(predictor, predicted, clip=clip, sur=sur, warnings=warnings)
+    return combined_clip(
+        predictor, predicted, clip=clip, sur=sur, warnings=warnings, interval=interval
+    )

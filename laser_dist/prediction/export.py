@@ -198,6 +198,7 @@ def card_path(output: Path) -> Path:
 def model_card(exported: Exported) -> str:
     """Return the model card of an exported model, as Markdown."""
     metadata, spec = exported.metadata, exported.metadata.spec
+    widths = spec.residuals and spec.residuals.half_widths().tolist()
     levels = ", ".join(f"JND{level}" for level in spec.levels)
     viewers = "SIMULATED viewers" if spec.simulated else "people"
     rows = {
@@ -209,7 +210,7 @@ def model_card(exported: Exported) -> str:
         "Output": f"`{LEVELS}`: float32 [N, {len(spec.levels)}]"
         + (f"; `{SPREADS}`: the same shape, standard deviation of the viewers" * spec.spread),
         "Precision": metadata.precision,
-        f"Interval for {COVERAGE:.0%} of clips": _per_level(spec.half_widths, "± "),
+        f"Interval for {COVERAGE:.0%} of clips": _per_level(widths, "± "),
         "Label noise": _per_level(metadata.label_noise),
         "Largest difference from Keras": f"{exported.difference:.2g} {spec.scale}, on"
         f" {exported.num_frames} frames, with {exported.runtime}",

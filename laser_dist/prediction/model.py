@@ -27,6 +27,7 @@ from laser_dist.prediction.isolated import IsolatedReader
 from laser_dist.prediction.load import MODEL_SUFFIXES, load_predictor
 from laser_dist.prediction.predict import (
     ClipPrediction,
+    check_interval,
     check_sur,
     combined_clip,
     combined_scene,
@@ -78,6 +79,7 @@ class Model:
         clip: Source,
         *,
         sur: float = LEVEL_SUR,
+        interval: float | None = None,
         num_frames: int = NUM_FRAMES,
         scenes: bool = False,
         hdr: HdrHandling = "tonemap",
@@ -92,6 +94,8 @@ class Model:
           clip: path or content of a video or image of a supported format; or RGB frames, uint8
             [N, H, W, 3] of any size; or an iterator of frames [H, W, 3], of which all are used.
           sur: satisfied-user ratio to target, in (0, 1).
+          interval: share of clips whose level is in the interval, in (0, 1); None for 0.9 if the
+            model is calibrated.
           num_frames: number of frames to sample evenly over each scene of a file, or over an
             array; fewer if it has fewer. They are scaled, not cropped, to the model's size.
           scenes: find the scenes of a file of up to 10 s, too.
@@ -100,10 +104,12 @@ class Model:
 
         Raises:
           UserError: the file is missing or not a readable video or image, there is no frame, it is
-            in HDR and that is refused, or `sur` is not 0.75 for a model without spreads.
+            in HDR and that is refused, `sur` is not 0.75 for a model without spreads, or the model
+            has no intervals for `interval`.
           ValueError: frames have another shape or type.
         """
         check_sur(self.predictor, sur)
+        interval = check_interval(self.predictor, interval)
         name = _name_of(clip)
         if isinstance(clip, str | os.PathLike | bytes):
             source = clip if isinstance(clip, bytes) else Path(clip)
@@ -115,7 +121,9 @@ class Model:
                 hdr=hdr,
             )
             read = partial(self._read, source, sampling)
-            return predict_clip(self.predictor, read, clip=name, sur=sur, progress=progress)
+            return predict_clip(
+                self.predictor, read, clip=name, sur=sur, interval=interval, progress=progress
+            )
         if isinstance(clip, np.ndarray):
             if clip.ndim != 4:
                 raise ValueError(f"frames must be uint8 [N, H, W, 3], got {clip.shape}")
@@ -129,13 +137,14 @@ class Model:
         found = np.concatenate(outputs)
         frames = range(length or len(found))
         scene = combined_scene(self.predictor, found, frames=frames, sur=sur)
-        return combined_clip(self.predictor, [scene], clip=name, sur=sur)
+        return combined_clip(self.predictor, [scene], clip=name, sur=sur, interval=interval)
 
     def predict_many(
         self,
         clips: Iterable[Source],
         *,
         sur: float = LEVEL_SUR,
+        interval: float | None = None,
         num_frames: int = NUM_FRAMES,
         scenes: bool = False,
         hdr: HdrHandling = "tonemap",
@@ -146,6 +155,7 @@ class Model:
         Args:
           clips: clips, as for `predict`.
           sur: as for `predict`.
+          interval: as for `predict`.
           num_frames: as for `predict`.
           scenes: as for `predict`.
           hdr: as for `predict`.
@@ -155,13 +165,21 @@ class Model:
           The prediction of each clip, or why there is none.
 
         Raises:
-          UserError: `sur` is not 0.75 for a model without spreads.
+          UserError: `sur` is not 0.75 for a model without spreads, or the model has no intervals
+            for `interval`.
         """
         check_sur(self.predictor, sur)
+        check_interval(self.predictor, interval)
         for clip in clips:
             try:
                 yield self.predict(
-                    clip, sur=sur, num_frames=num_frames, scenes=scenes, hdr=hdr, progress=progress
+                    clip,
+                    sur=sur,
+                    interval=interval,
+                    num_frames=num_frames,
+                    scenes=scenes,
+                    hdr=hdr,
+                    progress=progress,
                 )
             except UserError as error:
                 yield FailedClip(clip=_name_of(clip), message=error.message, hint=error.hint)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.calibration import COVERAGE
 from laser_dist.jnd.normal_sur import normal_level
 from laser_dist.jnd.scale import LEVEL_SUR, Scale
 from laser_dist.models.predictor_spec import PredictorSpec
@@ -67,6 +68,7 @@ class ClipPrediction:
       model: origin of the model.
       runtime: what ran the model.
       warnings: how the clip differs from what the model has learned from; see `notes`.
+      interval: share of clips whose level is in the interval of `half_widths`, in (0, 1).
     """
 
     clip: str
@@ -77,6 +79,18 @@ class ClipPrediction:
     model: str
     runtime: str
     warnings: tuple[str, ...] = ()
+    interval: float = COVERAGE
+
+    @property
+    def half_widths(self) -> NDArray[np.float64] | None:
+        """[L] half-width of the interval of each level; None if the model has none for the share.
+
+        It is for a satisfied-user ratio of 0.75.
+        """
+        if self.spec.residuals is None:
+            return None
+        found = self.spec.residuals.half_widths(self.interval)
+        return found if np.isfinite(found).all() else None
 
     @property
     def levels(self) -> NDArray[np.float32]:
@@ -156,8 +170,8 @@ class ClipPrediction:
         }
         if self.spreads is not None:
             document["spreads"] = self._named(self.spreads)
-        if self.spec.half_widths is not None:
-            document["half_widths"] = self._named(np.array(self.spec.half_widths))
+        if self.half_widths is not None:
+            document |= {"interval": self.interval, "half_widths": self._named(self.half_widths)}
         return document
 
     def _scene_dict(self, scene: ScenePrediction) -> dict[str, Any]:
@@ -197,6 +211,29 @@ def check_sur(predictor: Predictor, sur: float) -> None:
             " viewers.",
             hint="Train one with `laser-jnd train --set head.spread=true`.",
         )
+
+
+def check_interval(predictor: Predictor, interval: float | None) -> float:
+    """Return the share of clips for which intervals are computed: as asked, or `COVERAGE`.
+
+    Raises:
+      UserError: the predictor has no intervals for the share that was asked for.
+    """
+    if interval is None:
+        return COVERAGE
+    residuals = predictor.spec.residuals
+    if residuals is None:
+        raise UserError(
+            "This model has no intervals: it has not been calibrated.",
+            hint="Calibrate it with `laser-jnd evaluate --calibrate`.",
+        )
+    if not np.isfinite(residuals.half_widths(interval)).all():
+        raise UserError(
+            f"This model has no interval for {interval * 100:g}% of clips: it was calibrated with"
+            f" {len(residuals.errors)}, which are too few.",
+            hint=f"Use --interval {COVERAGE}, or less.",
+        )
+    return interval
 
 
 def predict_frames(predictor: Predictor, frames: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
@@ -273,6 +310,7 @@ def combined_clip(
     clip: str,
     sur: float = LEVEL_SUR,
     warnings: tuple[str, ...] = (),
+    interval: float = COVERAGE,
 ) -> ClipPrediction:
     """Combine the scenes of a clip, at least one, predicted for the same `sur`."""
     return ClipPrediction(
@@ -284,4 +322,5 @@ def combined_clip(
         model=predictor.origin,
         runtime=predictor.runtime,
         warnings=warnings,
+        interval=interval,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from laser_dist.jnd.calibration import COVERAGE, half_widths
+from laser_dist.jnd.calibration import COVERAGE, Residuals, half_widths
 from laser_dist.models.predictors import predictor_spec_of
 from laser_dist.training.examples.example_codec import LEVELS, RAW, decode_frame, encoded_images
 from laser_dist.training.examples.records import open_examples
@@ -21,10 +21,10 @@ _MAX_FRAMES = 8  # of a clip, as in `laser-jnd predict`
 logger = logging.getLogger(__name__)
 
 
-def validation_half_widths(
+def validation_residuals(
     predictor: keras.Model, dataset: str | Path, source_ids: Collection[str]
-) -> tuple[float, ...] | None:
-    """Return the half-width of the interval of each level that a predictor predicts.
+) -> Residuals | None:
+    """Return the errors of each level that a predictor predicts.
 
     Args:
       predictor: from `build_predictor`.
@@ -32,8 +32,8 @@ def validation_half_widths(
       source_ids: ids of the validation sources.
 
     Returns:
-      Half-widths in steps of the scale; None if the split has too few clips or groups with one of
-      the levels, as `half_widths` says, or a prediction is not finite.
+      Residuals; None if the split has too few clips or groups with one of the levels for an
+      interval, as `half_widths` says, or a prediction is not finite.
     """
     spec = predictor_spec_of(predictor)
     records, labels = open_examples(dataset, source_ids, ("source_id", "group_id", LEVELS))
@@ -52,12 +52,13 @@ def validation_half_widths(
         true = np.array(table[LEVELS][rows[0]], np.float64)[[level - 1 for level in spec.levels]]
         errors.append(levels.mean(axis=0) - true)
     groups = [table["group_id"][rows[0]] for rows in rows_of.values()]
-    widths = half_widths(np.array(errors), groups)
-    if not np.isfinite(widths).all():
+    found = np.array(errors)
+    widths = half_widths(found, groups)
+    if np.isinf(found).any() or not np.isfinite(widths).all():
         logger.info("Not calibrated: the validation split has too few clips or groups with a level")
         return None
     text = ", ".join(
         f"JND{level} ± {width:.2f}" for level, width in zip(spec.levels, widths, strict=True)
     )
     logger.info("%d%% intervals: %s", round(COVERAGE * 100), text)
-    return tuple(round(float(width), 4) for width in widths)
+    return Residuals.of_clips(found, groups)

@@ -7,6 +7,7 @@ import pytest
 
 from laser_dist.commands import predict
 from laser_dist.commands.terminal import Terminal
+from laser_dist.jnd.calibration import Residuals
 from laser_dist.jnd.normal_sur import normal_level
 from laser_dist.jnd.scale import scale_named
 from laser_dist.models.predictor_spec import PredictorSpec
@@ -71,7 +72,8 @@ def test_predictions_name_the_scale_and_its_direction(scale, sentence):
 
 def test_a_calibrated_prediction_has_intervals():
     plain = make_prediction([26.6, 31.0, 35.2])
-    spec = replace(plain.spec, half_widths=(3.14, 2.5, 2.0))
+    sizes = np.outer(np.tile([-1.0, 1.0], 10), [3.14, 2.5, 2.0])
+    spec = replace(plain.spec, residuals=Residuals.of_clips(sizes, ["a", "a", "b", "b"] * 5))
     for prediction, is_calibrated in ((plain, False), (replace(plain, spec=spec), True)):
         file = io.StringIO()
         predict.say_predictions(Terminal(file), [prediction])

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import foldnorm, norm
 
 from laser_dist.encoding.plan import plan_of
+from laser_dist.jnd.calibration import Residuals
 from laser_dist.jnd.scale import QP
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
@@ -31,11 +33,22 @@ def prediction():
 
 
 def test_the_interval_is_the_one_of_the_model(prediction):
-    spec = replace(prediction.spec, half_widths=(2.0, 3.0, 4.0))
+    # Normal errors, in groups that do not matter.
+    errors = np.outer(norm.ppf((np.arange(4000) + 0.5) / 4000), [1.0, 3.0, 4.0]) + [0, 0.5, 0]
+    groups = [str(index % 40) for index in range(4000)]
+    spec = replace(prediction.spec, residuals=Residuals.of_clips(errors, groups))
     plan = plan_of(replace(prediction, spec=spec), "jnd2")
-    assert plan.half_width == 3
-    # Standard normal quantiles: 90% are within 1.645 on two sides, and below 1.282 on one.
-    assert plan.margin == pytest.approx(3 * 1.2816 / 1.6449, abs=1e-3)
+    sizes = folded(3.0, 0.5)
+    assert plan.half_width == pytest.approx(sizes.ppf(0.9), abs=0.05)
+    assert plan.margin == pytest.approx(norm(0.5, 3.0).ppf(0.9), abs=0.05)
+    far = Residuals.of_clips(errors - 20, groups)  # all predictions are finer than the levels
+    plan = plan_of(replace(prediction, spec=replace(spec, residuals=far)), "jnd2")
+    assert plan.margin == 0
+
+
+def folded(spread, mean):
+    """Return the distribution of the size of a normal value."""
+    return foldnorm(mean / spread, scale=spread)
 
 
 def test_without_intervals_it_follows_from_the_published_error(prediction):

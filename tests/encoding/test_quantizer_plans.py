@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 
 from laser_dist.encoding.matching import codec_map, search
 from laser_dist.encoding.plan import default_margin, plan_of
 from laser_dist.errors import UserError
+from laser_dist.jnd.calibration import Residuals
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction.predict import ClipPrediction, ScenePrediction
 
 
-def prediction(*levels, half_widths=None, scale=QP):
+def prediction(*levels, residuals=None, scale=QP):
     """Return a prediction of scenes of 25 frames, a second each."""
     scenes = [
         ScenePrediction(
@@ -32,7 +32,7 @@ def prediction(*levels, half_widths=None, scale=QP):
     return ClipPrediction(
         clip="a.mp4",
         spec=PredictorSpec(
-            variant="lat", levels=(1, 2), scale=scale.name, simulated=True, half_widths=half_widths
+            variant="lat", levels=(1, 2), scale=scale.name, simulated=True, residuals=residuals
         ),
         scale=scale,
         scenes=tuple(scenes),
@@ -53,13 +53,10 @@ def test_each_scene_has_its_level_less_the_margin_rounded_to_the_finer_side():
     assert [each.qp for each in plan_of(prediction(1.2), margin=5).scenes] == [1]
 
 
-def test_the_default_margin_leaves_a_tenth_of_normal_errors():
-    """An interval of 90% is 1.645 standard deviations wide on each side; SciPy knows the rest."""
-    deviation = 3.0
-    width = norm.ppf(0.95) * deviation
-    margin = default_margin(prediction(30, half_widths=(width, 1.0)), "jnd1")
-    assert norm.sf(margin, scale=deviation) == pytest.approx(0.1)
+def test_the_default_margin_without_residuals_is_the_published_error():
     assert default_margin(prediction(30), "jnd1") == 1.57
+    few = Residuals.of_clips(np.zeros((5, 2)), ["a", "b", "c", "d", "e"])
+    assert default_margin(prediction(30, residuals=few), "jnd1") == 1.57
 
 
 def test_what_cannot_be_planned_is_refused():

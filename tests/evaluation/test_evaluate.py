@@ -26,12 +26,13 @@ from evaluation_fakes import (
 
 from laser_dist.errors import UserError
 from laser_dist.evaluation import baselines
-from laser_dist.evaluation.evaluate import evaluate_on, named, notes_on
+from laser_dist.evaluation.evaluate import calibrate, evaluate_on, named, notes_on
 from laser_dist.evaluation.results import Predictions, to_json
 from laser_dist.evaluation.trained_run import TrainedRun
 from laser_dist.jnd.scale import QF
 from laser_dist.models.predictors import PredictorSpecLayer
 from laser_dist.prediction.keras_models import from_model
+from laser_dist.prediction.load import load_predictor
 from laser_dist.prediction.predict import predict_frames
 
 
@@ -292,6 +293,24 @@ def test_the_intervals_of_the_model_are_next_to_those_of_the_constant(tmp_path):
     assert own == {"nominal": 0.9, "half_width": [2.5, None, 1.5], "coverage": [1, None, 0]}
     assert constant["half_width"][0] > 2.5
     assert document["predictors"]["one-encode"]["prediction_interval"] is None
+
+
+def test_a_model_file_is_calibrated_with_the_errors_of_the_test_split(tmp_path):
+    path = tmp_path / "m.keras"
+    frames = keras.Input((16, 32, 3))
+    spec = {"variant": "mj-lat", "levels": (1, 2, 3), "scale": "QP", "simulated": True}
+    means = keras.layers.GlobalAveragePooling2D()(frames)
+    keras.Model(frames, PredictorSpecLayer(spec)(means)).save(path)
+    run = make_run(predict=lambda raw: raw[:, 0, 0] + np.array([2.0, -1.0, 0.5]))
+    results = evaluate_on(MemoryDataset(tmp_path), [run], tmp_path / "out")
+    few = replace(results.test, levels=np.where(np.arange(9)[:, None] == 0, np.nan, 30.0))
+    with pytest.raises(UserError, match="too few clips"):
+        calibrate(path, replace(results, test=few))
+    assert load_predictor(path).spec.residuals is None
+    calibrate(path, results)
+    residuals = load_predictor(path).spec.residuals
+    assert residuals.errors == ((2.0, -1.0, 0.5),) * 9
+    np.testing.assert_array_equal(residuals.half_widths(), [2, 1, 0.5])
 
 
 @pytest.mark.parametrize("backbones", [{}, {3: lambda raw: raw}])

@@ -1,12 +1,16 @@
 """Calibrated intervals: how many levels of clips of new groups they contain."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
 
-from laser_dist.jnd.calibration import half_widths, held_out_half_widths
+from laser_dist.jnd.calibration import Residuals, half_widths, held_out_half_widths
 
 # Clips of each of VideoSet's 11 films, and a few groups of equal size.
 FILMS = (31, 59, 11, 14, 5, 15, 13, 10, 9, 13, 40)
@@ -79,6 +83,39 @@ def test_a_half_width_is_one_of_the_errors_and_ignores_their_sign(errors):
     for width, column in zip(widths, errors.T, strict=True):
         assert width in np.abs(column)
     np.testing.assert_array_equal(half_widths(-errors, groups), widths)
+
+
+@each_size
+@pytest.mark.parametrize("correlation", [0.05, 0.3])
+def test_a_margin_leaves_a_tenth_of_the_clips_of_a_new_group(sizes, correlation):
+    rng, shares = np.random.default_rng(0), []
+    bias, spreads = 0.7, np.array([1.0, 2.0])
+    for _ in range(150):
+        errors = correlated(sizes, correlation, rng) + bias
+        margins = Residuals.of_clips(errors, group_ids(sizes)).margins(0.9)
+        # What a clip of another group has in common with its group is a normal value, too.
+        shares.append(norm.cdf(margins, loc=bias, scale=spreads))
+    assert 0.86 <= np.mean(shares) <= 0.955
+
+
+def test_too_few_clips_have_no_margin():
+    assert np.isnan(Residuals.of_clips(np.zeros((3, 1)), ["a", "b", "c"]).margins(0.9)).all()
+
+
+def test_residuals_survive_as_plain_values():
+    errors = np.array([[0.126, np.nan], [-1.0, 2.5]])
+    residuals = Residuals.of_clips(errors, ["b", "a"])
+    assert residuals.errors == ((0.13, None), (-1.0, 2.5))
+    plain = json.loads(json.dumps(dataclasses.asdict(residuals)))
+    assert Residuals.of(plain) == residuals
+    for wrong in (
+        {"errors": [[1.0]], "groups": [0, 1]},
+        {"errors": [[1.0], [1.0, 2.0]], "groups": [0, 1]},
+        {"errors": [[float("inf")]], "groups": [0]},
+        {"errors": [], "groups": []},
+    ):
+        with pytest.raises(ValueError, match="residuals must"):
+            Residuals.of(wrong)
 
 
 @pytest.mark.parametrize(("coverage", "least"), [(0.9, 9), (0.5, 1), (0.8, 4)])

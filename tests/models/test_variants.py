@@ -8,6 +8,7 @@ import pytest
 from predictor_parts import predictor_of, spec_of
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.calibration import Residuals
 from laser_dist.models.autoencoder import build_autoencoder, decoder_of, encoder_of
 from laser_dist.models.heads import build_head
 from laser_dist.models.predictors import (
@@ -15,7 +16,7 @@ from laser_dist.models.predictors import (
     build_predictor,
     feature_extractor,
     predictor_spec_of,
-    set_half_widths,
+    set_residuals,
 )
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import (
@@ -278,13 +279,14 @@ def test_single_level_parts_join_to_a_predictor_of_several_levels(variant):
 
 
 def test_a_saved_predictor_contains_its_spec(tmp_path):
-    spec = spec_of(MJ_LAT, scale="QF", simulated=False, half_widths=(3.0, 2.5, 0.0))
+    residuals = Residuals(errors=((0.5, -1.25, None), (2.0, 0.0, 3.0)), groups=(0, 1))
+    spec = spec_of(MJ_LAT, scale="QF", simulated=False, residuals=residuals)
     predictor = build_predictor(parts(MJ_LAT)[0], [parts(MJ_LAT)[1]], spec)
     predictor.save(tmp_path / "predictor.keras")
     loaded = keras.saving.load_model(tmp_path / "predictor.keras", safe_mode=True)
     assert predictor_spec_of(loaded) == spec
-    set_half_widths(loaded, None)
-    assert predictor_spec_of(loaded) == replace(spec, half_widths=None)
+    set_residuals(loaded, None)
+    assert predictor_spec_of(loaded) == replace(spec, residuals=None)
     with pytest.raises(ValueError, match="has no predictor spec"):
         predictor_spec_of(parts(MJ_LAT)[1])
 

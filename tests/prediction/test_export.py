@@ -15,6 +15,7 @@ from command_line import laser_jnd_here, refusal
 from onnx_graphs import about, graph_of, mean_color
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.calibration import Residuals
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.heads import build_head
 from laser_dist.models.predictor_spec import PredictorSpec
@@ -53,7 +54,9 @@ def build(name, backbone=SMALL, head=HEAD, *, levels=(1, 2, 3)):
         scale="QP",
         simulated=True,
         spread=head.spread,
-        half_widths=tuple(3.0 + level for level in levels),
+        residuals=Residuals.of_clips(
+            np.outer(np.linspace(-1, 1, 40), [3.0 + level for level in levels]), ["a", "b"] * 20
+        ),
     )
     return build_predictor(backbones, heads, spec)
 
@@ -112,7 +115,7 @@ def test_an_exported_model_answers_as_keras_and_says_what_it_is(
     assert np.ptp(expected[..., 0], axis=0).min() > 0.1  # far more than the tolerance
     spec = PredictorSpec(
         variant="mj-lat", levels=(1, 2, 3), scale="QP", simulated=True, spread=True,
-        half_widths=(4.0, 5.0, 6.0),
+        residuals=Residuals.of_clips(np.outer(np.ones(40), [4.0, 5.0, 6.0]), ["a", "b"] * 20),
     )  # fmt: skip
     assert loaded.spec == spec
     assert (loaded.width, loaded.height, loaded.scale.name) == (48, 32, "QP")

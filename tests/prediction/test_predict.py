@@ -1,10 +1,11 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import keras
 import numpy as np
 import pytest
 
 from laser_dist.errors import UserError
+from laser_dist.jnd.calibration import Residuals
 from laser_dist.jnd.normal_sur import normal_sur
 from laser_dist.jnd.scale import QF, QP
 from laser_dist.models.predictor_spec import PredictorSpec
@@ -119,6 +120,26 @@ def test_another_sur_is_read_off_the_curve(scale, sur):
 def test_another_sur_needs_spreads(predictor):
     with pytest.raises(UserError, match=r"only supports --sur 0\.75(.|\n)*--set head\.spread=true"):
         Model(predictor).predict(two_frames(), sur=0.9)
+
+
+def test_an_interval_is_for_the_share_that_is_asked_for(predictor):
+    sizes = np.arange(1, 101)  # of 100 errors, p% are p or less
+    errors = np.outer(sizes * (-1) ** sizes, np.ones(len(predictor.spec.levels)))
+    residuals = Residuals.of_clips(errors, [f"g{size % 5}" for size in sizes])
+    calibrated = Model(replace(predictor, spec=replace(predictor.spec, residuals=residuals)))
+    for share in (None, 0.5, 0.9):
+        found = calibrated.predict(two_frames(), interval=share)
+        document = found.to_dict()
+        assert document["interval"] == found.interval == (share or 0.9)
+        assert [*document["half_widths"].values()] == pytest.approx(
+            [100 * found.interval] * len(errors[0]), abs=5
+        )
+    with pytest.raises(UserError, match=r"no interval for 99\.5% of clips(.|\n)*with 100, which"):
+        calibrated.predict(two_frames(), interval=0.995)
+    plain = Model(predictor)
+    assert "interval" not in plain.predict(two_frames()).to_dict()
+    with pytest.raises(UserError, match=r"not been calibrated(.|\n)*evaluate --calibrate"):
+        plain.predict(two_frames(), interval=0.9)
 
 
 def test_a_loaded_predictor_gives_the_same_levels(tmp_path):

@@ -88,14 +88,15 @@ def test_every_variant_trains_with_missing_levels(
         levels=levels,
         scale="QP",
         simulated=True,
-        half_widths=spec.half_widths,
+        residuals=spec.residuals,
     )
-    # The validation split has two clips, each a group: the larger error is the half-width.
+    # The validation split has two clips, each a group.
     columns = [level - 1 for level in levels]
     frames = np.stack([frame(NUM_TRAIN), frame(NUM_TRAIN + 1)]).astype(np.float32)
     true = np.stack([levels_of(NUM_TRAIN), levels_of(NUM_TRAIN + 1)])[:, columns]
-    errors = np.abs(np.asarray(predictor(frames)) - true)
-    np.testing.assert_allclose(spec.half_widths, errors.max(axis=0), atol=0.01)
+    errors = np.asarray(predictor(frames)) - true
+    np.testing.assert_allclose(spec.residuals.errors, errors, atol=0.01)
+    assert spec.residuals.groups == (0, 1)
     assert predictor.output_shape == (None, len(levels))
     # Biases start at the means of the present levels. No Adam step is longer than the learning
     # rate times (1 - 0.9) / sqrt(1 - 0.999).
