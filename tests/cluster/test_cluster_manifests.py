@@ -317,7 +317,22 @@ def test_both_images_have_the_same_project_and_lock():
     assert ignored[0] == ignored[1]
 
 
-@pytest.mark.parametrize("name", ["dataflow", "training"])
+def test_the_image_to_predict_installs_the_small_lock_and_no_dependency_more():
+    text = (CLUSTER / "predict/Dockerfile").read_text()
+    assert re.findall(r"^FROM (\S+)", text, re.M) == ["python:3.11-slim"]
+    installs = re.findall(r"pip install ([^\\&\n]+)", text)
+    assert [each.split()[1:] for each in installs] == [
+        ["--requirement", "requirements-predict.lock"],
+        ["--no-deps", "."],
+    ]
+    copied = [name for line in re.findall(r"^COPY (.+) \S+$", text, re.M) for name in line.split()]
+    assert all((ROOT / name).exists() for name in copied)
+    ignored = (CLUSTER / "predict/Dockerfile.dockerignore").read_text().splitlines()
+    assert sorted(copied) == sorted(line[1:] for line in ignored if line.startswith("!"))
+    assert "laser_dist" in copied
+
+
+@pytest.mark.parametrize("name", ["dataflow", "training", "predict"])
 def test_the_modules_that_an_image_imports_exist(name):
     text = (CLUSTER / name / "Dockerfile").read_text()
     project = r"\b(?:laser_dist|beam_pipelines|tfds_builders)\.[\w.]*\w"
