@@ -13,13 +13,14 @@ MEMORY_BYTES = 6 << 30
 """Address space of a child: TensorFlow alone reserves about 4 GB."""
 
 
-def attack(kind: str, content: bytes, known: frozenset[str], report: Any) -> tuple[str, int]:
+def attack(kind: str, content: bytes, context: Any, report: Any) -> tuple[str, int]:
     """Give a file to the product.
 
     Args:
       kind: name of a target, and suffix of the file, such as "archive .zip".
       content: of the file.
-      known: SHA-256 of the content of every member of the file that was mutated.
+      context: SHA-256 of the content of every member of the file that was mutated; for a clip, the
+        path of the model.
       report: not called: the complete attack is one step.
 
     Returns:
@@ -34,9 +35,9 @@ def attack(kind: str, content: bytes, known: frozenset[str], report: Any) -> tup
         path = Path(folder) / f"file{suffix}"
         path.write_bytes(content)
         try:
-            outcome = _TARGETS[target](path, known)
-        except UserError:
-            outcome = "refused"
+            outcome = _TARGETS[target](path, context)
+        except UserError as error:
+            outcome = "refused" if "\n" not in error.message else "a message of several lines"
         except Exception as error:  # noqa: BLE001 - what the user would see as an internal error
             outcome = f"internal error: {type(error).__name__}: {error}"[:150]
     # Not `getrusage`, whose peak includes that of the parent before the fork.
@@ -55,6 +56,20 @@ def _media(path: Path, known: frozenset[str]) -> str:
 
     sample_frames(path, num_frames=2, width=64, height=48, damage=Damage())
     return "accepted"
+
+
+def _clip(path: Path, model: Path) -> str:
+    import numpy as np
+
+    found = _loaded(model).predict(path)
+    return "accepted" if np.isfinite(found.levels).all() else "an answer that is not a number"
+
+
+@functools.cache
+def _loaded(path: Path) -> Any:
+    import laser_dist
+
+    return laser_dist.load(path)
 
 
 def _labels(path: Path, known: frozenset[str]) -> str:
@@ -117,4 +132,10 @@ def _model(path: Path, known: frozenset[str]) -> str:
     return "refused"
 
 
-_TARGETS = {"media": _media, "labels": _labels, "archive": _archive, "model": _model}
+_TARGETS = {
+    "media": _media,
+    "clip": _clip,
+    "labels": _labels,
+    "archive": _archive,
+    "model": _model,
+}
