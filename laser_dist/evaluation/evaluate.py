@@ -217,11 +217,11 @@ def store_residuals(
     Raises:
       UserError: the file is not a predictor.
     """
-    from laser_dist.models.predictors import load_saved_model, set_residuals
+    from laser_dist.models.predictors import change_spec, load_saved_model
     from laser_dist.training.saving import save_model
 
     model = load_saved_model(path, is_trusted=is_trusted)
-    set_residuals(model, Residuals.of_clips(errors, group_ids))
+    change_spec(model, residuals=Residuals.of_clips(errors, group_ids))
     save_model(model, path)
 
 

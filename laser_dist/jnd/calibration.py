@@ -78,7 +78,7 @@ class Residuals:
         Returns:
           [L], in steps of the scale; NaN as in `half_widths`.
         """
-        return _bounds(*self._arrays(), share)
+        return bounds(*self._arrays(), share)
 
     def _arrays(self) -> tuple[NDArray[np.float64], list[str]]:
         return np.array(self.errors, np.float64), [str(group) for group in self.groups]
@@ -99,7 +99,7 @@ def half_widths(
       [L], at least 0, in steps of the scale; NaN for a level of fewer than two groups, or of fewer
       clips than any interval of this coverage needs: 9 for 90%.
     """
-    return _bounds(np.abs(errors), group_ids, coverage)
+    return bounds(np.abs(errors), group_ids, coverage)
 
 
 def held_out_half_widths(
@@ -128,10 +128,19 @@ def held_out_half_widths(
     return found
 
 
-def _bounds(
+def bounds(
     values: NDArray[np.floating], group_ids: Sequence[str], share: float
 ) -> NDArray[np.float64]:
-    """Return the bound of each column that a share of the clips of a new group does not exceed."""
+    """Return the bound of each column that a share of the clips of a new group does not exceed.
+
+    Args:
+      values: [N, L], of N clips; NaN where there is none.
+      group_ids: [N], the group of each clip.
+      share: of the clips, in (0, 1).
+
+    Returns:
+      [L], NaN as in `half_widths`.
+    """
     groups = np.asarray(group_ids)
     return np.array([_bound(column, groups, share) for column in values.T])
 

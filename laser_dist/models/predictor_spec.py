@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from laser_dist.jnd.calibration import Residuals
+from laser_dist.models.domain import Domain
 from laser_dist.models.variants import VARIANTS
 
 
@@ -21,6 +22,7 @@ class PredictorSpec:
         satisfied, and the standard deviation of the viewers' samples, taken as normal.
       residuals: errors for clips that it has not learned from, from which intervals follow. None if
         not calibrated.
+      domain: what it has learned from, to tell clips that are unlike it. None if unknown.
 
     Raises:
       ValueError: the variant is unknown, the levels are not 1, 2 or 3, ascending, or there is not
@@ -33,6 +35,7 @@ class PredictorSpec:
     simulated: bool
     spread: bool = False
     residuals: Residuals | None = None
+    domain: Domain | None = None
 
     def __post_init__(self) -> None:
         known = {variant.name for variant in VARIANTS}
@@ -52,10 +55,11 @@ class PredictorSpec:
           ValueError: the values are not those of a spec.
           TypeError: a value is missing, unknown or of another type.
         """
-        residuals = values.get("residuals")
+        residuals, domain = values.get("residuals"), values.get("domain")
         parts = {
             "levels": tuple(values["levels"]),
             "residuals": None if residuals is None else Residuals.of(residuals),
+            "domain": None if domain is None else Domain.of(domain),
         }
         return cls(**{**values, **parts})
 

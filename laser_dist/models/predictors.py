@@ -14,7 +14,6 @@ import keras
 # Keras finds a layer of a saved model only if its module has been imported.
 import laser_dist.models.layers  # noqa: F401
 from laser_dist.errors import UserError
-from laser_dist.jnd.calibration import Residuals
 from laser_dist.models.autoencoder import decoder_of, encoder_of
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.variants import Variant, variant_named
@@ -53,10 +52,10 @@ def predictor_spec_of(model: keras.Model) -> PredictorSpec:
     return _layer_of(model).spec
 
 
-def set_residuals(model: keras.Model, residuals: Residuals | None) -> None:
-    """Replace the residuals in the spec of a predictor; see `predictor_spec_of`."""
+def change_spec(model: keras.Model, **changes: Any) -> None:
+    """Replace values in the spec of a predictor; see `predictor_spec_of`."""
     layer = _layer_of(model)
-    layer.spec = dataclasses.replace(layer.spec, residuals=residuals)
+    layer.spec = dataclasses.replace(layer.spec, **changes)
 
 
 def feature_extractor(variant: Variant, autoencoder: keras.Model) -> keras.Model:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from laser_dist.models.domain import frame_features
 from laser_dist.prediction.notes import notes_on
 from laser_dist.prediction.predict import (
     SCHEMA,
@@ -184,11 +185,14 @@ def predict_clip(
       UserError: as `predict_frames`.
     """
     predicted: list[ScenePrediction] = []
+    features: list[NDArray[np.float64]] = []
 
     def take(part: float | SampledScene) -> None:
         if isinstance(part, float):
             progress(part)
             return
+        if predictor.spec.domain is not None:
+            features.append(frame_features(part.frames))
         scene = combined_scene(
             predictor,
             predict_frames(predictor, part.frames),
@@ -202,7 +206,8 @@ def predict_clip(
 
     facts, damage = read(take)
     size = (predictor.width, predictor.height)
-    warnings = notes_on(facts, predictor.spec, frame_size=size, damage=damage)
+    content = np.concatenate(features).mean(axis=0) if features else None
+    warnings = notes_on(facts, predictor.spec, frame_size=size, damage=damage, features=content)
     return combined_clip(
         predictor, predicted, clip=clip, sur=sur, warnings=warnings, interval=interval
     )

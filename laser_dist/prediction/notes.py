@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
+from laser_dist.models.domain import NEAR, Domain
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.video.containers import Damage
 from laser_dist.video.facts import ClipFacts
@@ -16,6 +20,7 @@ def notes_on(
     *,
     frame_size: tuple[int, int] = (1, 1),
     damage: Damage | None = None,
+    features: NDArray[np.floating] | None = None,
 ) -> tuple[str, ...]:
     """Return how a clip differs from what a model has learned from, in a few words each.
 
@@ -26,8 +31,26 @@ def notes_on(
       spec: what the model has learned from.
       frame_size: width and height of the model's frames in pixels.
       damage: damage that was concealed or left out; None for none.
+      features: [F], means of the `frame_features` of the sampled frames.
     """
-    return (*_notes_on_damage(damage or Damage()), *_notes(facts, spec, *frame_size))
+    return (
+        *_notes_on_damage(damage or Damage()),
+        *_notes(facts, spec, *frame_size),
+        *_notes_on_content(features, spec.domain),
+    )
+
+
+def _notes_on_content(
+    features: NDArray[np.floating] | None, domain: Domain | None
+) -> Iterator[str]:
+    if features is None or domain is None:
+        return
+    distance = domain.distance(features)
+    if distance > domain.limit:
+        yield (
+            f"unlike the clips it learned from: distance {distance:.1f}, {NEAR:.0%} of them are"
+            f" below {domain.limit:.1f}"
+        )
 
 
 def _notes_on_damage(damage: Damage) -> Iterator[str]:

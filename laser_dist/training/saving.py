@@ -13,11 +13,11 @@ import numpy as np
 from laser_dist.errors import UserError
 from laser_dist.models.autoencoder import build_autoencoder
 from laser_dist.models.predictor_spec import PredictorSpec
-from laser_dist.models.predictors import build_predictor, load_saved_model, set_residuals
+from laser_dist.models.predictors import build_predictor, load_saved_model
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.storage.files import atomic_path
-from laser_dist.training.calibration import validation_residuals
+from laser_dist.training.calibration import calibrate
 from laser_dist.training.config import TrainingConfig
 from laser_dist.training.plan import plan_stages
 from laser_dist.training.reuse import model_names, model_path, read_record
@@ -99,7 +99,7 @@ def finish_predictor(
         heads = [load(model_path(run_dir, model_names(plan)[-1])) for plan in last]
         backbones = [load(model_path(run_dir, name)) for name in names]
         predictor = build_predictor(backbones, heads, answer)
-    set_residuals(predictor, validation_residuals(predictor, dataset, card["splits"]["validation"]))
+    calibrate(predictor, dataset, card["splits"])
     save_model(predictor, model_path(run_dir, PREDICTOR))
 
 

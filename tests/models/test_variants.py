@@ -14,9 +14,9 @@ from laser_dist.models.heads import build_head
 from laser_dist.models.predictors import (
     build_joint_model,
     build_predictor,
+    change_spec,
     feature_extractor,
     predictor_spec_of,
-    set_residuals,
 )
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import (
@@ -285,7 +285,7 @@ def test_a_saved_predictor_contains_its_spec(tmp_path):
     predictor.save(tmp_path / "predictor.keras")
     loaded = keras.saving.load_model(tmp_path / "predictor.keras", safe_mode=True)
     assert predictor_spec_of(loaded) == spec
-    set_residuals(loaded, None)
+    change_spec(loaded, residuals=None)
     assert predictor_spec_of(loaded) == replace(spec, residuals=None)
     with pytest.raises(ValueError, match="has no predictor spec"):
         predictor_spec_of(parts(MJ_LAT)[1])

@@ -3,11 +3,13 @@ from dataclasses import asdict, replace
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.calibration import Residuals
 from laser_dist.jnd.normal_sur import normal_sur
 from laser_dist.jnd.scale import QF, QP
+from laser_dist.models.domain import Domain, frame_features
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.models.predictors import PredictorSpecLayer
 from laser_dist.prediction import keras_models, predict
@@ -140,6 +142,25 @@ def test_an_interval_is_for_the_share_that_is_asked_for(predictor):
     assert "interval" not in plain.predict(two_frames()).to_dict()
     with pytest.raises(UserError, match=r"not been calibrated(.|\n)*evaluate --calibrate"):
         plain.predict(two_frames(), interval=0.9)
+
+
+def test_a_clip_unlike_the_training_clips_has_a_note(predictor, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (40, HEIGHT, WIDTH, 3), np.uint8)
+    features = frame_features(noise)
+    domain = Domain.of_clips(features, features, [str(row % 4) for row in range(40)])
+    domain = replace(domain, limit=20.0)  # scaling makes noise a little smoother
+    model = Model(replace(predictor, spec=replace(predictor.spec, domain=domain)))
+    for name, pixels, is_far in (
+        ("like.png", noise[0], False),
+        ("unlike.png", np.full((HEIGHT, WIDTH, 3), (250, 10, 10), np.uint8), True),
+    ):
+        large = pixels.repeat(4, axis=0).repeat(4, axis=1)
+        Image.fromarray(large).save(tmp_path / name)
+        notes = [each for each in model.predict(tmp_path / name).warnings if "unlike" in each]
+        assert len(notes) == is_far
+        plain = Model(predictor).predict(tmp_path / name)
+        assert not any("unlike" in each for each in plain.warnings)
 
 
 def test_a_loaded_predictor_gives_the_same_levels(tmp_path):
