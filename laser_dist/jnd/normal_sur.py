@@ -8,17 +8,17 @@ Source: Wang et al. 2017 (VideoSet, arXiv 1701.01500), whose SUR curve is the co
 cumulative distribution of a normal one, with the level where it falls to 75%.
 """
 
-# SciPy ships no types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from laser_dist.jnd.scale import LEVEL_SUR, QP, Scale
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def sample_mean(level: ArrayLike, spread: ArrayLike, *, scale: Scale = QP) -> NDArray[np.float64]:
@@ -131,9 +131,8 @@ def _non_negative(spread: ArrayLike) -> NDArray[np.float64]:
 
 def _ndtr(quantile: ArrayLike) -> NDArray[np.float64]:
     """Return the cumulative normal distribution at a quantile."""
-    from scipy import special  # not part of an installation that only predicts
-
-    return np.asarray(special.ndtr(quantile), np.float64)
+    # Not by SciPy, which an installation that only predicts and encodes does not have.
+    return np.asarray(0.5 * _erfc(-np.asarray(quantile, np.float64) / math.sqrt(2)), np.float64)
 
 
 def _ndtri(probability: float) -> float:
