@@ -255,20 +255,25 @@ def check_finer(source: Path, plan: Plan) -> None:
 
 
 def quantizers(
-    source: Path, plan: Plan, settings: EncoderSettings, *, progress: Progress
+    source: Path,
+    plan: Plan,
+    settings: EncoderSettings,
+    *,
+    size: tuple[int, int] | None = None,
+    progress: Progress,
 ) -> tuple[Values, Match | None]:
     """Return the quantizer of each scene for an encoder.
 
     For x264 at VideoSet's settings these are the planned QPs. For any other encoder, the CRF that
     matches the longest scene is searched; it differs from `CodecMap.crf_at` by an offset, which
-    the other scenes have, too.
+    the other scenes have, too. It is matched at `size`, (width, height), if frames are scaled.
     """
     if settings.rate == QP:
         return [(each.frames, float(each.qp)) for each in plan.scenes], None
     longest = max(plan.scenes, key=lambda each: len(each.frames))
     prior = codec_map(settings.codec)
     progress("matching the encoder", 0)
-    excerpt = excerpt_of(source, longest.frames)
+    excerpt = excerpt_of(source, longest.frames, size=size)
     match = matching_crf(excerpt, longest.qp, settings, prior)
     coarsest = CODECS[settings.codec].coarsest
     values = [

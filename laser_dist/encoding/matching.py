@@ -24,7 +24,14 @@ from av.video.stream import VideoStream
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.containers import Damage, damaged, frame_rate, open_video
-from laser_dist.video.frames import Clip, display_matrix, upright_color, upright_planes
+from laser_dist.video.frames import (
+    SCALER_FLAGS,
+    Clip,
+    display_matrix,
+    is_sideways,
+    upright_color,
+    upright_planes,
+)
 from laser_dist.video.packets import decode_frames, decode_frames_at, scan_packets
 from laser_dist.video.quality import xpsnr_db
 
@@ -82,13 +89,20 @@ def codec_map(codec: str) -> CodecMap:
     return CodecMap(**json.loads(text)["maps"][codec])
 
 
-def excerpt_of(source: Path, frames: range, *, seconds: float = EXCERPT_S) -> Clip:
+def excerpt_of(
+    source: Path,
+    frames: range,
+    *,
+    seconds: float = EXCERPT_S,
+    size: tuple[int, int] | None = None,
+) -> Clip:
     """Return the middle of a scene, upright, 8-bit 4:2:0.
 
     Args:
       source: path of a video.
       frames: positions of the frames of the scene.
       seconds: length of the excerpt at the nominal frame rate; less if the scene is shorter.
+      size: (width, height) in pixels to scale to; None to keep the size.
 
     Raises:
       VideoError: the source is not a video, or has fewer frames.
@@ -111,7 +125,15 @@ def excerpt_of(source: Path, frames: range, *, seconds: float = EXCERPT_S) -> Cl
             raise damaged(name, "it has no frames")
         matrix = display_matrix(first)
         color = upright_color(first, matrix, codec=stream.codec_context.name, is_still=False)
-        planes = [upright_planes(frame, color, matrix) for frame in chain([first], found)]
+        width, height = size or (first.width, first.height)
+        if size and is_sideways(matrix):
+            width, height = height, width
+        planes = [
+            upright_planes(
+                frame.reformat(width, height, interpolation=SCALER_FLAGS, threads=1), color, matrix
+            )
+            for frame in chain([first], found)
+        ]
     times = [Fraction(index) / rate for index in range(len(planes))]
     return Clip.from_planes(planes, times, rate)
 

@@ -28,7 +28,13 @@ from av.video.stream import VideoStream
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
 from laser_dist.errors import UserError
 from laser_dist.video.containers import Damage, damaged, frame_rate, open_all_streams, open_video
-from laser_dist.video.frames import UPRIGHT, display_matrix, is_sideways
+from laser_dist.video.frames import (
+    SCALER_FLAGS,
+    UPRIGHT,
+    display_matrix,
+    is_sideways,
+    upright_size,
+)
 from laser_dist.video.packets import decode_frames
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -66,6 +72,8 @@ def transcode(
     settings: EncoderSettings,
     values: Values,
     *,
+    size: tuple[int, int] | None = None,
+    video_only: bool = False,
     progress: Callable[[int], None] = lambda num_frames: None,
 ) -> Transcoded:
     """Encode the video of a file into another one, and copy its other streams.
@@ -78,6 +86,8 @@ def transcode(
       output: path to write, with a suffix of `FORMATS`.
       settings: encoder.
       values: quantizer of each scene: QP or CRF, as `settings.rate` says.
+      size: as for `prepared_frames`.
+      video_only: whether to leave out the other streams and the metadata.
       progress: called with the number of frames that are encoded.
 
     Raises:
@@ -98,15 +108,17 @@ def transcode(
         aspect = stream.sample_aspect_ratio or Fraction(1)
         if is_sideways(display_matrix(head)):
             aspect = 1 / aspect
-        frames = prepared_frames(chain([head], decoded), stream, name)
+        frames = prepared_frames(chain([head], decoded), stream, name, size)
         first = next(frames)
         num_frames = 0
         with _written(output) as target:
             video = _add_video(target, stream, first, aspect, settings, values)
-            others, left_out = _add_others(target, everything)
-            target.metadata.update(_tags(everything.metadata))
-            with suppress(ValueError):  # chapters without a title or time
-                target.set_chapters(everything.chapters())
+            others, left_out = {}, ()
+            if not video_only:
+                others, left_out = _add_others(target, everything)
+                target.metadata.update(_tags(everything.metadata))
+                with suppress(ValueError):  # chapters without a title or time
+                    target.set_chapters(everything.chapters())
             _start(target, settings)
             copied = _copied(everything, others)
             pending = next(copied, None)
@@ -129,7 +141,10 @@ def transcode(
 
 
 def prepared_frames(
-    frames: Iterator[av.VideoFrame], stream: VideoStream, name: str
+    frames: Iterator[av.VideoFrame],
+    stream: VideoStream,
+    name: str,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[av.VideoFrame]:
     """Yield frames as they are encoded: upright, progressive, of even size, 4:2:0.
 
@@ -137,6 +152,7 @@ def prepared_frames(
       frames: decoded frames, in order.
       stream: their stream, whose clock is used; a frame without a time follows from the rate.
       name: name of the file in error messages.
+      size: (width, height) in pixels to scale to, both even; None to keep the size.
 
     Raises:
       VideoError: the frames change size or format.
@@ -144,8 +160,8 @@ def prepared_frames(
     first = next(frames, None)
     if first is None:
         return
-    size, base = (first.width, first.height, first.format.name), stream.time_base
-    graph = _graph(first, stream)
+    form, base = (first.width, first.height, first.format.name), stream.time_base
+    graph = _graph(first, stream, size)
     last = None
     step = max(1, round(1 / (frame_rate(stream) * base))) if base else 1
 
@@ -157,7 +173,7 @@ def prepared_frames(
         return frame
 
     for frame in chain([first], frames):
-        if (frame.width, frame.height, frame.format.name) != size:
+        if (frame.width, frame.height, frame.format.name) != form:
             raise damaged(name, "its frames change size")
         if graph is None:
             yield timed(frame)
@@ -179,7 +195,7 @@ def _pulled(graph: Graph) -> Iterator[av.VideoFrame]:
         yield frame
 
 
-def _graph(first: av.VideoFrame, stream: VideoStream) -> Graph | None:
+def _graph(first: av.VideoFrame, stream: VideoStream, size: tuple[int, int] | None) -> Graph | None:
     """Return the filters that frames need; None if they need none."""
     filters: list[tuple[str, str]] = []
     if first.interlaced_frame:
@@ -201,6 +217,8 @@ def _graph(first: av.VideoFrame, stream: VideoStream) -> Graph | None:
         if first.format.is_rgb:
             filters.append(("scale", "out_color_matrix=bt709:out_range=tv"))
         filters.append(("format", wanted))
+    if size is not None and size != upright_size(first):
+        filters.append(("scale", f"{size[0]}:{size[1]}:flags={SCALER_FLAGS}"))
     if not filters:
         return None
     graph = Graph()
