@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from laser_dist.prediction.predictor import Predictor
 
 LEVEL_NAMES = ("jnd1", "jnd2", "jnd3")
+CODEC_NAMES = ("x264", "x265", "svtav1")
 # What `--recursive` takes for videos and images, whatever they turn out to be.
 _VIDEO_SUFFIXES = (
     ".264", ".265", ".3gp", ".avc", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts",
@@ -63,6 +64,16 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="JND level to encode at (default: %(default)s)",
     )
     add_sur(parser)
+    add_margin(parser)
+    parser.add_argument(
+        "--constant",
+        action="store_true",
+        help="give all scenes the quantizer of the strictest one",
+    )
+
+
+def add_margin(parser: argparse.ArgumentParser) -> None:
+    """Declare `--margin`."""
     parser.add_argument(
         "--margin",
         type=non_negative,
@@ -70,10 +81,31 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="QP to subtract from the predicted levels (default: what leaves 10%% of clips coarser"
         " than their level, by the model's intervals; 1.57 for a model without intervals)",
     )
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Declare `--codec`, `--preset`, `--encoder-options` and `--hdr`."""
     parser.add_argument(
-        "--constant",
-        action="store_true",
-        help="give all scenes the quantizer of the strictest one",
+        "--codec", choices=CODEC_NAMES, default="x264", help="encoder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="preset of the encoder (default: for x264, the settings that the levels were measured"
+        " at; medium for x265, 8 for svtav1)",
+    )
+    parser.add_argument(
+        "--encoder-options",
+        type=_options,
+        default={},
+        metavar="NAME=VALUE:...",
+        help="further options of the encoder, by its own names",
+    )
+    parser.add_argument(
+        "--hdr",
+        choices=("refuse", "allow"),
+        default="refuse",
+        help="refuse HDR, or encode it at the levels of SDR (default: %(default)s)",
     )
 
 
@@ -157,6 +189,13 @@ def clock_text(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
     return f"{start}:{rest // 100:02}.{rest % 100:02}"
+
+
+def _options(text: str) -> dict[str, str]:
+    pairs = [each.partition("=") for each in text.split(":")]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE:NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def _listed(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laser_dist.commands.clips import (
+    add_encoder,
     add_model,
     add_target,
     check_model,
@@ -34,7 +35,6 @@ examples:
   laser-jnd encode clip.mp4 --output small.mp4 --model mj-lat.onnx --codec x265 --preset slow
   laser-jnd encode clips --recursive --output encoded --model mj-lat.onnx
 """
-CODEC_NAMES = ("x264", "x265", "svtav1")
 
 logger = logging.getLogger(__name__)
 
@@ -71,30 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model(parser)
     add_target(parser)
-    parser.add_argument(
-        "--codec", choices=CODEC_NAMES, default="x264", help="encoder (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--preset",
-        metavar="NAME",
-        help="preset of the encoder (default: for x264, the settings that the levels were measured"
-        " at; medium for x265, 8 for svtav1)",
-    )
-    parser.add_argument(
-        "--encoder-options",
-        type=_options,
-        default={},
-        metavar="NAME=VALUE:...",
-        help="further options of the encoder, by its own names",
-    )
+    add_encoder(parser)
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the result with the clip"
-    )
-    parser.add_argument(
-        "--hdr",
-        choices=("refuse", "allow"),
-        default="refuse",
-        help="refuse HDR, or encode it at the levels of SDR (default: %(default)s)",
     )
     parser.add_argument(
         "--even-if-coarser",
@@ -286,10 +265,3 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
 
 def _saving_text(saving: float) -> str:
     return f"{share_text(abs(saving))} {'more' if saving < 0 else 'less'}"
-
-
-def _options(text: str) -> dict[str, str]:
-    pairs = [each.partition("=") for each in text.split(":")]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE:NAME=VALUE")
-    return {name: value for name, _, value in pairs}

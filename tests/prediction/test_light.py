@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import av
+import numpy as np
 import pytest
 from onnx_graphs import write_light_inputs
 
@@ -59,3 +61,21 @@ def test_the_table_names_what_computed_it(folder):
     assert done.returncode == 0, done.stderr
     assert re.search(r"Computed by ONNX Runtime 1\.\d+", done.stdout)
     assert "SIMULATED" in done.stdout
+
+
+def test_a_ladder_needs_no_more(folder):
+    command = [sys.executable, "-X", "importtime", "-m", "laser_dist.commands.main"]
+    with av.open(folder / "large.mp4", "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        gray = av.VideoFrame.from_ndarray(np.full((64, 128, 3), 30, np.uint8), "rgb24")
+        for frame in [gray] * 5:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    words = ["ladder", "large.mp4", "--model", "m.onnx", "--output", "stream"]
+    done = subprocess.run(
+        [*command, *words], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(re.findall(r"^import time:.*\| +([A-Za-z_]\w*)", done.stderr, re.MULTILINE))
+    assert HEAVY & imported == set()
