@@ -84,8 +84,8 @@ class Cost:
     cpu_s: float
 
 
-def cost_of(command: list[str], folder: Path) -> Cost:
-    """Run a command in a folder and return its cost."""
+def cost_of(command: list[str], folder: Path) -> tuple[Cost, str]:
+    """Run a command in a folder, and return its cost and what it prints."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     wall = time.perf_counter() - started
@@ -93,7 +93,7 @@ def cost_of(command: list[str], folder: Path) -> Cost:
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(wall, used)
+    return Cost(wall, used), done.stdout
 
 
 def write_clips(folder: Path) -> dict[str, float]:
@@ -184,7 +184,7 @@ def main() -> None:
         costs: dict[str, list[Cost]] = {each: [] for each in commands}
         for _ in range(arguments.runs):
             for each, command in commands.items():
-                costs[each].append(cost_of(command, folder))
+                costs[each].append(cost_of(command, folder)[0])
                 print(each, costs[each][-1], flush=True)
         document = subprocess.run(
             [*commands["delivered, lat.onnx"], "--format", "json"],

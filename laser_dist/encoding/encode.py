@@ -26,6 +26,9 @@ SCHEMA = 1
 """Version of `Encoded.to_dict`."""
 
 
+_FRAMES_OF_QPS = 200  # enough for the mean of a clip, which is not decoded once more
+
+
 class CoarseClip(UserError):
     """A clip that is itself encoded more coarsely than it is planned to be."""
 
@@ -192,21 +195,11 @@ def encode(
       progress: is called with what is being done.
 
     Raises:
-      UserError: as `check_request`, `plan_of`, `check_finer` and `transcode`.
+      UserError: as `check_request`, `planned` and `transcode`.
       OSError: the output cannot be written.
     """
     check_request(source, output, request)
-    prediction = model.predict(
-        source,
-        sur=request.sur,
-        scenes=True,
-        progress=lambda share: progress("predicting", share),
-    )
-    plan = plan_of(prediction, request.level, margin=request.margin, constant=request.constant)
-    if not request.even_if_coarser:
-        progress("reading the QPs of the clip", 0)
-        check_finer(source, plan)
-    values, match = quantizers(source, plan, request.settings, progress=progress)
+    prediction, plan, values, match = planned(model, source, request, progress=progress)
     num_frames = plan.scenes[-1].frames.stop
 
     def show(what: str) -> Callable[[int], None]:
@@ -233,6 +226,30 @@ def encode(
     )
 
 
+def planned(
+    model: Model, source: Path, request: Request, *, progress: Progress
+) -> tuple[ClipPrediction, Plan, Values, Match | None]:
+    """Return what is known before a clip is encoded: levels, plan, and quantizers.
+
+    Arguments are those of `encode`.
+
+    Raises:
+      UserError: as `Model.predict`, `plan_of` and `check_finer`.
+    """
+    prediction = model.predict(
+        source,
+        sur=request.sur,
+        scenes=True,
+        progress=lambda share: progress("predicting", share),
+    )
+    plan = plan_of(prediction, request.level, margin=request.margin, constant=request.constant)
+    if not request.even_if_coarser:
+        progress("reading the QPs of the clip", 0)
+        check_finer(source, plan)
+    values, match = quantizers(source, plan, request.settings, progress=progress)
+    return prediction, plan, values, match
+
+
 def check_finer(source: Path, plan: Plan) -> None:
     """Check that a clip is not itself encoded more coarsely than it is planned to be.
 
@@ -241,7 +258,7 @@ def check_finer(source: Path, plan: Plan) -> None:
     Raises:
       CoarseClip: the mean QP of its frames is not below the mean of the planned ones.
     """
-    own = coded_qps(source)
+    own = coded_qps(source, num_frames=_FRAMES_OF_QPS)
     if own is None:
         return
     frames = sum(len(each.frames) for each in plan.scenes)

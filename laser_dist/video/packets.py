@@ -36,6 +36,8 @@ MAX_FRAMES = limit("MAX_FRAMES", 1_000_000)
 """Most frames of a file, about 4.6 hours at 60 per second; their times are kept in memory."""
 
 _ROUNDING_S = Fraction(1, 1000)  # Matroska's unit of time
+# Codecs whose pictures state whether others refer to them, by FFmpeg's decoders of them.
+_MARKED = ("h264", "hevc")
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,19 @@ def decode_frames_at(
 ) -> Iterator[av.VideoFrame]:
     """Yield the frames at `times` (ascending), skipping groups of pictures without one.
 
-    A frame that does not decode is replaced by the next one, or left out if that is there already.
+    Before a frame, only those that others may refer to are decoded, where the codec marks them. A
+    frame that does not decode is replaced by the next one, or left out if that is there already.
     """
     position: Fraction | None = None
+    wanted = frozenset(times)
     decoded: Iterator[av.VideoFrame] = iter(())
     for time in times:
         if position is not None and position >= time:
             continue
         number = max(0, bisect_right(index.key_times, time) - 1)
         if position is None or index.key_times[number] > position:
-            decoded = _decode_to(container, stream, time, index.key_times[: number + 1], damage)
+            keys = index.key_times[: number + 1]
+            decoded = _decode_to(container, stream, time, keys, wanted, damage)
         for frame in decoded:
             position = presentation_time(frame)
             if position is not None and position >= time:
@@ -233,12 +238,13 @@ def _decode_to(
     stream: VideoStream,
     time: Fraction,
     keys: Sequence[Fraction],
+    wanted: frozenset[Fraction],
     damage: Damage | None,
 ) -> Iterator[av.VideoFrame]:
     """Yield frames from the last key picture on after which the one at `time` decodes."""
     for key in reversed(keys):
         container.seek(round(key / _time_base(stream)), stream=stream)
-        decoded = _decode_from_key(container, stream, key, damage)
+        decoded = _decode_from_key(container, stream, key, wanted, damage)
         first = next(decoded, None)
         # With periodic intra refresh, a key picture only starts a refresh, and the decoder shows
         # nothing until it is complete.
@@ -250,11 +256,21 @@ def _decode_to(
 
 
 def _decode_from_key(
-    container: InputContainer, stream: VideoStream, key: Fraction, damage: Damage | None
+    container: InputContainer,
+    stream: VideoStream,
+    key: Fraction,
+    wanted: frozenset[Fraction],
+    damage: Damage | None,
 ) -> Iterator[av.VideoFrame]:
+    decoder = stream.codec_context
     for packet in _demuxed(container, stream, damage):
+        time = None if packet.pts is None else packet.pts * _time_base(stream)
+        if decoder.name in _MARKED:
+            # Half of the pictures of x264's presets; with one thread, this holds for one packet.
+            is_wanted = time is None or time in wanted
+            decoder.skip_frame = "DEFAULT" if is_wanted else "NONREF"
         # Pictures shown before the key picture refer to a group that was skipped.
-        if packet.pts is not None and packet.pts * _time_base(stream) < key:
+        if time is not None and time < key:
             yield from _decoded(stream, packet, Damage())
         else:
             yield from _decoded(stream, packet, damage)

@@ -41,6 +41,25 @@ def test_the_mean_over_blocks_is_what_x264_reports(tmp_path):
     assert np.any(found != np.rint(found))
 
 
+def test_the_first_frames_of_groups_stand_for_a_clip():
+    noise = random_clip(60, 64, 64)
+    contrast = np.linspace(0.05, 1, 60 * 64).reshape(60, 1, 64)  # adaptive quantization follows
+    params = "keyint=3:scenecut=0:crf=20:aq-mode=1:aq-strength=2"
+    clip = with_planes(noise, y=(noise.y * contrast).astype(np.uint8))
+    content = muxed(clip, "mp4", **{"x264-params": params})
+    every = coded_qps(content)
+    # Of 20 groups, the ones numbered 0, 20 / 8, 2 * 20 / 8 ..., rounded down; two frames of each.
+    groups = [0, 2, 5, 7, 10, 12, 15, 17]
+    chosen = [3 * group + index for group in groups for index in (0, 1)]
+    assert len(set(every.tolist())) >= 5
+    assert coded_qps(content, num_frames=16).tolist() == every[chosen].tolist()
+    assert coded_qps(content, num_frames=1000).tolist() == every.tolist()
+
+
+def test_all_frames_are_read_where_the_container_cannot_seek():
+    assert len(coded_qps(encode_h264(moving_clip(9), qp=22), num_frames=2)) == 9
+
+
 def test_other_codecs_and_depths_have_no_qp_of_this_scale():
     clip = moving_clip(3)
     assert (

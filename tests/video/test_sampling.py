@@ -62,6 +62,31 @@ def test_groups_without_a_sampled_frame_are_not_decoded(tmp_path):
     assert len(sample_frames(path, num_frames=2, width=16, height=16)) == 2
 
 
+@pytest.mark.parametrize(
+    ("codec", "params"),
+    [
+        ("libx264", {"x264-params": "bframes=1:b-adapt=0:b-pyramid=none:scenecut=0"}),
+        ("libx265", {"x265-params": "bframes=1:b-adapt=0:scenecut=0:log-level=none"}),
+    ],
+)
+def test_frames_that_no_sampled_frame_refers_to_are_not_decoded(codec, params, tmp_path):
+    path = tmp_path / "clip.mp4"
+    content = bytearray(
+        muxed(moving_clip(13, 64, 64, fps=Fraction(25)), "mp4", codec=codec, **params)
+    )
+    with av.open(io.BytesIO(content)) as container:
+        # Every other frame is a B frame, to which none refers. The pick is frame 6.
+        for packet in container.demux(video=0):
+            if packet.size and packet.pts * packet.time_base * 25 in (1, 3, 5):
+                half = packet.size // 2  # after the headers
+                content[packet.pos + half : packet.pos + packet.size] = bytes(packet.size - half)
+    path.write_bytes(content)
+    with pytest.raises(VideoError):
+        decode(path)
+    (found,) = sample_frames(path, num_frames=1, width=16, height=16)
+    assert found.timestamp_s * 25 == pytest.approx(6)
+
+
 @pytest.mark.parametrize("kind", ["annexb", "mp4", "matroska", "mpegts"])
 @pytest.mark.parametrize("num_frames", [1, 3, 7])
 def test_sampled_frames_are_the_centers_of_equal_intervals(kind, num_frames, tmp_path):
