@@ -255,7 +255,7 @@ def benchmark_reference(_: str) -> str:
     order = [
         "accuracy", "build", "input", "training", "checkpoints", "scaling", "gpu", "chaos",
         "two_hosts", "signals", "attack", "prediction", "prediction_scale", "sampled_frames",
-        "margins", "codec_maps", "ladder",
+        "encoding", "margins", "codec_maps", "ladder",
     ]  # fmt: skip
     paths = {path.stem: path for path in (ROOT / "benchmarks" / "results").glob("*.json")}
     names = sorted(paths, key=lambda name: (order.index(name) if name in order else 99, name))
