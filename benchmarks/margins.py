@@ -217,8 +217,8 @@ def main() -> None:
         ],
         notes=[
             "A clip is encoded at the predicted JND1, less the margin, rounded down to a QP. The"
-            " default margin follows from the half-width of the interval for 90% of clips, computed"
-            f" from the other folds. It is meant for {OVERSHOOT:.0%} of clips without rounding."
+            " default margin follows from the errors of the other folds. It is meant for"
+            f" {OVERSHOOT:.0%} of clips without rounding."
             " JND1 is a whole QP, so rounding down is as safe as 1 QP more of margin.",
             "The constant is the median JND1 of the training clips. Its margin is the smallest one,"
             f" in steps of {STEP} QP, with which no more of its clips are above their JND1.",
