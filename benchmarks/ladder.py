@@ -29,7 +29,7 @@ CLIPS = ("bigbuckbunny", "bikes")
 
 def main() -> None:
     """Build the ladders, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="model of levels in QP")
     parser.add_argument("--footage", type=Path, required=True, help="folder of the clips")
     arguments = parser.parse_args()
