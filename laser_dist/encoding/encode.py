@@ -12,7 +12,7 @@ from typing import Any
 from laser_dist.encoding.encoders import CODECS, QP, EncoderSettings
 from laser_dist.encoding.matching import Match, codec_map, excerpt_of, matching_crf, on_grid
 from laser_dist.encoding.plan import Plan, plan_of
-from laser_dist.encoding.transcode import FORMATS, Transcoded, Values, transcode
+from laser_dist.encoding.transcode import FORMATS, Transcoded, Values, checked_facts, transcode
 from laser_dist.encoding.verify import Verified, verify
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR
@@ -20,7 +20,6 @@ from laser_dist.prediction.model import Model
 from laser_dist.prediction.predict import ClipPrediction
 from laser_dist.storage.temporary import output_path
 from laser_dist.video.coded_qps import coded_qps
-from laser_dist.video.facts import clip_facts
 
 SCHEMA = 1
 """Version of `Encoded.to_dict`."""
@@ -161,7 +160,7 @@ def check_request(source: Path, output: Path, request: Request) -> None:
     """Check what can be checked before a model is loaded.
 
     Raises:
-      UserError: the output exists, is the source, has no known suffix, or the clip is HDR.
+      UserError: the output exists, is the source, or has no known suffix; or as `checked_facts`.
     """
     if output.suffix.lower() not in FORMATS:
         raise UserError(
@@ -172,14 +171,7 @@ def check_request(source: Path, output: Path, request: Request) -> None:
             raise UserError("The output is the clip itself.", hint="Name another --output.")
         if not request.overwrite:
             raise UserError(f"{output} exists.", hint="Add --overwrite to replace it.")
-    facts = clip_facts(source)
-    if facts.duration_s == 0:
-        raise UserError(f"{source} is a still image.", hint="Name a video.")
-    if facts.hdr and not request.allow_hdr:
-        raise UserError(
-            f"{source} is HDR ({facts.hdr}), and the levels are of SDR.",
-            hint="Add --hdr allow to encode it at the levels of its tone-mapped frames.",
-        )
+    checked_facts(source, request.settings, allow_hdr=request.allow_hdr)
 
 
 def encode(

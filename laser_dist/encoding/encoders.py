@@ -14,6 +14,10 @@ QP, CRF = "QP", "CRF"
 _SHIFT_OF_10_BITS = 12  # 6 for each bit above 8, so that a QP has the same step of the range
 
 
+MIN_SIDE = 64
+"""Least side of frames: x265 writes past its memory if one is smaller than its largest block."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Codec:
     """An encoder.
@@ -25,6 +29,7 @@ class Codec:
       coarsest: largest CRF.
       params: name of FFmpeg's option for the encoder's own options.
       tag: name of the format in FFmpeg's `-c:v`, if players want another one in MP4.
+      min_side: least width and height in pixels.
     """
 
     library: str
@@ -33,6 +38,7 @@ class Codec:
     coarsest: int
     params: str
     tag: str | None = None
+    min_side: int = MIN_SIDE
 
 
 _X26X_PRESETS = (
@@ -46,6 +52,7 @@ CODECS = {
         presets=_X26X_PRESETS,
         coarsest=51,
         params="x264-params",
+        min_side=16,
     ),
     "x265": Codec(
         library="libx265",

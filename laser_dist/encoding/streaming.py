@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_dist.encoding.encode import Progress, quantizers
-from laser_dist.encoding.encoders import EncoderSettings
+from laser_dist.encoding.encoders import MIN_SIDE, EncoderSettings
 from laser_dist.encoding.ladder import (
     Candidate,
     Limits,
@@ -23,7 +23,7 @@ from laser_dist.encoding.ladder import (
 )
 from laser_dist.encoding.packaging import DASH_MANIFEST, HLS_PLAYLIST, Track, package
 from laser_dist.encoding.plan import plan_of
-from laser_dist.encoding.transcode import transcode
+from laser_dist.encoding.transcode import checked_facts, transcode
 from laser_dist.errors import UserError
 from laser_dist.prediction.predict import ClipPrediction
 from laser_dist.storage.temporary import temporary_folder
@@ -36,7 +36,6 @@ SCHEMA = 1
 """Version of `Ladder.to_dict`."""
 
 REPORT = "ladder.json"
-MIN_SIDE = 64  # pixels: x265 writes past its memory if a frame is smaller than its largest block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +167,7 @@ def check_ladder(
         raise UserError(f"{output} is a file.", hint="Name a new folder.")
     if request.limits.min_kbps > request.limits.max_kbps:
         raise UserError("--min-bitrate is above --max-bitrate.", hint="Swap them.")
-    facts = clip_facts(source)
-    if facts.duration_s == 0:
-        raise UserError(f"{source} is a still image.", hint="Name a video.")
-    if facts.hdr and not request.allow_hdr:
-        raise UserError(
-            f"{source} is HDR ({facts.hdr}), and the levels are of SDR.",
-            hint="Add --hdr allow to encode it at the levels of its tone-mapped frames.",
-        )
+    facts = checked_facts(source, request.settings, allow_hdr=request.allow_hdr)
     found = heights or default_heights(facts.height)
     for height in found:
         if height > facts.height:

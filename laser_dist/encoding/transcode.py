@@ -28,6 +28,7 @@ from av.video.stream import VideoStream
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
 from laser_dist.errors import UserError
 from laser_dist.video.containers import Damage, damaged, frame_rate, open_all_streams, open_video
+from laser_dist.video.facts import ClipFacts, clip_facts
 from laser_dist.video.frames import (
     SCALER_FLAGS,
     UPRIGHT,
@@ -36,6 +37,7 @@ from laser_dist.video.frames import (
     upright_size,
 )
 from laser_dist.video.packets import decode_frames
+from laser_dist.video.quality import XPSNR_MIN_AREA
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """FFmpeg's name of the container by the suffix of a file."""
@@ -64,6 +66,37 @@ class Transcoded:
     video_bytes: int
     left_out: tuple[str, ...]
     damage: Damage
+
+
+def checked_facts(source: Path, settings: EncoderSettings, *, allow_hdr: bool) -> ClipFacts:
+    """Return how a clip is coded, if it can be encoded and compared.
+
+    Args:
+      source: path of a video.
+      settings: encoder.
+      allow_hdr: whether HDR is encoded, although the levels are of SDR.
+
+    Raises:
+      UserError: it is missing, a still image, in HDR, or smaller than the encoder or the filter
+        that compares it can take.
+    """
+    facts = clip_facts(source)
+    if facts.duration_s == 0:
+        raise UserError(f"{source} is a still image.", hint="Name a video.")
+    if facts.hdr and not allow_hdr:
+        raise UserError(
+            f"{source} is HDR ({facts.hdr}), and the levels are of SDR.",
+            hint="Add --hdr allow to encode it at the levels of its tone-mapped frames.",
+        )
+    least = CODECS[settings.codec].min_side
+    is_small = min(facts.width, facts.height) < least
+    if is_small or facts.width * facts.height < XPSNR_MIN_AREA:
+        raise UserError(
+            f"{source} has {facts.width}x{facts.height} pixels; {settings.codec} needs sides of"
+            f" {least}, and the comparison {XPSNR_MIN_AREA} pixels.",
+            hint="Name a larger clip.",
+        )
+    return facts
 
 
 def transcode(
@@ -302,13 +335,15 @@ def _set_up(
 
 def _start(target: OutputContainer, settings: EncoderSettings) -> None:
     """Open the encoders; FFmpeg warns of options that an encoder does not know, and goes on."""
-    level = av.logging.get_level()
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)  # the message of the clip before may be the same
     try:
         with av.logging.Capture() as messages:
             target.start_encoding()
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips)
     for _, _, message in messages:
         if any(text in message for text in _REFUSED):
             raise UserError(

@@ -21,10 +21,12 @@ PSNR_CAP_DB = 100.0
 """Value for equal pixels, instead of infinity, and upper bound of PSNR and XPSNR."""
 
 _PEAK = 255.0
-# FFmpeg's xpsnr filter uses square blocks with a side of 4 round(32 sqrt(area / (3840 x 2160)))
-# pixels. Below this area the side is 0 and the filter divides by it, which crashes the process
-# (SIGFPE, FFmpeg 8.1).
-_XPSNR_MIN_AREA = 2048
+XPSNR_MIN_AREA = 2048
+"""Least number of pixels of a frame for FFmpeg's xpsnr filter.
+
+It uses square blocks with a side of 4 round(32 sqrt(area / (3840 x 2160))) pixels. Below this area
+the side is 0 and the filter divides by it, which crashes the process (SIGFPE, FFmpeg 8.1).
+"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def measure_quality(
         psnr_rgb_db=_psnr_db(np.mean(mse_rgb)),
         ssim=float(np.mean(_filter_scores("ssim", "lavfi.ssim.Y", distorted, reference))),
         xpsnr_db=xpsnr_db(reference, distorted)
-        if reference.width * reference.height >= _XPSNR_MIN_AREA
+        if reference.width * reference.height >= XPSNR_MIN_AREA
         else psnr_y_db,
     )
 

@@ -80,6 +80,8 @@ def test_people_read_a_row_per_scene_and_one_line_per_fact(folder):
         ((), "missing.mp4", "new.mp4", "missing.mp4 does not exist"),
         ((), "still.png", "new.mp4", "still.png is a still image"),
         ((), "hdr.mp4", "new.mp4", "HDR (PQ)"),
+        ((), "small.mp4", "new.mp4", "small.mp4 has 48x32 pixels"),
+        (("--codec", "x265"), "cut.mp4", "new.mp4", "x265 needs sides of 64"),
         ((), "coarse.mp4", "new.mp4", "coarse.mp4 is itself encoded at QP 45"),
         (("--codec", "x265", "--preset", "quick"), "cut.mp4", "new.mp4", "no preset quick"),
         (("--encoder-options", "no-such=1"), "cut.mp4", "new.mp4", "refuses an option"),
@@ -94,6 +96,7 @@ def test_what_cannot_be_encoded_is_one_sentence_and_leaves_no_file(
     Image.new("RGB", (64, 32)).save(folder / "still.png")
     write(folder / "hdr.mp4", color_trc=16, color_primaries=9, colorspace=9)
     write(folder / "coarse.mp4", qp="45")
+    write(folder / "small.mp4", width=48)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert message in refusal(encode(folder, *words, clip=clip, output=output))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
