@@ -20,6 +20,7 @@ from laser_dist.commands.clips import (
     clock_text,
     open_model,
 )
+from laser_dist.commands.options import positive_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
 from laser_dist.wording import count_text, share_text, size_text
@@ -76,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-verify", action="store_true", help="do not compare the result with the clip"
     )
     parser.add_argument(
+        "--min-xpsnr",
+        type=positive_number,
+        metavar="DB",
+        help="least XPSNR of the result: while it is lower, encode again with finer quantizers",
+    )
+    parser.add_argument(
         "--even-if-coarser",
         action="store_true",
         help="encode a clip that is itself encoded at a QP that is not finer",
@@ -96,6 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
     from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
 
+    if arguments.no_verify and arguments.min_xpsnr is not None:
+        raise UserError("--min-xpsnr needs the comparison with the clip.", hint="Omit --no-verify.")
     request = Request(
         level=arguments.target,
         sur=arguments.sur,
@@ -105,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
             codec=arguments.codec, preset=arguments.preset, options=arguments.encoder_options
         ),
         verify=not arguments.no_verify,
+        min_xpsnr_db=arguments.min_xpsnr,
         overwrite=arguments.overwrite,
         allow_hdr=arguments.hdr == "allow",
         even_if_coarser=arguments.even_if_coarser,
@@ -246,6 +256,16 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
         terminal.say(
             f"The CRF has the XPSNR of x264 at the QP: {match.target_db:.1f} dB in an excerpt,"
             f" {match.reached_db:.1f} dB in the last of {match.num_probes} trial encodes."
+        )
+    if encoded.num_encodes > 1:
+        terminal.say(
+            f"It took {encoded.num_encodes} encodes to reach the least XPSNR; the first one, as"
+            " planned, was below it."
+        )
+    if (share := encoded.satisfied) is not None:
+        terminal.say(
+            "Predicted share of viewers who see no difference, at the planned QPs:"
+            f" {share_text(share.expected)} ({share_text(share.low)} to {share_text(share.high)})."
         )
     if verified:
         total = verified.total

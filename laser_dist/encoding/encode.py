@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from laser_dist.encoding.encoders import CODECS, QP, EncoderSettings
 from laser_dist.encoding.matching import Match, codec_map, excerpt_of, matching_crf, on_grid
-from laser_dist.encoding.plan import Plan, plan_of
+from laser_dist.encoding.plan import Plan, SatisfiedShare, plan_of, satisfied_share
 from laser_dist.encoding.transcode import FORMATS, Transcoded, Values, checked_facts, transcode
 from laser_dist.encoding.verify import Verified, verify
 from laser_dist.errors import UserError
@@ -23,6 +24,16 @@ from laser_dist.video.coded_qps import coded_qps
 
 SCHEMA = 1
 """Version of `Encoded.to_dict`."""
+
+FINEST = 1.0
+"""Finest QP or CRF that a search for an XPSNR uses."""
+
+MAX_ENCODES = 6
+"""Most encodes of a search for an XPSNR."""
+
+# A QP is about 12% of the step size, so that fine encodes gain a dB per QP, and coarse ones less.
+_DB_PER_STEP = 0.7
+_LEAST_DB_PER_STEP = 0.02
 
 
 _FRAMES_OF_QPS = 200  # enough for the mean of a clip, which is not decoded once more
@@ -47,6 +58,7 @@ class Request:
       constant: give all scenes the quantizer of the strictest one.
       settings: encoder.
       verify: whether the result is compared with the source.
+      min_xpsnr_db: XPSNR that the result has at least, which needs `verify`; None for any.
       overwrite: whether an existing output is replaced.
       allow_hdr: whether HDR is encoded, although the levels are of SDR.
       even_if_coarser: whether a clip is encoded that is itself coarser than planned.
@@ -58,6 +70,7 @@ class Request:
     constant: bool = False
     settings: EncoderSettings
     verify: bool = True
+    min_xpsnr_db: float | None = None
     overwrite: bool = False
     allow_hdr: bool = False
     even_if_coarser: bool = False
@@ -77,6 +90,7 @@ class Encoded:
       match: trial encodes for another encoder; None without.
       result: what was encoded.
       verified: comparison with the source; None if not asked for.
+      num_encodes: how often the clip was encoded, until it had the least XPSNR.
       source_bytes: size of the source.
       output_bytes: size of the output.
       duration_s: length of the clip in seconds.
@@ -91,6 +105,7 @@ class Encoded:
     match: Match | None
     result: Transcoded
     verified: Verified | None
+    num_encodes: int
     source_bytes: int
     output_bytes: int
     duration_s: float
@@ -104,6 +119,11 @@ class Encoded:
     def saving(self) -> float:
         """Share of the source file's size that is saved; below 0 if the output is larger."""
         return 1 - self.output_bytes / self.source_bytes
+
+    @property
+    def satisfied(self) -> SatisfiedShare | None:
+        """Predicted share of satisfied viewers at the planned QPs; None without spreads."""
+        return satisfied_share(self.prediction, self.plan)
 
     @property
     def ffmpeg_command(self) -> str | None:
@@ -145,6 +165,8 @@ class Encoded:
                 )
             ],
             "match": self.match and asdict(self.match),
+            "satisfied": self.satisfied and asdict(self.satisfied),
+            "num_encodes": self.num_encodes,
             "num_frames": self.result.num_frames,
             "source_bytes": self.source_bytes,
             "output_bytes": self.output_bytes,
@@ -187,35 +209,90 @@ def encode(
       progress: is called with what is being done.
 
     Raises:
-      UserError: as `check_request`, `planned` and `transcode`.
+      UserError: as `check_request`, `planned` and `transcode`; or no quantizer gives the XPSNR that
+        is asked for.
       OSError: the output cannot be written.
     """
     check_request(source, output, request)
     prediction, plan, values, match = planned(model, source, request, progress=progress)
     num_frames = plan.scenes[-1].frames.stop
-
-    def show(what: str) -> Callable[[int], None]:
-        return lambda done: progress(what, min(1.0, done / num_frames))
-
     with output_path(output) as path:
-        result = transcode(source, path, request.settings, values, progress=show("encoding"))
-        verified = None
-        if request.verify:
-            verified = verify(source, path, values, progress=show("comparing"))
+        result, used, verified, num_encodes = _encoded(
+            source, path, request, values, num_frames, progress=progress
+        )
     return Encoded(
         source=source,
         output=output,
         prediction=prediction,
         plan=plan,
-        values=values,
+        values=used,
         settings=request.settings,
         match=match,
         result=result,
         verified=verified,
+        num_encodes=num_encodes,
         source_bytes=source.stat().st_size,
         output_bytes=output.stat().st_size,
         duration_s=plan.scenes[-1].end_s,
     )
+
+
+def _encoded(
+    source: Path,
+    path: Path,
+    request: Request,
+    values: Values,
+    num_frames: int,
+    *,
+    progress: Progress,
+) -> tuple[Transcoded, Values, Verified | None, int]:
+    """Encode at quantizers, or finer ones if the XPSNR is too low.
+
+    Returns:
+      What was encoded, the quantizers, the comparison with the source, and the number of encodes.
+    """
+
+    def show(what: str) -> Callable[[int], None]:
+        return lambda done: progress(what, min(1.0, done / num_frames))
+
+    tried: list[tuple[float, float]] = []
+    lowered = 0.0
+    while True:
+        used = [(frames, max(FINEST, value - lowered)) for frames, value in values]
+        result = transcode(source, path, request.settings, used, progress=show("encoding"))
+        if not request.verify:
+            return result, used, None, 1
+        verified = verify(source, path, used, progress=show("comparing"))
+        reached = verified.total.xpsnr_db
+        tried.append((lowered, reached))
+        if request.min_xpsnr_db is None or reached >= request.min_xpsnr_db:
+            return result, used, verified, len(tried)
+        if len(tried) == MAX_ENCODES or all(value == FINEST for _, value in used):
+            raise UserError(
+                f"{source} has an XPSNR of {reached:.1f} dB after {len(tried)} encodes, the last"
+                f" one {lowered:g} {request.settings.rate} finer than planned.",
+                hint="Lower --min-xpsnr.",
+            )
+        most = max(value for _, value in values) - FINEST
+        lowered = next_lowering(tried, request.min_xpsnr_db, most)
+
+
+def next_lowering(tried: Sequence[tuple[float, float]], target_db: float, most: float) -> float:
+    """Return by how many whole steps to lower the quantizers next, to reach an XPSNR.
+
+    Args:
+      tried: steps and XPSNR in dB of each encode before, all below the target.
+      target_db: XPSNR.
+      most: steps that make the coarsest quantizer the finest one. A step goes no more than half of
+        the way there, as coarse encodes of noise gain nothing from step to step.
+    """
+    steps, reached = tried[-1]
+    slope = _DB_PER_STEP
+    if len(tried) > 1:
+        before, reached_before = tried[-2]
+        slope = max(_LEAST_DB_PER_STEP, (reached - reached_before) / (steps - before))
+    step = min((target_db - reached) / slope, (most - steps) / 2)
+    return steps + max(1, math.ceil(step))
 
 
 def planned(

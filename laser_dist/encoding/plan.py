@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
+from numpy.typing import NDArray
+
 from laser_dist.errors import UserError
 from laser_dist.jnd.calibration import COVERAGE
+from laser_dist.jnd.normal_sur import normal_sur_curve
 from laser_dist.prediction.predict import ClipPrediction
 
 OVERSHOOT = 0.1
@@ -59,6 +63,47 @@ class Plan:
     half_width: float
     simulated: bool
     scenes: tuple[PlannedScene, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SatisfiedShare:
+    """Predicted share of viewers who see no difference, in [0, 1].
+
+    Attributes:
+      expected: at the predicted levels.
+      low: at levels that are finer by the half-width of the interval for `COVERAGE` of clips.
+      high: at levels that are coarser by it.
+    """
+
+    expected: float
+    low: float
+    high: float
+
+
+def satisfied_share(prediction: ClipPrediction, plan: Plan) -> SatisfiedShare | None:
+    """Return the share of viewers who see no difference from the level before at the planned QPs.
+
+    Scenes count by their time.
+
+    Args:
+      prediction: predicted levels and spreads.
+      plan: made from the prediction.
+
+    Returns:
+      The share; None if the model does not predict spreads.
+    """
+    index = _index(prediction, plan.level)
+    shares: list[NDArray[np.float64]] = []
+    for scene, planned in zip(prediction.scenes, plan.scenes, strict=True):
+        if scene.spreads is None:
+            return None
+        levels = float(scene.levels[index]) + plan.half_width * np.array([0.0, -1.0, 1.0])
+        grid = np.array([planned.qp])
+        curve = normal_sur_curve(levels, scene.spreads[index], grid, scale=prediction.scale)
+        shares.append(curve[:, 0])
+    seconds = [each.end_s - each.start_s for each in plan.scenes]
+    expected, low, high = np.average(shares, axis=0, weights=seconds)
+    return SatisfiedShare(expected=float(expected), low=float(low), high=float(high))
 
 
 def default_margin(prediction: ClipPrediction, level: str) -> float:

@@ -102,6 +102,32 @@ def test_what_cannot_be_encoded_is_one_sentence_and_leaves_no_file(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_least_xpsnr_takes_finer_quantizers_and_says_so(folder):
+    words = ("--margin", "0", "--format", "json")
+    first = json.loads(encode(folder, *words, "--overwrite").stdout)
+    least = first["quality"]["xpsnr_db"] + 3
+    done = encode(folder, *words, "--min-xpsnr", f"{least}", output="finer.mp4")
+    assert done.returncode == 0, done.stderr
+    finer = json.loads(done.stdout)
+    assert finer["quality"]["xpsnr_db"] >= least
+    assert 1 < finer["num_encodes"] <= 6
+    assert first["num_encodes"] == 1
+    steps = {
+        before["quantizer"] - after["quantizer"]
+        for before, after in zip(first["scenes"], finer["scenes"], strict=True)
+        if after["quantizer"] > 1
+    }
+    assert len(steps) == 1
+    assert steps.pop() >= 1
+    qps = np.array(coded_qps(folder / "finer.mp4"))
+    assert set(np.rint(qps[30:])) == {finer["scenes"][1]["quantizer"]}
+    line = refusal(encode(folder, *words, "--min-xpsnr", "99", output="new.mp4"))
+    assert "after" in line
+    assert not (folder / "new.mp4").exists()
+    both = encode(folder, "--min-xpsnr", "40", "--no-verify", output="new.mp4")
+    assert "--min-xpsnr needs the comparison" in refusal(both)
+
+
 def test_a_coarse_clip_is_encoded_on_request(folder):
     write(folder / "coarse.mp4", qp="45")
     done = encode(folder, "--even-if-coarser", "--no-verify", clip="coarse.mp4", output="again.mp4")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import foldnorm, norm
 
-from laser_dist.encoding.plan import plan_of
+from laser_dist.encoding.plan import plan_of, satisfied_share
 from laser_dist.jnd.calibration import Residuals
 from laser_dist.jnd.scale import QP
 from laser_dist.models.predictor_spec import PredictorSpec
@@ -49,6 +49,30 @@ def test_the_interval_is_the_one_of_the_model(prediction):
 def folded(spread, mean):
     """Return the distribution of the size of a normal value."""
     return foldnorm(mean / spread, scale=spread)
+
+
+def test_the_share_of_satisfied_viewers_follows_from_levels_and_spreads(prediction):
+    (scene,) = prediction.scenes
+    spreads = np.array([2.0, 3.0, 4.0], np.float32)
+    calibrated = Residuals.of_clips(np.tile([[2.0, 1.0, 1.0]], (40, 1)), ["a", "b"] * 20)
+    spread = replace(
+        prediction,
+        spec=replace(prediction.spec, spread=True, residuals=calibrated),
+        scenes=(replace(scene, spreads=spreads), replace(scene, spreads=spreads, start_s=3.0)),
+    )
+    plan = plan_of(spread, margin=0.0)
+    assert [each.qp for each in plan.scenes] == [27, 27]
+
+    def share(level):
+        """Of viewers whose sample, a whole QP, is above 27; 75% of them are above the level."""
+        mean = level + norm.ppf(0.75) * 2.0
+        return norm.sf(27.5, mean, 2.0)
+
+    found = satisfied_share(spread, plan)
+    assert found.expected == pytest.approx(share(27.3), abs=1e-4)
+    assert found.low == pytest.approx(share(27.3 - 2), abs=1e-4)
+    assert found.high == pytest.approx(share(27.3 + 2), abs=1e-4)
+    assert satisfied_share(prediction, plan_of(prediction)) is None
 
 
 def test_without_intervals_it_follows_from_the_published_error(prediction):
