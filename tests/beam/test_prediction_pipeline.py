@@ -48,7 +48,8 @@ def plan(tmp_path):
     write_light_inputs(tmp_path)
     return PredictionPlan(
         clips=(str(tmp_path / "clip.mp4"),) * 5, output=str(tmp_path / "out"), load=predictor,
-        sampling=Sampling(num_frames=2, width=16, height=16), sur=0.75, num_processes=2,
+        sampling=Sampling(num_frames=2, width=16, height=16), sur=0.75, interval=0.9,
+        num_processes=2,
     )  # fmt: skip
 
 
