@@ -34,6 +34,12 @@ HEAD = HeadSpec(filters=(6, 8), dense=(5,), pooling="average", knee=0.2, spread=
 FLOATS = [("onnx", ".onnx"), ("openvino", ".xml")]
 
 
+def residuals_of(levels):
+    """Return errors of 40 clips, all of the size of the level plus 3."""
+    sizes = [3.0 + level for level in levels]
+    return Residuals.of_clips(np.outer(np.tile([-1, 1], 20), sizes), ["a", "a", "b", "b"] * 10)
+
+
 def build(name, backbone=SMALL, head=HEAD, *, levels=(1, 2, 3)):
     """Build a predictor of a variant with random weights."""
     keras.utils.set_random_seed(1)
@@ -54,9 +60,7 @@ def build(name, backbone=SMALL, head=HEAD, *, levels=(1, 2, 3)):
         scale="QP",
         simulated=True,
         spread=head.spread,
-        residuals=Residuals.of_clips(
-            np.outer(np.linspace(-1, 1, 40), [3.0 + level for level in levels]), ["a", "b"] * 20
-        ),
+        residuals=residuals_of(levels),
     )
     return build_predictor(backbones, heads, spec)
 
@@ -115,7 +119,7 @@ def test_an_exported_model_answers_as_keras_and_says_what_it_is(
     assert np.ptp(expected[..., 0], axis=0).min() > 0.1  # far more than the tolerance
     spec = PredictorSpec(
         variant="mj-lat", levels=(1, 2, 3), scale="QP", simulated=True, spread=True,
-        residuals=Residuals.of_clips(np.outer(np.ones(40), [4.0, 5.0, 6.0]), ["a", "b"] * 20),
+        residuals=residuals_of((1, 2, 3)),
     )  # fmt: skip
     assert loaded.spec == spec
     assert (loaded.width, loaded.height, loaded.scale.name) == (48, 32, "QP")

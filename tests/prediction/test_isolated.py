@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import signal
+import time
 
 import numpy as np
 import psutil
@@ -45,38 +46,43 @@ def scenes_of(read, path):
 
 
 def test_a_child_reads_what_this_process_reads(folder):
+    others = children()  # of tests before this one
     reader = IsolatedReader()
     facts, (scene,) = scenes_of(reader.read, folder / "clip.mp4")
     expected, (same,) = scenes_of(clips.read_clip, folder / "clip.mp4")
     assert facts == expected
     np.testing.assert_array_equal(scene.frames, same.frames)
     assert scene.timestamps_s == same.timestamps_s
-    (child,) = children()
+    (child,) = (each for each in children() if each not in others)
     with pytest.raises(VideoError, match=r"missing.mp4 does not exist\."):
         reader.read(folder / "missing.mp4", SAMPLING, lambda part: None)
-    assert children() == [child]
+    assert [each for each in children() if each not in others] == [child]
     del reader
     gc.collect()  # the traceback of the error refers to it
-    assert children() == []
+    assert child not in children()
 
 
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        ({"memory_bytes": 250_000_000}, "needs more than 0.25 GB of memory."),
-        ({"step_seconds": 0.001}, "needs more than 0.001 s."),
-    ],
-)
-def test_a_clip_above_a_limit_is_named_and_the_next_one_is_read(folder, limits, message):
+def test_a_clip_above_the_memory_limit_is_named_and_the_next_one_is_read(folder):
     # The image has 192 MB as RGB, and half of it as 4:2:0.
     Image.new("RGB", (8000, 8000)).save(folder / "large.png", compress_level=1)
-    reader = IsolatedReader(**limits)
+    reader = IsolatedReader(memory_bytes=250_000_000)
     with pytest.raises(VideoError) as raised:
         reader.read(folder / "large.png", SAMPLING, lambda part: None)
-    assert raised.value.message == f"{folder}/large.png {message}"
-    if "memory_bytes" in limits:
-        _, (scene,) = scenes_of(reader.read, folder / "clip.mp4")
-        assert scene.frames.shape == (2, 8, 16, 3)
+    assert raised.value.message == f"{folder}/large.png needs more than 0.25 GB of memory."
+    _, (scene,) = scenes_of(reader.read, folder / "clip.mp4")
+    assert scene.frames.shape == (2, 8, 16, 3)
+
+
+def never_end(source, sampling, take):
+    time.sleep(600)
+
+
+def test_a_clip_above_the_time_limit_is_named(folder, monkeypatch):
+    monkeypatch.setattr(isolated, "read_clip", never_end)
+    reader = IsolatedReader(step_seconds=0.5)
+    with pytest.raises(VideoError) as raised:
+        reader.read(folder / "clip.mp4", SAMPLING, lambda part: None)
+    assert raised.value.message == f"{folder}/clip.mp4 needs more than 0.5 s."
 
 
 def die_at_b(source, sampling, take):
