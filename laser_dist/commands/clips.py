@@ -79,7 +79,8 @@ def add_margin(parser: argparse.ArgumentParser) -> None:
         type=non_negative,
         metavar="QP",
         help="QP to subtract from the predicted levels (default: what leaves 10%% of clips coarser"
-        " than their level, by the model's intervals; 1.57 for a model without intervals)",
+        " than their level, by the errors that the model was calibrated with; 1.57 for a model"
+        " without)",
     )
 
 
@@ -106,6 +107,16 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
         choices=("refuse", "allow"),
         default="refuse",
         help="refuse HDR, or encode it at the levels of SDR (default: %(default)s)",
+    )
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Declare `--format` of commands that print a table or a JSON document."""
+    parser.add_argument(
+        "--format",
+        choices=("table", "json"),
+        default="table",
+        help="output (default: %(default)s)",
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from laser_dist.commands.clips import (
     add_encoder,
+    add_format,
     add_model,
     add_target,
     check_model,
@@ -88,12 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="encode a clip that is itself encoded at a QP that is not finer",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument(
-        "--format",
-        choices=("table", "json"),
-        default="table",
-        help="output (default: %(default)s)",
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from laser_dist.commands.clips import add_encoder, add_margin, add_sur, check_model, open_model
+from laser_dist.commands.clips import (
+    add_encoder,
+    add_format,
+    add_margin,
+    add_sur,
+    check_model,
+    open_model,
+)
 from laser_dist.commands.options import level_list, positive_number, whole_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
@@ -86,12 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="length of a segment in seconds (default: %(default)s)",
     )
     add_encoder(parser)
-    parser.add_argument(
-        "--format",
-        choices=("table", "json"),
-        default="table",
-        help="output (default: %(default)s)",
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -319,6 +319,12 @@ def planned(
     return prediction, plan, values, match
 
 
+def own_mean_qp(source: Path) -> float | None:
+    """Return the mean QP at which a clip is itself encoded; None if it is not 8-bit H.264."""
+    own = coded_qps(source, num_frames=_FRAMES_OF_QPS)
+    return None if own is None else float(own.mean())
+
+
 def check_finer(source: Path, plan: Plan) -> None:
     """Check that a clip is not itself encoded more coarsely than it is planned to be.
 
@@ -327,14 +333,14 @@ def check_finer(source: Path, plan: Plan) -> None:
     Raises:
       CoarseClip: the mean QP of its frames is not below the mean of the planned ones.
     """
-    own = coded_qps(source, num_frames=_FRAMES_OF_QPS)
+    own = own_mean_qp(source)
     if own is None:
         return
     frames = sum(len(each.frames) for each in plan.scenes)
     planned = sum(each.qp * len(each.frames) for each in plan.scenes) / frames
-    if own.mean() >= planned:
+    if own >= planned:
         raise CoarseClip(
-            f"{source} is itself encoded at QP {own.mean():.1f} on average, which is not finer than"
+            f"{source} is itself encoded at QP {own:.1f} on average, which is not finer than"
             f" the planned {planned:.1f}.",
             hint="Keep it as it is, or add --even-if-coarser.",
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laser_dist.encoding.encode import Progress, quantizers
+from laser_dist.encoding.encode import Progress, own_mean_qp, quantizers
 from laser_dist.encoding.encoders import MIN_SIDE, EncoderSettings
 from laser_dist.encoding.ladder import (
     Candidate,
@@ -27,7 +27,6 @@ from laser_dist.encoding.transcode import checked_facts, transcode
 from laser_dist.errors import UserError
 from laser_dist.prediction.predict import ClipPrediction
 from laser_dist.storage.temporary import temporary_folder
-from laser_dist.video.coded_qps import coded_qps
 from laser_dist.video.containers import Damage, frame_rate, open_video
 from laser_dist.video.facts import ClipFacts, clip_facts
 from laser_dist.video.packets import scan_packets
@@ -295,17 +294,17 @@ def _warnings(
     source: Path, facts: ClipFacts, predictions: Mapping[int, ClipPrediction], rungs: Iterable[Rung]
 ) -> list[str]:
     found: list[str] = []
-    own = coded_qps(source)
+    own = own_mean_qp(source)
     finer = [
         rung.candidate.name
         for rung in rungs
         if own is not None
         and rung.candidate.height >= facts.height - 1
-        and rung.candidate.mean_qp <= own.mean()
+        and rung.candidate.mean_qp <= own
     ]
     if own is not None and finer:
         found.append(
-            f"the clip is itself encoded at QP {own.mean():.1f} on average, not finer than"
+            f"the clip is itself encoded at QP {own:.1f} on average, not finer than"
             f" {', '.join(finer)}"
         )
     if len(predictions) > len({each.model for each in predictions.values()}):

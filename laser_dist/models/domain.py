@@ -60,13 +60,15 @@ class Domain:
         held_out: NDArray[np.floating],
         group_ids: Sequence[str],
     ) -> "Domain | None":
-        """Return the domain of training clips; None if too few clips are held out for a limit.
+        """Return the domain of training clips; None if there are too few for a cloud or a limit.
 
         Args:
-          learned: [N, F], features of the training clips, at least two.
+          learned: [N, F], features of the training clips.
           held_out: [M, F], features of clips that the model has not learned from.
           group_ids: [M], group of each of these clips.
         """
+        if len(learned) < 2 or len(held_out) == 0:
+            return None
         center = learned.mean(axis=0)
         covariance = np.cov(learned, rowvar=False) + np.diag(_LEAST_SPREAD**2)
         whitening = np.linalg.cholesky(np.linalg.inv(covariance)).T

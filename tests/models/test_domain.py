@@ -47,6 +47,8 @@ def test_the_distance_is_that_of_mahalanobis_and_its_limit_the_quantile_of_new_c
 def test_too_few_clips_have_no_limit():
     features = np.random.default_rng(0).normal(size=(18, 6))
     assert Domain.of_clips(features, features, [str(row % 3) for row in range(18)]) is None
+    assert Domain.of_clips(features[:1], features, ["a", "b"] * 9) is None
+    assert Domain.of_clips(features, np.array([]), []) is None
 
 
 def test_a_feature_that_does_not_vary_is_no_reason_for_a_distance():
