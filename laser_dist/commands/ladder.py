@@ -80,6 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{end}imum of the mean bit rate of the video in kbit/s (default: none)",
         )
     parser.add_argument(
+        "--min-rungs",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="minimum number of renditions, even if they differ by less than a JND (default:"
+        " %(default)s)",
+    )
+    parser.add_argument(
         "--max-rungs",
         type=whole_number(1),
         metavar="N",
@@ -104,12 +112,18 @@ def run(arguments: argparse.Namespace) -> None:
     from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
 
+    if arguments.max_rungs is not None and arguments.max_rungs < arguments.min_rungs:
+        raise UserError(
+            f"--min-rungs {arguments.min_rungs} is above --max-rungs {arguments.max_rungs}.",
+            hint="Name the smaller number first.",
+        )
     request = LadderRequest(
         levels=arguments.levels,
         margin=arguments.margin,
         limits=Limits(
             min_kbps=arguments.min_bitrate,
             max_kbps=arguments.max_bitrate,
+            min_rungs=arguments.min_rungs,
             max_rungs=arguments.max_rungs,
         ),
         segment_s=arguments.segment_s,

@@ -93,11 +93,13 @@ class Limits:
     Attributes:
       min_kbps: lowest bit rate of the video.
       max_kbps: highest bit rate of the video.
+      min_rungs: fewest rungs, as far as there are candidates that differ.
       max_rungs: most rungs; None for no limit.
     """
 
     min_kbps: float = 0.0
     max_kbps: float = math.inf
+    min_rungs: int = 1
     max_rungs: int | None = None
 
 
@@ -117,9 +119,11 @@ def select_rungs(
        take as many bits for fewer pixels,
     3. its bit rate is outside the limits.
 
-    If none stays, the one whose bit rate is nearest to the limits does. Of more rungs than
-    `limits.max_rungs`, those whose bit rates are nearest to the one above are dropped, but neither
-    the first nor, of two or more, the last.
+    If none stays, the one whose bit rate is nearest to the limits does. If fewer than
+    `limits.min_rungs` stay, so do those that only the first rule drops and whose bit rates are
+    between those of their neighbors, in the order of the share of viewers who see a difference. Of
+    more rungs than `limits.max_rungs`, those whose bit rates are nearest to the one above are
+    dropped, but neither the first nor, of two or more, the last.
 
     Args:
       candidates: of one clip, with the same scenes.
@@ -154,6 +158,7 @@ def select_rungs(
         encoded = [index for index, rung in enumerate(rungs) if rung.bitrate_kbps is not None]
         nearest = min(encoded, key=lambda index: _distance(_kbps(rungs[index]), limits))
         rungs[nearest] = replace(rungs[nearest], dropped=None)
+    _restore(rungs, bitrate_of, limits)
     return _at_most(rungs, limits.max_rungs)
 
 
@@ -236,6 +241,20 @@ def split_at(
         edges = [frames.start, *sorted(cuts & set(frames[1:])), frames.stop]
         found += [(range(a, b), value) for a, b in zip(edges, edges[1:], strict=False)]
     return found
+
+
+def _restore(rungs: list[Rung], bitrate_of: Callable[[Candidate], float], limits: Limits) -> None:
+    """Restore rungs that differ from those that stay by less than a JND, until there are enough."""
+    close = [index for index, rung in enumerate(rungs) if rung.dropped == Reason.LESS_THAN_A_JND]
+    for index in sorted(close, key=lambda index: rungs[index].share or 0.0, reverse=True):
+        kept = [at for at, rung in enumerate(rungs) if rung.dropped is None]
+        if len(kept) >= limits.min_rungs:
+            return
+        bitrate = bitrate_of(rungs[index].candidate)
+        before = min((_kbps(rungs[at]) for at in kept if at < index), default=math.inf)
+        after = max((_kbps(rungs[at]) for at in kept if at > index), default=0.0)
+        if before > bitrate > after and _distance(bitrate, limits) == 0:
+            rungs[index] = replace(rungs[index], bitrate_kbps=bitrate, dropped=None)
 
 
 def _at_most(rungs: list[Rung], most: int | None) -> tuple[Rung, ...]:

@@ -168,12 +168,16 @@ def test_a_smaller_height_must_take_fewer_bits_than_the_last_rung_above():
     st.lists(st.floats(0.5, 8), min_size=3, max_size=3),
     st.floats(0, 5000),
     st.floats(0, 5000),
+    st.integers(1, 6),
     st.none() | st.integers(1, 5),
 )
 def test_kept_rungs_get_coarser_within_a_height_and_cheaper_over_all(
-    levels, spreads, one, other, most
+    levels, spreads, one, other, least, most
 ):
-    limits = Limits(min_kbps=min(one, other), max_kbps=max(one, other), max_rungs=most)
+    least = min(least, most or least)
+    limits = Limits(
+        min_kbps=min(one, other), max_kbps=max(one, other), min_rungs=least, max_rungs=most
+    )
     rungs = select_rungs(candidates(one_scene(levels, spreads), 360, 720), by_qp, limits)
     kept = [rung for rung in rungs if rung.dropped is None]
     assert 1 <= len(kept) <= (most or 6)
@@ -219,6 +223,20 @@ def test_of_too_many_rungs_those_nearest_in_bits_are_dropped():
     ):
         rungs = select_rungs(candidates(one_scene(), 720, 360), kbps, Limits(max_rungs=most))
         assert [rung.bitrate_kbps for rung in rungs if rung.dropped is None] == expected
+
+
+def test_of_too_few_rungs_those_that_most_viewers_tell_apart_stay():
+    found = one_scene((22.0, 23.0, 24.5), (9.0, 9.0, 9.0))
+    all_three = candidates(found, 720)
+    second, third = (share_who_see(found, [22], [qp]) for qp in (23, 24))
+    assert second < third < 0.25
+    for least, expected in ((1, {"jnd1"}), (2, {"jnd1", "jnd3"}), (5, {"jnd1", "jnd2", "jnd3"})):
+        rungs = select_rungs(all_three, by_qp, Limits(min_rungs=least))
+        kept = {rung.candidate.plan.level for rung in rungs if rung.dropped is None}
+        assert kept == expected
+    equal = candidates(one_scene((22.0, 22.0, 22.0), None), 720)
+    rungs = select_rungs(equal, by_qp, Limits(min_rungs=3))
+    assert [rung.dropped is None for rung in rungs] == [True, False, False]
 
 
 def test_heights_are_those_with_labels():
