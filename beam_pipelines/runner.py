@@ -8,12 +8,11 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import psutil
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
@@ -26,9 +25,9 @@ from apache_beam.runners.runner import PipelineState
 
 from beam_pipelines.rejects import Reject, RejectLimit, check_refusal, write_rejects
 from laser_dist import storage
-from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
 from laser_dist.isolation import MEMORY_BYTES
+from laser_dist.machine import free_memory, num_cores
 
 REJECTS = "rejects"
 """Tag of a DoFn's output for rejects."""
@@ -272,20 +271,6 @@ def _submit(pipeline: beam.Pipeline) -> Any:
 
 def _num_workers() -> int:
     return max(1, min(num_cores(), 2 * free_memory() // MEMORY_BYTES))
-
-
-def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes of memory that this machine, or its container, has left.
-
-    Args:
-      group: folder in which Linux describes the control group of a container.
-    """
-    free = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # no container, or one without a limit
-        limit = int((group / "memory.max").read_text())
-        taken = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        free = min(free, limit - int(taken["anon"]))  # the cache of files makes way
-    return free
 
 
 class WriteRejects(beam.DoFn):

@@ -32,7 +32,7 @@ LAYERS = {
     "laser_dist.storage": 0,
     # Every package may import these.
     "laser_dist.errors": -1,
-    "laser_dist.cores": -1,
+    "laser_dist.machine": -1,
     "laser_dist.keras_import": -1,
     "laser_dist.wording": -1,
     "laser_dist": -1,

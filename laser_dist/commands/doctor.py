@@ -13,9 +13,9 @@ from pathlib import Path
 
 from laser_dist.commands.options import whole_number
 from laser_dist.commands.terminal import Show, Terminal
-from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
 from laser_dist.keras_import import import_keras
+from laser_dist.machine import num_cores
 from laser_dist.wording import count_text, size_text
 
 HELP = "check packages, GPUs, Ray, FFmpeg and disk space"

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from laser_dist.cores import num_cores
+from laser_dist.machine import num_cores
 
 _PACKAGES = ("laser-jnd", "tensorflow", "keras", "scikit-learn", "scipy", "numpy", "av")
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import scale_named
+from laser_dist.machine import num_cores
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.prediction.predictor import Predictor, wrong_shapes
 from laser_dist.storage import limit, open_regular

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laser_dist.cores import num_cores
 from laser_dist.errors import UserError
+from laser_dist.machine import num_cores
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.storage.temporary import temporary_folder
 from laser_dist.training.config import ClusterConfig, from_dict

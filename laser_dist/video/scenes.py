@@ -11,7 +11,7 @@ from av import VideoFrame
 from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from laser_dist.cores import num_cores
+from laser_dist.machine import num_cores
 from laser_dist.video.containers import (
     Damage,
     check_num_frames,

@@ -4,7 +4,6 @@ import threading
 import time
 
 import apache_beam as beam
-import psutil
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
@@ -12,7 +11,6 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeExceptio
 from beam_pipelines import runner
 from beam_pipelines.runner import (
     dataflow_flags,
-    free_memory,
     local_options,
     new_pipeline,
     num_processes,
@@ -39,16 +37,6 @@ def test_by_default_each_process_finds_a_core_and_memory(monkeypatch, gigabytes,
     monkeypatch.setattr(runner, "free_memory", lambda: gigabytes * 1e9)
     assert num_processes(local_options()) == count
     assert num_processes(local_options(5)) == 5
-
-
-def test_the_free_memory_is_that_of_the_container(tmp_path):
-    machine = psutil.virtual_memory().available
-    assert free_memory(tmp_path) == pytest.approx(machine, rel=0.2)
-    (tmp_path / "memory.stat").write_text("anon 700000\nfile 9000000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(tmp_path) == pytest.approx(machine, rel=0.2)
-    (tmp_path / "memory.max").write_text("1000000\n")
-    assert free_memory(tmp_path) == 300000
 
 
 def test_worker_processes_of_beam_are_refused():

@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 
 from laser_dist import storage
-from laser_dist.cores import num_cores
+from laser_dist.machine import num_cores
 from laser_dist.training.examples.frames import CachedFrames, DecodedFrames, Frames
 from laser_dist.training.examples.memory_maps import new_map
 

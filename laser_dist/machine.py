@@ -1,0 +1,27 @@
+"""Cores and memory that this process may use."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use; a container may have fewer."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of memory that this machine, or its container, has left.
+
+    Args:
+      group: folder in which Linux describes the control group of a container.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        limit = int((group / "memory.max").read_text())
+        taken = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, limit - int(taken["anon"]))  # the cache of files makes way
+    return free
