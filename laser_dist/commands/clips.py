@@ -110,11 +110,11 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_format(parser: argparse.ArgumentParser) -> None:
-    """Declare `--format` of commands that print a table or a JSON document."""
+def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
+    """Declare `--format`: a table, a JSON document, or another of some formats."""
     parser.add_argument(
         "--format",
-        choices=("table", "json"),
+        choices=("table", "json", *formats),
         default="table",
         help="output (default: %(default)s)",
     )

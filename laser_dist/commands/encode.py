@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +20,14 @@ from laser_dist.commands.clips import (
     clock_text,
     open_model,
 )
-from laser_dist.commands.options import positive_number
+from laser_dist.commands.options import positive_number, whole_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
 from laser_dist.wording import count_text, share_text, size_text
 
 if TYPE_CHECKING:
-    from laser_dist.encoding.encode import Encoded
+    from laser_dist.encoding.encode import Encoded, Request
+    from laser_dist.encoding.folder import Job, Unencoded
 
 HELP = "encode clips at a JND level"
 EXAMPLE = """\
@@ -39,14 +39,6 @@ examples:
 """
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A clip and the file that it is encoded to."""
-
-    source: Path
-    output: Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,19 +81,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="encode a clip that is itself encoded at a QP that is not finer",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    add_format(parser)
+    add_format(parser, "ndjson")
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        metavar="N",
+        help="clips to encode at a time (default: one per four cores, if memory allows)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Encode the clip, and print the quantizers, the size and the quality."""
-    from laser_dist.encoding.encode import CoarseClip, Request, check_request, encode
-    from laser_dist.encoding.encoders import EncoderSettings
-    from laser_dist.storage.local_copies import naming_locations
+    """Encode the clips, and print the quantizers, the sizes and the quality."""
+    from laser_dist.encoding.encode import check_request
     from laser_dist.storage.locations import is_url
+
+    request = request_of(arguments)
+    if not is_url(arguments.model):
+        check_model(Path(arguments.model))
+    is_one, jobs = jobs_of(arguments.clips, arguments.output, recursive=arguments.recursive)
+    if is_one:
+        (job,) = jobs
+        check_request(job.source, job.output, request)
+        encode_one(job, request, arguments.model, arguments.format)
+        return
+    if not arguments.overwrite:
+        left = [job for job in jobs if not job.output.exists()]
+        if len(left) < len(jobs):
+            done = count_text(len(jobs) - len(left), "clip")
+            logger.info("Reused: %s in %s", done, arguments.output)
+        jobs = left
+    if not jobs:  # a model of Keras takes seconds to load
+        if arguments.format == "json":
+            Terminal().say("[]")
+        return
+    encode_many(jobs, request, arguments.model, arguments.format, workers=arguments.workers)
+
+
+def request_of(arguments: argparse.Namespace) -> Request:
+    """Return what is asked for.
+
+    Raises:
+      UserError: options contradict each other, or the encoder has no such preset.
+    """
+    from laser_dist.encoding.encode import Request
+    from laser_dist.encoding.encoders import EncoderSettings
 
     if arguments.no_verify and arguments.min_xpsnr is not None:
         raise UserError("--min-xpsnr needs the comparison with the clip.", hint="Omit --no-verify.")
-    request = Request(
+    return Request(
         level=arguments.target,
         sur=arguments.sur,
         margin=arguments.margin,
@@ -115,51 +142,85 @@ def run(arguments: argparse.Namespace) -> None:
         allow_hdr=arguments.hdr == "allow",
         even_if_coarser=arguments.even_if_coarser,
     )
-    if not is_url(arguments.model):
-        check_model(Path(arguments.model))
-    is_one, jobs = jobs_of(arguments.clips, arguments.output, recursive=arguments.recursive)
-    if is_one:
-        check_request(jobs[0].source, jobs[0].output, request)
-    elif not arguments.overwrite:
-        left = [job for job in jobs if not job.output.exists()]
-        if len(left) < len(jobs):
-            done = count_text(len(jobs) - len(left), "clip")
-            logger.info("Reused: %s in %s", done, arguments.output)
-        jobs = left
+
+
+def encode_one(job: Job, request: Request, model: str, form: str) -> None:
+    """Encode a clip to a file, and print what it has become.
+
+    Args:
+      job: the clip.
+      request: what is asked for.
+      model: path or URL of a run or model file.
+      form: format of the output.
+    """
+    from laser_dist.encoding.encode import encode
+    from laser_dist.storage.local_copies import naming_locations
+
     terminal = Terminal()
-    found: list[Encoded] = []
-    kept = 0
-    with terminal.progress() as show, naming_locations(arguments.model):
+    with terminal.progress() as show, naming_locations(model):
         show("loading the model")
-        model = open_model(arguments.model) if jobs else None
-        for number, job in enumerate(jobs):
-            where = "" if is_one else f"{number + 1}/{len(jobs)} {job.source}: "
+        loaded = open_model(model)
 
-            def progress(what: str, share: float, where: str = where) -> None:
-                show(f"{where}{what}", round(100 * share), 100)
+        def progress(what: str, share: float) -> None:
+            show(what, round(100 * share), 100)
 
-            assert model is not None
-            try:
-                found.append(encode(model, job.source, job.output, request, progress=progress))
-            except UserError as error:
-                if is_one:
-                    raise
-                if isinstance(error, CoarseClip):
-                    kept += 1
-                    logger.warning("%s", error.message)
-                    continue
-                logger.error("%s%s", error.message, f" {error.hint}" if error.hint else "")
-    if arguments.format == "json":
-        documents = [each.to_dict() for each in found]
-        document = documents[0] if is_one else documents
-        terminal.say(json.dumps(document, indent=2, allow_nan=False))
-    elif is_one:
-        say_encoded(terminal, found[0])
-    elif found:
-        say_all(terminal, found)
-    if failed := len(jobs) - len(found) - kept:
+        encoded = encode(loaded, job.source, job.output, request, progress=progress)
+    if form == "table":
+        say_encoded(terminal, encoded)
+    else:
+        indent = 2 if form == "json" else None
+        terminal.say(json.dumps(encoded.to_dict(), indent=indent, allow_nan=False))
+
+
+def encode_many(
+    jobs: Sequence[Job], request: Request, model: str, form: str, *, workers: int | None
+) -> None:
+    """Encode clips, and print a row for each; those that fail are named.
+
+    Args:
+      jobs: the clips, at least one.
+      request: as for `encode_one`.
+      model: as for `encode_one`.
+      form: as for `encode_one`.
+      workers: number of clips to encode at a time; None for what the machine can.
+
+    Raises:
+      UserError: clips could not be encoded.
+    """
+    from laser_dist.encoding.encode import Encoded
+    from laser_dist.encoding.folder import Unencoded, encode_all, num_workers
+    from laser_dist.storage.local_copies import naming_locations
+
+    terminal = Terminal()
+    results: dict[Path, Encoded | Unencoded] = {}
+    with terminal.progress() as show, naming_locations(model):
+
+        def progress(text: str, num_done: int) -> None:
+            show(text, num_done, len(jobs))
+
+        show("loading the model")
+        loaded = open_model(model)
+        count = workers or num_workers()
+        for result in encode_all(loaded, jobs, request, workers=count, show=progress):
+            results[result.source] = result
+            if isinstance(result, Unencoded):
+                level, hint = logging.ERROR, f" {result.hint}" if result.hint else ""
+                if result.is_coarse:  # what it is compared with is enough
+                    level, hint = logging.WARNING, ""
+                logger.log(level, "%s%s", result.message, hint)
+            if form == "ndjson":
+                terminal.say(json.dumps(result.to_dict(), allow_nan=False))
+    in_order = [results[job.source] for job in jobs]
+    if form == "json":
+        documents = [result.to_dict() for result in in_order]
+        terminal.say(json.dumps(documents, indent=2, allow_nan=False))
+    encoded = [result for result in in_order if isinstance(result, Encoded)]
+    if form == "table" and encoded:
+        say_all(terminal, encoded)
+    failed = [each for each in in_order if isinstance(each, Unencoded) and not each.is_coarse]
+    if failed:
         raise UserError(
-            f"{failed} of {len(jobs)} clips could not be encoded.",
+            f"{len(failed)} of {len(jobs)} clips could not be encoded.",
             hint="The messages above name them.",
         )
 
@@ -176,6 +237,7 @@ def jobs_of(words: Sequence[str], output: Path, *, recursive: bool) -> tuple[boo
     Raises:
       UserError: as `clips_of`; two clips have the same name, or the output is in a folder of clips.
     """
+    from laser_dist.encoding.folder import Job
     from laser_dist.encoding.transcode import FORMATS
 
     if len(words) == 1 and not recursive and output.suffix and not output.is_dir():

@@ -6,6 +6,7 @@
 - `transcode`: encodes the video of a file, and copies everything else.
 - `verify`: compares an encoded file with its source.
 - `encode`: all of these for one clip.
+- `folder`: many clips, some at a time.
 - `ladder`: which renditions of a clip are worth their storage.
 - `packaging`: renditions as segments, with the manifests of HLS and DASH.
 - `streaming`: a ladder, encoded and packaged.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import av
@@ -46,6 +47,7 @@ _COPIED = ("audio", "subtitle")
 # What the muxer writes itself.
 _OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "DURATION"}
 _REFUSED = ("Error parsing option", "Unknown option", "unknown option", "Error applying")
+_log_settings = Lock()  # FFmpeg has one log level for all threads
 
 Values = Sequence[tuple[range, float]]
 """Frames and quantizer of each scene, in order, without gaps."""
@@ -335,15 +337,16 @@ def _set_up(
 
 def _start(target: OutputContainer, settings: EncoderSettings) -> None:
     """Open the encoders; FFmpeg warns of options that an encoder does not know, and goes on."""
-    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
-    av.logging.set_level(av.logging.WARNING)
-    av.logging.set_skip_repeated(False)  # the message of the clip before may be the same
-    try:
-        with av.logging.Capture() as messages:
-            target.start_encoding()
-    finally:
-        av.logging.set_level(level)
-        av.logging.set_skip_repeated(skips)
+    with _log_settings:
+        level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+        av.logging.set_level(av.logging.WARNING)
+        av.logging.set_skip_repeated(False)  # the message of the clip before may be the same
+        try:
+            with av.logging.Capture() as messages:
+                target.start_encoding()
+        finally:
+            av.logging.set_level(level)
+            av.logging.set_skip_repeated(skips)
     for _, _, message in messages:
         if any(text in message for text in _REFUSED):
             raise UserError(

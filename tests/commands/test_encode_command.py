@@ -164,5 +164,60 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
         assert message in refusal(encode(folder, *words, clip="clips", output=output))
 
 
+def test_several_clips_at_a_time_give_the_same_files_and_a_line_each(folder):
+    clips = folder / "many"
+    clips.mkdir()
+    for index in range(3):
+        write(clips / f"{index}.mp4")
+    write(clips / "coarse.mp4", qp="45")
+    (clips / "song.mp4").write_bytes(b"no video at all")
+    words = ("--recursive", "--margin", "2", "--format", "ndjson")
+    lines = {}
+    for workers in ("1", "3"):
+        done = encode(folder, *words, "--workers", workers, clip="many", output=f"by-{workers}")
+        assert done.returncode == 2
+        documents = [json.loads(line) for line in done.stdout.splitlines()]
+        lines[workers] = {each["clip"]: each for each in documents}
+    written = {path.name: path.read_bytes() for path in files(folder / "by-1")}
+    assert len(written) == 3
+    assert {path.name: path.read_bytes() for path in files(folder / "by-3")} == written
+    for name, one in lines["1"].items():
+        several = lines["3"][name]
+        assert several.keys() == one.keys()
+        assert several.get("scenes") == one.get("scenes")
+    assert lines["1"]["many/coarse.mp4"]["is_coarse"]
+    assert not lines["3"]["many/song.mp4"]["is_coarse"]
+    assert "song.mp4" in lines["3"]["many/song.mp4"]["error"]
+
+
+def test_an_error_of_one_clip_ends_those_at_work_and_leaves_nothing_of_them(folder):
+    from laser_dist.encoding import folder as encoding
+    from laser_dist.encoding.encode import Request
+    from laser_dist.encoding.encoders import EncoderSettings
+    from laser_dist.prediction.model import load
+
+    write(folder / "long.mp4")
+    jobs = [encoding.Job(folder / "long.mp4", folder / "at-work" / f"{n}.mp4") for n in range(3)]
+    shown = []
+
+    def show(text, num_done):
+        shown.append(text)
+        if text.count("encoding") > 1:  # of two clips at a time
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        list(
+            encoding.encode_all(
+                load(folder / "m.onnx"),
+                jobs,
+                Request(settings=EncoderSettings(), verify=False),
+                workers=2,
+                show=show,
+            )
+        )
+    assert shown
+    assert files(folder / "at-work") == []
+
+
 def files(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
