@@ -5,7 +5,8 @@
 The clips are filmed with a virtual camera from the photographs that scikit-image ships. Two thirds
 of them fit the maps, which are written to `laser_dist/encoding/codec_maps.json`; on the others, the
 search with at most two trial encodes is compared with a full search: the XPSNR of all CRFs of a
-grid, interpolated.
+grid, interpolated. A map has the drop of XPSNR from CRF to CRF in the median clip, and a line
+through the drops of equal XPSNR over the QPs of x264.
 """
 
 import datetime
@@ -18,7 +19,7 @@ import numpy as np
 from results import table, write_result
 
 QPS = (22, 27, 32, 37)
-GRIDS = {"x264": range(14, 42, 4), "x265": range(12, 42, 4), "svtav1": range(2, 64, 6)}
+GRIDS = {"x264": range(14, 42, 4), "x265": range(12, 42, 4), "svtav1": range(2, 64, 3)}
 PRESETS = {"x264": "medium", "x265": "medium", "svtav1": "8"}
 CLIPS, NUM_FRAMES, FPS, SIZE = 60, 30, 25, {"width": 320, "height": 180}
 
@@ -56,14 +57,17 @@ def main() -> None:
             for target, curve in zip(targets, curves[name], strict=True)
         ])  # fmt: skip
         is_held_out = np.arange(CLIPS) % 3 == 2
-        fitted, qualities = exact[~is_held_out], np.array(targets)[~is_held_out]
+        fitted = exact[~is_held_out]
         known = ~np.isnan(fitted)
-        slope, intercept = np.polyfit(np.tile(QPS, (len(fitted), 1))[known], fitted[known], 1)
-        steps = np.diff(qualities, axis=1) / np.diff(fitted, axis=1)
+        steps = np.median(-np.diff(np.array(curves[name])[~is_held_out], axis=1), axis=0)
+        drops = np.concatenate([[0.0], np.cumsum(steps)])
+        qps = np.tile(QPS, (len(fitted), 1))[known]
+        per_qp, at_qp_0 = np.polyfit(qps, np.interp(fitted[known], list(grid), drops), 1)
         maps[name] = {
-            "slope": round(float(slope), 4),
-            "intercept": round(float(intercept), 3),
-            "db_per_crf": round(float(np.nanmedian(steps)), 4),
+            "crfs": [float(crf) for crf in grid],
+            "drops_db": [round(float(drop), 3) for drop in drops],
+            "db_per_qp": round(float(per_qp), 4),
+            "db_at_qp_0": round(float(at_qp_0), 3),
         }
         prior = matching.CodecMap(**maps[name])
         errors, probes, first = [], [], []
@@ -76,13 +80,13 @@ def main() -> None:
                     lambda crf, index=index, name=name: xpsnr_db(
                         clips[index], matching.encoded(clips[index], settings[name], crf)
                     ),
-                    start=prior.crf_at(qp),
-                    db_per_crf=prior.db_per_crf,
+                    qp=qp,
+                    prior=prior,
                     coarsest=CODECS[name].coarsest,
                 )
                 errors.append(abs(match.crf - exact[index][at]))
                 probes.append(match.num_probes)
-                first.append(abs(prior.crf_at(qp) - exact[index][at]))
+                first.append(abs(prior.crf_with(prior.drop_at_qp(qp)) - exact[index][at]))
         rows.append([
             name, PRESETS[name], *(round(float(value), 2) for value in (
                 np.median(first), np.median(errors), np.percentile(errors, 90), np.mean(probes)

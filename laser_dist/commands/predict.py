@@ -87,7 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=NUM_FRAMES,
         metavar="N",
-        help="number of frames to sample evenly over each scene (default: %(default)s)",
+        help="number of frames to sample evenly over each scene; fewer in one of several that is"
+        " shorter than 5 s (default: %(default)s)",
     )
     parser.add_argument(
         "--scenes",
@@ -196,7 +197,7 @@ def predict_clips(
       terminal: shows the progress.
       clips: paths.
       model: path or URL of a run or model file.
-      num_frames: number of frames to sample from each scene.
+      num_frames: number of frames to sample from each scene of 5 s or more.
       sur: satisfied-user ratio to target.
       scenes: find the scenes of short clips, too.
       interval: share of clips for the intervals; None for 0.9 if the model is calibrated.

@@ -357,8 +357,9 @@ def quantizers(
     """Return the quantizer of each scene for an encoder.
 
     For x264 at VideoSet's settings these are the planned QPs. For any other encoder, the CRF that
-    matches the longest scene is searched; it differs from `CodecMap.crf_at` by an offset, which
-    the other scenes have, too. It is matched at `size`, (width, height), if frames are scaled.
+    matches the longest scene is searched; its drop differs from `CodecMap.drop_at_qp` by an offset,
+    which the other scenes have, too. It is matched at `size`, (width, height), if frames are
+    scaled.
     """
     if settings.rate == QP:
         return [(each.frames, float(each.qp)) for each in plan.scenes], None
@@ -369,7 +370,10 @@ def quantizers(
     match = matching_crf(excerpt, longest.qp, settings, prior)
     coarsest = CODECS[settings.codec].coarsest
     values = [
-        (each.frames, on_grid(prior.crf_at(each.qp) + match.offset, coarsest))
+        (
+            each.frames,
+            on_grid(prior.crf_with(prior.drop_at_qp(each.qp) + match.offset_db), coarsest),
+        )
         for each in plan.scenes
     ]
     return values, match

@@ -10,7 +10,8 @@ what fits most clips (`codec_maps.json`, written by `benchmarks/codec_maps.py`).
 
 import io
 import json
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -36,27 +37,47 @@ from laser_dist.video.packets import decode_frames, decode_frames_at, scan_packe
 from laser_dist.video.quality import xpsnr_db
 
 MAX_PROBES = 2
-EXCERPT_S = 2
+EXCERPT_S = 1
 _NEAR_DB = 0.1  # closer than this, another trial encode is not worth its time
+_LEAST_SLOPE = 0.25  # of a drop in the quality of a clip: two noisy trials that are close give none
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecMap:
     """What fits most clips, for one encoder.
 
+    The drop at a CRF is how many dB the XPSNR of most clips is below that at the finest CRF that
+    was measured. The steps from CRF to CRF are not equally large, above all for SVT-AV1. So quality
+    is searched on the scale of drops, on which the XPSNR of a clip is nearly a straight line.
+
     Attributes:
-      slope: CRF per QP.
-      intercept: CRF at QP 0.
-      db_per_crf: change of XPSNR per CRF in dB, below 0.
+      crfs: [N] CRFs, ascending.
+      drops_db: [N] drop at each, in dB, ascending from 0.
+      db_per_qp: drop per QP of x264.
+      db_at_qp_0: drop at QP 0; below 0 if the finest CRF is coarser than that.
     """
 
-    slope: float
-    intercept: float
-    db_per_crf: float
+    crfs: tuple[float, ...]
+    drops_db: tuple[float, ...]
+    db_per_qp: float
+    db_at_qp_0: float
 
-    def crf_at(self, qp: float) -> float:
-        """Return the CRF that fits most clips at a QP."""
-        return self.intercept + self.slope * qp
+    def drop_at(self, crf: float) -> float:
+        """Return the drop at a CRF; beyond the measured ones, the line through the nearest two."""
+        return _on_line(crf, self.crfs, self.drops_db)
+
+    def crf_with(self, drop_db: float) -> float:
+        """Return the CRF with a drop."""
+        return _on_line(drop_db, self.drops_db, self.crfs)
+
+    def drop_at_qp(self, qp: float) -> float:
+        """Return the drop of x264 at a QP, in most clips."""
+        return self.db_at_qp_0 + self.db_per_qp * qp
+
+
+def _on_line(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    at = min(max(bisect_right(xs, x), 1), len(xs) - 1)
+    return ys[at - 1] + (x - xs[at - 1]) * (ys[at] - ys[at - 1]) / (xs[at] - xs[at - 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +86,14 @@ class Match:
 
     Attributes:
       crf: the CRF.
-      offset: by how much it differs from that of `CodecMap.crf_at`.
+      offset_db: by how much its drop differs from `CodecMap.drop_at_qp`.
       target_db: XPSNR of x264 at the QP.
       reached_db: XPSNR of the last trial encode.
       num_probes: number of trial encodes, not counting x264's.
     """
 
     crf: float
-    offset: float
+    offset_db: float
     target_db: float
     reached_db: float
     num_probes: int
@@ -138,21 +159,21 @@ def excerpt_of(
     return Clip.from_planes(planes, times, rate)
 
 
-def matching_crf(excerpt: Clip, qp: float, settings: EncoderSettings, codec_map: CodecMap) -> Match:
+def matching_crf(excerpt: Clip, qp: float, settings: EncoderSettings, prior: CodecMap) -> Match:
     """Find the CRF with which an encoder has the quality of x264 at a QP.
 
     Args:
       excerpt: part of the clip.
       qp: QP of x264 at VideoSet's settings.
       settings: the other encoder.
-      codec_map: where to start, and how XPSNR changes with the CRF.
+      prior: what fits most clips.
     """
     target = xpsnr_db(excerpt, decode(encode_h264(excerpt, qp=round(qp)), fps=excerpt.fps))
     return search(
         target,
         lambda crf: xpsnr_db(excerpt, encoded(excerpt, settings, crf)),
-        start=codec_map.crf_at(qp),
-        db_per_crf=codec_map.db_per_crf,
+        qp=qp,
+        prior=prior,
         coarsest=CODECS[settings.codec].coarsest,
     )
 
@@ -161,8 +182,8 @@ def search(
     target_db: float,
     quality_at: Callable[[float], float],
     *,
-    start: float,
-    db_per_crf: float,
+    qp: float,
+    prior: CodecMap,
     coarsest: int,
 ) -> Match:
     """Find the CRF of a quality with at most `MAX_PROBES` trial encodes.
@@ -170,25 +191,25 @@ def search(
     Args:
       target_db: XPSNR to reach.
       quality_at: returns the XPSNR at a CRF, rounded to `CRF_STEP`.
-      start: first CRF to try.
-      db_per_crf: slope that is used until two trials give another.
+      qp: QP of x264 with that XPSNR.
+      prior: where to start, and the scale to search on.
       coarsest: largest CRF.
     """
     tried: list[tuple[float, float]] = []
-    crf, slope = on_grid(start, coarsest), db_per_crf
+    expected = prior.drop_at_qp(qp)
+    crf, slope = on_grid(prior.crf_with(expected), coarsest), 1.0
     for _ in range(MAX_PROBES):
         found = quality_at(crf)
         tried.append((crf, found))
         if len(tried) > 1 and tried[0][0] != crf:
-            measured = (found - tried[0][1]) / (crf - tried[0][0])
-            # Two noisy trials that are close give no slope.
-            slope = measured if measured < db_per_crf / 4 else db_per_crf
-        crf = on_grid(crf + (target_db - found) / slope, coarsest)
+            measured = (tried[0][1] - found) / (prior.drop_at(crf) - prior.drop_at(tried[0][0]))
+            slope = measured if measured > _LEAST_SLOPE else 1.0
+        crf = on_grid(prior.crf_with(prior.drop_at(crf) + (found - target_db) / slope), coarsest)
         if abs(target_db - found) < _NEAR_DB or crf in [each for each, _ in tried]:
             break
     return Match(
         crf=crf,
-        offset=crf - start,
+        offset_db=prior.drop_at(crf) - expected,
         target_db=target_db,
         reached_db=tried[-1][1],
         num_probes=len(tried),

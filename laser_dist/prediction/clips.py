@@ -67,7 +67,7 @@ class Sampling:
     """Which frames of a clip to read.
 
     Attributes:
-      num_frames: number of frames of each scene.
+      num_frames: most frames of each scene, see `sample_scenes`.
       width: columns of a frame.
       height: rows of a frame.
       scenes: find the scenes of a clip of up to 10 s, too.

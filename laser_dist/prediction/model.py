@@ -97,7 +97,8 @@ class Model:
           interval: share of clips whose level is in the interval, in (0, 1); None for 0.9 if the
             model is calibrated.
           num_frames: number of frames to sample evenly over each scene of a file, or over an
-            array; fewer if it has fewer. They are scaled, not cropped, to the model's size.
+            array; fewer if it has fewer, or in one of several scenes that is shorter than 5 s. They
+            are scaled, not cropped, to the model's size.
           scenes: find the scenes of a file of up to 10 s, too.
           hdr: "tonemap" to map files in HDR (PQ or HLG) to SDR, or "refuse".
           progress: called with the share of a file that is done.

@@ -1,5 +1,6 @@
 """Pick frames of a clip for a prediction: also of a damaged one, and as a viewer sees them."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from laser_dist.video.packets import (
     scan_packets,
 )
 from laser_dist.video.pictures import seen_rgb
-from laser_dist.video.scenes import Scene
+from laser_dist.video.scenes import LABELED_S, Scene
 
 # In a raw stream of these codecs, each packet is a picture that is shown.
 _COUNTED = ("h264", "hevc")
@@ -93,13 +94,15 @@ def sample_scenes(
 ) -> Iterator[tuple[Scene, list[SampledFrame]]]:
     """Pick frames evenly over the time of each scene of a clip, as `sample_frames` does.
 
+    Scenes shorter than `LABELED_S` have fewer, in proportion to their length, but at least two.
+
     The file is read twice, first without decoding. In a container that can seek exactly, complete
     groups of pictures without a pick are skipped.
 
     Args:
       source: content or path of a video or an image.
       scenes: from `find_scenes`; None for the complete clip as one.
-      num_frames: N, at least 1, for each scene.
+      num_frames: N, at least 1: the most for each scene.
       width: columns of each pick.
       height: rows of each pick.
       damage: counts damage that FFmpeg conceals; None makes damage an error.
@@ -162,13 +165,24 @@ def _decoded_times(clip: _Clip, damage: Damage) -> PacketTimes:
 def _sampled(
     clip: _Clip, scenes: Sequence[Scene], num_frames: int, damage: Damage | None
 ) -> Iterator[tuple[Scene, list[SampledFrame]]]:
-    shown = [clip.packets.shown_at_centers(num_frames, each.start, each.end) for each in scenes]
+    shown = [
+        clip.packets.shown_at_centers(_count(num_frames, each, scenes), each.start, each.end)
+        for each in scenes
+    ]
     picks = [(index, number) for number, each in enumerate(shown) for index in each]
     for number, group in groupby(_picked(clip, picks, damage), key=lambda pair: pair[0]):
         samples = [sample for _, sample in group]
         if damage is None:
             check_num_frames(clip.name, len(samples), len(shown[number]))
         yield scenes[number], samples
+
+
+def _count(num_frames: int, scene: Scene, scenes: Sequence[Scene]) -> int:
+    """Return how many frames to pick of a scene; all of them of a clip that is one scene."""
+    if len(scenes) == 1:
+        return num_frames
+    in_proportion = math.ceil(num_frames * (scene.end - scene.start) / LABELED_S)
+    return min(num_frames, max(2, in_proportion))
 
 
 def _picked(

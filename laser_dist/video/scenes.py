@@ -27,6 +27,9 @@ from laser_dist.video.packets import (
 LONGEST_S = 10
 """Longest scene in seconds. A longer one is divided: the labels are of clips of 5 s."""
 
+LABELED_S = 5
+"""Length of VideoSet's clips in seconds, each a scene."""
+
 SHORTEST_S = 1
 """Shortest scene in seconds. A cut that follows another sooner, as in a flash, does not count."""
 
@@ -82,6 +85,9 @@ def find_scenes(
     with open_video(source, name, damage) as (container, stream):
         stream.codec_context.thread_count = num_cores()
         stream.codec_context.thread_type = "AUTO"
+        # Deblocking, which takes an eighth of the time, does not change where a clip cuts.
+        options = stream.codec_context.options
+        stream.codec_context.options = {**options, "skip_loop_filter": "all"}
         rate = frame_rate(stream)
         for index, (frame, is_cut) in enumerate(
             _marked(decode_frames(container, stream, name, damage))
