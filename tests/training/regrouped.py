@@ -10,8 +10,13 @@ import os
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
+
+from laser_dist.keras_import import import_keras
+
+import_keras()  # in half the time
+
+import keras
 import tensorflow as tf
 from flagship import prepare_worker
 
@@ -19,7 +24,7 @@ from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_au
 from laser_dist.models.heads import build_head
 from laser_dist.models.predictors import build_joint_model
 from laser_dist.models.specs import BackboneSpec, HeadSpec
-from laser_dist.models.variants import E2E_LAT, MJ_LAT
+from laser_dist.models.variants import E2E_LAT, LAT
 from laser_dist.training.config import StageConfig
 from laser_dist.training.examples.order import Batch, WorkerShard
 from laser_dist.training.learning.collectives import average_statistics, weigh_batch_norms
@@ -39,8 +44,8 @@ def build(name):
     """Build the model of a stage as `stages` does, and its objective."""
     keras.utils.set_random_seed(1)
     if name == "head":
-        shape = MJ_LAT.feature_shape(BACKBONE)
-        return build_head(HEAD, shape, levels=3, initial_levels=(26, 30, 35)), LevelObjective()
+        shape = LAT.feature_shape(BACKBONE)
+        return build_head(HEAD, shape, levels=1, initial_levels=(26,)), LevelObjective((1,))
     image = build_autoencoder(BACKBONE, "image")
     autoencoder = build_end_to_end_autoencoder(BACKBONE, image, "e2e-lat-jnd1")
     head = build_head(HEAD, E2E_LAT.feature_shape(BACKBONE), levels=1, initial_levels=(26,))
@@ -58,9 +63,9 @@ def batches(name, order=range(BATCH_SIZE), shard=None):
         count = BATCH_SIZE if step < NUM_STEPS - 1 else 5
         indices = np.arange(BATCH_SIZE) % count
         # As in latents, the mean is far from zero, where variance formulas differ most.
-        features = [rng.normal(3, 1, (BATCH_SIZE, *BACKBONE.latent_shape)) for _ in range(3)]
+        features = rng.normal(3, 1, (BATCH_SIZE, *BACKBONE.latent_shape))
         frames = rng.uniform(0, 255, (2, BATCH_SIZE, *BACKBONE.frame_shape))
-        levels = rng.normal((26, 30, 35), 3, (BATCH_SIZE, 3))
+        levels = rng.normal(26, 3, (BATCH_SIZE, 1))
         weights = np.arange(BATCH_SIZE) < count
         chosen, own = indices[order], weights[order]
         if shard is not None:
@@ -68,9 +73,9 @@ def batches(name, order=range(BATCH_SIZE), shard=None):
             chosen, own = part.places, part.weights
         take = lambda array, chosen=chosen: array[chosen].astype(np.float32)  # noqa: E731
         if name == "head":
-            inputs, targets = [take(each) for each in features], take(levels)
+            inputs, targets = take(features), take(levels)
         else:
-            inputs, targets = take(frames[0]), [take(frames[1]), take(levels[:, :1])]
+            inputs, targets = take(frames[0]), [take(frames[1]), take(levels)]
         yield Batch(inputs, targets, own.astype(np.float32), count)
 
 

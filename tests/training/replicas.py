@@ -6,8 +6,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
+
+from laser_dist.keras_import import import_keras
+
+import_keras()
+
+import keras
 import tensorflow as tf
 
 from laser_dist.training.config import StageConfig
