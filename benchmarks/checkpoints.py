@@ -26,12 +26,12 @@ import_keras()
 
 import tensorflow as tf  # noqa: E402
 
+from laser_dist.examples.order import Batch  # noqa: E402
 from laser_dist.models.heads import build_head  # noqa: E402
 from laser_dist.models.specs import BackboneSpec  # noqa: E402
 from laser_dist.models.variants import MJ_LAT  # noqa: E402
 from laser_dist.storage.run_files import RunFiles  # noqa: E402
 from laser_dist.training.config import CheckpointInterval, StageConfig  # noqa: E402
-from laser_dist.training.examples.order import Batch  # noqa: E402
 from laser_dist.training.learning.loop import Stage, TrainingContext, train_stage  # noqa: E402
 from laser_dist.training.learning.objectives import LevelObjective  # noqa: E402
 from laser_dist.training.storage.checkpoints import (  # noqa: E402

@@ -79,7 +79,7 @@ class Setup:
         """Return a function that makes the batches, copied to the devices ahead of the step."""
         from scaling_workers import make_batches
 
-        from laser_dist.training.examples.read_ahead import ReadAhead
+        from laser_dist.examples.read_ahead import ReadAhead
 
         source = make_batches(kind, self.spec, folder, self.shard, self.batch)
         return lambda: ReadAhead(map(self.stepper.to_devices, source()))

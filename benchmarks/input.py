@@ -127,11 +127,11 @@ def measure_now(folder: Path) -> dict[str, float]:
     import keras
     import tensorflow as tf
 
-    from laser_dist.training.examples.feature_files import FeatureFiles
-    from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
-    from laser_dist.training.examples.frame_pairs import FramePairs
-    from laser_dist.training.examples.frames import CachedFrames
-    from laser_dist.training.examples.read_ahead import ReadAhead
+    from laser_dist.examples.feature_files import FeatureFiles
+    from laser_dist.examples.features import CachedFeatures, FeatureBatches
+    from laser_dist.examples.frame_pairs import FramePairs
+    from laser_dist.examples.frames import CachedFrames
+    from laser_dist.examples.read_ahead import ReadAhead
     from laser_dist.training.learning.objectives import frame_objective
     from laser_dist.training.learning.step import Stepper
 
@@ -172,10 +172,10 @@ def measure_before(_: Path) -> dict[str, float]:
     """Return the examples per second of frames at the earlier commit."""
     import tensorflow as tf
 
-    from laser_dist.training.examples.read_ahead import ReadAhead
+    from laser_dist.examples.read_ahead import ReadAhead
 
     # By name: this tree has no such module.
-    data: Any = importlib.import_module("laser_dist.training.examples.data")
+    data: Any = importlib.import_module("laser_dist.examples.data")
 
     png = tf.io.encode_png(noise(np.random.default_rng(0))).numpy()
     image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))

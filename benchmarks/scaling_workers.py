@@ -24,8 +24,8 @@ def measure(
     """
     import tensorflow as tf
 
+    from laser_dist.examples.read_ahead import ReadAhead
     from laser_dist.training.config import StageConfig
-    from laser_dist.training.examples.read_ahead import ReadAhead
     from laser_dist.training.learning.collectives import weigh_batch_norms
     from laser_dist.training.learning.loop import make_optimizer
     from laser_dist.training.learning.step import Stepper
@@ -143,11 +143,11 @@ def make_batches(kind: str, spec: Any, scratch: Path, shard: tuple[int, ...], ba
     """Return a function that makes this worker's batches of noise as training makes them."""
     import numpy as np
 
-    from laser_dist.training.examples.feature_files import FeatureFiles
-    from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
-    from laser_dist.training.examples.frame_pairs import FramePairs
-    from laser_dist.training.examples.frames import DecodedFrames
-    from laser_dist.training.examples.order import WorkerShard
+    from laser_dist.examples.feature_files import FeatureFiles
+    from laser_dist.examples.features import CachedFeatures, FeatureBatches
+    from laser_dist.examples.frame_pairs import FramePairs
+    from laser_dist.examples.frames import DecodedFrames
+    from laser_dist.examples.order import WorkerShard
 
     rng, own, total = np.random.default_rng(0), WorkerShard(*shard), batch * STEPS
     levels = rng.normal(LEVELS, 3, (total, 3)).astype(np.float32)

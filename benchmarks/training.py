@@ -143,9 +143,9 @@ def our_epoch(
     import keras
     import tensorflow as tf
 
+    from laser_dist.examples.read_ahead import ReadAhead
     from laser_dist.models.predictors import build_joint_model, feature_extractor
     from laser_dist.training.config import StageConfig
-    from laser_dist.training.examples.read_ahead import ReadAhead
     from laser_dist.training.learning.loop import make_optimizer
     from laser_dist.training.learning.objectives import JointObjective, LevelObjective
     from laser_dist.training.learning.step import Stepper
@@ -189,7 +189,7 @@ def joint_batches(frames: Any, levels: Any) -> Iterator[Any]:
     """Yield frames and the first level, as an end-to-end stage takes them."""
     import numpy as np
 
-    from laser_dist.training.examples.order import Batch
+    from laser_dist.examples.order import Batch
 
     for start in range(0, NUM_EXAMPLES, BATCH_SIZE):
         part = slice(start, start + BATCH_SIZE)
@@ -201,8 +201,8 @@ def cached_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
     """Cache features as a run does, in one part."""
     import numpy as np
 
-    from laser_dist.training.examples.feature_files import FeatureFiles
-    from laser_dist.training.examples.features import CachedFeatures
+    from laser_dist.examples.feature_files import FeatureFiles
+    from laser_dist.examples.features import CachedFeatures
 
     branches = []
     for index, array in enumerate(arrays_of_branches):
@@ -215,7 +215,7 @@ def cached_features(folder: Path, arrays_of_branches: list[Any]) -> Any:
 
 def feature_batches(kept: Any, levels: Any) -> Any:
     """Return the batches of a head."""
-    from laser_dist.training.examples.features import FeatureBatches
+    from laser_dist.examples.features import FeatureBatches
 
     return FeatureBatches(features=kept, targets=levels, batch_size=BATCH_SIZE, seed=0)
 
@@ -269,8 +269,8 @@ def memory_of(count: int) -> None:
     import numpy as np
     import tensorflow as tf
 
+    from laser_dist.examples.read_ahead import ReadAhead
     from laser_dist.training.config import StageConfig
-    from laser_dist.training.examples.read_ahead import ReadAhead
     from laser_dist.training.learning.loop import make_optimizer
     from laser_dist.training.learning.objectives import LevelObjective
     from laser_dist.training.learning.step import Stepper

@@ -175,7 +175,7 @@ def cross_validate(
       UserError: as for `train`, or the dataset has too few groups.
       TrainingFailedError: of Ray: workers failed more often than the runs allow.
     """
-    from laser_dist.training.examples.records import read_groups
+    from laser_dist.examples.records import read_groups
 
     training, location = to_dict(resolve_config(variant, config, settings)), find_dataset(dataset)
     groups, kept = read_groups(location), "groups"

@@ -23,6 +23,7 @@ LAYERS = {
     "laser_dist.training": 4,
     "laser_dist.encoding": 4,
     "beam_pipelines": 4,
+    "laser_dist.examples": 3,
     "laser_dist.prediction": 3,
     "laser_dist.simulation": 3,
     "laser_dist.models": 2,
@@ -38,7 +39,7 @@ LAYERS = {
     "laser_dist": -1,
 }
 # Subpackages that import only from those before them. The package's other modules import any.
-SUBPACKAGES = {"laser_dist.training": ("config", "storage", "examples", "learning")}
+SUBPACKAGES = {"laser_dist.training": ("config", "storage", "learning")}
 TENSORFLOW = {"tensorflow", "tf_keras", "tensorflow_datasets"}
 LEARNING = TENSORFLOW | {"keras"}
 CLUSTERS = {"ray", "apache_beam"}

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     videoset, run_dir = output / "videoset", output / "run"
     started = time.monotonic()
     from beam_pipelines.synthetic.pipeline import check_output
-    from laser_dist.training.lease import free
+    from laser_dist.storage.lease import free
 
     check_output(videoset)
     check_free(run_dir)
@@ -104,8 +104,8 @@ def _build(terminal: Terminal, manual_dir: Path, data_dir: Path) -> Path:
 
 def _train(terminal: Terminal, run_dir: Path, dataset_dir: Path, seed: int) -> dict[str, Any]:
     from laser_dist.models.variants import MJ_LAT
+    from laser_dist.storage.lease import free
     from laser_dist.training.config import override, tiny
-    from laser_dist.training.lease import free
 
     free(api.run_store(run_dir))
     if run_dir.exists():  # the demo's own, after `check_free`

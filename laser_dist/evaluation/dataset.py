@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from laser_dist.errors import UserError
+from laser_dist.examples.label_table import read_label_table
 from laser_dist.jnd.scale import QP, Scale, scale_named
-from laser_dist.training.storage.label_table import read_label_table
 from laser_dist.video.frames import resize_rgb
 from laser_dist.video.images import open_image
 

@@ -1,1 +1,1 @@
-"""Training: settings, data, one step and one loop for any number of devices and workers."""
+"""Training: settings, one step and one loop for any number of devices and workers."""

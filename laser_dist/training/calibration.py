@@ -13,11 +13,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from laser_dist.examples.example_codec import LEVELS, RAW, decode_frame, encoded_images
+from laser_dist.examples.records import open_examples
 from laser_dist.jnd.calibration import COVERAGE, Residuals, half_widths
 from laser_dist.models.domain import Domain, frame_features
 from laser_dist.models.predictors import change_spec, predictor_spec_of
-from laser_dist.training.examples.example_codec import LEVELS, RAW, decode_frame, encoded_images
-from laser_dist.training.examples.records import open_examples
 
 _MAX_FRAMES = 8  # of a clip
 

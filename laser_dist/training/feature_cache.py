@@ -8,10 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from laser_dist.storage.cache import file_hash
-from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.examples.example_codec import RAW
-from laser_dist.training.examples.feature_files import (
+from laser_dist.examples.example_codec import RAW
+from laser_dist.examples.feature_files import (
     BATCH_SIZE,
     Extractor,
     FeatureFiles,
@@ -21,10 +19,12 @@ from laser_dist.training.examples.feature_files import (
     num_parts_of,
     write_parts,
 )
-from laser_dist.training.examples.features import CachedFeatures
-from laser_dist.training.examples.frame_pairs import FramePairs
-from laser_dist.training.examples.frames import Frames
-from laser_dist.training.examples.order import WorkerShard
+from laser_dist.examples.features import CachedFeatures
+from laser_dist.examples.frame_pairs import FramePairs
+from laser_dist.examples.frames import Frames
+from laser_dist.examples.order import WorkerShard
+from laser_dist.storage.cache import file_hash
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.learning.collectives import all_agree, wait_for_all
 from laser_dist.training.learning.loop import TrainingContext
 from laser_dist.training.reuse import model_path

@@ -10,9 +10,9 @@ from typing import Any
 from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
+from laser_dist.storage.lease import free
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import from_dict, override, to_dict
-from laser_dist.training.lease import free
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}

@@ -151,7 +151,7 @@ def train_runs(
     Raises:
       UserError: another process trains one of the runs.
     """
-    from laser_dist.training.lease import leased
+    from laser_dist.storage.lease import leased
     from laser_dist.training.plan import waves
 
     with ExitStack() as stack:

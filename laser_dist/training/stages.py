@@ -14,6 +14,20 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.errors import UserError
+from laser_dist.examples.example_codec import RAW, num_with, rows_with
+from laser_dist.examples.feature_files import Extractor
+from laser_dist.examples.features import ComputedFeatures, FeatureBatches
+from laser_dist.examples.frame_cache import cached_frames
+from laser_dist.examples.frame_pairs import FramePairs
+from laser_dist.examples.frames import DecodedFrames, Frames, sample_frames
+from laser_dist.examples.labels import (
+    LABEL_COLUMNS,
+    Labeled,
+    labels_in,
+    present_means,
+)
+from laser_dist.examples.order import WorkerShard, has_level, num_steps
+from laser_dist.examples.records import Records, open_examples
 from laser_dist.jnd.scale import scale_named
 from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_autoencoder
 from laser_dist.models.heads import LEAST_SPREAD, build_head
@@ -23,20 +37,6 @@ from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.storage.cache import cache_folder
 from laser_dist.training.config import StageConfig, TrainingConfig
-from laser_dist.training.examples.example_codec import RAW, num_with, rows_with
-from laser_dist.training.examples.feature_files import Extractor
-from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
-from laser_dist.training.examples.frame_cache import cached_frames
-from laser_dist.training.examples.frame_pairs import FramePairs
-from laser_dist.training.examples.frames import DecodedFrames, Frames, sample_frames
-from laser_dist.training.examples.labels import (
-    LABEL_COLUMNS,
-    Labeled,
-    labels_in,
-    present_means,
-)
-from laser_dist.training.examples.order import WorkerShard, has_level, num_steps
-from laser_dist.training.examples.records import Records, open_examples
 from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.learning.collectives import (
     all_agree,

@@ -13,7 +13,7 @@ from laser_dist.training.config import TrainingConfig, from_dict
 from laser_dist.training.devices import use_devices
 
 if TYPE_CHECKING:
-    from laser_dist.training.examples.order import WorkerShard
+    from laser_dist.examples.order import WorkerShard
     from laser_dist.training.learning.callbacks import Callback
     from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.storage.logs import RunLog
@@ -52,7 +52,7 @@ def work(
     config: TrainingConfig = from_dict(runs[0][0]["training"])
     strategy, devices = _set_up_tensorflow(config, num_workers)
 
-    from laser_dist.training.examples.order import WorkerShard
+    from laser_dist.examples.order import WorkerShard
     from laser_dist.training.learning.collectives import check_same_devices
 
     replicas = strategy.num_replicas_in_sync // num_workers

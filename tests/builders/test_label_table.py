@@ -9,10 +9,10 @@ from label_tables import plain
 from videoset_builds import examples
 
 from laser_dist.errors import UserError
-from laser_dist.training.examples.example_codec import features_of
-from laser_dist.training.examples.labels import LABEL_COLUMNS, labels_in
-from laser_dist.training.examples.records import open_records
-from laser_dist.training.storage.label_table import read_label_table
+from laser_dist.examples.example_codec import features_of
+from laser_dist.examples.label_table import read_label_table
+from laser_dist.examples.labels import LABEL_COLUMNS, labels_in
+from laser_dist.examples.records import open_records
 
 pytestmark = [
     pytest.mark.beam,

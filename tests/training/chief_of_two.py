@@ -42,8 +42,8 @@ def saves(strategy, index, run_dir):
     sys.path.append(str(TESTS))
     from training_fakes import context, linear_stage
 
+    from laser_dist.examples.order import WorkerShard
     from laser_dist.training.config import CheckpointInterval
-    from laser_dist.training.examples.order import WorkerShard
     from laser_dist.training.learning import loop
     from laser_dist.training.storage.logs import RunLog
 

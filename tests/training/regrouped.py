@@ -20,13 +20,13 @@ import keras
 import tensorflow as tf
 from flagship import prepare_worker
 
+from laser_dist.examples.order import Batch, WorkerShard
 from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_autoencoder
 from laser_dist.models.heads import build_head
 from laser_dist.models.predictors import build_joint_model
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import E2E_LAT, LAT
 from laser_dist.training.config import StageConfig
-from laser_dist.training.examples.order import Batch, WorkerShard
 from laser_dist.training.learning.collectives import average_statistics, weigh_batch_norms
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective

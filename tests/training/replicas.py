@@ -15,9 +15,9 @@ import_keras()
 import keras
 import tensorflow as tf
 
+from laser_dist.examples.order import Batch, WorkerShard
 from laser_dist.training.config import StageConfig
 from laser_dist.training.devices import use_devices
-from laser_dist.training.examples.order import Batch, WorkerShard
 from laser_dist.training.learning.collectives import average_statistics, weigh_batch_norms
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import LevelObjective

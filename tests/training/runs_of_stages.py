@@ -1,8 +1,8 @@
 """Run stages in this process, in the order that the commands use."""
 
+from laser_dist.examples.order import WorkerShard
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import to_dict
-from laser_dist.training.examples.order import WorkerShard
 from laser_dist.training.plan import inputs_of, key_of, plan_stages
 from laser_dist.training.stages import run_stages
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from training_fakes import HEIGHT, WIDTH, RecordingRecords, context, labels_of, prepared
 
+from laser_dist.examples.feature_files import Extractor
+from laser_dist.examples.features import ComputedFeatures, FeatureBatches
+from laser_dist.examples.frames import DecodedFrames
+from laser_dist.examples.order import WorkerShard
+from laser_dist.examples.records import open_records
 from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.specs import BackboneSpec
-from laser_dist.training.examples.feature_files import Extractor
-from laser_dist.training.examples.features import ComputedFeatures, FeatureBatches
-from laser_dist.training.examples.frames import DecodedFrames
-from laser_dist.training.examples.order import WorkerShard
-from laser_dist.training.examples.records import open_records
 from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.reuse import model_path
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import ArrayFeatures, assert_same_steps, batches, joined, worker_sources
 
-from laser_dist.training.examples.features import FeatureBatches
-from laser_dist.training.examples.order import has_level, num_steps
+from laser_dist.examples.features import FeatureBatches
+from laser_dist.examples.order import has_level, num_steps
 
 
 @st.composite

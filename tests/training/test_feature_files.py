@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from training_fakes import HEIGHT, NUM_TRAIN, NUM_VALIDATION, WIDTH, frame, frame_pairs
 
-from laser_dist.training.examples.feature_files import (
+from laser_dist.examples.feature_files import (
     BATCH_SIZE,
     Extractor,
     FeatureFiles,
@@ -18,7 +18,7 @@ from laser_dist.training.examples.feature_files import (
     num_parts_of,
     write_parts,
 )
-from laser_dist.training.examples.order import WorkerShard
+from laser_dist.examples.order import WorkerShard
 
 PATCH = 16
 COUNTS = {"train": NUM_TRAIN, "validation": NUM_VALIDATION}
@@ -97,7 +97,7 @@ def test_rows_of_all_parts_are_in_stored_order(
 ):
     # Each worker has two positions per step: the last step of the seven examples is incomplete, and
     # the first worker gets both validation examples.
-    monkeypatch.setattr("laser_dist.training.examples.feature_files.BATCH_SIZE", 2)
+    monkeypatch.setattr("laser_dist.examples.feature_files.BATCH_SIZE", 2)
     monkeypatch.setattr(f"{__name__}.BATCH_SIZE", 2)
     write(tmp_path, extractor, dataset_dir, split, num_workers)
     stored, mirrored = files_of(tmp_path, split, key(split))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from training_fakes import HEIGHT, IMAGES, NUM_TRAIN, WIDTH, RecordingRecords
 
-from laser_dist.training.examples.frame_cache import cached_frames
-from laser_dist.training.examples.frames import CachedFrames, DecodedFrames
-from laser_dist.training.examples.memory_maps import aligned, gather
-from laser_dist.training.examples.records import open_records
+from laser_dist.examples.frame_cache import cached_frames
+from laser_dist.examples.frames import CachedFrames, DecodedFrames
+from laser_dist.examples.memory_maps import aligned, gather
+from laser_dist.examples.records import open_records
 
 BYTES = NUM_TRAIN * HEIGHT * WIDTH * 3  # of one image of the split
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_dist.training.examples.order import (
+from laser_dist.examples.order import (
     WorkerShard,
     epoch_order,
     num_steps,

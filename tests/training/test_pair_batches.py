@@ -25,11 +25,11 @@ from training_fakes import (
 )
 
 from laser_dist.errors import UserError
-from laser_dist.training.examples.example_codec import features_of, num_with
-from laser_dist.training.examples.frames import DecodedFrames, sample_frames
-from laser_dist.training.examples.labels import present_means
-from laser_dist.training.examples.order import WorkerShard, num_steps
-from laser_dist.training.examples.records import open_examples, open_records
+from laser_dist.examples.example_codec import features_of, num_with
+from laser_dist.examples.frames import DecodedFrames, sample_frames
+from laser_dist.examples.labels import present_means
+from laser_dist.examples.order import WorkerShard, num_steps
+from laser_dist.examples.records import open_examples, open_records
 from laser_dist.video.frames import resize_rgb
 
 # Six examples fit 1, 2 and 3 workers. The last step has one of the seven examples and five padded

@@ -2,8 +2,8 @@ import threading
 
 import pytest
 
-from laser_dist.training.examples import read_ahead
-from laser_dist.training.examples.read_ahead import ReadAhead
+from laser_dist.examples import read_ahead
+from laser_dist.examples.read_ahead import ReadAhead
 
 
 def test_items_come_in_order():

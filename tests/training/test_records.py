@@ -14,10 +14,10 @@ from s3 import BUCKET
 from training_fakes import NUM_TRAIN, ManyPairs, TinyPairs, frame_pairs, joined, labels_of
 
 from laser_dist.errors import UserError
+from laser_dist.examples.example_codec import features_of
+from laser_dist.examples.frames import DecodedFrames, sample_frames
+from laser_dist.examples.records import open_records
 from laser_dist.storage.prepared_datasets import find_dataset
-from laser_dist.training.examples.example_codec import features_of
-from laser_dist.training.examples.frames import DecodedFrames, sample_frames
-from laser_dist.training.examples.records import open_records
 from laser_dist.training.runs import read_dataset_card
 
 NUM_MANY = 50

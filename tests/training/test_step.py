@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import linear_model, prepared
 
-from laser_dist.training.examples.order import Batch
+from laser_dist.examples.order import Batch
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.learning.step import REQUESTS, Mean, Stepper
 

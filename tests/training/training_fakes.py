@@ -12,19 +12,19 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from label_tables import write_label_tables
 
+from laser_dist.examples.example_codec import rows_with
+from laser_dist.examples.features import CachedFeatures, FeatureBatches
+from laser_dist.examples.frame_pairs import FramePairs
+from laser_dist.examples.frames import DecodedFrames
+from laser_dist.examples.label_table import read_label_table
+from laser_dist.examples.labels import LABEL_COLUMNS, labels_in
+from laser_dist.examples.order import WorkerShard
+from laser_dist.examples.records import open_records
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import StageConfig
-from laser_dist.training.examples.example_codec import rows_with
-from laser_dist.training.examples.features import CachedFeatures, FeatureBatches
-from laser_dist.training.examples.frame_pairs import FramePairs
-from laser_dist.training.examples.frames import DecodedFrames
-from laser_dist.training.examples.labels import LABEL_COLUMNS, labels_in
-from laser_dist.training.examples.order import WorkerShard
-from laser_dist.training.examples.records import open_records
 from laser_dist.training.learning.callbacks import CsvLogger
 from laser_dist.training.learning.loop import Stage, TrainingContext
 from laser_dist.training.learning.objectives import LevelObjective
-from laser_dist.training.storage.label_table import read_label_table
 from laser_dist.training.storage.logs import RunLog
 
 HEIGHT, WIDTH = 32, 48

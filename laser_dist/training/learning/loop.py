@@ -18,10 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.errors import UserError
+from laser_dist.examples.order import Batch
+from laser_dist.examples.read_ahead import ReadAhead
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import CheckpointInterval, StageConfig
-from laser_dist.training.examples.order import Batch
-from laser_dist.training.examples.read_ahead import ReadAhead
 from laser_dist.training.learning.callbacks import Callback, StageInfo
 from laser_dist.training.learning.collectives import (
     average_statistics,

@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.examples.example_codec import as_float
-from laser_dist.training.examples.memory_maps import ALIGNMENT
-from laser_dist.training.examples.order import Batch
+from laser_dist.examples.example_codec import as_float
+from laser_dist.examples.memory_maps import ALIGNMENT
+from laser_dist.examples.order import Batch
 from laser_dist.training.learning.collectives import norms_weighted_by
 
 # Maps model outputs and targets to {name: [B] values}; "loss" is minimized. NaN means that an

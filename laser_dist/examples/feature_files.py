@@ -22,11 +22,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from laser_dist.examples.example_codec import as_float
+from laser_dist.examples.frame_pairs import FramePairs
+from laser_dist.examples.memory_maps import gather, new_map
+from laser_dist.examples.read_ahead import ReadAhead
 from laser_dist.storage import write_text
-from laser_dist.training.examples.example_codec import as_float
-from laser_dist.training.examples.frame_pairs import FramePairs
-from laser_dist.training.examples.memory_maps import gather, new_map
-from laser_dist.training.examples.read_ahead import ReadAhead
 
 BATCH_SIZE = 8  # frames per worker and step
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from laser_dist.training.examples.example_codec import IMAGES, LEVELS
+from laser_dist.examples.example_codec import IMAGES, LEVELS
 
 LABEL_COLUMNS = (LEVELS, "viewer_samples")
 

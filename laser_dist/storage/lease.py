@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.storage.files import read_bytes, remove, write_text
+from laser_dist.storage.locations import join
 from laser_dist.storage.run_files import RunFiles, remove_unfinished
 
 LEASE_FILE = "lease.json"
@@ -82,7 +83,7 @@ def free(store: RunFiles) -> None:
         _await_expiry(store, found)
     last = _time_text(found.heartbeat_s)
     logger.info("The run is claimed from %s, whose last heartbeat was at %s", found, last)
-    storage.remove(_location(store))
+    remove(_location(store))
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def leased(store: RunFiles) -> Iterator[Callable[[], None]]:
         with contextlib.suppress(OSError, UserError):
             found = _read(store)
             if found is not None and found.owner == own.owner:
-                storage.remove(_location(store))
+                remove(_location(store))
 
 
 def _has_ended(store: RunFiles, lease: Lease) -> bool:
@@ -186,19 +187,19 @@ def _refusal(store: RunFiles, lease: Lease) -> UserError:
 
 
 def _location(store: RunFiles) -> str:
-    return str(storage.join(store.location, LEASE_FILE))
+    return str(join(store.location, LEASE_FILE))
 
 
 def _read(store: RunFiles) -> Lease | None:
     try:
-        return Lease(**json.loads(storage.read_bytes(_location(store))))
+        return Lease(**json.loads(read_bytes(_location(store))))
     except (FileNotFoundError, ValueError, TypeError):  # none, or damaged
         return None
 
 
 def _write(store: RunFiles, lease: Lease) -> None:
     # Of one size: a reader of a bucket may take the size from the text before.
-    storage.write_text(_location(store), f"{json.dumps(asdict(lease)):<{_FILE_CHARACTERS}}\n")
+    write_text(_location(store), f"{json.dumps(asdict(lease)):<{_FILE_CHARACTERS}}\n")
 
 
 def _time_text(seconds: float) -> str:

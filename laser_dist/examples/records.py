@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from laser_dist import storage
 from laser_dist.errors import UserError
-from laser_dist.training.storage.label_table import read_label_table
+from laser_dist.examples.label_table import read_label_table
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
@@ -169,7 +169,7 @@ def open_records(location: str | Path, split: str) -> Records:
     names = [f"{stem}-{index:05d}-of-{count:05d}" for index in range(count)]
     if file_format == _FILE_FORMAT:
         return Records([storage.join(location, each) for each in names], lengths)
-    from laser_dist.training.examples.converted_shards import converted_shards  # imports TFDS
+    from laser_dist.examples.converted_shards import converted_shards  # imports TFDS
 
     return Records(converted_shards(str(location), names, file_format), lengths)
 

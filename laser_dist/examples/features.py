@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_dist.training.examples.example_codec import RAW, as_float
-from laser_dist.training.examples.feature_files import FeatureFiles
-from laser_dist.training.examples.frames import Frames
-from laser_dist.training.examples.memory_maps import aligned
-from laser_dist.training.examples.order import (
+from laser_dist.examples.example_codec import RAW, as_float
+from laser_dist.examples.feature_files import FeatureFiles
+from laser_dist.examples.frames import Frames
+from laser_dist.examples.memory_maps import aligned
+from laser_dist.examples.order import (
     Batch,
     EpochOrder,
     WorkerShard,

@@ -19,9 +19,9 @@ import google_crc32c
 import numpy as np
 
 from laser_dist import storage
+from laser_dist.examples.frames import CachedFrames, DecodedFrames, Frames
+from laser_dist.examples.memory_maps import new_map
 from laser_dist.machine import num_cores
-from laser_dist.training.examples.frames import CachedFrames, DecodedFrames, Frames
-from laser_dist.training.examples.memory_maps import new_map
 
 _AT_A_TIME = 64  # examples that are decoded at once; more if there are more cores
 _LOCK = ".lock"

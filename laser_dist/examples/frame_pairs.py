@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laser_dist.training.examples.example_codec import RAW
-from laser_dist.training.examples.frames import Frames
-from laser_dist.training.examples.order import Batch, WorkerShard, num_steps, shuffled, step_rng
+from laser_dist.examples.example_codec import RAW
+from laser_dist.examples.frames import Frames
+from laser_dist.examples.order import Batch, WorkerShard, num_steps, shuffled, step_rng
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
+from laser_dist.examples.example_codec import RAW, decode_frame, encoded_images
+from laser_dist.examples.memory_maps import aligned, gather
+from laser_dist.examples.records import Records
 from laser_dist.machine import num_cores
-from laser_dist.training.examples.example_codec import RAW, decode_frame, encoded_images
-from laser_dist.training.examples.memory_maps import aligned, gather
-from laser_dist.training.examples.records import Records
 
 
 class Frames(Protocol):

@@ -11,16 +11,16 @@ import pytest
 
 from laser_dist import storage
 from laser_dist.errors import UserError
+from laser_dist.storage import lease
+from laser_dist.storage.lease import Lease, free, leased
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training import lease
-from laser_dist.training.lease import Lease, free, leased
 
 pytestmark = pytest.mark.attack("Runs")
 
 HOLD = """
 import sys, time
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.lease import leased
+from laser_dist.storage.lease import leased
 with leased(RunFiles(sys.argv[1])):
     print(flush=True)
     time.sleep(600)
@@ -172,7 +172,7 @@ import sys, time
 from pathlib import Path
 from laser_dist.storage.files import atomic_path
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.lease import leased
+from laser_dist.storage.lease import leased
 with leased(RunFiles(sys.argv[1])), atomic_path(Path(sys.argv[1]) / "models" / "a.keras") as path:
     path.write_text("half")
     print(flush=True)
