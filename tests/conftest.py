@@ -74,6 +74,22 @@ def _cache_directory(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch):
+    """Put an `ffmpeg` with libvmaf first on the search path, and return it."""
+    import imageio_ffmpeg
+
+    from laser_dist.video.vmaf import vmaf_program
+
+    program = tmp_path / "programs" / "ffmpeg"
+    program.parent.mkdir()
+    program.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    vmaf_program.cache_clear()
+    yield program
+    vmaf_program.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def s3():
     """A bucket in a stand-in for S3."""

@@ -28,6 +28,7 @@ from laser_dist.wording import count_text, share_text, size_text
 if TYPE_CHECKING:
     from laser_dist.encoding.encode import Encoded, Request
     from laser_dist.encoding.folder import Job, Unencoded
+    from laser_dist.encoding.verify import Quality, Verified
 
 HELP = "encode clips at a JND level"
 EXAMPLE = """\
@@ -74,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         metavar="DB",
         help="least XPSNR of the result: while it is lower, encode again with finer quantizers",
+    )
+    parser.add_argument(
+        "--min-vmaf",
+        type=positive_number,
+        metavar="SCORE",
+        help="least VMAF of the result, up to 100, likewise; needs an ffmpeg with libvmaf",
     )
     parser.add_argument(
         "--even-if-coarser",
@@ -123,11 +130,24 @@ def request_of(arguments: argparse.Namespace) -> Request:
     Raises:
       UserError: options contradict each other, or the encoder has no such preset.
     """
-    from laser_dist.encoding.encode import Request
+    from laser_dist.encoding.encode import Least, Request
     from laser_dist.encoding.encoders import EncoderSettings
+    from laser_dist.video.vmaf import vmaf_program
 
-    if arguments.no_verify and arguments.min_xpsnr is not None:
-        raise UserError("--min-xpsnr needs the comparison with the clip.", hint="Omit --no-verify.")
+    least: list[Least] = []
+    if arguments.min_xpsnr is not None:
+        least.append(Least("xpsnr_db", arguments.min_xpsnr))
+    if arguments.min_vmaf is not None:
+        least.append(Least("vmaf", arguments.min_vmaf))
+    if arguments.no_verify and least:
+        raise UserError(
+            f"{least[0].option} needs the comparison with the clip.", hint="Omit --no-verify."
+        )
+    if arguments.min_vmaf is not None and vmaf_program() is None:
+        raise UserError(
+            "--min-vmaf needs an ffmpeg with libvmaf in the search path (PATH).",
+            hint="Install one, or use --min-xpsnr.",
+        )
     return Request(
         level=arguments.target,
         sur=arguments.sur,
@@ -137,7 +157,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
             codec=arguments.codec, preset=arguments.preset, options=arguments.encoder_options
         ),
         verify=not arguments.no_verify,
-        min_xpsnr_db=arguments.min_xpsnr,
+        least=tuple(least),
         overwrite=arguments.overwrite,
         allow_hdr=arguments.hdr == "allow",
         even_if_coarser=arguments.even_if_coarser,
@@ -274,11 +294,10 @@ def say_all(terminal: Terminal, found: Sequence[Encoded]) -> None:
         row = [str(each.source), low if low == high else f"{low}–{high}"]
         row += [size_text(each.source_bytes), size_text(each.output_bytes)]
         row.append(share_text(each.saving))
-        row += [f"{each.verified.total.xpsnr_db:.1f}"] if each.verified else []
-        rows.append(row)
+        rows.append([*row, *_quality_texts(each.verified and each.verified.total)])
     first = found[0]
     header = ["clip", first.settings.rate, "before", "after", "saved"]
-    terminal.table(header + (["XPSNR (dB)"] if first.verified else []), [rows])
+    terminal.table(header + _quality_titles(first.verified), [rows])
     terminal.say()
     before, after = (
         sum(getattr(each, name) for each in found) for name in ("source_bytes", "output_bytes")
@@ -299,10 +318,9 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
     for index, (scene, (_, value)) in enumerate(zip(plan.scenes, encoded.values, strict=True)):
         row = [f"{clock_text(scene.start_s)} – {clock_text(scene.end_s)}", f"{scene.level:.1f}"]
         row.append(f"{value:g}")
-        row += [f"{verified.scenes[index].xpsnr_db:.1f}"] if verified else []
-        rows.append(row)
+        rows.append([*row, *_quality_texts(verified.scenes[index] if verified else None)])
     header = ["scene", f"{plan.level.upper()} (QP)", f"{name} ({settings.rate})"]
-    terminal.table(header + (["XPSNR (dB)"] if verified else []), [rows])
+    terminal.table(header + _quality_titles(verified), [rows])
     terminal.say()
     terminal.say(
         f"Wrote {encoded.output}: {size_text(encoded.output_bytes)}, {encoded.bitrate_kbps:.0f}"
@@ -317,7 +335,7 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
         )
     if encoded.num_encodes > 1:
         terminal.say(
-            f"It took {encoded.num_encodes} encodes to reach the least XPSNR; the first one, as"
+            f"It took {encoded.num_encodes} encodes to reach the least quality; the first one, as"
             " planned, was below it."
         )
     if (share := encoded.satisfied) is not None:
@@ -329,7 +347,8 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
         total = verified.total
         terminal.say(
             f"All {verified.num_frames} frames: PSNR {total.psnr_db:.1f} dB, SSIM"
-            f" {total.ssim:.4f}, XPSNR {total.xpsnr_db:.1f} dB."
+            f" {total.ssim:.4f}, XPSNR {total.xpsnr_db:.1f} dB"
+            + (f", VMAF {total.vmaf:.1f}." if total.vmaf is not None else ".")
         )
     if encoded.result.left_out:
         terminal.say(f"note: not copied: {', '.join(encoded.result.left_out)}.")
@@ -339,6 +358,19 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
         terminal.say("The model was trained with SIMULATED viewers.")
     if encoded.ffmpeg_command:
         terminal.say(f"The same with FFmpeg: {encoded.ffmpeg_command}")
+
+
+def _quality_titles(verified: Verified | None) -> list[str]:
+    """Return the titles of the columns with `_quality_texts`."""
+    if verified is None:
+        return []
+    return ["XPSNR (dB)"] + (["VMAF"] if verified.total.vmaf is not None else [])
+
+
+def _quality_texts(quality: Quality | None) -> list[str]:
+    if quality is None:
+        return []
+    return [f"{quality.xpsnr_db:.1f}"] + ([] if quality.vmaf is None else [f"{quality.vmaf:.1f}"])
 
 
 def _saving_text(saving: float) -> str:

@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from laser_dist.encoding.encoders import CODECS, QP, EncoderSettings
 from laser_dist.encoding.matching import Match, codec_map, excerpt_of, matching_crf, on_grid
 from laser_dist.encoding.plan import Plan, SatisfiedShare, plan_of, satisfied_share
 from laser_dist.encoding.transcode import FORMATS, Transcoded, Values, checked_facts, transcode
-from laser_dist.encoding.verify import Verified, verify
+from laser_dist.encoding.verify import Quality, Verified, verify
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR
 from laser_dist.prediction.model import Model
@@ -26,15 +26,12 @@ SCHEMA = 1
 """Version of `Encoded.to_dict`."""
 
 FINEST = 1.0
-"""Finest QP or CRF that a search for an XPSNR uses."""
+"""Finest QP or CRF that a search for a quality uses."""
 
 MAX_ENCODES = 6
-"""Most encodes of a search for an XPSNR."""
+"""Most encodes of a search for a quality."""
 
-# A QP is about 12% of the step size, so that fine encodes gain a dB per QP, and coarse ones less.
-_DB_PER_STEP = 0.7
-_LEAST_DB_PER_STEP = 0.02
-
+_LEAST_SLOPE = 0.03  # of `Least.per_step`; noise gains next to nothing from step to step
 
 _FRAMES_OF_QPS = 200  # enough for the mean of a clip, which is not decoded once more
 
@@ -45,6 +42,46 @@ class CoarseClip(UserError):
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share of it that is done."""
+
+
+@dataclass(frozen=True)
+class Least:
+    """A quality that a result has at least.
+
+    Attributes:
+      metric: "xpsnr_db" or "vmaf", an attribute of `Quality`.
+      value: the quality; higher is better.
+    """
+
+    metric: Literal["xpsnr_db", "vmaf"]
+    value: float
+
+    @property
+    def option(self) -> str:
+        """Option of the command that asks for it."""
+        return f"--min-{self.metric.removesuffix('_db')}"
+
+    @property
+    def per_step(self) -> float:
+        """What a step of a quantizer gains at first; later ones follow from those before.
+
+        A QP is about 12% of the step size, so that fine encodes gain a dB per QP, and coarse ones
+        less.
+        """
+        return 0.7 if self.metric == "xpsnr_db" else 1.0
+
+    def of(self, quality: Quality) -> float:
+        """Return the metric of a result."""
+        value = getattr(quality, self.metric)
+        assert value is not None, self.metric
+        return value
+
+    def text(self, quality: Quality) -> str:
+        """Return the metric of a result as text."""
+        value = self.of(quality)
+        return (
+            f"an XPSNR of {value:.1f} dB" if self.metric == "xpsnr_db" else f"a VMAF of {value:.1f}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +95,7 @@ class Request:
       constant: give all scenes the quantizer of the strictest one.
       settings: encoder.
       verify: whether the result is compared with the source.
-      min_xpsnr_db: XPSNR that the result has at least, which needs `verify`; None for any.
+      least: qualities that the result has at least, which need `verify`.
       overwrite: whether an existing output is replaced.
       allow_hdr: whether HDR is encoded, although the levels are of SDR.
       even_if_coarser: whether a clip is encoded that is itself coarser than planned.
@@ -70,7 +107,7 @@ class Request:
     constant: bool = False
     settings: EncoderSettings
     verify: bool = True
-    min_xpsnr_db: float | None = None
+    least: tuple[Least, ...] = ()
     overwrite: bool = False
     allow_hdr: bool = False
     even_if_coarser: bool = False
@@ -90,7 +127,7 @@ class Encoded:
       match: trial encodes for another encoder; None without.
       result: what was encoded.
       verified: comparison with the source; None if not asked for.
-      num_encodes: how often the clip was encoded, until it had the least XPSNR.
+      num_encodes: how often the clip was encoded, until it had the least quality.
       source_bytes: size of the source.
       output_bytes: size of the output.
       duration_s: length of the clip in seconds.
@@ -209,8 +246,8 @@ def encode(
       progress: is called with what is being done.
 
     Raises:
-      UserError: as `check_request`, `planned` and `transcode`; or no quantizer gives the XPSNR that
-        is asked for.
+      UserError: as `check_request`, `planned` and `transcode`; or no quantizer gives the quality
+        that is asked for.
       OSError: the output cannot be written.
     """
     check_request(source, output, request)
@@ -246,7 +283,7 @@ def _encoded(
     *,
     progress: Progress,
 ) -> tuple[Transcoded, Values, Verified | None, int]:
-    """Encode at quantizers, or finer ones if the XPSNR is too low.
+    """Encode at quantizers, or finer ones if the quality is too low.
 
     Returns:
       What was encoded, the quantizers, the comparison with the source, and the number of encodes.
@@ -255,7 +292,7 @@ def _encoded(
     def show(what: str) -> Callable[[int], None]:
         return lambda done: progress(what, min(1.0, done / num_frames))
 
-    tried: list[tuple[float, float]] = []
+    tried: list[tuple[float, Quality]] = []
     lowered = 0.0
     while True:
         used = [(frames, max(FINEST, value - lowered)) for frames, value in values]
@@ -263,35 +300,38 @@ def _encoded(
         if not request.verify:
             return result, used, None, 1
         verified = verify(source, path, used, progress=show("comparing"))
-        reached = verified.total.xpsnr_db
-        tried.append((lowered, reached))
-        if request.min_xpsnr_db is None or reached >= request.min_xpsnr_db:
+        tried.append((lowered, verified.total))
+        low = [each for each in request.least if each.of(verified.total) < each.value]
+        if not low:
             return result, used, verified, len(tried)
         if len(tried) == MAX_ENCODES or all(value == FINEST for _, value in used):
             raise UserError(
-                f"{source} has an XPSNR of {reached:.1f} dB after {len(tried)} encodes, the last"
+                f"{source} has {low[0].text(verified.total)} after {len(tried)} encodes, the last"
                 f" one {lowered:g} {request.settings.rate} finer than planned.",
-                hint="Lower --min-xpsnr.",
+                hint=f"Lower {low[0].option}.",
             )
         most = max(value for _, value in values) - FINEST
-        lowered = next_lowering(tried, request.min_xpsnr_db, most)
+        lowered = max(
+            next_lowering([(step, each.of(found)) for step, found in tried], each, most)
+            for each in low
+        )
 
 
-def next_lowering(tried: Sequence[tuple[float, float]], target_db: float, most: float) -> float:
-    """Return by how many whole steps to lower the quantizers next, to reach an XPSNR.
+def next_lowering(tried: Sequence[tuple[float, float]], least: Least, most: float) -> float:
+    """Return by how many whole steps to lower the quantizers next, to reach a quality.
 
     Args:
-      tried: steps and XPSNR in dB of each encode before, all below the target.
-      target_db: XPSNR.
+      tried: steps and quality of each encode before, the last one below the least.
+      least: the quality.
       most: steps that make the coarsest quantizer the finest one. A step goes no more than half of
         the way there, as coarse encodes of noise gain nothing from step to step.
     """
     steps, reached = tried[-1]
-    slope = _DB_PER_STEP
+    slope = least.per_step
     if len(tried) > 1:
         before, reached_before = tried[-2]
-        slope = max(_LEAST_DB_PER_STEP, (reached - reached_before) / (steps - before))
-    step = min((target_db - reached) / slope, (most - steps) / 2)
+        slope = max(_LEAST_SLOPE * slope, (reached - reached_before) / (steps - before))
+    step = min((least.value - reached) / slope, (most - steps) / 2)
     return steps + max(1, math.ceil(step))
 
 

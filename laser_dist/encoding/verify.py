@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
@@ -20,6 +20,7 @@ from laser_dist.errors import UserError
 from laser_dist.video.containers import Damage, frame_rate, open_video
 from laser_dist.video.packets import decode_frames
 from laser_dist.video.quality import clip_psnr_db, clip_xpsnr_db, comparison_graph, drained_scores
+from laser_dist.video.vmaf import measuring_vmaf, vmaf_program
 
 # Name of the filter to the key of its score of luma, and whether the reference comes first.
 _FILTERS = {
@@ -27,21 +28,26 @@ _FILTERS = {
     "ssim": ("lavfi.ssim.Y", False),
     "xpsnr": ("lavfi.xpsnr.xpsnr.y", True),
 }
+_VMAF = "vmaf"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Quality of a part of a file, of luma, as FFmpeg's filters give it; higher is better.
+    """Quality of a part of a file, as FFmpeg's filters give it; higher is better.
+
+    All are of luma only.
 
     Attributes:
       psnr_db: from the mean squared error over all frames.
       ssim: mean over the frames.
       xpsnr_db: mean of the frames' weighted errors.
+      vmaf: mean over the frames, from 0 to 100; None without a program that measures it.
     """
 
     psnr_db: float
     ssim: float
     xpsnr_db: float
+    vmaf: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,8 @@ def verify(
 ) -> Verified:
     """Decode both files once, and compare their frames.
 
+    VMAF is measured if `vmaf_program` finds a program.
+
     Args:
       source: the file that was encoded.
       output: the encoded file.
@@ -77,10 +85,15 @@ def verify(
     Raises:
       UserError: a file does not decode, or they differ in the number of frames.
     """
-    scores: dict[str, list[float]] = {name: [] for name in _FILTERS}
+    scores: dict[str, list[float]] = {name: [] for name in (*_FILTERS, _VMAF)}
     count = 0
     bits = 8
-    with _decoded(source) as (first, rate), _decoded(output) as (second, _):
+    program, meter = vmaf_program(), None
+    with (
+        _decoded(source) as (first, rate),
+        _decoded(output) as (second, _),
+        ExitStack() as programs,
+    ):
         filters: dict[str, tuple[tuple[FilterContext, FilterContext], FilterContext, Graph]] = {}
         for count, (reference, encoded) in enumerate(zip_longest(first, second), start=1):
             if reference is None or encoded is None:
@@ -91,16 +104,13 @@ def verify(
                 )
             if not filters:
                 bits = max(component.bits for component in reference.format.components)
-                filters = {
-                    name: comparison_graph(
-                        name,
-                        width=reference.width,
-                        height=reference.height,
-                        pix_fmt=reference.format.name,
-                        fps=rate,
-                    )
-                    for name in _FILTERS
-                }
+                size = {"width": reference.width, "height": reference.height}
+                form = {"pix_fmt": reference.format.name, "fps": rate}
+                filters = {name: comparison_graph(name, **size, **form) for name in _FILTERS}
+                if program is not None:
+                    meter = programs.enter_context(measuring_vmaf(program, **size, **form))
+            if meter is not None:
+                meter.add(reference, encoded)
             for frame in (reference, encoded):
                 frame.pts, frame.time_base = count - 1, 1 / rate
             for name, (entries, sink, _) in filters.items():
@@ -114,6 +124,8 @@ def verify(
             for entry in entries:
                 entry.push(None)
             scores[name] += drained_scores(sink, _FILTERS[name][0])
+        if meter is not None:
+            scores[_VMAF] = meter.scores()
     return Verified(
         num_frames=count,
         total=_quality(scores, range(count), bits),
@@ -131,9 +143,10 @@ def _decoded(path: Path) -> Generator[tuple[Iterator[av.VideoFrame], Fraction]]:
 
 
 def _quality(scores: dict[str, list[float]], frames: range, bits: int) -> Quality:
-    psnr, ssim, xpsnr = (scores[name][frames.start : frames.stop] for name in _FILTERS)
+    psnr, ssim, xpsnr, vmaf = (scores[name][frames.start : frames.stop] for name in scores)
     return Quality(
         psnr_db=clip_psnr_db(psnr, 2**bits - 1),
         ssim=float(np.mean(ssim)),
         xpsnr_db=clip_xpsnr_db(xpsnr),
+        vmaf=float(np.mean(vmaf)) if vmaf else None,
     )

@@ -128,6 +128,31 @@ def test_a_least_xpsnr_takes_finer_quantizers_and_says_so(folder):
     assert "--min-xpsnr needs the comparison" in refusal(both)
 
 
+def test_vmaf_is_measured_if_an_ffmpeg_can_and_may_be_asked_for(folder, ffmpeg):
+    words = ("--margin", "0", "--format", "json")
+    done = encode(folder, *words, output="vmaf.mp4")
+    first = json.loads(done.stdout)
+    least = first["quality"]["vmaf"] + 2
+    done = encode(folder, *words, "--min-vmaf", f"{least}", output="finer-vmaf.mp4")
+    assert done.returncode == 0, done.stderr
+    finer = json.loads(done.stdout)
+    assert finer["quality"]["vmaf"] >= least
+    assert finer["num_encodes"] > 1
+    assert "a VMAF of" in refusal(encode(folder, *words, "--min-vmaf", "100.1", output="new.mp4"))
+    done = encode(folder, output="shown.mp4")
+    assert "VMAF" in done.stdout
+
+
+def test_a_least_vmaf_is_refused_without_a_program_that_measures_it(folder, monkeypatch):
+    from laser_dist.video.vmaf import vmaf_program
+
+    monkeypatch.setenv("PATH", "")
+    vmaf_program.cache_clear()
+    line = refusal(encode(folder, "--min-vmaf", "90", output="new.mp4"))
+    assert "--min-vmaf needs an ffmpeg with libvmaf" in line
+    vmaf_program.cache_clear()
+
+
 def test_a_coarse_clip_is_encoded_on_request(folder):
     write(folder / "coarse.mp4", qp="45")
     done = encode(folder, "--even-if-coarser", "--no-verify", clip="coarse.mp4", output="again.mp4")
