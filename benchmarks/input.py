@@ -172,10 +172,9 @@ def measure_before(_: Path) -> dict[str, float]:
     """Return the examples per second of frames at the earlier commit."""
     import tensorflow as tf
 
-    from laser_dist.examples.read_ahead import ReadAhead
-
-    # By name: this tree has no such module.
-    data: Any = importlib.import_module("laser_dist.examples.data")
+    # By name: this tree has no such modules.
+    data: Any = importlib.import_module("laser_dist.training.examples.data")
+    read_ahead: Any = importlib.import_module("laser_dist.training.examples.read_ahead")
 
     png = tf.io.encode_png(noise(np.random.default_rng(0))).numpy()
     image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))
@@ -199,7 +198,7 @@ def measure_before(_: Path) -> dict[str, float]:
         seed=0,
         flips=True,
     )
-    return {"frames before": rate(lambda: ReadAhead(pairs.epoch(1)))}
+    return {"frames before": rate(lambda: read_ahead.ReadAhead(pairs.epoch(1)))}
 
 
 def bare(arrays: list[np.ndarray]) -> Iterator[list[np.ndarray]]:

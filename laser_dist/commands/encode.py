@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,9 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-vmaf",
-        type=positive_number,
+        type=_vmaf_score,
         metavar="SCORE",
-        help="least VMAF of the result, up to 100, likewise; needs an ffmpeg with libvmaf",
+        help="least VMAF of the result, up to 100: while it is lower, encode again with finer"
+        " quantizers; needs an ffmpeg with libvmaf",
     )
     parser.add_argument(
         "--even-if-coarser",
@@ -195,7 +197,7 @@ def encode_one(job: Job, request: Request, model: str, form: str) -> None:
 def encode_many(
     jobs: Sequence[Job], request: Request, model: str, form: str, *, workers: int | None
 ) -> None:
-    """Encode clips, and print a row for each; those that fail are named.
+    """Encode clips, print what each has become, and log those that fail.
 
     Args:
       jobs: the clips, at least one.
@@ -212,7 +214,7 @@ def encode_many(
     from laser_dist.storage.local_copies import naming_locations
 
     terminal = Terminal()
-    results: dict[Path, Encoded | Unencoded] = {}
+    results: dict[Job, Encoded | Unencoded] = {}
     with terminal.progress() as show, naming_locations(model):
 
         def progress(text: str, num_done: int) -> None:
@@ -221,16 +223,17 @@ def encode_many(
         show("loading the model")
         loaded = open_model(model)
         count = workers or num_workers()
-        for result in encode_all(loaded, jobs, request, workers=count, show=progress):
-            results[result.source] = result
-            if isinstance(result, Unencoded):
-                level, hint = logging.ERROR, f" {result.hint}" if result.hint else ""
-                if result.is_coarse:  # what it is compared with is enough
-                    level, hint = logging.WARNING, ""
-                logger.log(level, "%s%s", result.message, hint)
-            if form == "ndjson":
-                terminal.say(json.dumps(result.to_dict(), allow_nan=False))
-    in_order = [results[job.source] for job in jobs]
+        with closing(encode_all(loaded, jobs, request, workers=count, show=progress)) as finished:
+            for job, result in finished:
+                results[job] = result
+                if isinstance(result, Unencoded):
+                    level, hint = logging.ERROR, f" {result.hint}" if result.hint else ""
+                    if result.is_coarse:  # what it is compared with is enough
+                        level, hint = logging.WARNING, ""
+                    logger.log(level, "%s%s", result.message, hint)
+                if form == "ndjson":
+                    terminal.say(json.dumps(result.to_dict(), allow_nan=False))
+    in_order = [results[job] for job in jobs]
     if form == "json":
         documents = [result.to_dict() for result in in_order]
         terminal.say(json.dumps(documents, indent=2, allow_nan=False))
@@ -358,6 +361,13 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
         terminal.say("The model was trained with SIMULATED viewers.")
     if encoded.ffmpeg_command:
         terminal.say(f"The same with FFmpeg: {encoded.ffmpeg_command}")
+
+
+def _vmaf_score(text: str) -> float:
+    score = positive_number(text)
+    if score > 100:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 100, not {text!r}")
+    return score
 
 
 def _quality_titles(verified: Verified | None) -> list[str]:

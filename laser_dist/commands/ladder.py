@@ -84,8 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=1,
         metavar="N",
-        help="minimum number of renditions, even if they differ by less than a JND (default:"
-        " %(default)s)",
+        help="minimum number of renditions, if there are as many with other bit rates: some then"
+        " differ by less than a JND (default: %(default)s)",
     )
     parser.add_argument(
         "--max-rungs",
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.max_rungs is not None and arguments.max_rungs < arguments.min_rungs:
         raise UserError(
             f"--min-rungs {arguments.min_rungs} is above --max-rungs {arguments.max_rungs}.",
-            hint="Name the smaller number first.",
+            hint="Lower --min-rungs or raise --max-rungs.",
         )
     request = LadderRequest(
         levels=arguments.levels,

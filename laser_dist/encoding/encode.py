@@ -21,6 +21,7 @@ from laser_dist.prediction.model import Model
 from laser_dist.prediction.predict import ClipPrediction
 from laser_dist.storage.temporary import output_path
 from laser_dist.video.coded_qps import coded_qps
+from laser_dist.video.vmaf import MIN_SIDE as VMAF_MIN_SIDE
 
 SCHEMA = 1
 """Version of `Encoded.to_dict`."""
@@ -46,7 +47,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Least:
-    """A quality that a result has at least.
+    """Least value of a quality metric of a result.
 
     Attributes:
       metric: "xpsnr_db" or "vmaf", an attribute of `Quality`.
@@ -230,7 +231,15 @@ def check_request(source: Path, output: Path, request: Request) -> None:
             raise UserError("The output is the clip itself.", hint="Name another --output.")
         if not request.overwrite:
             raise UserError(f"{output} exists.", hint="Add --overwrite to replace it.")
-    checked_facts(source, request.settings, allow_hdr=request.allow_hdr)
+    facts = checked_facts(source, request.settings, allow_hdr=request.allow_hdr)
+    if min(facts.width, facts.height) < VMAF_MIN_SIDE and any(
+        each.metric == "vmaf" for each in request.least
+    ):
+        raise UserError(
+            f"{source} has {facts.width}x{facts.height} pixels, and VMAF needs sides of"
+            f" {VMAF_MIN_SIDE} or more.",
+            hint="Omit --min-vmaf.",
+        )
 
 
 def encode(
@@ -299,7 +308,8 @@ def _encoded(
         result = transcode(source, path, request.settings, used, progress=show("encoding"))
         if not request.verify:
             return result, used, None, 1
-        verified = verify(source, path, used, progress=show("comparing"))
+        needs_vmaf = any(each.metric == "vmaf" for each in request.least)
+        verified = verify(source, path, used, needs_vmaf=needs_vmaf, progress=show("comparing"))
         tried.append((lowered, verified.total))
         low = [each for each in request.least if each.of(verified.total) < each.value]
         if not low:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +72,11 @@ def encode_all(
     *,
     workers: int = 1,
     show: Callable[[str, int], None],
-) -> Iterator[Encoded | Unencoded]:
+) -> Generator[tuple[Job, Encoded | Unencoded]]:
     """Encode clips, some at a time; a clip that fails does not stop the others.
 
-    The files do not depend on `workers`. If the iterator is closed, nothing of the clips at work is
-    left.
+    The files do not depend on `workers`. If the iterator is closed, the clips at work are stopped,
+    and their unfinished outputs removed.
 
     Args:
       model: a model that predicts QPs.
@@ -86,7 +86,7 @@ def encode_all(
       show: is called with what is being done, and how many clips are done.
 
     Yields:
-      Each clip as it is done: encoded, or why not.
+      Each job as it is done: the encoded clip, or why there is none.
 
     Raises:
       OSError: an output cannot be written.
@@ -111,9 +111,10 @@ def encode_all(
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
     try:
-        for future in as_completed([pool.submit(encoded, job) for job in jobs]):
+        futures = {pool.submit(encoded, job): job for job in jobs}
+        for future in as_completed(futures):
             num_done += 1
-            yield future.result()
+            yield futures[future], future.result()
     finally:
         stopping.set()
         pool.shutdown(cancel_futures=True)

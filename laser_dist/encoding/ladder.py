@@ -7,7 +7,7 @@ from the rung above. No viewer has compared heights, so that between heights bit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
@@ -159,7 +159,7 @@ def select_rungs(
         nearest = min(encoded, key=lambda index: _distance(_kbps(rungs[index]), limits))
         rungs[nearest] = replace(rungs[nearest], dropped=None)
     _restore(rungs, bitrate_of, limits)
-    return _at_most(rungs, limits.max_rungs)
+    return tuple(_with_shares(_at_most(rungs, limits.max_rungs)))
 
 
 def share_who_see(
@@ -250,11 +250,31 @@ def _restore(rungs: list[Rung], bitrate_of: Callable[[Candidate], float], limits
         kept = [at for at, rung in enumerate(rungs) if rung.dropped is None]
         if len(kept) >= limits.min_rungs:
             return
-        bitrate = bitrate_of(rungs[index].candidate)
+        candidate = rungs[index].candidate
+        if any(_is_same(candidate, rungs[at].candidate) for at in kept):
+            continue
+        bitrate = bitrate_of(candidate)
         before = min((_kbps(rungs[at]) for at in kept if at < index), default=math.inf)
         after = max((_kbps(rungs[at]) for at in kept if at > index), default=0.0)
-        if before > bitrate > after and _distance(bitrate, limits) == 0:
-            rungs[index] = replace(rungs[index], bitrate_kbps=bitrate, dropped=None)
+        stays = before > bitrate > after and _distance(bitrate, limits) == 0
+        dropped = None if stays else rungs[index].dropped
+        rungs[index] = replace(rungs[index], bitrate_kbps=bitrate, dropped=dropped)
+
+
+def _is_same(candidate: Candidate, other: Candidate) -> bool:
+    return (candidate.height, candidate.qps) == (other.height, other.qps)
+
+
+def _with_shares(rungs: Iterable[Rung]) -> Iterator[Rung]:
+    """Yield the rungs with the share of viewers who see a difference from the kept rung above."""
+    above: Candidate | None = None
+    for rung in rungs:
+        candidate, share = rung.candidate, None
+        if above is not None and above.height == candidate.height:
+            share = share_who_see(candidate.prediction, above.qps, candidate.qps)
+        if rung.dropped is None:
+            above = candidate
+        yield replace(rung, share=share)
 
 
 def _at_most(rungs: list[Rung], most: int | None) -> tuple[Rung, ...]:

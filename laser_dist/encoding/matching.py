@@ -38,6 +38,7 @@ from laser_dist.video.quality import xpsnr_db
 
 MAX_PROBES = 2
 EXCERPT_S = 1
+_LEAST_FRAMES = 24  # of an excerpt: at a low frame rate, a second would be little but a key frame
 _NEAR_DB = 0.1  # closer than this, another trial encode is not worth its time
 _LEAST_SLOPE = 0.25  # of a drop in the quality of a clip: two noisy trials that are close give none
 
@@ -86,7 +87,8 @@ class Match:
 
     Attributes:
       crf: the CRF.
-      offset_db: by how much its drop differs from `CodecMap.drop_at_qp`.
+      offset_db: by how much its drop, before it is rounded to a CRF that the encoder takes, differs
+        from `CodecMap.drop_at_qp`.
       target_db: XPSNR of x264 at the QP.
       reached_db: XPSNR of the last trial encode.
       num_probes: number of trial encodes, not counting x264's.
@@ -122,7 +124,8 @@ def excerpt_of(
     Args:
       source: path of a video.
       frames: positions of the frames of the scene.
-      seconds: length of the excerpt at the nominal frame rate; less if the scene is shorter.
+      seconds: length of the excerpt at the nominal frame rate, but at least 24 frames; less if the
+        scene is shorter.
       size: (width, height) in pixels to scale to; None to keep the size.
 
     Raises:
@@ -133,7 +136,7 @@ def excerpt_of(
         packets = scan_packets(container, stream, name, damage)
     with open_video(source, name, damage) as (container, stream):
         rate = frame_rate(stream)
-        length = min(len(frames), max(1, round(seconds * rate)))
+        length = min(len(frames), max(_LEAST_FRAMES, round(seconds * rate)))
         start = frames.start + (len(frames) - length) // 2
         if packets.key_times:
             times = packets.times[start : start + length]
@@ -197,19 +200,22 @@ def search(
     """
     tried: list[tuple[float, float]] = []
     expected = prior.drop_at_qp(qp)
-    crf, slope = on_grid(prior.crf_with(expected), coarsest), 1.0
+    drop, slope = expected, 1.0
+    crf = on_grid(prior.crf_with(drop), coarsest)
     for _ in range(MAX_PROBES):
         found = quality_at(crf)
         tried.append((crf, found))
         if len(tried) > 1 and tried[0][0] != crf:
             measured = (tried[0][1] - found) / (prior.drop_at(crf) - prior.drop_at(tried[0][0]))
             slope = measured if measured > _LEAST_SLOPE else 1.0
-        crf = on_grid(prior.crf_with(prior.drop_at(crf) + (found - target_db) / slope), coarsest)
+        # Not of the CRF that the encoder takes: it may be coarser than the coarsest.
+        drop = prior.drop_at(crf) + (found - target_db) / slope
+        crf = on_grid(prior.crf_with(drop), coarsest)
         if abs(target_db - found) < _NEAR_DB or crf in [each for each, _ in tried]:
             break
     return Match(
         crf=crf,
-        offset_db=prior.drop_at(crf) - expected,
+        offset_db=drop - expected,
         target_db=target_db,
         reached_db=tried[-1][1],
         num_probes=len(tried),

@@ -3,6 +3,7 @@
 # PyAV's stubs leave the type of metadata open.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
+import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from laser_dist.errors import UserError
 from laser_dist.video.containers import Damage, frame_rate, open_video
 from laser_dist.video.packets import decode_frames
 from laser_dist.video.quality import clip_psnr_db, clip_xpsnr_db, comparison_graph, drained_scores
-from laser_dist.video.vmaf import measuring_vmaf, vmaf_program
+from laser_dist.video.vmaf import MIN_SIDE, VmafError, VmafMeter, measuring_vmaf, vmaf_program
 
 # Name of the filter to the key of its score of luma, and whether the reference comes first.
 _FILTERS = {
@@ -30,12 +31,12 @@ _FILTERS = {
 }
 _VMAF = "vmaf"
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Quality of a part of a file, as FFmpeg's filters give it; higher is better.
-
-    All are of luma only.
+    """Quality of the luma of a part of a file, as FFmpeg's filters give it; higher is better.
 
     Attributes:
       psnr_db: from the mean squared error over all frames.
@@ -70,29 +71,32 @@ def verify(
     output: Path,
     values: Values,
     *,
+    needs_vmaf: bool = False,
     progress: Callable[[int], None] = lambda num_frames: None,
 ) -> Verified:
     """Decode both files once, and compare their frames.
 
-    VMAF is measured if `vmaf_program` finds a program.
+    VMAF is measured if `vmaf_program` finds a program and frames are large enough for it.
 
     Args:
       source: the file that was encoded.
       output: the encoded file.
       values: the scenes, as for `transcode`.
+      needs_vmaf: raise an error if VMAF cannot be measured, instead of a warning.
       progress: called with the number of frames that are compared.
 
     Raises:
+      VmafError: VMAF cannot be measured, and is needed.
       UserError: a file does not decode, or they differ in the number of frames.
     """
     scores: dict[str, list[float]] = {name: [] for name in (*_FILTERS, _VMAF)}
     count = 0
     bits = 8
-    program, meter = vmaf_program(), None
+    vmaf = _Vmaf(needs_vmaf)
     with (
         _decoded(source) as (first, rate),
         _decoded(output) as (second, _),
-        ExitStack() as programs,
+        vmaf,
     ):
         filters: dict[str, tuple[tuple[FilterContext, FilterContext], FilterContext, Graph]] = {}
         for count, (reference, encoded) in enumerate(zip_longest(first, second), start=1):
@@ -107,10 +111,8 @@ def verify(
                 size = {"width": reference.width, "height": reference.height}
                 form = {"pix_fmt": reference.format.name, "fps": rate}
                 filters = {name: comparison_graph(name, **size, **form) for name in _FILTERS}
-                if program is not None:
-                    meter = programs.enter_context(measuring_vmaf(program, **size, **form))
-            if meter is not None:
-                meter.add(reference, encoded)
+                vmaf.start(**size, **form)
+            vmaf.add(reference, encoded)
             for frame in (reference, encoded):
                 frame.pts, frame.time_base = count - 1, 1 / rate
             for name, (entries, sink, _) in filters.items():
@@ -124,13 +126,54 @@ def verify(
             for entry in entries:
                 entry.push(None)
             scores[name] += drained_scores(sink, _FILTERS[name][0])
-        if meter is not None:
-            scores[_VMAF] = meter.scores()
+        scores[_VMAF] = vmaf.scores()
     return Verified(
         num_frames=count,
         total=_quality(scores, range(count), bits),
         scenes=tuple(_quality(scores, frames, bits) for frames, _ in values),
     )
+
+
+class _Vmaf(ExitStack):
+    """Measures VMAF as far as it can; what fails is a warning, unless it is needed."""
+
+    def __init__(self, is_needed: bool) -> None:
+        super().__init__()
+        self._is_needed = is_needed
+        self._meter: VmafMeter | None = None
+
+    def start(self, *, width: int, height: int, pix_fmt: str, fps: Fraction) -> None:
+        """Start to compare frames of a size and format."""
+        program = vmaf_program()
+        if program is None or min(width, height) < MIN_SIDE:
+            return
+        size = {"width": width, "height": height}
+        with self._warning():
+            measuring = measuring_vmaf(program, **size, pix_fmt=pix_fmt, fps=fps)
+            self._meter = self.enter_context(measuring)
+
+    def add(self, reference: av.VideoFrame, encoded: av.VideoFrame) -> None:
+        """Compare two frames."""
+        if self._meter is not None:
+            with self._warning():
+                self._meter.add(reference, encoded)
+
+    def scores(self) -> list[float]:
+        """Return the VMAF of each frame; nothing if it was not measured."""
+        if self._meter is not None:
+            with self._warning():
+                return self._meter.scores()
+        return []
+
+    @contextmanager
+    def _warning(self) -> Generator[None]:
+        try:
+            yield
+        except VmafError as error:
+            if self._is_needed:
+                raise
+            self._meter = None
+            logger.warning("%s", error.message)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""VMAF, measured by an `ffmpeg` program that has it: the FFmpeg inside PyAV has not."""
+"""VMAF, measured by an `ffmpeg` program: the FFmpeg in PyAV's wheel does not have it."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Generator
@@ -14,20 +15,41 @@ import numpy as np
 
 from laser_dist.errors import UserError
 from laser_dist.machine import num_cores
+from laser_dist.storage.retries import reason
 from laser_dist.storage.temporary import temporary_folder
+from laser_dist.video.frames import filtered
+
+MIN_SIDE = 18
+"""Least width and height of a frame in pixels: with fewer, libvmaf 3 crashes."""
 
 _LOG, _ERRORS = "vmaf.json", "errors.txt"
-_EXIT_S = 300  # of the program, after the last frame
+_HINT = "Use another ffmpeg."
+_THREADS = 4  # more gain little, and take more memory
+_LOOKUP_S = 10.0
+_EXIT_S = 300.0  # of the program, after the last frame
+
+
+class VmafError(UserError):
+    """The program failed."""
 
 
 @cache
 def vmaf_program() -> str | None:
-    """Return the `ffmpeg` of the search path if it has the filter `libvmaf`; else None."""
-    program = shutil.which("ffmpeg")
-    if program is None:
+    """Return the `ffmpeg` of the search path; None if there is none that has `libvmaf`."""
+    found = shutil.which("ffmpeg")
+    if found is None:
         return None
-    words = [program, "-hide_banner", "-filters"]
-    listed = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    program = os.path.abspath(found)  # it is started in another folder
+    try:
+        listed = subprocess.run(
+            [program, "-hide_banner", "-filters"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_LOOKUP_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return program if " libvmaf " in listed.stdout else None
 
 
@@ -38,14 +60,16 @@ class VmafMeter:
         """Take a running program and the folder of its log."""
         self._process = process
         self._folder = folder
+        self._num_frames = 0
 
     def add(self, reference: av.VideoFrame, encoded: av.VideoFrame) -> None:
         """Compare two frames of the size and format that the program was started with.
 
         Raises:
-          UserError: the program has failed.
+          VmafError: the program has failed.
         """
         assert self._process.stdin is not None
+        self._num_frames += 1
         try:
             for pair in zip(_planes(encoded), _planes(reference), strict=True):
                 for plane in pair:
@@ -57,21 +81,24 @@ class VmafMeter:
         """Return the VMAF of each frame, from 0 to 100; no frame can be added any more.
 
         Raises:
-          UserError: the program has failed.
+          VmafError: the program has failed.
         """
         try:
             self._process.communicate(timeout=_EXIT_S)
             document = json.loads((self._folder / _LOG).read_text(encoding="utf-8"))
-            return [float(frame["metrics"]["vmaf"]) for frame in document["frames"]]
-        except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+            found = [float(frame["metrics"]["vmaf"]) for frame in document["frames"]]
+        except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as error:
             raise self._failed() from error
+        if self._process.returncode != 0 or len(found) != self._num_frames:
+            raise self._failed()
+        return found
 
-    def _failed(self) -> UserError:
+    def _failed(self) -> VmafError:
+        self._process.kill()
+        status = self._process.wait()
         lines = (self._folder / _ERRORS).read_text(errors="replace").strip().splitlines()
-        return UserError(
-            f"ffmpeg could not measure VMAF: {lines[-1] if lines else 'it said nothing'}.",
-            hint="Add --no-verify, or use an ffmpeg without libvmaf.",
-        )
+        problem = lines[-1].rstrip(".") if lines else f"it stopped with status {status}"
+        return VmafError(f"ffmpeg could not measure VMAF: {problem}.", hint=_HINT)
 
 
 @contextmanager
@@ -82,16 +109,20 @@ def measuring_vmaf(
 
     Args:
       program: from `vmaf_program`.
-      width: columns of a frame, even.
-      height: rows of a frame, even.
+      width: columns of a frame, even, at least `MIN_SIDE`.
+      height: rows of a frame, even, at least `MIN_SIDE`.
       pix_fmt: FFmpeg's name of the pixel format, planar 4:2:0 of 8 or 10 bits.
       fps: frame rate.
+
+    Raises:
+      VmafError: the program does not start.
     """
     # One pipe carries both pictures, the encoded one above the other: with a pipe for each, the
     # program could wait for one while this process writes to the other.
+    num_threads = min(_THREADS, num_cores())
     graph = (
         "split[a][b];[a]crop=iw:ih/2:0:0[encoded];[b]crop=iw:ih/2:0:ih/2[reference];"
-        f"[encoded][reference]libvmaf=log_fmt=json:log_path={_LOG}:n_threads={num_cores()}"
+        f"[encoded][reference]libvmaf=log_fmt=json:log_path={_LOG}:n_threads={num_threads}"
     )
     words = [
         program, "-hide_banner", "-loglevel", "error", "-f", "rawvideo", "-pixel_format", pix_fmt,
@@ -99,9 +130,12 @@ def measuring_vmaf(
         "-lavfi", graph, "-f", "null", "-",
     ]  # fmt: skip
     with temporary_folder() as folder, (folder / _ERRORS).open("wb") as errors:
-        process = subprocess.Popen(
-            words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
-        )
+        try:
+            process = subprocess.Popen(
+                words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
+            )
+        except OSError as error:
+            raise VmafError(f"{program} does not start: {reason(error)}.", hint=_HINT) from error
         assert process.stdin is not None
         try:
             yield VmafMeter(process, folder)
@@ -114,6 +148,8 @@ def measuring_vmaf(
 
 def _planes(frame: av.VideoFrame) -> list[bytes]:
     """Return the samples of each plane, without the padding of rows."""
+    if any(plane.line_size < 0 for plane in frame.planes):  # rows from bottom to top
+        frame = filtered(frame, ("copy", ""))
     num_bytes = 2 if max(component.bits for component in frame.format.components) > 8 else 1
     found: list[bytes] = []
     for plane in frame.planes:

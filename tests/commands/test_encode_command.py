@@ -138,9 +138,29 @@ def test_vmaf_is_measured_if_an_ffmpeg_can_and_may_be_asked_for(folder, ffmpeg):
     finer = json.loads(done.stdout)
     assert finer["quality"]["vmaf"] >= least
     assert finer["num_encodes"] > 1
-    assert "a VMAF of" in refusal(encode(folder, *words, "--min-vmaf", "100.1", output="new.mp4"))
+    assert "at most 100" in encode(folder, "--min-vmaf", "101", output="new.mp4").stderr
+    still_less = encode(folder, *words, "--min-vmaf", "100", "--constant", output="new.mp4")
+    assert "a VMAF of" in refusal(still_less)
     done = encode(folder, output="shown.mp4")
     assert "VMAF" in done.stdout
+
+
+def test_an_ffmpeg_that_fails_is_a_warning_unless_vmaf_is_needed(folder, tmp_path, monkeypatch):
+    from laser_dist.video.vmaf import vmaf_program
+
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho ' .. libvmaf  VV->V  text'\necho no model >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    vmaf_program.cache_clear()
+    done = encode(folder, "--format", "json", output="warned.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "ffmpeg could not measure VMAF: no model." in done.stderr
+    assert json.loads(done.stdout)["quality"]["vmaf"] is None
+    line = refusal(encode(folder, "--min-vmaf", "90", output="new.mp4"))
+    assert "ffmpeg could not measure VMAF: no model." in line
+    assert not (folder / "new.mp4").exists()
+    vmaf_program.cache_clear()
 
 
 def test_a_least_vmaf_is_refused_without_a_program_that_measures_it(folder, monkeypatch):

@@ -234,9 +234,16 @@ def test_of_too_few_rungs_those_that_most_viewers_tell_apart_stay():
         rungs = select_rungs(all_three, by_qp, Limits(min_rungs=least))
         kept = {rung.candidate.plan.level for rung in rungs if rung.dropped is None}
         assert kept == expected
+    assert [rung.share for rung in rungs] == [
+        None, share_who_see(found, [22], [23]), share_who_see(found, [23], [24]),
+    ]  # fmt: skip
     equal = candidates(one_scene((22.0, 22.0, 22.0), None), 720)
-    rungs = select_rungs(equal, by_qp, Limits(min_rungs=3))
+    asked = []
+    rungs = select_rungs(
+        equal, lambda each: asked.append(each.name) or by_qp(each), Limits(min_rungs=3)
+    )
     assert [rung.dropped is None for rung in rungs] == [True, False, False]
+    assert len(asked) == 1  # the others would be the same file
 
 
 def test_heights_are_those_with_labels():

@@ -85,7 +85,19 @@ def test_two_trials_find_the_crf_of_a_quality(codec, shift):
     # The map of SVT-AV1 has the steps of real encodes, which differ from the formula.
     assert abs(match.crf - start - shift) <= (2 if codec == "svtav1" else 0.75)
     assert match.target_db == 40
-    assert prior.drop_at(match.crf) == pytest.approx(prior.drop_at_qp(30) + match.offset_db)
+    shifted = prior.crf_with(prior.drop_at_qp(30) + match.offset_db)
+    assert match.crf == pytest.approx(shifted, abs=0.25)  # the encoders take halves
+
+
+def test_a_quality_beyond_the_coarsest_crf_does_not_shift_other_scenes():
+    """A clip on the map, whose first scene needs a CRF that SVT-AV1 does not have."""
+    prior = codec_map("svtav1")
+    match = search(
+        -prior.drop_at_qp(45), lambda crf: -prior.drop_at(crf), qp=45, prior=prior, coarsest=63
+    )
+    assert prior.crf_with(prior.drop_at_qp(45)) > 64
+    assert match.crf == 63
+    assert match.offset_db == pytest.approx(0, abs=0.01)
 
 
 def log_step(codec, crf):

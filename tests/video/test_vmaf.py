@@ -54,6 +54,24 @@ def test_scores_are_those_of_ffmpeg_on_files(pix_fmt, ffmpeg, tmp_path):
     assert min(scores) < 95
 
 
+def test_rows_from_bottom_to_top_are_read_in_order(ffmpeg, tmp_path):
+    """FFmpeg's filter `vflip` changes the order of rows in memory only."""
+    from laser_dist.video.frames import filtered
+
+    with av.open(write(tmp_path / "clip.mkv", "yuv420p", qp=30)) as container:
+        frame = next(container.decode(video=0))
+    flipped = filtered(frame, ("vflip", ""))
+    assert flipped.planes[0].line_size < 0
+    rows = np.ascontiguousarray(frame.to_ndarray(format="gray")[::-1])
+    expected = av.VideoFrame.from_ndarray(rows, "gray").reformat(format="yuv420p")
+    settings = {"width": WIDTH, "height": HEIGHT, "pix_fmt": "yuv420p", "fps": FPS}
+    with measuring_vmaf(str(ffmpeg), **settings) as meter:
+        meter.add(flipped, flipped)
+        meter.add(expected, flipped)
+        same, equal = meter.scores()
+    assert equal == pytest.approx(same, abs=0.01)
+
+
 def test_a_program_that_fails_is_one_sentence(tmp_path):
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\necho first >&2\necho out of models >&2\nexit 1\n")
