@@ -75,13 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-xpsnr",
         type=positive_number,
         metavar="DB",
-        help="least XPSNR of the result: while it is lower, encode again with finer quantizers",
+        help="minimum XPSNR of the result: while it is lower, encode again with finer quantizers",
     )
     parser.add_argument(
         "--min-vmaf",
         type=_vmaf_score,
         metavar="SCORE",
-        help="least VMAF of the result, up to 100: while it is lower, encode again with finer"
+        help="minimum VMAF of the result, up to 100: while it is lower, encode again with finer"
         " quantizers; needs an ffmpeg with libvmaf",
     )
     parser.add_argument(
@@ -132,18 +132,18 @@ def request_of(arguments: argparse.Namespace) -> Request:
     Raises:
       UserError: options contradict each other, or the encoder has no such preset.
     """
-    from laser_dist.encoding.encode import Least, Request
+    from laser_dist.encoding.encode import Minimum, Request
     from laser_dist.encoding.encoders import EncoderSettings
     from laser_dist.video.vmaf import vmaf_program
 
-    least: list[Least] = []
+    minimums: list[Minimum] = []
     if arguments.min_xpsnr is not None:
-        least.append(Least("xpsnr_db", arguments.min_xpsnr))
+        minimums.append(Minimum("xpsnr_db", arguments.min_xpsnr))
     if arguments.min_vmaf is not None:
-        least.append(Least("vmaf", arguments.min_vmaf))
-    if arguments.no_verify and least:
+        minimums.append(Minimum("vmaf", arguments.min_vmaf))
+    if arguments.no_verify and minimums:
         raise UserError(
-            f"{least[0].option} needs the comparison with the clip.", hint="Omit --no-verify."
+            f"{minimums[0].option} needs the comparison with the clip.", hint="Omit --no-verify."
         )
     if arguments.min_vmaf is not None and vmaf_program() is None:
         raise UserError(
@@ -159,7 +159,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
             codec=arguments.codec, preset=arguments.preset, options=arguments.encoder_options
         ),
         verify=not arguments.no_verify,
-        least=tuple(least),
+        minimums=tuple(minimums),
         overwrite=arguments.overwrite,
         allow_hdr=arguments.hdr == "allow",
         even_if_coarser=arguments.even_if_coarser,
@@ -338,7 +338,7 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
         )
     if encoded.num_encodes > 1:
         terminal.say(
-            f"It took {encoded.num_encodes} encodes to reach the least quality; the first one, as"
+            f"It took {encoded.num_encodes} encodes to reach the minimum quality; the first one, as"
             " planned, was below it."
         )
     if (share := encoded.satisfied) is not None:

@@ -32,7 +32,7 @@ FINEST = 1.0
 MAX_ENCODES = 6
 """Most encodes of a search for a quality."""
 
-_LEAST_SLOPE = 0.03  # of `Least.per_step`; noise gains next to nothing from step to step
+_MIN_SLOPE = 0.03  # of `Minimum.per_step`; noise gains next to nothing from step to step
 
 _FRAMES_OF_QPS = 200  # enough for the mean of a clip, which is not decoded once more
 
@@ -46,8 +46,8 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Least:
-    """Least value of a quality metric of a result.
+class Minimum:
+    """Minimum of a quality metric of a result.
 
     Attributes:
       metric: "xpsnr_db" or "vmaf", an attribute of `Quality`.
@@ -96,7 +96,7 @@ class Request:
       constant: give all scenes the quantizer of the strictest one.
       settings: encoder.
       verify: whether the result is compared with the source.
-      least: qualities that the result has at least, which need `verify`.
+      minimums: of the quality of the result; they need `verify`.
       overwrite: whether an existing output is replaced.
       allow_hdr: whether HDR is encoded, although the levels are of SDR.
       even_if_coarser: whether a clip is encoded that is itself coarser than planned.
@@ -108,10 +108,15 @@ class Request:
     constant: bool = False
     settings: EncoderSettings
     verify: bool = True
-    least: tuple[Least, ...] = ()
+    minimums: tuple[Minimum, ...] = ()
     overwrite: bool = False
     allow_hdr: bool = False
     even_if_coarser: bool = False
+
+    @property
+    def needs_vmaf(self) -> bool:
+        """Whether VMAF has a minimum."""
+        return any(each.metric == "vmaf" for each in self.minimums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ class Encoded:
       match: trial encodes for another encoder; None without.
       result: what was encoded.
       verified: comparison with the source; None if not asked for.
-      num_encodes: how often the clip was encoded, until it had the least quality.
+      num_encodes: how often the clip was encoded, until it had the minimum quality.
       source_bytes: size of the source.
       output_bytes: size of the output.
       duration_s: length of the clip in seconds.
@@ -220,7 +225,8 @@ def check_request(source: Path, output: Path, request: Request) -> None:
     """Check what can be checked before a model is loaded.
 
     Raises:
-      UserError: the output exists, is the source, or has no known suffix; or as `checked_facts`.
+      UserError: the output exists, is the source, or has no known suffix; frames are too small for
+        VMAF, which has a minimum; or as `checked_facts`.
     """
     if output.suffix.lower() not in FORMATS:
         raise UserError(
@@ -232,9 +238,7 @@ def check_request(source: Path, output: Path, request: Request) -> None:
         if not request.overwrite:
             raise UserError(f"{output} exists.", hint="Add --overwrite to replace it.")
     facts = checked_facts(source, request.settings, allow_hdr=request.allow_hdr)
-    if min(facts.width, facts.height) < VMAF_MIN_SIDE and any(
-        each.metric == "vmaf" for each in request.least
-    ):
+    if request.needs_vmaf and min(facts.width, facts.height) < VMAF_MIN_SIDE:
         raise UserError(
             f"{source} has {facts.width}x{facts.height} pixels, and VMAF needs sides of"
             f" {VMAF_MIN_SIDE} or more.",
@@ -308,10 +312,11 @@ def _encoded(
         result = transcode(source, path, request.settings, used, progress=show("encoding"))
         if not request.verify:
             return result, used, None, 1
-        needs_vmaf = any(each.metric == "vmaf" for each in request.least)
-        verified = verify(source, path, used, needs_vmaf=needs_vmaf, progress=show("comparing"))
+        verified = verify(
+            source, path, used, needs_vmaf=request.needs_vmaf, progress=show("comparing")
+        )
         tried.append((lowered, verified.total))
-        low = [each for each in request.least if each.of(verified.total) < each.value]
+        low = [each for each in request.minimums if each.of(verified.total) < each.value]
         if not low:
             return result, used, verified, len(tried)
         if len(tried) == MAX_ENCODES or all(value == FINEST for _, value in used):
@@ -327,21 +332,21 @@ def _encoded(
         )
 
 
-def next_lowering(tried: Sequence[tuple[float, float]], least: Least, most: float) -> float:
+def next_lowering(tried: Sequence[tuple[float, float]], minimum: Minimum, most: float) -> float:
     """Return by how many whole steps to lower the quantizers next, to reach a quality.
 
     Args:
-      tried: steps and quality of each encode before, the last one below the least.
-      least: the quality.
+      tried: steps and quality of each encode before, the last one below the minimum.
+      minimum: of the quality.
       most: steps that make the coarsest quantizer the finest one. A step goes no more than half of
         the way there, as coarse encodes of noise gain nothing from step to step.
     """
     steps, reached = tried[-1]
-    slope = least.per_step
+    slope = minimum.per_step
     if len(tried) > 1:
         before, reached_before = tried[-2]
-        slope = max(_LEAST_SLOPE * slope, (reached - reached_before) / (steps - before))
-    step = min((least.value - reached) / slope, (most - steps) / 2)
+        slope = max(_MIN_SLOPE * slope, (reached - reached_before) / (steps - before))
+    step = min((minimum.value - reached) / slope, (most - steps) / 2)
     return steps + max(1, math.ceil(step))
 
 

@@ -56,8 +56,11 @@ def clip():
 
 
 @pytest.fixture
-def program(tmp_path, clip):
-    """Return a function that runs a program on a raw file of the clip, and returns its output."""
+def program(tmp_path, clip, ffmpeg):
+    """Return a function that runs a program on a raw file of the clip, and returns its output.
+
+    Of the programs, `ffmpeg` is always there.
+    """
     raw = [b"YUV4MPEG2 W64 H64 F25:1 Ip A1:1 C420jpeg\n"]
     for planes in zip(clip.y, clip.u, clip.v, strict=True):
         raw += [b"FRAME\n", *(plane.tobytes() for plane in planes)]
