@@ -12,10 +12,8 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import apache_beam as beam
@@ -34,6 +32,7 @@ from laser_dist.prediction.clips import FailedClip, Sampling, Take, predict_clip
 from laser_dist.prediction.isolated import MAX_STEP_S, unreadable
 from laser_dist.prediction.predict import ClipPrediction
 from laser_dist.prediction.predictor import Predictor
+from laser_dist.storage.local_copies import temporary_copy
 from laser_dist.video.containers import Damage
 from laser_dist.video.facts import ClipFacts
 
@@ -259,7 +258,7 @@ class PredictClips(ModelHandler[NumberedClip, Row, LoadedModel]):
         }
 
     def _result(self, model: LoadedModel, clip: str) -> ClipPrediction | FailedClip:
-        with _local_copy(clip) as path:
+        with temporary_copy(clip) as path:
 
             def predicted(child: Isolated) -> ClipPrediction:
                 def read(take: Take) -> tuple[ClipFacts, Damage]:
@@ -297,22 +296,6 @@ class _WriteTable(beam.DoFn):
 
 def _numbered(listed: str) -> Iterator[NumberedClip]:
     yield from enumerate(map(os.fsencode, json.loads(storage.read_bytes(listed))))
-
-
-@contextmanager
-def _local_copy(clip: str) -> Iterator[Path]:
-    """Yield the path of a clip, downloaded if it is in a bucket; nothing is there if it is missing.
-
-    Raises:
-      UserError: the bucket cannot be read.
-    """
-    if not storage.is_url(clip):
-        yield Path(clip)
-        return
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "clip"
-        storage.download(clip, path)
-        yield path
 
 
 def _num_errors(table: str) -> int:

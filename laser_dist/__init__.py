@@ -24,7 +24,7 @@ from typing import Any
 __version__ = version("laser-jnd")
 
 _LAZY = {
-    "load": "laser_dist.prediction.model",
+    "load": "laser_dist.prediction.load",
     "train": "laser_dist.api",
     "cross_validate": "laser_dist.api",
     "evaluate": "laser_dist.api",

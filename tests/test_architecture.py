@@ -16,13 +16,13 @@ PACKAGES = ("laser_dist", "beam_pipelines", "tfds_builders")
 # A module imports from its own package and from lower layers. Packages of one layer do not import
 # each other.
 LAYERS = {
-    "laser_dist.commands": 7,
-    "laser_dist.api": 6,
-    "laser_dist.evaluation": 5,
-    "tfds_builders": 5,
+    "laser_dist.commands": 8,
+    "laser_dist.api": 7,
+    "laser_dist.evaluation": 6,
+    "tfds_builders": 6,
+    "beam_pipelines": 5,
     "laser_dist.training": 4,
     "laser_dist.encoding": 4,
-    "beam_pipelines": 4,
     "laser_dist.examples": 3,
     "laser_dist.prediction": 3,
     "laser_dist.simulation": 3,

@@ -184,10 +184,10 @@ def loaded_predictor(model: str) -> Predictor:
 
 def open_model(model: str, *, isolate: bool = False, num_threads: int | None = None) -> Model:
     """Load the model of a path or URL; Keras, which takes seconds, only for a model of Keras."""
-    from laser_dist.prediction.load import EXPORTED_SUFFIXES
-    from laser_dist.prediction.model import load
+    from laser_dist.prediction.load import EXPORTED_SUFFIXES, load
+    from laser_dist.storage import split
 
-    if not model.endswith(EXPORTED_SUFFIXES):
+    if not split(model)[1].endswith(EXPORTED_SUFFIXES):  # a URL may have options at its end
         import_keras(gpus="shared")
     return load(model, isolate=isolate, num_threads=num_threads)
 

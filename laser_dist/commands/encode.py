@@ -6,10 +6,11 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from laser_dist.commands.clips import (
     add_encoder,
@@ -28,8 +29,7 @@ from laser_dist.wording import count_text, share_text, size_text
 
 if TYPE_CHECKING:
     from laser_dist.encoding.encode import Encoded, Request
-    from laser_dist.encoding.folder import Job, Unencoded
-    from laser_dist.encoding.verify import Quality, Verified
+    from laser_dist.encoding.folder import Job
 
 HELP = "encode clips at a JND level"
 EXAMPLE = """\
@@ -38,6 +38,8 @@ examples:
   laser-jnd encode clip.mp4 --output small.mkv --model mj-lat.onnx --codec svtav1 --target jnd2
   laser-jnd encode clip.mp4 --output small.mp4 --model mj-lat.onnx --codec x265 --preset slow
   laser-jnd encode clips --recursive --output encoded --model mj-lat.onnx
+  laser-jnd encode gs://bucket/films --recursive --output gs://bucket/encoded \\
+    --model gs://bucket/mj-lat.onnx --runner DataflowRunner --project example --region us-central1
 """
 
 logger = logging.getLogger(__name__)
@@ -49,16 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clips",
         nargs="+",
         metavar="CLIP",
-        help="video; a folder with --recursive; or @FILE with a path per line",
+        help="video; a folder with --recursive; or @FILE with a path per line; with --runner also"
+        " URLs (gs://, s3://)",
     )
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
         required=True,
         metavar="FILE",
-        help="file to write: .mp4, .mov or .mkv; or a folder for several clips. A file appears when"
-        " it is complete",
+        help="file to write: .mp4, .mov or .mkv; or a folder for several clips, with --runner also"
+        " its URL. A file appears when it is complete",
     )
     parser.add_argument(
         "--recursive",
@@ -97,24 +99,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="clips to encode at a time (default: one per four cores, if memory allows)",
     )
+    parser.add_argument(
+        "--runner",
+        metavar="NAME",
+        help="encode with Apache Beam, long clips in segments: DataflowRunner uses the machines of"
+        " Google Cloud; all Beam options are accepted too",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Encode the clips, and print the quantizers, the sizes and the quality."""
+    from laser_dist.commands.encoding_job import run_job
     from laser_dist.encoding.encode import check_request
-    from laser_dist.storage.locations import is_url
+    from laser_dist.storage import exists, is_url
 
     request = request_of(arguments)
     if not is_url(arguments.model):
         check_model(Path(arguments.model))
     is_one, jobs = jobs_of(arguments.clips, arguments.output, recursive=arguments.recursive)
+    if not arguments.runner:
+        check_plain(jobs)
+    elif is_one:
+        raise UserError(
+            f"With --runner, --output is a folder, and {arguments.output} has a suffix.",
+            hint="Name a folder.",
+        )
     if is_one:
         (job,) = jobs
-        check_request(job.source, job.output, request)
+        check_request(Path(job.source), Path(job.output), request)
         encode_one(job, request, arguments.model, arguments.format)
         return
     if not arguments.overwrite:
-        left = [job for job in jobs if not job.output.exists()]
+        left = [job for job in jobs if not exists(job.output)]
         if len(left) < len(jobs):
             done = count_text(len(jobs) - len(left), "clip")
             logger.info("Reused: %s in %s", done, arguments.output)
@@ -123,7 +139,24 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.format == "json":
             Terminal().say("[]")
         return
-    encode_many(jobs, request, arguments.model, arguments.format, workers=arguments.workers)
+    if arguments.runner:
+        documents = run_job(arguments, jobs, request)
+        for document in documents:
+            report(Terminal(), document, arguments.format)
+    else:
+        documents = encode_many(
+            jobs, request, arguments.model, arguments.format, workers=arguments.workers
+        )
+    if arguments.format == "json":
+        Terminal().say(json.dumps(documents, indent=2, allow_nan=False))
+    if arguments.format == "table":
+        say_all(Terminal(), [each for each in documents if "error" not in each])
+    failed = [each for each in documents if "error" in each and not each["is_coarse"]]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} clips could not be encoded.",
+            hint="The messages above name them.",
+        )
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
@@ -186,7 +219,7 @@ def encode_one(job: Job, request: Request, model: str, form: str) -> None:
         def progress(what: str, share: float) -> None:
             show(what, round(100 * share), 100)
 
-        encoded = encode(loaded, job.source, job.output, request, progress=progress)
+        encoded = encode(loaded, Path(job.source), Path(job.output), request, progress=progress)
     if form == "table":
         say_encoded(terminal, encoded)
     else:
@@ -196,8 +229,8 @@ def encode_one(job: Job, request: Request, model: str, form: str) -> None:
 
 def encode_many(
     jobs: Sequence[Job], request: Request, model: str, form: str, *, workers: int | None
-) -> None:
-    """Encode clips, print what each has become, and log those that fail.
+) -> list[dict[str, Any]]:
+    """Encode clips, and report each as it is done.
 
     Args:
       jobs: the clips, at least one.
@@ -206,15 +239,14 @@ def encode_many(
       form: as for `encode_one`.
       workers: number of clips to encode at a time; None for what the machine can.
 
-    Raises:
-      UserError: clips could not be encoded.
+    Returns:
+      The document of each clip, in order.
     """
-    from laser_dist.encoding.encode import Encoded
-    from laser_dist.encoding.folder import Unencoded, encode_all, num_workers
+    from laser_dist.encoding.folder import encode_all, num_workers
     from laser_dist.storage.local_copies import naming_locations
 
     terminal = Terminal()
-    results: dict[Job, Encoded | Unencoded] = {}
+    documents: dict[Job, dict[str, Any]] = {}
     with terminal.progress() as show, naming_locations(model):
 
         def progress(text: str, num_done: int) -> None:
@@ -225,36 +257,29 @@ def encode_many(
         count = workers or num_workers()
         with closing(encode_all(loaded, jobs, request, workers=count, show=progress)) as finished:
             for job, result in finished:
-                results[job] = result
-                if isinstance(result, Unencoded):
-                    level, hint = logging.ERROR, f" {result.hint}" if result.hint else ""
-                    if result.is_coarse:  # what it is compared with is enough
-                        level, hint = logging.WARNING, ""
-                    logger.log(level, "%s%s", result.message, hint)
-                if form == "ndjson":
-                    terminal.say(json.dumps(result.to_dict(), allow_nan=False))
-    in_order = [results[job] for job in jobs]
-    if form == "json":
-        documents = [result.to_dict() for result in in_order]
-        terminal.say(json.dumps(documents, indent=2, allow_nan=False))
-    encoded = [result for result in in_order if isinstance(result, Encoded)]
-    if form == "table" and encoded:
-        say_all(terminal, encoded)
-    failed = [each for each in in_order if isinstance(each, Unencoded) and not each.is_coarse]
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(jobs)} clips could not be encoded.",
-            hint="The messages above name them.",
-        )
+                documents[job] = result.to_dict()
+                report(terminal, documents[job], form)
+    return [documents[job] for job in jobs]
 
 
-def jobs_of(words: Sequence[str], output: Path, *, recursive: bool) -> tuple[bool, list[Job]]:
+def report(terminal: Terminal, document: dict[str, Any], form: str) -> None:
+    """Log why a clip was not encoded, if it was not, and print its line of NDJSON."""
+    if "error" in document:
+        level, hint = logging.ERROR, f" {document['hint']}" if document["hint"] else ""
+        if document["is_coarse"]:  # what it is compared with is enough
+            level, hint = logging.WARNING, ""
+        logger.log(level, "%s%s", document["error"], hint)
+    if form == "ndjson":
+        terminal.say(json.dumps(document, allow_nan=False))
+
+
+def jobs_of(words: Sequence[str], output: str, *, recursive: bool) -> tuple[bool, list[Job]]:
     """Return whether a single file is to be written, and what is to be encoded.
 
     Args:
       words: as for `clips_of`.
-      output: file of a single clip; or a folder, in which each clip of a folder has the path that
-        it has there, and any other clip its name.
+      output: file of a single clip; or a folder or its URL, in which each clip of a folder has the
+        path that it has there, and any other clip its name.
       recursive: as for `clips_of`.
 
     Raises:
@@ -262,23 +287,28 @@ def jobs_of(words: Sequence[str], output: Path, *, recursive: bool) -> tuple[boo
     """
     from laser_dist.encoding.folder import Job
     from laser_dist.encoding.transcode import FORMATS
+    from laser_dist.storage import is_url, join, split
 
-    if len(words) == 1 and not recursive and output.suffix and not output.is_dir():
+    is_file = Path(output).suffix and not is_url(output) and not Path(output).is_dir()
+    if len(words) == 1 and not recursive and is_file:
         clips = clips_of(words, recursive=False)
         if clips == [*words]:
-            return True, [Job(Path(clips[0]), output)]
-    jobs: dict[Path, Job] = {}
+            return True, [Job(clips[0], output)]
+    jobs: dict[str, Job] = {}
     for word in words:
-        is_folder = os.path.isdir(word)
-        if is_folder and output.resolve().is_relative_to(Path(word).resolve()):
+        clips = clips_of([word], recursive=recursive)
+        is_folder = os.path.isdir(word) or (
+            is_url(word) and all(_bare(clip).startswith(f"{_bare(word)}/") for clip in clips)
+        )
+        if is_folder and _is_in(output, word):
             raise UserError(
                 f"The output {output} is in the folder of clips {word}.",
                 hint="Name another --output.",
             )
-        for clip in map(Path, clips_of([word], recursive=recursive)):
-            path = output / (clip.relative_to(word) if is_folder else clip.name)
-            if path.suffix.lower() not in FORMATS:
-                path = path.with_suffix(".mkv")
+        for clip in clips:
+            name = _bare(clip)[len(_bare(word)) + 1 :] if is_folder else split(clip)[1]
+            stem, suffix = os.path.splitext(name)
+            path = join(output, name if suffix.lower() in FORMATS else f"{stem}.mkv")
             if path in jobs:
                 raise UserError(
                     f"{jobs[path].source} and {clip} would both become {path}.",
@@ -288,28 +318,58 @@ def jobs_of(words: Sequence[str], output: Path, *, recursive: bool) -> tuple[boo
     return False, [*jobs.values()]
 
 
-def say_all(terminal: Terminal, found: Sequence[Encoded]) -> None:
-    """Print a row per clip, and the sum of all sizes."""
+def _bare(location: str) -> str:
+    """Return a location without the options of a URL, and without a slash at its end."""
+    from laser_dist.storage import is_url
+
+    return (location.partition("?")[0] if is_url(location) else location).rstrip("/")
+
+
+def _is_in(output: str, folder: str) -> bool:
+    from laser_dist.storage import is_url
+
+    if is_url(output) or is_url(folder):
+        return f"{_bare(output)}/".startswith(f"{_bare(folder)}/")
+    return Path(output).resolve().is_relative_to(Path(folder).resolve())
+
+
+def check_plain(jobs: Sequence[Job]) -> None:
+    """Check that nothing is in a bucket, which only `--runner` takes.
+
+    Raises:
+      UserError: a clip or an output is.
+    """
+    from laser_dist.storage import is_url
+
+    locations = (each for job in jobs for each in (job.source, job.output))
+    if url := next(filter(is_url, locations), None):
+        raise UserError(f"{url} is in a bucket.", hint="Add --runner DirectRunner.")
+
+
+def say_all(terminal: Terminal, documents: Sequence[dict[str, Any]]) -> None:
+    """Print a row per encoded clip, and the sum of all sizes."""
+    if not documents:
+        return
     rows = []
-    for each in found:
-        values = [value for _, value in each.values]
+    for each in documents:
+        values = [scene["quantizer"] for scene in each["scenes"]]
         low, high = f"{min(values):g}", f"{max(values):g}"
-        row = [str(each.source), low if low == high else f"{low}–{high}"]
-        row += [size_text(each.source_bytes), size_text(each.output_bytes)]
-        row.append(share_text(each.saving))
-        rows.append([*row, *_quality_texts(each.verified and each.verified.total)])
-    first = found[0]
-    header = ["clip", first.settings.rate, "before", "after", "saved"]
-    terminal.table(header + _quality_titles(first.verified), [rows])
+        row = [each["clip"], low if low == high else f"{low}–{high}"]
+        row += [size_text(each["source_bytes"]), size_text(each["output_bytes"])]
+        row.append(share_text(each["saving"]))
+        rows.append([*row, *_quality_texts(each["quality"])])
+    first = documents[0]
+    header = ["clip", first["rate"], "before", "after", "saved"]
+    terminal.table(header + _quality_titles(first["quality"]), [rows])
     terminal.say()
     before, after = (
-        sum(getattr(each, name) for each in found) for name in ("source_bytes", "output_bytes")
+        sum(each[name] for each in documents) for name in ("source_bytes", "output_bytes")
     )
     terminal.say(
-        f"{count_text(len(found), 'clip')}: {size_text(before)} became {size_text(after)},"
+        f"{count_text(len(documents), 'clip')}: {size_text(before)} became {size_text(after)},"
         f" {_saving_text(1 - after / before)}."
     )
-    if first.plan.simulated:
+    if first["simulated"]:
         terminal.say("The model was trained with SIMULATED viewers.")
 
 
@@ -321,9 +381,9 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
     for index, (scene, (_, value)) in enumerate(zip(plan.scenes, encoded.values, strict=True)):
         row = [f"{clock_text(scene.start_s)} – {clock_text(scene.end_s)}", f"{scene.level:.1f}"]
         row.append(f"{value:g}")
-        rows.append([*row, *_quality_texts(verified.scenes[index] if verified else None)])
+        rows.append([*row, *_quality_texts(verified and asdict(verified.scenes[index]))])
     header = ["scene", f"{plan.level.upper()} (QP)", f"{name} ({settings.rate})"]
-    terminal.table(header + _quality_titles(verified), [rows])
+    terminal.table(header + _quality_titles(verified and asdict(verified.total)), [rows])
     terminal.say()
     terminal.say(
         f"Wrote {encoded.output}: {size_text(encoded.output_bytes)}, {encoded.bitrate_kbps:.0f}"
@@ -370,17 +430,19 @@ def _vmaf_score(text: str) -> float:
     return score
 
 
-def _quality_titles(verified: Verified | None) -> list[str]:
+def _quality_titles(quality: Mapping[str, Any] | None) -> list[str]:
     """Return the titles of the columns with `_quality_texts`."""
-    if verified is None:
-        return []
-    return ["XPSNR (dB)"] + (["VMAF"] if verified.total.vmaf is not None else [])
-
-
-def _quality_texts(quality: Quality | None) -> list[str]:
     if quality is None:
         return []
-    return [f"{quality.xpsnr_db:.1f}"] + ([] if quality.vmaf is None else [f"{quality.vmaf:.1f}"])
+    return ["XPSNR (dB)"] + (["VMAF"] if quality["vmaf"] is not None else [])
+
+
+def _quality_texts(quality: Mapping[str, Any] | None) -> list[str]:
+    """Return the cells of a `Quality` as plain values."""
+    if quality is None:
+        return []
+    vmaf = [] if quality["vmaf"] is None else [f"{quality['vmaf']:.1f}"]
+    return [f"{quality['xpsnr_db']:.1f}", *vmaf]
 
 
 def _saving_text(saving: float) -> str:

@@ -3,6 +3,8 @@
 - `plan`: a quantizer for each scene, from a prediction.
 - `encoders`: x264, x265 and SVT-AV1, and their options for a quantizer.
 - `matching`: the CRF of another encoder that has the quality of x264 at a QP.
+- `prepare`: frames of a file as encoders take them.
+- `segments`: the packets of scenes, encoded in one go or in segments on several machines.
 - `transcode`: encodes the video of a file, and copies everything else.
 - `verify`: compares an encoded file with its source.
 - `encode`: all of these for one clip.

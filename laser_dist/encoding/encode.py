@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from typing import Any, Literal
 from laser_dist.encoding.encoders import CODECS, QP, EncoderSettings
 from laser_dist.encoding.matching import Match, codec_map, excerpt_of, matching_crf, on_grid
 from laser_dist.encoding.plan import Plan, SatisfiedShare, plan_of, satisfied_share
-from laser_dist.encoding.transcode import FORMATS, Transcoded, Values, checked_facts, transcode
+from laser_dist.encoding.segments import EncodedSegment, Values
+from laser_dist.encoding.transcode import FORMATS, Transcoded, checked_facts, transcode
 from laser_dist.encoding.verify import Quality, Verified, verify
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import LEVEL_SUR
@@ -43,6 +44,9 @@ class CoarseClip(UserError):
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share of it that is done."""
+
+Planned = tuple[ClipPrediction, Plan, Values, Match | None]
+"""What is known before a clip is encoded: levels, plan, quantizers, and trial encodes."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +229,7 @@ def check_request(source: Path, output: Path, request: Request) -> None:
     """Check what can be checked before a model is loaded.
 
     Raises:
-      UserError: the output exists, is the source, or has no known suffix; frames are too small for
-        VMAF, which has a minimum; or as `checked_facts`.
+      UserError: the output exists, is the source, or has no known suffix; or as `check_source`.
     """
     if output.suffix.lower() not in FORMATS:
         raise UserError(
@@ -237,6 +240,15 @@ def check_request(source: Path, output: Path, request: Request) -> None:
             raise UserError("The output is the clip itself.", hint="Name another --output.")
         if not request.overwrite:
             raise UserError(f"{output} exists.", hint="Add --overwrite to replace it.")
+    check_source(source, request)
+
+
+def check_source(source: Path, request: Request) -> None:
+    """Check that a clip can be encoded as asked for.
+
+    Raises:
+      UserError: frames are too small for VMAF, which has a minimum; or as `checked_facts`.
+    """
     facts = checked_facts(source, request.settings, allow_hdr=request.allow_hdr)
     if request.needs_vmaf and min(facts.width, facts.height) < VMAF_MIN_SIDE:
         raise UserError(
@@ -264,11 +276,38 @@ def encode(
       OSError: the output cannot be written.
     """
     check_request(source, output, request)
-    prediction, plan, values, match = planned(model, source, request, progress=progress)
+    before = planned(model, source, request, progress=progress)
+    return encode_planned(source, output, request, before, progress=progress)
+
+
+def encode_planned(
+    source: Path,
+    output: Path,
+    request: Request,
+    before: Planned,
+    *,
+    segments: Iterable[EncodedSegment] | None = None,
+    progress: Progress = lambda what, share: None,
+) -> Encoded:
+    """Encode and compare; the output appears when it is complete.
+
+    Args:
+      source: path of a video.
+      output: path to write.
+      request: what is asked for.
+      before: from `planned`.
+      segments: the encoded frames, as for `transcode`; None to encode them here.
+      progress: is called with what is being done.
+
+    Raises:
+      UserError: as `transcode`; or no quantizer gives the quality that is asked for.
+      OSError: the output cannot be written.
+    """
+    prediction, plan, values, match = before
     num_frames = plan.scenes[-1].frames.stop
     with output_path(output) as path:
         result, used, verified, num_encodes = _encoded(
-            source, path, request, values, num_frames, progress=progress
+            source, path, request, values, num_frames, segments=segments, progress=progress
         )
     return Encoded(
         source=source,
@@ -294,6 +333,7 @@ def _encoded(
     values: Values,
     num_frames: int,
     *,
+    segments: Iterable[EncodedSegment] | None,
     progress: Progress,
 ) -> tuple[Transcoded, Values, Verified | None, int]:
     """Encode at quantizers, or finer ones if the quality is too low.
@@ -309,7 +349,10 @@ def _encoded(
     lowered = 0.0
     while True:
         used = [(frames, max(FINEST, value - lowered)) for frames, value in values]
-        result = transcode(source, path, request.settings, used, progress=show("encoding"))
+        result = transcode(
+            source, path, request.settings, used, segments=segments, progress=show("encoding")
+        )
+        segments = None  # at other quantizers
         if not request.verify:
             return result, used, None, 1
         verified = verify(
@@ -350,9 +393,7 @@ def next_lowering(tried: Sequence[tuple[float, float]], minimum: Minimum, most: 
     return steps + max(1, math.ceil(step))
 
 
-def planned(
-    model: Model, source: Path, request: Request, *, progress: Progress
-) -> tuple[ClipPrediction, Plan, Values, Match | None]:
+def planned(model: Model, source: Path, request: Request, *, progress: Progress) -> Planned:
     """Return what is known before a clip is encoded: levels, plan, and quantizers.
 
     Arguments are those of `encode`.

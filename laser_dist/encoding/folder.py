@@ -23,10 +23,10 @@ CORES = 4
 
 @dataclass(frozen=True)
 class Job:
-    """A clip and the file that it is encoded to."""
+    """A clip and the file that it is encoded to: paths, or with a Beam runner also URLs."""
 
-    source: Path
-    output: Path
+    source: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Unencoded:
     """A clip that was not encoded.
 
     Attributes:
-      source: path of the clip.
+      source: path or URL of the clip.
       message: why, one sentence.
       hint: what to do about it; may be empty.
       is_coarse: whether the clip is itself as coarse as planned, and so best kept as it is.
     """
 
-    source: Path
+    source: str
     message: str
     hint: str
     is_coarse: bool
@@ -49,7 +49,7 @@ class Unencoded:
         """Return plain values; see "JSON output of encode" in the reference of file formats."""
         return {
             "schema": SCHEMA,
-            "clip": str(self.source),
+            "clip": self.source,
             "error": self.message,
             "hint": self.hint,
             "is_coarse": self.is_coarse,
@@ -91,7 +91,7 @@ def encode_all(
     Raises:
       OSError: an output cannot be written.
     """
-    at_work: dict[Path, str] = {}
+    at_work: dict[str, str] = {}
     num_done = 0
     stopping = threading.Event()
 
@@ -103,7 +103,8 @@ def encode_all(
             show(", ".join(tuple(at_work.values())), num_done)
 
         try:
-            return encode(model, job.source, job.output, request, progress=progress)
+            source, output = Path(job.source), Path(job.output)
+            return encode(model, source, output, request, progress=progress)
         except UserError as error:
             return Unencoded(job.source, error.message, error.hint, isinstance(error, CoarseClip))
         finally:

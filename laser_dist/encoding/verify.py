@@ -16,7 +16,8 @@ import numpy as np
 from av.filter import Graph
 from av.filter.context import FilterContext
 
-from laser_dist.encoding.transcode import Values, prepared_frames
+from laser_dist.encoding.prepare import prepared_frames
+from laser_dist.encoding.segments import Values
 from laser_dist.errors import UserError
 from laser_dist.video.containers import Damage, frame_rate, open_video
 from laser_dist.video.packets import decode_frames

@@ -1,11 +1,11 @@
 """Prediction: load a trained or exported model and predict the JND levels of clips.
 
 - `predictor`: a model with the meaning of its output, whichever library runs it.
-- `load`: loads a predictor from a run or a model file of any kind.
+- `load`: `laser_dist.load`, which loads a run or a model file of any kind.
 - `predict`: the levels of frames, combined for a clip.
 - `clips`: reads a clip and predicts it, in one process or two.
 - `isolated`: reads clips in a child process.
-- `model`: `laser_dist.load`, which predicts clips of any form.
+- `model`: predicts clips of any form.
 - `notes`: what about a clip differs from what a model has learned from.
 - `keras_models`: models that Keras runs.
 - `exported`: exported models, which ONNX Runtime or OpenVINO runs.

@@ -1,14 +1,61 @@
 """Load a predictor from a run or a model file of any kind."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from laser_dist.errors import UserError
 from laser_dist.prediction.exported import load_onnx, load_openvino
+from laser_dist.prediction.model import Model
 from laser_dist.prediction.predictor import Predictor
+from laser_dist.storage import is_url, join, split
+from laser_dist.storage.local_copies import local_run
+from laser_dist.storage.run_files import RunFiles
 
 EXPORTED_SUFFIXES = (".onnx", ".xml")
 MODEL_SUFFIXES = (".keras", *EXPORTED_SUFFIXES)
 _PREDICTOR = Path("models") / "predictor.keras"
+
+
+def load(
+    location: str | os.PathLike[str], *, isolate: bool = False, num_threads: int | None = None
+) -> Model:
+    """Load a model to predict with.
+
+    Args:
+      location: path or `gs://` or `s3://` URL of a finished run, of a `.keras` file, or of an
+        exported `.onnx` or `.xml` file.
+      isolate: as for `Model`.
+      num_threads: as for `load_predictor`.
+
+    Raises:
+      UserError: there is no such model, the file is not one, or the library that runs it is not
+        installed.
+    """
+    place = os.fspath(location)
+    predictor = load_predictor(local_model(place), num_threads=num_threads)
+    predictor = replace(predictor, origin=place) if is_url(place) else predictor
+    return Model(predictor, isolate=isolate)
+
+
+def local_model(location: str) -> Path:
+    """Return the path of a run or model file, downloaded if it is in a bucket.
+
+    Raises:
+      UserError: there is none in the bucket, or the bucket cannot be read.
+    """
+    if not is_url(location):
+        return Path(location)
+    folder, name = split(location)
+    suffix = os.path.splitext(name)[1]
+    if suffix not in MODEL_SUFFIXES:
+        return local_run(location, predictor_only=True)
+    files = RunFiles(folder)
+    parts = [name] if suffix != ".xml" else [name, f"{name.removesuffix(suffix)}.bin"]
+    for each in parts:
+        if not files.fetch(files.local / each, reuse=True):
+            raise UserError(f"There is no {join(folder, each)}.", hint="Check its name.")
+    return files.local / name
 
 
 def load_predictor(path: str | Path, *, num_threads: int | None = None) -> Predictor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,6 @@ from laser_dist.prediction.clips import (
     read_clip,
 )
 from laser_dist.prediction.isolated import IsolatedReader
-from laser_dist.prediction.load import MODEL_SUFFIXES, load_predictor
 from laser_dist.prediction.predict import (
     ClipPrediction,
     check_interval,
@@ -34,9 +32,6 @@ from laser_dist.prediction.predict import (
     predict_frames,
 )
 from laser_dist.prediction.predictor import Predictor
-from laser_dist.storage import is_url, join, split
-from laser_dist.storage.local_copies import local_run
-from laser_dist.storage.run_files import RunFiles
 from laser_dist.video.frames import check_rgb, evenly_spaced_indices, resize_rgb
 
 _BATCH = 16
@@ -193,47 +188,6 @@ class Model:
                 check_rgb(frame)
             size = {"width": predictor.width, "height": predictor.height}
             yield np.stack([resize_rgb(frame, **size) for frame in some])
-
-
-def load(
-    location: str | os.PathLike[str], *, isolate: bool = False, num_threads: int | None = None
-) -> Model:
-    """Load a model to predict with.
-
-    Args:
-      location: path or `gs://` or `s3://` URL of a finished run, of a `.keras` file, or of an
-        exported `.onnx` or `.xml` file.
-      isolate: as for `Model`.
-      num_threads: as for `load_predictor`.
-
-    Raises:
-      UserError: there is no such model, the file is not one, or the library that runs it is not
-        installed.
-    """
-    place = os.fspath(location)
-    predictor = load_predictor(local_model(place), num_threads=num_threads)
-    predictor = replace(predictor, origin=place) if is_url(place) else predictor
-    return Model(predictor, isolate=isolate)
-
-
-def local_model(location: str) -> Path:
-    """Return the path of a run or model file, downloaded if it is in a bucket.
-
-    Raises:
-      UserError: there is none in the bucket, or the bucket cannot be read.
-    """
-    if not is_url(location):
-        return Path(location)
-    folder, name = split(location)
-    suffix = os.path.splitext(name)[1]
-    if suffix not in MODEL_SUFFIXES:
-        return local_run(location, predictor_only=True)
-    files = RunFiles(folder)
-    parts = [name] if suffix != ".xml" else [name, f"{name.removesuffix(suffix)}.bin"]
-    for each in parts:
-        if not files.fetch(files.local / each, reuse=True):
-            raise UserError(f"There is no {join(folder, each)}.", hint="Check its name.")
-    return files.local / name
 
 
 def _name_of(clip: Source) -> str:

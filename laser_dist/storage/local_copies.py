@@ -1,13 +1,14 @@
-"""Local copies of runs and datasets in buckets, for programs that only read a disk.
+"""Local copies of runs, datasets and clips in buckets, for programs that only read a disk.
 
-The copies are in the user's cache directory, named after their location, and are reused. Several
-processes may make the same copy at a time.
+Those of runs and datasets are in the user's cache directory, named after their location, and are
+reused. Several processes may make the same copy at a time.
 """
 
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from laser_dist.errors import UserError
 from laser_dist.storage import files
@@ -103,6 +104,24 @@ def local_dataset(
         on_progress(f"Downloading the dataset: file {number} of {len(wanted)}")
         run.fetch(path, reuse=True)
     return run.local
+
+
+@contextmanager
+def temporary_copy(location: str) -> Iterator[Path]:
+    """Yield the path of a file, downloaded for the block if it is in a bucket.
+
+    Nothing is there if the file is missing.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if not is_url(location):
+        yield Path(location)
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        files.download(location, path)
+        yield path
 
 
 @contextmanager

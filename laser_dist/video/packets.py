@@ -128,7 +128,9 @@ def decode_frames_at(
         if position is not None and position >= time:
             continue
         number = max(0, bisect_right(index.key_times, time) - 1)
-        if position is None or index.key_times[number] > position:
+        before = index.times[bisect_left(index.times, time) - 1]
+        is_next = position is not None and before <= position  # then nothing can be skipped
+        if position is None or (index.key_times[number] > position and not is_next):
             keys = index.key_times[: number + 1]
             decoded = _decode_to(container, stream, time, keys, wanted, damage)
         for frame in decoded:

@@ -239,7 +239,7 @@ def test_an_error_of_one_clip_ends_those_at_work_and_leaves_nothing_of_them(fold
     from laser_dist.encoding import folder as encoding
     from laser_dist.encoding.encode import Request
     from laser_dist.encoding.encoders import EncoderSettings
-    from laser_dist.prediction.model import load
+    from laser_dist.prediction.load import load
 
     write(folder / "long.mp4")
     jobs = [encoding.Job(folder / "long.mp4", folder / "at-work" / f"{n}.mp4") for n in range(3)]

@@ -1,0 +1,176 @@
+"""`laser-jnd encode --runner`, with clips and files on a disk and in buckets."""
+
+import json
+import os
+import shutil
+
+import av
+import pytest
+from cloud import local_cloud
+from command_line import laser_jnd, laser_jnd_here, refusal
+from dataflow_api import JOB_ID, stand_in
+from onnx_graphs import write_light_inputs
+from s3 import local_s3
+from test_encode_command import write
+
+from beam_pipelines import encoding
+from beam_pipelines.encoding import EncodingPlan, encode_to_files
+from beam_pipelines.runner import local_options
+from laser_dist.encoding.encode import Request
+from laser_dist.encoding.encoders import EncoderSettings
+from laser_dist.encoding.folder import Job
+from laser_dist.prediction.load import load
+
+pytestmark = [pytest.mark.beam, pytest.mark.slow]
+
+WORDS = ("--recursive", "--margin", "2", "--format", "json")
+LOCAL = ("--runner", "DirectRunner")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a model, and clips: two of two scenes, a coarse one, a damaged one."""
+    folder = tmp_path_factory.mktemp("encode")
+    write_light_inputs(folder)
+    (folder / "clips" / "below").mkdir(parents=True)
+    write(folder / "clips" / "one.mp4")
+    shutil.copy(folder / "clips" / "one.mp4", folder / "clips" / "below" / "two.mp4")
+    write(folder / "clips" / "coarse.mp4", qp="45")
+    (folder / "clips" / "bad.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """Return the documents of the command without a runner, by clip, and its files."""
+    done = laser_jnd_here(
+        "encode", "clips", "--output", "plain", "--model", "m.onnx", *WORDS, cwd=folder
+    )
+    assert done.returncode == 2
+    assert "1 of 4 clips could not be encoded" in done.stderr
+    documents = {each["clip"]: each for each in json.loads(done.stdout)}
+    assert [name for name, each in documents.items() if "error" in each] == [
+        "clips/bad.mp4", "clips/coarse.mp4",
+    ]  # fmt: skip
+    plain = folder / "plain"
+    return documents, {
+        str(path.relative_to(plain)): path.read_bytes() for path in sorted(plain.rglob("*.mp4"))
+    }
+
+
+def check(done, files, expected, output, *, renamed=lambda name: name):
+    """Check that a job prints the documents of the plain command, and writes its files."""
+    documents, contents = expected
+    assert done.returncode == 2, done.stderr
+    assert "1 of 4 clips could not be encoded" in done.stderr
+    wanted = {}
+    for name, document in documents.items():
+        place = renamed(name)
+        text = json.dumps(document).replace("plain/", f"{output}/").replace(name, place)
+        wanted[place] = json.loads(text)
+    assert {each["clip"]: each for each in json.loads(done.stdout)} == wanted
+    assert files == contents
+
+
+def test_the_files_are_those_of_the_plain_command(folder, expected, tmp_path):
+    output = tmp_path / "out"
+    words = ("encode", "clips", "--output", output, "--model", "m.onnx", *WORDS, *LOCAL)
+    done = laser_jnd_here(*words, cwd=folder)
+    files = {str(path.relative_to(output)): path for path in sorted(output.rglob("*.mp4"))}
+    before = {name: path.read_bytes() for name, path in files.items()}
+    check(done, before, expected, output)
+    assert {path.name for path in output.iterdir()} == {"one.mp4", "below"}  # nothing else
+    times = {name: path.stat().st_mtime_ns for name, path in files.items()}
+    again = laser_jnd_here(*words, cwd=folder)
+    assert "Reused: 2 clips" in again.stderr
+    assert {name: path.stat().st_mtime_ns for name, path in files.items()} == times
+
+
+@pytest.mark.attack("Failing storage")
+def test_transient_errors_of_storage_change_nothing(folder, expected, tmp_path):
+    with local_s3(fail_every=7) as s3:
+        s3.upload(folder, "in")
+        output = s3.url("out")
+        done = laser_jnd_here(
+            *("encode", s3.url("in/clips"), "--output", output, "--model", s3.url("in/m.onnx")),
+            *(*WORDS, *LOCAL),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 2, done.stderr
+        assert len(s3.faults) > 4
+        found = s3.files("out")
+        documents = json.loads(done.stdout)
+        assert [each["clip"].partition("?")[0] for each in documents] == [
+            f"s3://bucket/in/{name}" for name in expected[0]
+        ]
+    assert found == expected[1]
+
+
+def test_dataflow_writes_the_same_files(folder, expected, tmp_path):
+    with local_cloud(tmp_path) as cloud, stand_in(cloud.environment) as dataflow:
+        url = cloud.upload(folder, "in")
+        done = laser_jnd(
+            *("encode", f"{url}/clips", "--model", f"{url}/m.onnx", *WORDS),
+            *("--output", "gs://bucket/out", "--runner=DataflowRunner"),
+            *("--project=p", "--region=r", "--no_auth", "--sdk_container_image=i.example/l:1"),
+            f"--dataflow_endpoint=http://localhost:{dataflow.port}",
+            cwd=tmp_path,
+            env={**os.environ, **cloud.environment},
+        )
+        found = cloud.files("out")
+    assert f"Running as Dataflow job {JOB_ID}" in done.stderr
+    files = {name: content for name, content in found.items() if name[0] != "."}
+    output = "gs://bucket/out"
+    check(done, files, expected, output, renamed=lambda name: f"{url}/{name}")
+
+
+def packets(path):
+    with av.open(path) as container:
+        return [
+            (packet.pts, packet.dts, bytes(packet))
+            for packet in container.demux(video=0)
+            if packet.size
+        ]
+
+
+def test_segments_of_a_clip_are_joined(folder, expected, tmp_path, monkeypatch):
+    used = []
+    encode_segment = encoding.encode_segment
+    monkeypatch.setattr(
+        encoding,
+        "encode_segment",
+        lambda path, settings, segment: (
+            used.append(segment.values) or encode_segment(path, settings, segment)
+        ),
+    )
+    clip, output = str(folder / "clips" / "one.mp4"), str(tmp_path / "out" / "one.mp4")
+    plan = EncodingPlan(
+        jobs=(Job(clip, output),), output=str(tmp_path / "out"),
+        load=lambda: load(folder / "m.onnx"),
+        request=Request(margin=2, settings=EncoderSettings()), segment_s=1,
+    )  # fmt: skip
+    (document,) = encode_to_files(plan, local_options())
+    assert [[(frames.start, frames.stop) for frames, _ in each] for each in used] == [
+        [(0, 30)], [(30, 70)],
+    ]  # fmt: skip
+    assert packets(output) == packets(folder / "plain" / "one.mp4")
+    assert document == expected[0]["clips/one.mp4"] | {"clip": clip, "output": output}
+    assert os.listdir(tmp_path / "out") == ["one.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("clips/one.mp4 --runner DirectRunner --output o.mp4", "--output is a folder"),
+        ("clips/one.mp4 --runner DirectRunner --output o --workers 2", "--workers cannot be"),
+        ("clips/one.mp4 --runner DirectRunner --output o --fx=1", "Neither laser-jnd encode"),
+        ("clips/one.mp4 --runner DataflowRunner --output o", "a URL as CLIP, not clips/one.mp4"),
+        ("gs://bucket/a.mp4 --output o", "gs://bucket/a.mp4 is in a bucket. Add --runner"),
+        ("clips/one.mp4 --output gs://bucket/o", "is in a bucket. Add --runner"),
+    ],
+)
+def test_what_does_not_apply_is_one_line(folder, words, message):
+    before = sorted(folder.rglob("*"))
+    done = laser_jnd_here("encode", *words.split(), "--model", "m.onnx", cwd=folder)
+    assert message in refusal(done)
+    assert sorted(folder.rglob("*")) == before
