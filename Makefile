@@ -4,14 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo light check test test-cluster coverage docs docs-assets notebook lint format lock wheel clean
+.PHONY: help demo light check fast test test-cluster coverage docs docs-assets notebook lint format lock wheel clean
 
-# Tests that take more than a few seconds, start servers or need hardware.
+# Tests that take more than a few seconds, alone or all of a file; start servers; or need hardware.
 SLOW := slow or ray or beam or alone or gpu
 # Each file runs in one process, and the longest files start first: see tests/conftest.py.
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The same Hypothesis examples in each run; run pytest by hand to search for new ones.
-check test coverage: export HYPOTHESIS_PROFILE := ci
+check fast test coverage: export HYPOTHESIS_PROFILE := ci
 # Compiled modules are kept even where the environment says not to write them: compiling
 # TensorFlow again takes each process ten seconds.
 export PYTHONDONTWRITEBYTECODE :=
@@ -30,7 +30,10 @@ light:  ## Install only what predicting with an exported model needs, into .venv
 	@.venv-light/bin/pip install --quiet --disable-pip-version-check --no-deps .
 	@echo "Installed .venv-light/bin/laser-jnd"
 
-check: $(VENV)/.installed-dev lint  ## Run what each commit must pass: format, lint, types, fast tests.
+check: $(VENV)/.installed-dev  ## Run what each commit must pass: format, lint, types, fast tests.
+	@$(MAKE) --no-print-directory --jobs 2 lint fast
+
+fast:
 	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m "not ($(SLOW))"
 
 test: $(VENV)/.installed-dev lint  ## Run every check and every test that this machine can run.

@@ -132,9 +132,11 @@ def measure_now(folder: Path) -> dict[str, float]:
     from laser_dist.examples.frame_pairs import FramePairs
     from laser_dist.examples.frames import CachedFrames
     from laser_dist.examples.read_ahead import ReadAhead
+    from laser_dist.machine import keep_freed_memory
     from laser_dist.training.learning.objectives import frame_objective
     from laser_dist.training.learning.step import Stepper
 
+    keep_freed_memory()
     model = keras.Sequential([keras.Input((1,))])
     strategy, optimizer = tf.distribute.get_strategy(), keras.optimizers.SGD()
     stepper = Stepper(strategy, model, frame_objective, optimizer, local_replicas=1)

@@ -33,10 +33,12 @@ def measure(
     strategy = _strategy(shard[1])
     with strategy.scope():
         model, objective, spec = build_model(kind, size)
-        optimizer = make_optimizer(StageConfig(epochs=1), STEPS, precision)
+        optimizer = make_optimizer(StageConfig(epochs=1), STEPS)
         optimizer.build(model.trainable_variables)
     weigh_batch_norms(strategy, model, synchronized=True)
-    stepper = Stepper(strategy, model, objective, optimizer, local_replicas=1)
+    stepper = Stepper(
+        strategy, model, objective, optimizer, local_replicas=1, gradient_precision=precision
+    )
     with tempfile.TemporaryDirectory() as scratch:
         source = make_batches(kind, spec, Path(scratch), shard, batch)
         times = []
@@ -91,8 +93,10 @@ def all_reduce(strategy: Any, tf: Any, count: int) -> float:
 def _strategy(num_workers: int) -> Any:
     import tensorflow as tf
 
+    from laser_dist.machine import keep_freed_memory
     from laser_dist.training.worker import make_strategy
 
+    keep_freed_memory()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     return make_strategy(num_workers)

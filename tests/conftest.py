@@ -46,6 +46,9 @@ _LONGEST = (
 )
 
 
+_ALL_SLOW = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.(slow|ray|beam)\b", re.MULTILINE)
+
+
 def pytest_configure(config):
     if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
         return
@@ -53,6 +56,13 @@ def pytest_configure(config):
         del os.environ["CUDA_VISIBLE_DEVICES"]
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = _VISIBLE_GPUS
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out slow tests without importing them, if `make check` is what runs."""
+    if collection_path.suffix == ".py" and config.getoption("markexpr").startswith("not (slow"):
+        return bool(_ALL_SLOW.search(collection_path.read_text(encoding="utf-8"))) or None
+    return None
 
 
 def pytest_collection_modifyitems(items):

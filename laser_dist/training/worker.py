@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.keras_import import import_keras
+from laser_dist.machine import keep_freed_memory
 from laser_dist.training.config import TrainingConfig, from_dict
 from laser_dist.training.devices import use_devices
 
@@ -192,6 +193,7 @@ def _set_up_tensorflow(config: TrainingConfig, num_workers: int) -> tuple[Any, s
             f"Keras 3 on TensorFlow is required, but {sys.modules['keras'].__file__} is Keras "
             f"{keras.__version__} on {keras.backend.backend()}."
         )
+    keep_freed_memory()
     threads = config.cluster.num_cpus
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)

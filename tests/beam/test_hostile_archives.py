@@ -21,7 +21,7 @@ from laser_dist.errors import UserError
 from laser_dist.storage import list_files
 from laser_dist.video.containers import VideoError
 
-pytestmark = pytest.mark.attack("Archives")
+pytestmark = [pytest.mark.slow, pytest.mark.attack("Archives")]
 
 BIG = 300 << 20
 MEMORY = 150 << 20
@@ -284,7 +284,6 @@ def with_little_memory(archive, content, tmp_path):
     return done.stdout.splitlines()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
 def test_a_zip_with_a_bomb_takes_no_memory(tmp_path, method):
     target = io.BytesIO()
@@ -311,7 +310,6 @@ def test_a_bomb_that_states_another_size_takes_no_memory(tmp_path):
     assert "Bad CRC-32" in lines[1]
 
 
-@pytest.mark.slow
 def test_a_zip_with_too_many_members_takes_no_memory(tmp_path):
     record = b"PK\1\2" + bytes(24) + struct.pack("<H", 5) + bytes(16) + b"a.264"
     assert len(record) == 46 + 5
@@ -349,7 +347,6 @@ def noise():
     return tar_entry("noise.264", size=len(content)) + padded(content)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
 def test_a_tar_with_a_header_larger_than_memory_is_read_up_to_it(tmp_path, kind):
     content = zeros_between(noise() + GOOD + tar_entry("x", size=BIG, kind=kind), GOOD + END)

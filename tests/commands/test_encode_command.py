@@ -10,6 +10,8 @@ from onnx_graphs import write_light_inputs
 
 from laser_dist.video.coded_qps import coded_qps
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

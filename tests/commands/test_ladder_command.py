@@ -19,6 +19,8 @@ from onnx_graphs import about, graph_of, mean_color, write_light_inputs
 from laser_dist.models.predictor_spec import PredictorSpec
 from laser_dist.video.coded_qps import coded_qps
 
+pytestmark = pytest.mark.slow
+
 FPS, FRAMES = 25, 65
 COLOR = (24, 30, 37)  # JND1, JND2 and JND3
 WIDTH, HEIGHT = 192, 128

@@ -8,6 +8,8 @@ import pytest
 from command_line import laser_jnd_here, refusal
 from onnx_graphs import write_light_inputs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -14,6 +14,8 @@ from laser_dist.evaluation.baselines import (
 from laser_dist.evaluation.dataset import SourceTable
 from laser_dist.jnd.scale import QP
 
+pytestmark = pytest.mark.slow
+
 
 def abs_error(predicted, sources):
     return np.abs(predicted - sources.levels).mean()

@@ -35,6 +35,8 @@ from laser_dist.prediction.keras_models import from_model
 from laser_dist.prediction.load import load_predictor
 from laser_dist.prediction.predict import predict_frames
 
+pytestmark = pytest.mark.slow
+
 
 class MemoryDataset:
     """A dataset in memory with two frames per source, whose first pixel holds the levels."""
@@ -501,7 +503,6 @@ def test_a_missing_ratio_is_null_in_json():
     assert json.loads(text)["predictors"][MODEL]["ratio_to_constant"] is None
 
 
-@pytest.mark.slow
 def test_importing_the_evaluation_imports_no_framework():
     code = (
         "import sys, laser_dist.evaluation.evaluate;"

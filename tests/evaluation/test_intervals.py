@@ -9,6 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from laser_dist.evaluation.intervals import mean_interval, mean_intervals, ratio_interval
 
+pytestmark = pytest.mark.slow
+
 # Clips of each of VideoSet's 11 films, by the paper's table of sources.
 FILMS = (31, 59, 11, 14, 5, 15, 13, 10, 9, 13, 40)
 SIZES = {

@@ -12,7 +12,10 @@ from laser_dist.evaluation.dataset import TfdsDataset, fit_frames
 from laser_dist.jnd.scale import QP
 
 # TFDS reads the `label` of protobuf fields in its own metadata, which newer protobuf deprecates.
-pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),
+]
 
 SPLITS, FRAMES = {"train": [9], "test": [2, 1]}, (0, 3, 6)
 IMAGES = ("raw", "jnd1", "jnd2", "jnd3")

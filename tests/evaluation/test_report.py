@@ -28,6 +28,8 @@ from laser_dist.evaluation.results import to_csv, to_json
 from laser_dist.evaluation.trained_run import Curve
 from laser_dist.jnd.scale import QF
 
+pytestmark = pytest.mark.slow
+
 
 class Page(HTMLParser):
     """A parser that collects elements in order and fails on unbalanced tags."""

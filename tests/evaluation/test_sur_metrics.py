@@ -21,6 +21,8 @@ from laser_dist.evaluation.sur_metrics import (
 )
 from laser_dist.jnd.scale import QF, QP
 
+pytestmark = pytest.mark.slow
+
 EACH_SCALE = pytest.mark.parametrize("scale", [QP, QF], ids=lambda scale: scale.name)
 
 

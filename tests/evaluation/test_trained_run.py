@@ -24,6 +24,8 @@ from laser_dist.models.variants import E2E_REC, LAT, MJ_LAT, VARIANTS
 from laser_dist.training.plan import head_name
 from laser_dist.training.runs import read_dataset_card
 
+pytestmark = pytest.mark.slow
+
 
 def spec(variant, levels):
     return PredictorSpec(variant=variant, levels=levels, scale="QP", simulated=True)

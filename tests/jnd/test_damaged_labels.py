@@ -27,6 +27,8 @@ from laser_dist.jnd.videoset_labels import (
     parse_videoset_labels,
 )
 
+pytestmark = pytest.mark.slow
+
 NUM_FILES = 1000
 CELL = re.compile(rb'"[^"\n]*"|[^,; \r\n]+')
 

@@ -9,6 +9,8 @@ from laser_dist.models.heads import build_head
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import LAT, MJ_LAT, MJ_REC, REC, VARIANTS
 
+pytestmark = pytest.mark.slow
+
 TINY = BackboneSpec(filters=4, latent_filters=6, height=32, width=32)
 # Positions of the output × kernel × channels in × out.
 TINY_ENCODER = 16 * 16 * 25 * 3 * 4 + 8 * 8 * 25 * 4 * 4 + 4 * 4 * 25 * 4 * 4 + 2 * 2 * 25 * 4 * 6

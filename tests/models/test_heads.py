@@ -13,9 +13,12 @@ from laser_dist.models.specs import LATENT_HEAD, RECONSTRUCTION_HEAD, HeadSpec
 
 # Keras 3.15 turns a variable into an array by `np.array(variable)` while saving; TensorFlow's
 # variables lack the `copy` argument that numpy 2 asks for. It makes a copy instead: harmless.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    ),
+]
 
 SHAPE = (4, 3, 6)
 TINY = HeadSpec(filters=(4, 8), pool_every=2, attention_ratio=2, dense=(5, 3))
@@ -47,7 +50,6 @@ def layer_names(model):
     return [type(layer).__name__ for layer in model.layers]
 
 
-@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     height=st.integers(1, 9),

@@ -7,6 +7,8 @@ from laser_dist.models.autoencoder import build_autoencoder, encoder_of
 from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(3)
 
 

@@ -32,9 +32,12 @@ from laser_dist.models.variants import (
 
 # Keras 3.15 turns a variable into an array by `np.array(variable)` while saving; TensorFlow's
 # variables lack the `copy` argument that numpy 2 asks for. It makes a copy instead: harmless.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    ),
+]
 
 TINY = BackboneSpec(filters=4, latent_filters=4, height=32, width=32)
 TINY_HEADS = {
@@ -156,7 +159,6 @@ def test_frozen_backbones_have_no_trainable_weight_also_after_loading(variant, t
     assert len(loaded.trainable_weights) == len(trainable)
 
 
-@pytest.mark.slow
 @EACH
 def test_saved_predictor_gives_equal_levels(variant, tmp_path):
     autoencoders, head = parts(variant)
@@ -171,7 +173,6 @@ def test_saved_predictor_gives_equal_levels(variant, tmp_path):
     assert again.get_config() == predictor.get_config()
 
 
-@pytest.mark.slow
 def test_a_fresh_process_loads_a_predictor(tmp_path):
     predictor = predictor_of(MJ_LAT, *parts(MJ_LAT))
     predictor.save(tmp_path / "predictor.keras")

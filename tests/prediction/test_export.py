@@ -29,6 +29,8 @@ from laser_dist.prediction.load import load_predictor
 from laser_dist.prediction.predict import predict_frames
 from laser_dist.training import config
 
+pytestmark = pytest.mark.slow
+
 SMALL = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)
 HEAD = HeadSpec(filters=(6, 8), dense=(5,), pooling="average", knee=0.2, spread=True)
 FLOATS = [("onnx", ".onnx"), ("openvino", ".xml")]
@@ -153,7 +155,6 @@ def test_every_kind_of_variant_is_exported(tmp_path, name):
     assert loaded.spec.levels == levels
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     # The file of OpenVINO is made from one of ONNX, so that it needs both conversions.
     ("preset", "formats"), [(config.tiny, FLOATS), (config.paper, FLOATS[1:])],
@@ -177,7 +178,6 @@ def test_models_of_the_real_sizes_are_exported(tmp_path, preset, formats):
         np.testing.assert_allclose(found, expected, atol=0.01)
 
 
-@pytest.mark.slow
 def test_a_saved_model_serves_frames_as_they_are_stored(source, model, tmp_path):
     export_model(source, tmp_path / "saved", textured, to="saved_model")
     serve = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"]
@@ -202,7 +202,6 @@ def test_no_folder_of_the_user_is_removed(plain, tmp_path, to, name):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("to", "suffix"), FLOATS)
 def test_int8_computes_in_int8_and_stays_near_keras(tmp_path, to, suffix):
     # A smooth model: the levels are means over many features, as those of a trained head.

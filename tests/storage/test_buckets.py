@@ -13,6 +13,8 @@ from laser_dist import storage
 from laser_dist.errors import UserError
 from laser_dist.storage import retries
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["s3", "gs"])
 def bucket(request):
@@ -247,7 +249,6 @@ def recovering(handler):
         retries.logger.removeHandler(watch)
 
 
-@pytest.mark.slow  # Amazon's client itself tries for 6 s
 def test_a_server_that_is_busy_is_asked_again_until_it_answers(server, monkeypatch, caplog):
     handler, location = server
     handler.status = 503
@@ -257,7 +258,6 @@ def test_a_server_that_is_busy_is_asked_again_until_it_answers(server, monkeypat
     assert len(caplog.records) == 1
 
 
-@pytest.mark.slow
 def test_a_server_that_stays_busy_is_a_users_error_and_never_content(server, monkeypatch):
     handler, location = server
     handler.status = 503

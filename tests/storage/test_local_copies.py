@@ -15,6 +15,8 @@ from laser_dist.storage.local_copies import (
 )
 from laser_dist.storage.run_files import RunFiles
 
+pytestmark = pytest.mark.slow
+
 SHARD = "videoset_jnd-{}.tfrecord-00000-of-00001"
 RUN = ("config.json", "models/predictor.keras", "models/jnd1.keras", "logs/metrics/jnd1.csv")
 DATASET = (

@@ -27,6 +27,7 @@ from laser_dist.models.predictors import build_joint_model
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import E2E_LAT, LAT
 from laser_dist.training.config import StageConfig
+from laser_dist.training.learning import collectives, step
 from laser_dist.training.learning.collectives import average_statistics, weigh_batch_norms
 from laser_dist.training.learning.loop import make_optimizer
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective
@@ -35,8 +36,11 @@ from laser_dist.training.learning.step import Stepper
 NUM_STEPS, BATCH_SIZE, NUM_PERMUTATIONS = 20, 8, 4
 BACKBONE = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)
 HEAD = HeadSpec(filters=(6, 8), dense=(5,), pooling="average", knee=0.2)
+# Kernels [64, 48] have more numbers than their gradients' factors for a batch of 8.
+INPUTS, HIDDEN = 64, 48
 SETTINGS = StageConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=2e-3, schedule="cosine")
-MODELS = ("head", "joint")
+MODELS = ("head", "joint", "factored")
+FACTORED = "factored"  # the model with kernels whose gradients are gathered in factors
 UNSYNCHRONIZED = "head"  # the model that shows the effect of norms that are not
 
 
@@ -46,6 +50,11 @@ def build(name):
     if name == "head":
         shape = LAT.feature_shape(BACKBONE)
         return build_head(HEAD, shape, levels=1, initial_levels=(26,)), LevelObjective((1,))
+    if name == FACTORED:
+        x = keras.Input((INPUTS,))
+        hidden = [keras.layers.Dense(HIDDEN, "relu", name=f"hidden{n}")(x) for n in range(2)]
+        last = keras.layers.Dense(1, name="level")
+        return keras.Model(x, last(keras.layers.Add()(hidden))), LevelObjective((1,))
     image = build_autoencoder(BACKBONE, "image")
     autoencoder = build_end_to_end_autoencoder(BACKBONE, image, "e2e-lat-jnd1")
     head = build_head(HEAD, E2E_LAT.feature_shape(BACKBONE), levels=1, initial_levels=(26,))
@@ -59,13 +68,14 @@ def batches(name, order=range(BATCH_SIZE), shard=None):
     """
     rng = np.random.default_rng(0)
     order = np.array(order)
-    for step in range(NUM_STEPS):
-        count = BATCH_SIZE if step < NUM_STEPS - 1 else 5
+    for number in range(NUM_STEPS):
+        count = BATCH_SIZE if number < NUM_STEPS - 1 else 5
         indices = np.arange(BATCH_SIZE) % count
         # As in latents, the mean is far from zero, where variance formulas differ most.
         features = rng.normal(3, 1, (BATCH_SIZE, *BACKBONE.latent_shape))
         frames = rng.uniform(0, 255, (2, BATCH_SIZE, *BACKBONE.frame_shape))
         levels = rng.normal(26, 3, (BATCH_SIZE, 1))
+        vectors = rng.normal(size=(BATCH_SIZE, INPUTS))
         weights = np.arange(BATCH_SIZE) < count
         chosen, own = indices[order], weights[order]
         if shard is not None:
@@ -74,6 +84,8 @@ def batches(name, order=range(BATCH_SIZE), shard=None):
         take = lambda array, chosen=chosen: array[chosen].astype(np.float32)  # noqa: E731
         if name == "head":
             inputs, targets = take(features), take(levels)
+        elif name == FACTORED:
+            inputs, targets = take(vectors), take(levels)
         else:
             inputs, targets = take(frames[0]), [take(frames[1]), take(levels)]
         yield Batch(inputs, targets, own.astype(np.float32), count)
@@ -115,6 +127,20 @@ class Learner:
         return {weight.path.replace("/", "."): weight.numpy() for weight in self.model.weights}
 
 
+collectives.LEAST_FACTORED_BYTES = 1
+num_gathered = []  # inputs and kernels that each traced replica gathers
+summed_gradients = step.summed_gradients
+
+
+def noting_gathered(gradients, inputs, of_outputs, precision):
+    """Sum, and note how many inputs and kernels are gathered."""
+    num_gathered.append((len(inputs), len(of_outputs)))
+    return summed_gradients(gradients, inputs, of_outputs, precision)
+
+
+step.summed_gradients = noting_gathered
+
+
 def one_process():
     """Train on one device, with the examples in several orders, and on two devices."""
     tf.config.set_logical_device_configuration(
@@ -131,7 +157,9 @@ def one_process():
         for synchronized in groupings(name):
             learner = Learner(name, mirrored, synchronized=synchronized, local_replicas=2)
             run = "synchronized" if synchronized else "unsynchronized"
+            num_gathered.clear()
             yield f"{name}/{run}", learner.train(batches(name))
+        yield f"{name}/gathered", {"numbers": np.array(num_gathered)}
 
 
 def one_of_two_workers(index, devices):
@@ -145,7 +173,9 @@ def one_of_two_workers(index, devices):
         for synchronized in groupings(name) if devices == 1 else (True,):
             learner = Learner(name, strategy, synchronized=synchronized, local_replicas=devices)
             run = "synchronized" if synchronized else "unsynchronized"
+            num_gathered.clear()
             yield f"{name}/{run}", learner.train(batches(name, shard=shard))
+        yield f"{name}/gathered", {"numbers": np.array(num_gathered)}
 
 
 def main(path, devices=None, index=None, *ports):

@@ -26,6 +26,8 @@ from laser_dist.training.storage.checkpoints import (
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.slow
+
 PROGRESS = Progress(
     epochs_done=3, best_epoch=2, best_loss=0.1, steps_done=4, sums={"loss": (0.1 + 0.2, 7.0)}
 )

@@ -15,6 +15,8 @@ from laser_dist.models.specs import BackboneSpec
 from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.reuse import model_path
 
+pytestmark = pytest.mark.slow
+
 SPEC = BackboneSpec(filters=4, latent_filters=4, height=HEIGHT, width=WIDTH)
 NAMES = ("jnd1", "jnd2")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ports import free_ports
-from regrouped import MODELS, NUM_PERMUTATIONS, UNSYNCHRONIZED
+from regrouped import FACTORED, MODELS, NUM_PERMUTATIONS, UNSYNCHRONIZED
 
 SCRIPT = Path(__file__).with_name("regrouped.py")
 FACTOR = 4
@@ -141,3 +141,12 @@ def test_unsynchronized_batch_norms_exceed_the_tolerance(final_weights, process)
     assert {
         name: difference[name] for name in kernels if difference[name] <= 100 * allowed[name]
     } == {}
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_gradients_of_large_kernels_are_gathered_in_factors(final_weights, process):
+    for model in MODELS:
+        numbers = final_weights[process, model, "gathered"]["numbers"]
+        assert numbers.size  # of each replica
+        # Two kernels, whose inputs are the same.
+        assert {*map(tuple, numbers)} == ({(1, 2)} if model == FACTORED else {(0, 0)})

@@ -9,6 +9,8 @@ from training_fakes import ArrayFeatures, assert_same_steps, batches, joined, wo
 from laser_dist.examples.features import FeatureBatches
 from laser_dist.examples.order import has_level, num_steps
 
+pytestmark = pytest.mark.slow
+
 
 @st.composite
 def feature_batches(draw, **fixed):

@@ -14,6 +14,8 @@ from laser_dist.training.config import CheckpointInterval
 from laser_dist.training.learning.loop import train_stage
 from laser_dist.training.storage.logs import METRICS_FOLDER, events_path
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))
 LEVELS = FEATURES @ RNG.normal(size=(3, 2)) + 0.1 * RNG.normal(size=(7, 2))

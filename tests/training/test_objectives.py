@@ -7,6 +7,8 @@ from scipy.stats import norm
 
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective, frame_objective
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_frame_loss_is_the_mean_squared_error_over_pixels_and_channels():
     frames = np.full((2, 1, 2, 3), 100, np.float32)

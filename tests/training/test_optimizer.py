@@ -13,6 +13,8 @@ from training_fakes import linear_model
 from laser_dist.training.config import StageConfig
 from laser_dist.training.learning.loop import make_optimizer
 
+pytestmark = pytest.mark.slow
+
 
 def rates(optimizer, steps):
     """Return the learning rate of each step; steps are numbered from 0."""

@@ -20,6 +20,8 @@ from laser_dist.examples.records import open_records
 from laser_dist.storage.prepared_datasets import find_dataset
 from laser_dist.training.runs import read_dataset_card
 
+pytestmark = pytest.mark.slow
+
 NUM_MANY = 50
 
 

@@ -12,6 +12,8 @@ from laser_dist.training.learning.loop import train_stage
 from laser_dist.training.storage.checkpoints import claim_folder, latest_checkpoint
 from laser_dist.training.storage.logs import METRICS_FOLDER, RunLog
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(7, 3))
 LEVELS = FEATURES @ RNG.normal(size=(3, 2))

@@ -16,6 +16,8 @@ from laser_dist.examples.order import Batch
 from laser_dist.training.learning.objectives import LevelObjective
 from laser_dist.training.learning.step import REQUESTS, Mean, Stepper
 
+pytestmark = pytest.mark.slow
+
 REPLICAS = Path(__file__).with_name("replicas.py")
 START = np.array([[1.0], [-2.0]], np.float32)
 INPUTS = np.array([[1, 0], [2, 1], [0, 3], [1, 1], [4, -1]], np.float32)
@@ -195,7 +197,6 @@ def replicas(tmp_path_factory):
     return json.loads(path.read_text())
 
 
-@pytest.mark.slow
 def test_batch_norms_ignore_padding_on_any_number_of_devices(replicas):
     """Batches of 8 are padded on these numbers of devices, and the last one, of 5, on one too."""
     assert replicas["norms"].keys() == {"3", "5"}
@@ -204,7 +205,6 @@ def test_batch_norms_ignore_padding_on_any_number_of_devices(replicas):
     assert replicas["norms"]["3"]["unsynchronized"] > 0.1 * replicas["norms"]["3"]["moved"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_gradients_are_added_up_in_the_format_that_is_asked_for(replicas, precision):
     """The sum is that of NumPy with the same format."""
@@ -220,7 +220,6 @@ def test_gradients_are_added_up_in_the_format_that_is_asked_for(replicas, precis
     assert (np.abs(expected - exact) <= bound + 1e-6).all()
 
 
-@pytest.mark.slow
 def test_two_devices_learn_the_same_as_one(replicas):
     result = replicas
     assert result["replicas"] == 2

@@ -16,6 +16,8 @@ from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.containers import Damage, VideoError
 from laser_dist.video.sampling import SampledFrame, sample_frames
 
+pytestmark = pytest.mark.slow
+
 
 def image_bytes(rgb, kind, **options):
     file = io.BytesIO()

@@ -4,8 +4,10 @@ import hashlib
 import platform
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -25,7 +27,31 @@ class _Weights(threading.local):
     of_batch: Any = None
 
 
-_weights = _Weights()
+class _Products(threading.local):
+    """Products of dense layers since recording began, in this thread; None if it has not."""
+
+    found: "list[Product] | None" = None
+
+
+_weights, _products = _Weights(), _Products()
+
+LEAST_FACTORED_BYTES = 1 << 20
+"""Least size of a kernel's gradient that is gathered in factors: a gather takes two round trips."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A matrix product in a dense layer.
+
+    Attributes:
+      kernel: variable [i, o].
+      inputs: [b, i] of the examples of a replica.
+      outputs: [b, o].
+    """
+
+    kernel: Any
+    inputs: Any
+    outputs: Any
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
@@ -176,6 +202,93 @@ def norms_weighted_by(weights: Any) -> Iterator[None]:
         yield
     finally:
         _weights.of_batch = None
+
+
+def record_products(model: keras.Model) -> None:
+    """Make the dense layers of a model record their products; call it before a step is traced."""
+    for layer in model._flatten_layers():
+        if type(layer) is keras.layers.Dense:
+            layer.call = partial(_recorded_call, layer)
+
+
+@contextmanager
+def recorded_products(num_replicas: int) -> Iterator[list[Product]]:
+    """Yield a list, which has after the block the products whose factors are to be gathered.
+
+    Each is the only product with its kernel, and its factors for the global batch have fewer
+    numbers than the kernel.
+    """
+    _products.found = found = list[Product]()
+    try:
+        yield found
+    finally:
+        _products.found = None
+    uses = Counter(id(each.kernel) for each in found)
+    found[:] = [
+        each for each in found if uses[id(each.kernel)] == 1 and _is_low(each, num_replicas)
+    ]
+
+
+def _is_low(product: Product, num_replicas: int) -> bool:
+    """Return whether the factors have fewer numbers than the gradient of the kernel."""
+    (num_inputs, num_outputs), num_examples = product.kernel.shape, product.inputs.shape[0]
+    if num_examples is None or len(product.inputs.shape) != 2:
+        return False
+    size = num_inputs * num_outputs
+    is_large = size * tf.as_dtype(product.kernel.dtype).size >= LEAST_FACTORED_BYTES
+    return is_large and num_replicas * num_examples * (num_inputs + num_outputs) < size
+
+
+def _recorded_call(layer: Any, inputs: Any, training: bool | None = None) -> Any:
+    """Do what `keras.layers.Dense.call` does, and record the product."""
+    outputs = keras.ops.matmul(inputs, layer.kernel)
+    if _products.found is not None:
+        _products.found.append(Product(layer.kernel, inputs, outputs))
+    if layer.bias is not None:
+        outputs = keras.ops.add(outputs, layer.bias)
+    return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def summed_gradients(
+    gradients: Sequence[Any],
+    inputs: Sequence[Any],
+    of_outputs: Sequence[tuple[int, Any]],
+    precision: str,
+) -> tuple[list[Any], list[Any]]:
+    """Return gradients summed over all replicas; each of them calls this.
+
+    The gradient of a dense layer's kernel is the product of its inputs and of the gradient of its
+    outputs, over all examples. For a large kernel and a small batch, these factors are far smaller:
+    of the head of MJ-LAT, 79 of 87 MB become 0.8 MB per replica. So every replica gathers them and
+    multiplies. Replicas on devices of one kind get the same bits.
+
+    Args:
+      gradients: of most variables.
+      inputs: [b, i] of dense layers, each once.
+      of_outputs: for each dense layer the position of its inputs, and the gradient [b, o] of the
+        loss with respect to its outputs, of one type with the inputs.
+      precision: number format in which `gradients` are sent.
+
+    Returns:
+      The sums of `gradients`, and the gradient [i, o] of each dense layer's kernel.
+    """
+    context = _context()
+    sent = [tf.cast(each, precision) for each in gradients]
+    sums = [
+        tf.cast(each, gradient.dtype)
+        for each, gradient in zip(context.all_reduce(_SUM, sent), gradients, strict=True)
+    ]
+    if not of_outputs:
+        return sums, []
+    # One tensor, because each gather takes two round trips.
+    parts = [*inputs, *(gradient for _, gradient in of_outputs)]
+    widths = [part.shape[1] for part in parts]
+    gathered = tf.split(context.all_gather(tf.concat(parts, axis=1), axis=0), widths, axis=1)
+    kernels = [
+        tf.matmul(gathered[place], gradient, transpose_a=True)
+        for (place, _), gradient in zip(of_outputs, gathered[len(inputs) :], strict=True)
+    ]
+    return sums, kernels
 
 
 def _weighted_moments(

@@ -199,9 +199,7 @@ class _StageRun:
         self._is_due = self._was_preempted = False
         self._best: Mapping[str, Any] = {}  # the model's variables after the best epoch
         with context.strategy.scope():
-            self._optimizer = make_optimizer(
-                stage.settings, stage.steps_per_epoch, context.gradient_precision
-            )
+            self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
             self._optimizer.build(stage.model.trainable_variables)
         self._state = {
             **{f"{_MODEL}{each.path}": each for each in stage.model.variables},
@@ -219,6 +217,7 @@ class _StageRun:
             stage.objective,
             self._optimizer,
             context.local_replicas,
+            gradient_precision=context.gradient_precision,
             jit_compile=context.jit_compile,
         )
 
@@ -493,10 +492,8 @@ class _StageRun:
         )
 
 
-def make_optimizer(
-    settings: StageConfig, steps_per_epoch: int, gradient_precision: str = "float32"
-) -> keras.optimizers.Optimizer:
-    """Make Adam with the stage's schedule, weight decay, and format of all-reduced gradients."""
+def make_optimizer(settings: StageConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Make Adam with the stage's schedule, clipping, and weight decay, for `Stepper`."""
     steps = settings.epochs * steps_per_epoch
     rate: Any = settings.learning_rate
     if settings.schedule == "cosine":
@@ -511,7 +508,6 @@ def make_optimizer(
         rate,
         global_clipnorm=settings.clip_norm,
         weight_decay=settings.weight_decay or None,
-        gradient_precision=gradient_precision,
     )
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
@@ -519,17 +515,14 @@ def make_optimizer(
 
 
 class ReplicatedAdam(keras.optimizers.Adam):
-    """Adam that clips the gradient of the global batch, and keeps its norm.
+    """Adam that takes gradients of the global batch, and keeps their norm.
 
     Keras 3.15 clips each replica's gradient and then sums, so the result would depend on how a
-    batch is divided. Here the sum comes first.
+    batch is divided. Here the sum comes first, in `Stepper`.
     """
 
-    def __init__(
-        self, *arguments: Any, gradient_precision: str = "float32", **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._gradient_precision = gradient_precision
         self._last = threading.local()  # each replica is traced in its own thread
 
     @property
@@ -538,11 +531,6 @@ class ReplicatedAdam(keras.optimizers.Adam):
         return self._last.norm
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync > 1:
-            sent = [tf.cast(grad, self._gradient_precision) for grad in grads]
-            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sent)
-            grads = [tf.cast(each, grad.dtype) for each, grad in zip(sums, grads, strict=True)]
         self._last.norm = tf.linalg.global_norm(grads)
         return super()._clip_gradients(grads)
 

@@ -1,8 +1,8 @@
 """One step of training or measuring, on one device, on several, and on several workers.
 
 Keras's own `fit` does not run under the multi-worker strategy (keras-team/keras#20585), so the
-project has its own step: each replica computes the gradients of its examples, and the optimizer
-sums them over all replicas before it applies them.
+project has its own step: each replica computes the gradients of its examples, and they are summed
+over all replicas before the optimizer applies them.
 """
 
 import math
@@ -17,7 +17,12 @@ import tensorflow as tf
 from laser_dist.examples.example_codec import as_float
 from laser_dist.examples.memory_maps import ALIGNMENT
 from laser_dist.examples.order import Batch
-from laser_dist.training.learning.collectives import norms_weighted_by
+from laser_dist.training.learning.collectives import (
+    norms_weighted_by,
+    record_products,
+    recorded_products,
+    summed_gradients,
+)
 
 # Maps model outputs and targets to {name: [B] values}; "loss" is minimized. NaN means that an
 # example has no such value, except in the loss, where it is an error.
@@ -77,6 +82,7 @@ class Stepper:
         optimizer: keras.optimizers.Optimizer,
         local_replicas: int,
         *,
+        gradient_precision: str = "float32",
         jit_compile: bool = False,
     ) -> None:
         """Compile the steps.
@@ -85,20 +91,48 @@ class Stepper:
           strategy: strategy under whose scope `model` and `optimizer` were made.
           model: model to train.
           objective: per-example losses and metrics, "loss" among them.
-          optimizer: optimizer, built on the model's trainable variables.
+          optimizer: optimizer, built on the model's trainable variables; with several replicas,
+            of `make_optimizer`, which does not sum gradients.
           local_replicas: number of this worker's devices.
+          gradient_precision: number format in which gradients are all-reduced.
           jit_compile: whether XLA compiles each replica's computation.
         """
         self._strategy = strategy
         self._local_replicas = local_replicas
+        num_replicas = strategy.num_replicas_in_sync
+        variables = model.trainable_variables
+        places = {id(variable): place for place, variable in enumerate(variables)}
+        # Places of the variables whose gradients come as factors, and for each, which inputs.
+        kernels: list[int] = []
+        rows: list[int] = []
+        if num_replicas > 1:
+            record_products(model)
 
         def learn(batch: Mapping[str, Any], count: Any) -> Any:
             inputs, targets = _prepared(batch)
             with tf.GradientTape() as tape, norms_weighted_by(batch["weights"]):
-                values = objective(model(inputs, training=True), targets)
+                with recorded_products(num_replicas) as products:
+                    values = objective(model(inputs, training=True), targets)
                 loss = tf.reduce_sum(values["loss"] * batch["weights"]) / count
-            gradients = tape.gradient(loss, model.trainable_variables)
-            return gradients, _sums_and_counts(values, batch["weights"])
+            products = products if num_replicas > 1 else []
+            kernels[:] = [places[id(each.kernel)] for each in products]
+            factors = {id(each.inputs): each.inputs for each in products}
+            rows[:] = [[*factors].index(id(each.inputs)) for each in products]
+            others = [each for place, each in enumerate(variables) if place not in kernels]
+            sources = (others, [each.outputs for each in products])
+            found: Any = tape.gradient(loss, sources)
+            gradients, of_outputs = found
+            parts = (gradients, [*factors.values()], of_outputs)
+            return parts, _sums_and_counts(values, batch["weights"])
+
+        def summed(gradients: list[Any], inputs: list[Any], of_outputs: list[Any]) -> list[Any]:
+            if num_replicas == 1:
+                return gradients
+            pairs = [*zip(rows, of_outputs, strict=True)]
+            sums, of_kernels = summed_gradients(gradients, inputs, pairs, gradient_precision)
+            for place, gradient in sorted(zip(kernels, of_kernels, strict=True)):
+                sums.insert(place, tf.cast(gradient, variables[place].dtype))
+            return sums
 
         def look(batch: Mapping[str, Any]) -> Any:
             inputs, targets = _prepared(batch)
@@ -110,9 +144,9 @@ class Stepper:
             look = tf.function(look, autograph=False, jit_compile=True)
 
         def train_replica(batch: Mapping[str, Any], numbers: Any) -> Any:
-            gradients, sums = learn(batch, numbers[0])
+            parts, sums = learn(batch, numbers[0])
             sums[REQUESTS] = numbers[1:]
-            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            optimizer.apply_gradients(zip(summed(*parts), variables, strict=True))
             norm = getattr(optimizer, "gradient_norm", None)
             if norm is not None:  # the same in all replicas, whose values are summed
                 part = tf.stack([norm, tf.ones_like(norm)]) / strategy.num_replicas_in_sync
