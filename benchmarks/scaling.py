@@ -12,10 +12,10 @@ is the same. The configurations take turns, and the fastest of their rounds coun
 a machine only makes steps slower.
 
 Computed: a step takes the longer of computing and of preparing its input, then the all-reduce of
-the gradients, then two round trips per batch norm (forward and backward). Training all-reduces
-gradients in packs, the first of them during the computation of the others; the model ignores this
-overlap, so a cluster can be faster. Bytes go around a ring, the delay of a message up and down a
-tree.
+the gradients (of large dense layers, the gather of their factors), then two round trips per batch
+norm (forward and backward). Training all-reduces gradients in packs, the first of them during the
+computation of the others; the model ignores this overlap, so a cluster can be faster. Bytes go
+around a ring, the delay of a message up and down a tree.
 """
 
 import argparse
@@ -63,13 +63,15 @@ class Costs:
 
     Attributes:
       gmac: of one example, forward.
-      gradient_bytes: all-reduced in each step.
+      gradient_bytes: of all gradients, in float32.
+      dense: (i, outputs) for large dense layers with the same i inputs; each has a kernel [i, o].
       norms: number of batch norms, each two round trips per step.
       input_rate: examples per second that one core prepares.
     """
 
     gmac: float
     gradient_bytes: int
+    dense: tuple[tuple[int, tuple[int, ...]], ...]
     norms: int
     input_rate: float
 
@@ -96,9 +98,32 @@ def step_of(costs: Costs, assumed: Assumptions, num_gpus: int, batch: int) -> St
     return Step(
         compute=compute,
         input=batch / (costs.input_rate * assumed.cores_per_gpu),
-        gradient=all_reduce_s(costs.gradient_bytes, num_gpus, assumed),
+        gradient=gradient_s(costs, num_gpus, batch, assumed),
         norms=2 * costs.norms * all_reduce_s(0, num_gpus, assumed),
     )
+
+
+def sent_bytes(costs: Costs, number: int, batch: int) -> tuple[int, int]:
+    """Return the bytes to all-reduce, and those that each of some devices has to be gathered.
+
+    As `recorded_products`, with `batch` examples on each device.
+    """
+    reduced, gathered = costs.gradient_bytes, 0
+    for num_inputs, widths in costs.dense if number > 1 else ():
+        low = [each for each in widths if number * batch * (num_inputs + each) < num_inputs * each]
+        reduced -= 4 * num_inputs * sum(low)
+        gathered += 4 * batch * (num_inputs + sum(low)) if low else 0
+    return reduced, gathered
+
+
+def gradient_s(costs: Costs, num_gpus: int, batch: int, assumed: Assumptions) -> float:
+    """Compute the seconds for the sums of all gradients."""
+    reduced, gathered = sent_bytes(costs, num_gpus, batch)
+    seconds = all_reduce_s(reduced, num_gpus, assumed)
+    if gathered:  # and the number of examples of each device
+        seconds += (num_gpus - 1) * gathered / (assumed.network_gbytes * 1e9)
+        seconds += 2 * all_reduce_s(0, num_gpus, assumed)
+    return seconds
 
 
 def all_reduce_s(num_bytes: int, num_gpus: int, assumed: Assumptions) -> float:
@@ -109,7 +134,7 @@ def all_reduce_s(num_bytes: int, num_gpus: int, assumed: Assumptions) -> float:
     return 2 * (num_gpus - 1) / num_gpus * num_bytes / (assumed.network_gbytes * 1e9) + delay
 
 
-def workers(number: int, *arguments: str) -> dict[str, float]:
+def workers(number: int, *arguments: str) -> dict[str, Any]:
     """Run workers, each on one core, and return the measurements of the chief."""
     cores = sorted(os.sched_getaffinity(0))[:number]
     addresses = [f"127.0.0.1:{_free_port()}" for _ in range(number)]
@@ -163,21 +188,19 @@ def measure_workers(
     """
     configurations = {"one": (1, BATCH_SIZE), "same": (2, BATCH_SIZE), "each": (2, 2 * BATCH_SIZE)}
     steps: dict[str, float] = dict.fromkeys(configurations, math.inf)
-    measured: dict[str, float] = {}
+    measured: dict[str, Any] = {}
     for _ in range(rounds):
         for name, (number, batch) in configurations.items():
             measured_now = workers(number, kind, size, str(batch), precision)
             steps[name] = min(steps[name], measured_now["step_s"])
             measured = measured_now if number == 1 else measured
     rates = {name: configurations[name][1] / steps[name] for name in configurations}
-    costs = Costs(
-        gmac=measured["gmac"],
-        gradient_bytes=int(measured["gradient_bytes"]),
-        norms=int(measured["norms"]),
-        input_rate=measured["input_rate"],
+    costs = _costs_from(measured, measured["input_rate"])
+    reduced, gathered = sent_bytes(costs, 2, BATCH_SIZE)
+    sent = reduced / (2 if precision == "bfloat16" else 1) + gathered
+    seconds = (
+        sent / link["bytes_per_s"] + (1 + 2 * bool(gathered) + 2 * costs.norms) * link["delay_s"]
     )
-    sent = costs.gradient_bytes / (2 if precision == "bfloat16" else 1)
-    seconds = sent / link["bytes_per_s"] + (1 + 2 * costs.norms) * link["delay_s"]
     cells: list[Any] = [f"`{kind}`, {size} size", precision, round(rates["one"], 2)]
     for name in ("same", "each"):
         cells += [round(rates[name], 2), round(rates[name] / rates["one"], 2)]
@@ -190,11 +213,16 @@ def published_costs(kind: str, measured: Costs, size: str) -> Costs:
         return measured
     costs = workers(1, "costs", kind, "published")
     shrink = costs["pixels_here"] / costs["pixels"] if size == "tiny" else 1.0
+    return _costs_from(costs, measured.input_rate * shrink)
+
+
+def _costs_from(found: dict[str, Any], input_rate: float) -> Costs:
     return Costs(
-        gmac=costs["gmac"],
-        gradient_bytes=int(costs["gradient_bytes"]),
-        norms=int(costs["norms"]),
-        input_rate=measured.input_rate * shrink,
+        gmac=found["gmac"],
+        gradient_bytes=int(found["gradient_bytes"]),
+        dense=tuple((width, tuple(widths)) for width, widths in found["dense"]),
+        norms=int(found["norms"]),
+        input_rate=input_rate,
     )
 
 
@@ -294,6 +322,16 @@ def main() -> None:
             for name, text, origin in (
                 ("one example, forward", lambda each: f"{each.gmac:.2f} GMAC", "exact"),
                 ("gradient", lambda each: f"{each.gradient_bytes / 1e6:.2f} MB", "exact"),
+                (
+                    "of it all-reduced, with 8 examples on each of 2 GPUs",
+                    lambda each: f"{sent_bytes(each, 2, BATCH_SIZE)[0] / 1e6:.2f} MB",
+                    "exact",
+                ),
+                (
+                    "gathered from each GPU instead",
+                    lambda each: f"{sent_bytes(each, 2, BATCH_SIZE)[1] / 1e6:.2f} MB",
+                    "exact",
+                ),
                 ("batch norms, two round trips each", lambda each: each.norms, "exact"),
                 (
                     "input prepared by one core",

@@ -12,7 +12,7 @@ LEVELS = (26.0, 30.0, 35.0)
 
 def measure(
     kind: str, size: str, shard: tuple[int, int], batch: int, precision: str
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Return the seconds of this worker's fastest step, and the costs of its model.
 
     Args:
@@ -202,7 +202,7 @@ class _Noise:
         return [self._record] * len(indices)
 
 
-def _costs(model: Any, kind: str, size: str) -> dict[str, float]:
+def _costs(model: Any, kind: str, size: str) -> dict[str, Any]:
     import keras
     import numpy as np
 
@@ -217,11 +217,27 @@ def _costs(model: Any, kind: str, size: str) -> dict[str, float]:
     return {
         "gmac": cost.macs / 1e9,
         "gradient_bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables),
+        "dense": _dense(layers),
         "norms": sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers),
     }
 
 
-def costs_of(kind: str, size: str) -> dict[str, float]:
+def _dense(layers: list[Any]) -> list[tuple[int, list[int]]]:
+    """Return the widths of the inputs and outputs of large dense layers, by their inputs."""
+    import keras
+
+    from laser_dist.training.learning.collectives import LEAST_FACTORED_BYTES
+
+    found: dict[int, tuple[int, list[int]]] = {}
+    for layer in layers:
+        if isinstance(layer, keras.layers.Dense):
+            num_inputs, num_outputs = layer.kernel.shape
+            if 4 * num_inputs * num_outputs >= LEAST_FACTORED_BYTES:
+                found.setdefault(id(layer.input), (num_inputs, []))[1].append(num_outputs)
+    return [*found.values()]
+
+
+def costs_of(kind: str, size: str) -> dict[str, Any]:
     """Return the costs of a model of some size, without training it."""
     model, _, spec = build_model(kind, size)
     _, _, here = build_model(kind, "tiny")
