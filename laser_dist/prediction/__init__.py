@@ -14,8 +14,9 @@
 All but `keras_models` and `export` import neither Keras nor TensorFlow.
 """
 
-NUM_FRAMES = 4
+NUM_FRAMES = 2
 """Frames that are sampled from a scene unless another number is given.
 
-The mean over four is 0.1 QP from that over all frames of 5 s (`benchmarks/sampled_frames.py`).
+The mean over two is 0.18 QP from that over all frames of 5 s, and over four 0.11; see
+`benchmarks/sampled_frames.py`.
 """
