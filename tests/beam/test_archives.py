@@ -24,6 +24,8 @@ from laser_dist.errors import UserError
 from laser_dist.storage import StoredFile, list_files, listing
 from laser_dist.video.containers import VideoError
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("tar.gz", "tgz", "zip")
 
 

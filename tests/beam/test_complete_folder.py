@@ -5,6 +5,8 @@ from laser_dist.errors import UserError
 from laser_dist.simulation import MARKER_NAME
 from laser_dist.storage import MARK
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_folder_appears_when_the_work_has_ended(tmp_path):
     folder = tmp_path / "deep" / "made"

@@ -16,6 +16,8 @@ from beam_pipelines.rejects import (
 from beam_pipelines.runner import WriteRejects, translate_failures
 from laser_dist.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def lost(index, what="source"):
     return Reject(what=what, where=f"videoSRC{index:03d}", stage="measure", why="truncated")

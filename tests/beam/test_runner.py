@@ -18,6 +18,8 @@ from beam_pipelines.runner import (
 )
 from laser_dist.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_local_pipeline_has_one_worker_in_this_process(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["laser-jnd", "--direct_num_workers=9"])  # not for Beam

@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from beam_pipelines.dataset.shards import (
     num_shards,
     plan_shards,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def measured(number, num_frames, num_bytes=1000):

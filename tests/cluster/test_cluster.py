@@ -12,6 +12,8 @@ from beam_pipelines.runner import dataflow_flags
 from laser_dist.commands.beam_options import check_known
 from laser_dist.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "dataflow"
 

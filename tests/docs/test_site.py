@@ -12,6 +12,8 @@ import pytest
 from laser_dist.commands.main import COMMANDS
 from laser_dist.training.config import describe_settings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 # Attributes through which a browser loads something by itself.

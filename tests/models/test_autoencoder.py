@@ -15,9 +15,12 @@ from laser_dist.models.specs import BackboneSpec
 
 # Keras 3.15 turns a variable into an array by `np.array(variable)` while saving; TensorFlow's
 # variables lack the `copy` argument that numpy 2 asks for. It makes a copy instead: harmless.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    ),
+]
 
 TINY = BackboneSpec(filters=4, latent_filters=6, height=32, width=48)
 

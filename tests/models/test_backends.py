@@ -16,6 +16,8 @@ from laser_dist.models.predictors import build_predictor
 from laser_dist.models.specs import BackboneSpec, HeadSpec
 from laser_dist.models.variants import MJ_LAT, VARIANTS
 
+pytestmark = pytest.mark.slow
+
 TINY = BackboneSpec(filters=4, latent_filters=4, height=32, width=48)
 HEADS = {
     "latent": HeadSpec(filters=(4, 8), dense=(5, 3)),
@@ -71,7 +73,6 @@ def predictor(variant, head_spec, says, frames):
     return model
 
 
-@pytest.mark.slow
 def test_tensorflow_predictors_give_the_same_output_under_jax(tmp_path):
     pytest.importorskip("jax", reason="the second backend is not installed")
     keras.utils.set_random_seed(6)  # some starts are dead, and would compare nothing

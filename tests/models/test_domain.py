@@ -11,6 +11,8 @@ from skimage import data, draw, transform
 
 from laser_dist.models.domain import NEAR, Domain, frame_features
 
+pytestmark = pytest.mark.slow
+
 
 def views(photograph, rng, count):
     """Return square views [N, 90, 90, 3] of a photograph, of random place and size."""

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from laser_dist.models.layers import ChannelAttention, SignedLog, conv_block, halve
 
+pytestmark = pytest.mark.slow
+
 
 def channel_attention_by_hand(features, squeeze, squeeze_bias, excite, excite_bias):
     """CBAM's equation 2, one example and one channel at a time, in float64."""

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from onnx_graphs import write_light_inputs
 
+pytestmark = pytest.mark.slow
+
 # What the framework is made of, and a person who only predicts does not need.
 HEAVY = {
     "apache_beam", "keras", "matplotlib", "onnx", "pandas", "pyarrow", "ray", "scipy", "skimage",

@@ -16,6 +16,8 @@ from laser_dist.prediction import keras_models, predict
 from laser_dist.prediction.load import load_predictor
 from laser_dist.prediction.model import Model
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 16, 8
 
 

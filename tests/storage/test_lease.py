@@ -15,7 +15,7 @@ from laser_dist.storage import lease
 from laser_dist.storage.lease import Lease, free, leased
 from laser_dist.storage.run_files import RunFiles
 
-pytestmark = pytest.mark.attack("Runs")
+pytestmark = [pytest.mark.slow, pytest.mark.attack("Runs")]
 
 HOLD = """
 import sys, time

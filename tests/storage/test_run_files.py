@@ -1,5 +1,9 @@
 """The files of a run, in a folder or in a bucket that two machines have their own copies of."""
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def put(store, name, text):
     path = store.local / name

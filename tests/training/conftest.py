@@ -1,10 +1,10 @@
 import pytest
-import tensorflow as tf
-from training_fakes import GappyPairs, TinyPairs
 
 
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory):
+    from training_fakes import TinyPairs
+
     builder = TinyPairs(data_dir=tmp_path_factory.mktemp("tiny_pairs"))
     builder.download_and_prepare()
     return builder.data_path
@@ -12,6 +12,8 @@ def dataset_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gappy_dir(tmp_path_factory):
+    from training_fakes import GappyPairs
+
     builder = GappyPairs(data_dir=tmp_path_factory.mktemp("gappy_pairs"))
     builder.download_and_prepare()
     return builder.data_path
@@ -23,6 +25,8 @@ def _without_graphs():
 
     The tests of the step and of the commands build them.
     """
+    import tensorflow as tf
+
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)

@@ -20,6 +20,8 @@ from laser_dist.training.learning.callbacks import (
 from laser_dist.training.learning.loop import train_stage
 from laser_dist.training.storage.logs import METRICS_FOLDER, TENSORBOARD_FOLDER
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(8, 3)).astype(np.float32)
 LEVELS = (FEATURES @ RNG.normal(size=(3, 2))).astype(np.float32)

@@ -12,6 +12,8 @@ from ports import free_ports
 
 from laser_dist.training.learning.collectives import broadcast_from_chief, wait_for_all
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("chief_of_two.py")
 
 
@@ -38,7 +40,6 @@ def received(tmp_path_factory):
     return [dict(np.load(path)) for path in files]
 
 
-@pytest.mark.slow
 def test_both_workers_receive_the_arrays_of_the_chief_bit_for_bit(received):
     for arrays in received:
         for number, expected in enumerate(arrays_of(0)):
@@ -46,12 +47,10 @@ def test_both_workers_receive_the_arrays_of_the_chief_bit_for_bit(received):
             assert arrays[f"arr_{number}"].dtype == expected.dtype
 
 
-@pytest.mark.slow
 def test_statistics_are_averaged_over_the_workers(received):
     assert [arrays["mean"] for arrays in received] == [[0.5], [0.5]]
 
 
-@pytest.mark.slow
 def test_every_worker_refuses_to_train_with_devices_of_different_models(received):
     for index, arrays in enumerate(received):
         (refusal,) = arrays["refusals"]
@@ -59,7 +58,6 @@ def test_every_worker_refuses_to_train_with_devices_of_different_models(received
         assert refusal.endswith(f"has NVIDIA {'AB'[index]}.")
 
 
-@pytest.mark.slow
 def test_all_workers_save_after_the_same_steps_when_only_the_clock_of_the_chief_says_so(received):
     """Three epochs have twelve steps."""
     chief, other = (arrays["saves"].tolist() for arrays in received)

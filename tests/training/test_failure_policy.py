@@ -13,6 +13,8 @@ from laser_dist.training.failure_policy import (
     kind_of,
 )
 
+pytestmark = pytest.mark.slow
+
 PEER_LOST = tf.errors.UnavailableError(None, None, "Graph execution error: all_reduce")
 OUT_OF_MEMORY = WorkerHealthCheckFailedError("poll failed", OutOfMemoryError("15 of 16 GB"))
 

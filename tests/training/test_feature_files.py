@@ -20,6 +20,8 @@ from laser_dist.examples.feature_files import (
 )
 from laser_dist.examples.order import WorkerShard
 
+pytestmark = pytest.mark.slow
+
 PATCH = 16
 COUNTS = {"train": NUM_TRAIN, "validation": NUM_VALIDATION}
 

@@ -13,6 +13,8 @@ from laser_dist.examples.frames import CachedFrames, DecodedFrames
 from laser_dist.examples.memory_maps import aligned, gather
 from laser_dist.examples.records import open_records
 
+pytestmark = pytest.mark.slow
+
 BYTES = NUM_TRAIN * HEIGHT * WIDTH * 3  # of one image of the split
 
 

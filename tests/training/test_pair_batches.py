@@ -32,6 +32,8 @@ from laser_dist.examples.order import WorkerShard, num_steps
 from laser_dist.examples.records import open_examples, open_records
 from laser_dist.video.frames import resize_rgb
 
+pytestmark = pytest.mark.slow
+
 # Six examples fit 1, 2 and 3 workers. The last step has one of the seven examples and five padded
 # positions: workers 2 and 3 have only padding.
 BATCH_SIZE = 6

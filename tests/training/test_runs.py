@@ -11,6 +11,8 @@ from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import tiny, to_dict
 from laser_dist.training.runs import load_run, read_dataset_card, read_run, start_run
 
+pytestmark = pytest.mark.slow
+
 TRAINING = to_dict(tiny(MJ_LAT))
 
 

@@ -29,6 +29,8 @@ from laser_dist.training import calibration
 from laser_dist.training.config import StageConfig, TrainingConfig
 from laser_dist.training.storage.logs import METRICS_FOLDER
 
+pytestmark = pytest.mark.slow
+
 FRAMES = StageConfig(epochs=1, batch_size=4, learning_rate=1e-3, crop=16)
 CONFIG = TrainingConfig(
     variant="mj-lat",
@@ -68,7 +70,6 @@ def trained(config, dataset_dir, run_dir):
     return predictor, metrics
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_without_graphs")
 @pytest.mark.parametrize(  # each kind of stage and head
     ("variant", "levels"), [("rec", (3,)), ("e2e-lat", (3,)), ("mj-lat", (1, 2, 3))]
@@ -107,7 +108,6 @@ def test_every_variant_trains_with_missing_levels(
     np.testing.assert_allclose(np.ravel(biases), means, atol=longest)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_without_graphs")
 def test_finished_stages_are_not_trained_again(dataset_dir, tmp_path):
     first, _ = trained(ONE_LEVEL, dataset_dir, tmp_path)
@@ -121,7 +121,6 @@ def test_finished_stages_are_not_trained_again(dataset_dir, tmp_path):
         np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_without_graphs")
 def test_a_run_without_the_feature_cache_learns_the_same_weights(dataset_dir, tmp_path):
     config = replace(ONE_LEVEL, heads=replace(CONFIG.heads, epochs=1))
@@ -135,7 +134,6 @@ def test_a_run_without_the_feature_cache_learns_the_same_weights(dataset_dir, tm
     np.testing.assert_allclose(cached(frames), computed(frames), rtol=0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_without_graphs")
 def test_bfloat16_has_similar_results_and_saves_float32(dataset_dir, tmp_path):
     policy = keras.config.dtype_policy()

@@ -17,7 +17,7 @@ from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import CheckpointInterval, StageConfig, TrainingConfig
 from laser_dist.training.learning.callbacks import CsvLogger
 
-pytestmark = pytest.mark.attack("Failing storage")
+pytestmark = [pytest.mark.slow, pytest.mark.attack("Failing storage")]
 
 STAGE = StageConfig(epochs=1, batch_size=4, learning_rate=1e-3)
 CONFIG = TrainingConfig(
@@ -70,7 +70,6 @@ def contents(files):
     return found
 
 
-@pytest.mark.slow  # it trains twice
 @pytest.mark.usefixtures("_without_graphs")
 def test_it_learns_the_same_bytes_as_on_a_disk(dataset_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(retries, "PAUSES_S", (0.01,) * len(retries.PAUSES_S))
