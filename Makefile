@@ -33,7 +33,7 @@ light:  ## Install only what predicting with an exported model needs, into .venv
 check: $(VENV)/.installed-dev  ## Run what each commit must pass: format, lint, types, fast tests.
 	@$(MAKE) --no-print-directory --jobs 2 lint fast
 
-fast:
+fast: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --quiet $(PARALLEL) -m "not ($(SLOW))"
 
 test: $(VENV)/.installed-dev lint  ## Run every check and every test that this machine can run.

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import TaggedOutput
 
-from beam_pipelines.runner import new_pipeline, run_to_end
+from beam_pipelines.runner import new_pipeline, run_to_end, translate_failures
 from laser_dist import storage
 from laser_dist.encoding.encode import (
     CoarseClip,
@@ -64,8 +64,11 @@ _PACKETS = pa.schema(
 NumberedJob = tuple[int, Job]
 """Position of a clip in the list, and what is to be encoded."""
 
-NumberedSegment = tuple[int, int, str, Segment]
-"""Position of a clip, of a segment in it, the clip, and the segment."""
+NumberedSegment = tuple[int, int, Job, Segment]
+"""Position of a clip, of a segment in it, the clip, and the segment.
+
+No text: that of a path may not be UTF-8, as Beam's coder of text needs.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +127,17 @@ def encode_to_files(
     # Not in the pipeline itself: Dataflow limits the size of a job's description to 10 MB.
     listed = storage.join(plan.scratch, "clips.json")
     storage.write_text(listed, json.dumps([(job.source, job.output) for job in plan.jobs]))
+    add_encoding(pipeline, plan, listed)
     try:
-        add_encoding(pipeline, plan, listed)
-        run_to_end(pipeline, on_start)
-        return [json.loads(storage.read_bytes(plan.document(i))) for i in range(len(plan.jobs))]
-    finally:
+        with translate_failures(storage.join(plan.scratch, "rejects"), plan.output):
+            run_to_end(pipeline, on_start)
+        found = [json.loads(storage.read_bytes(plan.document(i))) for i in range(len(plan.jobs))]
+    except (UserError, KeyboardInterrupt):  # after any other error, a job may go on elsewhere
         with suppress(UserError, OSError):
             storage.remove(plan.scratch)
+        raise
+    storage.remove(plan.scratch)
+    return found
 
 
 def add_encoding(pipeline: beam.Pipeline, plan: EncodingPlan, listed: str) -> None:
@@ -181,7 +188,7 @@ class _PlanClip(beam.DoFn):
                 segments = segments_of(path, before[2], self._segment_s)
         found = refused[0] if refused else before
         yield TaggedOutput(_PLANS, (index, (job, found)))
-        yield from ((index, number, job.source, segment) for number, segment in enumerate(segments))
+        yield from ((index, number, job, segment) for number, segment in enumerate(segments))
 
 
 class _EncodeSegment(beam.DoFn):
@@ -189,17 +196,20 @@ class _EncodeSegment(beam.DoFn):
 
     def __init__(self, plan: EncodingPlan) -> None:
         self._plan = plan
+
+    def setup(self) -> None:
+        """Start without a copy of a clip."""
         self._copy = _LastCopy()
 
     def process(self, element: NumberedSegment) -> Iterable[Any]:
-        """Yield position of clip and segment, and the location of the table or the refusal."""
-        index, number, source, segment = element
-        location = self._plan.segment(index, number)
-        path = self._copy.of(source)
-        with _refusals(source, path) as refused:
+        """Yield position of clip and segment, and the refusal or None."""
+        index, number, job, segment = element
+        path = self._copy.of(job.source)
+        with _refusals(job.source, path) as refused:
             encoded = encode_segment(path, self._plan.request.settings, segment)
-            storage.write_bytes(location, packed(encoded))
-        yield index, (number, refused[0] if refused else location)
+        if not refused:
+            storage.write_bytes(self._plan.segment(index, number), packed(encoded))
+        yield index, (number, refused[0] if refused else None)
 
     def teardown(self) -> None:
         """Remove the copy of the clip."""
@@ -215,14 +225,17 @@ class _JoinSegments(beam.DoFn):
     def process(self, element: tuple[int, Mapping[str, Iterable[Any]]]) -> Iterable[int]:
         """Yield the position of the clip, once its output and document are written."""
         index, grouped = element
+        if storage.exists(self._plan.document(index)):  # an earlier try has removed the segments
+            yield index
+            return
         ((job, found),) = grouped["plan"]
-        ordered = [place for _, place in sorted(grouped["segments"], key=lambda each: each[0])]
-        refusal = next((each for each in (found, *ordered) if isinstance(each, Unencoded)), None)
-        document = self._joined(job, found, ordered) if refusal is None else refusal.to_dict()
+        segments = dict(grouped["segments"])
+        places = [self._plan.segment(index, number) for number in sorted(segments)]
+        refused = [each for each in (found, *segments.values()) if isinstance(each, Unencoded)]
+        document = refused[0].to_dict() if refused else self._joined(job, found, places)
         storage.write_text(self._plan.document(index), json.dumps(document, allow_nan=False))
-        for place in ordered:
-            if isinstance(place, str):
-                storage.remove(place)
+        for place in places:
+            storage.remove(place)
         yield index
 
     def _joined(self, job: Job, before: Planned, places: Sequence[str]) -> dict[str, Any]:
@@ -230,7 +243,7 @@ class _JoinSegments(beam.DoFn):
             with _refusals(job.source, path) as refused:
                 encoded = encode_planned(
                     path, output, self._plan.request, before,
-                    segments=(unpacked(storage.read_bytes(place)) for place in places),
+                    segments=_read(places),
                 )  # fmt: skip
                 return {**encoded.to_dict(), "clip": job.source, "output": job.output}
         return refused[0].to_dict()
@@ -257,6 +270,19 @@ def unpacked(content: bytes) -> EncodedSegment:
         time_base=Fraction(about[b"time_base"].decode()),
         packets=tuple(EncodedPacket(**row) for row in table.to_pylist()),
     )
+
+
+class _Unreadable(RuntimeError):
+    """A segment cannot be read: no fault of the clip, so the runner tries again."""
+
+
+def _read(places: Sequence[str]) -> Iterator[EncodedSegment]:
+    for place in places:
+        try:
+            content = storage.read_bytes(place)
+        except (UserError, OSError) as error:
+            raise _Unreadable(str(error)) from error
+        yield unpacked(content)
 
 
 class _LastCopy:

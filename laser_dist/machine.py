@@ -40,5 +40,7 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         allocator = ctypes.CDLL(None)
-        allocator.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        allocator.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        # Some versions refuse more than 32 MB.
+        is_set = any(allocator.mallopt(_M_MMAP_THRESHOLD, size) for size in (1 << 30, 32 << 20))
+        if is_set:  # otherwise the next setting would fix the threshold at 128 kB
+            allocator.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -1,4 +1,4 @@
-"""Options of Apache Beam on the command line of `build` and `predict`."""
+"""Options of Apache Beam on the command line of `build`, `predict` and `encode`."""
 
 from __future__ import annotations
 

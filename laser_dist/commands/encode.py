@@ -97,7 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=whole_number(1),
         metavar="N",
-        help="clips to encode at a time (default: one per four cores, if memory allows)",
+        help="clips to encode at a time, without --runner (default: one per four cores, if memory"
+        " allows)",
     )
     parser.add_argument(
         "--runner",
@@ -306,9 +307,13 @@ def jobs_of(words: Sequence[str], output: str, *, recursive: bool) -> tuple[bool
                 hint="Name another --output.",
             )
         for clip in clips:
-            name = _bare(clip)[len(_bare(word)) + 1 :] if is_folder else split(clip)[1]
+            name = split(clip)[1] if not is_folder else _below(clip, word)
             stem, suffix = os.path.splitext(name)
             path = join(output, name if suffix.lower() in FORMATS else f"{stem}.mkv")
+            if _is_same(clip, path):
+                raise UserError(
+                    f"The output {path} is the clip itself.", hint="Name another --output."
+                )
             if path in jobs:
                 raise UserError(
                     f"{jobs[path].source} and {clip} would both become {path}.",
@@ -316,6 +321,23 @@ def jobs_of(words: Sequence[str], output: str, *, recursive: bool) -> tuple[bool
                 )
             jobs[path] = Job(clip, path)
     return False, [*jobs.values()]
+
+
+def _below(clip: str, folder: str) -> str:
+    """Return the name that a clip has below a folder."""
+    from laser_dist.storage import is_url
+
+    if is_url(clip):
+        return _bare(clip).removeprefix(f"{_bare(folder)}/")
+    return os.path.relpath(clip, folder)
+
+
+def _is_same(clip: str, output: str) -> bool:
+    from laser_dist.storage import is_url
+
+    if is_url(clip) or is_url(output):
+        return _bare(clip) == _bare(output)
+    return os.path.exists(clip) and os.path.exists(output) and os.path.samefile(clip, output)
 
 
 def _bare(location: str) -> str:

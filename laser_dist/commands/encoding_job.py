@@ -43,7 +43,9 @@ def run_job(
     from laser_dist.storage.local_copies import naming_locations
 
     if arguments.workers is not None:
-        raise UserError("--workers cannot be used with --runner.")
+        raise UserError(
+            "--workers cannot be used with --runner.", hint="Use the options of the runner."
+        )
     local = next((job.source for job in jobs if not is_url(job.source)), jobs[0].source)
     options = runner_options(
         "encode",

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import av
 import av.logging
 from av.codec.context import CodecContext, Flags
+from av.error import FFmpegError
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
@@ -25,13 +28,20 @@ from av.video.stream import VideoStream
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
 from laser_dist.encoding.prepare import prepared_frames
 from laser_dist.errors import UserError
-from laser_dist.video.containers import Damage, damaged, frame_rate, open_video
+from laser_dist.video.containers import (
+    Damage,
+    damaged,
+    frame_rate,
+    open_video,
+    presentation_time,
+)
 from laser_dist.video.frames import display_matrix, is_sideways
 from laser_dist.video.packets import PacketTimes, decode_frames, decode_frames_at, scan_packets
 
 Values = Sequence[tuple[range, float]]
 """Frames and quantizer of each scene, in order, without gaps."""
 
+_KEYS_BEFORE = 100  # where pictures are refreshed step by step, decoding starts earlier
 _REFUSED = ("Error parsing option", "Unknown option", "unknown option", "Error applying")
 _log_settings = Lock()  # FFmpeg has one log level for all threads
 
@@ -43,8 +53,7 @@ class Segment:
     Attributes:
       values: frames and quantizer of each of its scenes.
       times: presentation time of each of its frames, in seconds; empty for the complete clip.
-      key_times: those at which decoding can start, from the start of the clip to the end of the
-        segment.
+      key_times: those at which decoding can start, from some before the segment to its end.
     """
 
     values: Values
@@ -87,7 +96,7 @@ def segments_of(source: Path, values: Values, seconds: float) -> list[Segment]:
 
     Returns:
       The segments in order. A single one, if frames cannot be found by their times, or depend on
-      others: in raw streams, and in interlaced video.
+      others: outside of MP4, MOV, Matroska and WebM, and in interlaced video.
 
     Raises:
       UserError: the source is not a video.
@@ -105,15 +114,17 @@ def segments_of(source: Path, values: Values, seconds: float) -> list[Segment]:
         if scenes and times[frames.start] - times[scenes[0][0].start] >= seconds:
             found.append(scenes := [])
         scenes.append((frames, quantizer))
-    ends = [each[0][0].start for each in found[1:]]
-    return [
-        Segment(
-            values=tuple(scenes),
-            times=times[start:end],
-            key_times=tuple(each for each in packets.key_times if each <= times[start:end][-1]),
+    keys, ends = packets.key_times, [each[0][0].start for each in found[1:]]
+    segments: list[Segment] = []
+    for scenes, start, end in zip(found, [0, *ends], [*ends, len(times)], strict=True):
+        first_key = max(0, bisect_right(keys, times[start]) - _KEYS_BEFORE)
+        last_key = bisect_right(keys, times[end - 1])
+        segments.append(
+            Segment(
+                values=tuple(scenes), times=times[start:end], key_times=keys[first_key:last_key]
+            )
         )
-        for scenes, start, end in zip(found, [0, *ends], [*ends, len(times)], strict=True)
-    ]
+    return segments
 
 
 def encode_segment(source: Path, settings: EncoderSettings, segment: Segment) -> EncodedSegment:
@@ -136,7 +147,9 @@ def encode_segment(source: Path, settings: EncoderSettings, segment: Segment) ->
             raise damaged(name, "it has no frames")
         if segment.times:
             index = PacketTimes(len(segment.times), segment.times, segment.key_times)
-            decoded = decode_frames_at(container, stream, segment.times, index, damage)
+            found = decode_frames_at(container, stream, segment.times, index, damage)
+            last = segment.times[-1]  # in place of a lost frame is the next one, of another segment
+            decoded = (each for each in found if (presentation_time(each) or last) <= last)
         else:
             decoded = chain([head], decoded)
         frames = prepared_frames(decoded, stream, name, head=head)
@@ -149,13 +162,27 @@ def encode_segment(source: Path, settings: EncoderSettings, segment: Segment) ->
         context.sample_aspect_ratio = pixel_aspect(stream, head)
         context.flags |= Flags.global_header  # all of `FORMATS` have headers in the container
         set_up(context, first, settings, segment.values[0][1])
-        start_encoder(context.open, settings)
-        encoded = scene_packets(chain([first], frames), context, settings, segment.values)
-        packets = [
-            EncodedPacket(each.pts, each.dts, each.duration, each.is_keyframe, bytes(each))
-            for _, each in encoded
-        ]
+        with _encoder_errors(settings):
+            start_encoder(context.open, settings)
+            encoded = scene_packets(chain([first], frames), context, settings, segment.values)
+            packets = [
+                EncodedPacket(each.pts, each.dts, each.duration, each.is_keyframe, bytes(each))
+                for _, each in encoded
+            ]
         return EncodedSegment(context.extradata or b"", context.time_base, tuple(packets))
+
+
+@contextmanager
+def _encoder_errors(settings: EncoderSettings) -> Generator[None]:
+    """Turn FFmpeg's errors in the block into one for people."""
+    try:
+        yield
+    except (FFmpegError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f'{settings.codec} cannot encode: FFmpeg reports "{text}".',
+            hint="Check --encoder-options.",
+        ) from error
 
 
 def joined_packets(

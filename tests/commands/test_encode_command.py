@@ -193,7 +193,7 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
     (clips / "song.mp4").write_bytes(b"no video at all")
     write(clips / "coarse.mp4", qp="45")
     words = ("--recursive", "--margin", "2", "--no-verify")
-    done = encode(folder, *words, clip="clips", output="encoded")
+    done = encode(folder, *words, clip="./clips/../clips", output="encoded")
     assert done.returncode == 2
     assert "song.mp4" in done.stderr
     assert "coarse.mp4 is itself encoded at QP 45" in done.stderr
@@ -206,6 +206,8 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
     again = encode(folder, *words, clip="clips", output="encoded")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in files(folder / "encoded")} == before
+    same = encode(folder, "--overwrite", clip="clips/a.mp4", output="clips")
+    assert "clips/a.mp4 is the clip itself" in refusal(same)
     for output, message in (("clips/new", "in the folder of clips"), ("new.mp4", "--recursive")):
         words = words[1:] if output == "new.mp4" else words
         assert message in refusal(encode(folder, *words, clip="clips", output=output))
@@ -244,7 +246,8 @@ def test_an_error_of_one_clip_ends_those_at_work_and_leaves_nothing_of_them(fold
     from laser_dist.prediction.load import load
 
     write(folder / "long.mp4")
-    jobs = [encoding.Job(folder / "long.mp4", folder / "at-work" / f"{n}.mp4") for n in range(3)]
+    outputs = [str(folder / "at-work" / f"{n}.mp4") for n in range(3)]
+    jobs = [encoding.Job(str(folder / "long.mp4"), output) for output in outputs]
     shown = []
 
     def show(text, num_done):

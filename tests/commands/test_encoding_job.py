@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import av
 import pytest
@@ -119,7 +120,7 @@ def test_dataflow_writes_the_same_files(folder, expected, tmp_path):
         )
         found = cloud.files("out")
     assert f"Running as Dataflow job {JOB_ID}" in done.stderr
-    files = {name: content for name, content in found.items() if name[0] != "."}
+    files = {name: content for name, content in found.items() if ".dataflow" not in name}
     output = "gs://bucket/out"
     check(done, files, expected, output, renamed=lambda name: f"{url}/{name}")
 
@@ -158,6 +159,27 @@ def test_segments_of_a_clip_are_joined(folder, expected, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "out") == ["one.mp4"]
 
 
+def test_a_join_that_is_repeated_changes_nothing(folder, tmp_path):
+    job = Job(str(folder / "clips" / "one.mp4"), str(tmp_path / "out" / "one.mp4"))
+    plan = EncodingPlan(
+        jobs=(job,), output=str(tmp_path / "out"), load=lambda: load(folder / "m.onnx"),
+        request=Request(margin=2, settings=EncoderSettings()), segment_s=1,
+    )  # fmt: skip
+    planning, encoder, joiner = (
+        step(plan) for step in (encoding._PlanClip, encoding._EncodeSegment, encoding._JoinSegments)
+    )
+    planning.setup()
+    encoder.setup()
+    planned, *segments = planning.process((0, job))
+    done = [pair for each in segments for _, pair in encoder.process(each)]
+    grouped = {"plan": [planned.value[1]], "segments": done[::-1]}  # in no order
+    assert [*joiner.process((0, grouped))] == [0]
+    document, content = Path(plan.document(0)).read_text(), Path(job.output).read_bytes()
+    assert [*joiner.process((0, grouped))] == [0]  # as after the loss of a worker
+    assert Path(plan.document(0)).read_text() == document
+    assert Path(job.output).read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -167,6 +189,7 @@ def test_segments_of_a_clip_are_joined(folder, expected, tmp_path, monkeypatch):
         ("clips/one.mp4 --runner DataflowRunner --output o", "a URL as CLIP, not clips/one.mp4"),
         ("gs://bucket/a.mp4 --output o", "gs://bucket/a.mp4 is in a bucket. Add --runner"),
         ("clips/one.mp4 --output gs://bucket/o", "is in a bucket. Add --runner"),
+        ("clips/one.mp4 --runner DirectRunner --output clips", "one.mp4 is the clip itself"),
     ],
 )
 def test_what_does_not_apply_is_one_line(folder, words, message):

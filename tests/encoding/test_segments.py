@@ -100,3 +100,26 @@ def test_segments_of_other_settings_do_not_join(tmp_path):
     encoded = [encode_segment(source, other, each) for each in segments]
     with pytest.raises(UserError, match="x264 writes other headers"):
         transcode(source, tmp_path / "out.mp4", EncoderSettings(), VALUES, segments=encoded)
+
+
+def test_a_lost_frame_at_the_end_of_a_segment_is_in_no_segment_twice(tmp_path):
+    # Key frames only: the loss of one damages no other.
+    options = {"g": "1", "crf": "6"}
+    source = write(tmp_path / "s.mp4", pictures(NUM_FRAMES), options=options)
+    with av.open(source) as container:
+        lost = [packet for packet in container.demux(video=0) if packet.size][21]
+    content = source.read_bytes()
+    start = content.index(bytes(lost))
+    source.write_bytes(content[: start + 4] + bytes(lost.size - 4) + content[start + lost.size :])
+    segments = segments_of(source, VALUES, 0.35)
+    assert segments[1].values[0][0].start == 10
+    encoded = [encode_segment(source, EncoderSettings(), each) for each in segments]
+    shown = [packet.pts for each in encoded for packet in each.packets]
+    assert len(set(shown)) == len(shown) >= NUM_FRAMES - 1
+
+
+def test_an_option_value_that_fails_names_the_encoder(tmp_path):
+    source = write(tmp_path / "s.mp4", pictures(NUM_FRAMES))
+    settings = EncoderSettings(codec="svtav1", options={"tile-rows": "99"})
+    with pytest.raises(UserError, match="svtav1"):
+        encode_segment(source, settings, segments_of(source, VALUES, 0.35)[1])

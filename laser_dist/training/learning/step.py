@@ -114,6 +114,7 @@ class Stepper:
                 with recorded_products(num_replicas) as products:
                     values = objective(model(inputs, training=True), targets)
                 loss = tf.reduce_sum(values["loss"] * batch["weights"]) / count
+            products = [each for each in products if id(each.kernel) in places]
             products = products if num_replicas > 1 else []
             kernels[:] = [places[id(each.kernel)] for each in products]
             factors = {id(each.inputs): each.inputs for each in products}
