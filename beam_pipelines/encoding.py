@@ -57,7 +57,7 @@ _PACKETS = pa.schema(
         ("dts", pa.int64()),
         ("duration", pa.int64()),
         ("is_keyframe", pa.bool_()),
-        ("data", pa.binary()),
+        ("data", pa.large_binary()),  # of a clip that is not divided, more than 2 GB
     ]
 )
 
