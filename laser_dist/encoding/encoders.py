@@ -4,7 +4,8 @@ They run in this process, from the libraries in PyAV's wheel.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from laser_dist.errors import UserError, nearest
@@ -76,6 +77,24 @@ CODECS = {
 def quiet_encoders() -> None:
     """Keep SVT-AV1 from writing its settings to standard error; errors still appear."""
     os.environ.setdefault("SVT_LOG", "1")
+
+
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """Restore the scheduling of this thread after the block.
+
+    Where it may, as root, SVT-AV1 makes the thread that opens it a real-time one, and what that
+    thread starts later, too: two such processes can keep each other from running.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # macOS
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
 
 
 @dataclass(frozen=True, kw_only=True)

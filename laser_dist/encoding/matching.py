@@ -22,7 +22,7 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
-from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
+from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders, usual_priority
 from laser_dist.video.codec import decode, encode_h264
 from laser_dist.video.containers import Damage, damaged, frame_rate, open_video
 from laser_dist.video.frames import (
@@ -239,6 +239,7 @@ def encoded(clip: Clip, settings: EncoderSettings, crf: float) -> Clip:
         for index in range(clip.num_frames):
             frame = clip.frame(index)
             frame.pts, frame.time_base = index, 1 / clip.fps
-            target.mux(stream.encode(frame))
+            with usual_priority():  # the first frame opens the encoder
+                target.mux(stream.encode(frame))
         target.mux(stream.encode())
     return replace(decode(file.getvalue()), color=clip.color)

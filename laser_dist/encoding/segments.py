@@ -25,7 +25,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
+from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders, usual_priority
 from laser_dist.encoding.prepare import prepared_frames
 from laser_dist.errors import UserError
 from laser_dist.video.containers import (
@@ -296,7 +296,7 @@ def start_encoder(open_encoder: Callable[[], Any], settings: EncoderSettings) ->
         av.logging.set_level(av.logging.WARNING)
         av.logging.set_skip_repeated(False)  # the message of the clip before may be the same
         try:
-            with av.logging.Capture() as messages:
+            with av.logging.Capture() as messages, usual_priority():
                 open_encoder()
         finally:
             av.logging.set_level(level)
@@ -318,7 +318,8 @@ def _next_encoder(
     context.framerate, context.sample_aspect_ratio = first.framerate, first.sample_aspect_ratio
     context.flags = first.flags  # headers in the container, not in the stream
     set_up(context, frame, settings, quantizer)
-    context.open()
+    with usual_priority():
+        context.open()
     if context.extradata != first.extradata:
         raise _other_headers(settings)
     return context

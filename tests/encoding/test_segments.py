@@ -1,5 +1,6 @@
 """A clip that is encoded in segments has the packets that one encode gives it."""
 
+import os
 import pickle
 
 import av
@@ -123,3 +124,12 @@ def test_an_option_value_that_fails_names_the_encoder(tmp_path):
     settings = EncoderSettings(codec="svtav1", options={"tile-rows": "99"})
     with pytest.raises(UserError, match="svtav1"):
         encode_segment(source, settings, segments_of(source, VALUES, 0.35)[1])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_encoding_leaves_the_scheduling_of_the_process_as_it_was(tmp_path, encoder):
+    source = write(tmp_path / "s.mp4", pictures(NUM_FRAMES))
+    before = os.sched_getscheduler(0)
+    transcode(source, tmp_path / "t.mp4", ENCODERS[encoder], VALUES)
+    encode_segment(source, ENCODERS[encoder], segments_of(source, VALUES, 0.35)[0])
+    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
