@@ -184,7 +184,7 @@ class _PlanClip(beam.DoFn):
         with temporary_copy(job.source) as path:
             with _refusals(job.source, path) as refused:
                 check_source(path, self._request)
-                before = planned(self._model, path, self._request, progress=_ignore)
+                before = planned(self._model, path, self._request)
                 segments = segments_of(path, before[2], self._segment_s)
         found = refused[0] if refused else before
         yield TaggedOutput(_PLANS, (index, (job, found)))
@@ -340,7 +340,3 @@ def _written(output: str) -> Iterator[Path]:
 def _numbered(listed: str) -> Iterator[NumberedJob]:
     jobs = json.loads(storage.read_bytes(listed))
     yield from enumerate(Job(source, output) for source, output in jobs)
-
-
-def _ignore(what: str, share: float) -> None:
-    pass

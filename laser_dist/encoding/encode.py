@@ -393,7 +393,13 @@ def next_lowering(tried: Sequence[tuple[float, float]], minimum: Minimum, most: 
     return steps + max(1, math.ceil(step))
 
 
-def planned(model: Model, source: Path, request: Request, *, progress: Progress) -> Planned:
+def planned(
+    model: Model,
+    source: Path,
+    request: Request,
+    *,
+    progress: Progress = lambda what, share: None,
+) -> Planned:
     """Return what is known before a clip is encoded: levels, plan, and quantizers.
 
     Arguments are those of `encode`.

@@ -232,7 +232,7 @@ def recorded_products(num_replicas: int) -> Iterator[list[Product]]:
 def _is_low(product: Product, num_replicas: int) -> bool:
     """Return whether the factors have fewer numbers than the gradient of the kernel."""
     (num_inputs, num_outputs), num_examples = product.kernel.shape, product.inputs.shape[0]
-    if num_examples is None or len(product.inputs.shape) != 2:
+    if num_replicas == 1 or num_examples is None or len(product.inputs.shape) != 2:
         return False
     size = num_inputs * num_outputs
     is_large = size * tf.as_dtype(product.kernel.dtype).size >= LEAST_FACTORED_BYTES
@@ -259,8 +259,8 @@ def summed_gradients(
 
     The gradient of a dense layer's kernel is the product of its inputs and of the gradient of its
     outputs, over all examples. For a large kernel and a small batch, these factors are far smaller:
-    of the head of MJ-LAT, 79 of 87 MB become 0.8 MB per replica. So every replica gathers them and
-    multiplies. Replicas on devices of one kind get the same bits.
+    of the head of MJ-LAT, 79 of 87 MB become 0.8 MB per replica of 8 examples. So every replica
+    gathers them and multiplies. Replicas on devices of one kind get the same bits.
 
     Args:
       gradients: of most variables.

@@ -115,7 +115,6 @@ class Stepper:
                     values = objective(model(inputs, training=True), targets)
                 loss = tf.reduce_sum(values["loss"] * batch["weights"]) / count
             products = [each for each in products if id(each.kernel) in places]
-            products = products if num_replicas > 1 else []
             kernels[:] = [places[id(each.kernel)] for each in products]
             factors = {id(each.inputs): each.inputs for each in products}
             rows[:] = [[*factors].index(id(each.inputs)) for each in products]
