@@ -83,8 +83,8 @@ def quiet_encoders() -> None:
 def usual_priority() -> Iterator[None]:
     """Restore the scheduling of this thread after the block.
 
-    Where it may, as root, SVT-AV1 makes the thread that opens it a real-time one, and what that
-    thread starts later, too: two such processes can keep each other from running.
+    As root, SVT-AV1 gives real-time priority to the thread that opens it, and so to all threads and
+    processes that this thread starts later. Two such processes can keep each other from running.
     """
     if not hasattr(os, "sched_getscheduler"):  # macOS
         yield

@@ -225,11 +225,13 @@ def recorded_products(num_replicas: int) -> Iterator[list[Product]]:
         _products.found = None
     uses = Counter(id(each.kernel) for each in found)
     found[:] = [
-        each for each in found if uses[id(each.kernel)] == 1 and _is_low(each, num_replicas)
+        each
+        for each in found
+        if uses[id(each.kernel)] == 1 and _has_small_factors(each, num_replicas)
     ]
 
 
-def _is_low(product: Product, num_replicas: int) -> bool:
+def _has_small_factors(product: Product, num_replicas: int) -> bool:
     """Return whether the factors have fewer numbers than the gradient of the kernel."""
     (num_inputs, num_outputs), num_examples = product.kernel.shape, product.inputs.shape[0]
     if num_replicas == 1 or num_examples is None or len(product.inputs.shape) != 2:
