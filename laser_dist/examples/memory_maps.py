@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ def aligned(shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[np.ndarray]:
     steps = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
     buffer = np.empty(sum(steps) + ALIGNMENT, np.uint8)
     first = -buffer.ctypes.data % ALIGNMENT
-    starts = first + np.cumsum([0, *steps])
+    starts = accumulate(steps, initial=first)
     return [
-        buffer[start : start + size].view(dtype).reshape(shape)
-        for start, size, shape in zip(starts, sizes, shapes, strict=False)
+        np.ndarray(shape, dtype, buffer, start)
+        for start, shape in zip(starts, shapes, strict=False)
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.examples.example_codec import as_float
-from laser_dist.examples.memory_maps import ALIGNMENT
+from laser_dist.examples.memory_maps import ALIGNMENT, aligned
 from laser_dist.examples.order import Batch
 from laser_dist.training.learning.collectives import (
     norms_weighted_by,
@@ -27,7 +27,6 @@ from laser_dist.training.learning.collectives import (
 # Maps model outputs and targets to {name: [B] values}; "loss" is minimized. NaN means that an
 # example has no such value, except in the loss, where it is an error.
 Objective = Callable[[Any, Any], dict[str, Any]]
-_LEAST_SHARED_BYTES = 1 << 16
 GRADIENT_NORM = "gradient_norm"  # name of its mean over the steps
 REQUESTS = "requests"  # how many devices' workers asked for each of two things in a step
 Means = Callable[[], list[dict[str, "Mean"]]]
@@ -99,6 +98,7 @@ class Stepper:
         """
         self._strategy = strategy
         self._local_replicas = local_replicas
+        self._is_on_host = local_replicas == 1 and not tf.config.list_logical_devices("GPU")
         num_replicas = strategy.num_replicas_in_sync
         variables = model.trainable_variables
         places = {id(variable): place for place, variable in enumerate(variables)}
@@ -164,13 +164,15 @@ class Stepper:
         values = {name: value for name, value in vars(batch).items() if value is not None}
         count = values.pop("global_count")
         if self._local_replicas == 1:
-            return DeviceBatch(tf.nest.map_structure(_to_device, values), count)
+            to_tensor = _on_host if self._is_on_host else _to_device
+            tensors: Any = keras.tree.map_structure(to_tensor, values)
+            return DeviceBatch(tensors, count)
         devices = self._strategy.extended.worker_devices
 
         def share(context: tf.distribute.experimental.ValueContext) -> Any:
             index = context.replica_id_in_sync_group % self._local_replicas
             with tf.device(devices[index]):  # otherwise all of it goes to the first device first
-                return tf.nest.map_structure(
+                return keras.tree.map_structure(
                     lambda array: _to_device(np.array_split(array, self._local_replicas)[index]),
                     values,
                 )
@@ -228,11 +230,20 @@ class Stepper:
 
 
 def _to_device(array: np.ndarray) -> Any:
-    """Return an array as a tensor on the current device; on the CPU, a large one is not copied."""
-    is_aligned = array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
-    if not is_aligned or array.nbytes < _LEAST_SHARED_BYTES:
-        return tf.convert_to_tensor(array)
-    return tf.identity(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+    """Return an array as a tensor on the current device."""
+    return tf.identity(_on_host(array))
+
+
+def _on_host(array: np.ndarray) -> Any:
+    """Return an array as a tensor on the CPU, without a copy if it is aligned.
+
+    `tf.convert_to_tensor` takes 0.06 ms for the smallest of arrays, this a tenth.
+    """
+    if not (array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0):
+        (copy,) = aligned([array.shape], array.dtype)
+        copy[...] = array
+        array = copy
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _prepared(batch: Mapping[str, Any]) -> tuple[Any, Any]:
