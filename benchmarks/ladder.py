@@ -102,7 +102,7 @@ def row(rung: dict[str, Any]) -> list[Any]:
     qps = sorted({scene["qp"] for scene in rung["scenes"]})
     kbps = rung["video_bitrate_kbps"]
     shown = str(qps[0]) if len(qps) == 1 else f"{qps[0]}–{qps[-1]}"
-    return [rung["name"], shown, kbps and round(kbps), rung["reason"] or "kept"]
+    return [rung["name"], shown, kbps and round(kbps), rung["reason"]]
 
 
 def cpu_seconds() -> float:

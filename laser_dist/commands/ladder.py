@@ -211,6 +211,8 @@ def say_ladder(terminal: Terminal, ladder: Ladder, output: Path) -> None:
         " master.m3u8 (HLS) and manifest.mpd (DASH)."
     )
     terminal.say("Viewers see a difference from the rung above. None has compared heights.")
+    if converted := [str(each) for each in ladder.sounds if not each.is_copied]:
+        terminal.say(f"note: converted to AAC: {', '.join(converted)}.")
     if ladder.left_out:
         terminal.say(f"note: not copied: {', '.join(ladder.left_out)}.")
     if ladder.warnings:

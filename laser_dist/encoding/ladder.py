@@ -27,8 +27,13 @@ JND_SHARE = 1 - LEVEL_SUR
 
 
 class Reason(StrEnum):
-    """Why a rung is dropped."""
+    """Why a rung is kept or dropped."""
 
+    FIRST_OF_ITS_HEIGHT = "first-of-its-height"
+    A_JND_OR_MORE = "a-jnd-or-more"
+    OTHER_QUANTIZERS = "other-quantizers"
+    NEAREST_TO_LIMITS = "nearest-to-limits"
+    FILLS_MIN_RUNGS = "fills-min-rungs"
     LESS_THAN_A_JND = "less-than-a-jnd"
     NOT_FEWER_BITS = "not-fewer-bits"
     ABOVE_MAX_BITRATE = "above-max-bitrate"
@@ -78,12 +83,14 @@ class Rung:
         height; None without one, or if the model does not predict how much viewers differ.
       bitrate_kbps: bit rate of the video; None if it was dropped before it was encoded.
       dropped: why it is dropped; None if it stays.
+      kept: why it stays; None if it is dropped.
     """
 
     candidate: Candidate
     share: float | None
     bitrate_kbps: float | None
     dropped: Reason | None
+    kept: Reason | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +164,7 @@ def select_rungs(
     if all(rung.dropped for rung in rungs):
         encoded = [index for index, rung in enumerate(rungs) if rung.bitrate_kbps is not None]
         nearest = min(encoded, key=lambda index: _distance(_kbps(rungs[index]), limits))
-        rungs[nearest] = replace(rungs[nearest], dropped=None)
+        rungs[nearest] = replace(rungs[nearest], dropped=None, kept=Reason.NEAREST_TO_LIMITS)
     _restore(rungs, bitrate_of, limits)
     return tuple(_with_shares(_at_most(rungs, limits.max_rungs)))
 
@@ -257,8 +264,10 @@ def _restore(rungs: list[Rung], bitrate_of: Callable[[Candidate], float], limits
         before = min((_kbps(rungs[at]) for at in kept if at < index), default=math.inf)
         after = max((_kbps(rungs[at]) for at in kept if at > index), default=0.0)
         stays = before > bitrate > after and _distance(bitrate, limits) == 0
-        dropped = None if stays else rungs[index].dropped
-        rungs[index] = replace(rungs[index], bitrate_kbps=bitrate, dropped=dropped)
+        rungs[index] = replace(rungs[index], bitrate_kbps=bitrate)
+        if stays:
+            kept_for = Reason.FILLS_MIN_RUNGS
+            rungs[index] = replace(rungs[index], dropped=None, kept=kept_for)
 
 
 def _is_same(candidate: Candidate, other: Candidate) -> bool:
@@ -266,15 +275,18 @@ def _is_same(candidate: Candidate, other: Candidate) -> bool:
 
 
 def _with_shares(rungs: Iterable[Rung]) -> Iterator[Rung]:
-    """Yield the rungs with the share of viewers who see a difference from the kept rung above."""
+    """Yield the rungs with what follows from the kept rung above: share of viewers, and reason."""
     above: Candidate | None = None
     for rung in rungs:
-        candidate, share = rung.candidate, None
+        candidate, share, kept = rung.candidate, None, Reason.FIRST_OF_ITS_HEIGHT
         if above is not None and above.height == candidate.height:
             share = share_who_see(candidate.prediction, above.qps, candidate.qps)
+            kept = Reason.OTHER_QUANTIZERS if share is None else Reason.A_JND_OR_MORE
         if rung.dropped is None:
             above = candidate
-        yield replace(rung, share=share)
+            yield replace(rung, share=share, kept=rung.kept or kept)
+        else:
+            yield replace(rung, share=share, kept=None)
 
 
 def _at_most(rungs: list[Rung], most: int | None) -> tuple[Rung, ...]:

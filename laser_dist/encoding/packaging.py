@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,13 +29,12 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
+from laser_dist.encoding.sound import Sound, add_sound, sound_packets, sounds_of
 from laser_dist.errors import UserError
 from laser_dist.video.containers import frame_rate, open_all_streams, open_video
+from laser_dist.wording import count_text
 
 DASH_MANIFEST, HLS_PLAYLIST = "manifest.mpd", "master.m3u8"
-SOUND_CODECS = ("aac", "ac3", "eac3", "opus")
-"""FFmpeg's names of the codecs of sound that browsers play from fMP4."""
-
 _MPD = "{urn:mpeg:dash:schema:mpd:2011}"
 _GROUP = "sound"  # the renditions of sound, of which a player chooses one
 _HLS_VERSION = 7  # fMP4 segments
@@ -80,46 +80,50 @@ class Track:
 
 def package(
     videos: dict[str, Path], sound: Path, folder: Path, *, shortest_s: Fraction, hdr: str = ""
-) -> tuple[tuple[Track, ...], tuple[str, ...]]:
+) -> tuple[tuple[Track, ...], tuple[Sound, ...], tuple[str, ...]]:
     """Write segments and manifests of renditions, and of the sound of their source.
 
     Args:
       videos: the file of each rendition by its name. Wherever a segment may start, all need a key
         frame.
-      sound: the source, whose sound is copied.
+      sound: the source of the sound.
       folder: an empty folder.
       shortest_s: time in seconds after which the next key frame starts a segment.
       hdr: "PQ" or "HLG" of high-dynamic-range video.
 
     Returns:
-      The tracks, those of the videos first, and what is left out of the sound, in a few words each.
+      The tracks, those of the videos first; the sounds; and what was not copied of the source, in a
+      few words each.
 
     Raises:
       UserError: FFmpeg cannot write the segments.
     """
     with ExitStack() as opened:
-        source = opened.enter_context(open_all_streams(sound, str(sound)))
-        sounds, left_out = _sounds(source)
-        start = _start(source, sound) if sounds else Fraction(0)
-        tracks: list[tuple[InputContainer, Stream, Fraction]] = []
+        sounds, left_out = sounds_of(sound)
+        start = _start(sound) if sounds else Fraction(0)
+        inputs: list[_Input] = []
         details: list[dict[str, Any]] = []
         for name, path in videos.items():
             file = opened.enter_context(open_all_streams(path, str(path)))
             stream = file.streams.video[0]
-            tracks.append((file, stream, _first_time(stream)))
+            inputs.append(_Input(file, stream, _first_time(stream)))
             details.append(_details(name, stream))
         for number, each in enumerate(sounds, start=1):
-            tracks.append((source, each, start))
-            language = each.language if each.language != "und" else None  # undetermined
-            details.append({"name": f"sound-{number}", "language": language or ""})
-        _write_segments(tracks, folder, shortest_s=shortest_s)
+            # One container would lose the packets of a stream while another one is read.
+            file = opened.enter_context(open_all_streams(sound, str(sound)))
+            inputs.append(_Input(file, file.streams[each.index], start, each))
+            details.append({"name": f"sound-{number}", "language": each.language})
+        damaged = _write_segments(inputs, folder, shortest_s=shortest_s)
+    left_out += tuple(
+        f"{count_text(count, 'damaged packet')} of {each}" for each, count in damaged.items()
+    )
     found = _finish_dash(folder, details)
     for track in found:
         path = folder / track.name / "media.m3u8"
         path.write_text(media_playlist(track), encoding="utf-8")
     text = master_playlist(found, hdr=hdr)
     (folder / HLS_PLAYLIST).write_text(text, encoding="utf-8")
-    return found, left_out
+    return found, sounds, left_out
 
 
 def media_playlist(track: Track) -> str:
@@ -190,22 +194,6 @@ def hevc_name(record: bytes) -> str:
     return ".".join(["hvc1", *parts, f"{'LH'[tier]}{record[12]}", *constraints])
 
 
-def _sounds(source: InputContainer) -> tuple[list[Stream], tuple[str, ...]]:
-    """Return the streams of sound that fit, and what the others are."""
-    found: list[Stream] = []
-    left_out: list[str] = []
-    for stream in source.streams:
-        if stream.type == "audio":
-            name = stream.codec_context.codec.canonical_name if stream.codec_context else ""
-            if name in SOUND_CODECS:
-                found.append(stream)
-            else:
-                left_out.append(f"audio stream {stream.index}{name and f' ({name})'}")
-        elif stream.type == "subtitle":
-            left_out.append(f"subtitle stream {stream.index}")
-    return found, tuple(left_out)
-
-
 def _details(name: str, video: VideoStream) -> dict[str, Any]:
     """Return what the muxer does not know of a video, as attributes of `Track`."""
     context = video.codec_context
@@ -216,35 +204,54 @@ def _details(name: str, video: VideoStream) -> dict[str, Any]:
     return known
 
 
-def _start(source: InputContainer, name: Path) -> Fraction:
+def _start(source: Path) -> Fraction:
     """Return the time in seconds of the first picture of a source."""
-    with open_video(name, str(name)) as (_, stream):
-        index = stream.index
-    return _first_time(source.streams[index])
+    with open_video(source, str(source)) as (_, stream):
+        return _first_time(stream)
 
 
 def _first_time(stream: Stream) -> Fraction:
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
 
 
+@dataclass(frozen=True)
+class _Input:
+    """A stream that becomes a track.
+
+    Attributes:
+      container: the opened file, which nothing else reads.
+      stream: the stream.
+      start: time in seconds that becomes 0.
+      sound: what is known of sound; None for video.
+    """
+
+    container: InputContainer
+    stream: Stream
+    start: Fraction
+    sound: Sound | None = None
+
+
 def _write_segments(
-    tracks: Sequence[tuple[InputContainer, Stream, Fraction]], folder: Path, *, shortest_s: Fraction
-) -> None:
-    """Write the packets of tracks, each with the time that becomes 0."""
+    inputs: Sequence[_Input], folder: Path, *, shortest_s: Fraction
+) -> Counter[Sound]:
+    """Write the packets of tracks, and return how many of sounds are damaged."""
+    damaged: Counter[Sound] = Counter()
     options = {
         "seg_duration": f"{float(shortest_s):.6f}",
         "init_seg_name": "$RepresentationID$/init.mp4",
         "media_seg_name": f"$RepresentationID$/{_segment_name('$Number%05d$')}",
         # Heights whose rounded widths change the aspect may not share a set; they are joined later.
-        "adaptation_sets": " ".join(f"id={at},streams={at}" for at in range(len(tracks))),
+        "adaptation_sets": " ".join(f"id={at},streams={at}" for at in range(len(inputs))),
     }
     try:
         with av.open(f"file:{folder / DASH_MANIFEST}", "w", "dash", options=options) as target:
-            added = []
-            for number, (_, stream, _) in enumerate(tracks):
+            added: list[Stream] = []
+            for number, each in enumerate(inputs):
                 (folder / str(number)).mkdir()
-                added.append(_added(target, stream))
-            parts = [_packets(number, *track, added[number]) for number, track in enumerate(tracks)]
+                added.append(_added(target, each))
+            parts = [
+                _packets(number, each, added[number], damaged) for number, each in enumerate(inputs)
+            ]
             for _, _, packet in heapq.merge(*parts, key=lambda each: each[:2]):
                 target.mux(packet)
     except (FFmpegError, ValueError) as error:
@@ -252,26 +259,32 @@ def _write_segments(
             raise  # the disk
         text = getattr(error, "strerror", None) or str(error)
         raise UserError(f'The segments cannot be written: FFmpeg reports "{text}".') from error
+    return damaged
 
 
-def _added(target: OutputContainer, stream: Stream) -> Stream:
+def _added(target: OutputContainer, each: _Input) -> Stream:
+    if each.sound:
+        return add_sound(target, each.container, each.sound)
     # Without `opaque`, PyAV looks for an encoder by the name of the decoder, which AV1 lacks.
-    added = target.add_stream_from_template(stream, opaque=True)
-    if stream.codec_context.name == "hevc":
+    added = target.add_stream_from_template(each.stream, opaque=True)
+    if each.stream.codec_context.name == "hevc":
         added.codec_context.codec_tag = "hvc1"  # players of Apple do not take hev1
-    if stream.type == "audio" and stream.language:
-        added.metadata["language"] = stream.language
     return added
 
 
 def _packets(
-    number: int, source: InputContainer, stream: Stream, start: Fraction, added: Stream
+    number: int, each: _Input, added: Stream, damaged: Counter[Sound]
 ) -> Iterator[tuple[Fraction, int, Packet[Any]]]:
     """Yield each packet of a stream with the time of its decoding and the number of its track."""
-    for packet in source.demux(stream):
+    packets = (
+        sound_packets(each.container, each.sound, added, damaged)
+        if each.sound
+        else each.container.demux(each.stream)
+    )
+    for packet in packets:
         if packet.size and packet.dts is not None and packet.pts is not None:
             base = packet.time_base or Fraction(1)
-            shift = round(start / base)
+            shift = round(each.start / base)
             packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, added
             yield packet.dts * base, number, packet
 

@@ -23,6 +23,7 @@ from laser_dist.encoding.ladder import (
 )
 from laser_dist.encoding.packaging import DASH_MANIFEST, HLS_PLAYLIST, Track, package
 from laser_dist.encoding.plan import plan_of
+from laser_dist.encoding.sound import Sound
 from laser_dist.encoding.transcode import checked_facts, transcode
 from laser_dist.errors import UserError
 from laser_dist.prediction.predict import ClipPrediction
@@ -70,7 +71,8 @@ class Ladder:
       values: per rung that was encoded, by its name, the quantizer of each scene: QP, or CRF of
         another encoder.
       tracks: the segments, by the name of a rung or sound.
-      left_out: streams of the clip that were not copied.
+      sounds: streams of sound.
+      left_out: what was not copied of the clip.
       warnings: what to know of the levels.
     """
 
@@ -80,6 +82,7 @@ class Ladder:
     rungs: tuple[Rung, ...]
     values: Mapping[str, tuple[float, ...]]
     tracks: Mapping[str, Track]
+    sounds: tuple[Sound, ...]
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -110,6 +113,10 @@ class Ladder:
             "segment_s": self.request.segment_s,
             "num_bytes": self.num_bytes,
             "rungs": [self._rung_dict(rung) for rung in self.rungs],
+            "sounds": [
+                {"stream": each.index, "codec": each.codec, "is_converted": not each.is_copied}
+                for each in self.sounds
+            ],
             "left_out": list(self.left_out),
             "warnings": list(self.warnings),
         }
@@ -126,7 +133,7 @@ class Ladder:
             "model": candidate.prediction.model,
             "margin": plan.margin,
             "kept": rung.dropped is None,
-            "reason": rung.dropped,
+            "reason": rung.dropped or rung.kept,
             "share_who_see": rung.share,
             "video_bitrate_kbps": rung.bitrate_kbps,
             "codecs": track and track.codec,
@@ -248,7 +255,7 @@ def build_ladder(
         progress("packaging", 0)
         finished = folder / "ladder"
         finished.mkdir()
-        tracks, left_out = package(
+        tracks, sounds, left_out = package(
             {each: folder / f"{each}.mp4" for each in kept},
             source,
             finished,
@@ -263,6 +270,7 @@ def build_ladder(
             rungs=rungs,
             values=values,
             tracks={track.name: track for track in tracks},
+            sounds=sounds,
             left_out=left_out,
             warnings=(*_warnings(source, facts, predictions, rungs), *first.warnings),
         )

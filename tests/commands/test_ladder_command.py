@@ -6,6 +6,7 @@ The model's levels are the mean red, green and blue of a picture.
 import io
 import json
 import re
+import subprocess
 from fractions import Fraction
 from xml.etree import ElementTree
 
@@ -143,7 +144,9 @@ def test_each_rendition_has_the_quantizers_of_its_level(folder, document):
 
 
 def test_what_is_dropped_says_why(document):
-    assert {rung["reason"] for rung in document["rungs"]} <= {None, "not-fewer-bits"}
+    assert {rung["reason"] for rung in document["rungs"]} <= {
+        "first-of-its-height", "a-jnd-or-more", "not-fewer-bits",
+    }  # fmt: skip
     rate = [rung["video_bitrate_kbps"] for rung in document["rungs"] if rung["kept"]]
     assert rate == sorted(rate, reverse=True)
     first = document["rungs"][0]
@@ -254,10 +257,42 @@ def test_sound_is_copied_and_stays_in_time(folder):
         assert next(container.decode(video=0)).time == pytest.approx(0, abs=0.002)
 
 
+def test_other_sound_becomes_aac_and_each_stream_is_a_track(folder, ffmpeg):
+    """Two tones of different pitch, in two codecs, are heard at their times in their tracks."""
+    tones, starts = (500, 2000), ("0", "0.5")
+    words = [ffmpeg, "-i", "clip.mp4"]
+    for start, hertz in zip(starts, tones, strict=True):
+        tone = f"sine=frequency={hertz}:duration=2:sample_rate=32000"
+        words += ["-itsoffset", start, "-f", "lavfi", "-i", tone]
+    words += ["-map", "0:v", "-map", "1:a", "-map", "2:a", "-c:v", "copy"]
+    words += ["-c:a:0", "aac", "-c:a:1", "flac", "-metadata:s:a:1", "language=fra", "two.mkv"]
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    document = built(folder, "two", clip="two.mkv")
+    assert document["left_out"] == []
+    assert [each["is_converted"] for each in document["sounds"]] == [False, True]
+    assert [each["codec"] for each in document["sounds"]] == ["aac", "flac"]
+    for number, hertz in enumerate(tones, start=1):
+        with av.open(str(folder / "two" / f"sound-{number}" / "media.m3u8")) as container:
+            stream = container.streams.audio[0]
+            assert stream.codec_context.name == "aac"
+            rate = stream.sample_rate
+            frames = list(container.decode(stream))
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(float)
+        heard = np.flatnonzero(np.abs(samples) > 0.3 * np.abs(samples).max()) / rate
+        start = float(frames[0].time)
+        assert heard[-1] - heard[0] == pytest.approx(2, abs=0.05)
+        assert start + heard[0] == pytest.approx(float(starts[number - 1]), abs=0.05)
+        spectrum = np.abs(np.fft.rfft(samples))
+        assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(hertz, abs=5)
+    assert 'LANGUAGE="fra"' in (folder / "two" / "master.m3u8").read_text()
+
+
 def test_viewers_who_differ_much_get_one_rung_per_height(folder):
     document = built(folder, "wide", "--heights", "128", model="spread-100.onnx")
     assert kept(document) == ["128p-jnd1"]
-    assert {rung["reason"] for rung in document["rungs"]} == {None, "less-than-a-jnd"}
+    assert {rung["reason"] for rung in document["rungs"]} == {
+        "first-of-its-height", "less-than-a-jnd",
+    }  # fmt: skip
     assert all(rung["share_who_see"] < 0.25 for rung in document["rungs"][1:])
 
 
@@ -303,7 +338,7 @@ def test_people_read_a_row_per_rung(folder):
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("128p-jnd")]
     assert [row[-1] for row in rows] == ["kept", "above-max-rungs", "kept"]
     assert "Wrote people: 2 renditions" in done.stdout
-    assert "not copied: audio stream 1 (pcm_s16le)" in done.stdout
+    assert "converted to AAC: audio stream 1 (pcm_s16le)" in done.stdout
     assert "SIMULATED" in done.stdout
 
 

@@ -209,7 +209,9 @@ def test_rungs_outside_the_caps_are_dropped_and_do_not_hide_others():
 def test_the_rung_nearest_to_the_caps_stays_if_none_is_within(limits, last):
     kbps = rates(p720_jnd1=900, p720_jnd2=500, p720_jnd3=300)
     rungs = select_rungs(candidates(one_scene(), 720), kbps, limits)
-    assert [rung.candidate.name for rung in rungs if rung.dropped is None] == [last]
+    assert [(rung.candidate.name, rung.kept) for rung in rungs if rung.dropped is None] == [
+        (last, Reason.NEAREST_TO_LIMITS)
+    ]
 
 
 def test_of_too_many_rungs_those_nearest_in_bits_are_dropped():
@@ -234,6 +236,9 @@ def test_of_too_few_rungs_those_that_most_viewers_tell_apart_stay():
         rungs = select_rungs(all_three, by_qp, Limits(min_rungs=least))
         kept = {rung.candidate.plan.level for rung in rungs if rung.dropped is None}
         assert kept == expected
+        reasons = {rung.candidate.plan.level: rung.kept for rung in rungs if rung.dropped is None}
+        assert reasons.pop("jnd1") == Reason.FIRST_OF_ITS_HEIGHT
+        assert set(reasons.values()) <= {Reason.FILLS_MIN_RUNGS}
     assert [rung.share for rung in rungs] == [
         None, share_who_see(found, [22], [23]), share_who_see(found, [23], [24]),
     ]  # fmt: skip
