@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         dest="form",
         help="options of the programs x264 and x265, of ffmpeg with libx264 or libx265, or of"
-        " ab-av1 crf-search; or a zones file of Av1an",
+        " ab-av1 crf-search; or a zones or scenes file of Av1an",
     )
     add_target(parser)
     parser.add_argument(

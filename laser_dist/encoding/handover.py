@@ -14,14 +14,16 @@ that the tests check in encoded streams:
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from laser_dist.encoding.plan import Plan, PlannedScene
 
-FORMATS = ("x264", "x265", "libx264", "libx265", "av1an", "ab-av1")
-"""Options of x264, x265, FFmpeg with libx264 or libx265, and ab-av1; or a zones file of Av1an."""
+FORMATS = ("x264", "x265", "libx264", "libx265", "av1an", "av1an-scenes", "ab-av1")
+"""Options of x264, x265, FFmpeg with libx264 or libx265, and ab-av1; or a zones or scenes file of
+Av1an."""
 
 WITH_QPFILE = ("x264", "x265")
 """Formats that need a qpfile, too."""
@@ -54,6 +56,8 @@ def text_of(plan: Plan, form: str, qpfile_path: str = "") -> str:
             return f"{ab_av1_options(plan)}\n"
         case "av1an":
             return av1an_zones(plan)
+        case "av1an-scenes":
+            return av1an_scenes(plan)
         case _:
             raise ValueError(f"form must be one of {FORMATS}, got {form!r}")
 
@@ -132,16 +136,46 @@ def libx265_options(plan: Plan) -> str:
 def av1an_zones(plan: Plan) -> str:
     """Return a zones file of Av1an, which encodes each scene with x264 at its constant QP.
 
-    Av1an reads either zones or a scenes file. Zones start scenes, too, and keep the encoder options
-    of its command line.
+    Zones start scenes, too, and keep the encoder options of Av1an's command line.
 
     Source: Av1an's site/src/Cli/encoding.md: `start_frame end_frame encoder video_params`, the end
     excluded. Its parser takes the word after each option for its value.
     """
     return "".join(
-        f"{each.frames.start} {each.frames.stop} x264 --qp {each.qp} --ipratio 1 --pbratio 1\n"
+        f"{each.frames.start} {each.frames.stop} x264 {' '.join(_av1an_options(each))}\n"
         for each in plan.scenes
     )
+
+
+def av1an_scenes(plan: Plan) -> str:
+    """Return a scenes file of Av1an: scenes, and all options of x264 for each.
+
+    With it, Av1an searches no scenes, and reads neither zones nor the encoder options of its
+    command line.
+
+    Source: `ScenesData`, `Scene` and `ZoneOptions` in Av1an's av1an-core/src/scenes.rs. All keys
+    that are not optional there must be given.
+    """
+    scenes = [
+        {
+            "start_frame": each.frames.start,
+            "end_frame": each.frames.stop,  # excluded
+            "zone_overrides": {
+                "encoder": "x264",
+                "passes": 1,
+                "video_params": _av1an_options(each),
+                "photon_noise": None,
+                "photon_noise_height": None,
+                "photon_noise_width": None,
+                "chroma_noise": False,
+                "extra_splits_len": None,
+                "min_scene_len": len(each.frames),
+            },
+        }
+        for each in plan.scenes
+    ]
+    frames = plan.scenes[-1].frames.stop
+    return json.dumps({"frames": frames, "scenes": scenes, "split_scenes": scenes}, indent=1) + "\n"
 
 
 def ab_av1_options(plan: Plan) -> str:
@@ -159,6 +193,10 @@ def ab_av1_options(plan: Plan) -> str:
         f"--encoder libx264 --pix-format yuv420p --enc x264-params={_X264_RATE_CONTROL}"
         f" --min-crf {max(low, 1):.1f} --max-crf {min(high, 51):.1f}"
     )
+
+
+def _av1an_options(scene: PlannedScene) -> list[str]:
+    return ["--qp", str(scene.qp), "--ipratio", "1", "--pbratio", "1"]
 
 
 def _finest(plan: Plan) -> int:
