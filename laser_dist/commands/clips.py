@@ -120,12 +120,13 @@ def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
     )
 
 
-def clips_of(words: Sequence[str], *, recursive: bool) -> list[str]:
+def clips_of(words: Sequence[str], *, recursive: bool, images: bool = True) -> list[str]:
     """Return the paths that the arguments name, in order.
 
     Args:
       words: paths, and `@FILE` for a file with a path per line.
       recursive: whether a folder stands for the videos and images below it.
+      images: whether it also stands for images.
 
     Raises:
       UserError: a list or folder cannot be read or names no clip, or a folder is not expected.
@@ -144,9 +145,12 @@ def clips_of(words: Sequence[str], *, recursive: bool) -> list[str]:
         elif os.path.isdir(word) or (recursive and is_url(word) and not _is_media(split(word)[1])):
             if not recursive:
                 raise UserError(f"{word} is a folder.", hint="Add --recursive.")
-            media = [file.location for file in list_files(word) if _is_media(file.name)]
+            suffixes = (*_VIDEO_SUFFIXES, *(_IMAGE_SUFFIXES if images else ()))
+            files = list_files(word)
+            media = [file.location for file in files if file.name.lower().endswith(suffixes)]
             if not media:
-                raise UserError(f"Folder {word} has no video or image.", hint="Name another one.")
+                what = "video or image" if images else "video"
+                raise UserError(f"Folder {word} has no {what}.", hint="Name another one.")
             found += media
         else:
             found.append(word)

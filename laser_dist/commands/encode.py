@@ -6,9 +6,9 @@ import argparse
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from laser_dist.commands.clips import (
 from laser_dist.commands.options import positive_number, whole_number
 from laser_dist.commands.terminal import Terminal
 from laser_dist.errors import UserError
-from laser_dist.wording import count_text, share_text, size_text
+from laser_dist.wording import NO_VALUE, count_text, share_text, size_text
 
 if TYPE_CHECKING:
     from laser_dist.encoding.encode import Encoded, Request
@@ -117,7 +117,12 @@ def run(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     if not is_url(arguments.model):
         check_model(Path(arguments.model))
-    is_one, jobs = jobs_of(arguments.clips, arguments.output, recursive=arguments.recursive)
+    is_one, jobs = jobs_of(
+        arguments.clips,
+        arguments.output,
+        recursive=arguments.recursive,
+        fits_webm=request.settings.fits_webm,
+    )
     if not arguments.runner:
         check_plain(jobs)
     elif is_one:
@@ -243,7 +248,8 @@ def encode_many(
     Returns:
       The document of each clip, in order.
     """
-    from laser_dist.encoding.folder import encode_all, num_workers
+    from laser_dist.encoding.folder import CORES, encode_all
+    from laser_dist.machine import free_memory, num_cores
     from laser_dist.storage.local_copies import naming_locations
 
     terminal = Terminal()
@@ -255,8 +261,15 @@ def encode_many(
 
         show("loading the model")
         loaded = open_model(model)
-        count = workers or num_workers()
-        with closing(encode_all(loaded, jobs, request, workers=count, show=progress)) as finished:
+        finished = encode_all(
+            loaded,
+            jobs,
+            request,
+            workers=workers or max(1, num_cores() // CORES),
+            memory=sys.maxsize if workers else free_memory(),
+            show=progress,
+        )
+        with closing(finished):
             for job, result in finished:
                 documents[job] = result.to_dict()
                 report(terminal, documents[job], form)
@@ -274,14 +287,18 @@ def report(terminal: Terminal, document: dict[str, Any], form: str) -> None:
         terminal.say(json.dumps(document, allow_nan=False))
 
 
-def jobs_of(words: Sequence[str], output: str, *, recursive: bool) -> tuple[bool, list[Job]]:
+def jobs_of(
+    words: Sequence[str], output: str, *, recursive: bool, fits_webm: bool
+) -> tuple[bool, list[Job]]:
     """Return whether a single file is to be written, and what is to be encoded.
 
     Args:
       words: as for `clips_of`.
       output: file of a single clip; or a folder or its URL, in which each clip of a folder has the
-        path that it has there, and any other clip its name.
+        path that it has there, and any other clip its name. What cannot be written as it is read,
+        such as .avi, gets .mkv in addition.
       recursive: as for `clips_of`.
+      fits_webm: whether .webm files can be written.
 
     Raises:
       UserError: as `clips_of`; two clips have the same name, or the output is in a folder of clips.
@@ -290,6 +307,7 @@ def jobs_of(words: Sequence[str], output: str, *, recursive: bool) -> tuple[bool
     from laser_dist.encoding.transcode import FORMATS
     from laser_dist.storage import is_url, join, split
 
+    kept = {suffix for suffix in FORMATS if fits_webm or suffix != ".webm"}
     is_file = Path(output).suffix and not is_url(output) and not Path(output).is_dir()
     if len(words) == 1 and not recursive and is_file:
         clips = clips_of(words, recursive=False)
@@ -297,7 +315,7 @@ def jobs_of(words: Sequence[str], output: str, *, recursive: bool) -> tuple[bool
             return True, [Job(clips[0], output)]
     jobs: dict[str, Job] = {}
     for word in words:
-        clips = clips_of([word], recursive=recursive)
+        clips = clips_of([word], recursive=recursive, images=False)
         is_folder = os.path.isdir(word) or (
             is_url(word) and all(_bare(clip).startswith(f"{_bare(word)}/") for clip in clips)
         )
@@ -308,8 +326,8 @@ def jobs_of(words: Sequence[str], output: str, *, recursive: bool) -> tuple[bool
             )
         for clip in clips:
             name = split(clip)[1] if not is_folder else _below(clip, word)
-            stem, suffix = os.path.splitext(name)
-            path = join(output, name if suffix.lower() in FORMATS else f"{stem}.mkv")
+            is_kept = os.path.splitext(name)[1].lower() in kept
+            path = join(output, name if is_kept else f"{name}.mkv")
             if _is_same(clip, path):
                 raise UserError(
                     f"The output {path} is the clip itself.", hint="Name another --output."
@@ -399,19 +417,27 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
     """Print a row per scene, and what the file has become."""
     settings, plan, verified = encoded.settings, encoded.plan, encoded.verified
     name = settings.codec if settings.preset is None else f"{settings.codec} {settings.preset}"
+    document = encoded.to_dict()
+    titles = _quality_titles(document["quality"])
     rows = []
     for index, (scene, (_, value)) in enumerate(zip(plan.scenes, encoded.values, strict=True)):
         row = [f"{clock_text(scene.start_s)} – {clock_text(scene.end_s)}", f"{scene.level:.1f}"]
         row.append(f"{value:g}")
-        rows.append([*row, *_quality_texts(verified and asdict(verified.scenes[index]))])
+        scores = _quality_texts(document["scenes"][index]["quality"])
+        rows.append([*row, *(scores or [NO_VALUE] * len(titles))])
     header = ["scene", f"{plan.level.upper()} (QP)", f"{name} ({settings.rate})"]
-    terminal.table(header + _quality_titles(verified and asdict(verified.total)), [rows])
+    terminal.table(header + titles, [rows])
     terminal.say()
     terminal.say(
         f"Wrote {encoded.output}: {size_text(encoded.output_bytes)}, {encoded.bitrate_kbps:.0f}"
         f" kbit/s of video, {_saving_text(encoded.saving)} than the clip."
     )
     terminal.say(f"The levels are predicted ones less a margin of {plan.margin:.1f} QP.")
+    if plan.overshoot is not None:
+        terminal.say(
+            f"With it, {share_text(plan.overshoot)} of the clips that the model was calibrated with"
+            " would be coarser than their level."
+        )
     if encoded.match is not None:
         match = encoded.match
         terminal.say(
@@ -431,18 +457,20 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
     if verified:
         total = verified.total
         terminal.say(
-            f"All {verified.num_frames} frames: PSNR {total.psnr_db:.1f} dB, SSIM"
+            f"All {verified.num_frames} frames, at their times: PSNR {total.psnr_db:.1f} dB, SSIM"
             f" {total.ssim:.4f}, XPSNR {total.xpsnr_db:.1f} dB"
             + (f", VMAF {total.vmaf:.1f}." if total.vmaf is not None else ".")
         )
     if encoded.result.left_out:
         terminal.say(f"note: not copied: {', '.join(encoded.result.left_out)}.")
-    if encoded.prediction.warnings:
-        terminal.say(f"note: {'; '.join(encoded.prediction.warnings)}.")
+    if encoded.warnings:
+        terminal.say(f"note: {'; '.join(encoded.warnings)}.")
     if plan.simulated:
         terminal.say("The model was trained with SIMULATED viewers.")
     if encoded.ffmpeg_command:
         terminal.say(f"The same with FFmpeg: {encoded.ffmpeg_command}")
+    else:
+        terminal.say("FFmpeg takes one quantizer; `laser-jnd plan` writes zones for other tools.")
 
 
 def _vmaf_score(text: str) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import IO, TYPE_CHECKING, Protocol
 
-from laser_dist.wording import printable
+from laser_dist.wording import printable, time_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,12 +144,22 @@ class Terminal:
 def _log_now_and_then() -> Show:
     """Return a function that logs progress, but not more often than is readable in a file."""
     last, before = time.monotonic(), ""
+    begun, at = last, math.inf  # of what is done now, and how much of it was done then
 
     def show(text: str, done: float | None = None, total: float | None = None) -> None:
-        nonlocal last, before
-        line = text if done is None else f"{text}  {done:g}/{total:g}"
-        if line != before and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last, before = time.monotonic(), line
+        nonlocal last, before, begun, at
+        now, line = time.monotonic(), text
+        if done is None or total is None:
+            at = math.inf
+        else:
+            if done < at:
+                begun, at = now, done
+            line = f"{text}  {done:g}/{total:g}"
+            if done > at:
+                left = (total - done) * (now - begun) / (done - at)
+                line += f", {time_text(left)} left"
+        if line != before and now - last >= SECONDS_BETWEEN_LINES:
+            last, before = now, line
             logger.info("  %s", line)
 
     return show

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,14 +175,31 @@ class Encoded:
 
     @property
     def ffmpeg_command(self) -> str | None:
-        """The command with which `ffmpeg` encodes 8-bit video so; None if it takes several."""
-        codec = CODECS[self.settings.codec]
+        """The command with which `ffmpeg` encodes so; None if it takes several."""
+        codec, result = CODECS[self.settings.codec], self.result
         if len({value for _, value in self.values}) > 1:
             return None
-        options = self.settings.encoder_options(self.values[0][1])
+        options = self.settings.encoder_options(self.values[0][1], is_deep=result.is_deep)
+        if codec.tag and self.output.suffix.lower() != ".mkv":
+            options["tag:v"] = codec.tag
         words = [part for name, text in options.items() for part in (f"-{name}", text)]
-        command = ["ffmpeg", "-i", str(self.source), "-map", "0", "-c", "copy", "-c:v"]
-        return shlex.join([*command, codec.library, *words, str(self.output)])
+        streams = ["-map", f"0:{result.source_index}", "-map", "0:a?", "-map", "0:s?"]
+        filters = ["-vf", result.filters] if result.filters else []
+        return shlex.join(
+            ["ffmpeg", "-i", str(self.source), *streams, "-c", "copy", *filters]
+            + ["-fps_mode", "passthrough", "-c:v", codec.library, *words, str(self.output)]
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know of the prediction, and of the encoder."""
+        found = list(self.prediction.warnings)
+        if self.settings.rate == QP and self.settings.options:
+            names = ", ".join(self.settings.options)
+            found.append(
+                f"the levels were measured with x264 at VideoSet's settings, without {names}"
+            )
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; see "JSON output of encode" in the reference of file formats."""
@@ -193,6 +211,7 @@ class Encoded:
             "target": self.plan.level,
             "sur": self.plan.sur,
             "margin": self.plan.margin,
+            "overshoot": self.plan.overshoot,
             "simulated": self.plan.simulated,
             "codec": self.settings.codec,
             "preset": self.settings.preset,
@@ -205,7 +224,7 @@ class Encoded:
                     "end_s": scene.end_s,
                     "qp": scene.qp,
                     "quantizer": value,
-                    "quality": verified and asdict(verified.scenes[index]),
+                    "quality": _values(verified and verified.scenes[index]),
                 }
                 for index, ((frames, value), scene) in enumerate(
                     zip(self.values, self.plan.scenes, strict=True)
@@ -219,10 +238,15 @@ class Encoded:
             "output_bytes": self.output_bytes,
             "video_bitrate_kbps": self.bitrate_kbps,
             "saving": self.saving,
-            "quality": verified and asdict(verified.total),
+            "quality": _values(verified and verified.total),
+            "ffmpeg": self.ffmpeg_command,
             "left_out": list(self.result.left_out),
-            "warnings": list(self.prediction.warnings),
+            "warnings": list(self.warnings),
         }
+
+
+def _values(quality: Quality | None) -> dict[str, Any] | None:
+    return quality and asdict(quality)
 
 
 def check_request(source: Path, output: Path, request: Request) -> None:
@@ -234,6 +258,11 @@ def check_request(source: Path, output: Path, request: Request) -> None:
     if output.suffix.lower() not in FORMATS:
         raise UserError(
             f"{output} has no suffix of a container.", hint=f"Use {', '.join(FORMATS)}."
+        )
+    if output.suffix.lower() == ".webm" and not request.settings.fits_webm:
+        raise UserError(
+            f"A .webm file cannot hold what {request.settings.codec} encodes.",
+            hint="Write a .mkv file, or add --codec svtav1.",
         )
     if output.exists():
         if source.exists() and os.path.samefile(source, output):
@@ -309,6 +338,8 @@ def encode_planned(
         result, used, verified, num_encodes = _encoded(
             source, path, request, values, num_frames, segments=segments, progress=progress
         )
+        if output.exists() and not request.overwrite:  # since `check_request`
+            raise UserError(f"{output} exists.", hint="Add --overwrite to replace it.")
     return Encoded(
         source=source,
         output=output,
@@ -343,7 +374,13 @@ def _encoded(
     """
 
     def show(what: str) -> Callable[[int], None]:
-        return lambda done: progress(what, min(1.0, done / num_frames))
+        started = time.monotonic()
+
+        def shown(done: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-3)
+            progress(f"{what} at {rate:.0f} frames/s", min(1.0, done / num_frames))
+
+        return shown
 
     tried: list[tuple[float, Quality]] = []
     lowered = 0.0

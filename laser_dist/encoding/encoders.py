@@ -15,6 +15,11 @@ QP, CRF = "QP", "CRF"
 _SHIFT_OF_10_BITS = 12  # 6 for each bit above 8, so that a QP has the same step of the range
 
 
+RATE_OPTIONS = frozenset(
+    ("qp", "q", "crf", "bitrate", "tbr", "rc", "pass", "passes", "lossless", "qpfile", "zones")
+)
+"""The encoders' own options that set quantizers; those of a scene are planned."""
+
 MIN_SIDE = 64
 """Least side of frames: x265 writes past its memory if one is smaller than its largest block."""
 
@@ -108,7 +113,7 @@ class EncoderSettings:
       options: further options of the encoder, by its own names.
 
     Raises:
-      UserError: the codec or the preset is unknown.
+      UserError: the codec or the preset is unknown, or an option sets the quantizers.
     """
 
     codec: str = "x264"
@@ -126,6 +131,16 @@ class EncoderSettings:
                 f"{self.codec} has no preset {self.preset}.",
                 hint=f"Its presets are {', '.join(known.presets)}.",
             )
+        if own := next((name for name in self.options if name.lower() in RATE_OPTIONS), None):
+            raise UserError(
+                f"--encoder-options sets {own}, and the quantizers follow from the levels.",
+                hint="Use --margin, --min-xpsnr or --min-vmaf.",
+            )
+
+    @property
+    def fits_webm(self) -> bool:
+        """Whether a WebM file can hold the video."""
+        return self.codec == "svtav1"
 
     @property
     def rate(self) -> str:

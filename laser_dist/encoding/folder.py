@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from laser_dist.encoding.encode import SCHEMA, CoarseClip, Encoded, Request, encode
 from laser_dist.errors import UserError
-from laser_dist.machine import free_memory, num_cores
 from laser_dist.prediction.model import Model
+from laser_dist.video.facts import ClipFacts, clip_facts
 
-MEMORY_BYTES = 2 * 10**9
-"""Memory for each clip. 1080p took up to 1.3 GB on two cores, VMAF included; 4K takes more."""
+MEMORY_BYTES, BYTES_PER_PIXEL = 250 * 10**6, 520
+"""Memory for a clip, and for each pixel of a frame in addition."""
 
 CORES = 4
 """Cores for each clip: encoders use several, but prediction, matching and comparison few."""
@@ -60,9 +62,33 @@ class _Stopped(BaseException):
     """Ends a thread between two frames; `encode` removes what it has written."""
 
 
-def num_workers() -> int:
-    """Return how many clips this machine can encode at a time, by its cores and free memory."""
-    return max(1, min(num_cores() // CORES, free_memory() // MEMORY_BYTES))
+def memory_of(facts: ClipFacts) -> int:
+    """Return the bytes that encoding a clip takes at most, on few cores."""
+    return MEMORY_BYTES + BYTES_PER_PIXEL * facts.width * facts.height
+
+
+class _Memory:
+    """Memory that clips share. One waits until there is enough, or until no other is at work."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._free = num_bytes
+        self._at_work = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, num_bytes: int) -> Generator[None]:
+        """Take memory for the block, as soon as there is enough."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._at_work or num_bytes <= self._free)
+            self._free -= num_bytes
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += num_bytes
+                self._at_work -= 1
+                self._changed.notify_all()
 
 
 def encode_all(
@@ -71,6 +97,7 @@ def encode_all(
     request: Request,
     *,
     workers: int = 1,
+    memory: int = sys.maxsize,
     show: Callable[[str, int], None],
 ) -> Generator[tuple[Job, Encoded | Unencoded]]:
     """Encode clips, some at a time; a clip that fails does not stop the others.
@@ -82,7 +109,8 @@ def encode_all(
       model: a model that predicts QPs.
       jobs: clips and their outputs, all different.
       request: what is asked for.
-      workers: number of clips at a time, each in a thread.
+      workers: most clips at a time, each in a thread.
+      memory: bytes that the clips at work may take; a clip that needs more is encoded alone.
       show: is called with what is being done, and how many clips are done.
 
     Yields:
@@ -91,6 +119,7 @@ def encode_all(
     Raises:
       OSError: an output cannot be written.
     """
+    shared = _Memory(memory)
     at_work: dict[str, str] = {}
     num_done = 0
     stopping = threading.Event()
@@ -104,7 +133,8 @@ def encode_all(
 
         try:
             source, output = Path(job.source), Path(job.output)
-            return encode(model, source, output, request, progress=progress)
+            with shared.taken(memory_of(clip_facts(source))):
+                return encode(model, source, output, request, progress=progress)
         except UserError as error:
             return Unencoded(job.source, error.message, error.hint, isinstance(error, CoarseClip))
         finally:

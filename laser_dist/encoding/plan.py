@@ -51,6 +51,8 @@ class Plan:
       level: "jnd1", "jnd2" or "jnd3".
       sur: targeted satisfied-user ratio.
       margin: QP that were subtracted from the prediction.
+      overshoot: share of the clips that the model was calibrated with whose prediction, less the
+        margin, is coarser than their level; None for a model without intervals.
       half_width: half-width in QP of the interval that contains the level of `COVERAGE` of clips.
       simulated: whether the model learned from simulated viewers.
       scenes: in order, without gaps; at least one.
@@ -60,6 +62,7 @@ class Plan:
     level: str
     sur: float
     margin: float
+    overshoot: float | None
     half_width: float
     simulated: bool
     scenes: tuple[PlannedScene, ...]
@@ -124,6 +127,19 @@ def default_margin(prediction: ClipPrediction, level: str) -> float:
     return max(0.0, margin)
 
 
+def overshoot(prediction: ClipPrediction, level: str, margin: float) -> float | None:
+    """Return `Plan.overshoot` of a margin in QP.
+
+    Raises:
+      UserError: the model does not predict the level.
+    """
+    index, residuals = _index(prediction, level), prediction.spec.residuals
+    if residuals is None:
+        return None
+    share = float(residuals.shares_above(margin)[index])
+    return None if math.isnan(share) else share
+
+
 def half_width(prediction: ClipPrediction, level: str) -> float:
     """Return the half-width in QP of the interval that contains the level of `COVERAGE` of clips.
 
@@ -170,15 +186,20 @@ def plan_of(
     margin = default_margin(prediction, level) if margin is None else margin
     strictest = float(prediction.levels_at_sur[index])
     scenes: list[PlannedScene] = []
-    for each in prediction.scenes:
+    # A scene of which no frame decodes has no prediction: it is planned as the one before.
+    nexts = [*prediction.scenes[1:], None]
+    for each, after in zip(prediction.scenes, nexts, strict=True):
         if each.end_s is None:
             raise UserError(f"{prediction.clip} is a still image.", hint="Name a video.")
         planned = (strictest if constant else float(each.levels_at_sur[index])) - margin
         scenes.append(
             PlannedScene(
-                frames=each.frames,
-                start_s=each.start_s,
-                end_s=each.end_s,
+                frames=range(
+                    each.frames.start if scenes else 0,
+                    after.frames.start if after else each.frames.stop,
+                ),
+                start_s=each.start_s if scenes else 0.0,
+                end_s=after.start_s if after else each.end_s,
                 level=planned,
                 qp=scale.quantizer_at(planned),
             )
@@ -188,6 +209,7 @@ def plan_of(
         level=level,
         sur=prediction.sur,
         margin=margin,
+        overshoot=overshoot(prediction, level, margin),
         half_width=half_width(prediction, level),
         simulated=prediction.spec.simulated,
         scenes=tuple(scenes),

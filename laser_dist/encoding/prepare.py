@@ -79,11 +79,38 @@ def _pulled(graph: Graph) -> Iterator[av.VideoFrame]:
         yield frame
 
 
-def _graph(first: av.VideoFrame, stream: VideoStream, size: tuple[int, int] | None) -> Graph | None:
-    """Return the filters that frames need; None if they need none."""
+def is_deep(frame: av.VideoFrame) -> bool:
+    """Return whether a frame has more than 8 bits."""
+    return max(component.bits for component in frame.format.components) > 8
+
+
+def shaping_filters(
+    first: av.VideoFrame, size: tuple[int, int] | None = None
+) -> list[tuple[str, str]]:
+    """Return FFmpeg's filters that upright frames need, their names and options.
+
+    Args:
+      first: first frame, as decoded.
+      size: as for `prepared_frames`.
+    """
     filters: list[tuple[str, str]] = []
     if first.interlaced_frame:
         filters.append(("bwdif", "mode=send_frame"))
+    if first.width % 2 or first.height % 2:
+        filters.append(("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0"))
+    wanted = "yuv420p10le" if is_deep(first) else "yuv420p"
+    if first.format.name != wanted:
+        if first.format.is_rgb:
+            filters.append(("scale", "out_color_matrix=bt709:out_range=tv"))
+        filters.append(("format", wanted))
+    if size is not None and size != upright_size(first):
+        filters.append(("scale", f"{size[0]}:{size[1]}:flags={SCALER_FLAGS}"))
+    return filters
+
+
+def _turning_filters(first: av.VideoFrame) -> list[tuple[str, str]]:
+    """Return the filters that make frames upright."""
+    filters: list[tuple[str, str]] = []
     matrix = display_matrix(first)
     if matrix != UPRIGHT:
         a, b, c, d = matrix
@@ -93,16 +120,15 @@ def _graph(first: av.VideoFrame, stream: VideoStream, size: tuple[int, int] | No
         filters += [("vflip", "")] * (d < 0) + [("hflip", "")] * (a < 0)
         # The frame is upright now, and must not be turned again.
         filters.append(("sidedata", "mode=delete:type=DISPLAYMATRIX"))
-    if first.width % 2 or first.height % 2:
-        filters.append(("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0"))
-    bits = max(component.bits for component in first.format.components)
-    wanted = "yuv420p10le" if bits > 8 else "yuv420p"
-    if first.format.name != wanted:
-        if first.format.is_rgb:
-            filters.append(("scale", "out_color_matrix=bt709:out_range=tv"))
-        filters.append(("format", wanted))
-    if size is not None and size != upright_size(first):
-        filters.append(("scale", f"{size[0]}:{size[1]}:flags={SCALER_FLAGS}"))
+    return filters
+
+
+def _graph(first: av.VideoFrame, stream: VideoStream, size: tuple[int, int] | None) -> Graph | None:
+    """Return the filters that frames need; None if they need none."""
+    shaping, turning = shaping_filters(first, size), _turning_filters(first)
+    # Fields are rows as decoded: a turn would mix them.
+    is_first = int(bool(shaping) and shaping[0][0] == "bwdif")
+    filters = [*shaping[:is_first], *turning, *shaping[is_first:]]
     if not filters:
         return None
     graph = Graph()

@@ -26,7 +26,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders, usual_priority
-from laser_dist.encoding.prepare import prepared_frames
+from laser_dist.encoding.prepare import is_deep, prepared_frames
 from laser_dist.errors import UserError
 from laser_dist.video.containers import (
     Damage,
@@ -285,8 +285,7 @@ def set_up(
     context.colorspace = int(first.colorspace)
     context.color_primaries = int(first.color_primaries)
     context.color_trc = int(first.color_trc)
-    is_deep = first.format.name != "yuv420p"
-    context.options = settings.encoder_options(quantizer, is_deep=is_deep)
+    context.options = settings.encoder_options(quantizer, is_deep=is_deep(first))
 
 
 def start_encoder(open_encoder: Callable[[], Any], settings: EncoderSettings) -> None:

@@ -18,10 +18,11 @@ import av
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from laser_dist.encoding.encoders import CODECS, EncoderSettings, quiet_encoders
-from laser_dist.encoding.prepare import prepared_frames
+from laser_dist.encoding.prepare import is_deep, prepared_frames, shaping_filters
 from laser_dist.encoding.segments import (
     EncodedSegment,
     Values,
@@ -42,8 +43,10 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".we
 """FFmpeg's name of the container by the suffix of a file."""
 
 _COPIED = ("audio", "subtitle")
-# What the muxer writes itself.
-_OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "DURATION"}
+# What the muxer writes itself, and what Matroska's programs state of the packets of a stream.
+_OWN_TAGS = ("encoder", "major_brand", "minor_version", "compatible_brands", "DURATION")
+_STATISTICS = ("BPS", "NUMBER_OF_", "_STATISTICS_")
+_STATIC_HDR = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")  # PyAV's names of side data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +58,18 @@ class Transcoded:
       video_bytes: size of the encoded pictures.
       left_out: what was not copied, in a few words each.
       damage: damage of the source that was concealed.
+      source_index: position of the video among the streams of the source.
+      filters: FFmpeg's filters that the upright frames went through; "" without.
+      is_deep: whether the frames have 10 bits.
     """
 
     num_frames: int
     video_bytes: int
     left_out: tuple[str, ...]
     damage: Damage
+    source_index: int
+    filters: str
+    is_deep: bool
 
 
 def checked_facts(source: Path, settings: EncoderSettings, *, allow_hdr: bool) -> ClipFacts:
@@ -137,17 +146,20 @@ def transcode(
             raise damaged(name, "it has no frames")
         frames = prepared_frames(chain([head], decoded), stream, name, size)
         first = next(frames)
-        num_frames = 0
+        num_frames, source_index = 0, stream.index
         with _written(output) as target:
             video = _add_video(target, stream, head, first, settings, values)
-            others, left_out = {}, ()
+            others: dict[int, Any] = {}
+            left_out: list[str] = []
             if not video_only:
-                others, left_out = _add_others(target, everything)
+                others, left_out = _add_others(target, everything, source_index)
+                if any(name in head.side_data for name in _STATIC_HDR):
+                    left_out.append("mastering display and light levels of HDR")
                 target.metadata.update(_tags(everything.metadata))
                 with suppress(ValueError):  # chapters without a title or time
                     target.set_chapters(everything.chapters())
             start_encoder(target.start_encoding, settings)
-            copied = _copied(everything, others)
+            copied = _copied(everything, others, left_out)
             pending = next(copied, None)
             video_bytes = 0
             context = video.codec_context
@@ -168,7 +180,13 @@ def transcode(
                 target.mux(pending[1])
                 pending = next(copied, None)
     return Transcoded(
-        num_frames=num_frames, video_bytes=video_bytes, left_out=left_out, damage=damage
+        num_frames=num_frames,
+        video_bytes=video_bytes,
+        left_out=tuple(left_out),
+        damage=damage,
+        source_index=source_index,
+        filters=",".join("=".join(each) for each in shaping_filters(head, size)),
+        is_deep=is_deep(first),
     )
 
 
@@ -213,14 +231,21 @@ def _add_video(
     video.time_base = video.codec_context.time_base
     if codec.tag and target.format.name != "matroska":
         video.codec_context.codec_tag = codec.tag
-    video.metadata.update(_tags(source.metadata))
+    tags = _tags(source.metadata).items()
+    video.metadata.update({name: text for name, text in tags if not name.startswith(_STATISTICS)})
     return video
 
 
 def _add_others(
-    target: OutputContainer, source: InputContainer
-) -> tuple[dict[int, Any], tuple[str, ...]]:
-    """Add the streams that are copied; return them by index, and what is left out."""
+    target: OutputContainer, source: InputContainer, encoded: int
+) -> tuple[dict[int, Any], list[str]]:
+    """Add the streams that are copied; return them by index, and what is left out.
+
+    Args:
+      target: file to write.
+      source: file to copy from.
+      encoded: position of the video that is encoded.
+    """
     added: dict[int, Any] = {}
     left_out: list[str] = []
     for stream in source.streams:
@@ -238,19 +263,30 @@ def _add_others(
             copy.metadata.update(_tags(stream.metadata))
             copy.disposition = stream.disposition
             added[stream.index] = copy
+        elif stream.type == "video" and stream.index != encoded:
+            is_cover = Disposition.attached_pic in stream.disposition
+            left_out.append(f"{'cover picture' if is_cover else 'video'}, stream {stream.index}")
         elif stream.type == "data" and not source.chapters():
             left_out.append(f"data stream {stream.index}")
-    return added, tuple(left_out)
+    return added, left_out
 
 
 def _copied(
-    source: InputContainer, others: dict[int, Any]
+    source: InputContainer, others: dict[int, Any], left_out: list[str]
 ) -> Iterator[tuple[Fraction, Packet[Any]]]:
     """Yield each packet of the streams that are copied, and its time in seconds."""
     streams = [source.streams[index] for index in others]
-    if not streams:
-        return
-    for packet in source.demux(streams):
+    packets = source.demux(streams) if streams else iter(())
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError as error:
+            if isinstance(error, MemoryError):  # no damage of the file
+                raise
+            left_out.append("sound and subtitles from a damaged place on")
+            packet = None
+        if packet is None:
+            return
         if packet.size and packet.dts is not None:
             time = packet.dts * (packet.time_base or Fraction(1))
             packet.stream = others[packet.stream.index]

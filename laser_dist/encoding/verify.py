@@ -19,7 +19,13 @@ from av.filter.context import FilterContext
 from laser_dist.encoding.prepare import prepared_frames
 from laser_dist.encoding.segments import Values
 from laser_dist.errors import UserError
-from laser_dist.video.containers import Damage, frame_rate, open_video
+from laser_dist.video.containers import (
+    Damage,
+    damaged,
+    frame_rate,
+    open_video,
+    presentation_time,
+)
 from laser_dist.video.packets import decode_frames
 from laser_dist.video.quality import clip_psnr_db, clip_xpsnr_db, comparison_graph, drained_scores
 from laser_dist.video.vmaf import MIN_SIDE, VmafError, VmafMeter, measuring_vmaf, vmaf_program
@@ -31,6 +37,7 @@ _FILTERS = {
     "xpsnr": ("lavfi.xpsnr.xpsnr.y", True),
 }
 _VMAF = "vmaf"
+_ROUNDING_S = Fraction(2, 1000)  # containers round times, Matroska to milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +65,16 @@ class Verified:
 
     Attributes:
       num_frames: frames of both.
+      duration_s: seconds from the first to the last frame of the encoded file. Each is shown at the
+        time that it has in the source, up to half a frame.
       total: quality of all frames.
-      scenes: quality of each scene.
+      scenes: quality of each scene; None for one of which no frame decodes.
     """
 
     num_frames: int
+    duration_s: float
     total: Quality
-    scenes: tuple[Quality, ...]
+    scenes: tuple[Quality | None, ...]
 
 
 def verify(
@@ -88,12 +98,13 @@ def verify(
 
     Raises:
       VmafError: VMAF cannot be measured, and is needed.
-      UserError: a file does not decode, or they differ in the number of frames.
+      UserError: a file does not decode, or they differ in the number or the times of frames.
     """
     scores: dict[str, list[float]] = {name: [] for name in (*_FILTERS, _VMAF)}
     count = 0
     bits = 8
     vmaf = _Vmaf(needs_vmaf)
+    first_times = times = (Fraction(0), Fraction(0))
     with (
         _decoded(source) as (first, rate),
         _decoded(output) as (second, _),
@@ -114,6 +125,15 @@ def verify(
                 filters = {name: comparison_graph(name, **size, **form) for name in _FILTERS}
                 vmaf.start(**size, **form)
             vmaf.add(reference, encoded)
+            times = (presentation_time(reference) or 0, presentation_time(encoded) or 0)
+            first_times = times if count == 1 else first_times
+            due, shown = (time - start for time, start in zip(times, first_times, strict=True))
+            if abs(shown - due) > max(1 / (2 * rate), _ROUNDING_S):
+                raise UserError(
+                    f"Frame {count} of the encoded file is shown at {float(shown):.3f} s, and at"
+                    f" {float(due):.3f} s in {source}.",
+                    hint="Report this, with the command and the file.",
+                )
             for frame in (reference, encoded):
                 frame.pts, frame.time_base = count - 1, 1 / rate
             for name, (entries, sink, _) in filters.items():
@@ -128,9 +148,13 @@ def verify(
                 entry.push(None)
             scores[name] += drained_scores(sink, _FILTERS[name][0])
         scores[_VMAF] = vmaf.scores()
+    total = _quality(scores, range(count), bits)
+    if total is None:
+        raise damaged(str(source), "it has no frames")
     return Verified(
         num_frames=count,
-        total=_quality(scores, range(count), bits),
+        duration_s=float(times[1] - first_times[1]),
+        total=total,
         scenes=tuple(_quality(scores, frames, bits) for frames, _ in values),
     )
 
@@ -186,8 +210,10 @@ def _decoded(path: Path) -> Generator[tuple[Iterator[av.VideoFrame], Fraction]]:
         yield prepared_frames(decoded, stream, name), frame_rate(stream)
 
 
-def _quality(scores: dict[str, list[float]], frames: range, bits: int) -> Quality:
+def _quality(scores: dict[str, list[float]], frames: range, bits: int) -> Quality | None:
     psnr, ssim, xpsnr, vmaf = (scores[name][frames.start : frames.stop] for name in scores)
+    if not psnr:
+        return None
     return Quality(
         psnr_db=clip_psnr_db(psnr, 2**bits - 1),
         ssim=float(np.mean(ssim)),

@@ -80,6 +80,18 @@ class Residuals:
         """
         return bounds(*self._arrays(), share)
 
+    def shares_above(self, margin: float) -> NDArray[np.float64]:
+        """Return the share of these clips, in [0, 1], whose level less a margin is above its own.
+
+        Args:
+          margin: in steps of the scale.
+
+        Returns:
+          [L]; NaN for a level that no clip has.
+        """
+        columns = [row[np.isfinite(row)] for row in self._arrays()[0].T]
+        return np.array([np.mean(each > margin) if len(each) else np.nan for each in columns])
+
     def _arrays(self) -> tuple[NDArray[np.float64], list[str]]:
         return np.array(self.errors, np.float64), [str(group) for group in self.groups]
 

@@ -52,18 +52,20 @@ class PacketTimes:
         an edit list hides, but that others need. Empty if the container cannot seek to them
         exactly.
       first: the first picture that decodes, as decoded; None if none does.
+      frame_s: length of a frame by the nominal frame rate.
     """
 
     num_frames: int
     times: tuple[Fraction, ...]
     key_times: tuple[Fraction, ...]
     first: av.VideoFrame | None = None
+    frame_s: Fraction = _ROUNDING_S
 
     @property
     def length(self) -> Fraction:
         """Seconds from the first picture to the end of the last, shown for as long as the mean."""
         first, last = self.times[0], self.times[-1]
-        return last - first + ((last - first) / max(1, len(self.times) - 1) or _ROUNDING_S)
+        return last - first + ((last - first) / max(1, len(self.times) - 1) or self.frame_s)
 
     def shown_at_centers(self, count: int, start: Fraction, end: Fraction) -> list[int]:
         """Return the pictures that are shown at the centers of equal intervals of time.
@@ -163,12 +165,12 @@ def scan_packets(
             continue
         shown.append(time)
     times = sorted(time for time in shown if time is not None)
+    frame_s = 1 / frame_rate(stream)
     if len(times) < len(shown):
-        rate = frame_rate(stream)
-        given = tuple(index / rate for index in range(len(shown)))
-        return PacketTimes(len(shown), given, (), first)
+        given = tuple(index * frame_s for index in range(len(shown)))
+        return PacketTimes(len(shown), given, (), first, frame_s)
     seekable = tuple(sorted(keys)) if is_indexed(container) else ()
-    return PacketTimes(len(shown), tuple(times), seekable, first)
+    return PacketTimes(len(shown), tuple(times), seekable, first, frame_s)
 
 
 def _packets(

@@ -1,6 +1,12 @@
 """`laser-jnd encode` on the command line, with a model whose levels are the mean color."""
 
 import json
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -8,7 +14,10 @@ import pytest
 from command_line import laser_jnd_here, refusal
 from onnx_graphs import write_light_inputs
 
+from laser_dist.commands.encode import jobs_of
+from laser_dist.errors import UserError
 from laser_dist.video.coded_qps import coded_qps
+from laser_dist.video.facts import clip_facts
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +31,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write(path, *, qp="0", **settings):
+def write(path, *, qp="0", grays=(10,) * 30 + (48,) * 40, **settings):
     rng = np.random.default_rng(0)
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"qp": qp})
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
         for name, value in settings.items():
             setattr(stream.codec_context, name, value)
-        for gray in [10] * 30 + [48] * 40:
+        for gray in grays:
             pixels = np.repeat(rng.integers(gray - 3, gray + 4, (32, 64, 1)), 3, axis=2)
             frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), "rgb24")
             container.mux(stream.encode(frame))
@@ -68,9 +77,94 @@ def test_people_read_a_row_per_scene_and_one_line_per_fact(folder):
     assert [row[0] for row in rows] == ["0:00.00", "0:01.20"]
     assert len({row[-2] for row in rows}) == 1
     assert "Wrote constant.mkv" in done.stdout
-    assert "All 70 frames: PSNR" in done.stdout
+    assert "All 70 frames, at their times: PSNR" in done.stdout
     assert "SIMULATED" in done.stdout
     assert "ffmpeg -i cut.mp4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("clip", "pix_fmt", "codec"),
+    [
+        ("cut.mp4", "yuv420p", "x264"),
+        ("deep.mp4", "yuv420p10le", "x264"),
+        ("full.mp4", "yuv444p", "x264"),
+        ("tall.mp4", "yuv420p10le", "x265"),
+    ],
+)
+def test_the_shown_command_gives_ffmpeg_the_same_quantizers(folder, ffmpeg, clip, pix_fmt, codec):
+    height = 64 if codec == "x265" else 32
+    write(folder / clip, pix_fmt=pix_fmt, height=height)
+    words = ("--constant", "--codec", codec, "--format", "json", "--overwrite")
+    done = encode(folder, *words, clip=clip, output="ours.mp4")
+    assert done.returncode == 0, done.stderr
+    command = json.loads(done.stdout)["ffmpeg"].replace("ours.mp4", "theirs.mp4")
+    subprocess.run([*shlex.split(command), "-y"], cwd=folder, check=True, capture_output=True)
+    streams = []
+    for name in ("ours.mp4", "theirs.mp4"):
+        with av.open(folder / name) as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.codec_tag == ("hvc1" if codec == "x265" else "avc1")
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            times = [float(packet.pts * packet.time_base) for packet in packets]
+            size = sum(packet.size for packet in packets)
+            streams.append((stream.codec_context.pix_fmt, len(packets), sorted(times), size))
+    ours, theirs = streams
+    assert ours[:2] == theirs[:2]
+    assert ours[2] == pytest.approx(theirs[2], abs=1e-3)
+    # Another version of the encoder; with QPs of 8 bits for 10, the size would be twice as large.
+    assert ours[3] == pytest.approx(theirs[3], rel=0.08)
+    if pix_fmt == "yuv420p":
+        assert list(coded_qps(folder / "ours.mp4")) == list(coded_qps(folder / "theirs.mp4"))
+
+
+def test_a_clip_of_one_frame_lasts_as_long_as_a_frame(folder):
+    write(folder / "one.mp4", grays=(20,))
+    done = encode(folder, "--format", "json", clip="one.mp4", output="one-out.mp4")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    (scene,) = document["scenes"]
+    assert (document["num_frames"], scene["end_s"]) == (1, pytest.approx(1 / 25))
+    bits = 8 * (folder / "one-out.mp4").stat().st_size
+    assert document["video_bitrate_kbps"] < bits * 25 / 1000
+
+
+def test_a_broken_tail_is_encoded_as_far_as_it_decodes(folder):
+    write(folder / "broken.mkv")
+    content = (folder / "broken.mkv").read_bytes()
+    (folder / "broken.mkv").write_bytes(content[: len(content) * 3 // 4])
+    done = encode(folder, "--format", "json", clip="broken.mkv", output="broken-out.mp4")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert 30 < document["num_frames"] < 70
+    assert document["warnings"][0].startswith("truncated")
+    with av.open(folder / "broken-out.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == document["num_frames"]
+
+
+def test_options_that_change_the_meaning_of_a_level_are_noted_or_refused(folder):
+    words = ("--format", "json", "--overwrite", "--encoder-options")
+    done = encode(folder, *words, "aq-mode=1", output="options.mp4")
+    (note,) = [each for each in json.loads(done.stdout)["warnings"] if "aq-mode" in each]
+    assert "VideoSet's settings" in note
+    for option in ("qp=3", "crf=20", "bitrate=100"):
+        line = refusal(encode(folder, *words, option, output="options.mp4"))
+        assert f"--encoder-options sets {option.partition('=')[0]}" in line
+
+
+def test_what_cannot_be_written_leaves_nothing(folder):
+    """A folder that takes no files, and a disk that takes few bytes."""
+    if sys.platform == "linux":
+        line = refusal(encode(folder, output="/proc/new.mp4"))
+        assert "in /proc: " in line
+    before = {path.name for path in folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        line = refusal(encode(folder, output="large.mp4"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in line
+    assert {path.name for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -79,6 +173,7 @@ def test_people_read_a_row_per_scene_and_one_line_per_fact(folder):
         ((), "cut.mp4", "cut.mp4", "The output is the clip itself"),
         ((), "cut.mp4", "there.mp4", "there.mp4 exists"),
         ((), "cut.mp4", "out.avi", "out.avi has no suffix of a container"),
+        ((), "cut.mp4", "out.webm", "A .webm file cannot hold what x264 encodes"),
         ((), "missing.mp4", "new.mp4", "missing.mp4 does not exist"),
         ((), "still.png", "new.mp4", "still.png is a still image"),
         ((), "hdr.mp4", "new.mp4", "HDR (PQ)"),
@@ -191,6 +286,7 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
     shutil.copy(folder / "cut.mp4", clips / "a.mp4")
     shutil.copy(folder / "cut.mp4", clips / "below" / "b.m2ts")
     (clips / "song.mp4").write_bytes(b"no video at all")
+    (clips / "poster.jpg").write_bytes(b"not a clip")
     write(clips / "coarse.mp4", qp="45")
     words = ("--recursive", "--margin", "2", "--no-verify")
     done = encode(folder, *words, clip="./clips/../clips", output="encoded")
@@ -199,7 +295,7 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
     assert "coarse.mp4 is itself encoded at QP 45" in done.stderr
     assert "1 of 4 clips could not be encoded." in done.stderr
     written = {str(path.relative_to(folder / "encoded")) for path in files(folder / "encoded")}
-    assert written == {"a.mp4", "below/b.mkv"}
+    assert written == {"a.mp4", "below/b.m2ts.mkv"}
     assert "2 clips: " in done.stdout
     before = {path: path.stat().st_mtime_ns for path in files(folder / "encoded")}
     (clips / "song.mp4").unlink()
@@ -211,6 +307,45 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
     for output, message in (("clips/new", "in the folder of clips"), ("new.mp4", "--recursive")):
         words = words[1:] if output == "new.mp4" else words
         assert message in refusal(encode(folder, *words, clip="clips", output=output))
+
+
+def test_names_of_a_folder_tell_clips_apart_and_fit_the_encoder(tmp_path):
+    for name in ("a.avi", "a.ts", "a.mkv", "b.webm", "c.MOV"):
+        (tmp_path / name).touch()
+    for fits_webm, webm in ((False, "b.webm.mkv"), (True, "b.webm")):
+        _, jobs = jobs_of([str(tmp_path)], "out", recursive=True, fits_webm=fits_webm)
+        names = {Path(job.source).name: Path(job.output).name for job in jobs}
+        assert names == {
+            "a.avi": "a.avi.mkv",
+            "a.ts": "a.ts.mkv",
+            "a.mkv": "a.mkv",
+            "b.webm": webm,
+            "c.MOV": "c.MOV",
+        }
+
+
+def test_clips_share_memory_and_a_large_one_is_encoded_alone(folder, monkeypatch):
+    from laser_dist.encoding import folder as encoding
+
+    at_work, most = [], []
+
+    def encode_nothing(model, source, output, request, *, progress):
+        at_work.append(source)
+        most.append(len(at_work))
+        time.sleep(0.05)
+        at_work.remove(source)
+        raise UserError("not encoded")
+
+    monkeypatch.setattr(encoding, "encode", encode_nothing)
+    need = encoding.memory_of(clip_facts(folder / "cut.mp4"))
+    jobs = [encoding.Job(str(folder / "cut.mp4"), f"{number}.mp4") for number in range(6)]
+    for memory, expected in ((need // 2, 1), (2.5 * need, 2), (100 * need, 3)):
+        most.clear()
+        finished = encoding.encode_all(
+            None, jobs, None, workers=3, memory=memory, show=lambda text, done: None
+        )
+        assert len(list(finished)) == len(jobs)
+        assert max(most) == expected
 
 
 def test_several_clips_at_a_time_give_the_same_files_and_a_line_each(folder):

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 
 from laser_dist.commands.logs import prepare_environment
+from laser_dist.commands.terminal import Terminal
 
 # One record of this project and one of a library at each level.
 SPEAK = """
@@ -73,3 +74,24 @@ def test_the_metadata_server_of_a_cloud_is_asked_only_for_urls(uses_cloud, value
         os.environ["NO_GCE_CHECK"] = "set by the user"
         prepare_environment(uses_cloud=uses_cloud)
         assert os.environ["NO_GCE_CHECK"] == "set by the user"
+
+
+def test_progress_in_a_file_states_the_time_left(monkeypatch, caplog):
+    """Half of what is seen after 10 s takes another 10 s; so for what is next."""
+    clock = iter([0.0, 0.0, 10.0, 20.0, 20.0, 25.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("laser_dist.commands.terminal.SECONDS_BETWEEN_LINES", 0)
+    caplog.set_level("INFO")
+    with Terminal().progress() as show:
+        show("encoding", 20, 100)
+        show("encoding", 60, 100)
+        show("loading")
+        show("comparing", 0, 100)
+        show("comparing", 50, 100)
+    assert [record.getMessage().strip() for record in caplog.records] == [
+        "encoding  20/100",
+        "encoding  60/100, 10 s left",
+        "loading",
+        "comparing  0/100",
+        "comparing  50/100, 5.0 s left",
+    ]

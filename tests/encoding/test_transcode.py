@@ -1,5 +1,6 @@
 """Encoded files: the frames, times, quantizers and other streams that they must have."""
 
+import subprocess
 from fractions import Fraction
 
 import av
@@ -205,6 +206,106 @@ def test_a_turned_video_is_upright_and_an_odd_size_is_cropped(tmp_path):
     transcode(odd, tmp_path / "c.mp4", ENCODERS["videoset"], [(range(4), 20.0)])
     frame = decoded(tmp_path / "c.mp4")[1][0]
     assert (frame.width, frame.height, frame.format.name) == (98, 66, "yuv420p")
+
+
+CHAPTERS = """;FFMETADATA1
+title=Test
+[CHAPTER]
+TIMEBASE=1/1000
+START=0
+END=700
+title=Calm
+[CHAPTER]
+TIMEBASE=1/1000
+START=700
+END=1600
+title=Storm
+"""
+SUBTITLES = """1
+00:00:00,200 --> 00:00:01,100
+A line.
+"""
+
+
+def streams_of(path):
+    """Return the bytes of the packets of each stream with its type, and the chapters."""
+    with av.open(path) as container:
+        kinds = [stream.type for stream in container.streams]
+        found = [[] for _ in kinds]
+        for packet in container.demux():
+            if packet.size and packet.pts is not None:
+                found[packet.stream.index].append(
+                    (float(packet.pts * packet.time_base), bytes(packet))
+                )
+        chapters = [
+            (float(each["start"] * each["time_base"]), each["metadata"]["title"])
+            for each in container.chapters()
+        ]
+    return list(zip(kinds, found, strict=True)), chapters
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_subtitles_and_chapters_are_kept_and_other_pictures_are_named(tmp_path, ffmpeg, suffix):
+    """A second video and, in MP4, a cover picture are not encoded, and not lost without a word."""
+    video = write(tmp_path / "v.mp4", pictures(40), with_sound=True)
+    (tmp_path / "c.txt").write_text(CHAPTERS)
+    (tmp_path / "s.srt").write_text(SUBTITLES)
+    source = tmp_path / f"source{suffix}"
+    codec = "srt" if suffix == ".mkv" else "mov_text"
+    words = [ffmpeg, "-i", video, "-i", "s.srt", "-i", "c.txt", "-i", video]
+    words += ["-f", "lavfi", "-i", "color=red:size=64x64:d=0.04"]
+    words += ["-map", "0", "-map", "1", "-map", "3:v", "-map_metadata", "2", "-map_chapters", "2"]
+    words += ["-c:v", "copy", "-c:a", "copy", "-c:s", codec, "-disposition:v:1", "0"]
+    if suffix == ".mp4":
+        words += ["-map", "4:v", "-c:v:2", "png", "-disposition:v:2", "attached_pic"]
+    subprocess.run([*words, source], cwd=tmp_path, check=True, capture_output=True)
+    output = tmp_path / f"output{suffix}"
+    result = transcode(source, output, ENCODERS["x264"], halves(20, 30))
+    named = [each.partition(",")[0] for each in result.left_out]
+    assert named == (["video"] if suffix == ".mkv" else ["video", "cover picture"])
+    before, chapters = streams_of(source)
+    after, kept = streams_of(output)
+    assert kept == [(pytest.approx(start), title) for start, title in chapters]
+    assert [title for _, title in kept] == ["Calm", "Storm"]
+    for kind in ("audio", "subtitle"):
+        expected, found = (dict(streams)[kind] for streams in (before, after))
+        assert [content for _, content in found] == [content for _, content in expected]
+        times = [[time for time, _ in each] for each in (found, expected)]
+        assert times[0] == pytest.approx(times[1], abs=0.03)
+
+
+def test_sound_of_a_file_that_ends_in_its_middle_is_copied_up_to_there(tmp_path):
+    source = write(tmp_path / "a.mkv", pictures(40), with_sound=True)
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) * 2 // 3])
+    result = transcode(source, tmp_path / "b.mp4", ENCODERS["x264"], halves(20, 30))
+    assert 10 < result.num_frames < 40
+    copied, expected = packets(tmp_path / "b.mp4", "audio"), packets(source, "audio")
+    assert copied[:-1] == expected[: len(copied) - 1]
+    assert len(copied) >= len(expected) - 1
+    verified = verify(source, tmp_path / "b.mp4", halves(20, 30))
+    assert verified.num_frames == result.num_frames
+
+
+def test_a_scene_without_frames_has_no_quality(tmp_path):
+    source = write(tmp_path / "a.mp4", pictures(20))
+    values = [(range(20), 20.0), (range(20, 30), 30.0)]
+    transcode(source, tmp_path / "b.mp4", ENCODERS["x264"], values)
+    first, second = verify(source, tmp_path / "b.mp4", values).scenes
+    assert first.psnr_db > 20
+    assert second is None
+
+
+def test_a_frame_at_another_time_does_not_pass(tmp_path):
+    times = [index * 40 for index in range(20)]
+    source = write(tmp_path / "a.mp4", pictures(20), times=times)
+    late = write(
+        tmp_path / "b.mp4", pictures(20), times=[*times[:10], *(each + 30 for each in times[10:])]
+    )
+    values = [(range(20), 20.0)]
+    assert verify(source, source, values).duration_s == pytest.approx(0.76)
+    with pytest.raises(UserError, match=r"Frame 11 of the encoded file is shown at 0.430 s"):
+        verify(source, late, values)
 
 
 def test_what_an_encoder_or_a_container_does_not_take_is_one_sentence(tmp_path):

@@ -76,6 +76,12 @@ def test_missing_levels_are_left_out_and_one_group_has_no_interval():
     assert np.isnan(third)
 
 
+def test_the_share_above_a_margin_counts_the_clips_with_a_level():
+    errors = ((2.0, None, None), (0.5, 1.0, None), (-3.0, 3.0, None), (1.0, 1.5, None))
+    residuals = Residuals(errors=errors, groups=(0, 0, 1, 1))
+    np.testing.assert_allclose(residuals.shares_above(1.0), [1 / 4, 2 / 3, np.nan])
+
+
 @given(hnp.arrays(np.float64, (24, 2), elements=st.floats(-30, 30)))
 def test_a_half_width_is_one_of_the_errors_and_ignores_their_sign(errors):
     groups = group_ids([6] * 4)
