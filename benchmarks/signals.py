@@ -9,9 +9,10 @@ Remove `NAME.jsonl` there to repeat a command.
 For each command the script measures an undisturbed run. Then it repeats the command, draws a moment
 uniformly from the length of the undisturbed run, and sends SIGINT, SIGTERM or SIGKILL to the
 command itself. After SIGINT and SIGTERM no process of it may run 10 s later, and no file may be
-left that a complete run does not leave, except the checkpoints of a training and the measured files
-of a build, which are in marked folders. After SIGKILL no process may run three minutes later. Then
-the same command is run again: it must succeed, and leave the files of the undisturbed run.
+left but complete ones, with the content that a complete run gives them, the checkpoints of a
+training, and the measured files of a build, which are in marked folders. After SIGKILL no process
+may run three minutes later. Then the same command is run again: it must succeed, and leave the
+files of the undisturbed run.
 """
 
 import argparse
@@ -30,9 +31,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 from results import laser_jnd, table, write_result
+
+from laser_dist.storage.temporary import temporary_folder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 SECONDS_TO_STOP = {signal.SIGINT: 10, signal.SIGTERM: 10, signal.SIGKILL: 180}
@@ -90,6 +94,11 @@ COMMANDS = {
     "encode": Command(
         ("encode", "clip.264", "--model", "model.onnx", "--output", "small.mp4"),
         ("model.onnx", "clip.264"),
+    ),
+    "encode-folder": Command(
+        ("encode", "clips", "--recursive", "--model", "model.onnx", "--output", "small",
+         "--workers", "2"),
+        ("model.onnx", "clips"),
     ),
 }  # fmt: skip
 
@@ -192,7 +201,13 @@ def stopped(
     if number != signal.SIGKILL:
         if status not in (128 + number, -number):  # the same in a shell
             problems.append(f"exit status {status}")
-        stray = [file for file in contents(folder).keys() - before if not RESUMABLE.search(file)]
+        stray = [
+            file
+            for file, digest in contents(folder).items()
+            if file not in before
+            and not RESUMABLE.search(file)
+            and not (digest and digest == expected.get(file))
+        ]
         if name == "train":  # a run may be resumed, so all of it may stay
             stray = [file for file in stray if not file.startswith("run/")]
         problems += [f"left {file}" for file in stray[:3]]
@@ -211,12 +226,35 @@ def stopped(
 
 def prepare(folder: Path) -> None:
     """Make the inputs of all commands, or reuse them."""
-    if (folder / "clip.264").exists():
-        return
     os.chdir(folder)
-    for name in ("synthesize", "build", TRAIN, "export"):
-        laser_jnd(*(COMMANDS[name].arguments if isinstance(name, str) else name))
-    shutil.copy2(next(Path("videoset").rglob("*_qp_00.264")), "clip.264")
+    if not Path("clip.264").exists():
+        for name in ("synthesize", "build", TRAIN, "export"):
+            laser_jnd(*(COMMANDS[name].arguments if isinstance(name, str) else name))
+        shutil.copy2(next(Path("videoset").rglob("*_qp_00.264")), "clip.264")
+    if not Path("clips").exists():
+        with temporary_folder(Path()) as made:
+            for number, clip in enumerate(sorted(Path("videoset").rglob("*_qp_00.264"))[:4]):
+                write_with_sound(clip, made / f"{number}.mp4")
+            made.rename("clips")
+
+
+def write_with_sound(clip: Path, path: Path) -> None:
+    """Write the pictures of a clip, and a tone, into an MP4 file."""
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        video = target.add_stream("libx264", rate=stream.guessed_rate, options={"qp": "1"})
+        video.width, video.height = stream.width, stream.height
+        sound = target.add_stream("aac", rate=48000, layout="mono")
+        for number, frame in enumerate(source.decode(stream)):
+            frame.pts, frame.time_base = number, 1 / stream.guessed_rate
+            target.mux(video.encode(frame))
+        target.mux(video.encode())
+        for number in range(100):
+            wave = np.sin(np.arange(1024) / 20 + number).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(wave[None], "fltp", "mono")
+            frame.sample_rate, frame.pts = 48000, 1024 * number
+            target.mux(sound.encode(frame))
+        target.mux(sound.encode())
 
 
 def undisturbed(name: str, base: Path, inputs: Path) -> tuple[float, dict[str, str]]:

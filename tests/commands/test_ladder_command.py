@@ -1,4 +1,4 @@
-"""`laser-jnd ladder`: what players find in its folder, read with FFmpeg's HLS demuxer and as XML.
+"""`laser-jnd ladder`: what players find in its folder, read with FFmpeg's demuxers and as XML.
 
 The model's levels are the mean red, green and blue of a picture.
 """
@@ -240,6 +240,22 @@ def test_the_dash_manifest_has_the_same_segments(folder, document):
         if each.get("height"):
             assert durations == pytest.approx([1, 1, 0.6])
             assert each.attrib["frameRate"] == "25"
+
+
+def test_ffmpeg_decodes_all_tracks_of_the_dash_manifest(folder, document, ffmpeg):
+    manifest = folder / "out" / "manifest.mpd"
+    tracks = [*(f"v:{index}" for index in range(len(kept(document)))), "a:0"]
+    for track in tracks:
+        words = [ffmpeg, "-v", "error", "-xerror", "-i", manifest, "-map", f"0:{track}"]
+        words += ["-f", "framecrc", "-"]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        frames = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+        if track != "a:0":
+            assert len(frames) == FRAMES
+        else:
+            seconds = sum(int(line.split(",")[3]) for line in frames) / 48000
+            assert seconds == pytest.approx(FRAMES / FPS, abs=0.1)
 
 
 def test_sound_is_copied_and_stays_in_time(folder):
