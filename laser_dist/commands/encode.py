@@ -135,12 +135,11 @@ def run(arguments: argparse.Namespace) -> None:
         check_request(Path(job.source), Path(job.output), request)
         encode_one(job, request, arguments.model, arguments.format)
         return
-    if not arguments.overwrite:
-        left = [job for job in jobs if not exists(job.output)]
-        if len(left) < len(jobs):
-            done = count_text(len(jobs) - len(left), "clip")
-            logger.info("Reused: %s in %s", done, arguments.output)
-        jobs = left
+    reused = [] if arguments.overwrite else [job for job in jobs if exists(job.output)]
+    if reused:
+        logger.info("Reused: %s in %s", count_text(len(reused), "clip"), arguments.output)
+        known = {*reused}
+        jobs = [job for job in jobs if job not in known]
     if not jobs:  # a model of Keras takes seconds to load
         if arguments.format == "json":
             Terminal().say("[]")
@@ -156,7 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
         Terminal().say(json.dumps(documents, indent=2, allow_nan=False))
     if arguments.format == "table":
-        say_all(Terminal(), [each for each in documents if "error" not in each])
+        say_all(Terminal(), [each for each in documents if "error" not in each], reused)
     failed = [each for each in documents if "error" in each and not each["is_coarse"]]
     if failed:
         raise UserError(
@@ -386,8 +385,16 @@ def check_plain(jobs: Sequence[Job]) -> None:
         raise UserError(f"{url} is in a bucket.", hint="Add --runner DirectRunner.")
 
 
-def say_all(terminal: Terminal, documents: Sequence[dict[str, Any]]) -> None:
-    """Print a row per encoded clip, and the sum of all sizes."""
+def say_all(
+    terminal: Terminal, documents: Sequence[dict[str, Any]], reused: Sequence[Job] = ()
+) -> None:
+    """Print a row per encoded clip, and the sum of all sizes.
+
+    Args:
+      terminal: to print on.
+      documents: of the clips that were encoded now.
+      reused: clips that were encoded before; their sizes are added if they are files here.
+    """
     if not documents:
         return
     rows = []
@@ -402,13 +409,12 @@ def say_all(terminal: Terminal, documents: Sequence[dict[str, Any]]) -> None:
     header = ["clip", first["rate"], "before", "after", "saved"]
     terminal.table(header + _quality_titles(first["quality"]), [rows])
     terminal.say()
-    before, after = (
-        sum(each[name] for each in documents) for name in ("source_bytes", "output_bytes")
-    )
-    terminal.say(
-        f"{count_text(len(documents), 'clip')}: {size_text(before)} became {size_text(after)},"
-        f" {_saving_text(1 - after / before)}."
-    )
+    sizes = [(each["source_bytes"], each["output_bytes"]) for each in documents]
+    terminal.say(_total_text(sizes))
+    files = [(Path(each.source), Path(each.output)) for each in reused]
+    if files and all(path.is_file() for pair in files for path in pair):
+        sizes += [(source.stat().st_size, output.stat().st_size) for source, output in files]
+        terminal.say(f"With what was there: {_total_text(sizes)}")
     if first["simulated"]:
         terminal.say("The model was trained with SIMULATED viewers.")
 
@@ -493,6 +499,13 @@ def _quality_texts(quality: Mapping[str, Any] | None) -> list[str]:
         return []
     vmaf = [] if quality["vmaf"] is None else [f"{quality['vmaf']:.1f}"]
     return [f"{quality['xpsnr_db']:.1f}", *vmaf]
+
+
+def _total_text(sizes: Sequence[tuple[int, int]]) -> str:
+    before, after = map(sum, zip(*sizes, strict=True))
+    clips = count_text(len(sizes), "clip")
+    saving = _saving_text(1 - after / before)
+    return f"{clips}: {size_text(before)} became {size_text(after)}, {saving}."
 
 
 def _saving_text(saving: float) -> str:

@@ -18,6 +18,7 @@ from laser_dist.commands.encode import jobs_of
 from laser_dist.errors import UserError
 from laser_dist.video.coded_qps import coded_qps
 from laser_dist.video.facts import clip_facts
+from laser_dist.wording import size_text
 
 pytestmark = pytest.mark.slow
 
@@ -302,6 +303,14 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
     again = encode(folder, *words, clip="clips", output="encoded")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in files(folder / "encoded")} == before
+    shutil.copy(folder / "cut.mp4", clips / "late.mp4")
+    late = encode(folder, *words, clip="clips", output="encoded")
+    assert late.returncode == 0, late.stderr
+    sizes = [path.stat().st_size for path in files(folder / "encoded")]
+    clip = (folder / "cut.mp4").stat().st_size
+    percent = f"{100 * (1 - sum(sizes) / (3 * clip)):.1f}%"
+    assert f"With what was there: 3 clips: {size_text(3 * clip)} became" in late.stdout
+    assert f"{percent} less." in late.stdout
     same = encode(folder, "--overwrite", clip="clips/a.mp4", output="clips")
     assert "clips/a.mp4 is the clip itself" in refusal(same)
     for output, message in (("clips/new", "in the folder of clips"), ("new.mp4", "--recursive")):
