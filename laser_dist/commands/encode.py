@@ -447,7 +447,7 @@ def say_encoded(terminal: Terminal, encoded: Encoded) -> None:
     if encoded.match is not None:
         match = encoded.match
         terminal.say(
-            f"The CRF has the XPSNR of x264 at the QP: {match.target_db:.1f} dB in an excerpt,"
+            f"The CRF has the XPSNR of x264 at the QP: {match.target_db:.1f} dB in excerpts,"
             f" {match.reached_db:.1f} dB in the last of {match.num_probes} trial encodes."
         )
     if encoded.num_encodes > 1:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from laser_dist.encoding.encoders import CODECS, QP, EncoderSettings
-from laser_dist.encoding.matching import Match, codec_map, excerpt_of, matching_crf, on_grid
+from laser_dist.encoding.matching import Match, codec_map, excerpts_of, matching_crf, on_grid
 from laser_dist.encoding.plan import Plan, SatisfiedShare, plan_of, satisfied_share
 from laser_dist.encoding.segments import EncodedSegment, Values
 from laser_dist.encoding.transcode import FORMATS, Transcoded, checked_facts, transcode
@@ -496,18 +497,19 @@ def quantizers(
     """Return the quantizer of each scene for an encoder.
 
     For x264 at VideoSet's settings these are the planned QPs. For any other encoder, the CRF that
-    matches the longest scene is searched; its drop differs from `CodecMap.drop_at_qp` by an offset,
-    which the other scenes have, too. It is matched at `size`, (width, height), if frames are
-    scaled.
+    matches excerpts at the mean QP is searched; its drop differs from `CodecMap.drop_at_qp` by an
+    offset, which all scenes have. It is matched at `size`, (width, height), if frames are scaled.
     """
     if settings.rate == QP:
         return [(each.frames, float(each.qp)) for each in plan.scenes], None
-    longest = max(plan.scenes, key=lambda each: len(each.frames))
+    frames = [each.frames for each in plan.scenes]
+    mean_qp = fmean([each.qp for each in plan.scenes], [len(each) for each in frames])
     prior = codec_map(settings.codec)
     progress("matching the encoder", 0)
-    excerpt = excerpt_of(source, longest.frames, size=size)
-    match = matching_crf(excerpt, longest.qp, settings, prior)
-    coarsest = CODECS[settings.codec].coarsest
+    codec = CODECS[settings.codec]
+    excerpts = excerpts_of(source, frames, codec.num_excerpts, size=size)
+    match = matching_crf(excerpts, round(mean_qp), settings, prior)
+    coarsest = codec.coarsest
     values = [
         (
             each.frames,

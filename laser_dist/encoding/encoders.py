@@ -33,6 +33,8 @@ class Codec:
       presets: its presets, or the range of them, for messages.
       default_preset: preset unless another is given; None for VideoSet's settings.
       coarsest: largest CRF.
+      num_excerpts: number of excerpts of a clip that it is matched with. The spread of the error
+        falls with it; more than this would cost over a quarter of a search with four probes.
       params: name of FFmpeg's option for the encoder's own options.
       tag: name of the format in FFmpeg's `-c:v`, if players want another one in MP4.
       min_side: least width and height in pixels.
@@ -42,6 +44,7 @@ class Codec:
     default_preset: str | None
     presets: tuple[str, ...]
     coarsest: int
+    num_excerpts: int
     params: str
     tag: str | None = None
     min_side: int = MIN_SIDE
@@ -57,6 +60,7 @@ CODECS = {
         default_preset=None,
         presets=_X26X_PRESETS,
         coarsest=51,
+        num_excerpts=3,
         params="x264-params",
         min_side=16,
     ),
@@ -65,6 +69,7 @@ CODECS = {
         default_preset="medium",
         presets=_X26X_PRESETS,
         coarsest=51,
+        num_excerpts=3,
         params="x265-params",
         tag="hvc1",  # players of Apple do not take hev1
     ),
@@ -73,6 +78,7 @@ CODECS = {
         default_preset="8",
         presets=tuple(map(str, range(14))),
         coarsest=63,
+        num_excerpts=1,
         params="svtav1-params",
     ),
 }

@@ -1,6 +1,6 @@
 """The CRF of another encoder that has the quality of x264 at a predicted QP.
 
-The levels are QPs of x264 at VideoSet's settings. For any other encoder, an excerpt of the clip is
+The levels are QPs of x264 at VideoSet's settings. For any other encoder, excerpts of the clip are
 encoded at that QP, and at most two trial encodes find the CRF with the same XPSNR. They start from
 what fits most clips (`codec_maps.json`, written by `benchmarks/codec_maps.py`).
 """
@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from importlib import resources
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
+from statistics import fmean
 
 import av
 from av.video.stream import VideoStream
@@ -112,19 +113,22 @@ def codec_map(codec: str) -> CodecMap:
     return CodecMap(**json.loads(text)["maps"][codec])
 
 
-def excerpt_of(
+def excerpts_of(
     source: Path,
-    frames: range,
+    scenes: Sequence[range],
+    count: int,
     *,
     seconds: float = EXCERPT_S,
     size: tuple[int, int] | None = None,
-) -> Clip:
-    """Return the middle of a scene, upright, 8-bit 4:2:0.
+) -> list[Clip]:
+    """Return excerpts that are spread over a clip, upright, 8-bit 4:2:0.
 
     Args:
       source: path of a video.
-      frames: positions of the frames of the scene.
-      seconds: length of the excerpt at the nominal frame rate, but at least 24 frames; less if the
+      scenes: positions of the frames of each scene, in order.
+      count: number of equal parts of the clip, each of which gives an excerpt: the middle of the
+        longest scene in it. Fewer if the parts would be shorter than the excerpts.
+      seconds: length of an excerpt at the nominal frame rate, but at least 24 frames; less if the
         scene is shorter.
       size: (width, height) in pixels to scale to; None to keep the size.
 
@@ -136,14 +140,14 @@ def excerpt_of(
         packets = scan_packets(container, stream, name, damage)
     with open_video(source, name, damage) as (container, stream):
         rate = frame_rate(stream)
-        length = min(len(frames), max(_LEAST_FRAMES, round(seconds * rate)))
-        start = frames.start + (len(frames) - length) // 2
+        length = max(_LEAST_FRAMES, round(seconds * rate))
+        places = excerpt_places(scenes, count, length)
         if packets.key_times:
-            times = packets.times[start : start + length]
+            times = [time for place in places for time in packets.times[place.start : place.stop]]
             found = decode_frames_at(container, stream, times, packets, damage)
         else:
-            decoded = decode_frames(container, stream, name, damage)
-            found = islice(decoded, start, start + length)
+            decoded = enumerate(decode_frames(container, stream, name, damage))
+            found = (frame for index, frame in decoded if any(index in each for each in places))
         first = next(found, None)
         if first is None:
             raise damaged(name, "it has no frames")
@@ -152,29 +156,56 @@ def excerpt_of(
         width, height = size or (first.width, first.height)
         if size and is_sideways(matrix):
             width, height = height, width
-        planes = [
+        planes = (
             upright_planes(
                 frame.reformat(width, height, interpolation=SCALER_FLAGS, threads=1), color, matrix
             )
             for frame in chain([first], found)
-        ]
-    times = [Fraction(index) / rate for index in range(len(planes))]
-    return Clip.from_planes(planes, times, rate)
+        )
+        groups = [list(islice(planes, len(place))) for place in places]
+    times = [Fraction(index) / rate for index in range(length)]
+    return [Clip.from_planes(each, times[: len(each)], rate) for each in groups if each]
 
 
-def matching_crf(excerpt: Clip, qp: float, settings: EncoderSettings, prior: CodecMap) -> Match:
+def excerpt_places(scenes: Sequence[range], count: int, length: int) -> list[range]:
+    """Return the positions of the frames of excerpts; see `excerpts_of`.
+
+    Args:
+      scenes: positions of the frames of each scene, in order; at least one frame in all.
+      count: largest number of excerpts.
+      length: frames of an excerpt.
+    """
+    start, stop = scenes[0].start, scenes[-1].stop
+    count = max(1, min(count, (stop - start) // length))
+    edges = [start + (stop - start) * index // count for index in range(count + 1)]
+    places: list[range] = []
+    for first, after in pairwise(edges):
+        parts = [range(max(each.start, first), min(each.stop, after)) for each in scenes]
+        longest = max(parts, key=len)
+        taken = min(length, len(longest))
+        begin = longest.start + (len(longest) - taken) // 2
+        places.append(range(begin, begin + taken))
+    return places
+
+
+def matching_crf(
+    excerpts: Sequence[Clip], qp: float, settings: EncoderSettings, prior: CodecMap
+) -> Match:
     """Find the CRF with which an encoder has the quality of x264 at a QP.
 
     Args:
-      excerpt: part of the clip.
+      excerpts: parts of the clip; the mean of their XPSNR counts.
       qp: QP of x264 at VideoSet's settings.
       settings: the other encoder.
       prior: what fits most clips.
     """
-    target = xpsnr_db(excerpt, decode(encode_h264(excerpt, qp=round(qp)), fps=excerpt.fps))
+
+    def mean_db(encode: Callable[[Clip], Clip]) -> float:
+        return fmean(xpsnr_db(each, encode(each)) for each in excerpts)
+
     return search(
-        target,
-        lambda crf: xpsnr_db(excerpt, encoded(excerpt, settings, crf)),
+        mean_db(lambda each: decode(encode_h264(each, qp=round(qp)), fps=each.fps)),
+        lambda crf: mean_db(lambda each: encoded(each, settings, crf)),
         qp=qp,
         prior=prior,
         coarsest=CODECS[settings.codec].coarsest,

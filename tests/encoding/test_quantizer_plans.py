@@ -1,11 +1,15 @@
 """Plans and matched encoders: the values follow from formulas that the tests state."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from video_clips import moving_clip
 
-from laser_dist.encoding.matching import codec_map, search
+from laser_dist.encoding.matching import codec_map, excerpt_places, excerpts_of, search
 from laser_dist.encoding.plan import default_margin, plan_of
 from laser_dist.errors import UserError
 from laser_dist.jnd.calibration import Residuals
@@ -121,3 +125,43 @@ def test_the_drop_of_quality_rises_with_the_crf_and_has_an_inverse(codec):
     assert [prior.crf_with(drop) for drop in drops] == pytest.approx([*crfs])
     at = list(prior.crfs)
     assert [prior.drop_at(crf) for crf in at] == pytest.approx([*prior.drops_db])
+
+
+@given(
+    st.lists(st.integers(1, 200), min_size=1, max_size=12), st.integers(1, 4), st.integers(1, 50)
+)
+def test_excerpts_are_in_scenes_and_in_separate_parts_of_the_clip(lengths, count, length):
+    edges = [0, *np.cumsum(lengths).tolist()]
+    scenes = [range(*pair) for pair in zip(edges, edges[1:], strict=False)]
+    places = excerpt_places(scenes, count, length)
+    parts = max(1, min(count, edges[-1] // length))
+    assert len(places) == parts
+    for index, place in enumerate(places):
+        (scene,) = [each for each in scenes if {*place} <= {*each}]
+        first, after = (edges[-1] * edge // parts for edge in (index, index + 1))
+        inside = [len({*each} & {*range(first, after)}) for each in scenes]
+        assert first <= place.start < place.stop <= after
+        assert len(place) == min(length, max(inside))
+        # In the middle of what the longest scene has of this part.
+        before = place.start - max(scene.start, first)
+        behind = min(scene.stop, after) - place.stop
+        assert 0 <= behind - before <= 1
+
+
+def test_excerpts_are_the_frames_at_their_places(tmp_path):
+    import av
+
+    path = tmp_path / "a.mkv"
+    clip = moving_clip(90, 64, 96)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for index in range(clip.num_frames):
+            frame = clip.frame(index)
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    found = excerpts_of(path, [range(40), range(40, 90)], 3)
+    # A second each, from thirds of 30 frames; the longest scene of the second third has 20.
+    for excerpt, place in zip(found, (range(2, 27), range(40, 60), range(62, 87)), strict=True):
+        np.testing.assert_array_equal(excerpt.y, clip.y[place.start : place.stop])
