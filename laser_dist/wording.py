@@ -8,14 +8,13 @@ NO_VALUE = "–"
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters escaped, other than line ends.
+    """Return a text with its control characters escaped, line ends too.
 
-    Names of files and sources come from anybody, and a terminal would obey them.
+    Names of files and sources come from anybody, and a terminal would obey them. A name with a line
+    end could look like a message.
     """
     return "".join(
-        char
-        if char.isprintable() or char == "\n"
-        else char.encode("unicode_escape", "surrogatepass").decode()
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
 

@@ -216,7 +216,7 @@ def test_ray_is_imported_only_in_functions_of_two_modules():
     ("call", "modules"),
     [
         (r'\bav\.open\((?!.*"w")', {"video/containers.py"}),  # to read
-        (r"\bImage\.open\(", {"video/images.py", "video/animations.py"}),
+        (r"\bImage\.open\(", {"video/images.py", "video/through_pillow.py"}),
         (r"(?<!def )\bload_model\(", {"models/predictors.py"}),
         (r"\bh5py\.File\(", {"models/weight_files.py", "commands/import_weights.py"}),
         (r"\bpickle\.loads?\(|allow_pickle=True|safe_mode=False|\bImage\.init\(", set()),

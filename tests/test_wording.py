@@ -72,7 +72,7 @@ def test_notes_are_counted_and_the_first_ones_shown():
         ("a\u202egpj.exe", r"a\u202egpj.exe"),
         # A byte of a file name that is not UTF-8.
         ("a\udcff.mp4", r"a\udcff.mp4"),
-        ("two\nlines", "two\nlines"),
+        ("two\nlines", r"two\nlines"),
     ],
 )
 def test_control_characters_are_escaped(name, shown):

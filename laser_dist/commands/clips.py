@@ -23,13 +23,13 @@ LEVEL_NAMES = ("jnd1", "jnd2", "jnd3")
 CODEC_NAMES = ("x264", "x265", "svtav1")
 # What `--recursive` takes for videos and images, whatever they turn out to be.
 _VIDEO_SUFFIXES = (
-    ".264", ".265", ".3gp", ".avc", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts",
-    ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".obu", ".ogv", ".ts", ".webm",
-    ".wmv", ".y4m",
+    ".264", ".265", ".3gp", ".asf", ".avc", ".avi", ".dv", ".flv", ".h264", ".h265", ".hevc",
+    ".ivf", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf",
+    ".obu", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
 _IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
-    ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jxl", ".pgm",
+    ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def _options(text: str) -> dict[str, str]:
 
 def _listed(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"The list {path} cannot be read.", hint="Name a text file with a path per line."

@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
         evaluate.print_results(terminal, results, location)
     with _step(terminal, 5, "Predict one test clip"):
         _predict(terminal, videoset, run_dir, config)
-    terminal.say(f"\nDone in {time_text(time.monotonic() - started)}. Open the report:")
+    terminal.say()
+    terminal.say(f"Done in {time_text(time.monotonic() - started)}. Open the report:")
     terminal.say(f"  {(run_dir / 'report' / 'index.html').absolute().as_uri()}", style="bold")
 
 
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _step(terminal: Terminal, number: int, title: str) -> Iterator[None]:
     """Print a title before a step, and the time it took if it succeeds."""
     started = time.monotonic()
-    terminal.say(f"\n[{number}/{NUM_STEPS}] {title}", style="bold")
+    terminal.say()
+    terminal.say(f"[{number}/{NUM_STEPS}] {title}", style="bold")
     yield  # noqa: RUF075 - the time is printed only if the step succeeds
     terminal.say(f"  took {time_text(time.monotonic() - started)}")
 

@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
             jobs, request, arguments.model, arguments.format, workers=arguments.workers
         )
     if arguments.format == "json":
-        Terminal().say(json.dumps(documents, indent=2, allow_nan=False))
+        Terminal().say_json(documents)
     if arguments.format == "table":
         say_all(Terminal(), [each for each in documents if "error" not in each], reused)
     failed = [each for each in documents if "error" in each and not each["is_coarse"]]
@@ -227,9 +227,10 @@ def encode_one(job: Job, request: Request, model: str, form: str) -> None:
         encoded = encode(loaded, Path(job.source), Path(job.output), request, progress=progress)
     if form == "table":
         say_encoded(terminal, encoded)
+    elif form == "json":
+        terminal.say_json(encoded.to_dict())
     else:
-        indent = 2 if form == "json" else None
-        terminal.say(json.dumps(encoded.to_dict(), indent=indent, allow_nan=False))
+        terminal.say(json.dumps(encoded.to_dict(), allow_nan=False))
 
 
 def encode_many(

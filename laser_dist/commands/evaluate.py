@@ -132,7 +132,8 @@ def print_results(terminal: Terminal, results: EvaluationResults, output: str) -
         terminal.say(f"  Models: {results.provenance.run}.")
     for note in results.provenance.notes:
         terminal.say(f"  {note}")
-    terminal.say("  Lower is better.\n  ratio: mean error divided by the constant baseline's.")
+    terminal.say("  Lower is better.")
+    terminal.say("  ratio: mean error divided by the constant baseline's.")
     terminal.say(f"  difference: mean error of {results.model} minus the column's.")
     terminal.say(f"  ±: interval for {COVERAGE:.0%} of the clips (share that is in it).")
     noise = ", ".join(number_text(value) for value in results.label_noise)

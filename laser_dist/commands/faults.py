@@ -60,7 +60,8 @@ class Explanation:
         first = f"error: {self.message}"
         if self.status == BUG:
             first = f"internal {first} (this is a bug in laser-jnd)"
-        return printable(f"{first}\n{HINT}{self.hint}" if self.hint else first)
+        lines = [first, HINT + self.hint] if self.hint else [first]
+        return "\n".join(map(printable, lines))
 
 
 def explain(error: BaseException) -> Explanation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -151,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
             progress=lambda what, share: show(what, round(100 * share), 100),
         )
     if arguments.format == "json":
-        terminal.say(json.dumps(ladder.to_dict(), indent=2, allow_nan=False))
+        terminal.say_json(ladder.to_dict())
     else:
         say_ladder(terminal, ladder, arguments.output)
 

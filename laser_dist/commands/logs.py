@@ -95,8 +95,11 @@ def set_up(*, verbosity: int = 0, log_file: Path | None = None) -> None:
 class _Printable(logging.Formatter):
     """Formats records, and escapes the control characters in them."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the class
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - of the class
+        return "\n".join(map(printable, super().formatException(ei).splitlines()))
 
 
 class _TerminalHandler(logging.Handler):

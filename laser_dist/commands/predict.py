@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         if streamed is None:
             raise UserError("--resume needs --format ndjson and --output.")
-        done = kept_lines(streamed)
+        done = kept_lines(streamed, arguments.model, arguments.sur)
         clips = [clip for clip in clips if clip not in done]
         logger.info("%d clips are already predicted in %s", len(done), streamed)
         if not clips:
@@ -165,8 +165,7 @@ def run(arguments: argparse.Namespace) -> None:
         if len(results) == len(failed) == 1:
             raise UserError(failed[0].message, hint=failed[0].hint)
         if arguments.format == "json":
-            documents = [each.to_dict() for each in results]
-            terminal.say(json.dumps(documents, indent=2, allow_nan=False))
+            terminal.say_json([each.to_dict() for each in results])
         elif arguments.format == "csv":
             write_csv(file or sys.stdout, results)
         elif arguments.format == "table" and len(failed) < len(results):
@@ -214,8 +213,10 @@ def predict_clips(
         loaded = open_model(model, isolate=isolate)
 
         def show_share(share: float) -> None:
-            done = round(len(found) + share, 2)
-            show(f"predicting {clips[len(found)]}", done, len(clips))
+            if len(clips) == 1:
+                show(f"predicting {clips[0]}", round(100 * share), 100)
+            else:
+                show(f"predicting {clips[len(found)]} {share:.0%}", len(found), len(clips))
 
         for result in loaded.predict_many(
             _shown(clips, show),
@@ -257,13 +258,19 @@ def check_plain(arguments: argparse.Namespace, clips: Sequence[str]) -> None:
         raise UserError("--workers needs --runner.", hint=hint)
 
 
-def kept_lines(output: Path) -> set[str]:
+def kept_lines(output: Path, model: str, sur: float) -> set[str]:
     """Return the clips that are predicted in an NDJSON file, and remove all other lines from it.
 
     These are failures, which are tried again, and a last line that was cut.
 
+    Args:
+      output: the file.
+      model: path or URL of the model of the predictions.
+      sur: satisfied-user ratio of the predictions.
+
     Raises:
-      UserError: the file cannot be read.
+      UserError: the file cannot be read, or has predictions of another model or satisfied-user
+        ratio.
     """
     from laser_dist.storage import write_text
 
@@ -277,10 +284,17 @@ def kept_lines(output: Path) -> set[str]:
     for line in lines:
         try:
             document = json.loads(line)
-            if "quantizers" in document:
-                kept[document["clip"]] = line
+            if "quantizers" not in document:
+                continue
+            clip, found = document["clip"], (document["model"], document["sur"])
         except (ValueError, TypeError, KeyError):
             continue
+        if found != (model, sur):
+            raise UserError(
+                f"{output} has predictions of the model {found[0]} for --sur {found[1]}.",
+                hint="Name another --output.",
+            )
+        kept[clip] = line
     write_text(output, "".join(f"{line}\n" for line in kept.values()))
     return set(kept)
 

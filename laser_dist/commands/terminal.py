@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from laser_dist.wording import printable, time_text
 
@@ -66,6 +67,11 @@ class Terminal:
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """Print a line without breaking it, as it may hold a long path."""
         self._console.print(printable(text), soft_wrap=True, style=style)
+
+    def say_json(self, value: Any) -> None:
+        """Print a JSON document on several lines."""
+        for line in json.dumps(value, indent=2, allow_nan=False).split("\n"):
+            self.say(line)
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Print names and values in two columns."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -197,7 +196,7 @@ def run(arguments: argparse.Namespace) -> None:
         store = api.run_store(arguments.output or f"runs/{arguments.variant}-{preset}")
     check_stages(arguments.stages, training)
     if arguments.print_config:
-        terminal.say(json.dumps(training, indent=2))
+        terminal.say_json(training)
         return
     if arguments.resume is None:
         dataset = find_dataset(arguments.dataset, arguments.data_dir)

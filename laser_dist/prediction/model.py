@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +103,11 @@ class Model:
           UserError: the file is missing or not a readable video or image, there is no frame, it is
             in HDR and that is refused, `sur` is not 0.75 for a model without spreads, or the model
             has no intervals for `interval`.
-          ValueError: frames have another shape or type.
+          ValueError: frames have another shape or type, or `hdr` has no such value.
+          TypeError: the clip is none of these.
         """
+        if hdr not in get_args(HdrHandling):
+            raise ValueError(f"hdr must be one of {get_args(HdrHandling)}, got {hdr!r}")
         check_sur(self.predictor, sur)
         interval = check_interval(self.predictor, interval)
         name = _name_of(clip)
@@ -121,7 +125,7 @@ class Model:
                 self.predictor, read, clip=name, sur=sur, interval=interval, progress=progress
             )
         if isinstance(clip, np.ndarray):
-            if clip.ndim != 4:
+            if clip.ndim != 4 or 0 in clip.shape[1:]:
                 raise ValueError(f"frames must be uint8 [N, H, W, 3], got {clip.shape}")
             length = len(clip)
             clip = clip[evenly_spaced_indices(length, min(num_frames, length))]
@@ -179,6 +183,8 @@ class Model:
                 )
             except UserError as error:
                 yield FailedClip(clip=_name_of(clip), message=error.message, hint=error.hint)
+            except (TypeError, ValueError) as error:  # of frames, or of another type
+                yield FailedClip(clip=_name_of(clip), message=f"{error}", hint="")
 
     def _batches(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         """Yield some frames at a time, at the model's size."""

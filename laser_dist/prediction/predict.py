@@ -218,9 +218,12 @@ def check_interval(predictor: Predictor, interval: float | None) -> float:
 
     Raises:
       UserError: the predictor has no intervals for the share that was asked for.
+      ValueError: the share is not in (0, 1).
     """
     if interval is None:
         return COVERAGE
+    if not 0 < interval < 1:
+        raise ValueError(f"interval must be in (0, 1), got {interval}")
     residuals = predictor.spec.residuals
     if residuals is None:
         raise UserError(

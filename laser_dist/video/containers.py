@@ -32,9 +32,9 @@ from av.video.stream import VideoStream
 from laser_dist.errors import UserError
 from laser_dist.storage import limit, open_regular
 from laser_dist.storage.retries import is_transient
-from laser_dist.video.animations import video_of
 from laser_dist.video.heif import assembled, grid_of
 from laser_dist.video.signatures import codec_tags, is_photograph, problem_of
+from laser_dist.video.through_pillow import PillowError, picture_of, video_of
 
 MIN_SIZE = 16
 """Smallest width and height in pixels: one macroblock."""
@@ -127,7 +127,8 @@ def open_video(
     with _converting_errors(name), _open_file(source) as file:
         if not file.read(1):
             raise VideoError(f"{name} is empty.", hint="Replace it with a complete copy.")
-        file = video_of(file) or _assembled(file, name, damage)
+        picture = picture_of(file, max_pixels=MAX_PIXELS)
+        file = picture or video_of(file) or _assembled(file, name, damage)
         with _open_container(file, name) as container:
             stream = _video_stream(container, file, name)
             _set_up(stream, damage)
@@ -147,9 +148,11 @@ def open_all_streams(source: Path, name: str) -> Generator[InputContainer]:
 
 @contextmanager
 def _converting_errors(name: str) -> Generator[None]:
-    """Turn errors of FFmpeg inside the block into `VideoError`."""
+    """Turn errors of FFmpeg and Pillow inside the block into `VideoError`."""
     try:
         yield
+    except PillowError as error:
+        raise damaged(name, str(error)) from error
     # For a few damaged headers PyAV raises Python errors instead of FFmpeg errors.
     except (FFmpegError, OSError, ValueError) as error:
         if (

@@ -36,6 +36,9 @@ MAX_FRAMES = limit("MAX_FRAMES", 1_000_000)
 """Most frames of a file, about 4.6 hours at 60 per second; their times are kept in memory."""
 
 _ROUNDING_S = Fraction(1, 1000)  # Matroska's unit of time
+# FFmpeg's names of the formats that can be joined by joining the bytes of files.
+_RESTARTING = ("mpegts", "mpeg")
+_RESTART_S = 1  # decoding times do not go back within a file
 # Codecs whose pictures state whether others refer to them, by FFmpeg's decoders of them.
 _MARKED = ("h264", "hevc")
 
@@ -182,7 +185,10 @@ def _packets(
     # FFmpeg paints over the last rows of a JPEG that lacks less than a few dozen bytes. Pictures
     # in a video are not checked: some cameras omit the end marker there.
     is_jpeg = is_still and stream.codec_context.name == "mjpeg"
+    clock = _Clock(stream) if container.format.name in _RESTARTING else None
     for packet in _demuxed(container, stream, damage):
+        if clock is not None:
+            clock.continue_at(packet)
         if count > MAX_FRAMES:
             raise VideoError(f"{name} has more than {MAX_FRAMES:,} frames.", hint="Cut it.")
         if packet.is_corrupt and damage is None:
@@ -204,6 +210,33 @@ def _packets(
     # In AVI, frames that repeat another one count, but have no packet: the clock counts them.
     if problem := _early_end(container, stream, end, max(count, last + last // max(1, count - 1))):
         raise_or_count(damaged(name, f"it is truncated ({problem})"), damage)
+
+
+class _Clock:
+    """Lets the times of a stream continue where its clock starts again, as where files are joined.
+
+    FFmpeg's `ffmpeg` does so, too, for these formats; see its option `-dts_delta_threshold`.
+    """
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._base = _time_base(stream)
+        self._frame = max(1, round(1 / (frame_rate(stream) * self._base)))
+        self._end: int | None = None
+        self._added = 0
+
+    def continue_at(self, packet: "Packet[VideoStream]") -> None:
+        """Move the times of the next packet, if the clock has started again."""
+        if packet.dts is None:
+            return
+        dts = packet.dts + self._added
+        if self._end is not None and (self._end - dts) * self._base > _RESTART_S:
+            self._added += self._end - dts
+            dts = self._end
+        self._end = max(self._end or dts, dts + self._frame)
+        if self._added:
+            packet.dts = dts
+            if packet.pts is not None:
+                packet.pts += self._added
 
 
 def _demuxed(

@@ -103,3 +103,9 @@ def test_a_command_continues_after_the_clips_that_are_done(folder):
     ]  # fmt: skip
     again = predict(folder, *words, "--resume")
     assert (again.returncode, output.read_text().splitlines()) == (0, lines)
+    for key, other in (("model", "other.onnx"), ("sur", 0.9)):
+        document = {**json.loads(lines[0]), key: other}
+        output.write_text(f"{json.dumps(document)}\n")
+        line = refusal(predict(folder, *words, "--resume"))
+        assert "levels.ndjson has predictions of the model" in line
+        assert f"{other}" in line

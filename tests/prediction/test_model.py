@@ -82,6 +82,8 @@ def test_a_clip_is_an_array_of_any_size_or_an_iterator_of_frames(model):
         (iter(()), UserError, "The iterator has no frames"),
         (np.zeros((8, 8, 3), np.uint8), ValueError, "N, H, W, 3"),
         (np.zeros((1, 8, 8, 3), np.float32), ValueError, "must be uint8"),
+        (np.zeros((2, 0, 0, 3), np.uint8), ValueError, "N, H, W, 3"),
+        (None, TypeError, "NoneType"),
         (b"no video", UserError, "8 bytes in memory"),
         ("missing.mp4", UserError, "missing.mp4"),
     ],
@@ -103,6 +105,17 @@ def test_clips_that_fail_do_not_stop_the_others(model, folder):
     assert array.clip == "The array"
     with pytest.raises(UserError, match="only supports --sur 0.75"):
         next(model.predict_many(clips, sur=0.9))
+    others = [np.zeros((1, 8, 8, 3), np.float32), None, frames()]
+    floats, nothing, array = model.predict_many(others, num_frames=6)
+    assert "must be uint8" in floats.message
+    assert "NoneType" in nothing.message
+    assert array.levels[0] == pytest.approx(np.mean(GRAYS) / 4, abs=0.5)
+    for wrong, message in (
+        ({"hdr": "Refuse"}, "hdr must be"),
+        ({"interval": 2.0}, "interval must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.predict(frames(), **wrong)
 
 
 def test_a_prediction_is_plain_values_and_options_for_ffmpeg(model, folder):

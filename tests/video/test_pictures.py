@@ -10,7 +10,7 @@ from av.filter import Graph
 from PIL import Image, ImageOps
 from video_clips import moving_clip
 
-from laser_dist.video.containers import Damage
+from laser_dist.video.containers import Damage, VideoError
 from laser_dist.video.facts import clip_facts
 from laser_dist.video.sampling import sample_frames
 from laser_dist.video.tone_mapping import sdr_of
@@ -168,6 +168,39 @@ def test_an_image_is_turned_and_mirrored_as_by_pillow(kind, orientation):
     (only,) = shown(file.getvalue(), width, height)
     # A wrong turn or mirror gives over 30.
     assert np.abs(only.astype(int) - upright).mean() < 2
+
+
+@pytest.mark.parametrize("compression", ["raw", "packbits", "tiff_lzw", "jpeg", "lzma", "zstd"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_tiff_file_is_shown_as_by_pillow(mode, compression):
+    rgb = moving_clip(1, 48, 64).rgb(0)
+    file = io.BytesIO()
+    image = Image.fromarray(rgb).convert(mode)
+    image.save(file, "TIFF", compression=compression)
+    stored = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
+    (only,) = shown(file.getvalue())
+    assert np.abs(only.astype(int) - stored).mean() < (0.6 if mode == "L" else 5)  # half the chroma
+
+
+def test_a_tiff_file_that_is_damaged_or_too_large_is_refused(monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(moving_clip(1, 48, 64).rgb(0)).save(file, "TIFF", compression="jpeg")
+    content = file.getvalue()
+    with pytest.raises(VideoError, match="Cannot decode .*: Pillow reports"):
+        shown(content[:8] + bytes(400) + content[408:])
+    monkeypatch.setattr("laser_dist.video.containers.MAX_PIXELS", 3000)
+    with pytest.raises(VideoError, match="64x48 pixels; the limit is 3,000"):
+        shown(content)
+
+
+def test_a_damaged_animation_is_refused():
+    file = io.BytesIO()
+    pictures = [Image.fromarray(moving_clip(2, 48, 64).rgb(index)) for index in range(2)]
+    pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:])
+    content = file.getvalue()
+    middle = len(content) // 2
+    with pytest.raises(VideoError, match="Cannot decode .*: Pillow reports"):
+        shown(content[:60] + bytes(middle) + content[60 + middle :])
 
 
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):

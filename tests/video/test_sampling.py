@@ -107,7 +107,7 @@ def test_sampled_frames_are_the_centers_of_equal_intervals(kind, num_frames, tmp
 
 
 def write_numbered(
-    target, times, *, codec="libx264", kind=None, clock=Fraction(1, 1000), **options
+    target, times, *, codec="libx264", kind=None, clock=Fraction(1, 1000), levels=None, **options
 ):
     """Write frames of growing brightness that start at these times, in ticks of the clock."""
     if codec == "libx264":
@@ -117,7 +117,8 @@ def write_numbered(
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
         stream.time_base = stream.codec_context.time_base = clock
         for number, time in enumerate(times):
-            picture = np.full((32, 64, 3), 20 + 4 * number, np.uint8)
+            level = levels[number] if levels else 20 + 4 * number
+            picture = np.full((32, 64, 3), level, np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts, frame.time_base = time, clock
             output.mux(stream.encode(frame))
@@ -235,6 +236,28 @@ def test_a_container_without_exact_seeking_gives_all_of_its_frames(kind):
     assert sample.damage == Damage()
     expected = shown[5::10]  # the centers of five intervals
     assert [each.rgb.mean() for each in sample.frames] == pytest.approx(expected, abs=1.9)
+
+
+@pytest.mark.parametrize("kind", ["mpegts", "mpeg"])
+def test_times_continue_where_joined_files_start_again(kind):
+    """Frames of both parts are sampled, at times from 0 to 4 s."""
+    parts = [io.BytesIO(), io.BytesIO()]
+    codec = "mpeg2video" if kind == "mpeg" else "mpeg4"
+    for number, part in enumerate(parts):
+        levels = [20 + 2 * (20 * number + picture) for picture in range(50)]
+        write_numbered(
+            part, range(50), kind=kind, codec=codec, clock=Fraction(1, 25), levels=levels
+        )
+    joined = b"".join(part.getvalue() for part in parts)
+    with av.open(io.BytesIO(joined)) as container:
+        levels = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
+    assert len(levels) == 100
+    sample = sampled(joined, 4, 64, 32)
+    assert [each.timestamp_s for each in sample.frames] == pytest.approx(
+        [0.5, 1.5, 2.5, 3.5], abs=0.05
+    )
+    expected = [levels[index] for index in (12, 37, 62, 87)]
+    assert [each.rgb.mean() for each in sample.frames] == pytest.approx(expected, abs=3)
 
 
 def test_frames_that_change_size_are_scaled_to_one():
