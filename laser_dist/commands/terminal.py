@@ -84,7 +84,8 @@ class Terminal:
 
         Args:
           header: a title for each column.
-          sections: groups of rows, separated by a line.
+          sections: groups of rows, separated by a line. Any cell but the first of a row may have
+            several lines.
         """
         from rich import box
         from rich.table import Table
@@ -97,7 +98,9 @@ class Terminal:
             table.add_column(title, justify="right" if index else "left", overflow="fold")
         for section in sections:
             for row in section:
-                table.add_row(*map(printable, row))
+                first, *others = row
+                lines = ("\n".join(map(printable, each.split("\n"))) for each in others)
+                table.add_row(printable(first), *lines)
             table.add_section()
         self._console.print(table)
 
