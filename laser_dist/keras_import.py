@@ -7,6 +7,7 @@ takes 5.4 s.
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Literal
 
 _OPTIONAL = ("IPython", "jax", "matplotlib", "pandas", "sklearn")
@@ -19,9 +20,9 @@ def import_keras(gpus: Literal["hidden", "shared", "all"] = "hidden") -> None:
     The packages themselves can be imported afterwards.
 
     Args:
-      gpus: "hidden" uses the CPU only. "shared" takes memory of a GPU as it is needed. "all" leaves
-        TensorFlow as it is: it takes nearly all memory of every GPU that it sees, also in a process
-        that only reads a model while workers train.
+      gpus: "hidden" and "shared" call `limit_gpus`. "all" leaves TensorFlow as it is: it takes
+        nearly all memory of every GPU that it sees, also in a process that only reads a model while
+        workers train.
     """
     backend = os.environ.get("KERAS_BACKEND")
     hidden = [name for name in _OPTIONAL if name not in sys.modules and name != backend]
@@ -33,9 +34,22 @@ def import_keras(gpus: Literal["hidden", "shared", "all"] = "hidden") -> None:
         for name in hidden:
             del sys.modules[name]
     if gpus != "all":
-        import tensorflow as tf
+        limit_gpus(hides=gpus == "hidden")
 
-        if gpus == "hidden":
+
+def limit_gpus(*, hides: bool = False) -> None:
+    """Let TensorFlow take memory of a GPU as it is needed, or use the CPU only.
+
+    A process that has already used a device keeps its GPUs as they are.
+
+    Args:
+      hides: whether the process uses the CPU only, from now on.
+    """
+    import tensorflow as tf
+
+    # Raised where TensorFlow allows no change: after its first operation, or for divided GPUs.
+    with suppress(RuntimeError, ValueError):
+        if hides:
             tf.config.set_visible_devices([], "GPU")
         for device in tf.config.get_visible_devices("GPU"):
             tf.config.experimental.set_memory_growth(device, True)

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from laser_dist.errors import UserError
 from laser_dist.jnd.scale import scale_named
+from laser_dist.keras_import import limit_gpus
 from laser_dist.models.predictors import load_saved_model, predictor_spec_of
 from laser_dist.prediction.predictor import Predictor, run_in_batches, wrong_shapes
 from laser_dist.video.containers import MAX_PIXELS
 
 
 def load_keras(path: Path, *, is_trusted: bool = False) -> Predictor:
-    """Load a predictor from a `.keras` file.
+    """Load a predictor from a `.keras` file; TensorFlow takes GPU memory as it is needed.
 
     Args:
       path: of the file.
@@ -27,6 +28,8 @@ def load_keras(path: Path, *, is_trusted: bool = False) -> Predictor:
     Raises:
       UserError: the file is missing or not a predictor.
     """
+    if keras.backend.backend() == "tensorflow":
+        limit_gpus()
     return from_model(load_saved_model(path, is_trusted=is_trusted), origin=str(path))
 
 
