@@ -36,7 +36,6 @@ from laser_dist.training.config import (
 from laser_dist.training.runs import Run, load_run, read_dataset_card, start_run
 from laser_dist.training.session import (
     Follower,
-    check_gpus_here,
     check_stages,
     is_finished,
     load_pretrained,
@@ -91,7 +90,6 @@ def train(
     """
     training = to_dict(resolve_config(variant, config, settings))
     check_stages(stages, training)
-    check_gpus_here(training)
     store = run_store(output)
     if init_from is not None and is_finished(store):
         raise UserError(

@@ -19,6 +19,7 @@ from laser_dist.models.variants import (
     PUBLISHED_JND1_PSNR_ERROR_DB,
     VARIANTS,
 )
+from laser_dist.training.config import from_dict
 from laser_dist.wording import count_text, interval_text, number_text
 
 if TYPE_CHECKING:
@@ -75,11 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Build, train and evaluate what is missing, and write the table."""
     from laser_dist.storage import check_writable, join, write_text
+    from laser_dist.training.ray_entry import check_gpus_here
     from laser_dist.training.runs import start_run
     from laser_dist.training.session import load_pretrained, train_runs
 
     terminal, output = Terminal(), arguments.output
     trainings = {variant: train.settings_of(arguments, variant) for variant in VARIANTS}
+    check_gpus_here(from_dict(trainings[MJ_LAT]).cluster)  # before hours of building
     with terminal.progress() as show:
         show("listing the files; each .tar.gz is scanned once")
         resolved = resolve(

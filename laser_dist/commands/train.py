@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from laser_dist.errors import UserError
 from laser_dist.models.variants import VARIANTS, Variant, variant_named
 from laser_dist.storage.prepared_datasets import find_dataset
 from laser_dist.training.config import PRESETS, from_dict, override, to_dict
-from laser_dist.training.session import check_gpus_here, check_stages, stages_of, workers_text
+from laser_dist.training.session import check_stages, stages_of, warn_of_few_steps, workers_text
 from laser_dist.wording import time_text
 
 HELP = "train a predictor: backbones first, then heads"
@@ -47,8 +46,6 @@ _FIXED = {
     "assignments": "--set",
     "seed": "--seed",
 }
-
-logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +179,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train the predictor, or the stages of it that are missing."""
-    from laser_dist.training.runs import check_run, read_dataset_card, read_run
+    from laser_dist.training.runs import check_run, read_run
 
     terminal = Terminal()
     if arguments.resume is not None:
@@ -200,18 +197,11 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.resume is None:
         dataset = find_dataset(arguments.dataset, arguments.data_dir)
-    check_gpus_here(training)
     if arguments.dry_run:
         run_config = check_run(store, training, dataset, splits)
+        warn_of_few_steps(run_config)
         _print_plan(terminal, run_config, store.location, arguments.stages)
         return
-    if arguments.preset == "large" and (rate := read_dataset_card(dataset)["frames_per_second"]):
-        logger.warning(
-            "The preset large is meant for a dataset with all frames of its clips. %s has %g per "
-            "second, so an epoch has few steps.",
-            dataset,
-            rate,
-        )
     started, follower = time.monotonic(), TerminalFollower(terminal)
     run = api.train(
         training["variant"],

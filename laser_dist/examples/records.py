@@ -134,6 +134,15 @@ def open_examples(
     return Records.joined(parts), pa.concat_tables(tables)
 
 
+def num_examples(location: str | Path) -> int:
+    """Return the number of examples in all stored splits of a prepared dataset.
+
+    Raises:
+      UserError: there is no such dataset.
+    """
+    return sum(map(sum, _shard_lengths(location)[2].values()))
+
+
 def read_groups(location: str | Path) -> dict[str, str]:
     """Return the group id of each source of a prepared dataset, by source id.
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -94,21 +94,23 @@ def train(jobs: Sequence[Job]) -> None:
     is_remote = uses_cluster() and RunFiles(first["run_dir"]).is_remote
     # In one thread: a driver that disconnects in another one takes seconds longer.
     with _connected(ray, cluster, log_to_driver=is_remote):
-        _train_on(ray.cluster_resources(), jobs, is_remote)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        _train_on(nodes, jobs, is_remote)
 
 
-def _train_on(resources: Mapping[str, float], jobs: Sequence[Job], is_remote: bool) -> None:
-    """Train runs on a Ray cluster with these resources."""
+def _train_on(nodes: Sequence[Mapping[str, float]], jobs: Sequence[Job], is_remote: bool) -> None:
+    """Train runs on a Ray cluster whose nodes have these resources."""
     cluster = _cluster_of(jobs[0].config)
-    room = num_fits(cluster, resources)
+    fitting = num_fitting(cluster, nodes)
+    room = fitting // cluster.num_workers
     if not room:
         if not uses_cluster():  # this machine alone does not grow
             raise UserError(
-                f"This machine has {resources.get('GPU', 0):g} GPUs, but the training needs "
+                f"This machine has {nodes[0].get('GPU', 0):g} GPUs, but the training needs "
                 f"{cluster.num_workers * cluster.gpus_per_worker}.",
                 hint="Set --workers and --gpus-per-worker to fit; `laser-jnd doctor` lists GPUs.",
             )
-        logger.info(_too_small_text(cluster, resources))
+        logger.info(_too_small_text(cluster, fitting))
     at_once = max(1, min(room, len(jobs)))
     # If one group of workers fails, the others still finish their runs: their work is kept.
     with ThreadPoolExecutor(at_once) as pool:
@@ -238,12 +240,25 @@ def sessions(groups: Sequence[Sequence[str]], room: int) -> list[list[tuple[str,
     return [[tuple(group[i::at_once]) for i in range(min(at_once, len(group)))] for group in groups]
 
 
-def num_fits(cluster: ClusterConfig, resources: Mapping[str, float]) -> int:
-    """Return how many times a run's workers fit into the resources of a Ray cluster."""
-    return min(
-        int(resources.get(name, 0) // (count * cluster.num_workers))
-        for name, count in _worker_resources(cluster).items()
-    )
+def num_fitting(cluster: ClusterConfig, nodes: Iterable[Mapping[str, float]]) -> int:
+    """Return how many workers fit into the nodes of a Ray cluster, by their resources."""
+    needed = _worker_resources(cluster).items()
+    return sum(min(int(node.get(name, 0) // count) for name, count in needed) for node in nodes)
+
+
+def check_gpus_here(cluster: ClusterConfig) -> None:
+    """Check that this machine has a GPU if the training needs one and is not sent to a cluster.
+
+    Raises:
+      UserError: it has none.
+    """
+    from laser_dist.training.devices import has_gpu
+
+    if cluster.gpus_per_worker and not uses_cluster() and not has_gpu():
+        raise UserError(
+            f"This machine has no NVIDIA GPU, but --gpus-per-worker is {cluster.gpus_per_worker}.",
+            hint="Train on a cluster with `ray job submit`, or on the CPU: --gpus-per-worker 0.",
+        )
 
 
 def _cluster_of(run_config: Mapping[str, Any]) -> ClusterConfig:
@@ -256,12 +271,14 @@ def _worker_resources(cluster: ClusterConfig) -> dict[str, int]:
     return {"CPU": cluster.num_cpus, **gpus}
 
 
-def _too_small_text(cluster: ClusterConfig, resources: Mapping[str, float]) -> str:
+def _too_small_text(cluster: ClusterConfig, fitting: int) -> str:
     asked = f"{cluster.num_cpus} CPUs and {cluster.gpus_per_worker} GPUs each"
-    there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
     least = cluster.min_workers
-    waits = "waiting for more" if least is None else f"starting with {least} or more workers"
-    return f"The cluster has {there} for {cluster.num_workers} workers of {asked}: {waits}."
+    waits = "waiting for more" if least is None else f"starting with {least} or more"
+    return (
+        f"The cluster's nodes have room for {fitting} of {cluster.num_workers} workers of {asked}: "
+        f"{waits}."
+    )
 
 
 def _fit(parts: Sequence[tuple[Job, Sequence[str]]], prints_progress: bool) -> None:

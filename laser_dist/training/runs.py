@@ -12,7 +12,7 @@ from laser_dist.errors import UserError
 from laser_dist.jnd.scale import Scale, scale_named
 from laser_dist.storage.lease import free
 from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.config import from_dict, override, to_dict
+from laser_dist.training.config import ClusterConfig, from_dict, override, to_dict
 
 CONFIG_FILE = "config.json"
 CONFIG_PARTS = {"variant", "training", "dataset"}
@@ -67,14 +67,17 @@ def start_run(
 
     Raises:
       UserError: there is no such dataset, the folder cannot be written, it holds another run, a
-        damaged configuration or folders of another program that are named as its own, or another
-        process trains the run.
+        damaged configuration or folders of another program that are named as its own, another
+        process trains the run, or the training needs a GPU and this machine has none.
     """
+    from laser_dist.training.ray_entry import check_gpus_here
+
     config = check_run(store, training, dataset, splits)
     path = store.local / CONFIG_FILE
     if store.fetch(path) and store.fetch(_predictor_path(store.local)):
         # Finished, maybe with other packages.
         return {**_read_config(path), "run_dir": config["run_dir"]}
+    check_gpus_here(from_dict(training["cluster"], ClusterConfig))
     storage.check_writable(store.location)
     free(store)
     storage.write_text(path, json.dumps(config, indent=2) + "\n")

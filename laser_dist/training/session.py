@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from laser_dist.training.reuse import Decision
 
 SECONDS_BETWEEN_LOOKS = 0.2
+FEW_STEPS = 10  # of an epoch
 _SOURCES = {
     "training": "training",
     "this run": "reused from this run",
@@ -83,26 +84,6 @@ def check_stages(names: Sequence[str] | None, training: Mapping[str, Any]) -> No
                 f'{variant} has no stage "{name}"; its stages are {", ".join(known)}.',
                 hint=nearest(name, known),
             )
-
-
-def check_gpus_here(training: Mapping[str, Any]) -> None:
-    """Check that this machine has a GPU if the training needs one and is not sent to a cluster.
-
-    Args:
-      training: `TrainingConfig` as plain values.
-
-    Raises:
-      UserError: it has none.
-    """
-    from laser_dist.training.devices import has_gpu
-    from laser_dist.training.ray_entry import uses_cluster
-
-    wanted = training["cluster"]["gpus_per_worker"]
-    if wanted and not uses_cluster() and not has_gpu():
-        raise UserError(
-            f"This machine has no NVIDIA GPU, but --gpus-per-worker is {wanted}.",
-            hint="Train on a cluster with `ray job submit`, or on the CPU: --gpus-per-worker 0.",
-        )
 
 
 def load_pretrained(
@@ -175,6 +156,7 @@ def train_runs(
             elif only is None:
                 _finish(config, store)
         if jobs:
+            warn_of_few_steps(jobs[0][0])  # the others have the same settings
             _train_and_follow(jobs, checks, tuple(callbacks), follower or Follower())
 
 
@@ -200,6 +182,32 @@ def _decide(
     decisions = needed(plans, decisions, goals)
     names = {each.stage for each in decisions}
     return [plan for plan in plans if plan.name in names], decisions
+
+
+def warn_of_few_steps(config: Mapping[str, Any]) -> None:
+    """Warn if batches are enlarged for many devices, but an epoch then has few steps.
+
+    Args:
+      config: configuration of a run, of `check_run`.
+    """
+    from laser_dist.examples.records import num_examples
+    from laser_dist.training.config import from_dict
+
+    card, training = config["dataset"], from_dict(config["training"])
+    stages = [getattr(training, plan.settings) for plan in stages_of(config["training"])]
+    enlarged = [each.batch_size for each in stages if each.batch_size > each.base_batch_size]
+    if not enlarged:
+        return
+    sizes = {split: len(source_ids) for split, source_ids in card["splits"].items()}
+    about = num_examples(card["dir"]) * sizes["train"] // sum(sizes.values())
+    if about < FEW_STEPS * max(enlarged):
+        logger.warning(
+            "%s has about %d examples to train on, so an epoch in batches of %d has few steps. "
+            "Set a smaller batch_size, or use a dataset with more frames.",
+            card["name"],
+            about,
+            max(enlarged),
+        )
 
 
 def stages_of(training: Mapping[str, Any]) -> tuple[StagePlan, ...]:

@@ -7,7 +7,9 @@ import sys
 import pytest
 from command_line import laser_jnd_here, refusal
 
+import laser_dist
 from laser_dist.commands import main, train
+from laser_dist.examples import records
 from laser_dist.models.variants import VARIANTS
 from laser_dist.training import devices, ray_entry
 from laser_dist.training.config import PRESETS, override, to_dict
@@ -20,8 +22,9 @@ def folder(tmp_path):
     """A folder with a dataset's metadata, without its examples."""
     data = tmp_path / "data"
     data.mkdir()
-    info = {"name": "d", "configName": "c", "version": "1.0.0"}
-    about = {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": {}}
+    info = {"name": "d", "configName": "c", "version": "1.0.0", "splits": []}
+    splits = {"train": ["a", "b", "c"], "validation": ["d"]}
+    about = {"fingerprint": "f", "scale": "QP", "simulated": True, "splits": splits}
     (data / "dataset_info.json").write_text(json.dumps(info))
     (data / "metadata.json").write_text(json.dumps(about))
     return tmp_path
@@ -58,8 +61,25 @@ def test_a_wrong_command_line_creates_nothing(folder, changes, message):
 def test_gpus_are_refused_on_a_machine_that_has_none(folder, monkeypatch):
     monkeypatch.setattr(devices, "has_gpu", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    text = refused(folder, *NEW_RUN, "--gpus-per-worker", "1")
-    assert text.startswith("This machine has no NVIDIA GPU, but --gpus-per-worker is 1.")
+    gpu = ("--gpus-per-worker", "1")
+    refusal_text = "This machine has no NVIDIA GPU, but --gpus-per-worker is 1."
+    assert refused(folder, *NEW_RUN, *gpu).startswith(refusal_text)
+    monkeypatch.setattr(records, "read_groups", lambda _: {each: each for each in "abcdef"})
+    for words in (
+        ("crossval", *NEW_RUN, "--folds", "2"),
+        ("reproduce", "--manual-dir", "clips", "--output", "run"),
+    ):
+        assert refusal(laser_jnd_here(*words, *gpu, cwd=folder)).startswith(refusal_text)
+        assert [path.name for path in folder.iterdir()] == ["data"]
+
+
+def test_the_configuration_of_a_cluster_is_checked_without_gpus(folder, monkeypatch):
+    monkeypatch.setattr(devices, "has_gpu", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = ("lat", "--preset", "large", "--dataset", "data", "--workers", "8")
+    done = laser_jnd_here("train", *words, "--gpus-per-worker", "4", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "8 workers with 4 GPUs each" in done.stdout
 
 
 def test_levels_are_refused_for_a_multi_level_variant(folder):
@@ -118,19 +138,42 @@ def test_the_batch_per_device_is_that_of_the_largest_group_of_workers():
     assert training["heads"]["base_batch_size"] == 8
 
 
-def test_the_large_preset_asks_for_a_dataset_with_all_frames(folder, monkeypatch):
-    monkeypatch.setattr(train.api, "train", lambda *_, **__: None)
-    about = json.loads((folder / "data" / "metadata.json").read_text())
-    for rate, expected in ((None, False), (1.0, True)):
-        (folder / "data" / "metadata.json").write_text(
-            json.dumps({**about, "frames_per_second": rate})
-        )
-        done = laser_jnd_here(
-            "train", "lat", "--preset", "large", "--dataset", "data", "--output", f"{rate}",
-            cwd=folder,
-        )  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "num_examples", "expected"),
+    [("large", 30, True), ("large", 18_000, False), ("paper", 30, False)],
+)
+@pytest.mark.parametrize("way", ["preset", "file", "dry run", "library"])
+def test_enlarged_batches_of_a_small_dataset_are_warned_of(
+    folder, monkeypatch, caplog, preset, num_examples, expected, way
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_entry, "train", lambda _: None)
+    path = folder / "data" / "dataset_info.json"
+    info = json.loads(path.read_text())
+    info["splits"] = [{"name": "train", "shardLengths": [str(num_examples)]}]
+    path.write_text(json.dumps(info))
+    options = ("--dataset", "data", "--output", "run")
+    if way == "library":
+        config = PRESETS[preset](VARIANTS[0])
+        laser_dist.train(VARIANTS[0].name, folder / "data", folder / "run", config=config)
+        text = caplog.text
+    else:
+        (folder / "settings.json").write_text(json.dumps(to_dict(PRESETS[preset](VARIANTS[0]))))
+        source = ("--config", "settings.json") if way == "file" else ("--preset", preset)
+        last = ("--dry-run",) if way == "dry run" else ()
+        done = laser_jnd_here("train", VARIANTS[0].name, *source, *options, *last, cwd=folder)
         assert done.returncode == 0, done.stderr
-        assert ("meant for a dataset with all frames" in done.stderr) == expected
+        text = done.stderr
+    # Three of four sources are in the training split.
+    assert ("d/c has about 22 examples to train on, so an epoch in batches" in text) == expected
+
+
+def test_the_folder_of_the_metrics_is_printed(folder, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_entry, "train", lambda _: None)
+    done = laser_jnd_here("train", *NEW_RUN, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "tensorboard --logdir run/logs/tensorboard\n" in done.stderr
 
 
 def test_only_one_worker_without_gpus_has_several_cpu_devices():

@@ -6,7 +6,7 @@ from laser_dist.models.variants import E2E_LAT, LAT, MJ_LAT, MJ_REC, VARIANTS, v
 from laser_dist.training import plan
 from laser_dist.training.config import ClusterConfig, override, tiny, to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages, waves, with_needs
-from laser_dist.training.ray_entry import num_fits, sessions
+from laser_dist.training.ray_entry import num_fitting, sessions
 
 
 def stages_of(variant, levels=(1, 2, 3)):
@@ -49,14 +49,16 @@ def test_a_cluster_with_free_resources_trains_stages_concurrently():
     assert sessions([("image",), ("jnd1",)], 9) == [[("image", "jnd1")]]
 
 
-def test_num_fits_counts_complete_trainings():
-    cluster = ClusterConfig(num_workers=2, cpus_per_worker=4)
-    assert num_fits(cluster, {"CPU": 31.0}) == 3
-    assert num_fits(cluster, {"CPU": 4.0}) == 0
-    with_gpus = replace(cluster, gpus_per_worker=2)
-    assert num_fits(with_gpus, {"CPU": 99.0, "GPU": 8.0}) == 2
-    assert num_fits(with_gpus, {"CPU": 99.0}) == 0
-    assert num_fits(ClusterConfig(cpu_devices=2), {"CPU": 5.0}) == 2
+def test_a_worker_needs_all_its_resources_on_one_node():
+    cluster = ClusterConfig(cpus_per_worker=4)
+    assert num_fitting(cluster, [{"CPU": 31.0}]) == 7
+    assert num_fitting(cluster, [{"CPU": 3.0}, {"CPU": 3.0}]) == 0
+    assert num_fitting(cluster, [{"CPU": 9.0}, {"CPU": 4.0}, {"memory": 1e9}]) == 3
+    with_gpus = replace(cluster, gpus_per_worker=4)
+    assert num_fitting(with_gpus, [{"CPU": 99.0, "GPU": 2.0}] * 4) == 0
+    assert num_fitting(with_gpus, [{"CPU": 99.0, "GPU": 8.0}, {"CPU": 4.0, "GPU": 8.0}]) == 3
+    assert num_fitting(with_gpus, [{"CPU": 99.0}]) == 0
+    assert num_fitting(ClusterConfig(cpu_devices=2), [{"CPU": 5.0}]) == 2
 
 
 def keys_of(config, fingerprint="data"):
