@@ -1,5 +1,6 @@
 """Decides after a worker's error whether the workers restart or the training ends."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -39,7 +40,7 @@ class FailurePolicy:
         for kind in ("fatal", "lost worker"):
             for error in kinds:
                 if kinds[error] == kind:
-                    return error if kind == "fatal" else None
+                    return _explained(error) if kind == "fatal" else None
         unclear = [error for error in kinds if kinds[error] == "unclear"]
         if not unclear:
             return None
@@ -67,8 +68,7 @@ def kind_of(error: BaseException) -> Literal["fatal", "lost worker", "passing", 
     "passing": a peer or the storage did not answer. "unclear": it may come again.
     """
     package, name = type(error).__module__.partition(".")[0], type(error).__name__
-    # The loop turns a device's lack of memory into a `UserError`.
-    if isinstance(error, UserError | FloatingPointError):
+    if isinstance(error, UserError | FloatingPointError) or _is_device_full(error):
         return "fatal"
     if is_out_of_memory(error):
         return "unclear"
@@ -76,6 +76,22 @@ def kind_of(error: BaseException) -> Literal["fatal", "lost worker", "passing", 
         return "lost worker"
     is_left_behind = package == "tensorflow" and name.removesuffix("Error") in _LEFT_BEHIND
     return "passing" if is_left_behind or isinstance(error, OSError) else "unclear"
+
+
+def _is_device_full(error: BaseException) -> bool:
+    package = type(error).__module__.partition(".")[0]
+    return (package, type(error).__name__) == ("tensorflow", "ResourceExhaustedError")
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return the error to report; the training loop itself explains a full device in its steps."""
+    if not _is_device_full(error):
+        return error
+    device = re.search(r"device:([GC]PU:\d+)", str(error))
+    return UserError(
+        f"{device[1] if device else 'A device'} of a worker has too little memory.",
+        hint="Use devices with more memory, smaller frames, or precision=bfloat16.",
+    )
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

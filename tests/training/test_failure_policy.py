@@ -20,6 +20,9 @@ OUT_OF_MEMORY = WorkerHealthCheckFailedError("poll failed", OutOfMemoryError("15
 
 
 CUDNN = tf.errors.InternalError(None, None, "CUDNN_STATUS_EXECUTION_FAILED")
+DEVICE_FULL = tf.errors.ResourceExhaustedError(
+    None, None, "OOM when allocating tensor on /job:worker/replica:0/task:1/device:GPU:3 by"
+)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ CUDNN = tf.errors.InternalError(None, None, "CUDNN_STATUS_EXECUTION_FAILED")
         (OUT_OF_MEMORY, "unclear"),
         (CUDNN, "unclear"),
         (tf.errors.UnknownError(None, None, "NCCL: unhandled system error"), "unclear"),
-        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), "unclear"),
+        (DEVICE_FULL, "fatal"),
         (NameError("name 'x' is not defined"), "unclear"),
         (FloatingPointError("Stage image, epoch 1, step 3: the loss is nan."), "fatal"),
         (UserError("Wrong.", hint="Correct it."), "fatal"),
@@ -67,6 +70,12 @@ def test_a_user_error_stops_the_training_at_once(policy):
     error = UserError("Wrong.", hint="Correct it.")
     assert policy.fatal_error([PEER_LOST]) is None
     assert policy.fatal_error([PEER_LOST, ActorDiedError(), error]) is error
+
+
+def test_a_device_that_is_full_stops_the_training_at_once(policy):
+    error = policy.fatal_error([PEER_LOST, DEVICE_FULL])
+    assert isinstance(error, UserError)
+    assert error.message == "GPU:3 of a worker has too little memory."
 
 
 @pytest.mark.parametrize("error", [CUDNN, NameError("name 'x' is not defined")])
