@@ -58,7 +58,7 @@ def cached_frames(
     total = frame_bytes * len(decoded) * len(images)
     if total > limit_bytes:
         logger.info(
-            "%s: decoded in each epoch; cached, they would have %s, above the limit of %s",
+            "%s: decoded in each epoch; cached, they would have %s, above frame_cache_gb (%s)",
             name,
             _size(total),
             _size(limit_bytes),

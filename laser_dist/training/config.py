@@ -341,10 +341,13 @@ def large(variant: Variant) -> TrainingConfig:
 
     Command: `laser-jnd train mj-lat --preset large --dataset DIR --workers 8 --gpus-per-worker 4`,
     on a dataset of `laser-jnd build --all-frames`. Batches of 256 with a learning rate that follows
-    the batch size. Nobody has trained with it yet: it has not run on GPUs.
+    the batch size. Each machine needs a disk with 80 GB for the decoded frames of VideoSet;
+    otherwise they are decoded in each epoch. Nobody has trained with it yet: it has not run on
+    GPUs.
     """
     stage = StageConfig(epochs=100, batch_size=256, schedule="cosine")
-    return replace(_full_size(variant, stage), learning_rate_scaling="sqrt")
+    full_size = _full_size(variant, stage)
+    return replace(full_size, learning_rate_scaling="sqrt", frame_cache_gb=100.0)
 
 
 def _full_size(variant: Variant, stage: StageConfig) -> TrainingConfig:

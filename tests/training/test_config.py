@@ -1,4 +1,6 @@
 import json
+import operator
+import re
 from dataclasses import replace
 
 import pytest
@@ -323,3 +325,38 @@ def test_heads_with_one_level_cannot_be_ordered():
     assert override(config(), ["head.ordered=true"]).head.ordered
     with pytest.raises(UserError, match="`head.ordered` must be false for lat"):
         override(config(variant="lat"), ["head.ordered=true"])
+
+
+def test_the_large_preset_caches_all_frames_of_videoset():
+    # 220 sources of 5 s at 30 frames per second, each frame raw and at three levels, 640x352 RGB.
+    needed = 220 * 150 * 4 * (640 * 352 * 3)
+    assert PRESETS["large"](VARIANTS[0]).frame_cache_gb * 1e9 >= needed
+
+
+def test_each_difference_from_the_paper_can_be_undone_as_documented():
+    documented = re.findall(
+        r"`--set (\S+)=(\S+)`", " ".join((PRESETS["paper"].__doc__ or "").split())
+    )
+    assert dict(documented) == {
+        "heads.clip_norm": "none",
+        "head.output": "relu",
+        "head.start": "zero",
+        "head.norm_momentum": "0.99",
+        "backbone_start": "random",
+    }
+    for variant in VARIANTS:
+        before = PRESETS["paper"](variant)
+        others = [(f"{stage}.clip_norm", "none") for stage in ("image", "jnd", "joint")]
+        for path, value in [*documented, *others]:
+            after = override(before, [f"{path}={value}"])
+            found = operator.attrgetter(path)(after)
+            assert found == (None if value == "none" else type(found)(value))
+            assert found != operator.attrgetter(path)(before)
+
+
+def test_a_training_that_may_grow_saves_at_least_twice_before_it_does():
+    grows = ["cluster.cpu_devices=1", "cluster.num_workers=4", "cluster.min_workers=2"]
+    for every, seconds in (("3 epochs", 300), ("2 minutes", 120), ("10 minutes", 300)):
+        changes = [*grows, f"checkpoint_every={every}", "cluster.resize_interval_s=600"]
+        found = override(PRESETS["tiny"](VARIANTS[0]), changes).checkpoint_interval
+        assert found.seconds == seconds
