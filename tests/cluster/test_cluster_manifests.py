@@ -261,6 +261,15 @@ def test_no_stage_of_the_training_image_ends_as_root(target):
     assert re.findall(r"^USER (\S+)$", stage[1], re.M)[-1] == "1000"
 
 
+def test_the_training_image_asks_nvidias_runtime_for_the_driver():
+    text = (CLUSTER / "training/Dockerfile").read_text().partition("AS training")[2]
+    set_here = [each for line in re.findall(r"^ENV (.+)$", text, re.M) for each in line.split()]
+    variables = dict(each.split("=", 1) for each in set_here)
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == "all"
+    # `compute` has CUDA, and `utility` nvidia-smi.
+    assert {*variables["NVIDIA_DRIVER_CAPABILITIES"].split(",")} >= {"compute", "utility"}
+
+
 def test_requests_are_limits_and_only_workers_have_gpus():
     resources = {name: each["resources"] for name, each in containers().items()}
     resources["autoscaler"] = CLUSTER_SPEC["autoscalerOptions"]["resources"]

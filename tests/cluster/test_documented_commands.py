@@ -14,7 +14,8 @@ from ray.scripts.scripts import cli
 
 from laser_dist.commands import train
 from laser_dist.commands.main import COMMANDS, make_parser
-from laser_dist.training.config import describe_settings
+from laser_dist.models.variants import VARIANTS
+from laser_dist.training.config import PRESETS, describe_settings, override
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -100,6 +101,12 @@ def cases(commands: list[tuple[str, tuple[str, ...]]]) -> list[Any]:
 
 
 LASER_JND = [(name, words) for name, words in found("laser-jnd") if is_complete(words)]
+EXAMPLES = [
+    (f"{name} --help", words)
+    for name, module in COMMANDS.items()
+    for words in commands_of(module.EXAMPLE, "laser-jnd")
+]
+TRAININGS = ("train", "crossval", "reproduce")
 RAY = [(name, words) for name, words in found("ray") if is_complete(words)]
 MAKE = found("make")
 
@@ -132,12 +139,28 @@ def test_laser_jnd_accepts(words):
     assert unknown == [] or parsed.command == "build" or parsed.runner
 
 
-@pytest.mark.parametrize("words", cases([case for case in LASER_JND if case[1][0] == "train"]))
-def test_the_settings_of_a_training_are_valid(words):
+@pytest.mark.parametrize(
+    "words",
+    cases([case for case in LASER_JND + EXAMPLES if case[1][0] in TRAININGS and len(case[1]) > 1]),
+)
+def test_the_settings_of_a_training_are_valid(words, tmp_path, monkeypatch):
     parsed = make_parser().parse_args(words)
-    if parsed.variant and parsed.preset:
-        settings = train.resolve(parsed, needs_dataset=not parsed.print_config)
-        assert settings["variant"] == parsed.variant
+    monkeypatch.chdir(tmp_path)
+    if words[1:] == ("--config", "FILE"):  # the name of an option in prose
+        return
+    if parsed.command == "reproduce":
+        for variant in VARIANTS:
+            assert train.settings_of(parsed, variant)["variant"] == variant.name
+        return
+    if getattr(parsed, "resume", None):  # only these options can be given
+        assert override(PRESETS["large"](VARIANTS[0]), train.work_settings(parsed))
+        return
+    if parsed.config:  # as the page before it prints, or with a few settings
+        parsed.config.write_text('{"heads": {"epochs": 50}}')
+    needs_dataset = not getattr(parsed, "print_config", False)
+    settings = train.resolve(parsed, needs_dataset=needs_dataset)
+    assert settings["variant"] == parsed.variant
+    assert not parsed.config or settings["heads"]["epochs"] == 50
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -10,7 +10,7 @@ import pytest
 from laser_dist.errors import UserError
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import override, tiny, to_dict
-from laser_dist.training.devices import check_gpus
+from laser_dist.training.devices import check_gpus, use_devices
 
 A100, T4 = "NVIDIA A100-SXM4-40GB", "Tesla T4"
 # As Ray calls it in a worker that was given a GPU, on a machine where TensorFlow finds none.
@@ -18,6 +18,19 @@ WORK = """
 import json, sys
 from laser_dist.training.worker import work
 work([({"run_dir": sys.argv[1], "training": json.loads(sys.argv[2])}, ["image"])])
+"""
+# TensorFlow refuses a random operation without a seed if operations must be deterministic.
+DETERMINISTIC = """
+import json, sys
+from laser_dist.training.config import from_dict
+from laser_dist.training.worker import _set_up_tensorflow
+_set_up_tensorflow(from_dict(json.loads(sys.argv[1])), 1)
+import tensorflow as tf
+try:
+    tf.random.uniform([1])
+except RuntimeError as error:
+    assert "determinism" in str(error)
+    print("deterministic")
 """
 
 
@@ -60,3 +73,29 @@ def test_a_worker_without_its_gpu_does_not_train_on_the_cpu(tmp_path):
     assert done.returncode != 0
     assert "UserError: TensorFlow sees 0 of the 1 GPUs of a worker on" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_of_the_cpu_sees_no_gpu(monkeypatch):
+    import tensorflow as tf
+
+    visible = {"CPU": ["CPU:0"], "GPU": ["GPU:0", "GPU:1"]}
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda devices, kind: visible.update({kind: devices})
+    )
+    assert use_devices(0) == "CPU"
+    assert visible == {"CPU": ["CPU:0"], "GPU": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_operations_are_deterministic_if_that_is_set(value):
+    training = to_dict(override(tiny(variant_named("lat")), [f"deterministic={value}"]))
+    done = subprocess.run(
+        [sys.executable, "-c", DETERMINISTIC, json.dumps(training)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("deterministic\n" if value == "true" else "")

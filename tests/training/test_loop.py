@@ -12,6 +12,7 @@ from training_fakes import context, linear_stage
 from laser_dist.errors import UserError
 from laser_dist.training.config import CheckpointInterval
 from laser_dist.training.learning.loop import train_stage
+from laser_dist.training.learning.profiling import Profiler
 from laser_dist.training.storage.logs import METRICS_FOLDER, events_path
 
 pytestmark = pytest.mark.slow
@@ -488,3 +489,28 @@ def test_jit_compile_does_not_change_the_weights(tmp_path):
     plain, compiled = (stage.model.get_weights() for stage in stages)
     for one, other in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_profile_is_written_for_the_profiler_of_tensorboard(tmp_path):
+    train_stage(noisy_stage(), replace(context(tmp_path), profile_steps=2))
+    traces = (tmp_path / "logs" / "tensorboard" / "tiny").rglob("*.xplane.pb")
+    assert [path.stat().st_size > 0 for path in traces] == [True]
+
+
+@pytest.mark.parametrize(
+    ("together", "num_steps", "first", "last"), [(1, 5, 3, 7), (4, 5, 9, 16), (1, 0, None, None)]
+)
+def test_a_profile_has_the_steps_that_were_asked_for(
+    tmp_path, monkeypatch, together, num_steps, first, last
+):
+    """The first two executions, which compile the steps, are left out."""
+    done, calls = [0], []
+    profiler = tf.profiler.experimental
+    monkeypatch.setattr(profiler, "start", lambda _: calls.append(done[0] + 1))
+    monkeypatch.setattr(profiler, "stop", lambda: calls.append(done[0]))
+    traced = Profiler(tmp_path, num_steps)
+    for _ in range(8):
+        traced.before(together)
+        done[0] += together
+    traced.stop()
+    assert calls == ([] if first is None else [first, last])
