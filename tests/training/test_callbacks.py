@@ -99,28 +99,62 @@ def test_an_exception_in_a_callback_ends_the_training(tmp_path):
 
 def test_a_callback_of_keras_sees_what_it_sees_in_fit(tmp_path):
     """Keras's own CSV log has a row per epoch, counted from 0, and the model of the stage."""
-    path = tmp_path / "keras.csv"
-    of_keras, models = keras.callbacks.CSVLogger(str(path)), []
-    of_keras.on_train_begin = lambda logs=None, begin=of_keras.on_train_begin: (
-        models.append(of_keras.model),
-        begin(logs),
-    )
+    path, made = tmp_path / "keras.csv", []
+
+    def make(stage):
+        made.append((stage.name, keras.callbacks.CSVLogger(str(path))))
+        return made[-1][1]
+
     stage = tiny_stage(epochs=2)
-    callbacks = (KerasCallback(of_keras), CsvLogger(RunFiles(str(tmp_path))))
+    callbacks = (KerasCallback(make), CsvLogger(RunFiles(str(tmp_path))))
+    assert made == []
     train_stage(stage, replace(context(tmp_path), callbacks=callbacks))
     with path.open(newline="") as file:
         logged = list(csv.DictReader(file))
     assert [row["epoch"] for row in logged] == ["0", "1"]
     ours = [row["value"] for row in rows(tmp_path) if row["metric"] == "val_loss"]
     assert [float(row["val_loss"]) for row in logged] == pytest.approx(list(map(float, ours)), 1e-5)
-    assert models == [stage.model]
+    assert [(name, callback.model) for name, callback in made] == [(stage.name, stage.model)]
 
 
-def test_ray_hears_of_the_last_epoch_and_not_of_each(tmp_path):
-    """Epochs of a few milliseconds: the first is reported, then ten seconds pass or it ends."""
+class OptimizerReader(keras.callbacks.Callback):
+    """Reads what the callbacks of MLflow and of Weights & Biases read of an optimizer."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def on_train_begin(self, logs=None):
+        self.settings = self.model.optimizer.get_config()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rates.append(self.model.optimizer.learning_rate.numpy().item())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.05, 0.05, 0.05]),
+        # 12 steps: one of warm-up, then half a cosine over 11, of which 3, 7 and 11 are done.
+        ("cosine", [0.025 * (1 + np.cos(np.pi * done / 11)) for done in (3, 7, 11)]),
+    ],
+)
+def test_a_callback_of_keras_can_read_the_optimizer(tmp_path, schedule, rates):
+    reader = OptimizerReader()
+    stage = tiny_stage(epochs=3, schedule=schedule)
+    train_stage(stage, replace(context(tmp_path), callbacks=(KerasCallback(lambda _: reader),)))
+    assert reader.rates == pytest.approx(rates, abs=1e-7)
+    assert reader.settings["global_clipnorm"] == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "reported"), [(1000.0, [1, 4]), (0.0, [1, 2, 3, 4])])
+def test_ray_hears_of_the_last_epoch_and_of_those_before_at_intervals(
+    tmp_path, monkeypatch, seconds, reported
+):
+    monkeypatch.setattr("laser_dist.training.learning.loop.SECONDS_BETWEEN_REPORTS", seconds)
     told = []
     train_stage(tiny_stage(epochs=4), replace(context(tmp_path), report=told.append))
-    assert [each["epoch"] for each in told] == [1, 4]
+    assert [each["epoch"] for each in told] == reported
     assert {"stage", "loss", "val_loss", "gradient_norm", "learning_rate"} <= told[0].keys()
 
 

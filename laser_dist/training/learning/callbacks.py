@@ -32,7 +32,7 @@ class StageInfo:
     Attributes:
       name: such as "jnd1".
       epochs: number of epochs in all.
-      model: the model that is trained. Do not change it.
+      model: the model that is trained, and its `optimizer`. Do not change them.
       inputs: returns the model's inputs for a few validation examples: uint8 [B, H, W, 3] raw
         frames for models of frames, features for heads.
       run_dir: folder of the run on this machine.
@@ -68,18 +68,23 @@ class Callback:
 
 
 class KerasCallback(Callback):
-    """A callback of Keras, such as those of Weights & Biases and MLflow.
+    """Callbacks of Keras, such as those of Weights & Biases and MLflow, one for each stage.
 
-    It sees each stage as one training: `on_train_begin`, `on_epoch_end` with the metrics,
-    and `on_train_end`. Methods for batches are not called.
+    Each sees its stage as a training: `on_train_begin`, `on_epoch_end` with the metrics, and
+    `on_train_end`. Methods for batches are not called.
     """
 
-    def __init__(self, callback: keras.callbacks.Callback) -> None:
-        """Take the callback to call."""
-        self._callback = callback
+    def __init__(self, make: Callable[[StageInfo], keras.callbacks.Callback]) -> None:
+        """Take a function that makes the callback of a stage.
+
+        It is called in the worker, so it can do there what its callback needs, such as
+        `wandb.init`.
+        """
+        self._make = make
 
     def on_stage_begin(self, stage: StageInfo) -> None:
-        """Call `on_train_begin`."""
+        """Make the callback, and call `on_train_begin`."""
+        self._callback = self._make(stage)
         self._callback.set_model(stage.model)
         self._callback.set_params({"epochs": stage.epochs})
         self._callback.on_train_begin()

@@ -55,7 +55,7 @@ from laser_dist.training.storage.logs import TENSORBOARD_FOLDER, RunLog
 
 WARM_UP_SHARE = 0.05
 PLATEAU_EPOCHS = 5
-SECONDS_BETWEEN_REPORTS = 10.0  # to Ray; each waits until Ray's controller looks, up to seconds
+SECONDS_BETWEEN_REPORTS = 2.0  # to Ray, whose controller takes one in 2 s: another would wait
 SECONDS_BETWEEN_NOTICES = 10.0  # of preemption; each look is a round trip of all workers
 _MODEL = "model/"
 NOT_DECAYED = ["bias", "gamma", "beta"]  # Keras's names of biases and norm parameters
@@ -201,6 +201,7 @@ class _StageRun:
         with context.strategy.scope():
             self._optimizer = make_optimizer(stage.settings, stage.steps_per_epoch)
             self._optimizer.build(stage.model.trainable_variables)
+        stage.model.optimizer = self._optimizer  # for callbacks, as after `compile`
         self._state = {
             **{f"{_MODEL}{each.path}": each for each in stage.model.variables},
             # Without the optimizer's own name, which counts the optimizers of a process.
