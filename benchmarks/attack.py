@@ -36,6 +36,7 @@ from laser_dist.isolation import Crashed, Isolated
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 60.0  # for one file
+ATTACKS = "Attacks"  # caption of the table of the tests
 # Kind of file to its part of all mutations. A model takes longest to load.
 KINDS = {
     "archive .zip": 0.15,
@@ -296,7 +297,7 @@ def main() -> None:
     tables = []
     refused = [] if arguments.only_mutations else attacks()
     if refused:
-        tables.append(table("Attacks", ["Target", "Attack", "Outcome"], refused))
+        tables.append(table(ATTACKS, ["Target", "Attack", "Outcome"], refused))
     known = frozenset(hashlib.sha256(content).hexdigest() for content in members().values())
     rows = tried(seeds(), KINDS, known, arguments)
     formats = clips()
@@ -324,6 +325,7 @@ def main() -> None:
         summary=(f"{len(refused)} attacks and " if refused else "")
         + f"{sum(row[1] for row in rows + predicted):,} mutated files: {bad} problems.",
         tables=tables,
+        keep=ATTACKS if arguments.only_mutations else None,
         notes=[
             f"Each file has {SECONDS:.0f} s and {MEMORY_BYTES >> 30} GiB of address space.",
             "An accepted file is one whose mutation leaves it valid, such as another digit in a "

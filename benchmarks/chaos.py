@@ -33,7 +33,7 @@ from typing import Any
 import h5py
 import numpy as np
 import psutil
-from results import laser_jnd, table, write_result
+from results import add_tables, laser_jnd, table, write_result
 
 # Tiny models, and enough epochs that training takes as long as the startup of Ray and TensorFlow.
 SETTINGS = (
@@ -48,6 +48,11 @@ MAX_COMMANDS = 4
 SHORT_TIMEOUT = "cluster.hang_timeout_s=30"
 WORKER = "TrainWorker"  # in the process names of Ray's training workers
 TIMEOUT_S, HUNG = 900, 124
+KILLED = "One process, drawn from all that ran, is killed by SIGKILL at a random moment."
+FROZEN = (
+    "A worker is stopped by SIGSTOP at a random moment after the workers have started, and nothing "
+    "resumes it; `cluster.hang_timeout_s` is 30."
+)
 MODELS = ("image", "jnd1", "jnd2", "jnd3", "mj-lat", "predictor")
 
 
@@ -291,35 +296,32 @@ def main() -> None:
         outcome = disturbed(data, folder, seed, length_s, expected, freeze=arguments.freeze)
         outcomes.append(outcome)
         print(outcome, flush=True)
-    verb = "frozen" if arguments.freeze else "killed"
-    how = (
-        "A worker is stopped by SIGSTOP at a random moment after the workers have started, and "
-        "nothing resumes it; `cluster.hang_timeout_s` is 30."
-        if arguments.freeze
-        else "One process, drawn from all that ran, is killed by SIGKILL at a random moment."
+    measured = table(
+        f"{FROZEN if arguments.freeze else KILLED} `mj-lat` at a tiny size, two workers, a "
+        "checkpoint every three steps",
+        ["Seed", "After (s)", "Frozen" if arguments.freeze else "Killed", "During", "Commands"]
+        + ["Time (s)", "Resumed from", "Problem"],
+        [
+            [each.seed, round(each.moment_s, 1), each.victim, each.during, each.commands]
+            + [round(each.seconds), each.resumed or None, each.problem or None]
+            for each in outcomes
+        ],
+        details=True,
     )
     good = sum(not outcome.problem for outcome in outcomes)
-    write_result(
-        "chaos",
-        title="Kill and freeze processes",
-        simulated=True,
-        summary=f"{good} of {len(outcomes)} runs in which a process was {verb} got the same "
-        f"{len(expected)} arrays as the undisturbed run, bit for bit.",
-        tables=[
-            table(
-                f"{how} `mj-lat` at a tiny size, two workers, a checkpoint every three steps",
-                ["Seed", "After (s)", verb.title(), "During", "Commands", "Time (s)"]
-                + ["Resumed from", "Problem"],
-                [
-                    [each.seed, round(each.moment_s, 1), each.victim, each.during, each.commands]
-                    + [round(each.seconds), each.resumed or None, each.problem or None]
-                    for each in outcomes
-                ],
-                details=True,
-            )
-        ],
-        notes=[f"The undisturbed run took {length_s:.0f} s."],
-    )
+    if arguments.freeze:
+        add_tables("chaos", [measured])
+    else:
+        write_result(
+            "chaos",
+            title="Kill and freeze processes",
+            simulated=True,
+            summary=f"{good} of {len(outcomes)} runs in which a process was killed got the same "
+            f"{len(expected)} arrays as the undisturbed run, bit for bit.",
+            tables=[measured],
+            keep=FROZEN,
+            notes=[f"The undisturbed run took {length_s:.0f} s."],
+        )
     sys.exit(0 if good == len(outcomes) else 1)
 
 

@@ -20,40 +20,49 @@ def table(caption: str, columns: list[str], rows: list[list[Any]], **others: Any
     return {"caption": caption, "columns": columns, "rows": rows, **others}
 
 
-def write_result(name: str, *, tables: list[dict[str, Any]], **fields: Any) -> None:
-    """Write the result of a script.
-
-    Tables of the previous result that were not measured again stay, unless they have the caption
-    of a new one.
+def write_result(
+    name: str, *, tables: list[dict[str, Any]], keep: str | None = None, **fields: Any
+) -> None:
+    """Write the result of a script in place of the previous one.
 
     Args:
       name: of the script.
       tables: as `table` returns them.
+      keep: start of the captions of the previous tables that stay; None if none stays.
       **fields: `title`, `summary`, `simulated` and `notes`.
     """
     path = FOLDER / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"tables": []}
+    before = _read(path) if keep is not None and path.exists() else {"tables": []}
+    origin = {key: before[key] for key in ("machine", "date") if key in before}
+    kept = [origin | each for each in before["tables"] if each["caption"].startswith(keep or "")]
     result = {
         "machine": machine(),
         "date": f"{datetime.date.today():%Y-%m}",
         "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         **fields,
     }
-    _write(path, result, tables, before)
+    _write(path, result | {"tables": tables + kept})
 
 
 def add_tables(name: str, tables: list[dict[str, Any]]) -> None:
-    """Add tables to the result of a script, which must exist; each says how it was measured."""
+    """Add tables to the result of a script, which must exist, in place of those of their captions.
+
+    Each says on which machine it was measured, and when. The rest of the result stays.
+    """
     path = FOLDER / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = _read(path)
     origin = {"machine": machine(), "date": f"{datetime.date.today():%Y-%m}"}
-    _write(path, before, [each | origin for each in tables], before)
-
-
-def _write(path: Path, result: dict[str, Any], tables: list[Any], before: dict[str, Any]) -> None:
     captions = {each["caption"] for each in tables}
     kept = [each for each in before["tables"] if each["caption"] not in captions]
-    text = json.dumps(result | {"tables": tables + kept}, indent=2, ensure_ascii=False)
+    _write(path, before | {"tables": [each | origin for each in tables] + kept})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    text = json.dumps(result, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
     print(f"\nWrote {path}")
 
