@@ -29,7 +29,7 @@ from laser_dist.training.learning.step import Stepper
 from laser_dist.training.worker import make_strategy
 
 NUM_STEPS = 5
-NUM_DEVICES = (3, 5)  # of 5, the last has only padding
+NUM_DEVICES = (3, 5, 6, 7)  # of 5 and more, the last have only padding
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -64,7 +64,7 @@ def train(strategy):
 
 
 def train_norm(strategy, *, synchronized=True):
-    """Return the final weights of a model with a batch norm; its batches of 8 end with one of 5."""
+    """Return first and final weights of a model with a batch norm; the last batch has 5, not 8."""
     devices = strategy.num_replicas_in_sync
     with strategy.scope():
         keras.utils.set_random_seed(1)
@@ -141,10 +141,16 @@ def smallest_difference(weights, others):
     return min(float(abs(a - b).max()) for a, b in zip(weights, others, strict=True))
 
 
-def compare_norms(devices):
+def train_norm_alone():
+    """Return first and final weights of one device as lists."""
+    weights = train_norm(tf.distribute.get_strategy())
+    return [[each.tolist() for each in part] for part in weights]
+
+
+def compare_norms(devices, alone):
     """Return how far the final weights of several devices are from those of one device."""
+    start, one = ([np.array(each) for each in part] for part in alone)
     use_devices(gpus=0, cpu_devices=devices)
-    start, one = train_norm(tf.distribute.get_strategy())
     strategy = make_strategy(num_workers=1)
     assert strategy.num_replicas_in_sync == devices
     found = {
@@ -152,8 +158,8 @@ def compare_norms(devices):
         "difference": largest_difference(one, train_norm(strategy)[1]),
     }
     if devices == NUM_DEVICES[0]:
-        alone = train_norm(strategy, synchronized=False)[1]
-        found["unsynchronized"] = largest_difference(one, alone)
+        own = train_norm(strategy, synchronized=False)[1]
+        found["unsynchronized"] = largest_difference(one, own)
     return found
 
 
@@ -188,7 +194,8 @@ def compare_two_devices():
 
 def main(path):
     result = in_child(compare_two_devices)
-    result["norms"] = {count: in_child(compare_norms, count) for count in NUM_DEVICES}
+    alone = in_child(train_norm_alone)
+    result["norms"] = {count: in_child(compare_norms, count, alone) for count in NUM_DEVICES}
     path.write_text(json.dumps(result))
 
 

@@ -199,7 +199,7 @@ def replicas(tmp_path_factory):
 
 def test_batch_norms_ignore_padding_on_any_number_of_devices(replicas):
     """Batches of 8 are padded on these numbers of devices, and the last one, of 5, on one too."""
-    assert replicas["norms"].keys() == {"3", "5"}
+    assert replicas["norms"].keys() == {"3", "5", "6", "7"}
     for found in replicas["norms"].values():
         assert found["difference"] < 1e-3 * found["moved"]
     assert replicas["norms"]["3"]["unsynchronized"] > 0.1 * replicas["norms"]["3"]["moved"]
