@@ -270,7 +270,7 @@ def compare_speed(options: argparse.Namespace) -> list[list[Any]]:
                 found = measured(kind, devices, workers, precision, xla=xla)
                 step, without_input = found["step_s"], found["without_input_s"]
                 compute = measured(kind, 1, 1, precision, xla=xla)["without_input_s"]
-                parts = (step - without_input, compute, without_input - compute)
+                parts = (max(0.0, step - without_input), compute, max(0.0, without_input - compute))
                 checkpoint, memory = found["checkpoint_s"], found["memory_gb"]
                 rows.append([
                     kind.upper(), f"{workers} × {devices}" if workers > 1 else str(devices),
@@ -327,7 +327,8 @@ def main() -> None:
     tables.append(table("Speed", columns, compare_speed(options)))
     notes = [
         "Compute is a step on one device, with the optimizer. All-reduce is what the step of "
-        "several devices takes longer, so it includes that devices wait for each other.",
+        "several devices takes longer, so it includes that devices wait for each other. Differences below 0, which are "
+        "noise, are shown as 0.",
         f"The allowed difference is {FACTOR:.0f} times that of two CPU devices, a factor that was "
         "chosen. `Moved at most` is the largest change of a weight by the steps.",
     ]
