@@ -327,8 +327,8 @@ def main() -> None:
     tables.append(table("Speed", columns, compare_speed(options)))
     notes = [
         "Compute is a step on one device, with the optimizer. All-reduce is what the step of "
-        "several devices takes longer, so it includes that devices wait for each other. Differences below 0, which are "
-        "noise, are shown as 0.",
+        "several devices takes longer, so it includes that devices wait for each other. "
+        "Differences below 0, which are noise, are shown as 0.",
         f"The allowed difference is {FACTOR:.0f} times that of two CPU devices, a factor that was "
         "chosen. `Moved at most` is the largest change of a weight by the steps.",
     ]
