@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--isolate",
         action=argparse.BooleanOptionalAction,
         help="read files in a child process with limits, so that one that crashes a decoder, hangs"
-        " or takes all memory costs that file only (default: for several clips)",
+        " or takes all memory costs that file only (default: for folders and several clips)",
     )
     parser.add_argument(
         "--runner",
@@ -140,7 +140,9 @@ def run(arguments: argparse.Namespace) -> None:
             run_job(arguments, clips, partial(loaded_predictor, arguments.model))
         return
     check_plain(arguments, clips)
-    isolate = len(clips) > 1 if arguments.isolate is None else arguments.isolate
+    isolate = arguments.isolate
+    if isolate is None:
+        isolate = len(clips) > 1 or arguments.recursive
     if len(clips) == 1 and not isolate and not arguments.model.endswith(EXPORTED_SUFFIXES):
         clip_facts(Path(clips[0]))  # Keras takes seconds to load
     output = Path(arguments.output) if arguments.output else None

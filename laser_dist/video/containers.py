@@ -33,14 +33,16 @@ from laser_dist.errors import UserError
 from laser_dist.storage import limit, open_regular
 from laser_dist.storage.retries import is_transient
 from laser_dist.video.heif import assembled, grid_of
-from laser_dist.video.signatures import codec_tags, is_photograph, problem_of
-from laser_dist.video.through_pillow import PillowError, picture_of, video_of
+from laser_dist.video.signatures import ENCRYPTED, codec_tags, is_photograph, problem_of
+from laser_dist.video.through_pillow import PillowError, picture_of, size_of, video_of
 
 MIN_SIZE = 16
 """Smallest width and height in pixels: one macroblock."""
 
 MAX_PIXELS = limit("MAX_PIXELS", 1 << 26)
 """Largest frame, 8192x8192; a decoder allocates what a header states."""
+
+_DAMAGED_OR_LARGE = f"its picture is damaged, or above the limit of {MAX_PIXELS:,} pixels"
 
 MAX_FILE_BYTES = limit("MAX_FILE_BYTES", 1 << 36)
 """Largest file that is read piece by piece, 64 GiB."""
@@ -302,6 +304,10 @@ def _video_stream(container: InputContainer, file: BinaryIO, name: str) -> Video
     if not problem:
         tags = ", ".join(codec_tags(file))
         problem = _problem_of(streams[0], tags) if streams else "it has no picture"
+        size = size_of(file)
+        if problem == _DAMAGED_OR_LARGE and size is not None:
+            is_large = size[0] * size[1] > MAX_PIXELS
+            problem = _too_large(*size) if is_large else "its picture is damaged"
     raise VideoError(f"Cannot decode {name}: {problem}.", hint=_OTHER_FILE)
 
 
@@ -311,16 +317,19 @@ def _problem_of(stream: VideoStream, tags: str = "") -> str:
     context = cast(VideoCodecContext | None, stream.codec_context)
     if context is None:
         return f"laser-jnd has no decoder for its codec{tags and f' ({tags})'}"
-    if context.codec_tag == "encv":
+    if context.codec_tag in ENCRYPTED:
         return "it is encrypted"
     if context.name not in CODECS:
         return f"the codec {context.name} is not supported"
     if context.width * context.height > MAX_PIXELS:
-        size = f"{context.width}x{context.height}"
-        return f"it has {size} pixels; the limit is {MAX_PIXELS:,}"
+        return _too_large(context.width, context.height)
     if not context.width or not context.pix_fmt:
-        return f"its picture is damaged, or above the limit of {MAX_PIXELS:,} pixels"
+        return _DAMAGED_OR_LARGE
     return ""
+
+
+def _too_large(width: int, height: int) -> str:
+    return f"it has {width}x{height} pixels; the limit is {MAX_PIXELS:,}"
 
 
 def _rank(stream: VideoStream) -> int:

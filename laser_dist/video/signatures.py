@@ -14,6 +14,9 @@ _SIGNATURES = (
     (0, b"fLaC", _SOUND),
     (8, b"WAVE", _SOUND),
 )
+ENCRYPTED = ("encv", "drmi")
+"""What takes the place of a codec's name: by ISO/IEC 23001-7, and by Apple's FairPlay."""
+
 _HEADER = 8  # bytes of a box: its size and its type
 _MAX_BOXES = 1000
 # ISO/IEC 14496-12: from the file down to the descriptions of the samples of a track.
@@ -34,8 +37,7 @@ def problem_of(file: BinaryIO) -> str | None:
     boxes = {kind for kind, _, _ in boxes_of(file, 0, file.seek(0, 2))}
     if b"mdat" in boxes and not boxes & {b"moov", b"meta"}:
         return "it is truncated: the index at its end is missing"
-    # ISO/IEC 23001-7 puts the entries `encv` and `enca` in place of those of the codecs.
-    return "it is encrypted" if "encv" in codec_tags(file) else None
+    return "it is encrypted" if any(tag in ENCRYPTED for tag in codec_tags(file)) else None
 
 
 def is_photograph(file: BinaryIO) -> bool:

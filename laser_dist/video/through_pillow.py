@@ -23,6 +23,7 @@ MAX_ANIMATION_PIXELS = limit("MAX_ANIMATION_PIXELS", 1 << 29)
 """Most pixels of all frames of an animation: about 250 frames of 1080p."""
 
 _MILLISECOND = Fraction(1, 1000)
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TIFF = (b"II*\0", b"MM\0*")
 _COMPRESSION, _PHOTOMETRIC = 259, 262  # tags of TIFF 6.0
 # None, CCITT, LZW, deflate (by two numbers), and PackBits.
@@ -88,7 +89,8 @@ def picture_of(file: BinaryIO, *, max_pixels: int) -> BinaryIO | None:
         return None
     file.seek(0)
     try:
-        image = Image.open(file, formats=("TIFF",))
+        with _converting_errors():
+            image = Image.open(file, formats=("TIFF",))
     except UnidentifiedImageError:
         return None
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
@@ -110,11 +112,29 @@ def picture_of(file: BinaryIO, *, max_pixels: int) -> BinaryIO | None:
     return picture
 
 
+def size_of(file: BinaryIO) -> tuple[int, int] | None:
+    """Return the width and height that an image states, without decoding it; None if unknown.
+
+    Args:
+      file: the file; its position changes.
+    """
+    file.seek(0)
+    try:
+        with _converting_errors():
+            return Image.open(file, formats=_FORMATS).size
+    except (PillowError, UnidentifiedImageError):
+        return None
+
+
 @contextmanager
 def _converting_errors() -> Generator[None]:
     """Turn Pillow's errors inside the block into `PillowError`, but not those of the disk."""
     try:
         yield
+    except UnidentifiedImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PillowError("it has more pixels than Pillow takes") from error
     except (OSError, ValueError, SyntaxError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

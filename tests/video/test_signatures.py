@@ -54,9 +54,10 @@ def test_a_codec_without_a_decoder_is_named():
     assert refusal(mp4_with_codec(b"zzzz")).endswith("has no decoder for its codec (zzzz).")
 
 
-def test_an_encrypted_video_is_called_encrypted():
-    """ISO/IEC 23001-7 renames the codec of an encrypted track."""
-    assert refusal(mp4_with_codec(b"encv")).endswith("it is encrypted.")
+@pytest.mark.parametrize("tag", [b"encv", b"drmi"])
+def test_an_encrypted_video_is_called_encrypted(tag):
+    """ISO/IEC 23001-7 renames the codec of an encrypted track, and FairPlay does."""
+    assert refusal(mp4_with_codec(tag)).endswith("it is encrypted.")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,21 @@ def test_a_recording_without_its_index_is_called_truncated():
 def test_a_picture_above_the_limit_is_refused_with_the_limit():
     file = io.BytesIO()
     Image.new("1", (10_000, 7_000)).save(file, "PNG")
-    assert "the limit of 67,108,864 pixels" in refusal(file.getvalue())
+    message = refusal(file.getvalue())
+    assert message.endswith("it has 10000x7000 pixels; the limit is 67,108,864.")
+
+
+def test_a_picture_that_is_cut_is_damaged_and_not_too_large():
+    file = io.BytesIO()
+    Image.fromarray(moving_clip(1, 48, 64).rgb(0)).save(file, "PNG")
+    content = file.getvalue()
+    assert refusal(content[: len(content) // 2]).endswith("its picture is damaged.")
+
+
+def test_a_tiff_file_with_more_pixels_than_pillow_takes_is_refused():
+    file = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(file, "TIFF", compression="lzma")
+    assert "pixels" in refusal(file.getvalue())
 
 
 def test_an_empty_file_is_called_empty():
