@@ -245,7 +245,8 @@ class _JoinSegments(beam.DoFn):
                     path, output, self._plan.request, before,
                     segments=_read(places),
                 )  # fmt: skip
-                return {**encoded.to_dict(), "clip": job.source, "output": job.output}
+                names = {"clip": job.source, "output": job.output, "ffmpeg": None}
+                return {**encoded.to_dict(), **names}
         return refused[0].to_dict()
 
 

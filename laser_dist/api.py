@@ -28,6 +28,7 @@ from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import (
     PRESETS,
     TrainingConfig,
+    from_dict,
     override,
     read_settings,
     setting_text,
@@ -99,6 +100,9 @@ def train(
     follower = follower or Follower()
     location, pretrained = find_dataset(dataset), None
     if init_from is not None:
+        from laser_dist.training.ray_entry import check_gpus_here
+
+        check_gpus_here(from_dict(training).cluster)  # before models are downloaded
         with follower.preparing() as show:
             pretrained = load_pretrained(str(init_from), training, show)
     started = start_run(store, training, location, splits)  # creates the folder

@@ -10,7 +10,7 @@ NO_VALUE = "–"
 def printable(text: str) -> str:
     """Return a text with its control characters escaped, line ends too.
 
-    Names of files and sources come from anybody, and a terminal would obey them. A name with a line
+    Names of files and sources are not trusted, and a terminal would obey them. A name with a line
     end could look like a message.
     """
     return "".join(
@@ -68,9 +68,9 @@ def figure_text(value: float) -> str:
 
 
 def notes(lines: Iterable[str]) -> str:
-    """Return the number of lines and the first few of them, or "none"."""
+    """Return the number of lines and the first few of them, or "none", for `Terminal.pairs`."""
     lines = list(lines)
     if not lines:
         return "none"
-    shown = [*lines[:SHOWN_NOTES], *(["…"] if len(lines) > SHOWN_NOTES else [])]
+    shown = [*map(printable, lines[:SHOWN_NOTES]), *(["…"] if len(lines) > SHOWN_NOTES else [])]
     return "\n    ".join([str(len(lines)), *shown])

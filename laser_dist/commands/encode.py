@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="FILE",
-        help="file to write: .mp4, .mov or .mkv; or a folder for several clips, with --runner also"
-        " its URL. A file appears when it is complete",
+        help="file to write: .mp4, .mov, .mkv or, with svtav1, .webm; or a folder for several"
+        " clips, with --runner also its URL. A file appears when it is complete",
     )
     parser.add_argument(
         "--recursive",
@@ -415,7 +415,7 @@ def say_all(
     files = [(Path(each.source), Path(each.output)) for each in reused]
     if files and all(path.is_file() for pair in files for path in pair):
         sizes += [(source.stat().st_size, output.stat().st_size) for source, output in files]
-        terminal.say(f"With what was there: {_total_text(sizes)}")
+        terminal.say(f"Including clips encoded before: {_total_text(sizes)}")
     if first["simulated"]:
         terminal.say("The model was trained with SIMULATED viewers.")
 

@@ -96,10 +96,20 @@ class _Printable(logging.Formatter):
     """Formats records, and escapes the control characters in them."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the class
-        return printable(super().formatMessage(record))
+        text = super().formatMessage(record)
+        # A message of ours is a line, and a line end in it is part of a name.
+        is_ours = record.name.partition(".")[0] in PACKAGES
+        return printable(text) if is_ours else _lines(text)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - of the class
-        return "\n".join(map(printable, super().formatException(ei).splitlines()))
+        return _lines(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - of the class
+        return _lines(super().formatStack(stack_info))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class _TerminalHandler(logging.Handler):

@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Predict each clip; those that fail are named, and do not stop the others."""
-    from laser_dist.prediction.load import EXPORTED_SUFFIXES
+    from laser_dist.prediction.load import EXPORTED_SUFFIXES, origin_of
     from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
     from laser_dist.video.facts import clip_facts
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         if streamed is None:
             raise UserError("--resume needs --format ndjson and --output.")
-        done = kept_lines(streamed, arguments.model, arguments.sur)
+        done = kept_lines(streamed, origin_of(arguments.model), arguments.sur)
         clips = [clip for clip in clips if clip not in done]
         logger.info("%d clips are already predicted in %s", len(done), streamed)
         if not clips:
@@ -267,7 +267,7 @@ def kept_lines(output: Path, model: str, sur: float) -> set[str]:
 
     Args:
       output: the file.
-      model: path or URL of the model of the predictions.
+      model: origin of the predictor.
       sur: satisfied-user ratio of the predictions.
 
     Raises:

@@ -50,4 +50,5 @@ def run(arguments: argparse.Namespace) -> None:
         defaults = ", ".join(f"{preset} {value}" for preset, value in each.defaults.items())
         for text in (each.meaning, f"Default: {defaults}"):
             width = min(terminal.width, MAX_WIDTH)
-            terminal.say(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  "))
+            for line in textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  "):
+                terminal.say(line)

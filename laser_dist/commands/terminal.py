@@ -74,10 +74,13 @@ class Terminal:
             self.say(line)
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Print names and values in two columns."""
+        """Print names and values in two columns; a value may have several lines."""
         widest = max(len(name) for name, _ in pairs)
         for name, value in pairs:
-            self.say(f"  {name:<{widest}}  {value}")
+            first, *others = value.split("\n")
+            self.say(f"  {name:<{widest}}  {first}")
+            for line in others:
+                self.say(line)
 
     def table(self, header: Sequence[str], sections: Sequence[Sequence[Sequence[str]]]) -> None:
         """Print a table, its first column aligned to the left and the others to the right.
@@ -153,16 +156,17 @@ class Terminal:
 def _log_now_and_then() -> Show:
     """Return a function that logs progress, but not more often than is readable in a file."""
     last, before = time.monotonic(), ""
-    begun, at = last, math.inf  # of what is done now, and how much of it was done then
+    begun, at, before_done = last, 0.0, math.inf  # of what is done now: its start, and how far
 
     def show(text: str, done: float | None = None, total: float | None = None) -> None:
-        nonlocal last, before, begun, at
+        nonlocal last, before, begun, at, before_done
         now, line = time.monotonic(), text
         if done is None or total is None:
-            at = math.inf
+            before_done = math.inf
         else:
-            if done < at:
+            if done < before_done:
                 begun, at = now, done
+            before_done = done
             line = f"{text}  {done:g}/{total:g}"
             if done > at:
                 left = (total - done) * (now - begun) / (done - at)

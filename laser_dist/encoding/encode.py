@@ -176,7 +176,7 @@ class Encoded:
 
     @property
     def ffmpeg_command(self) -> str | None:
-        """The command with which `ffmpeg` encodes so; None if it takes several."""
+        """FFmpeg command that encodes the clip with its quantizer; None if scenes differ."""
         codec, result = CODECS[self.settings.codec], self.result
         if len({value for _, value in self.values}) > 1:
             return None
@@ -184,7 +184,9 @@ class Encoded:
         if codec.tag and self.output.suffix.lower() != ".mkv":
             options["tag:v"] = codec.tag
         words = [part for name, text in options.items() for part in (f"-{name}", text)]
-        streams = ["-map", f"0:{result.source_index}", "-map", "0:a?", "-map", "0:s?"]
+        kinds = "ast" if self.output.suffix.lower() == ".mkv" else "as"  # sound, subtitles, files
+        others = [word for kind in kinds for word in ("-map", f"0:{kind}?")]
+        streams = ["-map", f"0:{result.source_index}", *others]
         filters = ["-vf", result.filters] if result.filters else []
         return shlex.join(
             ["ffmpeg", "-i", str(self.source), *streams, "-c", "copy", *filters]

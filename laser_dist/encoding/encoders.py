@@ -140,7 +140,7 @@ class EncoderSettings:
         if own := next((name for name in self.options if name.lower() in RATE_OPTIONS), None):
             raise UserError(
                 f"--encoder-options sets {own}, and the quantizers follow from the levels.",
-                hint="Use --margin, --min-xpsnr or --min-vmaf.",
+                hint="Use --margin.",
             )
 
     @property

@@ -281,7 +281,10 @@ def _with_shares(rungs: Iterable[Rung]) -> Iterator[Rung]:
         candidate, share, kept = rung.candidate, None, Reason.FIRST_OF_ITS_HEIGHT
         if above is not None and above.height == candidate.height:
             share = share_who_see(candidate.prediction, above.qps, candidate.qps)
-            kept = Reason.OTHER_QUANTIZERS if share is None else Reason.A_JND_OR_MORE
+            if share is None:
+                kept = Reason.OTHER_QUANTIZERS
+            else:
+                kept = Reason.A_JND_OR_MORE if share >= JND_SHARE else Reason.FILLS_MIN_RUNGS
         if rung.dropped is None:
             above = candidate
             yield replace(rung, share=share, kept=rung.kept or kept)

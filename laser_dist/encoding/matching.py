@@ -39,6 +39,7 @@ from laser_dist.video.quality import xpsnr_db
 
 MAX_PROBES = 2
 EXCERPT_S = 1
+_MOST_FRAMES = 60  # some containers state a rate of 1000
 _LEAST_FRAMES = 24  # of an excerpt: at a low frame rate, a second would be little but a key frame
 _NEAR_DB = 0.1  # closer than this, another trial encode is not worth its time
 _LEAST_SLOPE = 0.25  # of a drop in the quality of a clip: two noisy trials that are close give none
@@ -128,7 +129,7 @@ def excerpts_of(
       scenes: positions of the frames of each scene, in order.
       count: number of equal parts of the clip, each of which gives an excerpt: the middle of the
         longest scene in it. Fewer if the parts would be shorter than the excerpts.
-      seconds: length of an excerpt at the nominal frame rate, but at least 24 frames; less if the
+      seconds: length of an excerpt at the nominal frame rate, but from 24 to 60 frames; less if the
         scene is shorter.
       size: (width, height) in pixels to scale to; None to keep the size.
 
@@ -140,7 +141,7 @@ def excerpts_of(
         packets = scan_packets(container, stream, name, damage)
     with open_video(source, name, damage) as (container, stream):
         rate = frame_rate(stream)
-        length = max(_LEAST_FRAMES, round(seconds * rate))
+        length = min(max(_LEAST_FRAMES, round(seconds * rate)), _MOST_FRAMES)
         places = excerpt_places(scenes, count, length)
         if packets.key_times:
             times = [time for place in places for time in packets.times[place.start : place.stop]]

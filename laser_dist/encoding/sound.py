@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +20,8 @@ from av.filter import Graph
 from av.packet import Packet
 from av.stream import Stream
 
-from laser_dist.video.containers import open_all_streams
+from laser_dist.video.containers import SOUND_DECODERS, open_all_streams
+from laser_dist.video.packets import continued
 
 SOUND_CODECS = ("aac", "ac3", "eac3", "opus")
 """FFmpeg's names of the codecs of sound that browsers play from fMP4."""
@@ -39,11 +40,15 @@ class Sound:
       index: position among the streams of the source.
       codec: FFmpeg's name of its codec.
       language: as the source names it; "" if it does not.
+      rate: samples per second of sound that is converted; 0 if it is copied.
+      channels: its number of channels.
     """
 
     index: int
     codec: str
     language: str
+    rate: int = 0
+    channels: int = 0
 
     @property
     def is_copied(self) -> bool:
@@ -66,10 +71,11 @@ def sounds_of(source: Path) -> tuple[tuple[Sound, ...], tuple[str, ...]]:
         sounds = [_sound(stream) for stream in container.streams.audio]
         left_out = [f"subtitle stream {stream.index}" for stream in container.streams.subtitles]
     for sound in sounds:
-        if _has_sound(source, sound):
-            found.append(sound)
-        else:
+        heard = _heard(source, sound)
+        if heard is None:
             left_out.append(str(sound))
+        else:
+            found.append(heard)
     return tuple(found), tuple(left_out)
 
 
@@ -80,8 +86,8 @@ def add_sound(target: OutputContainer, source: InputContainer, sound: Sound) -> 
         added: Stream = target.add_stream_from_template(stream, opaque=True)
     else:
         # Browsers play these rates and layouts everywhere.
-        rate = 44100 if stream.sample_rate % 11025 == 0 else 48000
-        channels = next(n for n in sorted(_LAYOUTS, reverse=True) if n <= max(1, stream.channels))
+        rate = 44100 if sound.rate % 11025 == 0 else 48000
+        channels = next(n for n in sorted(_LAYOUTS, reverse=True) if n <= max(1, sound.channels))
         added = target.add_stream("aac", rate=rate, layout=_LAYOUTS[channels])
         added.codec_context.bit_rate = AAC_BPS * channels
     if sound.language:
@@ -101,19 +107,26 @@ def sound_packets(
       damaged: counts the packets that cannot be decoded; silence takes their place.
     """
     stream = source.streams[sound.index]
+    packets = continued(source, source.demux(stream))
     if sound.is_copied:
-        yield from source.demux(stream)
+        yield from packets
         return
     encoder = cast(AudioStream, added)
     graph: Graph | None = None
-    for packet in source.demux(stream):
+    form: tuple[Any, ...] = ()
+    for packet in packets:
         try:
             frames = cast(list[av.AudioFrame], packet.decode())
         except InvalidDataError:
             damaged[sound] += 1
             continue
         for frame in frames:
-            graph = graph or _converter(frame, encoder)
+            new_form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if graph and new_form != form:  # broadcasters change from stereo to mono
+                graph.push(None)
+                yield from _encoded(graph, encoder)
+                graph = None
+            graph, form = graph or _converter(frame, encoder), new_form
             graph.push(frame)
             yield from _encoded(graph, encoder)
     if graph:
@@ -129,21 +142,27 @@ def _sound(stream: AudioStream) -> Sound:
     return Sound(stream.index, name, "" if language == "und" else language)  # undetermined
 
 
-def _has_sound(source: Path, sound: Sound) -> bool:
-    """Return whether there is a packet, and one that can be decoded if it must be."""
+def _heard(source: Path, sound: Sound) -> Sound | None:
+    """Return a sound with a packet, and one that decodes if it is converted; None without one.
+
+    Headers of some files state neither its rate nor its channels, so a frame does.
+    """
     with open_all_streams(source, str(source)) as container:
         stream = container.streams[sound.index]
-        if stream.codec_context is None:
-            return False
+        context = stream.codec_context
+        if not sound.is_copied and (context is None or context.name not in SOUND_DECODERS):
+            return None
         for packet in container.demux(stream):
             if packet.size and sound.is_copied:
-                return True
+                return sound
             try:
-                if not sound.is_copied and packet.decode():
-                    return True
+                frames = [] if sound.is_copied else cast(list[av.AudioFrame], packet.decode())
             except InvalidDataError:
                 continue
-    return False
+            for frame in frames:
+                channels = frame.layout.nb_channels
+                return replace(sound, rate=frame.sample_rate, channels=channels)
+    return None
 
 
 def _converter(frame: av.AudioFrame, encoder: AudioStream) -> Graph:

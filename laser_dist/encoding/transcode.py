@@ -36,7 +36,7 @@ from laser_dist.encoding.segments import (
 from laser_dist.errors import UserError
 from laser_dist.video.containers import Damage, damaged, frame_rate, open_all_streams, open_video
 from laser_dist.video.facts import ClipFacts, clip_facts
-from laser_dist.video.packets import decode_frames
+from laser_dist.video.packets import continued, decode_frames
 from laser_dist.video.quality import XPSNR_MIN_AREA
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -265,7 +265,11 @@ def _add_others(
             added[stream.index] = copy
         elif stream.type == "video" and stream.index != encoded:
             is_cover = Disposition.attached_pic in stream.disposition
-            left_out.append(f"{'cover picture' if is_cover else 'video'}, stream {stream.index}")
+            left_out.append(
+                f"cover picture (stream {stream.index})"
+                if is_cover
+                else f"video stream {stream.index}"
+            )
         elif stream.type == "data" and not source.chapters():
             left_out.append(f"data stream {stream.index}")
     return added, left_out
@@ -276,7 +280,7 @@ def _copied(
 ) -> Iterator[tuple[Fraction, Packet[Any]]]:
     """Yield each packet of the streams that are copied, and its time in seconds."""
     streams = [source.streams[index] for index in others]
-    packets = source.demux(streams) if streams else iter(())
+    packets = continued(source, source.demux(streams)) if streams else iter(())
     while True:
         try:
             packet = next(packets, None)

@@ -38,6 +38,14 @@ def load(
     return Model(predictor, isolate=isolate)
 
 
+def origin_of(location: str) -> str:
+    """Return the origin that `load` gives the predictor of a path or URL."""
+    if is_url(location):
+        return location
+    path = Path(location)
+    return str(path / _PREDICTOR if path.is_dir() else path)
+
+
 def local_model(location: str) -> Path:
     """Return the path of a run or model file, downloaded if it is in a bucket.
 

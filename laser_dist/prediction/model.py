@@ -106,8 +106,7 @@ class Model:
           ValueError: frames have another shape or type, or `hdr` has no such value.
           TypeError: the clip is none of these.
         """
-        if hdr not in get_args(HdrHandling):
-            raise ValueError(f"hdr must be one of {get_args(HdrHandling)}, got {hdr!r}")
+        _check_hdr(hdr)
         check_sur(self.predictor, sur)
         interval = check_interval(self.predictor, interval)
         name = _name_of(clip)
@@ -168,6 +167,7 @@ class Model:
           UserError: `sur` is not 0.75 for a model without spreads, or the model has no intervals
             for `interval`.
         """
+        _check_hdr(hdr)
         check_sur(self.predictor, sur)
         check_interval(self.predictor, interval)
         for clip in clips:
@@ -183,7 +183,9 @@ class Model:
                 )
             except UserError as error:
                 yield FailedClip(clip=_name_of(clip), message=error.message, hint=error.hint)
-            except (TypeError, ValueError) as error:  # of frames, or of another type
+            except (TypeError, ValueError) as error:
+                if isinstance(clip, str | os.PathLike | bytes):
+                    raise  # not of the frames that were given
                 yield FailedClip(clip=_name_of(clip), message=f"{error}", hint="")
 
     def _batches(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
@@ -194,6 +196,11 @@ class Model:
                 check_rgb(frame)
             size = {"width": predictor.width, "height": predictor.height}
             yield np.stack([resize_rgb(frame, **size) for frame in some])
+
+
+def _check_hdr(hdr: str) -> None:
+    if hdr not in get_args(HdrHandling):
+        raise ValueError(f"hdr must be one of {get_args(HdrHandling)}, got {hdr!r}")
 
 
 def _name_of(clip: Source) -> str:

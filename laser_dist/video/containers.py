@@ -14,7 +14,7 @@ where a `Damage` is given, FFmpeg conceals, and the damage is counted there inst
 # pyright: reportUnknownVariableType=false
 
 import io
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -74,11 +74,19 @@ CODECS = (
     *("rawvideo", "v210", "v410", "mjpeg", "jpeg2000", "bmp", "dpx", "exr", "gif", "apng", "png"),
     *("pam", "pbm", "pgm", "ppm", "qoi", "tiff", "webp"),
 )
-"""FFmpeg's names of the decoders that are used. Sound is not decoded."""
+"""FFmpeg's names of the decoders of video that are used."""
+
+SOUND_DECODERS = (
+    *("aac", "aac_latm", "ac3", "eac3", "opus", "libopus", "mp1", "mp1float", "mp2", "mp2float"),
+    *("mp3", "mp3float", "vorbis", "flac", "alac", "dca", "mlp", "truehd", "wavpack", "tta", "ape"),
+    *("wmav1", "wmav2", "wmapro", "wmalossless", "amrnb", "amrwb", "gsm", "speex", "adpcm_ms"),
+    *("adpcm_ima_qt", "adpcm_ima_wav"),
+    *sorted(name for name in av.codecs_available if name.startswith("pcm_")),
+)
+"""FFmpeg's names of the decoders of sound that are used, where sound is copied or converted."""
 
 _CONTAINER_OPTIONS = {
     "format_whitelist": ",".join((*VIDEO_FORMATS, *(f"{name}_pipe" for name in IMAGE_FORMATS))),
-    "codec_whitelist": ",".join(CODECS),
     "protocol_whitelist": "",  # FFmpeg itself opens nothing: it reads through a file object
     "max_pixels": str(MAX_PIXELS),
     "max_streams": str(MAX_STREAMS),
@@ -140,12 +148,19 @@ def open_video(
 
 @contextmanager
 def open_all_streams(source: Path, name: str) -> Generator[InputContainer]:
-    """Open a file to copy its sound and subtitles, without decoders for them.
+    """Open a file to copy or convert its sound, and to copy its subtitles.
+
+    Some headers state neither the rate nor the channels of sound: FFmpeg then decodes a bit of it.
 
     Arguments and errors are those of `open_video`.
     """
-    with _converting_errors(name), _open_file(source) as file, _open_container(file, name) as all_:
-        yield all_
+    decoders = (*CODECS, *SOUND_DECODERS)
+    with (
+        _converting_errors(name),
+        _open_file(source) as file,
+        _open_container(file, name, decoders) as container,
+    ):
+        yield container
 
 
 @contextmanager
@@ -236,13 +251,14 @@ def _open_file(source: bytes | Path) -> BinaryIO:
     )
 
 
-def _open_container(file: BinaryIO, name: str) -> InputContainer:
+def _open_container(file: BinaryIO, name: str, decoders: Sequence[str] = CODECS) -> InputContainer:
     """Open a file object, which has no name: FFmpeg would choose formats and other files by it."""
     # By its content, FFmpeg takes a photograph with a second picture for a video.
     form = "jpeg_pipe" if is_photograph(file) else None
     file.seek(0)
     try:
-        return av.open(file, "r", form, metadata_errors="ignore", options=_CONTAINER_OPTIONS)
+        options = {**_CONTAINER_OPTIONS, "codec_whitelist": ",".join(decoders)}
+        return av.open(file, "r", form, metadata_errors="ignore", options=options)
     except (ArgumentError, InvalidDataError) as error:
         if problem := problem_of(file):
             raise VideoError(f"Cannot decode {name}: {problem}.", hint=_OTHER_FILE) from error

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
 import av
 from av.container import InputContainer
@@ -185,10 +185,7 @@ def _packets(
     # FFmpeg paints over the last rows of a JPEG that lacks less than a few dozen bytes. Pictures
     # in a video are not checked: some cameras omit the end marker there.
     is_jpeg = is_still and stream.codec_context.name == "mjpeg"
-    clock = _Clock(stream) if container.format.name in _RESTARTING else None
-    for packet in _demuxed(container, stream, damage):
-        if clock is not None:
-            clock.continue_at(packet)
+    for packet in continued(container, _demuxed(container, stream, damage)):
         if count > MAX_FRAMES:
             raise VideoError(f"{name} has more than {MAX_FRAMES:,} frames.", hint="Cut it.")
         if packet.is_corrupt and damage is None:
@@ -212,31 +209,35 @@ def _packets(
         raise_or_count(damaged(name, f"it is truncated ({problem})"), damage)
 
 
-class _Clock:
-    """Lets the times of a stream continue where its clock starts again, as where files are joined.
+def continued(
+    container: InputContainer, packets: "Iterator[Packet[Any]]"
+) -> "Iterator[Packet[Any]]":
+    """Yield packets with times that continue where the clock of their stream starts again.
 
-    FFmpeg's `ffmpeg` does so, too, for these formats; see its option `-dts_delta_threshold`.
+    It does where files were joined. FFmpeg's `ffmpeg` does so, too, for formats that can be joined
+    by joining the bytes of files; see its option `-dts_delta_threshold`.
+
+    Args:
+      container: where the packets are from.
+      packets: of any of its streams.
     """
-
-    def __init__(self, stream: VideoStream) -> None:
-        self._base = _time_base(stream)
-        self._frame = max(1, round(1 / (frame_rate(stream) * self._base)))
-        self._end: int | None = None
-        self._added = 0
-
-    def continue_at(self, packet: "Packet[VideoStream]") -> None:
-        """Move the times of the next packet, if the clock has started again."""
-        if packet.dts is None:
-            return
-        dts = packet.dts + self._added
-        if self._end is not None and (self._end - dts) * self._base > _RESTART_S:
-            self._added += self._end - dts
-            dts = self._end
-        self._end = max(self._end or dts, dts + self._frame)
-        if self._added:
-            packet.dts = dts
-            if packet.pts is not None:
-                packet.pts += self._added
+    if container.format.name not in _RESTARTING:
+        yield from packets
+        return
+    ends: dict[int, int] = {}  # by stream
+    added: dict[int, int] = {}
+    for packet in packets:
+        if packet.dts is not None:
+            index, base = packet.stream.index, packet.time_base or Fraction(1)
+            dts, end = packet.dts + added.get(index, 0), ends.get(index)
+            if end is not None and (end - dts) * base > _RESTART_S:
+                added[index] = end - packet.dts
+                dts = end
+            ends[index] = max(end or dts, dts + (packet.duration or 1))
+            if shift := added.get(index):
+                packet.dts = dts
+                packet.pts = None if packet.pts is None else packet.pts + shift
+        yield packet
 
 
 def _demuxed(

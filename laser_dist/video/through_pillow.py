@@ -103,6 +103,8 @@ def picture_of(file: BinaryIO, *, max_pixels: int) -> BinaryIO | None:
     if image.width * image.height > max_pixels:
         size = f"{image.width}x{image.height}"
         raise PillowError(f"it has {size} pixels; the limit is {max_pixels:,}")
+    if image.mode in ("I", "F"):
+        raise PillowError("its samples have 32 bits")
     picture = io.BytesIO()
     with _converting_errors():
         upright = ImageOps.exif_transpose(image)

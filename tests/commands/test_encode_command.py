@@ -1,11 +1,12 @@
 """`laser-jnd encode` on the command line, with a model whose levels are the mean color."""
 
+import contextlib
 import json
 import resource
 import shlex
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import av
@@ -309,7 +310,7 @@ def test_a_folder_is_encoded_but_for_what_fails_or_is_there(folder):
     sizes = [path.stat().st_size for path in files(folder / "encoded")]
     clip = (folder / "cut.mp4").stat().st_size
     percent = f"{100 * (1 - sum(sizes) / (3 * clip)):.1f}%"
-    assert f"With what was there: 3 clips: {size_text(3 * clip)} became" in late.stdout
+    assert f"Including clips encoded before: 3 clips: {size_text(3 * clip)} became" in late.stdout
     assert f"{percent} less." in late.stdout
     same = encode(folder, "--overwrite", clip="clips/a.mp4", output="clips")
     assert "clips/a.mp4 is the clip itself" in refusal(same)
@@ -341,7 +342,8 @@ def test_clips_share_memory_and_a_large_one_is_encoded_alone(folder, monkeypatch
     def encode_nothing(model, source, output, request, *, progress):
         at_work.append(source)
         most.append(len(at_work))
-        time.sleep(0.05)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.5)
         at_work.remove(source)
         raise UserError("not encoded")
 
@@ -350,6 +352,7 @@ def test_clips_share_memory_and_a_large_one_is_encoded_alone(folder, monkeypatch
     jobs = [encoding.Job(str(folder / "cut.mp4"), f"{number}.mp4") for number in range(6)]
     for memory, expected in ((need // 2, 1), (2.5 * need, 2), (100 * need, 3)):
         most.clear()
+        together = threading.Barrier(expected)
         finished = encoding.encode_all(
             None, jobs, None, workers=3, memory=memory, show=lambda text, done: None
         )

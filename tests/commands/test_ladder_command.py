@@ -303,6 +303,31 @@ def test_other_sound_becomes_aac_and_each_stream_is_a_track(folder, ffmpeg):
     assert 'LANGUAGE="fra"' in (folder / "two" / "master.m3u8").read_text()
 
 
+@pytest.mark.parametrize(("codec", "channels"), [("mp2", 2), ("pcm_dvd", 1), ("aac", 2)])
+def test_sound_of_joined_streams_continues(folder, ffmpeg, codec, channels):
+    """Joined files start their clocks again; the second one may have another number of channels."""
+    kind = "vob" if codec == "pcm_dvd" else "mpegts"
+    parts = []
+    for number in range(2):
+        words = [ffmpeg, "-i", "clip.mp4", "-f", "lavfi", "-i", "sine=frequency=500:duration=2.6"]
+        words += ["-map", "0:v", "-map", "1:a", "-c:v", "mpeg2video", "-q:v", "1", "-c:a", codec]
+        words += ["-pix_fmt", "yuv420p", "-ar", "48000"]
+        words += ["-ac", str(channels if number else 2), "-f", kind, f"{number}.{codec}"]
+        subprocess.run([*words, "-y"], cwd=folder, check=True, capture_output=True)
+        parts.append((folder / f"{number}.{codec}").read_bytes())
+    name = f"{codec}.ts"
+    (folder / name).write_bytes(b"".join(parts))
+    document = built(folder, f"joined-{codec}", "--levels", "1", "--heights", "128", clip=name)
+    (sound,) = document["sounds"]
+    assert sound["is_converted"] == (codec != "aac")
+    with av.open(str(folder / f"joined-{codec}" / "sound-1" / "media.m3u8")) as container:
+        frames = list(container.decode(audio=0))
+    assert frames[0].layout.nb_channels == 2
+    assert sum(frame.samples for frame in frames) / 48000 == pytest.approx(5.2, abs=0.15)
+    with av.open(str(folder / f"joined-{codec}" / "128p-jnd1" / "media.m3u8")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 2 * FRAMES
+
+
 def test_viewers_who_differ_much_get_one_rung_per_height(folder):
     document = built(folder, "wide", "--heights", "128", model="spread-100.onnx")
     assert kept(document) == ["128p-jnd1"]

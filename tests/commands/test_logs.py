@@ -78,7 +78,7 @@ def test_the_metadata_server_of_a_cloud_is_asked_only_for_urls(uses_cloud, value
 
 def test_progress_in_a_file_states_the_time_left(monkeypatch, caplog):
     """Half of what is seen after 10 s takes another 10 s; so for what is next."""
-    clock = iter([0.0, 0.0, 10.0, 20.0, 20.0, 25.0])
+    clock = iter([0.0, 0.0, 10.0, 20.0, 20.0, 25.0, 30.0, 31.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     monkeypatch.setattr("laser_dist.commands.terminal.SECONDS_BETWEEN_LINES", 0)
     caplog.set_level("INFO")
@@ -88,10 +88,14 @@ def test_progress_in_a_file_states_the_time_left(monkeypatch, caplog):
         show("loading")
         show("comparing", 0, 100)
         show("comparing", 50, 100)
+        show("packaging", 0, 100)
+        show("packaging", 20, 100)
     assert [record.getMessage().strip() for record in caplog.records] == [
         "encoding  20/100",
         "encoding  60/100, 10 s left",
         "loading",
         "comparing  0/100",
         "comparing  50/100, 5.0 s left",
+        "packaging  0/100",
+        "packaging  20/100, 4.0 s left",
     ]

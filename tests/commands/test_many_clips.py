@@ -103,6 +103,8 @@ def test_a_command_continues_after_the_clips_that_are_done(folder):
     ]  # fmt: skip
     again = predict(folder, *words, "--resume")
     assert (again.returncode, output.read_text().splitlines()) == (0, lines)
+    same = predict(folder, *words, "--resume", model="./m.onnx")
+    assert (same.returncode, output.read_text().splitlines()) == (0, lines)
     for key, other in (("model", "other.onnx"), ("sur", 0.9)):
         document = {**json.loads(lines[0]), key: other}
         output.write_text(f"{json.dumps(document)}\n")

@@ -116,6 +116,8 @@ def test_clips_that_fail_do_not_stop_the_others(model, folder):
     ):
         with pytest.raises(ValueError, match=message):
             model.predict(frames(), **wrong)
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            next(model.predict_many([frames()], **wrong))
 
 
 def test_a_prediction_is_plain_values_and_options_for_ffmpeg(model, folder):

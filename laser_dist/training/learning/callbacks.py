@@ -79,7 +79,12 @@ class KerasCallback(Callback):
 
         It is called in the worker, so it can do there what its callback needs, such as
         `wandb.init`.
+
+        Raises:
+          TypeError: a callback is given, not a function.
         """
+        if not callable(make):
+            raise TypeError(f"KerasCallback takes a function that makes a callback, got {make!r}")
         self._make = make
 
     def on_stage_begin(self, stage: StageInfo) -> None:
