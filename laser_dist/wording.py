@@ -67,10 +67,10 @@ def figure_text(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def notes(lines: Iterable[str]) -> str:
+def notes(lines: Iterable[str]) -> list[str]:
     """Return the number of lines and the first few of them, or "none", for `Terminal.pairs`."""
     lines = list(lines)
     if not lines:
-        return "none"
-    shown = [*map(printable, lines[:SHOWN_NOTES]), *(["…"] if len(lines) > SHOWN_NOTES else [])]
-    return "\n    ".join([str(len(lines)), *shown])
+        return ["none"]
+    shown = [*lines[:SHOWN_NOTES], *(["…"] if len(lines) > SHOWN_NOTES else [])]
+    return [str(len(lines)), *(f"    {line}" for line in shown)]

@@ -107,7 +107,7 @@ def check_same(
         )
 
 
-def summary(folder: str) -> list[tuple[str, str]]:
+def summary(folder: str) -> list[tuple[str, str | list[str]]]:
     """Summarize the content of a prepared dataset: (name, value) of each line."""
     from beam_pipelines.rejects import REJECTS_FILE, read_rejects
     from laser_dist import storage

@@ -97,7 +97,7 @@ class _Printable(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the class
         text = super().formatMessage(record)
-        # A message of ours is a line, and a line end in it is part of a name.
+        # Our messages are lines, and a line end in them is part of a name.
         is_ours = record.name.partition(".")[0] in PACKAGES
         return printable(text) if is_ours else _lines(text)
 

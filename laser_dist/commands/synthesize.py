@@ -32,8 +32,8 @@ examples:
   laser-jnd synthesize --output runs/mine --videos ~/clips --qps 16,24,30,36,45
   laser-jnd synthesize --kind mcl-jci --output runs/mcl_jci
 """
-Row = tuple[str, str]
-"""Name and value of one line of the summary."""
+Row = tuple[str, str | list[str]]
+"""Name and value of the summary; a value may be a list of lines."""
 
 
 @dataclass(frozen=True, kw_only=True)

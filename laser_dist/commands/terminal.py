@@ -73,11 +73,11 @@ class Terminal:
         for line in json.dumps(value, indent=2, allow_nan=False).split("\n"):
             self.say(line)
 
-    def pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Print names and values in two columns; a value may have several lines."""
+    def pairs(self, pairs: Sequence[tuple[str, str | list[str]]]) -> None:
+        """Print names and values in two columns; a value may be a list of lines."""
         widest = max(len(name) for name, _ in pairs)
         for name, value in pairs:
-            first, *others = value.split("\n")
+            first, *others = [value] if isinstance(value, str) else value
             self.say(f"  {name:<{widest}}  {first}")
             for line in others:
                 self.say(line)

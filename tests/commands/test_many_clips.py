@@ -25,8 +25,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def predict(folder, *words):
-    return laser_jnd_here("predict", *words, "--model", "m.onnx", cwd=folder)
+def predict(folder, *words, model="m.onnx"):
+    return laser_jnd_here("predict", *words, "--model", model, cwd=folder)
 
 
 def test_one_bad_file_costs_that_file(folder):
