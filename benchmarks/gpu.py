@@ -276,7 +276,7 @@ def compare_speed(options: argparse.Namespace) -> list[list[Any]]:
                     kind.upper(), f"{workers} × {devices}" if workers > 1 else str(devices),
                     precision + (", XLA" if xla else ""),
                     round(found["examples_per_s"], 1), round(1000 * step, 2),
-                    *(round(100 * part / step) for part in parts),
+                    *(round(100 * part / sum(parts)) for part in parts),
                     round(1000 * checkpoint, 2),
                     round(100 * checkpoint / CHECKPOINT_INTERVAL_S, 3),
                     None if memory is None else round(memory, 2),

@@ -30,4 +30,4 @@ def test_two_cpu_devices_and_two_workers_learn_the_weights_of_one():
         rate, step, *parts, checkpoint = map(float, row[3:9])
         assert min(rate, step, checkpoint) > 0
         assert min(parts) >= 0
-        assert sum(parts) >= 98  # rounded; more if noise made a part of them negative
+        assert sum(parts) == pytest.approx(100, abs=2)  # rounded
