@@ -33,8 +33,9 @@ class Codec:
       presets: its presets, or the range of them, for messages.
       default_preset: preset unless another is given; None for VideoSet's settings.
       coarsest: largest CRF.
-      num_excerpts: number of excerpts of a clip that it is matched with. The spread of the error
-        falls with it; more than this would cost over a quarter of a search with four probes.
+      num_excerpts: number of excerpts of a clip that it is matched with. The error falls with it.
+        SVT-AV1 is fast: by calculation, a second excerpt would make prediction and matching cost
+        over a quarter of a search with four probes.
       params: name of FFmpeg's option for the encoder's own options.
       tag: name of the format in FFmpeg's `-c:v`, if players want another one in MP4.
       min_side: least width and height in pixels.

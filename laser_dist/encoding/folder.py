@@ -67,7 +67,7 @@ class _Stopped(BaseException):
 
 
 def memory_of(facts: ClipFacts) -> int:
-    """Return the bytes that encoding a clip takes at most, on few cores."""
+    """Return how many bytes to reserve for encoding a clip, by the size of its frames."""
     return MEMORY_BYTES + BYTES_PER_PIXEL * facts.width * facts.height
 
 

@@ -81,7 +81,7 @@ class Residuals:
         return bounds(*self._arrays(), share)
 
     def shares_above(self, margin: float) -> NDArray[np.float64]:
-        """Return the share of these clips, in [0, 1], whose level less a margin is above its own.
+        """Return the share of these clips, in [0, 1], whose prediction less a margin is too high.
 
         Args:
           margin: in steps of the scale.

@@ -150,7 +150,7 @@ def open_video(
 def open_all_streams(source: Path, name: str) -> Generator[InputContainer]:
     """Open a file to copy or convert its sound, and to copy its subtitles.
 
-    Some headers state neither the rate nor the channels of sound: FFmpeg then decodes a bit of it.
+    Some headers state neither the rate nor the channels of sound: FFmpeg then decodes some of it.
 
     Arguments and errors are those of `open_video`.
     """
