@@ -266,8 +266,7 @@ def _restore(rungs: list[Rung], bitrate_of: Callable[[Candidate], float], limits
         stays = before > bitrate > after and _distance(bitrate, limits) == 0
         rungs[index] = replace(rungs[index], bitrate_kbps=bitrate)
         if stays:
-            kept_for = Reason.FILLS_MIN_RUNGS
-            rungs[index] = replace(rungs[index], dropped=None, kept=kept_for)
+            rungs[index] = replace(rungs[index], dropped=None, kept=Reason.FILLS_MIN_RUNGS)
 
 
 def _is_same(candidate: Candidate, other: Candidate) -> bool:

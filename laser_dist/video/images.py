@@ -16,9 +16,7 @@ from laser_dist.storage import limit, open_regular
 from laser_dist.storage.retries import is_transient
 from laser_dist.video.containers import MAX_PIXELS, VideoError
 from laser_dist.video.frames import UInt8Array, check_rgb
-
-PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of the image formats that are read."""
+from laser_dist.video.through_pillow import PILLOW_FORMATS
 
 MAX_IMAGE_BYTES = limit("MAX_IMAGE_BYTES", 1 << 30)
 """Largest image file, 1 GiB."""

@@ -233,7 +233,8 @@ def continued(
             if end is not None and (end - dts) * base > _RESTART_S:
                 added[index] = end - packet.dts
                 dts = end
-            ends[index] = max(end or dts, dts + (packet.duration or 1))
+            after = dts + (packet.duration or 1)
+            ends[index] = after if end is None else max(end, after)
             if shift := added.get(index):
                 packet.dts = dts
                 packet.pts = None if packet.pts is None else packet.pts + shift

@@ -19,11 +19,13 @@ from PIL import Image, ImageOps, ImageSequence, TiffImagePlugin, UnidentifiedIma
 
 from laser_dist.storage import limit
 
+PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the image formats that are read."""
+
 MAX_ANIMATION_PIXELS = limit("MAX_ANIMATION_PIXELS", 1 << 29)
 """Most pixels of all frames of an animation: about 250 frames of 1080p."""
 
 _MILLISECOND = Fraction(1, 1000)
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TIFF = (b"II*\0", b"MM\0*")
 _COMPRESSION, _PHOTOMETRIC = 259, 262  # tags of TIFF 6.0
 # None, CCITT, LZW, deflate (by two numbers), and PackBits.
@@ -54,8 +56,9 @@ def video_of(file: BinaryIO) -> BinaryIO | None:
     with _converting_errors(), Image.open(file, formats=("WEBP",)) as image:
         num_pixels = image.width * image.height * getattr(image, "n_frames", 1)
         if num_pixels > MAX_ANIMATION_PIXELS:
-            limits = f"the limit is {MAX_ANIMATION_PIXELS:,}"
-            raise PillowError(f"its frames have {num_pixels:,} pixels; {limits}")
+            raise PillowError(
+                f"its frames have {num_pixels:,} pixels; the limit is {MAX_ANIMATION_PIXELS:,}"
+            )
         with av.open(video, "w", format="matroska") as container:
             stream = container.add_stream("ffv1", rate=1000)
             stream.width, stream.height, stream.pix_fmt = image.width, image.height, "bgra"
@@ -123,7 +126,7 @@ def size_of(file: BinaryIO) -> tuple[int, int] | None:
     file.seek(0)
     try:
         with _converting_errors():
-            return Image.open(file, formats=_FORMATS).size
+            return Image.open(file, formats=PILLOW_FORMATS).size
     except (PillowError, UnidentifiedImageError):
         return None
 
