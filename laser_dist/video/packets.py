@@ -31,6 +31,7 @@ from laser_dist.video.containers import (
     presentation_time,
     raise_or_count,
 )
+from laser_dist.video.cropping import cropped, margins_of
 
 MAX_FRAMES = limit("MAX_FRAMES", 1_000_000)
 """Most frames of a file, about 4.6 hours at 60 per second; their times are kept in memory."""
@@ -105,13 +106,14 @@ def decode_frames(
         before the stated end.
       FFmpegError: without `damage`: the decoder detects it.
     """
+    margins = margins_of(container, stream)
     for packet in _packets(container, stream, name, damage):
         for frame in _decoded(stream, packet, damage):
             # Concealed, or predicted from a missing picture: the decoder does not raise for all
             # of these.
             if frame.is_corrupt and damage is None:
                 raise damaged(name, "a frame is damaged")
-            yield frame
+            yield cropped(frame, margins)
 
 
 def decode_frames_at(
@@ -127,7 +129,7 @@ def decode_frames_at(
     frame that does not decode is replaced by the next one, or left out if that is there already.
     """
     position: Fraction | None = None
-    wanted = frozenset(times)
+    wanted, margins = frozenset(times), margins_of(container, stream)
     decoded: Iterator[av.VideoFrame] = iter(())
     for time in times:
         if position is not None and position >= time:
@@ -141,7 +143,7 @@ def decode_frames_at(
         for frame in decoded:
             position = presentation_time(frame)
             if position is not None and position >= time:
-                yield frame
+                yield cropped(frame, margins)
                 break
 
 
