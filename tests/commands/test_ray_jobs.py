@@ -71,10 +71,10 @@ def dataset(tmp_path_factory):
     return folder
 
 
-def train(dataset, run, *settings, workers="1"):
+def train(dataset, run, *settings, workers="1", variant="lat"):
     assignments = [part for each in (*SETTINGS, *settings) for part in ("--set", each)]
     return [
-        "laser-jnd", "train", "lat", "--levels", "1", "--preset", "tiny", "--workers", workers,
+        "laser-jnd", "train", variant, "--levels", "1", "--preset", "tiny", "--workers", workers,
         "--dataset", str(dataset), "--output", str(run), *assignments,
     ]  # fmt: skip
 
@@ -147,21 +147,31 @@ class KilledJob:
 
 
 @pytest.fixture(scope="module")
-def flagship(head, dataset, tmp_path_factory):
+def code(tmp_path_factory):
+    """Return a folder that is sent to the cluster with a job."""
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+def submit_to_several_devices(head, code, command):
+    """Run a command as a job whose workers have two devices each."""
+    environment = json.dumps({"env_vars": {"PYTHONPATH": str(SEVERAL_DEVICES)}})
+    options = ("--working-dir", code, "--runtime-env-json", environment)
+    return ray_job(head, "submit", *options, "--", *command)
+
+
+@pytest.fixture(scope="module")
+def flagship(head, code, dataset, tmp_path_factory):
     """Train with a range of workers, and kill one of them in the third epoch of the image stage."""
-    folder = tmp_path_factory.mktemp("flagship")
-    run, code = folder / "run", folder / "code"
-    code.mkdir()
-    (code / "notes.txt").touch()
+    run = tmp_path_factory.mktemp("flagship") / "run"
     settings = (
         "synchronized_batch_norm=true", "image.epochs=20", "heads.epochs=6",
         "checkpoint_every=3 steps",
     )  # fmt: skip
     command = train(dataset, run, *settings, workers="2:3")  # the head has two cores
-    environment = json.dumps({"env_vars": {"PYTHONPATH": str(SEVERAL_DEVICES)}})
-    options = ("--working-dir", code, "--runtime-env-json", environment)
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(ray_job, head, "submit", *options, "--", *command)
+        job = pool.submit(submit_to_several_devices, head, code, command)
         opened, is_killed = set(), False
         while not job.done():
             workers = workers_of(head)
@@ -192,25 +202,62 @@ def test_a_job_with_a_range_of_workers_trains_and_names_the_ports_it_opens(flags
 def test_two_workers_of_two_devices_learn_the_weights_of_one_device_although_one_is_killed(
     flagship, dataset, tmp_path
 ):
-    """Differences are compared with how far a variable moves from where it starts."""
-    from laser_dist.models.predictors import load_saved_model
-
     events = (flagship.run / "logs" / "events" / "image.jsonl").read_text().splitlines()
     started = [event for event in map(json.loads, events) if event["kind"] == "stage"]
     assert len(started) > 1
     assert {event["replicas"] for event in started} == {4}
-    folders = {epochs: tmp_path / f"{epochs}" for epochs in (20, 1)}
-    for epochs, folder in folders.items():
-        config = json.loads((flagship.run / "config.json").read_text())
-        config["training"]["image"]["epochs"] = epochs
-        folder.mkdir()
-        (folder / "one_device.json").write_text(json.dumps(config))
-    python("one_device.py", *folders.values())
-    for model in ("image", "jnd1", "lat-jnd1"):
+    check_weights_of_one_device(
+        flagship.run, tmp_path, {"image": 20}, ("image", "jnd1", "lat-jnd1")
+    )
+
+
+def test_two_workers_of_two_devices_learn_end_to_end_what_one_device_learns(
+    head, code, dataset, tmp_path
+):
+    settings = (
+        "synchronized_batch_norm=true", "image.epochs=4", "joint.epochs=10", "joint.batch_size=4",
+    )  # fmt: skip
+    run = tmp_path / "run"
+    command = train(dataset, run, *settings, workers="2", variant="e2e-lat")
+    done = submit_to_several_devices(head, code, command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (started,) = (
+        event
+        for line in (run / "logs" / "events" / "image.jsonl").read_text().splitlines()
+        if (event := json.loads(line))["kind"] == "stage" and event["stage"] == "e2e-lat-jnd1"
+    )
+    assert (started["replicas"], started["epochs"] * started["steps"]) == (4, 20)
+    models = ("image", "e2e-lat-jnd1", "e2e-lat-jnd1-head")
+    check_weights_of_one_device(run, tmp_path, {"image": 4, "joint": 10}, models)
+
+
+def check_weights_of_one_device(trained, folder, epochs, models):
+    """Check that a run's models have the weights that one device learns.
+
+    Differences are compared with how far a variable moves from the first epoch to the last.
+
+    Args:
+      trained: folder of the run.
+      folder: folder for the runs of one device.
+      epochs: epochs of the stages that are trained for only one epoch in the run to compare with.
+      models: names of the models.
+    """
+    from laser_dist.models.predictors import load_saved_model
+
+    folders = [folder / "last", folder / "first"]
+    for each in folders:
+        config = json.loads((trained / "config.json").read_text())
+        for stage, count in epochs.items():
+            assert config["training"][stage]["epochs"] == count
+            config["training"][stage]["epochs"] = count if each == folders[0] else 1
+        each.mkdir()
+        (each / "one_device.json").write_text(json.dumps(config))
+    python("one_device.py", *folders)
+    for model in models:
         one, four, early = (
             {weight.path: weight.numpy() for weight in load_saved_model(path).weights}
             for path in (
-                run / "models" / f"{model}.keras" for run in (folders[20], flagship.run, folders[1])
+                run / "models" / f"{model}.keras" for run in (folders[0], trained, folders[1])
             )
         )
         names = [name for name in one if not WITHOUT_GRADIENT.search(name)]
