@@ -8,8 +8,7 @@ import secrets
 import socket
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,17 +20,11 @@ from laser_dist.machine import num_cores
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.storage.temporary import temporary_folder
 from laser_dist.training.config import ClusterConfig, from_dict
-from laser_dist.training.failure_policy import (
-    FailurePolicy,
-    is_out_of_memory,
-    out_of_memory_error,
-)
-from laser_dist.training.storage.logs import events_path
 
 if TYPE_CHECKING:
+    from laser_dist.training.failure_policy import FailurePolicy
     from laser_dist.training.learning.callbacks import Callback
 
-SECONDS_BETWEEN_LOOKS = 0.3
 TRIES_TO_START = 3
 _OWN_RAY = "LASER_JND_OWN_RAY"  # set while a Ray that `ray_session` prepares is used
 _ON_ONE_MACHINE = {
@@ -59,16 +52,18 @@ class Job:
     Attributes:
       config: configuration of `runs.start_run`, and `work`, as for `run_stages`: plain values.
       groups: names of the stages; each group needs those before it.
-      on_event: called with every event of the run's log. There is none if the run is in a bucket
-        and trained on a cluster: then the workers print their progress, and Ray forwards it.
       callbacks: called by the chief worker; those of the first run count for the runs that the same
         workers train.
     """
 
     config: dict[str, Any]
     groups: Sequence[Sequence[str]]
-    on_event: Callable[[dict[str, Any]], None]
-    callbacks: "tuple[Callback, ...]" = ()
+    callbacks: "Sequence[Callback]" = ()
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of all stages, in order."""
+        return [name for group in self.groups for name in group]
 
 
 def train(jobs: Sequence[Job]) -> None:
@@ -91,7 +86,7 @@ def train(jobs: Sequence[Job]) -> None:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.hang_timeout_s)
     import ray
 
-    is_remote = uses_cluster() and RunFiles(first["run_dir"]).is_remote
+    is_remote = workers_print_progress(first)
     # In one thread: a driver that disconnects in another one takes seconds longer.
     with _connected(ray, cluster, log_to_driver=is_remote):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -128,7 +123,7 @@ def _train_in_turn(jobs: Sequence[Job], room: int, is_remote: bool) -> None:
     `cluster.max_failures` of the first run counts for all runs of a group.
     """
     if len(jobs) > 1:
-        steps = [[[(job, [name for group in job.groups for name in group]) for job in jobs]]]
+        steps = [[[(job, job.stages) for job in jobs]]]
     else:
         (job,) = jobs
         steps = [[[(job, stages)] for stages in step] for step in sessions(job.groups, room)]
@@ -142,6 +137,14 @@ def _train_in_turn(jobs: Sequence[Job], room: int, is_remote: bool) -> None:
 def uses_cluster() -> bool:
     """Return whether there is a Ray to train on: named by RAY_ADDRESS, or this process is of it."""
     return _OWN_RAY not in os.environ and (bool(os.environ.get("RAY_ADDRESS")) or _is_connected())
+
+
+def workers_print_progress(config: Mapping[str, Any]) -> bool:
+    """Return whether a run is in a bucket and trained on a cluster, where no process reads its log.
+
+    Its workers print their progress, and Ray forwards it.
+    """
+    return uses_cluster() and RunFiles(config["run_dir"]).is_remote
 
 
 def _is_connected() -> bool:
@@ -286,8 +289,10 @@ def _fit(parts: Sequence[tuple[Job, Sequence[str]]], prints_progress: bool) -> N
     from ray.exceptions import OutOfMemoryError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
+    from laser_dist.training import failure_policy
+
     stores = [RunFiles(job.config["run_dir"]) for job, _ in parts]
-    policy = FailurePolicy(
+    policy = failure_policy.FailurePolicy(
         [(store, stages) for store, (_, stages) in zip(stores, parts, strict=True)]
     )
     cluster = _cluster_of(parts[0][0].config)
@@ -313,18 +318,14 @@ def _fit(parts: Sequence[tuple[Job, Sequence[str]]], prints_progress: bool) -> N
             callbacks=[_end_at_fatal_errors(policy), *_reports_to_tune()],
         ),
     )
-    with contextlib.ExitStack() as follows:
-        for store, (job, stages) in zip(stores, parts, strict=True):
-            if not prints_progress:
-                follows.enter_context(_following(store, stages, job.on_event))
-        try:
-            trainer.fit()
-        except (OutOfMemoryError, TrainingFailedError) as error:
-            failures = [error, getattr(error, "controller_failure", None)]
-            failures += getattr(error, "worker_failures", {}).values()
-            if any(map(is_out_of_memory, failures)):
-                raise out_of_memory_error() from error
-            raise
+    try:
+        trainer.fit()
+    except (OutOfMemoryError, TrainingFailedError) as error:
+        failures = [error, getattr(error, "controller_failure", None)]
+        failures += getattr(error, "worker_failures", {}).values()
+        if any(map(failure_policy.is_out_of_memory, failures)):
+            raise failure_policy.out_of_memory_error() from error
+        raise
 
 
 def _trainer_class() -> type:
@@ -433,7 +434,7 @@ def _reports_to_tune() -> list[Any]:
     return [TuneReportCallback()]
 
 
-def _end_at_fatal_errors(policy: FailurePolicy) -> Any:
+def _end_at_fatal_errors(policy: "FailurePolicy") -> Any:
     """Return a callback of Ray that ends the run at an error that would only come again."""
     from ray.train import UserCallback
 
@@ -514,44 +515,3 @@ def _without_processes_of_a_cluster() -> Iterator[None]:
     finally:
         for name, method in kept.items():
             setattr(Node, name, method)
-
-
-@contextmanager
-def _following(
-    store: RunFiles, stages: Sequence[str], on_event: Callable[[dict[str, Any]], None]
-) -> Iterator[None]:
-    """Call `on_event` with what is appended to the file of events while the block runs."""
-    ended = threading.Event()
-    path = events_path(store.local, stages[0])
-    start = path.stat().st_size if path.exists() else 0
-
-    def follow() -> None:
-        position = start
-        while True:
-            is_last = ended.wait(SECONDS_BETWEEN_LOOKS)
-            lines = _appended(path, position)
-            position += len(lines)
-            for line in lines.splitlines():
-                with contextlib.suppress(ValueError):
-                    on_event(json.loads(line))
-            if is_last:
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _appended(path: Path, position: int) -> bytes:
-    """Return the complete lines of a file from a position on; none if it cannot be read now."""
-    try:
-        with path.open("rb") as file:
-            file.seek(position)
-            lines = file.read()
-    except OSError:
-        return b""
-    return lines[: lines.rfind(b"\n") + 1]

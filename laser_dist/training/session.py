@@ -5,20 +5,33 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from laser_dist.errors import UserError, nearest
 from laser_dist.keras_import import import_keras
+from laser_dist.models.variants import variant_named
+from laser_dist.storage.lease import leased
+from laser_dist.storage.local_copies import local_models, naming_locations
+from laser_dist.storage.run_files import RunFiles
+from laser_dist.training import ray_entry
+from laser_dist.training.config import from_dict
+from laser_dist.training.plan import StagePlan, plan_stages, waves, with_needs
+from laser_dist.training.ray_entry import Job
+from laser_dist.training.reuse import (
+    MODELS,
+    Decision,
+    decide,
+    model_path,
+    needed,
+    pretrained_backbones,
+)
+from laser_dist.training.storage.logs import EventReader, progress_text
 from laser_dist.wording import count_text
 
 if TYPE_CHECKING:
-    from laser_dist.storage.run_files import RunFiles
     from laser_dist.training.learning.callbacks import Callback
-    from laser_dist.training.plan import StagePlan
-    from laser_dist.training.reuse import Decision
 
 SECONDS_BETWEEN_LOOKS = 0.2
 FEW_STEPS = 10  # of an epoch
@@ -48,8 +61,6 @@ class Follower:
 
     def take(self, index: int, event: Mapping[str, Any]) -> None:
         """Process an event of the log of a run, by its position in `following`."""
-        from laser_dist.training.storage.logs import progress_text
-
         if text := progress_text(event["kind"], event):
             logger.info("%s: %s", self._names[index], text)
 
@@ -100,9 +111,6 @@ def load_pretrained(
       UserError: there is no backbone that the variant needs, or one of another size.
     """
     import_keras()
-    from laser_dist.storage.local_copies import local_models, naming_locations
-    from laser_dist.training.config import from_dict
-    from laser_dist.training.reuse import pretrained_backbones
     from laser_dist.training.saving import check_fits
 
     with naming_locations(location):
@@ -132,11 +140,8 @@ def train_runs(
     Raises:
       UserError: another process trains one of the runs.
     """
-    from laser_dist.storage.lease import leased
-    from laser_dist.training.plan import waves
-
     with ExitStack() as stack:
-        jobs: list[tuple[dict[str, Any], list[tuple[str, ...]]]] = []
+        jobs: list[Job] = []
         checks: list[Callable[[], None]] = []
         for config, store in runs:
             if is_finished(store):
@@ -152,12 +157,12 @@ def train_runs(
             work = {d.stage: {"key": d.key, "inputs": d.inputs} for d in decisions if d.trains}
             if work:
                 groups = waves(plans, [each.stage for each in decisions if not each.trains])
-                jobs.append(({**config, "work": work}, groups))
+                jobs.append(Job({**config, "work": work}, groups, callbacks))
             elif only is None:
                 _finish(config, store)
         if jobs:
-            warn_of_few_steps(jobs[0][0])  # the others have the same settings
-            _train_and_follow(jobs, checks, tuple(callbacks), follower or Follower())
+            warn_of_few_steps(jobs[0].config)  # the others have the same settings
+            _train_and_follow(jobs, checks, follower or Follower())
 
 
 def _decide(
@@ -167,9 +172,6 @@ def _decide(
     only: Sequence[str] | None,
 ) -> tuple[list[StagePlan], list[Decision]]:
     """Return the needed stages, and for each whether it is trained or reused."""
-    from laser_dist.training.plan import with_needs
-    from laser_dist.training.reuse import MODELS, decide, needed
-
     training, run_dir = config["training"], store.local
     plans = stages_of(training)
     if only is not None:
@@ -191,7 +193,6 @@ def warn_of_few_steps(config: Mapping[str, Any]) -> None:
       config: configuration of a run, of `check_run`.
     """
     from laser_dist.examples.records import num_examples
-    from laser_dist.training.config import from_dict
 
     card, training = config["dataset"], from_dict(config["training"])
     stages = [getattr(training, plan.settings) for plan in stages_of(config["training"])]
@@ -212,17 +213,12 @@ def warn_of_few_steps(config: Mapping[str, Any]) -> None:
 
 def stages_of(training: Mapping[str, Any]) -> tuple[StagePlan, ...]:
     """Return the stages of a training, each after those that it needs."""
-    from laser_dist.models.variants import variant_named
-    from laser_dist.training.plan import plan_stages
-
     return plan_stages(variant_named(training["variant"]), training["levels"])
 
 
 def _finish(config: Mapping[str, Any], store: RunFiles) -> None:
     """Make the predictor of a run of which every stage is trained."""
     import_keras()
-    from laser_dist.training.config import from_dict
-    from laser_dist.training.reuse import model_path
     from laser_dist.training.saving import PREDICTOR, finish_predictor
 
     card = config["dataset"]
@@ -240,53 +236,40 @@ def workers_text(cluster: Mapping[str, Any]) -> str:
 
 
 def _train_and_follow(
-    jobs: Sequence[tuple[dict[str, Any], Sequence[Sequence[str]]]],
-    checks: Sequence[Callable[[], None]],
-    callbacks: tuple[Callback, ...],
-    follower: Follower,
+    jobs: Sequence[Job], checks: Sequence[Callable[[], None]], follower: Follower
 ) -> None:
     """Train in another thread, so that this one receives Ctrl-C, and follow the events.
 
     In the main thread, Ray would handle SIGINT and SIGTERM itself, and then exit with status 0 or
     leave its workers running.
     """
-    from laser_dist.training.ray_entry import Job, ray_session, train
-
-    events: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
-    outcome: list[BaseException | None] = []
+    failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            train(
-                [
-                    Job(
-                        config,
-                        groups,
-                        lambda event, index=index: events.put((index, event)),
-                        callbacks,
-                    )
-                    for index, (config, groups) in enumerate(jobs)
-                ]
-            )
+            ray_entry.train(jobs)
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-            outcome.append(error)
-        else:
-            outcome.append(None)
+            failures.append(error)
 
     thread = threading.Thread(target=work, name="training", daemon=True)
-    runs = [
-        (config["run_dir"].rstrip("/"), [name for group in groups for name in group])
-        for config, groups in jobs
-    ]
     # In this thread, so that a stopped command removes the session's folder.
-    with ray_session(), follower.following(runs):
+    with (
+        ray_entry.ray_session(),
+        follower.following([(job.config["run_dir"].rstrip("/"), job.stages) for job in jobs]),
+    ):
+        is_followed = not ray_entry.workers_print_progress(jobs[0].config)
+        stores = [RunFiles(job.config["run_dir"]) for job in jobs if is_followed]
+        readers = [EventReader(store.local) for store in stores]
         thread.start()
-        while not outcome or not events.empty():
+        is_over = False
+        while not is_over:
+            thread.join(SECONDS_BETWEEN_LOOKS)
+            is_over = not thread.is_alive()  # before the last look at the events
             follower.look()
             for check in checks:
                 check()
-            with suppress(Empty):
-                follower.take(*events.get(timeout=SECONDS_BETWEEN_LOOKS))
-    thread.join()
-    if outcome[0] is not None:
-        raise outcome[0]
+            for index, reader in enumerate(readers):
+                for event in reader.read():
+                    follower.take(index, event)
+    for error in failures:
+        raise error

@@ -14,7 +14,7 @@ TWO_GPUS = {"CPU": 8.0, "GPU": 2.0}
 
 def job(run_dir, *settings):
     training = to_dict(override(large(LAT), settings))
-    return Job({"run_dir": str(run_dir), "training": training}, [["image"]], lambda _: None)
+    return Job({"run_dir": str(run_dir), "training": training}, [["image"]])
 
 
 @pytest.mark.parametrize(

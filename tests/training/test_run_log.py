@@ -4,7 +4,7 @@ import pytest
 
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.storage import logs
-from laser_dist.training.storage.logs import RunLog, events_path
+from laser_dist.training.storage.logs import EventReader, RunLog, events_path
 
 
 def events(run_dir):
@@ -63,3 +63,30 @@ def test_an_incomplete_line_of_a_killed_worker_affects_no_other_line(tmp_path):
     first, half, second = path.read_text().splitlines()
     assert [json.loads(first)["text"], json.loads(second)["text"]] == ["one", "two"]
     assert half == '{"kind": "no'
+
+
+def test_a_reader_returns_each_later_event_once(tmp_path):
+    store = RunFiles(str(tmp_path))
+    RunLog(store, is_chief=True).event("note", text="earlier attempt")
+    reader = EventReader(tmp_path)
+    assert reader.read() == []
+    for name in ("events", "jnd1"):  # the second file is new
+        RunLog(store, is_chief=True, name=name).event("note", text=name)
+    assert sorted(event["text"] for event in reader.read()) == ["events", "jnd1"]
+    assert reader.read() == []
+
+
+def test_a_reader_waits_for_the_rest_of_a_line_and_skips_damaged_ones(tmp_path):
+    RunLog(RunFiles(str(tmp_path)), is_chief=True)
+    path = events_path(tmp_path, "events")
+    reader = EventReader(tmp_path)
+    for added, expected in [
+        (b'{"kind": "no\n{"kind": "note", "te', []),
+        (b'xt": "whole"}\n', [{"kind": "note", "text": "whole"}]),
+    ]:
+        path.write_bytes(path.read_bytes() + added if path.exists() else added)
+        assert reader.read() == expected
+
+
+def test_a_reader_of_a_run_without_events_finds_none(tmp_path):
+    assert EventReader(tmp_path / "run").read() == []

@@ -71,6 +71,29 @@ class RunLog:
             self.event("step", **values)
 
 
+class EventReader:
+    """Reads the events that are appended to a run's log from now on."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Start after the events of earlier attempts."""
+        self._folder = run_dir / EVENTS_FOLDER
+        self._positions = {path: path.stat().st_size for path in self._folder.glob("*.jsonl")}
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the events since the last call; none of a file that cannot be read now."""
+        events: list[dict[str, Any]] = []
+        for path in self._folder.glob("*.jsonl"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                file.seek(self._positions.get(path, 0))
+                for line in file:
+                    if not line.endswith(b"\n"):  # still being written
+                        break
+                    self._positions[path] = self._positions.get(path, 0) + len(line)
+                    with contextlib.suppress(ValueError):  # half a line of a killed worker
+                        events.append(json.loads(line))
+        return events
+
+
 def events_path(run_dir: Path, name: str) -> Path:
     """Return the file of events of the stages of which `name` is the first."""
     return run_dir / EVENTS_FOLDER / f"{name}.jsonl"
