@@ -209,8 +209,8 @@ class TrainingConfig:
     profile_steps: int = _limited(0, ge=0)
 
     def __post_init__(self) -> None:
-        for path, declared, hint, value in _leaves(self):
-            _check_range(path, declared.metadata, hint, value)
+        for path, declared, hint, _ in _leaves(TrainingConfig):
+            _check_range(path, declared.metadata, hint, operator.attrgetter(path)(self))
         for path, rule in self._contradictions():
             value = operator.attrgetter(path)(self)
             raise UserError(f"`{path}` must be {rule}, but is {setting_text(value)}.")
@@ -362,11 +362,7 @@ def _full_size(variant: Variant, stage: StageConfig) -> TrainingConfig:
     )
 
 
-PRESETS: dict[str, Callable[[Variant], TrainingConfig]] = {
-    "tiny": tiny,
-    "paper": paper,
-    "large": large,
-}
+PRESETS = {preset.__name__: preset for preset in (tiny, paper, large)}
 
 
 @dataclass(frozen=True)
@@ -394,36 +390,17 @@ def describe_settings(variant: str = "mj-lat") -> list[Setting]:
     """
     presets = {name: preset(variant_named(variant)) for name, preset in PRESETS.items()}
     rows: list[Setting] = []
-    for path, declared, hint, _ in _leaves(next(iter(presets.values()))):
-        if path in _FIXED:
-            continue
-        parent, _, name = path.rpartition(".")
-        kind = type(operator.attrgetter(parent)(presets["paper"])) if parent else TrainingConfig
-        rule = _range_text(declared.metadata)
-        rows.append(
-            Setting(
-                path,
-                ", ".join(filter(None, [_type_text(hint), rule])),
-                {
-                    name: setting_text(operator.attrgetter(path)(each))
-                    for name, each in presets.items()
-                },
-                _meanings(kind)[name],
-            )
-        )
+    for path, declared, hint, kind in _leaves(TrainingConfig):
+        of = operator.attrgetter(path)
+        kind_text = ", ".join(filter(None, [_type_text(hint), _range_text(declared.metadata)]))
+        defaults = {name: setting_text(of(preset)) for name, preset in presets.items()}
+        rows.append(Setting(path, kind_text, defaults, _meanings(kind)[declared.name]))
     return rows
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as plain JSON types."""
-    return {
-        field.name: to_dict(value)
-        if dataclasses.is_dataclass(value := getattr(config, field.name))
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for field in dataclasses.fields(config)
-    }
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(values: Mapping[str, Any], kind: type = TrainingConfig) -> Any:
@@ -506,29 +483,15 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield prefix + name, value
 
 
-def known_paths(kind: type = TrainingConfig, prefix: str = "") -> list[str]:
-    """Return every path that `override` knows."""
-    return [path for path in _hints(kind, prefix) if path not in _FIXED]
-
-
-def _hints(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the type of each setting, by path."""
-    found: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(kind).items():
-        path = prefix + name
-        found |= _hints(hint, f"{path}.") if dataclasses.is_dataclass(hint) else {path: hint}
-    return found
-
-
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, Any]]:
-    """Yield the path, dataclass field, type and value of each setting."""
-    hints = typing.get_type_hints(type(config))
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{each.name}.")
-        else:
-            yield prefix + each.name, each, hints[each.name], value
+def _leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, Any]]:
+    """Yield the path, dataclass field and type of each setting, and the class that declares it."""
+    hints = typing.get_type_hints(kind)
+    for each in dataclasses.fields(kind):
+        path, hint = prefix + each.name, hints[each.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _leaves(hint, f"{path}.")
+        elif path not in _FIXED:
+            yield path, each, hint, kind
 
 
 def _from_plain(hint: Any, value: Any) -> Any:
@@ -538,14 +501,14 @@ def _from_plain(hint: Any, value: Any) -> Any:
 
 
 def _assign(values: dict[str, Any], path: str, text: str) -> None:
-    hints = _hints(TrainingConfig)
-    if path not in hints or path in _FIXED:
-        raise _unknown_setting(path, known_paths())
+    hints = {known: hint for known, _, hint, _ in _leaves(TrainingConfig)}
+    if path not in hints:
+        raise _unknown_setting(path, hints)
     *parents, name = path.split(".")
     for parent in parents:
         values = values[parent]
     try:
-        values[name] = _parser(hints[path])(text)
+        values[name] = _parsed(hints[path], text)
     except ValueError as error:
         rule = _type_text(hints[path], article=True)
         raise UserError(f"`{path}` must be {rule}, but is '{text}'.") from error
@@ -572,26 +535,24 @@ def _range_text(limits: Mapping[str, Any]) -> str:
     return " and ".join(texts).replace("below infinity", "finite")
 
 
-def _parser(hint: Any) -> Callable[[str], Any]:
+def _parsed(hint: Any, text: str) -> Any:
+    """Return the value that a text means for a setting of this type.
+
+    Raises:
+      ValueError: it means none.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return lambda text: _choice(text, arguments)
     if origin is tuple:
-        parse = _parser(arguments[0])
-        return lambda text: (
-            () if text == "none" else tuple(map(parse, filter(None, text.split(","))))
-        )
+        parts = [] if text == "none" else filter(None, text.split(","))
+        return tuple(_parsed(arguments[0], each) for each in parts)
     if origin in (typing.Union, types.UnionType):
-        return lambda text: None if text == "none" else _parser(arguments[0])(text)
-    if hint is bool:
-        return lambda text: _choice(text, ("true", "false")) == "true"
-    return hint
-
-
-def _choice(text: str, choices: Sequence[str]) -> str:
-    if text not in choices:
+        return None if text == "none" else _parsed(arguments[0], text)
+    choices = ("true", "false") if hint is bool else arguments
+    if choices and text not in choices:
         raise ValueError(text)
-    return text
+    if hint is bool:
+        return text == "true"
+    return text if origin is Literal else hint(text)
 
 
 def _type_text(hint: Any, *, article: bool = False) -> str:
