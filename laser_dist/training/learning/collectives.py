@@ -21,19 +21,19 @@ from laser_dist.storage.run_files import RunFiles
 _SUM = tf.distribute.ReduceOp.SUM
 
 
-class _Weights(threading.local):
-    """Weights of the examples that batch norms see now; a replica is traced in its own thread."""
+class _Traced(threading.local):
+    """State of the step that is traced now; each replica is traced in its own thread.
 
-    of_batch: Any = None
+    Attributes:
+      weights: weights of the examples that batch norms see; None for equal ones.
+      products: products of dense layers since recording began; None if it has not.
+    """
+
+    weights: Any = None
+    products: "list[Product] | None" = None
 
 
-class _Products(threading.local):
-    """Products of dense layers since recording began, in this thread; None if it has not."""
-
-    found: "list[Product] | None" = None
-
-
-_weights, _products = _Weights(), _Products()
+_traced = _Traced()
 
 LEAST_FACTORED_BYTES = 1 << 20
 """Least size of a kernel's gradient that is gathered in factors: a gather takes two round trips."""
@@ -197,11 +197,11 @@ def weigh_batch_norms(
 @contextmanager
 def norms_weighted_by(weights: Any) -> Iterator[None]:
     """Set the weights [b] of the examples that batch norms see in the block, in this thread."""
-    _weights.of_batch = weights
+    _traced.weights = weights
     try:
         yield
     finally:
-        _weights.of_batch = None
+        _traced.weights = None
 
 
 def record_products(model: keras.Model) -> None:
@@ -218,11 +218,11 @@ def recorded_products(num_replicas: int) -> Iterator[list[Product]]:
     Each is the only product with its kernel, and its factors for the global batch have fewer
     numbers than the kernel.
     """
-    _products.found = found = list[Product]()
+    _traced.products = found = list[Product]()
     try:
         yield found
     finally:
-        _products.found = None
+        _traced.products = None
     uses = Counter(id(each.kernel) for each in found)
     found[:] = [
         each
@@ -244,8 +244,8 @@ def _has_small_factors(product: Product, num_replicas: int) -> bool:
 def _recorded_call(layer: Any, inputs: Any, training: bool | None = None) -> Any:
     """Do what `keras.layers.Dense.call` does, and record the product."""
     outputs = keras.ops.matmul(inputs, layer.kernel)
-    if _products.found is not None:
-        _products.found.append(Product(layer.kernel, inputs, outputs))
+    if _traced.products is not None:
+        _traced.products.append(Product(layer.kernel, inputs, outputs))
     if layer.bias is not None:
         outputs = keras.ops.add(outputs, layer.bias)
     return outputs if layer.activation is None else layer.activation(outputs)
@@ -298,7 +298,7 @@ def _weighted_moments(
 ) -> tuple[Any, Any]:
     """Compute mean and variance [C] of inputs [b, ..., C]; gradients reach all replicas."""
     assert mask is None, "no layer of the models has a mask"
-    weights = _weights.of_batch
+    weights = _traced.weights
     if weights is None:
         weights = tf.ones(tf.shape(inputs)[:1])
     # Relative to the moving mean, which is the same everywhere: otherwise the difference of squares
