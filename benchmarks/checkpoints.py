@@ -97,8 +97,6 @@ def train(folder: Path, interval: CheckpointInterval) -> tuple[float, float, lis
     log = Epochs(store, is_chief=True)
     context = TrainingContext(
         strategy=tf.distribute.get_strategy(),
-        local_replicas=1,
-        is_chief=True,
         store=store,
         log=log,
         config={},

@@ -22,10 +22,8 @@ from laser_dist.examples.feature_files import (
 from laser_dist.examples.features import CachedFeatures
 from laser_dist.examples.frame_pairs import FramePairs
 from laser_dist.examples.frames import Frames
-from laser_dist.examples.order import WorkerShard
 from laser_dist.storage.cache import file_hash
-from laser_dist.storage.run_files import RunFiles
-from laser_dist.training.learning.collectives import all_agree, wait_for_all
+from laser_dist.training.learning.collectives import all_agree
 from laser_dist.training.learning.loop import TrainingContext
 from laser_dist.training.reuse import model_path
 
@@ -41,14 +39,12 @@ class FeatureCache:
     Attributes:
       frames: returns the frames of a split; called if features are missing.
       num_examples: number of examples of each split.
-      shard: this worker's part of the batches.
       context: devices and storage of the run.
       space: space of the features, "latent" or "reconstructed".
     """
 
     frames: Callable[[str], Frames]
     num_examples: Mapping[str, int]
-    shard: WorkerShard
     context: TrainingContext
     space: str
 
@@ -72,7 +68,7 @@ class FeatureCache:
         if self.context.is_chief:
             for name in extractors:
                 self._tidy(name, split, keys[name], is_missing=name in missing)
-        self._wait()
+        self.context.wait_for_all()
         parts_written: list[Path] = []
         if missing:
             models = [each.model for each in missing.values()]
@@ -86,19 +82,21 @@ class FeatureCache:
                 heartbeat=lambda: self.context.heartbeat(f"features of {split}"),
             )
             with self.context.suspended():
-                self.store.push(*parts_written)
-        self._wait()
+                self.context.store.push(*parts_written)
+        self.context.wait_for_all()
         branches: list[list[FeatureFiles]] = []
         for name, key in keys.items():
             folder = self._folder(name, key)
             if name in missing and self.context.is_chief:
-                self.store.push(finish_files(folder, split, key, self.shard.num_workers))
-            parts = found[name] or self.shard.num_workers
+                self.context.store.push(
+                    finish_files(folder, split, key, self.context.shard.num_workers)
+                )
+            parts = found[name] or self.context.shard.num_workers
             files = [FeatureFiles(folder, split, version, parts) for version in range(versions)]
             for path in (each.part_path(part) for each in files for part in range(parts)):
                 if path not in parts_written:
                     with self.context.suspended():
-                        self.store.fetch(path, reuse=True)
+                        self.context.store.fetch(path, reuse=True)
             branches.append(files)
         return CachedFeatures(branches)
 
@@ -106,29 +104,20 @@ class FeatureCache:
         """Return the number of parts if all are there, else 0."""
         folder = self._folder(name, key)
         parts = 0
-        if self.store.fetch(folder / f"{split}.json"):
-            parts = num_parts_of(folder, split, key, self.store.names(folder))
+        if self.context.store.fetch(folder / f"{split}.json"):
+            parts = num_parts_of(folder, split, key, self.context.store.names(folder))
         return parts if all_agree(self.context.strategy, parts > 0) else 0
 
     def _tidy(self, name: str, split: str, key: FeatureKey, *, is_missing: bool) -> None:
         """Remove features of an earlier backbone, and parts of an interrupted attempt."""
         folder, prefix = self._folder(name, key), f"{name}-{self.space}-"
-        for other in self.store.names(folder.parent):
+        for other in self.context.store.names(folder.parent):
             if other.startswith(prefix) and other != folder.name:
-                self.store.remove(folder.parent / other)
+                self.context.store.remove(folder.parent / other)
         if is_missing:
-            for file in self.store.names(folder):
+            for file in self.context.store.names(folder):
                 if file.startswith((f"{split}-", f"{split}.")):
-                    self.store.remove(folder / file)
-
-    def _wait(self) -> None:
-        with self.context.suspended():  # the other workers have their own watchdogs
-            wait_for_all(self.context.strategy)
-
-    @property
-    def store(self) -> RunFiles:
-        """Storage of the run."""
-        return self.context.store
+                    self.context.store.remove(folder / file)
 
     def _key(self, name: str, extractor: keras.Model, total: int, versions: int) -> FeatureKey:
         height, width = extractor.input_shape[1:3]
@@ -145,8 +134,8 @@ class FeatureCache:
             frames=self.frames(split),
             target=RAW,
             rows=np.arange(self.num_examples[split]),
-            batch_size=BATCH_SIZE * self.shard.num_workers,
-            shard=replace(self.shard, devices=1),
+            batch_size=BATCH_SIZE * self.context.shard.num_workers,
+            shard=replace(self.context.shard, devices=1),
         )
 
     def _folder(self, backbone: str, key: FeatureKey) -> Path:

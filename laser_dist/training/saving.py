@@ -68,16 +68,13 @@ def check_fits(file: Path, spec: BackboneSpec) -> None:
         )
 
 
-def finish_predictor(
-    config: TrainingConfig, run_dir: Path, card: Mapping[str, Any], dataset: str | Path
-) -> None:
+def finish_predictor(config: TrainingConfig, run_dir: Path, card: Mapping[str, Any]) -> None:
     """Join a run's backbones and heads to the predictor, and calibrate it, if all are trained.
 
     Args:
       config: configuration of the run.
       run_dir: folder of the run.
-      card: the dataset's card, with `scale`, `simulated` and `splits`.
-      dataset: location of the dataset, path or URL.
+      card: the dataset's card, with `dir`, `scale`, `simulated` and `splits`.
     """
     variant = variant_named(config.variant)
     plans = plan_stages(variant, config.levels)
@@ -99,7 +96,7 @@ def finish_predictor(
         heads = [load(model_path(run_dir, model_names(plan)[-1])) for plan in last]
         backbones = [load(model_path(run_dir, name)) for name in names]
         predictor = build_predictor(backbones, heads, answer)
-    calibrate(predictor, dataset, card["splits"])
+    calibrate(predictor, card["dir"], card["splits"])
     save_model(predictor, model_path(run_dir, PREDICTOR))
 
 

@@ -221,8 +221,7 @@ def _finish(config: Mapping[str, Any], store: RunFiles) -> None:
     import_keras()
     from laser_dist.training.saving import PREDICTOR, finish_predictor
 
-    card = config["dataset"]
-    finish_predictor(from_dict(config["training"]), store.local, card, card["dir"])
+    finish_predictor(from_dict(config["training"]), store.local, config["dataset"])
     store.push(model_path(store.local, PREDICTOR))
 
 

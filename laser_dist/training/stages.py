@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from laser_dist.examples.labels import (
     labels_in,
     present_means,
 )
-from laser_dist.examples.order import WorkerShard, has_level, num_steps
+from laser_dist.examples.order import has_level, num_steps
 from laser_dist.examples.records import Records, open_examples
 from laser_dist.jnd.scale import scale_named
 from laser_dist.models.autoencoder import build_autoencoder, build_end_to_end_autoencoder
@@ -36,16 +36,16 @@ from laser_dist.models.principal import start_from_principal_components
 from laser_dist.models.specs import BackboneSpec
 from laser_dist.models.variants import variant_named
 from laser_dist.storage.cache import cache_folder
-from laser_dist.training.config import StageConfig, TrainingConfig
+from laser_dist.training.config import TrainingConfig
 from laser_dist.training.feature_cache import FeatureCache
 from laser_dist.training.learning.collectives import (
     all_agree,
     broadcast_from_chief,
-    wait_for_all,
     weigh_batch_norms,
 )
-from laser_dist.training.learning.loop import Stage, TrainingContext, train_stage
+from laser_dist.training.learning.loop import Batches, Stage, TrainingContext, train_stage
 from laser_dist.training.learning.objectives import JointObjective, LevelObjective, frame_objective
+from laser_dist.training.learning.step import Objective
 from laser_dist.training.plan import StagePlan, plan_stages
 from laser_dist.training.reuse import (
     MODELS,
@@ -67,8 +67,6 @@ logger = logging.getLogger(__name__)
 
 def run_stages(
     config: TrainingConfig,
-    dataset: str | Path,
-    shard: WorkerShard,
     context: TrainingContext,
     work: Mapping[str, Mapping[str, Any]],
     stages: Collection[str],
@@ -77,8 +75,6 @@ def run_stages(
 
     Args:
       config: configuration of the run.
-      dataset: location of the prepared dataset, path or URL.
-      shard: this worker's part of the batches.
       context: devices and storage of the run.
       work: for each stage that the run has to train, in order, `key` and `inputs` to record with
         its models. Other stages that they need are in the run's folder.
@@ -92,19 +88,19 @@ def run_stages(
     models = context.run_dir / MODELS
     with context.suspended():  # takes minutes for a large dataset in a bucket
         context.store.fetch_all(models)
-        splits = context.config["dataset"]["splits"]
+        data = context.config["dataset"]
         opened = {
-            split: open_examples(dataset, splits[split], LABEL_COLUMNS)
+            split: open_examples(data["dir"], data["splits"][split], LABEL_COLUMNS)
             for split in (TRAIN, VALIDATION)
         }
     records = {split: of_split for split, (of_split, _) in opened.items()}
     labels = {split: labels_in(table) for split, (_, table) in opened.items()}
     trained = [plan for plan in plans if plan.name in stages]
     images = {RAW, *(f"jnd{plan.levels[0]}" for plan in trained if plan.kind in ("jnd", "joint"))}
-    trainer = _Trainer(config, records, shard, context, labels, tuple(sorted(images)))
+    trainer = _Trainer(config, records, context, labels, tuple(sorted(images)))
     for plan in plans:
         if plan.name in work:
-            _check_present(plan, config, labels, dataset)
+            _check_present(plan, config, labels, data["dir"])
     for plan in plans:
         if plan.name not in stages:
             continue
@@ -120,15 +116,13 @@ def run_stages(
         if context.is_chief:
             written = write_record(context.run_dir, plan, key, work[plan.name]["inputs"])
             context.store.push(written)
-        with context.suspended():
-            wait_for_all(context.strategy)  # the next stage reads the chief's files
+        context.wait_for_all()  # the next stage reads the chief's files
     if context.is_chief:
         context.store.fetch_all(models)  # other workers may have trained stages too
         with context.suspended():  # calibrates with the frames of the validation split
-            finish_predictor(config, context.run_dir, context.config["dataset"], dataset)
+            finish_predictor(config, context.run_dir, data)
         context.store.push(*models.glob(f"{PREDICTOR}.keras"))
-    with context.suspended():
-        wait_for_all(context.strategy)
+    context.wait_for_all()
 
 
 def _check_present(
@@ -158,25 +152,21 @@ class _Trainer:
 
     config: TrainingConfig
     records: Mapping[str, Records]
-    shard: WorkerShard
     context: TrainingContext
     labels: Mapping[str, Labeled]
     images: tuple[str, ...]
-
-    @cached_property
-    def _opened(self) -> dict[str, Frames]:
-        return {}
+    opened: dict[str, Frames] = field(default_factory=dict)
 
     def frames(self, split: str) -> Frames:
         """Return the frames of a split, decoded into the cache when first needed."""
-        if split in self._opened:
-            return self._opened[split]
+        if split in self.opened:
+            return self.opened[split]
         context, backbone = self.context, self.config.backbone
         decoded = DecodedFrames(self.records[split], (backbone.width, backbone.height))
         data = context.config["dataset"]
         about = [data["fingerprint"], sorted(data["splits"][split]), decoded.size]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-        self._opened[split] = frames = cached_frames(
+        self.opened[split] = frames = cached_frames(
             decoded,
             self.images,
             cache_folder(FRAMES, f"{split}-{key}"),
@@ -185,8 +175,7 @@ class _Trainer:
             heartbeat=lambda: context.heartbeat(f"frames of {split}"),
             waiting=context.suspended,
         )
-        with context.suspended():
-            wait_for_all(context.strategy)  # other machines may have more to decode
+        context.wait_for_all()  # other machines may have more to decode
         return frames
 
     def train(self, plan: StagePlan, key: str) -> None:
@@ -194,20 +183,13 @@ class _Trainer:
         if self.context.is_chief:
             folder = self.context.run_dir / "checkpoints" / plan.name
             claim_folder(self.context.store, folder, key)
-        with self.context.suspended():
-            wait_for_all(self.context.strategy)
-        if plan.kind == "head":
-            self.head(plan)
-        elif plan.kind == "joint":
-            self.joint(plan)
-        else:
-            self.backbone(plan)
+        self.context.wait_for_all()
+        {"head": self.head, "joint": self.joint}.get(plan.kind, self.backbone)(plan)
 
     def backbone(self, plan: StagePlan) -> None:
         """Train an autoencoder, from principal components or from the image backbone."""
         config, is_image = self.config, plan.kind == "image"
-        settings = config.scaled(plan.kind)
-        side = settings.crop
+        side = config.scaled(plan.kind).crop
         spec = (
             config.backbone if side is None else replace(config.backbone, height=side, width=side)
         )
@@ -216,19 +198,7 @@ class _Trainer:
         with self.context.strategy.scope():
             model = build_autoencoder(spec, plan.name)
             model.set_weights(start)
-        target = RAW if is_image else plan.name
-        self._train(
-            Stage(
-                name=plan.name,
-                model=model,
-                objective=frame_objective,
-                settings=settings,
-                training=self._pairs(TRAIN, target, settings, seed=config.seed),
-                validation=self._pairs(VALIDATION, target, settings),
-                steps_per_epoch=self._num_steps(target, settings),
-                settings_name=plan.kind,
-            )
-        )
+        self._train(plan, model, frame_objective, partial(self._pairs, plan))
         self._save(lambda: build_autoencoder(config.backbone, plan.name), model, plan.name)
 
     def head(self, plan: StagePlan) -> None:
@@ -252,7 +222,7 @@ class _Trainer:
         versions = 2 if settings.flips else 1
         if config.feature_cache:
             counts = {split: len(records) for split, records in self.records.items()}
-            cache = FeatureCache(self.frames, counts, self.shard, self.context, variant.space)
+            cache = FeatureCache(self.frames, counts, self.context, variant.space)
             features = {
                 split: cache.features(split, extractors, number)
                 for split, number in ((TRAIN, versions), (VALIDATION, 1))
@@ -264,39 +234,24 @@ class _Trainer:
                 )
                 for split in (TRAIN, VALIDATION)
             }
-        targets = self._targets(plan)
 
         def batches(split: str, seed: int | None) -> FeatureBatches:
             return FeatureBatches(
                 features=features[split],
-                targets=targets[split],
+                targets=self._targets(plan, split),
                 batch_size=settings.batch_size,
-                shard=self.shard,
+                shard=self.context.shard,
                 seed=seed,
                 num_versions=versions,
                 mixup=settings.mixup,
             )
 
-        self._train(
-            Stage(
-                name=plan.name,
-                model=head,
-                objective=self._level_objective(plan),
-                settings=settings,
-                training=batches(TRAIN, config.seed),
-                validation=batches(VALIDATION, None),
-                steps_per_epoch=num_steps(
-                    int(has_level(targets[TRAIN]).sum()), settings.batch_size
-                ),
-                settings_name="heads",
-            )
-        )
+        self._train(plan, head, self._level_objective(plan), batches)
         self._save(lambda: self._new_head(plan), head, plan.name)
 
     def joint(self, plan: StagePlan) -> None:
         """Train backbone and head together, from the image backbone."""
         config, variant = self.config, variant_named(self.config.variant)
-        settings, target = config.scaled("joint"), f"jnd{plan.levels[0]}"
         image = self._loaded("image")
 
         def new_autoencoder() -> keras.Model:
@@ -305,25 +260,35 @@ class _Trainer:
         with self.context.strategy.scope():
             autoencoder, head = new_autoencoder(), self._new_head(plan)
             model = build_joint_model(variant, autoencoder, head)
-        targets = self._targets(plan)
-        self._train(
-            Stage(
-                name=plan.name,
-                model=model,
-                objective=JointObjective(self._level_objective(plan)),
-                settings=settings,
-                training=self._pairs(TRAIN, target, settings, config.seed, targets[TRAIN]),
-                validation=self._pairs(VALIDATION, target, settings, labels=targets[VALIDATION]),
-                steps_per_epoch=self._num_steps(target, settings),
-                settings_name=plan.kind,
-            )
-        )
+        objective = JointObjective(self._level_objective(plan))
+        self._train(plan, model, objective, partial(self._pairs, plan))
         self._save(new_autoencoder, autoencoder, plan.name)
         self._save(lambda: self._new_head(plan), head, model_names(plan)[-1])
 
-    def _train(self, stage: Stage) -> None:
-        synchronized = self.config.synchronized_batch_norm
-        weigh_batch_norms(self.context.strategy, stage.model, synchronized=synchronized)
+    def _train(
+        self,
+        plan: StagePlan,
+        model: keras.Model,
+        objective: Objective,
+        batches: Callable[[str, int | None], Batches],
+    ) -> None:
+        """Train a model on the batches of the splits; `batches` takes split and seed."""
+        config, levels = self.config, self.labels[TRAIN].levels
+        has_target = has_level(levels[:, [level - 1 for level in plan.levels]])
+        num_examples = int(has_target.sum()) if plan.levels else len(levels)
+        settings = config.scaled(plan.settings)
+        synchronized = config.synchronized_batch_norm
+        weigh_batch_norms(self.context.strategy, model, synchronized=synchronized)
+        stage = Stage(
+            name=plan.name,
+            model=model,
+            objective=objective,
+            settings=settings,
+            training=batches(TRAIN, config.seed),
+            validation=batches(VALIDATION, None),
+            steps_per_epoch=num_steps(num_examples, settings.batch_size),
+            settings_name=plan.settings,
+        )
         train_stage(stage, self.context)
 
     def _save(self, build: Callable[[], keras.Model], model: keras.Model, name: str) -> None:
@@ -354,20 +319,21 @@ class _Trainer:
         return broadcast_from_chief(self.context.strategy, model.get_weights())
 
     def _new_head(self, plan: StagePlan) -> keras.Model:
-        variant, labels = variant_named(self.config.variant), self.labels[TRAIN]
+        config, labels = self.config, self.labels[TRAIN]
         columns = [level - 1 for level in plan.levels]
-        variances = labels.sample_variances[:, columns]
-        spreads = np.sqrt(present_means(variances)) if self.config.head.spread else None
+        start: np.ndarray | None = None
+        spreads: np.ndarray | None = None
+        if config.head.start == "mean":
+            start = present_means(labels.levels[:, columns])
+        if config.head.spread:
+            variances = present_means(labels.sample_variances[:, columns])
+            spreads = np.maximum(np.sqrt(variances), 2 * LEAST_SPREAD)
         return build_head(
-            self.config.head,
-            variant.feature_shape(self.config.backbone),
+            config.head,
+            variant_named(config.variant).feature_shape(config.backbone),
             levels=len(plan.levels),
-            initial_levels=present_means(labels.levels[:, columns]).tolist()
-            if self.config.head.start == "mean"
-            else None,
-            initial_spreads=None
-            if spreads is None
-            else np.maximum(spreads, 2 * LEAST_SPREAD).tolist(),
+            initial_levels=None if start is None else start.tolist(),
+            initial_spreads=None if spreads is None else spreads.tolist(),
             higher_is_worse=self._higher_is_worse,
             name=model_names(plan)[-1],
         )
@@ -380,33 +346,21 @@ class _Trainer:
         name = self.context.config["dataset"]["scale"]
         return scale_named(name, of="the dataset").higher_is_worse
 
-    def _targets(self, plan: StagePlan) -> dict[str, np.ndarray]:
-        spread = self.config.head.spread
-        return {
-            split: labels.targets(plan.levels, spread=spread)
-            for split, labels in self.labels.items()
-        }
+    def _targets(self, plan: StagePlan, split: str) -> np.ndarray:
+        return self.labels[split].targets(plan.levels, spread=self.config.head.spread)
 
-    def _num_steps(self, target: str, settings: StageConfig) -> int:
-        return num_steps(num_with(target, self.labels[TRAIN].levels), settings.batch_size)
-
-    def _pairs(
-        self,
-        split: str,
-        target: str,
-        settings: StageConfig,
-        seed: int | None = None,
-        labels: np.ndarray | None = None,
-    ) -> FramePairs:
+    def _pairs(self, plan: StagePlan, split: str, seed: int | None) -> FramePairs:
+        settings = self.config.scaled(plan.settings)
+        target = f"jnd{plan.levels[0]}" if plan.levels else RAW
         return FramePairs(
             frames=self.frames(split),
             target=target,
             rows=rows_with(target, self.labels[split].levels),
             batch_size=settings.batch_size,
-            shard=self.shard,
+            shard=self.context.shard,
             seed=seed,
             flips=settings.flips and seed is not None,
             crop=settings.crop,
             crops_per_frame=settings.crops_per_frame,
-            labels=labels,
+            labels=self._targets(plan, split) if plan.kind == "joint" else None,
         )

@@ -6,18 +6,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from laser_dist.examples.order import WorkerShard
 from laser_dist.keras_import import import_keras
 from laser_dist.machine import keep_freed_memory
+from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import TrainingConfig, from_dict
 from laser_dist.training.devices import use_devices
+from laser_dist.training.learning.watchdog import Watchdog
+from laser_dist.training.storage.checkpoints import WRITING_THREAD
+from laser_dist.training.storage.logs import RunLog, progress_logger
 
 if TYPE_CHECKING:
-    from laser_dist.examples.order import WorkerShard
     from laser_dist.training.learning.callbacks import Callback
-    from laser_dist.training.learning.watchdog import Watchdog
-    from laser_dist.training.storage.logs import RunLog
+    from laser_dist.training.learning.loop import TrainingContext
 
 PACK_BYTES = 8 << 20  # of a gradient, all-reduced between workers at a time
 
@@ -53,56 +57,39 @@ def work(
     config: TrainingConfig = from_dict(runs[0][0]["training"])
     strategy, devices = _set_up_tensorflow(config, num_workers)
 
-    from laser_dist.examples.order import WorkerShard
     from laser_dist.training.learning.collectives import check_same_devices
+    from laser_dist.training.learning.loop import TrainingContext
 
-    replicas = strategy.num_replicas_in_sync // num_workers
-    shard = WorkerShard(worker_index, num_workers, replicas)
     if num_workers > 1:
         check_same_devices(strategy, devices)
     _set_up_logging(prints_progress=prints_progress)
+    shard = WorkerShard(worker_index, num_workers, strategy.num_replicas_in_sync // num_workers)
+    make_context = partial(
+        TrainingContext, strategy=strategy, shard=shard, report=report, is_preempted=is_preempted
+    )
     for run_config, stages in runs:
-        _train(
-            run_config,
-            stages,
-            strategy,
-            shard,
-            prints_progress=prints_progress,
-            callbacks=callbacks,
-            report=report,
-            is_preempted=is_preempted,
-        )
+        _train(run_config, stages, shard, make_context, callbacks, prints_progress)
 
 
 def _train(
     run_config: dict[str, Any],
     stages: Sequence[str],
-    strategy: Any,
-    shard: "WorkerShard",
-    *,
-    prints_progress: bool,
+    shard: WorkerShard,
+    make_context: "Callable[..., TrainingContext]",
     callbacks: "Sequence[Callback]",
-    report: Callable[[dict[str, Any]], None] | None,
-    is_preempted: Callable[[], bool],
+    prints_progress: bool,
 ) -> None:
     """Run stages of one run."""
-    from laser_dist.storage.run_files import RunFiles
     from laser_dist.training.learning.callbacks import CsvLogger, TensorBoardLogger
     from laser_dist.training.learning.collectives import check_shared
-    from laser_dist.training.learning.loop import TrainingContext
-    from laser_dist.training.learning.watchdog import Watchdog
     from laser_dist.training.stages import run_stages
-    from laser_dist.training.storage.logs import RunLog
 
     config: TrainingConfig = from_dict(run_config["training"])
-    is_chief, num_workers = shard.index == 0, shard.num_workers
     store = RunFiles(run_config["run_dir"])
-    log = RunLog(store, is_chief=is_chief, name=stages[0], prints=prints_progress)
     watchdog = Watchdog(config.cluster.hang_timeout_s)
-    context = TrainingContext(
-        strategy=strategy,
-        local_replicas=shard.devices,
-        is_chief=is_chief,
+    is_chief, num_workers = shard.index == 0, shard.num_workers
+    log = RunLog(store, is_chief=is_chief, name=stages[0], prints=prints_progress)
+    context = make_context(
         store=store,
         log=log,
         config={name: value for name, value in run_config.items() if name != "work"},
@@ -110,22 +97,20 @@ def _train(
         gradient_precision=config.gradient_precision,
         checkpoint_interval=config.checkpoint_interval,
         callbacks=(CsvLogger(store), TensorBoardLogger(store), *callbacks) if is_chief else (),
-        report=report,
         steps_per_execution=config.steps_per_execution,
         profile_steps=config.profile_steps,
-        is_preempted=is_preempted,
         has_equal_statistics=config.synchronized_batch_norm,
         heartbeat=watchdog.heartbeat,
         suspended=watchdog.suspended,
     )
     with _logging_to(log, watchdog), watchdog.watching():
-        if is_chief and num_workers > 1:
-            _warn_of_ports()
         if num_workers > 1:
-            check_shared(strategy, store, is_chief=is_chief)
+            if is_chief:
+                _warn_of_ports()
+            check_shared(context.strategy, store, is_chief=is_chief)
         if num_workers != config.cluster.num_workers:
             logger.info("%d workers: the cluster has no room for more now", num_workers)
-        run_stages(config, run_config["dataset"]["dir"], shard, context, run_config["work"], stages)
+        run_stages(config, context, run_config["work"], stages)
 
 
 def _warn_of_ports() -> None:
@@ -147,13 +132,11 @@ def _warn_of_ports() -> None:
 class _EventHandler(logging.Handler):
     """Adds log records to the run's events; each also counts as a heartbeat."""
 
-    def __init__(self, log: "RunLog", watchdog: "Watchdog") -> None:
+    def __init__(self, log: RunLog, watchdog: Watchdog) -> None:
         super().__init__()
         self._log, self._watchdog = log, watchdog
 
     def emit(self, record: logging.LogRecord) -> None:
-        from laser_dist.training.storage.checkpoints import WRITING_THREAD
-
         text = record.getMessage()
         # What the thread that writes checkpoints says does not show that the steps go on.
         if not (record.threadName or "").startswith(WRITING_THREAD):
@@ -162,8 +145,6 @@ class _EventHandler(logging.Handler):
 
 
 def _set_up_logging(*, prints_progress: bool) -> None:
-    from laser_dist.training.storage.logs import progress_logger
-
     logging.getLogger("laser_dist").setLevel(logging.INFO)
     if prints_progress:
         progress_logger.setLevel(logging.INFO)
@@ -171,7 +152,7 @@ def _set_up_logging(*, prints_progress: bool) -> None:
 
 
 @contextmanager
-def _logging_to(log: "RunLog", watchdog: "Watchdog") -> Iterator[None]:
+def _logging_to(log: RunLog, watchdog: Watchdog) -> Iterator[None]:
     """Add log records to a run's events while the block runs."""
     ours, handler = logging.getLogger("laser_dist"), _EventHandler(log, watchdog)
     ours.addHandler(handler)

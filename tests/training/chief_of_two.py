@@ -66,7 +66,7 @@ def saves(strategy, index, run_dir):
     shared = replace(
         alone,
         strategy=strategy,
-        is_chief=index == 0,
+        shard=shard,
         log=RunLog(alone.store, is_chief=index == 0),
         callbacks=(),
         checkpoint_interval=CheckpointInterval(seconds=60),

@@ -1,6 +1,7 @@
 """Run stages in this process, in the order that the commands use."""
 
-from laser_dist.examples.order import WorkerShard
+from dataclasses import replace
+
 from laser_dist.models.variants import variant_named
 from laser_dist.training.config import to_dict
 from laser_dist.training.plan import inputs_of, key_of, plan_stages
@@ -19,4 +20,6 @@ def work_of(config, fingerprint="abc"):
 
 def run_all(config, dataset_dir, where):
     work = work_of(config)
-    run_stages(config, dataset_dir, WorkerShard(), where, work, list(work))
+    card = {**where.config["dataset"], "dir": str(dataset_dir)}
+    context = replace(where, config={**where.config, "dataset": card})
+    run_stages(config, context, work, list(work))

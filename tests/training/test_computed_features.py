@@ -43,7 +43,7 @@ def frames_of(dataset_dir):
 def feature_cache(dataset_dir, run_dir):
     frames = frames_of(dataset_dir)
     counts = {"train": len(frames)}
-    return FeatureCache(lambda _: frames, counts, WorkerShard(), context(run_dir), "latent")
+    return FeatureCache(lambda _: frames, counts, context(run_dir), "latent")
 
 
 def batches(features, dataset_dir, **changes):

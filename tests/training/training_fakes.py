@@ -278,8 +278,6 @@ def context(run_dir, after_epoch=lambda _: None):
     store = RunFiles(str(run_dir))
     return TrainingContext(
         strategy=tf.distribute.get_strategy(),
-        local_replicas=1,
-        is_chief=True,
         store=store,
         log=ObservedLog(store, after_epoch),
         callbacks=(CsvLogger(store),),

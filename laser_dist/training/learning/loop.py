@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from laser_dist.errors import UserError
-from laser_dist.examples.order import Batch
+from laser_dist.examples.order import Batch, WorkerShard
 from laser_dist.examples.read_ahead import ReadAhead
 from laser_dist.storage.run_files import RunFiles
 from laser_dist.training.config import CheckpointInterval, StageConfig
@@ -27,6 +27,7 @@ from laser_dist.training.learning.collectives import (
     average_statistics,
     broadcast_from_chief,
     snapshot,
+    wait_for_all,
 )
 from laser_dist.training.learning.profiling import Profiler
 from laser_dist.training.learning.step import (
@@ -110,11 +111,10 @@ class TrainingContext:
 
     Attributes:
       strategy: distributes steps over devices and workers.
-      local_replicas: number of this worker's devices.
-      is_chief: whether this worker writes files.
       store: storage of the run.
       log: log of the run.
       config: the run's resolved configuration, as plain values.
+      shard: this worker's part of the batches.
       jit_compile: whether XLA compiles the steps.
       gradient_precision: number format in which gradients are all-reduced.
       steps_per_execution: number of training steps that are started together.
@@ -132,11 +132,10 @@ class TrainingContext:
     """
 
     strategy: tf.distribute.Strategy
-    local_replicas: int
-    is_chief: bool
     store: RunFiles
     log: RunLog
     config: dict[str, Any]
+    shard: WorkerShard = WorkerShard()
     jit_compile: bool = False
     gradient_precision: str = "float32"
     steps_per_execution: int = 1
@@ -155,14 +154,19 @@ class TrainingContext:
         return self.store.local
 
     @property
-    def local_devices(self) -> tuple[str | None, ...]:
-        """Names of this worker's devices; None, TensorFlow's default, if there is only one."""
-        return self.strategy.extended.worker_devices if self.local_replicas > 1 else (None,)
+    def is_chief(self) -> bool:
+        """Whether this worker writes files."""
+        return self.shard.index == 0
 
     @property
-    def num_workers(self) -> int:
-        """Number of processes that train together."""
-        return self.strategy.num_replicas_in_sync // self.local_replicas
+    def local_devices(self) -> tuple[str | None, ...]:
+        """Names of this worker's devices; None, TensorFlow's default, if there is only one."""
+        return self.strategy.extended.worker_devices if self.shard.devices > 1 else (None,)
+
+    def wait_for_all(self) -> None:
+        """Wait, without the watchdog, until every worker has called this."""
+        with self.suspended():
+            wait_for_all(self.strategy)
 
 
 def train_stage(stage: Stage, context: TrainingContext) -> Progress:
@@ -217,7 +221,7 @@ class _StageRun:
             stage.model,
             stage.objective,
             self._optimizer,
-            context.local_replicas,
+            context.shard.devices,
             gradient_precision=context.gradient_precision,
             jit_compile=context.jit_compile,
         )
@@ -306,7 +310,7 @@ class _StageRun:
             # Part of the optimizer's state, so a checkpoint contains it.
             self._optimizer.learning_rate = 0.5 * rate
         metrics["learning_rate"] = rate
-        metrics |= timer.metrics(context.num_workers)
+        metrics |= timer.metrics(context.shard.num_workers)
         # Before the checkpoint: an epoch that is trained again replaces its metrics, but one that
         # has a checkpoint is not trained again.
         for callback in context.callbacks:
@@ -609,9 +613,8 @@ def _computed(sums: Mapping[str, Mean]) -> dict[str, float]:
 
 def _next(progress: Progress, loss: float) -> Progress:
     epoch = progress.epochs_done + 1
-    if loss < progress.best_loss:
-        return Progress(epochs_done=epoch, best_epoch=epoch, best_loss=loss)
-    return Progress(epochs_done=epoch, best_epoch=progress.best_epoch, best_loss=progress.best_loss)
+    best_loss, best_epoch = min((progress.best_loss, progress.best_epoch), (loss, epoch))
+    return Progress(epochs_done=epoch, best_epoch=best_epoch, best_loss=best_loss)
 
 
 def _is_done(progress: Progress, settings: StageConfig) -> bool:
