@@ -3,8 +3,9 @@
     list of clips ─ reshuffle ─▶ plan ─▶ segments ─ reshuffle ─▶ encode ─┐
                                   └─────────────────── group by clip ────┴─▶ join, compare, write
 
-A clip that cannot be encoded is a document with an error. A transient error (network, memory) is
-not: it is raised, and the runner tries again.
+All that reads or writes video runs in child processes. A clip that cannot be encoded, or crashes
+one, is a document with an error. A transient error (network, memory) is not: it is raised, and the
+runner tries again.
 """
 
 import io
@@ -33,16 +34,18 @@ from laser_dist.encoding.encode import (
     encode_planned,
     planned,
 )
-from laser_dist.encoding.folder import Job, Unencoded
+from laser_dist.encoding.encoders import EncoderSettings
+from laser_dist.encoding.folder import Encoder, Job, Unencoded, codec_process, crashed_clip
 from laser_dist.encoding.segments import (
     EncodedPacket,
     EncodedSegment,
     Segment,
+    Values,
     encode_segment,
     segments_of,
 )
 from laser_dist.errors import UserError
-from laser_dist.isolation import lacks_memory
+from laser_dist.isolation import Crashed, lacks_memory
 from laser_dist.prediction.model import Model
 from laser_dist.storage.local_copies import temporary_copy
 
@@ -175,7 +178,7 @@ class _PlanClip(beam.DoFn):
 
     def setup(self) -> None:
         """Load the model."""
-        self._model = self._load()
+        self._encoder = Encoder(self._load())
 
     def process(self, element: NumberedJob) -> Iterable[Any]:
         """Yield the segments of a clip, none if it is refused, and its plan or the refusal."""
@@ -183,12 +186,25 @@ class _PlanClip(beam.DoFn):
         segments: list[Segment] = []
         with temporary_copy(job.source) as path:
             with _refusals(job.source, path) as refused:
-                check_source(path, self._request)
-                before = planned(self._model, path, self._request)
-                segments = segments_of(path, before[2], self._segment_s)
+                call = self._encoder.child.call
+                call(_check, path, self._request)
+                before = planned(self._encoder.model, path, self._request, call=call)
+                segments = call(_segments, path, before[2], self._segment_s)
         found = refused[0] if refused else before
         yield TaggedOutput(_PLANS, (index, (job, found)))
         yield from ((index, number, job, segment) for number, segment in enumerate(segments))
+
+    def teardown(self) -> None:
+        """End the child process."""
+        self._encoder.child.close()
+
+
+def _check(path: Path, request: Request, _report: object) -> None:
+    check_source(path, request)
+
+
+def _segments(path: Path, values: Values, seconds: float, _report: object) -> list[Segment]:
+    return segments_of(path, values, seconds)
 
 
 class _EncodeSegment(beam.DoFn):
@@ -199,21 +215,26 @@ class _EncodeSegment(beam.DoFn):
 
     def setup(self) -> None:
         """Start without a copy of a clip."""
-        self._copy = _LastCopy()
+        self._copy, self._child = _LastCopy(), codec_process()
 
     def process(self, element: NumberedSegment) -> Iterable[Any]:
         """Yield position of clip and segment, and the refusal or None."""
         index, number, job, segment = element
         path = self._copy.of(job.source)
         with _refusals(job.source, path) as refused:
-            encoded = encode_segment(path, self._plan.request.settings, segment)
+            content = self._child.call(_packed, path, self._plan.request.settings, segment)
         if not refused:
-            storage.write_bytes(self._plan.segment(index, number), packed(encoded))
+            storage.write_bytes(self._plan.segment(index, number), content)
         yield index, (number, refused[0] if refused else None)
 
     def teardown(self) -> None:
-        """Remove the copy of the clip."""
+        """End the child process, and remove the copy of the clip."""
+        self._child.close()
         self._copy.remove()
+
+
+def _packed(path: Path, settings: EncoderSettings, segment: Segment, _report: object) -> bytes:
+    return packed(encode_segment(path, settings, segment))
 
 
 class _JoinSegments(beam.DoFn):
@@ -221,6 +242,10 @@ class _JoinSegments(beam.DoFn):
 
     def __init__(self, plan: EncodingPlan) -> None:
         self._plan = plan
+
+    def setup(self) -> None:
+        """Prepare a child process."""
+        self._child = codec_process()
 
     def process(self, element: tuple[int, Mapping[str, Iterable[Any]]]) -> Iterable[int]:
         """Yield the position of the clip, once its output and document are written."""
@@ -243,11 +268,15 @@ class _JoinSegments(beam.DoFn):
             with _refusals(job.source, path) as refused:
                 encoded = encode_planned(
                     path, output, self._plan.request, before,
-                    segments=_read(places),
+                    segments=_StoredSegments(tuple(places)), call=self._child.call,
                 )  # fmt: skip
                 names = {"clip": job.source, "output": job.output, "ffmpeg": None}
                 return {**encoded.to_dict(), **names}
         return refused[0].to_dict()
+
+    def teardown(self) -> None:
+        """End the child process."""
+        self._child.close()
 
 
 def packed(segment: EncodedSegment) -> bytes:
@@ -277,13 +306,19 @@ class _Unreadable(RuntimeError):
     """A segment cannot be read: no fault of the clip, so the runner tries again."""
 
 
-def _read(places: Sequence[str]) -> Iterator[EncodedSegment]:
-    for place in places:
-        try:
-            content = storage.read_bytes(place)
-        except (UserError, OSError) as error:
-            raise _Unreadable(str(error)) from error
-        yield unpacked(content)
+@dataclass(frozen=True)
+class _StoredSegments:
+    """Segments, each of which is read when it is needed."""
+
+    places: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[EncodedSegment]:
+        for place in self.places:
+            try:
+                content = storage.read_bytes(place)
+            except (UserError, OSError) as error:
+                raise _Unreadable(str(error)) from error
+            yield unpacked(content)
 
 
 class _LastCopy:
@@ -323,6 +358,8 @@ def _refusals(clip: str, path: Path) -> Iterator[list[Unencoded]]:
             raise
         named = error.naming(str(path), clip)
         found.append(Unencoded(clip, named.message, named.hint, isinstance(error, CoarseClip)))
+    except Crashed as end:
+        found.append(crashed_clip(clip, end))
 
 
 @contextmanager

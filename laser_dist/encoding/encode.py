@@ -47,6 +47,9 @@ class CoarseClip(UserError):
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share of it that is done."""
 
+Call = Callable[..., Any]
+"""Calls a function that reads or writes video, here or in a child process, as `Isolated.call`."""
+
 Planned = tuple[ClipPrediction, Plan, Values, Match | None]
 """What is known before a clip is encoded: levels, plan, quantizers, and trial encodes."""
 
@@ -290,8 +293,19 @@ def check_source(source: Path, request: Request) -> None:
         )
 
 
+def call_here(function: Callable[..., Any], *arguments: Any, on_step: Callable[[Any], None]) -> Any:
+    """Call a function in this process, with what it reports its steps to."""
+    return function(*arguments, on_step)
+
+
 def encode(
-    model: Model, source: Path, output: Path, request: Request, *, progress: Progress
+    model: Model,
+    source: Path,
+    output: Path,
+    request: Request,
+    *,
+    progress: Progress,
+    call: Call = call_here,
 ) -> Encoded:
     """Predict, plan, encode and compare; the output appears when it is complete.
 
@@ -301,15 +315,20 @@ def encode(
       output: path to write.
       request: what is asked for.
       progress: is called with what is being done.
+      call: calls all that reads or writes video, but `model`.
 
     Raises:
       UserError: as `check_request`, `planned` and `transcode`; or no quantizer gives the quality
         that is asked for.
       OSError: the output cannot be written.
     """
+    call(_check, source, output, request, on_step=lambda step: progress(*step))
+    before = planned(model, source, request, progress=progress, call=call)
+    return encode_planned(source, output, request, before, progress=progress, call=call)
+
+
+def _check(source: Path, output: Path, request: Request, report: Callable[[Any], None]) -> None:
     check_request(source, output, request)
-    before = planned(model, source, request, progress=progress)
-    return encode_planned(source, output, request, before, progress=progress)
 
 
 def encode_planned(
@@ -320,6 +339,7 @@ def encode_planned(
     *,
     segments: Iterable[EncodedSegment] | None = None,
     progress: Progress = lambda what, share: None,
+    call: Call = call_here,
 ) -> Encoded:
     """Encode and compare; the output appears when it is complete.
 
@@ -328,8 +348,9 @@ def encode_planned(
       output: path to write.
       request: what is asked for.
       before: from `planned`.
-      segments: the encoded frames, as for `transcode`; None to encode them here.
+      segments: the encoded frames, as for `transcode`; None to encode them.
       progress: is called with what is being done.
+      call: as for `encode`.
 
     Raises:
       UserError: as `transcode`; or no quantizer gives the quality that is asked for.
@@ -338,9 +359,10 @@ def encode_planned(
     prediction, plan, values, match = before
     num_frames = plan.scenes[-1].frames.stop
     with output_path(output) as path:
-        result, used, verified, num_encodes = _encoded(
-            source, path, request, values, num_frames, segments=segments, progress=progress
-        )
+        result, used, verified, num_encodes = call(
+            _encoded, source, path, request, values, num_frames, segments,
+            on_step=lambda step: progress(*step),
+        )  # fmt: skip
         if output.exists() and not request.overwrite:  # since `check_request`
             raise UserError(f"{output} exists.", hint="Add --overwrite to replace it.")
     return Encoded(
@@ -366,9 +388,8 @@ def _encoded(
     request: Request,
     values: Values,
     num_frames: int,
-    *,
     segments: Iterable[EncodedSegment] | None,
-    progress: Progress,
+    report: Callable[[tuple[str, float]], None],
 ) -> tuple[Transcoded, Values, Verified | None, int]:
     """Encode at quantizers, or finer ones if the quality is too low.
 
@@ -381,7 +402,7 @@ def _encoded(
 
         def shown(done: int) -> None:
             rate = done / max(time.monotonic() - started, 1e-3)
-            progress(f"{what} at {rate:.0f} frames/s", min(1.0, done / num_frames))
+            report((f"{what} at {rate:.0f} frames/s", min(1.0, done / num_frames)))
 
         return shown
 
@@ -439,6 +460,7 @@ def planned(
     request: Request,
     *,
     progress: Progress = lambda what, share: None,
+    call: Call = call_here,
 ) -> Planned:
     """Return what is known before a clip is encoded: levels, plan, and quantizers.
 
@@ -454,11 +476,21 @@ def planned(
         progress=lambda share: progress("predicting", share),
     )
     plan = plan_of(prediction, request.level, margin=request.margin, constant=request.constant)
-    if not request.even_if_coarser:
-        progress("reading the QPs of the clip", 0)
-        check_finer(source, plan)
-    values, match = quantizers(source, plan, request.settings, progress=progress)
+    values, match = call(
+        _finer_quantizers, source, plan, request, on_step=lambda step: progress(*step)
+    )
     return prediction, plan, values, match
+
+
+def _finer_quantizers(
+    source: Path, plan: Plan, request: Request, report: Callable[[tuple[str, float]], None]
+) -> tuple[Values, Match | None]:
+    if not request.even_if_coarser:
+        report(("reading the QPs of the clip", 0.0))
+        check_finer(source, plan)
+    return quantizers(
+        source, plan, request.settings, progress=lambda what, share: report((what, share))
+    )
 
 
 def own_mean_qp(source: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""Encode many clips, some at a time."""
+"""Encode many clips, some at a time, each in a child process: a crash costs that clip only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from typing import Any
 
 from laser_dist.encoding.encode import SCHEMA, CoarseClip, Encoded, Request, encode
 from laser_dist.errors import UserError
+from laser_dist.isolation import MEMORY_BYTES as LEAST_MEMORY
+from laser_dist.isolation import Crashed, Isolated, OutOfMemory, Stopped
+from laser_dist.machine import free_memory
 from laser_dist.prediction.model import Model
 from laser_dist.video.facts import ClipFacts, clip_facts
 
@@ -66,9 +69,39 @@ class _Stopped(BaseException):
     """Ends a thread between two frames; `encode` removes what it has written."""
 
 
+class Encoder:
+    """What encodes clips, one at a time, in child processes that may crash.
+
+    Attributes:
+      model: predicts clips, which it reads in a child process.
+      child: encodes them.
+    """
+
+    def __init__(self, model: Model) -> None:
+        """Take a model; the first clip starts the processes."""
+        self.model = Model(model.predictor, isolate=True)
+        self.child = codec_process()
+
+
+def codec_process() -> Isolated:
+    """Return what calls functions that encode, in a child process."""
+    # Without a time limit: a trial encode is one step, and may take long.
+    return Isolated(None, memory_bytes=max(LEAST_MEMORY, free_memory()))
+
+
 def memory_of(facts: ClipFacts) -> int:
     """Return how many bytes to reserve for encoding a clip, by the size of its frames."""
     return MEMORY_BYTES + BYTES_PER_PIXEL * facts.width * facts.height
+
+
+def _facts(source: Path, report: Callable[[Any], None]) -> ClipFacts:
+    return clip_facts(source)
+
+
+def crashed_clip(source: str, end: Crashed) -> Unencoded:
+    """Return the result for a clip that has crashed the child process."""
+    message = f"Cannot encode {source}: {end.how}."
+    return Unencoded(source, message, "Leave it out, or convert it first.", is_coarse=False)
 
 
 class _Memory:
@@ -106,8 +139,9 @@ def encode_all(
 ) -> Generator[tuple[Job, Encoded | Unencoded]]:
     """Encode clips, some at a time; a clip that fails does not stop the others.
 
-    The files do not depend on `workers`. If the iterator is closed, the clips at work are stopped,
-    and their unfinished outputs removed.
+    Each is read and encoded in a child process, which may crash or run out of memory. The files do
+    not depend on `workers`. If the iterator is closed, the clips at work are stopped, and their
+    unfinished outputs removed.
 
     Args:
       model: a model that predicts QPs.
@@ -127,6 +161,11 @@ def encode_all(
     at_work: dict[str, str] = {}
     num_done = 0
     stopping = threading.Event()
+    local, team = threading.local(), list[Encoder]()
+
+    def set_up() -> None:
+        local.encoder = Encoder(model)
+        team.append(local.encoder)
 
     def encoded(job: Job) -> Encoded | Unencoded:
         def progress(what: str, share: float) -> None:
@@ -135,16 +174,28 @@ def encode_all(
             at_work[job.output] = f"{what} {job.source} {share:.0%}"
             show(", ".join(tuple(at_work.values())), num_done)
 
+        encoder: Encoder = local.encoder
         try:
             source, output = Path(job.source), Path(job.output)
-            with shared.taken(memory_of(clip_facts(source))):
-                return encode(model, source, output, request, progress=progress)
+            facts = encoder.child.call(_facts, source)
+            with shared.taken(memory_of(facts)):
+                return encode(
+                    encoder.model, source, output, request,
+                    progress=progress, call=encoder.child.call,
+                )  # fmt: skip
         except UserError as error:
             return Unencoded(job.source, error.message, error.hint, isinstance(error, CoarseClip))
+        except Crashed as end:
+            return crashed_clip(job.source, end)
+        except OutOfMemory:
+            message = f"{job.source} needs more memory than is free."
+            return Unencoded(job.source, message, "Encode it alone.", is_coarse=False)
+        except Stopped as end:
+            raise _Stopped from end
         finally:
             at_work.pop(job.output, None)
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=set_up)
     try:
         futures = {pool.submit(encoded, job): job for job in jobs}
         for future in as_completed(futures):
@@ -152,4 +203,8 @@ def encode_all(
             yield futures[future], future.result()
     finally:
         stopping.set()
+        for encoder in team:
+            encoder.child.stop()
         pool.shutdown(cancel_futures=True)
+        for encoder in team:
+            encoder.child.close()

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from command_line import laser_jnd_here, refusal
 from onnx_graphs import write_light_inputs
 
 from laser_dist.commands.encode import jobs_of
+from laser_dist.encoding import encode as encoder
 from laser_dist.errors import UserError
 from laser_dist.video.coded_qps import coded_qps
 from laser_dist.video.facts import clip_facts
@@ -336,14 +339,15 @@ def test_names_of_a_folder_tell_clips_apart_and_fit_the_encoder(tmp_path):
 
 def test_clips_share_memory_and_a_large_one_is_encoded_alone(folder, monkeypatch):
     from laser_dist.encoding import folder as encoding
+    from laser_dist.prediction.load import load
 
     at_work, most = [], []
 
-    def encode_nothing(model, source, output, request, *, progress):
+    def encode_nothing(model, source, output, request, *, progress, call):
         at_work.append(source)
         most.append(len(at_work))
         with contextlib.suppress(threading.BrokenBarrierError):
-            together.wait(0.5)
+            together.wait(20)
         at_work.remove(source)
         raise UserError("not encoded")
 
@@ -354,8 +358,9 @@ def test_clips_share_memory_and_a_large_one_is_encoded_alone(folder, monkeypatch
         most.clear()
         together = threading.Barrier(expected)
         finished = encoding.encode_all(
-            None, jobs, None, workers=3, memory=memory, show=lambda text, done: None
-        )
+            load(folder / "m.onnx"), jobs, None,
+            workers=3, memory=memory, show=lambda text, done: None,
+        )  # fmt: skip
         assert len(list(finished)) == len(jobs)
         assert max(most) == expected
 
@@ -384,6 +389,34 @@ def test_several_clips_at_a_time_give_the_same_files_and_a_line_each(folder):
     assert lines["1"]["many/coarse.mp4"]["is_coarse"]
     assert not lines["3"]["many/song.mp4"]["is_coarse"]
     assert "song.mp4" in lines["3"]["many/song.mp4"]["error"]
+
+
+def end_at_b(source, path, *others):
+    path.write_bytes(b"the start of a file")
+    if source.name == "b.mp4":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if source.name == "c.mp4":
+        raise MemoryError
+    return encode_to_a_file(source, path, *others)
+
+
+encode_to_a_file = encoder._encoded
+
+
+def test_a_clip_that_crashes_an_encoder_does_not_stop_the_others(folder, monkeypatch):
+    monkeypatch.setattr(encoder, "_encoded", end_at_b)  # only child processes call it
+    clips = folder / "crash"
+    clips.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4"):
+        write(clips / name)
+    done = encode(folder, "--recursive", "--workers", "1", clip="crash", output="crashed")
+    assert done.returncode == 2
+    crashed = "Cannot encode crash/b.mp4: the codec process was killed by SIGSEGV."
+    assert crashed in done.stderr
+    assert "crash/c.mp4 needs more memory than is free." in done.stderr
+    assert "2 of 4 clips could not be encoded." in done.stderr
+    assert sorted(path.name for path in files(folder / "crashed")) == ["a.mp4", "d.mp4"]
+    assert sorted(path.name for path in (folder / "crashed").iterdir()) == ["a.mp4", "d.mp4"]
 
 
 def test_an_error_of_one_clip_ends_those_at_work_and_leaves_nothing_of_them(folder):

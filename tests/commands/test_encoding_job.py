@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import av
@@ -134,16 +135,17 @@ def packets(path):
         ]
 
 
+packed_segment = encoding._packed
+
+
+def packed_and_noted(path, settings, segment, report):
+    with (path.parents[1] / "segments.txt").open("a") as file:
+        print([[frames.start, frames.stop] for frames, _ in segment.values], file=file)
+    return packed_segment(path, settings, segment, report)
+
+
 def test_segments_of_a_clip_are_joined(folder, expected, tmp_path, monkeypatch):
-    used = []
-    encode_segment = encoding.encode_segment
-    monkeypatch.setattr(
-        encoding,
-        "encode_segment",
-        lambda path, settings, segment: (
-            used.append(segment.values) or encode_segment(path, settings, segment)
-        ),
-    )
+    monkeypatch.setattr(encoding, "_packed", packed_and_noted)  # a child process calls it
     clip, output = str(folder / "clips" / "one.mp4"), str(tmp_path / "out" / "one.mp4")
     plan = EncodingPlan(
         jobs=(Job(clip, output),), output=str(tmp_path / "out"),
@@ -151,12 +153,27 @@ def test_segments_of_a_clip_are_joined(folder, expected, tmp_path, monkeypatch):
         request=Request(margin=2, settings=EncoderSettings()), segment_s=1,
     )  # fmt: skip
     (document,) = encode_to_files(plan, local_options())
-    assert [[(frames.start, frames.stop) for frames, _ in each] for each in used] == [
-        [(0, 30)], [(30, 70)],
-    ]  # fmt: skip
+    assert (folder / "segments.txt").read_text() == "[[0, 30]]\n[[30, 70]]\n"
     assert packets(output) == packets(folder / "plain" / "one.mp4")
     assert document == expected[0]["clips/one.mp4"] | {"clip": clip, "output": output}
     assert os.listdir(tmp_path / "out") == ["one.mp4"]
+
+
+def crash(path, settings, segment, report):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_clip_that_crashes_an_encoder_is_a_document(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "_packed", crash)
+    clip, output = str(folder / "clips" / "one.mp4"), str(tmp_path / "out" / "one.mp4")
+    plan = EncodingPlan(
+        jobs=(Job(clip, output),), output=str(tmp_path / "out"),
+        load=lambda: load(folder / "m.onnx"),
+        request=Request(margin=2, settings=EncoderSettings()),
+    )  # fmt: skip
+    (document,) = encode_to_files(plan, local_options())
+    assert document["error"] == (f"Cannot encode {clip}: the codec process was killed by SIGSEGV.")
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_a_join_that_is_repeated_changes_nothing(folder, tmp_path):
@@ -170,6 +187,7 @@ def test_a_join_that_is_repeated_changes_nothing(folder, tmp_path):
     )
     planning.setup()
     encoder.setup()
+    joiner.setup()
     planned, *segments = planning.process((0, job))
     done = [pair for each in segments for _, pair in encoder.process(each)]
     grouped = {"plan": [planned.value[1]], "segments": done[::-1]}  # in no order
@@ -178,6 +196,8 @@ def test_a_join_that_is_repeated_changes_nothing(folder, tmp_path):
     assert [*joiner.process((0, grouped))] == [0]  # as after the loss of a worker
     assert Path(plan.document(0)).read_text() == document
     assert Path(job.output).read_bytes() == content
+    for each in (planning, encoder, joiner):
+        each.teardown()
 
 
 @pytest.mark.parametrize(
