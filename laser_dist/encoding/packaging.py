@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -106,7 +107,7 @@ def package(
         for name, path in videos.items():
             file = opened.enter_context(open_all_streams(path, str(path)))
             stream = file.streams.video[0]
-            inputs.append(_Input(file, stream, _first_time(stream)))
+            inputs.append(_Input(file, stream, _first_time(stream), times=_times(path)))
             details.append(_details(name, stream))
         for number, each in enumerate(sounds, start=1):
             # One container would lose the packets of a stream while another one is read.
@@ -210,6 +211,12 @@ def _start(source: Path) -> Fraction:
         return _first_time(stream)
 
 
+def _times(video: Path) -> list[int]:
+    with open_all_streams(video, str(video)) as container:
+        packets = container.demux(container.streams.video[0])
+        return sorted(each.pts for each in packets if each.size and each.pts is not None)
+
+
 def _first_time(stream: Stream) -> Fraction:
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
 
@@ -223,12 +230,14 @@ class _Input:
       stream: the stream.
       start: time in seconds that becomes 0.
       sound: what is known of sound; None for video.
+      times: of a video, the presentation times of all packets, ascending.
     """
 
     container: InputContainer
     stream: Stream
     start: Fraction
     sound: Sound | None = None
+    times: Sequence[int] = ()
 
 
 def _write_segments(
@@ -285,6 +294,13 @@ def _packets(
         if packet.size and packet.dts is not None and packet.pts is not None:
             base = packet.time_base or Fraction(1)
             shift = round(each.start / base)
+            if isinstance(each.stream, VideoStream):
+                # How long it is shown. MP4 states the time to the next packet as decoded instead,
+                # so that a frame before a pause may count for the pause.
+                after = bisect_right(each.times, packet.pts)
+                end = each.times[after] if after < len(each.times) else None
+                frame = max(1, round(1 / (frame_rate(each.stream) * base)))
+                packet.duration = frame if end is None else end - packet.pts
             packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, added
             yield packet.dts * base, number, packet
 

@@ -60,8 +60,11 @@ def with_spread(spread):
     return graph_of(nodes, outputs, metadata=about(spec=vars(spec)))
 
 
-def write(path, *, sound="", pix_fmt="yuv444p", qp="1", start=0, **settings):
-    """Write noise of `COLOR`, and as much sound; both from a time in frames."""
+def write(path, *, sound="", pix_fmt="yuv444p", qp="1", start=0, late=0, **settings):
+    """Write noise of `COLOR`, and as much sound; both from a time in frames.
+
+    The last frame is `late` frames late.
+    """
     rng = np.random.default_rng(0)
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"qp": qp})
@@ -75,7 +78,7 @@ def write(path, *, sound="", pix_fmt="yuv444p", qp="1", start=0, **settings):
             noise = rng.integers(-8, 9, (HEIGHT // 4, WIDTH // 4, 1))
             pixels = np.array(COLOR) + np.kron(noise, np.ones((4, 4, 1)))
             frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), "rgb24")
-            frame.pts = start + index
+            frame.pts = start + index + late * (index == FRAMES - 1)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         for index in range(FRAMES * 48000 // FPS // 1024 if tone else 0):
@@ -269,7 +272,7 @@ def test_sound_is_copied_and_stays_in_time(folder):
     assert [bytes(packet) for packet in packets] == source
     # The encoder of the source starts with a packet of silence before the first sample.
     assert float(packets[0].pts * packets[0].time_base) == pytest.approx(0, abs=0.03)
-    with av.open(str(folder / "late" / "128p-jnd1" / "media.m3u8")) as container:
+    with av.open(str(folder / "pause" / "128p-jnd1" / "media.m3u8")) as container:
         assert next(container.decode(video=0)).time == pytest.approx(0, abs=0.002)
 
 
@@ -326,6 +329,16 @@ def test_sound_of_joined_streams_continues(folder, ffmpeg, codec, channels):
     assert sum(frame.samples for frame in frames) / 48000 == pytest.approx(5.2, abs=0.15)
     with av.open(str(folder / f"joined-{codec}" / "128p-jnd1" / "media.m3u8")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 2 * FRAMES
+
+
+def test_a_last_frame_alone_in_its_segment_is_shown_for_the_time_of_a_frame(folder):
+    # FLV states no length of a frame.
+    write(folder / "last.flv", pix_fmt="yuv420p", late=200)
+    built(folder, "last-frame", "--levels", "1", "--heights", "128", clip="last.flv")
+    playlist = (folder / "last-frame" / "128p-jnd1" / "media.m3u8").read_text()
+    lengths = [float(each) for each in re.findall(r"#EXTINF:([\d.]+)", playlist)]
+    assert lengths[-1] == pytest.approx(1 / FPS, abs=2e-3)
+    assert sum(lengths) == pytest.approx((FRAMES + 200) / FPS, abs=0.01)
 
 
 def test_viewers_who_differ_much_get_one_rung_per_height(folder):
