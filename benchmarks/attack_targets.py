@@ -65,6 +65,38 @@ def _clip(path: Path, model: Path) -> str:
     return "accepted" if np.isfinite(found.levels).all() else "an answer that is not a number"
 
 
+def _encode(path: Path, model: Path) -> str:
+    from laser_dist.encoding.encode import encode
+
+    output = path.with_name("encoded.mkv")
+    found = encode(_loaded(model), path, output, _request(), progress=lambda what, share: None)
+    return _outcome(path, {output.name} if found.verified else set())
+
+
+def _ladder(path: Path, model: Path) -> str:
+    from laser_dist.encoding.streaming import LadderRequest, build_ladder, check_ladder
+
+    output = path.with_name("ladder")
+    request = LadderRequest(settings=_request().settings)
+    heights = check_ladder(path, output, None, request)
+    predictions = dict.fromkeys(heights, _loaded(model).predict(path, scenes=True))
+    build_ladder(path, output, predictions, request, progress=lambda what, share: None)
+    return _outcome(path, {output.name})
+
+
+def _request() -> Any:
+    from laser_dist.encoding.encode import Request
+    from laser_dist.encoding.encoders import EncoderSettings
+
+    return Request(margin=0, settings=EncoderSettings(), even_if_coarser=True)
+
+
+def _outcome(path: Path, expected: set[str]) -> str:
+    """Return whether exactly the output has been added next to the file."""
+    there = {each.name for each in path.parent.iterdir()} - {path.name}
+    return "accepted" if there == expected else f"other files: {sorted(there)}"
+
+
 @functools.cache
 def _loaded(path: Path) -> Any:
     import laser_dist
@@ -135,6 +167,8 @@ def _model(path: Path, known: frozenset[str]) -> str:
 _TARGETS = {
     "media": _media,
     "clip": _clip,
+    "encode": _encode,
+    "ladder": _ladder,
     "labels": _labels,
     "archive": _archive,
     "model": _model,
