@@ -1,5 +1,6 @@
 """The meaning of a predictor's output, stored inside the model so that its file is enough."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from laser_dist.jnd.calibration import Residuals
 from laser_dist.models.domain import Domain
 from laser_dist.models.variants import VARIANTS
+
+_RESOLUTION = r"[1-9]\d{0,5}x[1-9]\d{0,5}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,12 @@ class PredictorSpec:
       residuals: errors for clips that it has not learned from, from which intervals follow. None if
         not calibrated.
       domain: what it has learned from, to tell clips that are unlike it. None if unknown.
+      resolution: width and height of the clips whose levels it has learned, such as "640x360";
+        levels differ between resolutions. None if unknown.
 
     Raises:
-      ValueError: the variant is unknown, the levels are not 1, 2 or 3, ascending, or there is not
-        one residual for each.
+      ValueError: the variant is unknown, the levels are not 1, 2 or 3, ascending, there is not one
+        residual for each, or the resolution is malformed.
     """
 
     variant: str
@@ -36,6 +41,7 @@ class PredictorSpec:
     spread: bool = False
     residuals: Residuals | None = None
     domain: Domain | None = None
+    resolution: str | None = None
 
     def __post_init__(self) -> None:
         known = {variant.name for variant in VARIANTS}
@@ -43,6 +49,8 @@ class PredictorSpec:
             raise ValueError(f"unknown variant {self.variant!r} or scale {self.scale!r}")
         if not self.levels or tuple(self.levels) != tuple(sorted({1, 2, 3} & set(self.levels))):
             raise ValueError(f"levels must be among 1, 2, 3 and ascend, got {self.levels!r}")
+        if self.resolution is not None and not re.fullmatch(_RESOLUTION, self.resolution):
+            raise ValueError(f"resolution must be like 640x360, got {self.resolution!r}")
         residuals = self.residuals
         if residuals is not None and residuals.num_levels != len(self.levels):
             raise ValueError(f"residuals have {residuals.num_levels} levels, not {self.levels!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +121,7 @@ def read_clip(source: bytes | Path, sampling: Sampling, take: Take) -> tuple[Cli
     if facts.hdr and sampling.hdr == "refuse":
         raise VideoError(f"{name_of(source)} is in HDR ({facts.hdr}).", hint="Use --hdr tonemap.")
     found, damage, sampled_damage = None, Damage(), Damage()
+    interlaced = facts.interlaced
     if sampling.scenes or facts.duration_s is None or facts.duration_s > LONGEST_S:
         length = max(facts.duration_s or 0, LONGEST_S)
         report = _now_and_then(take)
@@ -134,6 +135,7 @@ def read_clip(source: bytes | Path, sampling: Sampling, take: Take) -> tuple[Cli
         height=sampling.height, damage=sampled_damage,
     )  # fmt: skip
     for number, (scene, sampled) in enumerate(parts, start=1):
+        interlaced = interlaced or any(each.interlaced for each in sampled)
         take(
             SampledScene(
                 frames=np.stack([each.rgb for each in sampled]),
@@ -145,7 +147,7 @@ def read_clip(source: bytes | Path, sampling: Sampling, take: Take) -> tuple[Cli
         )
         take(0.5 + number / len(found or [scene]) / 2)
     # Where the scenes are found, all frames are decoded.
-    return facts, damage if found else sampled_damage
+    return replace(facts, interlaced=interlaced), damage if found else sampled_damage
 
 
 def _now_and_then(report: Callable[[float], None]) -> Callable[[float], None]:

@@ -12,6 +12,8 @@ from laser_dist.video.facts import ClipFacts
 from laser_dist.video.scenes import SHORTEST_S
 
 _LEARNED_BITS = 8
+_NEAR_SIZE = 1.2
+"""Ratio above which a resolution counts as another; those of VideoSet differ by 1.33 or more."""
 
 
 def notes_on(
@@ -62,6 +64,13 @@ def _notes_on_damage(damage: Damage) -> Iterator[str]:
         yield f"{_frames(damage.num_lost)} left out"
 
 
+def _is_near(facts: ClipFacts, resolution: str) -> bool:
+    """Return whether a clip has a resolution, even if it is portrait, or of another shape."""
+    sizes = sorted((facts.width, facts.height)), sorted(map(int, resolution.split("x")))
+    ratio = max(side / other for side, other in zip(*sizes, strict=True))
+    return 1 / _NEAR_SIZE <= ratio <= _NEAR_SIZE
+
+
 def _frames(count: int) -> str:
     return f"{count} damaged frame{'s' if count > 1 else ''}"
 
@@ -76,7 +85,10 @@ def _notes(facts: ClipFacts, spec: PredictorSpec, width: int, height: int) -> It
     if facts.pixel_aspect != 1:
         ratio = facts.pixel_aspect
         yield f"pixels of {ratio.numerator}:{ratio.denominator}, judged as square"
-    if facts.width < width or facts.height < height:
+    if spec.resolution:
+        if not _is_near(facts, spec.resolution):
+            yield f"{facts.width}x{facts.height} pixels, but learned from {spec.resolution}"
+    elif facts.width < width or facts.height < height:
         yield f"{facts.width}x{facts.height} pixels, scaled up to {width}x{height}"
     if facts.height > facts.width:
         yield "portrait, but learned from landscape"

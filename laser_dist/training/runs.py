@@ -165,6 +165,7 @@ def read_dataset_card(dataset: str | Path) -> dict[str, Any]:
             "fingerprint": about["fingerprint"],
             "scale": about["scale"],
             "simulated": about["simulated"],
+            "resolution": about.get("resolution"),
             "splits": about["splits"],
             "split_by": about.get("split_by") or "",
             "frames_per_second": about.get("frames_per_second"),

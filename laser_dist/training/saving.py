@@ -74,7 +74,8 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, card: Mapping[str, A
     Args:
       config: configuration of the run.
       run_dir: folder of the run.
-      card: the dataset's card, with `dir`, `scale`, `simulated` and `splits`.
+      card: the dataset's card, with `dir`, `scale`, `simulated` and `splits`, and the `resolution`
+        of its clips if they have one.
     """
     variant = variant_named(config.variant)
     plans = plan_stages(variant, config.levels)
@@ -90,6 +91,7 @@ def finish_predictor(config: TrainingConfig, run_dir: Path, card: Mapping[str, A
         scale=card["scale"],
         simulated=card["simulated"],
         spread=config.head.spread,
+        resolution=card.get("resolution"),
     )
     with _in_float32():
         load = partial(load_saved_model, is_trusted=True)

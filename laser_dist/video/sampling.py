@@ -44,10 +44,12 @@ class SampledFrame:
     Attributes:
       timestamp_s: seconds from the first frame of the clip.
       rgb: [height, width, 3] uint8, full range.
+      interlaced: whether the frame has two fields, of different times.
     """
 
     timestamp_s: float
     rgb: UInt8Array
+    interlaced: bool
 
 
 def sample_frames(
@@ -207,7 +209,8 @@ def _picked(
             )  # fmt: skip
             time = presentation_time(frame)
             time = clip.packets.times[index] if time is None else time
-            yield scene, SampledFrame(float(time - clip.packets.times[0]), rgb)
+            since_start = float(time - clip.packets.times[0])
+            yield scene, SampledFrame(since_start, rgb, frame.interlaced_frame)
 
 
 def _numbered(

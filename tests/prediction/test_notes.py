@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from laser_dist.models.predictor_spec import PredictorSpec
+from laser_dist.prediction.clips import Sampling, read_clip
 from laser_dist.prediction.notes import notes_on
 from laser_dist.video.containers import Damage
 from laser_dist.video.facts import ClipFacts, clip_facts
@@ -76,6 +77,21 @@ def test_a_video_that_differs_from_what_was_learned_has_a_note(tmp_path, setting
     assert notes_on(facts, QP) == notes
 
 
+def test_a_clip_that_becomes_interlaced_has_a_note(tmp_path):
+    parts = [
+        write(tmp_path / f"{name}.h264", frames=20, **options).read_bytes()
+        for name, options in (
+            ("progressive", {}),
+            ("interlaced", {"flags": "+ildct+ilme", "x264-params": "tff=1"}),
+        )
+    ]
+    sampling = Sampling(num_frames=2, width=64, height=32)
+    for content, expected in ((parts[0], False), (b"".join(parts), True)):
+        assert not clip_facts(content).interlaced
+        facts, _ = read_clip(content, sampling, lambda part: None)
+        assert facts.interlaced == expected
+
+
 def test_a_still_image_has_a_note_for_a_model_of_video(tmp_path):
     from PIL import Image
 
@@ -90,6 +106,28 @@ def test_a_still_image_has_a_note_for_a_model_of_video(tmp_path):
 def test_a_clip_below_the_size_of_the_frames_has_a_note(size, noted):
     expected = ("64x32 pixels, scaled up to {}x{}".format(*size),) if noted else ()
     assert notes_on(PLAIN, QP, frame_size=size) == expected
+
+
+@pytest.mark.parametrize("learned", range(4))
+@pytest.mark.parametrize("given", range(4))
+def test_each_other_resolution_of_videoset_has_a_note(learned, given):
+    sizes = ["640x360", "960x540", "1280x720", "1920x1080"]
+    width, height = map(int, sizes[given].split("x"))
+    spec = PredictorSpec(
+        variant="lat", levels=(1,), scale="QP", simulated=True, resolution=sizes[learned]
+    )
+    note = f"{sizes[given]} pixels, but learned from {sizes[learned]}"
+    # Letterboxed, it is the same resolution.
+    for rows in (height, round(height * 0.75)):
+        found = notes_on(changed(width=width, height=rows), spec, frame_size=(640, 352))
+        expected = () if given == learned else (note.replace(f"x{height} ", f"x{rows} ", 1),)
+        assert found == expected
+
+
+@pytest.mark.parametrize("resolution", ["", "640", "640x", "0x360", "640x360x1", "9999999x1"])
+def test_a_malformed_resolution_is_refused(resolution):
+    with pytest.raises(ValueError, match="resolution must be like 640x360"):
+        PredictorSpec(variant="lat", levels=(1,), scale="QP", simulated=True, resolution=resolution)
 
 
 def test_damage_has_a_note():
