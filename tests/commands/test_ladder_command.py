@@ -272,7 +272,7 @@ def test_sound_is_copied_and_stays_in_time(folder):
     assert [bytes(packet) for packet in packets] == source
     # The encoder of the source starts with a packet of silence before the first sample.
     assert float(packets[0].pts * packets[0].time_base) == pytest.approx(0, abs=0.03)
-    with av.open(str(folder / "pause" / "128p-jnd1" / "media.m3u8")) as container:
+    with av.open(str(folder / "late" / "128p-jnd1" / "media.m3u8")) as container:
         assert next(container.decode(video=0)).time == pytest.approx(0, abs=0.002)
 
 
