@@ -5,12 +5,25 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from laser_dist.commands.clips import add_model, add_target, check_model
+from laser_dist.commands.clips import CODEC_NAMES, add_model, add_target, check_model
 from laser_dist.commands.predict import is_prediction, predict_clips
 from laser_dist.commands.terminal import Terminal
-from laser_dist.encoding.handover import FORMATS, WITH_QPFILE, qpfile, text_of
+from laser_dist.encoding.handover import (
+    FORMATS,
+    WITH_CODEC,
+    WITH_QPFILE,
+    CrfPlan,
+    qp_interval,
+    qpfile,
+    text_of,
+)
 from laser_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from laser_dist.encoding.encoders import EncoderSettings
+    from laser_dist.encoding.plan import Plan
 
 HELP = "plan the quantizer of each scene of a video, for other encoders"
 EXAMPLE = """\
@@ -19,6 +32,7 @@ examples:
   x264 $(laser-jnd plan clip.mp4 --model mj-lat.onnx --for x264 --qpfile clip.qp) \\
       -o out.264 clip.mp4
   laser-jnd plan clip.mp4 --model mj-lat.onnx --for av1an --output clip.zones
+  laser-jnd plan clip.mp4 --model mj-lat.onnx --for av1an --codec svtav1 --output clip.zones
   ab-av1 crf-search -i clip.mp4 $(laser-jnd plan clip.mp4 --model mj-lat.onnx --for ab-av1)
 """
 
@@ -39,6 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_target(parser)
     parser.add_argument(
+        "--codec",
+        choices=CODEC_NAMES,
+        default="x264",
+        help="encoder of Av1an or ab-av1; trial encodes find CRFs for x265 and svtav1, and for x264"
+        " with --preset (default: %(default)s at constant QPs)",
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="preset of the encoder (default: medium for x265, 8 for svtav1)",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
@@ -55,12 +81,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Predict a clip, and print its plan in the format of a tool."""
+    from laser_dist.encoding.encoders import CRF, EncoderSettings
     from laser_dist.encoding.plan import plan_of
+    from laser_dist.encoding.transcode import checked_facts
     from laser_dist.storage import write_text
     from laser_dist.storage.local_copies import naming_locations
     from laser_dist.storage.locations import is_url
 
     _check(arguments)
+    settings = EncoderSettings(codec=arguments.codec, preset=arguments.preset)
+    if settings.rate == CRF:
+        checked_facts(Path(arguments.clip), settings, allow_hdr=True)
     if not is_url(arguments.model):
         check_model(Path(arguments.model))
     terminal = Terminal()
@@ -75,18 +106,44 @@ def run(arguments: argparse.Namespace) -> None:
         logger.warning("%s: %s.", arguments.clip, warning)
     if plan.simulated:
         logger.warning("The model was trained with SIMULATED viewers.")
+    crf_plan = None
+    if settings.rate == CRF:
+        crf_plan = _matched(terminal, Path(arguments.clip), plan, settings)
     if arguments.qpfile:
         write_text(arguments.qpfile, qpfile(plan))
-    text = text_of(plan, arguments.form, str(arguments.qpfile))
+    text = text_of(plan, arguments.form, str(arguments.qpfile), crf_plan=crf_plan)
     if arguments.output:
         write_text(arguments.output, text)
     else:
         print(text, end="")
 
 
+def _matched(terminal: Terminal, clip: Path, plan: Plan, settings: EncoderSettings) -> CrfPlan:
+    """Return the CRFs of another encoder that match a plan."""
+    from laser_dist.encoding.encode import quantizers
+    from laser_dist.encoding.encoders import CODECS
+    from laser_dist.encoding.matching import codec_map, crf_at_qp
+
+    with terminal.progress() as show:
+        values, match = quantizers(
+            clip, plan, settings, progress=lambda what, share: show(what, round(100 * share), 100)
+        )
+    assert match is not None  # at a CRF
+    prior, coarsest = codec_map(settings.codec), CODECS[settings.codec].coarsest
+    low, high = (crf_at_qp(qp, match, prior, coarsest) for qp in qp_interval(plan))
+    return CrfPlan(
+        settings=settings, crfs=tuple(value for _, value in values), interval=(low, high)
+    )
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Check what can be checked before the clip is read."""
     form, path = arguments.form, arguments.qpfile
+    if form not in WITH_CODEC and (arguments.codec != "x264" or arguments.preset is not None):
+        raise UserError(
+            f"--for {form} has no use for --codec and --preset: it is for one encoder.",
+            hint=f"Use --for {', '.join(WITH_CODEC)}.",
+        )
     if form in WITH_QPFILE and path is None:
         raise UserError(
             f"--for {form} needs --qpfile: {form} reads keyframes from a file.",

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from laser_dist.encoding.encoders import CODECS, QP, EncoderSettings
-from laser_dist.encoding.matching import Match, codec_map, excerpts_of, matching_crf, on_grid
+from laser_dist.encoding.matching import Match, codec_map, crf_at_qp, excerpts_of, matching_crf
 from laser_dist.encoding.plan import Plan, SatisfiedShare, plan_of, satisfied_share
 from laser_dist.encoding.segments import EncodedSegment, Values
 from laser_dist.encoding.transcode import FORMATS, Transcoded, checked_facts, transcode
@@ -543,12 +543,7 @@ def quantizers(
     codec = CODECS[settings.codec]
     excerpts = excerpts_of(source, frames, codec.num_excerpts, size=size)
     match = matching_crf(excerpts, round(mean_qp), settings, prior)
-    coarsest = codec.coarsest
     values = [
-        (
-            each.frames,
-            on_grid(prior.crf_with(prior.drop_at_qp(each.qp) + match.offset_db), coarsest),
-        )
-        for each in plan.scenes
+        (each.frames, crf_at_qp(each.qp, match, prior, codec.coarsest)) for each in plan.scenes
     ]
     return values, match

@@ -213,6 +213,18 @@ def matching_crf(
     )
 
 
+def crf_at_qp(qp: float, match: Match, prior: CodecMap, coarsest: int) -> float:
+    """Return the CRF that has the quality of x264 at a QP, for the clip of a match.
+
+    Args:
+      qp: QP of x264, maybe another one than that which was matched.
+      match: of the clip; its offset is taken to hold at all QPs.
+      prior: what fits most clips.
+      coarsest: largest CRF.
+    """
+    return on_grid(prior.crf_with(prior.drop_at_qp(qp) + match.offset_db), coarsest)
+
+
 def search(
     target_db: float,
     quality_at: Callable[[float], float],

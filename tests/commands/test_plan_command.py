@@ -1,5 +1,7 @@
 """`laser-jnd plan` on the command line, with a model whose levels are the mean color."""
 
+import json
+
 import av
 import numpy as np
 import pytest
@@ -12,14 +14,21 @@ def folder(tmp_path_factory):
     """Return a folder with a model and a clip of 1.2 s of dark and 1.6 s of bright gray."""
     folder = tmp_path_factory.mktemp("plan")
     write_light_inputs(folder)
-    with av.open(folder / "cut.mp4", "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
-        for gray in [10] * 30 + [48] * 40:
-            pixels = np.full((32, 64, 3), gray, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(stream.encode())
+    write(folder / "cut.mp4", 32)
+    write(folder / "noisy.mp4", 96, noise=6)
     return folder
+
+
+def write(path, height, noise=0):
+    rng = np.random.default_rng(0)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "1"})
+        stream.width, stream.height, stream.pix_fmt = 2 * height, height, "yuv420p"
+        for gray in [10] * 30 + [48] * 40:
+            pixels = gray + rng.integers(-noise, noise + 1, (height, 2 * height, 1))
+            rgb = np.repeat(pixels, 3, axis=2).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")))
+        container.mux(stream.encode())
 
 
 def plan(folder, form, *words, clip="cut.mp4"):
@@ -67,6 +76,29 @@ def test_files_are_written_once(folder):
     assert (folder / "new" / "options.txt").read_text() != options
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("codec", "name", "preset"), [("x265", "x265", "ultrafast"), ("svtav1", "svt-av1", "12")]
+)
+def test_another_encoder_has_the_crfs_with_which_encode_matches_it(folder, codec, name, preset):
+    words = ("--codec", codec, "--preset", preset)
+    done = plan(folder, "av1an", *words, "--margin", "2", clip="noisy.mp4")
+    assert done.returncode == 0, done.stderr
+    zones = [line.split() for line in done.stdout.splitlines()]
+    assert [zone[:5] for zone in zones] == [
+        ["0", "30", name, "--preset", preset], ["30", "70", name, "--preset", preset],
+    ]  # fmt: skip
+    output = ("--output", f"{codec}.mkv", "--margin", "2", "--no-verify", "--format", "json")
+    encoded = laser_jnd_here(
+        "encode", "noisy.mp4", "--model", "m.onnx", *words, *output, cwd=folder
+    )
+    scenes = json.loads(encoded.stdout)["scenes"]
+    assert [float(zone[-1]) for zone in zones] == [scene["quantizer"] for scene in scenes]
+    bracket = plan(folder, "ab-av1", *words, clip="noisy.mp4").stdout.split()
+    low, high = (float(bracket[bracket.index(each) + 1]) for each in ("--min-crf", "--max-crf"))
+    assert low <= scenes[0]["quantizer"] <= high
+
+
 @pytest.mark.parametrize(
     ("form", "words", "message"),
     [
@@ -75,6 +107,10 @@ def test_files_are_written_once(folder):
         ("x265", ("--qpfile", "a b.qp"), "has a space"),
         ("x265", ("--qpfile", "a.qp", "--output", "a.qp"), "are the same file"),
         ("ab-av1", ("--margin", "1"), "has no use for --margin"),
+        ("libx265", ("--codec", "x265"), "--for libx265 has no use for --codec and --preset"),
+        ("x264", ("--preset", "slow"), "--for x264 has no use for --codec and --preset"),
+        ("av1an", ("--codec", "svtav1", "--preset", "slow"), "svtav1 has no preset slow"),
+        ("av1an", ("--codec", "svtav1"), "64x32"),
         ("av1an", ("--sur", "0.9"), "only supports --sur 0.75"),
     ],
 )

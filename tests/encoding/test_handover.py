@@ -18,7 +18,8 @@ from av.filter import Graph
 from av.video.frame import PictureType
 from video_clips import moving_clip
 
-from laser_dist.encoding.handover import FORMATS, qpfile, text_of
+from laser_dist.encoding.encoders import EncoderSettings
+from laser_dist.encoding.handover import FORMATS, WITH_CODEC, CrfPlan, qpfile, text_of
 from laser_dist.encoding.plan import Plan, PlannedScene
 from laser_dist.video.coded_qps import coded_qps
 
@@ -237,6 +238,52 @@ def test_av1an_reads_scenes_with_all_options(plan):
         assert options["video_params"][:2] == ["--qp", str(qp)]
 
 
+CRFS = (23.5, 40, 31)
+# Codec to Av1an's names in its zones (strum) and scenes (serde), and to FFmpeg's name, preset and
+# `crf-increment` in ab-av1.
+NAMES = {
+    "x264": ("x264", "x264", "libx264", "fast", 0.1),
+    "x265": ("x265", "x265", "libx265", "medium", 0.1),
+    "svtav1": ("svt-av1", "svt_av1", "libsvtav1", "8", 1),
+}
+
+
+def crf_plan_of(codec):
+    settings = EncoderSettings(codec=codec, preset=NAMES[codec][3])
+    return CrfPlan(settings=settings, crfs=CRFS, interval=(18.26, 24.74))
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_av1an_reads_the_crfs_of_another_encoder(plan, codec):
+    zone_name, scene_name, _, preset, _ = NAMES[codec]
+    crf_plan = crf_plan_of(codec)
+    starts_and_ends = [(0, 21), (21, 41), (41, 60)]
+    zones = text_of(plan, "av1an", crf_plan=crf_plan).splitlines()
+    document = json.loads(text_of(plan, "av1an-scenes", crf_plan=crf_plan))
+    for zone, scene, crf, (start, end) in zip(
+        zones, document["scenes"], CRFS, starts_and_ends, strict=True
+    ):
+        assert zone == f"{start} {end} {zone_name} --preset {preset} --crf {crf}"
+        options = scene["zone_overrides"]
+        assert options["encoder"] == scene_name
+        pairs = dict(zip(options["video_params"][::2], options["video_params"][1::2], strict=True))
+        assert (pairs["--preset"], float(pairs["--crf"])) == (preset, crf)
+        # No other key frame in a scene: x265 and x264 take another word for it than SVT-AV1.
+        assert pairs["--keyint"] == {"x264": "infinite", "x265": "-1", "svtav1": "0"}[codec]
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_ab_av1_searches_the_interval_of_another_encoder(plan, codec):
+    words = shlex.split(text_of(plan, "ab-av1", crf_plan=crf_plan_of(codec)))
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    _, _, library, preset, step = NAMES[codec]
+    low, high = (18, 25) if step == 1 else (18.2, 24.8)
+    assert options == {
+        "--encoder": library, "--pix-format": "yuv420p", "--preset": preset,
+        "--min-crf": f"{low}", "--max-crf": f"{high}",
+    }  # fmt: skip
+
+
 def test_ab_av1_searches_the_interval_of_the_strictest_level(plan):
     words = shlex.split(text_of(plan, "ab-av1"))
     options = dict(zip(words[::2], words[1::2], strict=True))
@@ -254,9 +301,12 @@ def test_the_crf_that_ab_av1_searches_is_a_qp(plan, clip):
 
 @pytest.mark.parametrize("form", sorted({*FORMATS} - {"av1an-scenes"}))
 def test_texts_are_words_for_a_shell_to_divide(plan, form):
-    text = text_of(plan, form, "keys.qp")
-    assert text.endswith("\n")
-    assert not set("*?[]\"'\\$`") & set(text)
+    texts = [text_of(plan, form, "keys.qp")]
+    if form in WITH_CODEC:
+        texts += [text_of(plan, form, crf_plan=crf_plan_of(codec)) for codec in NAMES]
+    for text in texts:
+        assert text.endswith("\n")
+        assert not set("*?[]\"'\\$`") & set(text)
 
 
 def test_a_bracket_stays_on_the_scale(plan):
