@@ -274,12 +274,12 @@ def _set_up(stream: VideoStream, damage: Damage | None) -> None:
 
 
 def _assembled(file: BinaryIO, name: str, damage: Damage | None) -> BinaryIO:
-    """Return a photograph of tiles as one picture, and any other file as it is."""
+    """Return a photograph of tiles, cropped or transparent, as one picture; any other as it is."""
     if not (grid := grid_of(file)):
         return file
     tiles: dict[int, av.VideoFrame] = {}
     with _open_container(file, name) as container:
-        streams = [stream for stream in container.streams.video if stream.id in grid.tiles]
+        streams = [stream for stream in container.streams.video if stream.id in grid.items]
         if any(_problem_of(stream) for stream in streams):
             return file  # `_video_stream` raises
         num_pixels = sum(each.codec_context.width * each.codec_context.height for each in streams)
@@ -292,8 +292,8 @@ def _assembled(file: BinaryIO, name: str, damage: Damage | None) -> BinaryIO:
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame)
                 tiles.setdefault(packet.stream.id, frame)
-    if len(tiles) < len(grid.tiles):
-        raise damaged(name, f"{len(tiles)} of its {len(grid.tiles)} tiles decode")
+    if len(tiles) < len(grid.items):
+        raise damaged(name, f"{len(tiles)} of its {len(grid.items)} tiles decode")
     return io.BytesIO(assembled(grid, tiles))
 
 

@@ -1,6 +1,6 @@
-"""HEIC and AVIF photographs that FFmpeg does not put together: of tiles, or to be cropped.
+"""HEIC and AVIF pictures that FFmpeg does not put together: of tiles, cropped, or transparent.
 
-FFmpeg opens a stream for each tile, and ignores the clean aperture.
+FFmpeg opens a stream for each tile and for the transparency, and ignores the clean aperture.
 
 Source: ISO/IEC 23008-12 (HEIF), and ISO/IEC 14496-12, section 8.11, for the items of a file.
 """
@@ -12,9 +12,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
+import numpy as np
 from av.codec.context import CodecContext
 from av.filter import Graph
 from av.filter.context import FilterContext
@@ -25,6 +26,8 @@ from laser_dist.video.signatures import boxes_of
 
 _MAX_META = 1 << 20  # bytes of the box that describes the items
 _MAX_TILES = 1024
+# How an auxiliary picture says that it is the alpha plane: ISO/IEC 23000-22, and HEVC's own way.
+_ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,23 @@ class Grid:
         None for those of a single tile.
       tiles: numbers of the items with the tiles, row by row.
       filters: FFmpeg's filters that crop, rotate and mirror the picture, with their options.
+      alpha: number of the item with the alpha plane; None for an opaque picture.
     """
 
     columns: int
     size: tuple[int, int] | None
     tiles: tuple[int, ...]
     filters: tuple[tuple[str, str], ...]
+    alpha: int | None = None
+
+    @property
+    def items(self) -> tuple[int, ...]:
+        """Numbers of all items to decode."""
+        return self.tiles if self.alpha is None else (*self.tiles, self.alpha)
 
 
 def grid_of(file: BinaryIO) -> Grid | None:
-    """Return the grid of a file whose primary picture is one, or is to be cropped; else None.
+    """Return the grid of a file whose primary picture is one, cropped or transparent; else None.
 
     Args:
       file: the file; its position changes.
@@ -69,7 +79,7 @@ def assembled(grid: Grid, tiles: Mapping[int, av.VideoFrame]) -> bytes:
 
     Args:
       grid: the grid.
-      tiles: the decoded tile of each item.
+      tiles: what each item decodes to.
 
     Raises:
       KeyError: a tile is missing.
@@ -77,10 +87,16 @@ def assembled(grid: Grid, tiles: Mapping[int, av.VideoFrame]) -> bytes:
     """
     frames = [tiles[number] for number in grid.tiles]
     picture = _stacked(frames, grid.columns) if len(frames) > 1 else frames[0]
-    form = "rgb24" if max(each.bits for each in picture.format.components) <= 8 else "rgb48be"
+    is_deep = max(each.bits for each in picture.format.components) > 8
+    form = "rgb48be" if is_deep else "rgb24"
     scale = ("scale", f"flags={SCALER_FLAGS}:out_range=pc")
     crop = [("crop", "{}:{}:0:0".format(*grid.size))] if grid.size else []
-    rgb = filtered(picture, scale, ("format", form), *crop, *grid.filters)
+    rgb = filtered(picture, scale, ("format", form), *crop)
+    if grid.alpha is not None:
+        form = "rgba64be" if is_deep else "rgba"
+        rgb = _with_alpha(rgb, tiles[grid.alpha], form)
+    if grid.filters:
+        rgb = filtered(rgb, *grid.filters)
     encoder = CodecContext.create("png", "w")
     assert isinstance(encoder, VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt = rgb.width, rgb.height, form
@@ -88,6 +104,14 @@ def assembled(grid: Grid, tiles: Mapping[int, av.VideoFrame]) -> bytes:
     encoder.color_trc, encoder.color_primaries = picture.color_trc, picture.color_primaries
     encoder.options = {"compression_level": "1"}
     return b"".join(map(bytes, (*encoder.encode(rgb), *encoder.encode(None))))
+
+
+def _with_alpha(rgb: av.VideoFrame, alpha: av.VideoFrame, form: str) -> av.VideoFrame:
+    gray = "gray16be" if form == "rgba64be" else "gray"
+    size = f"{rgb.width}:{rgb.height}:flags={SCALER_FLAGS}:out_range=pc"
+    plane = filtered(alpha, ("scale", size), ("format", gray)).to_ndarray()
+    pixels: Any = np.dstack([rgb.to_ndarray(), plane])
+    return av.VideoFrame.from_ndarray(pixels, form)
 
 
 def _stacked(frames: Sequence[av.VideoFrame], columns: int) -> av.VideoFrame:
@@ -135,10 +159,13 @@ def _grid(file: BinaryIO, meta: bytes) -> Grid | None:
     """Return the grid that a `meta` box describes if its primary item is one."""
     parts = dict(_parts(meta[4:]))
     number = _primary_item(parts[b"pitm"])
-    filters = _filters(parts[b"iprp"], number)
+    properties = _properties(parts[b"iprp"])
+    filters = tuple(each for pair in properties.get(number, ()) for each in _filters_of(*pair))
+    alpha = _alpha_of(parts, number, properties)
     if _item_type(parts[b"iinf"], number) != b"grid":
         is_cropped = any(name == "crop" for name, _ in filters)
-        return Grid(1, None, (number,), filters) if is_cropped else None
+        is_whole = alpha is None and not is_cropped
+        return None if is_whole else Grid(1, None, (number,), filters, alpha)
     offset, size, in_meta = _location(parts[b"iloc"], number)
     if in_meta:
         data = parts[b"idat"][offset : offset + size]
@@ -150,10 +177,10 @@ def _grid(file: BinaryIO, meta: bytes) -> Grid | None:
     wide = 4 if read(1) & 1 else 2
     rows, columns = read(1) + 1, read(1) + 1
     width, height = read(wide), read(wide)
-    tiles = _references(parts[b"iref"], number)
+    tiles = _references(parts[b"iref"], number).get(b"dimg", ())
     if len(tiles) != rows * columns or not 0 < len(tiles) <= _MAX_TILES:
         return None
-    return Grid(columns, (width, height), tiles, filters)
+    return Grid(columns, (width, height), tiles, filters, alpha)
 
 
 def _parts(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -197,30 +224,49 @@ def _location(body: bytes, number: int) -> tuple[int, int, bool]:
     raise KeyError(number)
 
 
-def _references(body: bytes, number: int) -> tuple[int, ...]:
-    """Return the items that an item is derived from, in order."""
+def _alpha_of(
+    parts: Mapping[bytes, bytes], number: int, properties: Mapping[int, list[tuple[bytes, bytes]]]
+) -> int | None:
+    """Return the item with the alpha plane of an item.
+
+    There is none for colors that are stored multiplied by it, nor for a plane of tiles.
+    """
+    body = parts.get(b"iref", bytes(4))
+    if b"prem" in _references(body, number):
+        return None
+    for item, of_item in properties.items():
+        kinds = {value[4:].split(b"\0")[0] for kind, value in of_item if kind == b"auxC"}
+        is_alpha = kinds & {*_ALPHA} and number in _references(body, item).get(b"auxl", ())
+        if is_alpha and _item_type(parts[b"iinf"], item) != b"grid":
+            return item
+    return None
+
+
+def _references(body: bytes, number: int) -> dict[bytes, tuple[int, ...]]:
+    """Return the items that an item refers to, by the type of reference."""
     wide = 4 if _Reader(body)(4) >> 24 else 2
+    found: dict[bytes, tuple[int, ...]] = {}
     for kind, entry in _parts(body[4:]):
         read = _Reader(entry)
-        if kind == b"dimg" and read(wide) == number:
-            return tuple(read(wide) for _ in range(read(2)))
-    return ()
+        if read(wide) == number:
+            found[kind] = tuple(read(wide) for _ in range(read(2)))
+    return found
 
 
-def _filters(body: bytes, number: int) -> tuple[tuple[str, str], ...]:
-    """Return what crops, rotates and mirrors an item, in the order of its properties."""
+def _properties(body: bytes) -> dict[int, list[tuple[bytes, bytes]]]:
+    """Return type and body of the properties of each item, in their order."""
     parts = dict(_parts(body))
-    properties = _parts(parts[b"ipco"])
+    known = _parts(parts[b"ipco"])
     read = _Reader(parts[b"ipma"])
     head = read(4)
-    found: list[tuple[str, str]] = []
+    found: dict[int, list[tuple[bytes, bytes]]] = {}
     for _ in range(read(4)):
         item = read(4 if head >> 24 else 2)
         for _ in range(read(1)):
             index = read(2) & 0x7FFF if head & 1 else read(1) & 0x7F
-            if item == number and index:
-                found += _filters_of(*properties[index - 1])
-    return tuple(found)
+            if index:
+                found.setdefault(item, []).append(known[index - 1])
+    return found
 
 
 def _filters_of(kind: bytes, body: bytes) -> list[tuple[str, str]]:

@@ -48,6 +48,24 @@ def test_a_photograph_is_cropped_to_its_clean_aperture(primary):
     assert np.abs(shown(content, 140, 100) - square[35:135, :140]).mean() < 1.5
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_transparent_picture_is_laid_over_white_as_by_pillow(turned):
+    alpha = np.clip(3 * COLUMNS - 150, 0, 255).astype(np.uint8)  # clear, a ramp, and opaque
+    file = io.BytesIO()
+    rgba = Image.fromarray(np.dstack([RGB, alpha]))
+    exif = Image.Exif()
+    if turned:
+        exif[0x0112] = 6  # libavif writes the turn as a property of both planes
+    rgba.save(file, "AVIF", quality=95, subsampling="4:4:4", exif=exif)
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue())))
+    assert picture.mode == "RGBA"
+    expected = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    found = shown(file.getvalue(), *picture.size)
+    assert np.abs(found - np.asarray(expected.convert("RGB"))).mean() < 1.5
+    facts = clip_facts(file.getvalue())
+    assert (facts.width, facts.height) == picture.size
+
+
 def test_another_composition_is_refused():
     content = grid_image(RGB, rows=2, columns=3, tile=80, kind=b"iovl")
     with pytest.raises(VideoError, match="made of parts in a way that laser-jnd does not read"):
