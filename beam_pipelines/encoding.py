@@ -8,22 +8,20 @@ one, is a document with an error. A transient error (network, memory) is not: it
 runner tries again.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import TaggedOutput
 
+from beam_pipelines.parallel import ChildProcesses
 from beam_pipelines.runner import new_pipeline, run_to_end, translate_failures
 from laser_dist import storage
 from laser_dist.encoding.encode import (
@@ -34,36 +32,21 @@ from laser_dist.encoding.encode import (
     encode_planned,
     planned,
 )
-from laser_dist.encoding.encoders import EncoderSettings
-from laser_dist.encoding.folder import Encoder, Job, Unencoded, codec_process, crashed_clip
-from laser_dist.encoding.segments import (
-    EncodedPacket,
-    EncodedSegment,
-    Segment,
-    Values,
-    encode_segment,
-    segments_of,
-)
+from laser_dist.encoding.folder import Job, Unencoded, codec_process, lost_clip
+from laser_dist.encoding.segments import Segment, encode_segment, segments_of
+from laser_dist.encoding.stored_segments import StoredSegments, packed
 from laser_dist.errors import UserError
-from laser_dist.isolation import Crashed, lacks_memory
+from laser_dist.isolation import Crashed, Isolated, OutOfMemory, lacks_memory, without_steps
+from laser_dist.prediction.isolated import IsolatedReader
 from laser_dist.prediction.model import Model
 from laser_dist.storage.local_copies import temporary_copy
+from laser_dist.video.containers import VideoError
 
 SEGMENT_S = 60.0
 """Least length of a segment, so that reading a clip again costs little next to encoding it."""
 
 _PLANS = "plans"
 _SCRATCH = ".encoding"
-_PACKETS = pa.schema(
-    [
-        ("pts", pa.int64()),
-        ("dts", pa.int64()),
-        ("duration", pa.int64()),
-        ("is_keyframe", pa.bool_()),
-        ("data", pa.large_binary()),  # of a clip that is not divided, more than 2 GB
-    ]
-)
-
 NumberedJob = tuple[int, Job]
 """Position of a clip in the list, and what is to be encoded."""
 
@@ -178,7 +161,8 @@ class _PlanClip(beam.DoFn):
 
     def setup(self) -> None:
         """Load the model."""
-        self._encoder = Encoder(self._load())
+        self._reader, self._children = IsolatedReader(), _one_child()
+        self._model = Model(self._load().predictor, reader=self._reader)
 
     def process(self, element: NumberedJob) -> Iterable[Any]:
         """Yield the segments of a clip, none if it is refused, and its plan or the refusal."""
@@ -186,25 +170,26 @@ class _PlanClip(beam.DoFn):
         segments: list[Segment] = []
         with temporary_copy(job.source) as path:
             with _refusals(job.source, path) as refused:
-                call = self._encoder.child.call
-                call(_check, path, self._request)
-                before = planned(self._encoder.model, path, self._request, call=call)
-                segments = call(_segments, path, before[2], self._segment_s)
+                before, segments = self._children.lend(partial(self._planned, path))
         found = refused[0] if refused else before
         yield TaggedOutput(_PLANS, (index, (job, found)))
         yield from ((index, number, job, segment) for number, segment in enumerate(segments))
 
     def teardown(self) -> None:
-        """End the child process."""
-        self._encoder.child.close()
+        """End the child processes."""
+        self._children.close()
+        self._reader.close()
 
-
-def _check(path: Path, request: Request, _report: object) -> None:
-    check_source(path, request)
-
-
-def _segments(path: Path, values: Values, seconds: float, _report: object) -> list[Segment]:
-    return segments_of(path, values, seconds)
+    def _planned(self, path: Path, child: Isolated) -> tuple[Planned, list[Segment]]:
+        child.call(without_steps, check_source, path, self._request)
+        try:
+            before = planned(self._model, path, self._request, call=child.call)
+        except VideoError as error:
+            if isinstance(error.__cause__, OutOfMemory):
+                raise error.__cause__ from error
+            raise
+        segments = child.call(without_steps, segments_of, path, before[2], self._segment_s)
+        return before, segments
 
 
 class _EncodeSegment(beam.DoFn):
@@ -215,26 +200,24 @@ class _EncodeSegment(beam.DoFn):
 
     def setup(self) -> None:
         """Start without a copy of a clip."""
-        self._copy, self._child = _LastCopy(), codec_process()
+        self._copy, self._children = _LastCopy(), _one_child()
 
     def process(self, element: NumberedSegment) -> Iterable[Any]:
         """Yield position of clip and segment, and the refusal or None."""
         index, number, job, segment = element
         path = self._copy.of(job.source)
         with _refusals(job.source, path) as refused:
-            content = self._child.call(_packed, path, self._plan.request.settings, segment)
+            settings = self._plan.request.settings
+            words = (without_steps, encode_segment, path, settings, segment)
+            encoded = self._children.lend(lambda child: child.call(*words))
         if not refused:
-            storage.write_bytes(self._plan.segment(index, number), content)
+            storage.write_bytes(self._plan.segment(index, number), packed(encoded))
         yield index, (number, refused[0] if refused else None)
 
     def teardown(self) -> None:
         """End the child process, and remove the copy of the clip."""
-        self._child.close()
+        self._children.close()
         self._copy.remove()
-
-
-def _packed(path: Path, settings: EncoderSettings, segment: Segment, _report: object) -> bytes:
-    return packed(encode_segment(path, settings, segment))
 
 
 class _JoinSegments(beam.DoFn):
@@ -245,7 +228,7 @@ class _JoinSegments(beam.DoFn):
 
     def setup(self) -> None:
         """Prepare a child process."""
-        self._child = codec_process()
+        self._children = _one_child()
 
     def process(self, element: tuple[int, Mapping[str, Iterable[Any]]]) -> Iterable[int]:
         """Yield the position of the clip, once its output and document are written."""
@@ -266,9 +249,11 @@ class _JoinSegments(beam.DoFn):
     def _joined(self, job: Job, before: Planned, places: Sequence[str]) -> dict[str, Any]:
         with temporary_copy(job.source) as path, _written(job.output) as output:
             with _refusals(job.source, path) as refused:
-                encoded = encode_planned(
-                    path, output, self._plan.request, before,
-                    segments=_StoredSegments(tuple(places)), call=self._child.call,
+                encoded = self._children.lend(
+                    lambda child: encode_planned(
+                        path, output, self._plan.request, before,
+                        segments=StoredSegments(tuple(places)), call=child.call,
+                    )
                 )  # fmt: skip
                 names = {"clip": job.source, "output": job.output, "ffmpeg": None}
                 return {**encoded.to_dict(), **names}
@@ -276,49 +261,11 @@ class _JoinSegments(beam.DoFn):
 
     def teardown(self) -> None:
         """End the child process."""
-        self._child.close()
+        self._children.close()
 
 
-def packed(segment: EncodedSegment) -> bytes:
-    """Return a segment as a table in a Parquet file."""
-    base = segment.time_base
-    about = {"headers": segment.headers, "time_base": f"{base.numerator}/{base.denominator}"}
-    table = pa.Table.from_pylist(
-        [each._asdict() for each in segment.packets], schema=_PACKETS.with_metadata(about)
-    )
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="none")
-    return file.getvalue()
-
-
-def unpacked(content: bytes) -> EncodedSegment:
-    """Return the segment of `packed`."""
-    table = pq.read_table(pa.BufferReader(content))
-    about = table.schema.metadata
-    return EncodedSegment(
-        headers=about[b"headers"],
-        time_base=Fraction(about[b"time_base"].decode()),
-        packets=tuple(EncodedPacket(**row) for row in table.to_pylist()),
-    )
-
-
-class _Unreadable(RuntimeError):
-    """A segment cannot be read: no fault of the clip, so the runner tries again."""
-
-
-@dataclass(frozen=True)
-class _StoredSegments:
-    """Segments, each of which is read when it is needed."""
-
-    places: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[EncodedSegment]:
-        for place in self.places:
-            try:
-                content = storage.read_bytes(place)
-            except (UserError, OSError) as error:
-                raise _Unreadable(str(error)) from error
-            yield unpacked(content)
+def _one_child() -> ChildProcesses:
+    return ChildProcesses(1, isolate=lambda step_seconds: codec_process())
 
 
 class _LastCopy:
@@ -359,7 +306,7 @@ def _refusals(clip: str, path: Path) -> Iterator[list[Unencoded]]:
         named = error.naming(str(path), clip)
         found.append(Unencoded(clip, named.message, named.hint, isinstance(error, CoarseClip)))
     except Crashed as end:
-        found.append(crashed_clip(clip, end))
+        found.append(lost_clip(clip, end))
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """A child process for work that may crash or hang: codecs on damaged files.
 
 The work reports each step before it starts it. If it crashes or a step times out, the parent
-survives, knows the step, and can have the rest done without it.
+survives, knows the step, and can have the rest done without it. What it logs is logged by the
+parent.
 """
 
+import logging
 import mmap
 import os
 import pickle
@@ -15,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
@@ -149,6 +152,11 @@ class Isolated:
                 problem = f"exceeded its memory limit of {size}" if value else "found no memory"
                 needs = f"{size} of memory" if value else ""
                 raise OutOfMemory(step, f"the codec process {problem}", needs=needs)
+            if kind == "log":
+                name, level, text = value
+                logging.getLogger(name).log(level, "%s", text)
+                message = None
+                continue
             if kind != "step":
                 return kind, value
             step, message = value, None
@@ -176,8 +184,9 @@ class Isolated:
         """Stop the child, even during a call of another thread, which then raises `Stopped`."""
         with self._starting:
             self._is_stopped = True
-            if self._process is not None:
-                self._process.kill()
+            process = self._process  # which another thread may set to None
+            if process is not None:
+                process.kill()
 
     def close(self) -> None:
         """Stop the child, if there is one; the next call starts another."""
@@ -227,13 +236,20 @@ def _how(status: int | None) -> str:
     return f"the codec process exited with status {status}"
 
 
+def without_steps(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that reports no steps; the last argument is that of `Isolated.call`."""
+    return function(*arguments[:-1])
+
+
 def lacks_memory(error: BaseException) -> bool:
-    """Return whether memory was refused in this process: by Python, or to FFmpeg.
+    """Return whether memory was refused: by Python, to FFmpeg, or to a child by the machine.
 
     FFmpeg reports some refusals as invalid data, so a `UserError` counts if memory is short.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MemoryError):
+        if isinstance(cause, OutOfMemory):
+            return not cause.needs
         cause = cause.__cause__
     return cause is not None or (isinstance(error, UserError) and _is_memory_short())
 
@@ -250,18 +266,39 @@ def _serve(number: int, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-    connection = Connection(number)
+    connection, sending = Connection(number), threading.Lock()
+
+    def send(kind: str, value: Any) -> None:
+        with sending:
+            connection.send((kind, value))
+
+    logging.basicConfig(handlers=[_Forwarder(send)], level=logging.INFO)
     while True:
         try:
             function, arguments = connection.recv()
         except EOFError:
             return
-        connection.send(_answer(connection, function, arguments))
+        send(*_answer(send, function, arguments))
 
 
-def _answer(connection: Any, function: Callable[..., Any], arguments: tuple) -> tuple[str, Any]:
+class _Forwarder(logging.Handler):
+    """Sends what is logged to the parent, whose settings decide what becomes of it."""
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record as text."""
+        with suppress(OSError):  # the parent is gone
+            self._send("log", (record.name, record.levelno, record.getMessage()))
+
+
+def _answer(
+    send: Callable[[str, Any], None], function: Callable[..., Any], arguments: tuple
+) -> tuple[str, Any]:
     try:
-        return "done", function(*arguments, lambda step: connection.send(("step", step)))
+        return "done", function(*arguments, lambda step: send("step", step))
     except Exception as error:  # noqa: BLE001 - passed to the parent, which raises it
         if lacks_memory(error):
             return "memory", _is_at_limit()

@@ -1,4 +1,4 @@
-"""Encode many clips, some at a time, each in a child process: a crash costs that clip only."""
+"""Encode many clips, some at a time, each in child processes: a crash affects only that clip."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 from laser_dist.encoding.encode import SCHEMA, CoarseClip, Encoded, Request, encode
 from laser_dist.errors import UserError
 from laser_dist.isolation import MEMORY_BYTES as LEAST_MEMORY
-from laser_dist.isolation import Crashed, Isolated, OutOfMemory, Stopped
+from laser_dist.isolation import Crashed, Isolated, OutOfMemory, Stopped, without_steps
 from laser_dist.machine import free_memory
+from laser_dist.prediction.isolated import IsolatedReader
 from laser_dist.prediction.model import Model
 from laser_dist.video.facts import ClipFacts, clip_facts
 
@@ -70,21 +71,32 @@ class _Stopped(BaseException):
 
 
 class Encoder:
-    """What encodes clips, one at a time, in child processes that may crash.
+    """Encoder of one clip at a time, in two child processes that may crash.
 
     Attributes:
-      model: predicts clips, which it reads in a child process.
-      child: encodes them.
+      model: predicts clips; one process reads them.
+      child: the other process, which encodes them.
     """
 
     def __init__(self, model: Model) -> None:
         """Take a model; the first clip starts the processes."""
-        self.model = Model(model.predictor, isolate=True)
+        self._reader = IsolatedReader()
+        self.model = Model(model.predictor, reader=self._reader)
         self.child = codec_process()
+
+    def stop(self) -> None:
+        """End both processes, even while another thread encodes; `Stopped` is raised there."""
+        self.child.stop()
+        self._reader.stop()
+
+    def close(self) -> None:
+        """End both processes."""
+        self.child.close()
+        self._reader.close()
 
 
 def codec_process() -> Isolated:
-    """Return what calls functions that encode, in a child process."""
+    """Return a child process for functions that encode."""
     # Without a time limit: a trial encode is one step, and may take long.
     return Isolated(None, memory_bytes=max(LEAST_MEMORY, free_memory()))
 
@@ -94,14 +106,14 @@ def memory_of(facts: ClipFacts) -> int:
     return MEMORY_BYTES + BYTES_PER_PIXEL * facts.width * facts.height
 
 
-def _facts(source: Path, report: Callable[[Any], None]) -> ClipFacts:
-    return clip_facts(source)
-
-
-def crashed_clip(source: str, end: Crashed) -> Unencoded:
-    """Return the result for a clip that has crashed the child process."""
+def lost_clip(source: str, end: Crashed | OutOfMemory) -> Unencoded:
+    """Return the result for a clip that has ended the child process."""
     message = f"Cannot encode {source}: {end.how}."
-    return Unencoded(source, message, "Leave it out, or convert it first.", is_coarse=False)
+    hint = "Leave it out, or convert it first."
+    if end.needs or isinstance(end, OutOfMemory):
+        missing = f"than {end.needs}" if end.needs else "memory than is free"
+        message, hint = f"{source} needs more {missing}.", "Encode this clip by itself."
+    return Unencoded(source, message, hint, is_coarse=False)
 
 
 class _Memory:
@@ -161,11 +173,11 @@ def encode_all(
     at_work: dict[str, str] = {}
     num_done = 0
     stopping = threading.Event()
-    local, team = threading.local(), list[Encoder]()
+    local, encoders = threading.local(), list[Encoder]()
 
     def set_up() -> None:
         local.encoder = Encoder(model)
-        team.append(local.encoder)
+        encoders.append(local.encoder)
 
     def encoded(job: Job) -> Encoded | Unencoded:
         def progress(what: str, share: float) -> None:
@@ -177,7 +189,7 @@ def encode_all(
         encoder: Encoder = local.encoder
         try:
             source, output = Path(job.source), Path(job.output)
-            facts = encoder.child.call(_facts, source)
+            facts = encoder.child.call(without_steps, clip_facts, source)
             with shared.taken(memory_of(facts)):
                 return encode(
                     encoder.model, source, output, request,
@@ -185,13 +197,13 @@ def encode_all(
                 )  # fmt: skip
         except UserError as error:
             return Unencoded(job.source, error.message, error.hint, isinstance(error, CoarseClip))
-        except Crashed as end:
-            return crashed_clip(job.source, end)
-        except OutOfMemory:
-            message = f"{job.source} needs more memory than is free."
-            return Unencoded(job.source, message, "Encode it alone.", is_coarse=False)
+        except (Crashed, OutOfMemory) as end:
+            return lost_clip(job.source, end)
         except Stopped as end:
-            raise _Stopped from end
+            if stopping.is_set():
+                raise _Stopped from end
+            message = f"Encoding {job.source} was stopped from outside."
+            return Unencoded(job.source, message, "", is_coarse=False)
         finally:
             at_work.pop(job.output, None)
 
@@ -203,8 +215,8 @@ def encode_all(
             yield futures[future], future.result()
     finally:
         stopping.set()
-        for encoder in team:
-            encoder.child.stop()
+        for encoder in encoders:
+            encoder.stop()
         pool.shutdown(cancel_futures=True)
-        for encoder in team:
-            encoder.child.close()
+        for encoder in encoders:
+            encoder.close()

@@ -31,6 +31,10 @@ class IsolatedReader:
         """
         self._child = Isolated(step_seconds, memory_bytes=memory_bytes)
         self._alone = threading.Lock()
+        self.stop = self._child.stop
+        """Ends the process, even while another thread reads a clip; `Stopped` is raised there."""
+        self.close = self._child.close
+        """Ends the process; the next clip starts another."""
         weakref.finalize(self, self._child.close)
 
     def read(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from laser_dist.errors import UserError
 from laser_dist.prediction.exported import load_onnx, load_openvino
+from laser_dist.prediction.isolated import IsolatedReader
 from laser_dist.prediction.model import Model
 from laser_dist.prediction.predictor import Predictor
 from laser_dist.storage import is_url, join, split
@@ -35,7 +36,7 @@ def load(
     place = os.fspath(location)
     predictor = load_predictor(local_model(place), num_threads=num_threads)
     predictor = replace(predictor, origin=place) if is_url(place) else predictor
-    return Model(predictor, isolate=isolate)
+    return Model(predictor, reader=IsolatedReader() if isolate else None)
 
 
 def origin_of(location: str) -> str:

@@ -44,16 +44,16 @@ Source = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Iterable[NDArray[n
 class Model:
     """Predicts the JND levels of clips; several threads may use one model."""
 
-    def __init__(self, predictor: Predictor, *, isolate: bool = False) -> None:
+    def __init__(self, predictor: Predictor, *, reader: IsolatedReader | None = None) -> None:
         """Take a predictor; `load` makes both.
 
         Args:
           predictor: a loaded predictor.
-          isolate: read files in a child process, so that one that crashes a decoder or takes all
-            memory costs that file only.
+          reader: reads files in a child process, so that one that crashes a decoder or takes all
+            memory costs that file only; None to read them here.
         """
         self.predictor = predictor
-        self._read = IsolatedReader().read if isolate else read_clip
+        self._read = read_clip if reader is None else reader.read
 
     @property
     def spec(self) -> PredictorSpec:

@@ -1,6 +1,6 @@
 """What FFmpeg does not say about a file, but its first bytes and its boxes do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _NO_DECODER = "laser-jnd has no decoder for {}"
@@ -58,25 +58,17 @@ def codec_tags(file: BinaryIO) -> list[str]:
     Args:
       file: the file; its position changes.
     """
-    areas = boxes_within(file, [(0, file.seek(0, 2))], _TO_SAMPLE_ENTRIES)
-    # The body of `stsd` starts with version, flags and the number of entries.
-    entries = {kind for start, end in areas for kind, _, _ in boxes_of(file, start + 8, end)}
-    return sorted(kind.decode("latin-1") for kind in entries)
-
-
-def boxes_within(
-    file: BinaryIO, areas: Sequence[tuple[int, int]], path: Sequence[bytes]
-) -> list[tuple[int, int]]:
-    """Return start and end of the bodies of all boxes at a path of types, in parts of a file."""
-    found = [*areas]
-    for wanted in path:
-        found = [
+    areas = [(0, file.seek(0, 2))]
+    for wanted in _TO_SAMPLE_ENTRIES:
+        areas = [
             (start, end)
-            for area in found
+            for area in areas
             for kind, start, end in boxes_of(file, *area)
             if kind == wanted
         ]
-    return found
+    # The body of `stsd` starts with version, flags and the number of entries.
+    entries = {kind for start, end in areas for kind, _, _ in boxes_of(file, start + 8, end)}
+    return sorted(kind.decode("latin-1") for kind in entries)
 
 
 def boxes_of(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

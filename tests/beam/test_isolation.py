@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -46,6 +47,18 @@ def test_an_exception_that_cannot_be_pickled_is_passed_as_text(isolated):
     with pytest.raises(RuntimeError, match="Stubborn: cannot be pickled"):
         isolated.call(work.complain, "stubborn")
     assert isolated.call(work.add, 1, 1) == 2
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.ERROR])
+def test_what_the_process_logs_is_logged_here_by_the_settings_of_this_one(
+    isolated, caplog, capfd, level
+):
+    caplog.set_level(level, logger="laser_dist.video")
+    assert isolated.call(work.log, "laser_dist.video.vmaf", "no VMAF") == "done"
+    found = [(each.name, each.levelname, each.message) for each in caplog.records]
+    expected = [("laser_dist.video.vmaf", "WARNING", "no VMAF: 7%")]
+    assert found == (expected if level == logging.INFO else [])
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -396,7 +397,7 @@ def end_at_b(source, path, *others):
     if source.name == "b.mp4":
         os.kill(os.getpid(), signal.SIGSEGV)
     if source.name == "c.mp4":
-        raise MemoryError
+        np.ones(1 << 40)
     return encode_to_a_file(source, path, *others)
 
 
@@ -413,7 +414,7 @@ def test_a_clip_that_crashes_an_encoder_does_not_stop_the_others(folder, monkeyp
     assert done.returncode == 2
     crashed = "Cannot encode crash/b.mp4: the codec process was killed by SIGSEGV."
     assert crashed in done.stderr
-    assert "crash/c.mp4 needs more memory than is free." in done.stderr
+    assert re.search(r"crash/c\.mp4 needs more than [\d.]+ GB of memory\. Encode", done.stderr)
     assert "2 of 4 clips could not be encoded." in done.stderr
     assert sorted(path.name for path in files(folder / "crashed")) == ["a.mp4", "d.mp4"]
     assert sorted(path.name for path in (folder / "crashed").iterdir()) == ["a.mp4", "d.mp4"]

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from cloud import local_cloud
 from command_line import laser_jnd, laser_jnd_here, refusal
@@ -135,17 +136,17 @@ def packets(path):
         ]
 
 
-packed_segment = encoding._packed
+encode_segment = encoding.encode_segment
 
 
-def packed_and_noted(path, settings, segment, report):
+def encoded_and_noted(path, settings, segment):
     with (path.parents[1] / "segments.txt").open("a") as file:
         print([[frames.start, frames.stop] for frames, _ in segment.values], file=file)
-    return packed_segment(path, settings, segment, report)
+    return encode_segment(path, settings, segment)
 
 
 def test_segments_of_a_clip_are_joined(folder, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding, "_packed", packed_and_noted)  # a child process calls it
+    monkeypatch.setattr(encoding, "encode_segment", encoded_and_noted)  # a child process calls it
     clip, output = str(folder / "clips" / "one.mp4"), str(tmp_path / "out" / "one.mp4")
     plan = EncodingPlan(
         jobs=(Job(clip, output),), output=str(tmp_path / "out"),
@@ -159,12 +160,35 @@ def test_segments_of_a_clip_are_joined(folder, expected, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "out") == ["one.mp4"]
 
 
-def crash(path, settings, segment, report):
+def crash(path, settings, segment):
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def test_a_clip_that_crashes_an_encoder_is_a_document(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding, "_packed", crash)
+def take_all_memory(path, settings, segment):
+    np.ones(1 << 40)
+
+
+def run_out_of_memory_once(path, settings, segment):
+    """End as Linux ends a process when memory runs out, but not the second time."""
+    marker = path.parents[1] / "first"
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode_segment(path, settings, segment)
+
+
+@pytest.mark.parametrize(
+    ("replacement", "message"),
+    [
+        (crash, "Cannot encode {}: the codec process was killed by SIGSEGV."),
+        (take_all_memory, "{} needs more than "),
+        (run_out_of_memory_once, ""),
+    ],
+)
+def test_a_clip_that_ends_the_encoder_is_a_document_and_short_memory_is_not(
+    folder, tmp_path, monkeypatch, replacement, message
+):
+    monkeypatch.setattr(encoding, "encode_segment", replacement)
     clip, output = str(folder / "clips" / "one.mp4"), str(tmp_path / "out" / "one.mp4")
     plan = EncodingPlan(
         jobs=(Job(clip, output),), output=str(tmp_path / "out"),
@@ -172,8 +196,8 @@ def test_a_clip_that_crashes_an_encoder_is_a_document(folder, tmp_path, monkeypa
         request=Request(margin=2, settings=EncoderSettings()),
     )  # fmt: skip
     (document,) = encode_to_files(plan, local_options())
-    assert document["error"] == (f"Cannot encode {clip}: the codec process was killed by SIGSEGV.")
-    assert os.listdir(tmp_path / "out") == []
+    assert document.get("error", "").startswith(message.format(clip))
+    assert os.listdir(tmp_path / "out") == ([] if message else ["one.mp4"])
 
 
 def test_a_join_that_is_repeated_changes_nothing(folder, tmp_path):

@@ -3,12 +3,15 @@
 import io
 import struct
 import subprocess
+import time
 
 import av
 import numpy as np
 import pytest
 
 from laser_dist.video.codec import decode
+from laser_dist.video.containers import open_video
+from laser_dist.video.cropping import margins_of
 from laser_dist.video.facts import clip_facts
 from laser_dist.video.frames import to_420
 from laser_dist.video.sampling import sample_frames
@@ -94,14 +97,18 @@ def test_a_clip_has_the_pixels_that_ffmpeg_shows(tmp_path, frames_of_ffmpeg, for
     np.testing.assert_array_equal(clip.y, expected[:, 0, :height, :width])
 
 
-@pytest.mark.parametrize("form", ["mp4", "mkv"])
-def test_a_sampled_frame_is_the_part_that_is_shown(tmp_path, ffmpeg, form):
+def in_matroska(tmp_path, ffmpeg):
+    """Return a file to which `ffmpeg` has written the margins as PixelCrop."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(with_aperture(video(), APERTURES["off center"]))
-    if form == "mkv":  # ffmpeg writes the margins as Matroska's PixelCrop
-        copy = path.with_suffix(".mkv")
-        subprocess.run([ffmpeg, "-v", "error", "-i", path, "-c", "copy", copy], check=True)
-        path = copy
+    copy = path.with_suffix(".mkv")
+    subprocess.run([ffmpeg, "-v", "error", "-i", path, "-c", "copy", copy], check=True)
+    return copy
+
+
+@pytest.mark.parametrize("form", ["mp4", "mkv"])
+def test_a_sampled_frame_is_the_part_that_is_shown(tmp_path, ffmpeg, form):
+    path = in_matroska(tmp_path, ffmpeg).with_suffix(f".{form}")
     facts = clip_facts(path)
     assert (facts.width, facts.height) == (70, 52)
     frames = sample_frames(path, num_frames=4, width=70, height=52)
@@ -119,6 +126,22 @@ def test_a_turned_clip_is_cropped_before_it_is_turned(tmp_path, frames_of_ffmpeg
     clip = decode(path)
     assert expected.shape[2:] == (clip.height, clip.width) == (70, 52)
     np.testing.assert_array_less(np.abs(clip.y - expected[:, 0].astype(int)), 2)
+
+
+@pytest.mark.parametrize("form", ["mp4", "mkv"])
+def test_a_file_of_very_many_parts_is_read_in_bounded_time(tmp_path, ffmpeg, form):
+    """Each part is a header of an empty one; FFmpeg passes over them."""
+    if form == "mkv":
+        content = in_matroska(tmp_path, ffmpeg).read_bytes() + b"\xec\x80" * 3_000_000
+    else:
+        content = with_aperture(video(), APERTURES["off center"])
+        content += struct.pack(">I4s", 8, b"free") * 1_000_000
+    started = time.process_time()
+    with open_video(content, "clip") as (container, stream):
+        opened = time.process_time()
+        margins_of(container, stream)
+        took = time.process_time() - opened
+    assert took < 0.5 + (opened - started)
 
 
 @pytest.mark.parametrize(
