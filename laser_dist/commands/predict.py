@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default=FORMATS[0],
-        help="table; a JSON list; one JSON object per line, as each clip is done; or CSV "
-        "(default: %(default)s)",
+        help="table or a JSON list, at the end; or a JSON object per line, or CSV, as each clip is"
+        " done (default: %(default)s)",
     )
     parser.add_argument(
         "--output",
@@ -161,15 +161,15 @@ def run(arguments: argparse.Namespace) -> None:
         results = predict_clips(
             terminal, clips, arguments.model, arguments.frames, arguments.sur, arguments.scenes,
             interval=arguments.interval, hdr=arguments.hdr, isolate=isolate,
-            each=_ndjson_writer(file) if arguments.format == "ndjson" else None,
+            each=_writer(file or sys.stdout, arguments.format, len(clips)),
         )  # fmt: skip
         failed = [each for each in results if not is_prediction(each)]
         if len(results) == len(failed) == 1:
             raise UserError(failed[0].message, hint=failed[0].hint)
         if arguments.format == "json":
             terminal.say_json([each.to_dict() for each in results])
-        elif arguments.format == "csv":
-            write_csv(file or sys.stdout, results)
+        elif arguments.format == "csv" and len(clips) == 1:
+            csv_writer(file or sys.stdout)(results[0])
         elif arguments.format == "table" and len(failed) < len(results):
             say_predictions(terminal, [each for each in results if is_prediction(each)])
     if failed:
@@ -337,14 +337,18 @@ def say_predictions(terminal: Terminal, predictions: Sequence[ClipPrediction]) -
         terminal.say(f"Encode at {name.upper()}: {words}")
 
 
-def write_csv(file: IO[str], results: Sequence[ClipPrediction | FailedClip]) -> None:
-    """Write a row per clip: quantizers and levels, empty where there is none, and the error."""
+def csv_writer(file: IO[str]) -> Callable[[ClipPrediction | FailedClip], None]:
+    """Write the names of the columns, and return a function that writes the row of a clip.
+
+    A row has quantizers and levels, empty where there is none, and the error.
+    """
     columns = ["clip", "scale", "sur"]
     columns += [f"{name}_{what}" for what in ("quantizer", "level") for name in LEVEL_NAMES]
     columns += ["simulated", "warnings", "error"]
     rows = csv.DictWriter(file, columns, lineterminator="\n")
     rows.writeheader()
-    for result in results:
+
+    def write(result: ClipPrediction | FailedClip) -> None:
         values = result.to_dict()
         row = {name: values.get(name) for name in ("clip", "scale", "sur", "simulated", "error")}
         row["warnings"] = "; ".join(values.get("warnings", ()))
@@ -352,6 +356,9 @@ def write_csv(file: IO[str], results: Sequence[ClipPrediction | FailedClip]) -> 
             named = values.get(f"{what}s", {})
             row |= {f"{name}_{what}": named.get(name) for name in LEVEL_NAMES}
         rows.writerow(row)
+        file.flush()
+
+    return write
 
 
 def legend_text(scale: Scale, prediction: ClipPrediction) -> str:
@@ -413,7 +420,16 @@ def _appended(output: Path, *, resume: bool) -> Iterator[IO[str]]:
         yield file
 
 
-def _ndjson_writer(file: IO[str] | None) -> Callable[[ClipPrediction | FailedClip], None]:
+def _writer(
+    file: IO[str], form: str, num_clips: int
+) -> Callable[[ClipPrediction | FailedClip], None] | None:
+    """Return what writes each result when it is there; None if they are written at the end."""
+    if form == "csv" and num_clips > 1:  # a single clip that fails has no row
+        return csv_writer(file)
+    return _ndjson_writer(file) if form == "ndjson" else None
+
+
+def _ndjson_writer(file: IO[str]) -> Callable[[ClipPrediction | FailedClip], None]:
     def write(result: ClipPrediction | FailedClip) -> None:
         line = json.dumps(result.to_dict(), allow_nan=False)
         print(line, file=file, flush=True)

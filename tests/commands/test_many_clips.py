@@ -8,6 +8,10 @@ import pytest
 from command_line import laser_jnd_here, refusal
 from onnx_graphs import write_light_inputs
 
+from laser_dist.commands import predict as predict_command
+from laser_dist.prediction import model
+from laser_dist.prediction.clips import read_clip
+
 pytestmark = pytest.mark.slow
 
 
@@ -69,6 +73,22 @@ def test_formats_have_the_same_numbers(folder):
     for name in ("jnd1", "jnd2", "jnd3"):
         assert int(rows[0][f"{name}_quantizer"]) == document["quantizers"][name] in (28, 29, 30, 31)
         assert float(rows[0][f"{name}_level"]) == document["levels"][name]
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_the_line_of_a_clip_is_there_before_the_next_clip_is_read(folder, monkeypatch, form):
+    lines = []
+
+    def read_after(source, sampling, take):
+        lines.append(len((folder / "levels").read_text().splitlines()))
+        return read_clip(source, sampling, take)
+
+    # Otherwise the file of CSV appears when it is complete.
+    monkeypatch.setattr(predict_command, "_opened", lambda _: (folder / "levels").open("w"))
+    monkeypatch.setattr(model, "read_clip", read_after)
+    words = ("clips/a.mp4", "clips/more/c.mp4", "--format", form, "--output", "levels")
+    assert predict(folder, *words, "--no-isolate").returncode == 0
+    assert lines == [0, 2 if form == "csv" else 1]
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
