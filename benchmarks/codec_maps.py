@@ -11,6 +11,10 @@ through the drops of equal XPSNR over the QPs of x264.
 
 import datetime
 import json
+import os
+import re
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,6 +26,45 @@ QPS = (22, 27, 32, 37)
 GRIDS = {"x264": range(14, 42, 4), "x265": range(12, 42, 4), "svtav1": range(2, 64, 3)}
 PRESETS = {"x264": "medium", "x265": "medium", "svtav1": "8"}
 CLIPS, NUM_FRAMES, FPS, SIZE = 60, 30, 25, {"width": 320, "height": 180}
+
+
+# Encodes with SVT-AV1, which writes its version to standard error.
+SVT_AV1 = """
+import av
+context = av.codec.context.CodecContext.create("libsvtav1", "w")
+context.width = context.height = 64
+context.pix_fmt, context.framerate = "yuv420p", 25
+context.open()
+"""
+
+
+def encoder_versions() -> dict[str, str]:
+    """Return the versions of the encoders that run here, as they state them."""
+    from laser_dist.encoding.encoders import CODECS
+
+    found = {}
+    for name, pattern in (
+        ("x264", rb"x264 - core (\d+)"),
+        ("x265", rb"x265 \(build \d+\) - ([^:]+):"),
+    ):
+        context = av.codec.context.CodecContext.create(CODECS[name].library, "w")
+        assert isinstance(context, av.VideoCodecContext)
+        context.width = context.height = 64
+        context.pix_fmt, context.framerate = "yuv420p", Fraction(25)
+        packets = [*context.encode(av.VideoFrame(64, 64, "yuv420p")), *context.encode(None)]
+        match = re.search(pattern, b"".join(map(bytes, packets)))
+        assert match, name
+        found[name] = match[1].decode()
+    done = subprocess.run(
+        [sys.executable, "-c", SVT_AV1],
+        env={**os.environ, "SVT_LOG": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    match = re.search(r"SVT-AV1 Encoder Lib v?(\S+)", done.stderr + done.stdout)
+    assert match, "svtav1"
+    return {**found, "svtav1": match[1]}
 
 
 def main() -> None:
@@ -97,6 +140,7 @@ def main() -> None:
     document = {
         "date": f"{datetime.date.today():%Y-%m}",
         "ffmpeg": av.ffmpeg_version_info,
+        "encoders": encoder_versions(),
         "presets": PRESETS,
         "maps": maps,
     }
