@@ -38,6 +38,7 @@ def test_the_dataset_card_contains_the_dataset_metadata(dataset_dir):
         "fingerprint": "abc",
         "scale": "QP",
         "simulated": True,
+        "resolution": None,
         "splits": SPLITS,
         "split_by": "",
         "frames_per_second": None,
