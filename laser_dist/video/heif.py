@@ -58,11 +58,14 @@ class Grid:
 def grid_of(file: BinaryIO) -> Grid | None:
     """Return the grid of a file whose primary picture is one, cropped or transparent; else None.
 
+    There is none in an animated AVIF file, whose primary picture is only its first frame.
+
     Args:
       file: the file; its position changes.
     """
     file.seek(0)
-    if file.read(8)[4:] != b"ftyp":
+    start = file.read(12)
+    if start[4:8] != b"ftyp" or start[8:] == b"avis":
         return None
     for kind, start, end in boxes_of(file, 0, file.seek(0, 2)):
         if kind == b"meta" and end - start <= _MAX_META:

@@ -66,6 +66,20 @@ def test_a_transparent_picture_is_laid_over_white_as_by_pillow(turned):
     assert (facts.width, facts.height) == picture.size
 
 
+def test_a_transparent_animation_stays_a_video():
+    pictures = [
+        Image.fromarray(np.dstack([RGB // 2 + 25 * number, np.full_like(ROWS, 200, np.uint8)]))
+        for number in range(5)
+    ]
+    file = io.BytesIO()
+    pictures[0].save(file, "AVIF", save_all=True, append_images=pictures[1:], duration=200)
+    assert clip_facts(file.getvalue()).duration_s > 0
+    frames = sample_frames(file.getvalue(), num_frames=9, width=200, height=150)
+    means = [frame.rgb.mean() for frame in frames]
+    assert len(means) == 5
+    assert means == sorted(means)
+
+
 def test_another_composition_is_refused():
     content = grid_image(RGB, rows=2, columns=3, tile=80, kind=b"iovl")
     with pytest.raises(VideoError, match="made of parts in a way that laser-jnd does not read"):
