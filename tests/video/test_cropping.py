@@ -3,14 +3,12 @@
 import io
 import struct
 import subprocess
-import time
 
 import av
 import numpy as np
 import pytest
 
 from laser_dist.video.codec import decode
-from laser_dist.video.containers import open_video
 from laser_dist.video.cropping import margins_of
 from laser_dist.video.facts import clip_facts
 from laser_dist.video.frames import to_420
@@ -128,20 +126,30 @@ def test_a_turned_clip_is_cropped_before_it_is_turned(tmp_path, frames_of_ffmpeg
     np.testing.assert_array_less(np.abs(clip.y - expected[:, 0].astype(int)), 2)
 
 
+class CountingFile(io.BytesIO):
+    num_reads = 0
+
+    def read(self, *size):
+        self.num_reads += 1
+        return super().read(*size)
+
+
 @pytest.mark.parametrize("form", ["mp4", "mkv"])
-def test_a_file_of_very_many_parts_is_read_in_bounded_time(tmp_path, ffmpeg, form):
+def test_of_a_file_of_very_many_parts_few_are_read(tmp_path, ffmpeg, form):
     """Each part is a header of an empty one; FFmpeg passes over them."""
     if form == "mkv":
-        content = in_matroska(tmp_path, ffmpeg).read_bytes() + b"\xec\x80" * 3_000_000
+        content = in_matroska(tmp_path, ffmpeg).read_bytes()
+        segment = content.index(b"\x18\x53\x80\x67")
+        content = content[:segment] + b"\xec\x80" * 100_000 + content[segment:]
     else:
         content = with_aperture(video(), APERTURES["off center"])
-        content += struct.pack(">I4s", 8, b"free") * 1_000_000
-    started = time.process_time()
-    with open_video(content, "clip") as (container, stream):
-        opened = time.process_time()
-        margins_of(container, stream)
-        took = time.process_time() - opened
-    assert took < 0.5 + (opened - started)
+        start = int.from_bytes(content[:4])  # after the box with the type of the file
+        content = content[:start] + struct.pack(">I4s", 8, b"free") * 100_000 + content[start:]
+    file = CountingFile(content)
+    with av.open(file) as container:
+        before = file.num_reads
+        margins_of(container, container.streams.video[0])
+    assert file.num_reads - before < 25_000
 
 
 @pytest.mark.parametrize(
