@@ -28,7 +28,7 @@ _SEGMENT, _TRACKS, _CLUSTER, _TRACK_ENTRY = 0x18538067, 0x1654AE6B, 0x1F43B675, 
 _TRACK_TYPE, _VIDEO_SETTINGS = 0x83, 0xE0
 _VIDEO_TYPE = 1
 _CROPS = (0x54CC, 0x54BB, 0x54DD, 0x54AA)  # left, top, right, bottom
-_MAX_STEPS = 10_000  # headers that are read in a file; real ones have fewer than a hundred
+_MAX_STEPS = 10_000  # most headers that are read of a file
 
 
 def margins_of(container: InputContainer, stream: VideoStream) -> Margins:
